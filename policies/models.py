@@ -1,0 +1,156 @@
+"""Plans, end users and policies of an environment, as stored. What they mean is in rules.py and resolution.py."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils import timezone
+
+from policies import rules
+from tenants.models import Environment
+from usage.amounts import Metric, Per
+from usage.windows import Window
+
+PLAN_LENGTH_MAX = 100
+
+
+def choices(values: type) -> list[tuple[str, str]]:
+    return [(value.value, value.value) for value in values]  # type: ignore[attr-defined]
+
+
+class Plan(models.Model):
+    """What end users can buy: free, pro, enterprise."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="plans")
+    name = models.CharField(max_length=PLAN_LENGTH_MAX)
+
+    class Meta:
+        ordering = ["environment", "name"]
+        constraints = [models.UniqueConstraint(fields=["environment", "name"], name="plan_unique_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EndUser(models.Model):
+    """A user of the application whose plan TokVigil knows for sure, or who is blocked. Others need no row.
+
+    Changed through `policies/end_users.py`, which tells the counter store.
+    """
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="end_users")
+    user_id = models.CharField(max_length=255)
+    plan = models.ForeignKey(Plan, null=True, blank=True, on_delete=models.PROTECT, related_name="end_users")
+    blocked = models.BooleanField(default=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["environment", "user_id"]
+        constraints = [models.UniqueConstraint(fields=["environment", "user_id"], name="end_user_unique")]
+
+    def __str__(self) -> str:
+        return self.user_id
+
+    def clean(self) -> None:
+        if self.plan is not None and self.plan.environment_id != self.environment_id:
+            raise ValidationError({"plan": "The plan belongs to another environment; choose one of this environment."})
+
+
+class Policy(models.Model):
+    """A policy in force (or archived). Written through `policies/publishing.py` alone, which keeps the versions."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="policies")
+    name = models.CharField(max_length=rules.POLICY_NAME_LENGTH_MAX)
+    version = models.PositiveIntegerField(default=1, editable=False)
+    # Among equals the older policy wins: the order in which they were first made.
+    ordinal = models.BigIntegerField(editable=False)
+
+    scope_user = models.CharField(max_length=rules.SCOPE_LENGTH_MAX, blank=True)
+    scope_feature = models.CharField(max_length=rules.SCOPE_LENGTH_MAX, blank=True)
+    scope_plan = models.CharField(max_length=PLAN_LENGTH_MAX, blank=True)
+    kind = models.CharField(max_length=9, choices=choices(rules.Kind), default=rules.Kind.OVERRIDE)
+    mode = models.CharField(max_length=7, choices=choices(rules.Mode), default=rules.Mode.ENFORCE)
+    priority = models.IntegerField(
+        default=0, validators=[MinValueValidator(-rules.PRIORITY_MAX), MaxValueValidator(rules.PRIORITY_MAX)]
+    )
+    models_allow = ArrayField(models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True)
+    models_deny = ArrayField(models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True)
+    per_request_cost_usd = models.DecimalField(max_digits=16, decimal_places=9, null=True, blank=True)
+    per_request_input_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    per_request_output_tokens = models.PositiveBigIntegerField(null=True, blank=True)
+    on_unavailable = models.CharField(
+        max_length=5, choices=choices(rules.OnUnavailable), default=rules.OnUnavailable.BLOCK
+    )
+    on_unsettled = models.CharField(
+        max_length=7, choices=choices(rules.OnUnsettled), default=rules.OnUnsettled.RELEASE
+    )
+    unknown_price = models.CharField(
+        max_length=5, choices=choices(rules.UnknownPrice), default=rules.UnknownPrice.BLOCK
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    archived_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        verbose_name_plural = "policies"
+        ordering = ["environment", "name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["environment", "name"],
+                condition=models.Q(archived_at__isnull=True),
+                name="policy_unique_name_in_force",
+            ),
+            models.UniqueConstraint(fields=["environment", "ordinal"], name="policy_unique_ordinal"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Limit(models.Model):
+    """At most this much per subject and window. 0 means none."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="limits")
+    metric = models.CharField(max_length=13, choices=choices(Metric))
+    window = models.CharField(max_length=6, choices=choices(Window))
+    # Tokens and requests are whole; USD has nine places.
+    amount = models.DecimalField(max_digits=25, decimal_places=9)
+    per = models.CharField(max_length=12, choices=choices(Per), default=Per.USER)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["policy", "metric", "window", "per"], name="limit_unique"),
+            models.CheckConstraint(condition=models.Q(amount__gte=0), name="limit_amount_not_negative"),
+            models.CheckConstraint(
+                condition=~models.Q(metric="concurrency") | models.Q(window="total"), name="limit_concurrency_is_total"
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(metric="cost_usd") | models.Q(amount__lte=9_000_000), name="limit_cost_max"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.amount.normalize():f} {self.metric} per {self.per} and {self.window}"
+
+
+class PolicyVersion(models.Model):
+    """What a policy said at a version: the ledger and the decisions name it, so it is never changed."""
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="versions")
+    version = models.PositiveIntegerField()
+    # The policy as in a policy file; null: archived at this version.
+    document = models.JSONField(null=True)
+    actor = models.CharField(max_length=150)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["policy", "-version"]
+        constraints = [models.UniqueConstraint(fields=["policy", "version"], name="policy_version_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.policy} v{self.version}"

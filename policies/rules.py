@@ -1,0 +1,137 @@
+"""What a policy says, as values: the one form that files, the admin, the database and the decision share.
+
+Pure: no database, no clock. Amounts are integers; money is nano-USD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from usage.amounts import Metric, Pair, Per
+from usage.windows import Window
+
+POLICY_NAME_LENGTH_MAX = 100
+SCOPE_LENGTH_MAX = 255
+LIMITS_MAX = 32
+MODEL_GLOBS_MAX = 100
+MODEL_GLOB_LENGTH_MAX = 200
+PRIORITY_MAX = 10_000
+# Lua counts in doubles: below 2^53 they are exact.
+COUNT_LIMIT_MAX = 9_000_000_000_000_000
+
+
+class Kind(StrEnum):
+    OVERRIDE = "override"
+    GUARDRAIL = "guardrail"
+
+
+class Mode(StrEnum):
+    ENFORCE = "enforce"
+    MONITOR = "monitor"
+    OFF = "off"
+
+
+class OnUnavailable(StrEnum):
+    BLOCK = "block"
+    ALLOW = "allow"
+
+
+class OnUnsettled(StrEnum):
+    RELEASE = "release"
+    CHARGE = "charge"
+
+
+class UnknownPrice(StrEnum):
+    BLOCK = "block"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Whom a policy is for; all that is named must match, `""` matches any."""
+
+    user: str = ""
+    feature: str = ""
+    plan: str = ""
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """user > feature > plan > default, compared lexicographically."""
+        return bool(self.user), bool(self.feature), bool(self.plan)
+
+    @property
+    def label(self) -> str:
+        """`user+feature`, `plan`, ...; `default` if nothing is named."""
+        named = [name for name in ("user", "feature", "plan") if getattr(self, name)]
+        return "+".join(named) or "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRules:
+    """Globs over model names. An empty allow list allows all; deny wins."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    def allows(self, model: str) -> bool:
+        return not self.allow or _any_matches(self.allow, model)
+
+    def denies(self, model: str) -> bool:
+        return bool(self.deny) and _any_matches(self.deny, model)
+
+
+@lru_cache(maxsize=8192)
+def _any_matches(globs: tuple[str, ...], model: str) -> bool:
+    return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerRequest:
+    """What one call may take at most; None = any amount."""
+
+    cost_nano: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRule:
+    """At most `amount` of the metric per subject and window; 0 means none. Money is nano-USD."""
+
+    metric: Metric
+    window: Window
+    amount: int
+    per: Per
+
+    @property
+    def pair(self) -> Pair | None:
+        """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
+        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRule:
+    """One policy, complete."""
+
+    name: str
+    scope: Scope = field(default_factory=Scope)
+    kind: Kind = Kind.OVERRIDE
+    mode: Mode = Mode.ENFORCE
+    priority: int = 0
+    models: ModelRules = field(default_factory=ModelRules)
+    per_request: PerRequest = field(default_factory=PerRequest)
+    limits: tuple[LimitRule, ...] = ()
+    on_unavailable: OnUnavailable = OnUnavailable.BLOCK
+    on_unsettled: OnUnsettled = OnUnsettled.RELEASE
+    unknown_price: UnknownPrice = UnknownPrice.BLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySet:
+    """All policies of an environment, and the plans it sells; what a policy file holds."""
+
+    plans: tuple[str, ...] = ()
+    policies: tuple[PolicyRule, ...] = ()

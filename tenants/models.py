@@ -1,0 +1,176 @@
+"""Who uses TokVigil: tenants, their environments, the keys of those, and the staff who may see them."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Any
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.db import models, transaction
+from django.utils.timezone import now
+
+from tenants import keys, revisions
+from tenants.scopes import SCOPES
+
+NAME_LENGTH_MAX = 100
+SLUG_LENGTH_MAX = 50
+DEFAULT_ENVIRONMENTS = ("dev", "staging", "prod")
+
+
+def validate_timezone(name: str) -> None:
+    if name not in zoneinfo.available_timezones():
+        raise ValidationError(f"{name!r} is not a time zone of the IANA database, such as Europe/Berlin.")
+
+
+class Tenant(models.Model):
+    """A customer organisation. Its time zone decides when days, weeks and months begin."""
+
+    slug = models.SlugField(max_length=SLUG_LENGTH_MAX, unique=True)
+    name = models.CharField(max_length=NAME_LENGTH_MAX)
+    timezone = models.CharField(max_length=64, default="UTC", validators=[validate_timezone])
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+    @classmethod
+    @transaction.atomic
+    def create_with_environments(cls, slug: str, *, name: str = "", timezone: str = "UTC") -> Tenant:
+        """A tenant with dev, staging and prod. Raises ValidationError for a bad slug or zone, or a slug in use."""
+        tenant = cls(slug=slug, name=name or slug, timezone=timezone)
+        tenant.full_clean()
+        tenant.save()
+        for environment in DEFAULT_ENVIRONMENTS:
+            Environment.objects.create(tenant=tenant, slug=environment)
+        return tenant
+
+
+class DefaultAction(models.TextChoices):
+    ALLOW = "allow"
+    BLOCK = "block"
+
+
+class Environment(models.Model):
+    """dev, staging, prod or another of a tenant. Everything else lives inside one and never sees another."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="environments")
+    slug = models.SlugField(max_length=SLUG_LENGTH_MAX)
+    # Grows with every change of what a decision depends on: keys, plans, policies, prices, freeze state.
+    revision = models.PositiveBigIntegerField(default=1, editable=False)
+    default_action = models.CharField(
+        max_length=5,
+        choices=DefaultAction.choices,
+        default=DefaultAction.ALLOW,
+        help_text="What happens to a call that no override policy matches.",
+    )
+    frozen = models.BooleanField(default=False, help_text="Block every AI call of this environment, at once.")
+    frozen_features = ArrayField(
+        models.CharField(max_length=NAME_LENGTH_MAX),
+        default=list,
+        blank=True,
+        help_text="Block every call of these features, at once. Separate names with commas.",
+    )
+    # Set when the counter store could not be told of a charge or of an end user's change: once it is back nothing it
+    # holds of this environment is used before it was read anew from PostgreSQL.
+    recount_needed = models.BooleanField(default=False, editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    class Meta:
+        ordering = ["tenant__slug", "slug"]
+        constraints = [models.UniqueConstraint(fields=["tenant", "slug"], name="environment_unique_slug")]
+
+    def __str__(self) -> str:
+        """`tenant/environment`, as the commands take it; reads self.tenant, which may cause a query."""
+        return f"{self.tenant.slug}/{self.slug}"
+
+    @classmethod
+    def named(cls, path: str) -> Environment:
+        """The environment that `acme/prod` names. Raises Environment.DoesNotExist."""
+        tenant, _, slug = path.partition("/")
+        return cls.objects.select_related("tenant").get(tenant__slug=tenant, slug=slug)
+
+
+class ApiKey(models.Model):
+    """A key of one environment. Only an HMAC of its secret is stored; the key itself is shown once."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="api_keys")
+    name = models.CharField(max_length=NAME_LENGTH_MAX)
+    key_id = models.CharField(max_length=keys.ID_LENGTH, unique=True, editable=False)
+    secret_hmac = models.BinaryField(max_length=32, editable=False)
+    pepper_id = models.CharField(max_length=16, editable=False)
+    scopes = ArrayField(models.CharField(max_length=32, choices=[(scope, scope) for scope in SCOPES]))
+    expires_at = models.DateTimeField(null=True, blank=True)
+    allowed_networks = ArrayField(
+        models.CharField(max_length=50),
+        default=list,
+        blank=True,
+        help_text="Addresses or networks (10.0.0.0/8) the key may be used from; empty = anywhere.",
+    )
+    requests_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How often the key may call the API; empty = as often as it likes."
+    )
+    created_at = models.DateTimeField(default=now, editable=False)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["environment", "name", "key_id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.key_id})"
+
+    def clean(self) -> None:
+        for network in self.allowed_networks:
+            keys.parse_network(network)
+
+    @classmethod
+    @transaction.atomic
+    def issue(cls, environment: Environment, name: str, scopes: tuple[str, ...], **fields: Any) -> tuple[ApiKey, str]:
+        """A new key and its full text, which is stored nowhere. Raises ValidationError."""
+        minted = keys.mint(environment.slug)
+        key = cls(
+            environment=environment,
+            name=name,
+            scopes=list(scopes),
+            key_id=minted.key_id,
+            pepper_id=minted.pepper_id,
+            secret_hmac=minted.secret_hmac,
+            **fields,
+        )
+        key.full_clean()
+        key.save()
+        revisions.bump(environment.pk)
+        return key, minted.text
+
+    @transaction.atomic
+    def revoke(self) -> None:
+        """Refuses the key from its next call on. Cannot be undone."""
+        if self.revoked_at is None:
+            self.revoked_at = now()
+            self.save(update_fields=["revoked_at"])
+            revisions.bump(self.environment_id)
+
+
+class Role(models.TextChoices):
+    OWNER = "owner"
+    ADMIN = "admin"
+    VIEWER = "viewer"
+
+
+class Membership(models.Model):
+    """What a member of the staff may do with a tenant in the admin."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=6, choices=Role.choices, default=Role.VIEWER)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["tenant", "user"], name="membership_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} of {self.tenant}"

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class TokvigilSiteConfig(AppConfig):
+    name = "tokvigil_site"
+    verbose_name = "TokVigil"

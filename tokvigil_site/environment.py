@@ -1,0 +1,35 @@
+"""Reads settings from environment variables; `NAME_FILE` names a file that holds the value of `NAME`."""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def read(name: str, default: str = "") -> str:
+    """The value of `name`, or what the file named by `name_FILE` holds, or `default`."""
+    if name in os.environ:
+        return os.environ[name]
+    path = os.environ.get(f"{name}_FILE")
+    if path is None:
+        return default
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ImproperlyConfigured(f"{name}_FILE names {path}, which cannot be read: {error.strerror}.") from error
+
+
+def secret(name: str, *, home: Path, debug: bool) -> str:
+    """A secret: from the environment, else the one `manage.py up` made in the home, else only with DEBUG a dummy."""
+    value = read(name)
+    if value:
+        return value
+    made_by_up = home / "secrets" / name.lower()
+    if made_by_up.is_file():
+        return made_by_up.read_text().strip()
+    if debug:
+        return f"insecure-{name.lower()}-for-debug-only"
+    raise ImproperlyConfigured(
+        f"{name} is not set. Set {name} or {name}_FILE (a long random string), or start with `manage.py up`, "
+        "which makes one; DEBUG=true uses a dummy."
+    )

@@ -1,0 +1,174 @@
+"""All settings, from environment variables only (each also as NAME_FILE). See docs/configuration.md."""
+
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tokvigil_site import environment
+from tokvigil_site.embedded.stack import running_urls
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+TOKVIGIL_HOME = Path(environment.read("TOKVIGIL_HOME", str(BASE_DIR / ".tokvigil"))).absolute()
+
+DEBUG = environment.read("DEBUG", "false").lower() in {"1", "true", "yes", "on"}
+SECRET_KEY = environment.secret("SECRET_KEY", home=TOKVIGIL_HOME, debug=DEBUG)
+ALLOWED_HOSTS = environment.read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+CSRF_TRUSTED_ORIGINS = [origin for origin in environment.read("CSRF_TRUSTED_ORIGINS").split(",") if origin]
+
+INSTALLED_APPS = [
+    "audit",
+    "tenants",
+    "usage",
+    "policies",
+    "tokvigil_site",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "tokvigil_site.urls"
+WSGI_APPLICATION = "tokvigil_site.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# The ledger and the counter store: named, or the embedded ones that `manage.py up` runs.
+_database_url = environment.read("DATABASE_URL")
+_redis_url = environment.read("REDIS_URL")
+if not (_database_url and _redis_url):
+    _running = running_urls(TOKVIGIL_HOME)
+    if _running:
+        _database_url = _database_url or _running[0]
+        _redis_url = _redis_url or _running[1]
+
+DATABASE_CONNECT_TIMEOUT_S = 2
+DATABASES = {"default": environ.Env.db_url_config(_database_url or "postgres://tokvigil@127.0.0.1:5432/tokvigil")}
+if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database (postgres://user:password@host/name).")
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": DATABASE_CONNECT_TIMEOUT_S,
+    "pool": {"min_size": 1, "max_size": 16, "timeout": DATABASE_CONNECT_TIMEOUT_S},
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = _redis_url or "redis://127.0.0.1:6379/0"
+# Slow counts as down: a call to the counter store that takes longer fails, and the policy's on_unavailable answers.
+COUNTER_STORE_TIMEOUT_S = 0.1
+CACHES = {
+    # The counter store is no cache: django-redis lends its connection pool (usage/counters.py).
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "counters": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": COUNTER_STORE_TIMEOUT_S,
+            "SOCKET_TIMEOUT": COUNTER_STORE_TIMEOUT_S,
+            # One try inside the time box: a retried script would take twice as long and could hold twice.
+            "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 0), "max_connections": 64},
+        },
+    },
+}
+
+# `id:value` pairs, the current one first, so that a pepper can be replaced while old keys still work.
+API_KEY_PEPPERS = dict(
+    pair.split(":", 1) if ":" in pair else ("1", pair)
+    for pair in environment.secret("API_KEY_PEPPER", home=TOKVIGIL_HOME, debug=DEBUG).split(",")
+)
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TIMEZONE = "UTC"
+# name -> (task, period in seconds). A task that could not start within its period is dropped: the next one does its work.
+_PERIODIC_TASKS = {
+    "publish-revisions": ("tokvigil_site.tasks.publish_revisions", 10),
+    "settle-expired": ("tokvigil_site.tasks.settle_expired", 10),
+    "drain-decisions": ("tokvigil_site.tasks.drain_decisions", 5),
+    "partition-usage": ("tokvigil_site.tasks.partition_usage", 6 * 3600),
+}
+CELERY_BEAT_SCHEDULE = {
+    name: {"task": task, "schedule": period_s, "options": {"expires": period_s * 0.9}}
+    for name, (task, period_s) in _PERIODIC_TASKS.items()
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(TOKVIGIL_HOME / "celerybeat-schedule")
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["tenants.http.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.http.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "tenants.problems.answer",
+    "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "TokVigil",
+    "DESCRIPTION": "Ask before each AI call, report after it. 1 AI request = 1 evaluate + 1 usage.",
+    "VERSION": "1",
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Without a collectstatic step the files are served from the apps: `manage.py up` needs no build.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+# PostgreSQL refuses what does not fit; these are only Django's own guards for admin forms.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+SESSION_COOKIE_HTTPONLY = True
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {"tokvigil": {"level": "INFO"}},
+}

@@ -1,0 +1,455 @@
+"""The live counters: hold, charge, release. `lua/prelude.lua` says what stands in the store.
+
+What a caller needs to know: every function is one round trip and raises StoreUnavailable; `reserve` and `settle` answer
+`Stale` when the caller's revision is not the one in force, and `reserve` names the counters it will not trust before
+they were rebuilt from the ledger (usage/recount.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tenants.revisions import environment_key
+from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
+from usage.counter_store import Argument, store
+from usage.windows import Span, Window, span
+
+DAY_MS = 24 * 3600 * 1000
+# A counter outlives its window, for late reports; one without an end is forgotten when unused and then rebuilt.
+COUNTER_GRACE_MS = 2 * DAY_MS
+COUNTER_IDLE_MS = 40 * DAY_MS
+FOREVER_MS = 2**52
+USER_RECORD_KEPT_S = 900
+
+METRIC_CODES = {
+    Metric.REQUESTS: "r",
+    Metric.TOKENS: "t",
+    Metric.INPUT_TOKENS: "i",
+    Metric.OUTPUT_TOKENS: "o",
+    Metric.COST_USD: "c",
+    Metric.CONCURRENCY: "k",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One subject in one span of a window."""
+
+    key: str
+    pair: Pair
+    span: Span
+    subject: str
+    forget_at_ms: int
+
+    def arguments(self) -> tuple[Argument, ...]:
+        return self.span.start, self.forget_at_ms, str(self.pair)
+
+
+class Tracked:
+    """The pairs an environment tracks, with their present windows at hand.
+
+    Windows are cut by the caller, for the store knows no time zones; the store checks that its own clock lies inside.
+    """
+
+    def __init__(self, environment_id: int, zone: ZoneInfo, pairs: frozenset[Pair]) -> None:
+        self.environment_id = environment_id
+        self.zone = zone
+        self.windowed = tuple(sorted((pair for pair in pairs), key=str))
+        self._present: tuple[int, int, dict[Window, Span]] = (0, 0, {})
+
+    def spans(self, at_ms: int) -> tuple[int, int, dict[Window, Span]]:
+        """From when and until when these spans are the right ones, and the spans."""
+        since, until, spans = present = self._present
+        if since <= at_ms < until:
+            return present
+        spans = {window: span(window, at_ms, self.zone) for window in {pair.window for pair in self.windowed}}
+        since = max((found.start for found in spans.values()), default=0)
+        until = min((found.end for found in spans.values() if found.end is not None), default=FOREVER_MS)
+        self._present = (since, until, spans)
+        return self._present
+
+    def counters(self, subjects: Subjects, at_ms: int) -> tuple[Counter, ...]:
+        """The counters that take a call of these subjects at this time."""
+        _, _, spans = self.spans(at_ms)
+        digests: dict[Per, str] = {}
+        found = []
+        for pair in self.windowed:
+            subject = subjects.name(pair.per)
+            if subject is None:
+                continue
+            if pair.per not in digests:
+                digests[pair.per] = digest(subject)
+            window = spans[pair.window]
+            forget_at = at_ms + COUNTER_IDLE_MS if window.end is None else window.end + COUNTER_GRACE_MS
+            key = f"tv:{{{self.environment_id}}}:c:{pair.per}:{pair.window}:{window.start}:{digests[pair.per]}"
+            found.append(Counter(key, pair, window, subject, forget_at))
+        return tuple(found)
+
+    def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
+        subject = subjects.name(per)
+        return None if subject is None else f"tv:{{{self.environment_id}}}:k:{per}:{digest(subject)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A limit to check: `place` is the number of its counter (or concurrency set) among those of the call, from 0."""
+
+    metric: Metric
+    place: int
+    limit: int
+    enforce: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One evaluate, as the reserve script takes it."""
+
+    environment_id: int
+    revision: int
+    request_id: str
+    request_digest: bytes
+    user_id: str
+    user_record: str
+    amounts: Amounts
+    counters: tuple[Counter, ...]
+    concurrency_keys: tuple[str, ...]
+    checks: tuple[Check, ...]
+    right_from_ms: int
+    right_until_ms: int
+    assessment: bytes
+    hold: bool
+    record_block: bool
+    hold_ms: int
+    charge_on_expiry: bool
+    api_key_id: int
+    requests_per_minute: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The caller's revision is not in force: load again."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserUnknown:
+    """The end user's record is not what the caller thinks: read it again and call `remember_user`."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockDiffers:
+    """The caller's windows are not those of the store's clock."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """These counters must be rebuilt from the ledger first. `epoch` goes back to `seed`."""
+
+    epoch: int
+    counters: tuple[Counter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimited:
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """The request_id is in use with other content."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadySettled:
+    """The request_id was used and its usage is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The same request while its hold is open: what was decided then."""
+
+    assessment: bytes
+    readings: tuple[Reading, ...]
+    at_ms: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A counter's metric as it stood before the call."""
+
+    used: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    held: bool
+    at_ms: int
+    deadline_ms: int
+    readings: tuple[Reading, ...]
+
+
+Answer = Stale | UserUnknown | ClockDiffers | Cold | RateLimited | Conflict | AlreadySettled | Replay | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What one transaction of the ledger charged for a request; a late report takes an estimate back and charges anew."""
+
+    xid: int
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    environment_id: int
+    revision: int
+    request_id: str
+    counters: tuple[Counter, ...]
+    movements: tuple[Movement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CounterState:
+    used: Amounts
+    held: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    charged: bool
+    states: tuple[CounterState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """An open hold, as the ledger needs it."""
+
+    assessment: bytes
+    at_ms: int
+
+
+def environment_prefix(environment_id: int) -> str:
+    return f"tv:{{{environment_id}}}:"
+
+
+def reservation_key(environment_id: int, request_id: str) -> str:
+    return f"{environment_prefix(environment_id)}r:{digest(request_id)}"
+
+
+def decisions_key(environment_id: int) -> str:
+    return f"{environment_prefix(environment_id)}decisions"
+
+
+def _user_key(environment_id: int, user_id: str) -> str:
+    return f"{environment_prefix(environment_id)}u:{digest(user_id)}"
+
+
+def _open_keys(environment_id: int) -> tuple[str, str]:
+    prefix = environment_prefix(environment_id)
+    return f"{prefix}open", f"{prefix}charge"
+
+
+def reserve(request: Request) -> Answer:
+    """Check and hold, all or nothing."""
+    environment_id = request.environment_id
+    keys = [
+        environment_key(environment_id),
+        _user_key(environment_id, request.user_id),
+        reservation_key(environment_id, request.request_id),
+        *_open_keys(environment_id),
+        decisions_key(environment_id),
+        _rate_key(environment_id, request.api_key_id),
+        *(counter.key for counter in request.counters),
+        *request.concurrency_keys,
+    ]
+    amounts = request.amounts
+    arguments: list[Argument] = [
+        request.revision,
+        request.user_record,
+        "hold" if request.hold else "peek",
+        1 if request.record_block else 0,
+        request.request_digest,
+        request.hold_ms,
+        "charge" if request.charge_on_expiry else "release",
+        request.assessment,
+        request.requests_per_minute or 0,
+        request.right_from_ms,
+        request.right_until_ms,
+        amounts.requests,
+        amounts.input_tokens,
+        amounts.output_tokens,
+        amounts.cost_nano,
+        len(request.counters),
+        len(request.concurrency_keys),
+        len(request.checks),
+    ]
+    for counter in request.counters:
+        arguments += counter.arguments()
+    for check in request.checks:
+        arguments += METRIC_CODES[check.metric], check.place + 1, check.limit, 1 if check.enforce else 0
+    return _read_answer(request, store.run("reserve", keys, arguments))
+
+
+def _read_answer(request: Request, answer: list[bytes | int]) -> Answer:
+    match answer[0]:
+        case b"DONE":
+            numbers = [int(number) for number in answer[4:]]
+            readings = tuple(map(Reading, numbers[::2], numbers[1::2]))
+            return Done(answer[1] == 1, int(answer[2]), int(answer[3]), readings)
+        case b"STALE":
+            return Stale()
+        case b"USER":
+            return UserUnknown(int(answer[1]))
+        case b"CLOCK":
+            return ClockDiffers(int(answer[1]))
+        case b"COLD":
+            return Cold(int(answer[1]), tuple(request.counters[int(place) - 1] for place in answer[2:]))
+        case b"LIMITED":
+            return RateLimited(int(answer[1]))
+        case b"CONFLICT":
+            return Conflict()
+        case b"SETTLED":
+            return AlreadySettled()
+        case b"REPLAY":
+            _, assessment, readings_packed, at_ms, deadline_ms = answer
+            assert isinstance(assessment, bytes) and isinstance(readings_packed, bytes)
+            return Replay(assessment, unpack_readings(readings_packed), int(at_ms), int(deadline_ms))
+    raise AssertionError(f"the reserve script answered {answer!r}")
+
+
+def unpack_readings(packed: bytes) -> tuple[Reading, ...]:
+    # Lua packs an empty table as a map, and a whole number beyond 32 bits as a double.
+    numbers = [int(number) for number in msgspec.msgpack.decode(packed) or []]
+    return tuple(map(Reading, numbers[::2], numbers[1::2]))
+
+
+def settle_many(settlements: Sequence[Settlement]) -> list[Settled | Stale]:
+    """Charge what the ledger committed and free the holds; one round trip for all, each for itself."""
+    answers = store.run_many([_settle_call(settlement) for settlement in settlements])
+    return [_read_settled(answer) for answer in answers]
+
+
+def _settle_call(settlement: Settlement) -> tuple[str, list[str], list[Argument]]:
+    environment_id = settlement.environment_id
+    keys = [
+        environment_key(environment_id),
+        reservation_key(environment_id, settlement.request_id),
+        *_open_keys(environment_id),
+        *(counter.key for counter in settlement.counters),
+    ]
+    arguments: list[Argument] = [settlement.revision, len(settlement.counters), len(settlement.movements)]
+    for counter in settlement.counters:
+        arguments += counter.arguments()
+    for movement in settlement.movements:
+        amounts = movement.amounts
+        arguments += movement.xid, amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano
+    return "settle", keys, arguments
+
+
+def _read_settled(answer: list[bytes | int]) -> Settled | Stale:
+    if answer[0] == b"STALE":
+        return Stale()
+    numbers = [int(number) for number in answer[2:]]
+    states = tuple(
+        CounterState(Amounts(*numbers[first : first + 4]), Amounts(*numbers[first + 4 : first + 8]))
+        for first in range(0, len(numbers), 8)
+    )
+    return Settled(answer[1] == 1, states)
+
+
+def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[Reservation | None]:
+    """What the ledger needs to know of the holds these requests have; None for one without."""
+    keys = [reservation_key(environment_id, request_id) for request_id in request_ids]
+    rows = store.call(lambda client: _read_fields(client, keys, ("st", "as", "at")))
+    return [Reservation(assessment, int(at)) if state == b"open" else None for state, assessment, at in rows]
+
+
+def due_charges(environment_id: int, most: int) -> list[Reservation]:
+    """Expired holds whose policy charges them, oldest first."""
+    _, charge = _open_keys(environment_id)
+    expired = store.call(lambda client: client.zrangebyscore(charge, "-inf", store.now_ms(), start=0, num=most))
+    rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at"))) if expired else []
+    return [Reservation(assessment, int(at)) for state, assessment, at in rows if state == b"open"]
+
+
+def _read_fields(client, keys, fields):  # type: ignore[no-untyped-def]
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hmget(key, fields)
+    return pipeline.execute()
+
+
+class NotOpen(Exception):
+    """The reservation does not exist or its hold has ended."""
+
+
+class AlreadyCharged(Exception):
+    """The reservation was settled: its call was reported."""
+
+
+def release(environment_id: int, request_id: str) -> None:
+    """Gives a hold back; again does nothing. Raises NotOpen, AlreadyCharged."""
+    keys = [reservation_key(environment_id, request_id), *_open_keys(environment_id)]
+    answer = store.run("release", keys, [])
+    if answer == b"GONE":
+        raise NotOpen
+    if answer == b"SETTLED":
+        raise AlreadyCharged
+
+
+def extend(environment_id: int, request_id: str, hold_ms: int) -> int:
+    """Keeps a hold for this long from now on; the new deadline in ms. Raises NotOpen."""
+    keys = [reservation_key(environment_id, request_id), *_open_keys(environment_id)]
+    deadline = int(store.run("extend", keys, [hold_ms]))
+    if deadline == 0:
+        raise NotOpen
+    return deadline
+
+
+def sweep(environment_id: int, most: int) -> int:
+    return int(store.run("sweep", _open_keys(environment_id), [most]))
+
+
+def seed(environment_id: int, counter: Counter, epoch: int, snapshot: tuple[int, int, str], used: Amounts) -> bool:
+    """Completes a cold counter with what the ledger held at a snapshot (xmin, xmax, xip). False: read it again."""
+    keys = [environment_key(environment_id), counter.key]
+    amounts = (used.requests, used.input_tokens, used.output_tokens, used.cost_nano)
+    return bool(store.run("seed", keys, [epoch, *snapshot, *amounts, counter.forget_at_ms]) == b"OK")
+
+
+def sync(environment_id: int, revision: int, pairs: frozenset[Pair]) -> bool:
+    """Tells the store the revision in force and the pairs it tracks. False: a later revision is known."""
+    keys = [environment_key(environment_id)]
+    return bool(store.run("sync", keys, [revision, *sorted(map(str, pairs))]) == b"OK")
+
+
+def distrust(environment_id: int) -> None:
+    """Has every counter of the environment rebuilt from the ledger before its next use."""
+    store.run("distrust", [environment_key(environment_id)], [])
+
+
+def remember_user(environment_id: int, user_id: str, record: str, epoch: int | None) -> None:
+    """Keeps what PostgreSQL holds of an end user beside the counters.
+
+    `epoch` is the one the store named when it did not know the user; None says that the user was changed just now.
+    """
+    keys = [environment_key(environment_id), _user_key(environment_id, user_id)]
+    store.run("remember_user", keys, [record, USER_RECORD_KEPT_S, "" if epoch is None else epoch])
+
+
+def count_call(environment_id: int, api_key_id: int, per_minute: int) -> int:
+    """Counts one call of an API key; how long to wait, in ms (0: go ahead)."""
+    return int(store.run("rate_limit", [_rate_key(environment_id, api_key_id)], [per_minute]))
+
+
+def _rate_key(environment_id: int, api_key_id: int) -> str:
+    return f"{environment_prefix(environment_id)}rate:{api_key_id}"

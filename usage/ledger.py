@@ -1,0 +1,307 @@
+"""The ledger: what every call used, written once.
+
+`record` takes reports through plain SQL in one transaction: it claims the request ids, then inserts the rows of the
+claimed ones. A claim that another transaction holds makes it wait for that one's outcome, and the ids are claimed in
+sorted order, so that writers never deadlock. When it returns the rows are committed. Charging the counters comes after
+(usage/charging.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.db import connection, transaction
+from django.db.utils import IntegrityError
+
+from usage import partitions
+from usage.amounts import Amounts, Subjects
+from usage.counters import Movement
+from usage.models.event import Status
+from usage.pricing import TokenUse
+
+DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A usage report, ready to be written: priced, and placed in time."""
+
+    environment_id: int
+    request_id: str
+    # SHA-256 of the body as sent; None for an estimate, which a report may replace.
+    body_digest: bytes | None
+    charged_at: datetime
+    occurred_at: datetime | None
+    subjects: Subjects
+    model: str
+    provider: str
+    status: Status
+    tokens: TokenUse
+    cost_nano: int | None
+    price_id: int | None = None
+    reported_cost_nano: int | None = None
+    latency_ms: int | None = None
+    policy_id: UUID | None = None
+    policy_version: int | None = None
+    api_key_id: int | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def counts_as_request(self) -> bool:
+        """A call that failed or was cancelled before it used a token consumes no quota."""
+        used_nothing = self.tokens.input_tokens == 0 and self.tokens.output_tokens == 0
+        return not (used_nothing and self.status in (Status.FAILED, Status.CANCELLED))
+
+    @property
+    def amounts(self) -> Amounts:
+        return Amounts(
+            1 if self.counts_as_request else 0,
+            self.tokens.input_tokens,
+            self.tokens.output_tokens,
+            self.cost_nano or 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A report that is in the ledger, by this call or by an earlier one."""
+
+    report: Report
+    duplicate: bool
+    recorded_at: datetime
+    movements: tuple[Movement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflicting:
+    """The request_id is in the ledger with another body; nothing was changed."""
+
+    report: Report
+
+
+Outcome = Recorded | Conflicting
+
+
+def digest_of(body: msgspec.Struct) -> bytes:
+    """The same for bodies that say the same, in whatever order and with whatever white space."""
+    return sha256(msgspec.json.encode(body, order="sorted")).digest()
+
+
+def record(reports: Sequence[Report]) -> list[Outcome]:
+    """Writes the reports of one environment; one outcome each, in order. Request ids must differ from each other."""
+    try:
+        return _record(reports)
+    except IntegrityError as error:
+        if not partitions.is_missing(error):
+            raise
+    partitions.ensure({report.charged_at for report in reports})
+    return _record(reports)
+
+
+@transaction.atomic
+def _record(reports: Sequence[Report]) -> list[Outcome]:
+    claimed = _claim(reports)
+    unclaimed = [report for report in reports if report.request_id not in claimed]
+    estimates = _claim_estimates(unclaimed)
+    _insert([report for report in reports if report.request_id in claimed | estimates.keys()])
+    if estimates:
+        _reverse(reports[0].environment_id, estimates)
+    known = _known(reports)
+    return [_outcome(report, report.request_id in claimed | estimates.keys(), known) for report in reports]
+
+
+def _outcome(report: Report, new: bool, known: dict[str, _Known]) -> Outcome:
+    found = known[report.request_id]
+    if not new and found.body_digest != report.body_digest:
+        return Conflicting(report=report)
+    # A duplicate is answered, and if need be charged, as what was written first.
+    written = report if new else replace(report, charged_at=found.charged_at, cost_nano=found.cost_nano)
+    return Recorded(report=written, duplicate=not new, recorded_at=found.recorded_at, movements=found.movements)
+
+
+def _claim(reports: Sequence[Report]) -> set[str]:
+    """The request ids that are new, now claimed by this transaction."""
+    ordered = sorted(reports, key=lambda report: report.request_id)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO usage_request (environment_id, request_id, body_digest, charged_at)
+            SELECT * FROM unnest(%s::bigint[], %s::text[], %s::bytea[], %s::timestamptz[])
+            ON CONFLICT DO NOTHING
+            RETURNING request_id
+            """,
+            [
+                [report.environment_id for report in ordered],
+                [report.request_id for report in ordered],
+                [report.body_digest for report in ordered],
+                [report.charged_at for report in ordered],
+            ],
+        )
+        return {request_id for (request_id,) in cursor.fetchall()}
+
+
+def _claim_estimates(reports: Sequence[Report]) -> dict[str, datetime]:
+    """Of the ids that are not new, those that hold but an estimate and are now claimed, and when that was charged."""
+    taking = {report.request_id: report for report in reports if report.body_digest is not None}
+    if not taking:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH estimate AS (
+                SELECT environment_id, request_id FROM usage_request
+                WHERE environment_id = %s AND request_id = ANY(%s) AND body_digest IS NULL
+                ORDER BY request_id FOR UPDATE
+            )
+            UPDATE usage_request SET body_digest = report.body_digest
+            FROM estimate, unnest(%s::text[], %s::bytea[]) AS report (request_id, body_digest)
+            WHERE usage_request.environment_id = estimate.environment_id
+              AND usage_request.request_id = estimate.request_id
+              AND report.request_id = estimate.request_id
+              AND usage_request.body_digest IS NULL
+            RETURNING usage_request.request_id, usage_request.charged_at
+            """,
+            [
+                next(iter(taking.values())).environment_id,
+                list(taking),
+                list(taking),
+                [report.body_digest for report in taking.values()],
+            ],
+        )
+        return dict(cursor.fetchall())
+
+
+_COLUMNS: dict[str, str] = {
+    "environment_id": "bigint",
+    "request_id": "text",
+    "charged_at": "timestamptz",
+    "occurred_at": "timestamptz",
+    "user_id": "text",
+    "feature": "text",
+    "plan": "text",
+    "run_id": "text",
+    "model": "text",
+    "provider": "text",
+    "status": "text",
+    "requests": "smallint",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "cached_input_tokens": "bigint",
+    "cache_write_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "cost_nano": "bigint",
+    "reported_cost_nano": "bigint",
+    "price_id": "bigint",
+    "latency_ms": "int",
+    "policy_id": "uuid",
+    "policy_version": "int",
+    "api_key_id": "bigint",
+    "metadata": "jsonb",
+}
+_INSERT = f"""
+    INSERT INTO usage_event ({", ".join(_COLUMNS)})
+    SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for kind in _COLUMNS.values())})
+"""  # noqa: S608 (the names above are the only input)
+
+
+def _insert(reports: Sequence[Report]) -> None:
+    if not reports:
+        return
+    rows = [_row(report) for report in reports]
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+
+
+def _row(report: Report) -> tuple[Any, ...]:
+    subjects, tokens, amounts = report.subjects, report.tokens, report.amounts
+    return (
+        report.environment_id,
+        report.request_id,
+        report.charged_at,
+        report.occurred_at,
+        subjects.user_id,
+        subjects.feature,
+        subjects.plan,
+        subjects.run_id,
+        report.model,
+        report.provider,
+        str(report.status),
+        amounts.requests,
+        tokens.input_tokens,
+        tokens.output_tokens,
+        tokens.cached_input_tokens,
+        tokens.cache_write_tokens,
+        tokens.reasoning_tokens,
+        report.cost_nano,
+        report.reported_cost_nano,
+        report.price_id,
+        report.latency_ms,
+        report.policy_id,
+        report.policy_version,
+        report.api_key_id,
+        None if report.metadata is None else json.dumps(report.metadata),
+    )
+
+
+def _reverse(environment_id: int, estimates: dict[str, datetime]) -> None:
+    """Takes estimates back: a row with the opposite amounts, in the windows the estimate was charged to."""
+    negated = {"requests", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"}
+    negated |= {"reasoning_tokens", "cost_nano"}
+    values = [f"-{column}" if column in negated else column for column in _COLUMNS]
+    values[list(_COLUMNS).index("status")] = f"'{Status.REVERSAL}'"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            INSERT INTO usage_event ({", ".join(_COLUMNS)})
+            SELECT {", ".join(values)} FROM usage_event
+            WHERE environment_id = %s AND request_id = ANY(%s) AND charged_at = ANY(%s) AND status = '{Status.UNSETTLED}'
+            """,  # noqa: S608 (the names above are the only input)
+            [environment_id, list(estimates), list(estimates.values())],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    body_digest: bytes | None
+    charged_at: datetime
+    recorded_at: datetime
+    cost_nano: int | None
+    movements: tuple[Movement, ...]
+
+
+def _known(reports: Sequence[Report]) -> dict[str, _Known]:
+    """What the ledger holds of these requests. A request's rows share one charged_at, which finds their partition."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH request AS (
+                SELECT environment_id, request_id, body_digest, charged_at FROM usage_request
+                WHERE environment_id = %s AND request_id = ANY(%s)
+            )
+            SELECT request.request_id, request.body_digest, request.charged_at, event.xid,
+                   sum(event.requests)::bigint, sum(event.input_tokens)::bigint, sum(event.output_tokens)::bigint,
+                   sum(coalesce(event.cost_nano, 0))::bigint, max(event.recorded_at),
+                   (array_agg(event.cost_nano ORDER BY event.id DESC)
+                        FILTER (WHERE event.status <> 'reversal'))[1]
+            FROM request JOIN usage_event AS event
+              ON event.environment_id = request.environment_id AND event.request_id = request.request_id
+             AND event.charged_at = request.charged_at
+            GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid
+            ORDER BY request.request_id, event.xid
+            """,
+            [reports[0].environment_id, [report.request_id for report in reports]],
+        )
+        known: dict[str, _Known] = {}
+        for request_id, body_digest, charged_at, xid, *sums, recorded_at, cost_nano in cursor.fetchall():
+            earlier = known[request_id].movements if request_id in known else ()
+            movements = (*earlier, Movement(xid, Amounts(*sums)))
+            stored = None if body_digest is None else bytes(body_digest)
+            known[request_id] = _Known(stored, charged_at, recorded_at, cost_nano, movements)
+        return known

@@ -1,0 +1,87 @@
+-- Shared by every script: usage/counter_store.py puts this text before each of them.
+--
+-- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
+--   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
+--                                         t:<per>:<window>: since when the pair is tracked (ms)
+--   tv:{7}:u:<user>                STRING <epoch>|<record>: what PostgreSQL holds of an end user
+--   tv:{7}:c:<per>:<window>:<start>:<subject>
+--                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
+--                                         born: when it became complete (ms); xmin, xmax, xip: the ledger snapshot it
+--                                         was rebuilt from; cold: marker of a rebuild under way, p:<xid>:<request>:
+--                                         charges that arrived meanwhile
+--   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
+--   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; r i o c: held amounts; at, dl: made,
+--                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
+--                                         ks: keys of its counters; zs: keys of its concurrency sets;
+--                                         x: last ledger transaction charged
+--   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
+--   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
+
+local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
+local METRICS = { 'r', 'i', 'o', 'c' }
+
+-- The store's clock, in ms. ARGV[1] moves it; only tests do.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1]
+end
+
+-- A whole number as text; tostring() would write 9e+15.
+local function int(n) return string.format('%.0f', n) end
+
+-- Keys expire by the server's own clock.
+local function expire_at(key, ms) redis.call('PEXPIREAT', key, int(ms - ARGV[1])) end
+
+-- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
+local function free(reservation, state, open, charge)
+  local f = redis.call('HMGET', reservation, 'st', 'r', 'i', 'o', 'c', 'ks', 'zs')
+  redis.call('ZREM', open, reservation)
+  redis.call('ZREM', charge, reservation)
+  if f[1] ~= 'open' then return false end
+  for key in string.gmatch(f[6], '%S+') do
+    if redis.call('HEXISTS', key, 'hr') == 1 then
+      for n, metric in ipairs(METRICS) do
+        if f[n + 1] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. f[n + 1]) end
+      end
+    end
+  end
+  for key in string.gmatch(f[7], '%S+') do redis.call('ZREM', key, reservation) end
+  redis.call('HDEL', reservation, 'as', 'vs', 'ks', 'zs')
+  redis.call('HSET', reservation, 'st', state)
+  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+  return true
+end
+
+-- Frees up to `most` reservations whose deadline has passed. The number freed.
+local function sweep(open, charge, now, most)
+  local expired = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, most)
+  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge) end
+  return #expired
+end
+
+-- Whether a missing counter of this window is truly zero: the window began when the store was already complete and the
+-- pair already tracked.
+local function starts_complete(env, epoch, pair, start)
+  local since = tonumber(redis.call('HGET', env, 't:' .. pair))
+  return since ~= nil and start > epoch and start > since
+end
+
+-- Whether the ledger snapshot that a counter was rebuilt from had seen this transaction.
+local function seen(xid, xmin, xmax, xip)
+  if not xmin then return false end
+  if xid < tonumber(xmin) then return true end
+  if xid >= tonumber(xmax) then return false end
+  return string.find(',' .. xip .. ',', ',' .. int(xid) .. ',', 1, true) == nil
+end
+
+-- GCRA: at most `per_minute` calls a minute, evenly or in one burst. The new state to store, or nil and the wait in ms.
+local function rate(key, per_minute, now)
+  local spacing = 60000 / per_minute
+  local due = math.max(now, tonumber(redis.call('GET', key) or 0))
+  if due - now > 60000 - spacing then return nil, math.ceil(due - now - 60000 + spacing) end
+  return due + spacing, 0
+end
+
+local function take_rate(key, due, now)
+  redis.call('SET', key, string.format('%.3f', due), 'PX', math.ceil(due - now) + 1)
+end

@@ -1,0 +1,17 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from usage.price_import import load_shared_prices
+
+
+class Command(BaseCommand):
+    help = "Brings the shared price book up to the installed genai-prices package. Needs no network."
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        report = load_shared_prices()
+        self.stdout.write(
+            f"genai-prices {report.source_version}: {report.added} added, {report.changed} changed, "
+            f"{report.unchanged} unchanged, {report.retired} switched off, "
+            f"{report.kept} kept from other sources, {report.skipped} models left out (not priced by text tokens)"
+        )
