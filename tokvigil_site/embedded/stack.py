@@ -1,0 +1,229 @@
+"""The embedded stack of one home: PostgreSQL and Valkey, started, reused and stopped as one.
+
+The servers outlive whoever started them; the next start finds and reuses them. Every change of a home happens
+under its lock, so concurrent starts give the same stack. The servers listen on 127.0.0.1 only and ask for the
+home's password.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from tokvigil_site.embedded import files, placement, ports, programs, state
+from tokvigil_site.embedded.errors import StackError
+from tokvigil_site.embedded.placement import Placement
+from tokvigil_site.embedded.postgres import Postgres
+from tokvigil_site.embedded.process import Account
+from tokvigil_site.embedded.programs import Programs
+from tokvigil_site.embedded.state import State
+from tokvigil_site.embedded.valkey import Valkey
+
+LOCK_FILE = "lock"
+OWNER_FILE = "owner.lock"
+NOTE_FILE = "where-the-data-is.txt"
+HOME_NAMES = (NOTE_FILE, state.STATE_FILE, LOCK_FILE)
+DATA_PATTERNS = ("postgres", "postgres.*", "valkey", "valkey.*")
+# Somebody else may take a free port between our looking and the server's listening.
+START_ATTEMPTS_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Process ids, None for a server that does not run."""
+
+    postgres_pid: int | None = None
+    valkey_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A started stack. Its methods let a test take one server away and bring it back on the same port."""
+
+    home: Path
+    database_url: str
+    redis_url: str
+
+    def kill_valkey(self) -> None:
+        with _changing(self.home) as servers:
+            servers.valkey.kill()
+
+    def start_valkey(self) -> None:
+        with _changing(self.home) as servers:
+            servers.valkey.start(programs.usable_by(servers.account))
+
+    def stop_postgres(self) -> None:
+        with _changing(self.home) as servers:
+            servers.postgres.stop()
+
+    def start_postgres(self) -> None:
+        with _changing(self.home) as servers:
+            servers.postgres.start(programs.usable_by(servers.account))
+
+
+def start(home: Path, *, durable: bool = True) -> Stack:
+    """Starts what is not running yet and returns when both servers answer; raises StackError.
+
+    `durable=False` is for tests: PostgreSQL does not wait for the disk. A running stack is reused as it is.
+    """
+    home = home.resolve()
+    with _locked(home):
+        known = state.read(home)
+        place = placement.choose(home, Path(known.data) if known else None)
+        _make_data_folder(home, place)
+        running = _start_servers(known or _new_state(home, place.data, durable), place, durable)
+    return Stack(home=home, database_url=running.database_url, redis_url=running.redis_url)
+
+
+def stop(home: Path) -> None:
+    """Stops what runs; does nothing for a home that was never started."""
+    if (home / state.STATE_FILE).exists():
+        with _changing(home.resolve()) as servers:
+            servers.stop()
+
+
+def delete(home: Path) -> None:
+    """Stops the servers and deletes their data, wherever it is; other files in the home stay."""
+    if not (home / state.STATE_FILE).exists():
+        return
+    home = home.resolve()
+    with _changing(home) as servers:
+        servers.stop()
+        data = servers.postgres.data
+        for path in [path for pattern in DATA_PATTERNS for path in data.glob(pattern)]:
+            _remove(path)
+        if data != home:
+            data.rmdir()
+        for name in HOME_NAMES:
+            _remove(home / name)
+
+
+def status(home: Path) -> Status:
+    known = state.read(home.resolve())
+    if known is None:
+        return Status()
+    return _status_of(known)
+
+
+def running_urls(home: Path) -> tuple[str, str] | None:
+    """(database URL, Redis URL) if both servers of this home run, else None. Only reads files."""
+    known = state.read(home.resolve())
+    if known is None or None in (_status_of(known).postgres_pid, _status_of(known).valkey_pid):
+        return None
+    return known.database_url, known.redis_url
+
+
+@contextmanager
+def claimed(home: Path) -> Iterator[None]:
+    """Marks a home as having an owner, who may stop it; the mark ends with the owner's process.
+
+    Raises BlockingIOError if another process owns it.
+    """
+    files.make_folder(home)
+    with files.locked(home / OWNER_FILE, wait=False):
+        yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Servers:
+    postgres: Postgres
+    valkey: Valkey
+    account: Account | None
+
+    @classmethod
+    def of(cls, known: State, account: Account | None) -> Self:
+        data = Path(known.data)
+        return cls(
+            postgres=Postgres(data=data, port=known.postgres_port, account=account, durable=known.durable),
+            valkey=Valkey(data=data, port=known.valkey_port, account=account, password=known.password),
+            account=account,
+        )
+
+    def start(self, server: Programs, password: str) -> None:
+        self.postgres.create(server, password)
+        self.postgres.start(server)
+        self.valkey.start(server)
+
+    def stop(self) -> None:
+        self.valkey.stop()
+        self.postgres.stop()
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    files.make_folder(home)
+    with files.locked(home / LOCK_FILE):
+        yield
+
+
+@contextmanager
+def _changing(home: Path) -> Iterator[_Servers]:
+    """The servers of a home that was started before, under its lock."""
+    with _locked(home):
+        known = state.read(home)
+        if known is None:
+            raise StackError(f"Nothing was ever started in {home}.")
+        yield _Servers.of(known, placement.choose(home, Path(known.data)).account)
+
+
+def _start_servers(wanted: State, place: Placement, durable: bool) -> State:
+    server = programs.usable_by(place.account)
+    for attempts_left in reversed(range(START_ATTEMPTS_MAX)):
+        wanted = _ready_to_start(wanted, durable)
+        # Before the start: whoever comes after a killed start must find what it left running.
+        state.write(wanted)
+        try:
+            _Servers.of(wanted, place.account).start(server, wanted.password)
+        except StackError:
+            if attempts_left == 0 or wanted == _ready_to_start(wanted, durable):
+                raise
+        else:
+            break
+    return wanted
+
+
+def _ready_to_start(known: State, durable: bool) -> State:
+    """Servers that run keep their settings; others get those asked for, and a new port if theirs is taken."""
+    now = _status_of(known)
+    if now.postgres_pid is None:
+        known = replace(known, durable=durable, postgres_port=_free(known.postgres_port))
+    if now.valkey_pid is None:
+        known = replace(known, valkey_port=_free(known.valkey_port))
+    return known
+
+
+def _status_of(known: State) -> Status:
+    servers = _Servers.of(known, account=None)
+    return Status(postgres_pid=servers.postgres.pid(), valkey_pid=servers.valkey.pid())
+
+
+def _free(port: int) -> int:
+    return port if ports.is_free(port) else ports.pick_free()
+
+
+def _new_state(home: Path, data: Path, durable: bool) -> State:
+    return State(
+        home=str(home),
+        data=str(data),
+        password=state.new_password(),
+        postgres_port=ports.pick_free(),
+        valkey_port=ports.pick_free(),
+        durable=durable,
+    )
+
+
+def _make_data_folder(home: Path, place: Placement) -> None:
+    files.make_folder(place.data)
+    if place.data != home:
+        (home / NOTE_FILE).write_text(
+            f"The account that runs the servers cannot enter this folder; their data is in\n{place.data}\n"
+        )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
