@@ -1,0 +1,422 @@
+"""The client: ask before an AI call, call the provider, tell afterwards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+from tokvigil import openai_chat, tokens
+from tokvigil.errors import (
+    AIUsageBlockedError,
+    AuthenticationError,
+    ConfigurationError,
+    MalformedAnswerError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProviderError,
+    RateLimitedError,
+    TokVigilError,
+    TokVigilUnavailableError,
+)
+from tokvigil.models import (
+    ChatResult,
+    Decision,
+    Limits,
+    Usage,
+    UsageEvent,
+    UsageReceipt,
+    UsageStatus,
+)
+from tokvigil.openai_chat import ChatEndpoint, ChatRequest
+from tokvigil.pending import PendingUsage
+from tokvigil.retries import RETRIES_MAX, RetryPolicy
+from tokvigil.transport import Transport
+
+logger = logging.getLogger("tokvigil")
+
+OnUnavailable = Literal["allow", "block"]
+BATCH_EVENTS_MAX = 500
+# These pass once the control plane is back or the key is mended; any other refusal of an event is for good.
+WORTH_KEEPING = (TokVigilUnavailableError, RateLimitedError, AuthenticationError, PermissionDeniedError)
+NO_USAGE = Usage(input_tokens=0, output_tokens=0)
+
+
+class TokVigil:
+    """A client for one environment, safe to share between threads.
+
+    `api_key` and `base_url` default to TOKVIGIL_API_KEY and TOKVIGIL_BASE_URL. `timeout` is in seconds, per
+    attempt. If the control plane gives no usable answer, `on_unavailable` decides: "allow" lets AI calls go
+    out uncounted until their usage can be reported, "block" stops them.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        *,
+        timeout: float = 2.0,
+        max_retries: int = 2,
+        on_unavailable: OnUnavailable = "allow",
+    ) -> None:
+        api_key = api_key or os.environ.get("TOKVIGIL_API_KEY")
+        base_url = base_url or os.environ.get("TOKVIGIL_BASE_URL")
+        if not api_key:
+            raise ConfigurationError("no API key: pass api_key or set TOKVIGIL_API_KEY")
+        if not base_url or not base_url.startswith(("http://", "https://")):
+            raise ConfigurationError("no http(s) address: pass base_url or set TOKVIGIL_BASE_URL")
+        if on_unavailable not in ("allow", "block"):
+            raise ConfigurationError('on_unavailable is "allow" or "block"')
+        if timeout <= 0 or not 0 <= max_retries <= RETRIES_MAX:
+            raise ConfigurationError(f"timeout must be positive, max_retries 0 to {RETRIES_MAX}")
+        self.base_url = base_url
+        self.on_unavailable: OnUnavailable = on_unavailable
+        self._transport = Transport(
+            api_key, base_url, timeout_s=timeout, retry=RetryPolicy(retries_max=max_retries)
+        )
+        self._chat_endpoint = ChatEndpoint()
+        self._pending = PendingUsage()
+        self._flushing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"TokVigil(base_url={self.base_url!r}, on_unavailable={self.on_unavailable!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def evaluate(
+        self,
+        user_id: str,
+        model: str,
+        *,
+        feature: str | None = None,
+        plan: str | None = None,
+        input_tokens: int | None = None,
+        input_text: str | None = None,
+        messages: Iterable[Mapping[str, Any]] | None = None,
+        max_output_tokens: int | None = None,
+        request_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+        explain: bool = False,
+    ) -> Decision:
+        """Whether this AI request may go out; if so, what it may use is held until its usage is reported.
+
+        Give `input_tokens`, or `input_text` or `messages` to have them counted here; the text itself is not
+        sent. A block is an answer, not an exception. Raises `APIStatusError` if TokVigil refuses the call
+        itself.
+        """
+        if input_tokens is None and messages is not None:
+            input_tokens = tokens.count_messages(messages, model)
+        elif input_tokens is None and input_text is not None:
+            input_tokens = tokens.count_text(input_text, model)
+        request_id = request_id or new_request_id()
+        body = {
+            "request_id": request_id,
+            "user_id": user_id,
+            "model": model,
+            "feature": feature,
+            "plan": plan,
+            "input_tokens": input_tokens,
+            "max_output_tokens": max_output_tokens,
+            "run_id": run_id,
+            "metadata": metadata,
+            "dry_run": dry_run or None,
+            "explain": explain or None,
+        }
+        try:
+            answer = self._transport.request("POST", "/v1/evaluate", body=_present(body))
+            decision = Decision.from_wire(answer)
+        except TokVigilUnavailableError as error:
+            logger.warning("request %s: %s; on_unavailable=%s", request_id, error, self.on_unavailable)
+            return self._degraded(request_id, error)
+        self._flush_quietly()
+        return decision
+
+    def log_usage(
+        self,
+        request_id: str,
+        user_id: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        cached_input_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+        feature: str | None = None,
+        plan: str | None = None,
+        run_id: str | None = None,
+        provider: str | None = None,
+        status: UsageStatus = "succeeded",
+        latency_ms: int | None = None,
+        reported_cost_usd: Decimal | str | None = None,
+        occurred_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> UsageReceipt:
+        """Report what a call used. Safe to repeat with the same content: it is counted once.
+
+        Raises if TokVigil could not take it; the event is then the caller's to send again.
+        """
+        event = UsageEvent(
+            request_id=request_id,
+            user_id=user_id,
+            model=model,
+            usage=Usage(
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cached_input_tokens=cached_input_tokens,
+                cache_write_tokens=cache_write_tokens,
+                reasoning_tokens=reasoning_tokens,
+            ),
+            status=status,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            provider=provider,
+            latency_ms=latency_ms,
+            reported_cost_usd=None if reported_cost_usd is None else Decimal(reported_cost_usd),
+            occurred_at=occurred_at,
+            metadata=metadata,
+        )
+        receipt = self._send(event)
+        self._flush_quietly()
+        return receipt
+
+    def release(self, request_id: str) -> bool:
+        """Drop the hold of a call that never went out. False if there was no such hold (any more)."""
+        try:
+            self._transport.request("DELETE", f"/v1/reservations/{quote(request_id, safe='')}")
+        except NotFoundError:
+            return False
+        return True
+
+    def extend(self, request_id: str) -> datetime:
+        """Keep the hold of a long call open; returns its new end. Raises `NotFoundError` if it is over."""
+        answer = self._transport.request("POST", f"/v1/reservations/{quote(request_id, safe='')}/extend")
+        try:
+            return datetime.fromisoformat(answer["expires_at"])
+        except (KeyError, TypeError, ValueError):
+            raise MalformedAnswerError("the answer has no expires_at") from None
+
+    def limits(
+        self,
+        user_id: str | None = None,
+        *,
+        plan: str | None = None,
+        feature: str | None = None,
+        model: str | None = None,
+    ) -> Limits:
+        """The policies in force and what is used, held and left: for a usage meter. Holds nothing."""
+        params = _present({"user_id": user_id, "plan": plan, "feature": feature, "model": model})
+        return Limits.from_wire(self._transport.request("GET", "/v1/limits", params=params))
+
+    def chat(
+        self,
+        user_id: str,
+        feature: str,
+        model: str,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        plan: str | None = None,
+        provider_base_url: str | None = None,
+        provider_api_key: str | None = None,
+        max_output_tokens: int | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **provider_kwargs: Any,
+    ) -> ChatResult:
+        """Ask TokVigil, call an OpenAI-compatible provider with your own key, report what it used.
+
+        `provider_base_url` includes the version path ("https://api.openai.com/v1", the default; or
+        OPENAI_BASE_URL); `provider_api_key` defaults to OPENAI_API_KEY. Neither key, prompt nor answer goes
+        to TokVigil.
+
+        Raises `AIUsageBlockedError` (the provider was not called) and `ProviderError` (the hold was
+        released). Once the provider has answered, the answer is returned even if its usage cannot be
+        reported: the report then waits in `pending_usage`.
+        """
+        metadata = None if metadata is None else dict(metadata)
+        request = ChatRequest.build(model, messages, max_output_tokens, provider_kwargs)
+        base_url = provider_base_url or os.environ.get("OPENAI_BASE_URL") or openai_chat.DEFAULT_BASE_URL
+        input_tokens = tokens.count_messages(request.messages, model, tools=request.options.get("tools"))
+        decision = self.evaluate(
+            user_id,
+            model,
+            feature=feature,
+            plan=plan,
+            input_tokens=input_tokens,
+            max_output_tokens=request.output_tokens_max,
+            run_id=run_id,
+            metadata=metadata,
+        )
+        if not decision.allowed:
+            raise AIUsageBlockedError(decision)
+
+        started = time.perf_counter()
+
+        def event(status: UsageStatus, usage: Usage) -> UsageEvent:
+            return UsageEvent(
+                request_id=decision.request_id,
+                user_id=user_id,
+                model=model,
+                usage=usage,
+                status=status,
+                feature=feature,
+                plan=plan,
+                run_id=run_id,
+                provider=openai_chat.provider_name(base_url),
+                latency_ms=round((time.perf_counter() - started) * 1000),
+                # Stamped now and never changed, so that a late report still belongs to this moment.
+                occurred_at=datetime.now(UTC),
+                metadata=metadata,
+            )
+
+        try:
+            completion = self._chat_endpoint.complete(
+                request,
+                base_url=base_url,
+                api_key=provider_api_key or os.environ.get("OPENAI_API_KEY"),
+                output_tokens_max=decision.max_output_tokens,
+                input_tokens=input_tokens,
+            )
+        except ProviderError:
+            self._report(event("failed", NO_USAGE))
+            raise
+        except BaseException:
+            self._report(event("cancelled", NO_USAGE))
+            raise
+        succeeded = event("succeeded", completion.usage)
+        receipt, usage_error = self._report(succeeded)
+        return ChatResult(
+            text=completion.text,
+            raw=completion.raw,
+            usage=completion.usage,
+            decision=decision,
+            request_id=decision.request_id,
+            model=completion.model,
+            finish_reason=completion.finish_reason,
+            latency_ms=succeeded.latency_ms or 0,
+            receipt=receipt,
+            usage_error=usage_error,
+        )
+
+    @property
+    def pending_usage(self) -> tuple[UsageEvent, ...]:
+        """Usage that TokVigil has not confirmed yet, oldest first. In memory: it ends with the process."""
+        return self._pending.oldest()
+
+    def flush(self) -> int:
+        """Send what is pending, retries included; returns how many events are left. Does not raise."""
+        with self._flushing:
+            try:
+                self._send_pending(retry=True)
+            except TokVigilError as error:
+                logger.warning("%d usage events stay pending: %s", len(self._pending), error)
+        return len(self._pending)
+
+    def close(self) -> None:
+        """Flush, then close the connections."""
+        left = self.flush()
+        if left:
+            logger.error("%d usage events were not reported and are lost with this client", left)
+        self._transport.close()
+        self._chat_endpoint.close()
+
+    def _degraded(self, request_id: str, error: TokVigilUnavailableError) -> Decision:
+        allowed = self.on_unavailable == "allow"
+        return Decision(
+            request_id=request_id,
+            allowed=allowed,
+            reason_code="DEGRADED_ALLOWED" if allowed else "DEGRADED_BLOCKED",
+            reason_class="degraded",
+            message=f"Decided by the client's on_unavailable={self.on_unavailable}: {error}",
+            degraded=True,
+        )
+
+    def _send(self, event: UsageEvent) -> UsageReceipt:
+        return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))
+
+    def _report(self, event: UsageEvent) -> tuple[UsageReceipt | None, TokVigilError | None]:
+        """Send an event or keep it; no error gets out, because the provider's answer matters more."""
+        try:
+            return self._send(event), None
+        except TokVigilError as error:
+            if isinstance(error, WORTH_KEEPING):
+                logger.warning("usage of request %s stays pending: %s", event.request_id, error)
+                self._keep(event)
+            else:
+                logger.error("usage of request %s was refused: %s", event.request_id, error)
+            return None, error
+        except BaseException:
+            self._keep(event)
+            raise
+
+    def _keep(self, event: UsageEvent) -> None:
+        overflowed = self._pending.add(event)
+        if overflowed is not None:
+            logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
+
+    def _flush_quietly(self) -> None:
+        """After a call that worked: one try, no waiting, and not while another thread is at it."""
+        if not len(self._pending) or not self._flushing.acquire(blocking=False):
+            return
+        try:
+            self._send_pending(retry=False)
+        except TokVigilError as error:
+            logger.debug("usage stays pending: %s", error)
+        finally:
+            self._flushing.release()
+
+    def _send_pending(self, *, retry: bool) -> None:
+        """Batch after batch until none is left; an event leaves only once TokVigil has answered for it."""
+        while events := self._pending.oldest(BATCH_EVENTS_MAX):
+            body = {"events": [event.to_wire() for event in events]}
+            answer = self._transport.request("POST", "/v1/usage/batch", body=body, retry=retry)
+            settled = 0
+            for request_id, status, problem in _batch_results(answer):
+                if status in ("conflict", "invalid"):
+                    logger.error("usage of request %s was refused: %s %s", request_id, status, problem)
+                self._pending.remove(request_id)
+                settled += 1
+            if not settled:
+                raise MalformedAnswerError("the batch answer names no events")
+
+
+def new_request_id() -> str:
+    """A UUIDv7: unique without coordination, and in order of time, which keeps the server's index compact."""
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = uuid.uuid4().int & ((1 << 76) - 1)
+    value = (milliseconds & ((1 << 48) - 1)) << 80 | random_bits
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _batch_results(answer: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    results = answer.get("results")
+    if not isinstance(results, list):
+        raise MalformedAnswerError("the batch answer has no results")
+    return [
+        (str(result["request_id"]), str(result.get("status")), result.get("error"))
+        for result in results
+        if isinstance(result, dict) and "request_id" in result
+    ]

@@ -1,0 +1,51 @@
+"""When a call to the control plane is tried again, and after how long. Pure: the caller sleeps."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+# Other statuses are answers, not accidents. A 500 is a defect that a second try would only meet again.
+RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+
+DELAY_S_FIRST = 0.2
+DELAY_S_MAX = 4.0
+# A server that asks for more is obeyed by not retrying at all: a guard in front of an AI call must not hang.
+RETRY_AFTER_S_MAX = 5.0
+RETRIES_MAX = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    retries_max: int
+
+    def delay_s(self, attempt: int, retry_after_s: float | None = None) -> float | None:
+        """Seconds to wait after failed attempt number `attempt` (from 0), or None to give up.
+
+        Exponential with jitter of up to one half, so that many clients do not come back together; never
+        shorter than the server's Retry-After.
+        """
+        if attempt >= self.retries_max:
+            return None
+        if retry_after_s is not None and retry_after_s > RETRY_AFTER_S_MAX:
+            return None
+        delay_s = min(DELAY_S_MAX, DELAY_S_FIRST * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
+        return max(delay_s, retry_after_s or 0.0)
+
+
+def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds from a Retry-After header: a number or an HTTP date; None if absent or unreadable."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if seconds == seconds else None  # NaN is no time

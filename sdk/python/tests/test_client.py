@@ -1,0 +1,150 @@
+"""Set-up, reservations, limits and usage reports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tokvigil
+from tokvigil import TokVigil
+from tokvigil.client import new_request_id
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"base_url": "http://x"},
+        {"api_key": "k"},
+        {"api_key": "k", "base_url": "tokvigil.example"},
+        {"api_key": "k", "base_url": "http://x", "on_unavailable": "maybe"},
+        {"api_key": "k", "base_url": "http://x", "timeout": 0},
+        {"api_key": "k", "base_url": "http://x", "max_retries": -1},
+        {"api_key": "kлюч", "base_url": "http://x"},
+    ],
+)
+def test_a_client_that_can_never_work_is_refused_at_once(arguments: dict[str, Any]) -> None:
+    with pytest.raises(tokvigil.ConfigurationError):
+        TokVigil(**arguments)
+
+
+def test_key_and_address_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, control_plane: Any
+) -> None:
+    monkeypatch.setenv("TOKVIGIL_API_KEY", "from-env")
+    monkeypatch.setenv("TOKVIGIL_BASE_URL", control_plane.url + "/")
+
+    with TokVigil() as client:
+        client.evaluate("user_123", "gpt-4o-mini")
+
+    assert control_plane.seen[0].headers["Authorization"] == "Bearer from-env"
+    assert control_plane.seen[0].path == "/v1/evaluate"
+
+
+def test_the_key_does_not_show_in_the_repr(tv: TokVigil) -> None:
+    assert "secret" not in repr(tv)
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, tokvigil; print([m for m in ('httpx2', 'tiktoken', 'django') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_request_ids_are_uuid7_and_sort_by_time() -> None:
+    ids = [new_request_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(made[14] == "7" and made[19] in "89ab" for made in ids)
+    assert [made[:13] for made in ids] == sorted(made[:13] for made in ids)
+
+
+def test_a_usage_report_carries_what_was_used(tv: TokVigil, control_plane: Any) -> None:
+    receipt = tv.log_usage(
+        "r1",
+        "user_123",
+        "gpt-4o-mini",
+        1_200,
+        90,
+        cached_input_tokens=1_024,
+        reasoning_tokens=64,
+        feature="chat",
+        latency_ms=812,
+        reported_cost_usd="0.0000001",
+        occurred_at=datetime(2026, 11, 24, 1, 0, tzinfo=timezone(timedelta(hours=1))),
+    )
+
+    assert receipt == tokvigil.UsageReceipt(
+        request_id="r1", duplicate=False, cost_usd=Decimal("0.000198"), priced=True
+    )
+    assert control_plane.charged["r1"] == {
+        "request_id": "r1",
+        "user_id": "user_123",
+        "model": "gpt-4o-mini",
+        "input_tokens": 1_200,
+        "output_tokens": 90,
+        "cached_input_tokens": 1_024,
+        "reasoning_tokens": 64,
+        "status": "succeeded",
+        "feature": "chat",
+        "latency_ms": 812,
+        "reported_cost_usd": "0.0000001",
+        "occurred_at": "2026-11-24T00:00:00Z",
+    }
+
+
+def test_a_report_whose_answer_was_lost_is_repeated_and_counted_once(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/usage", wire.Answer(503))
+    assert tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5).duplicate is False
+    assert tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5).duplicate is True
+    assert len({seen.raw for seen in control_plane.calls("/v1/usage")}) == 1
+    assert len(control_plane.charged) == 1
+
+
+def test_an_unpriced_model_has_no_cost(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    answer = {"request_id": "r1", "duplicate": False, "cost_usd": None, "priced": False, "limit_state": []}
+    control_plane.script("/v1/usage", wire.Answer(201, answer))
+    receipt = tv.log_usage("r1", "user_123", "my-own-model", 10, 5)
+    assert (receipt.cost_usd, receipt.priced) == (None, False)
+
+
+def test_a_report_that_cannot_be_made_raises_and_stays_with_the_caller(unreachable: str) -> None:
+    with TokVigil("key", unreachable, max_retries=0) as client:
+        with pytest.raises(tokvigil.TokVigilUnavailableError):
+            client.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5)
+        assert client.pending_usage == ()
+
+
+def test_a_hold_is_released_once(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/reservations/a%2Fb", wire.Answer(204, b""), wire.Answer(404))
+    assert tv.release("a/b") is True
+    assert tv.release("a/b") is False
+    assert [seen.method for seen in control_plane.seen] == ["DELETE", "DELETE"]
+
+
+def test_a_hold_is_extended(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    answer = wire.Answer(200, {"request_id": "r1", "expires_at": "2026-11-24T00:20:00Z"})
+    control_plane.script("/v1/reservations/r1/extend", answer, wire.Answer(404))
+    assert tv.extend("r1") == datetime(2026, 11, 24, 0, 20, tzinfo=UTC)
+    with pytest.raises(tokvigil.NotFoundError):
+        tv.extend("r1")
+
+
+def test_limits_are_the_policies_and_their_state(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    answer = {
+        "user_id": "user_123",
+        "policies": [{"id": "p1", "name": "Free plan", "version": 7, "scope": "plan", "kind": "override"}],
+        "limit_state": wire.blocked()["limit_state"],
+    }
+    control_plane.script("/v1/limits", wire.Answer(200, answer))
+
+    limits = tv.limits("user_123", feature="chat")
+
+    assert limits.policies[0].name == "Free plan"
+    assert limits.limit_state[0].limit == 50
+    assert limits.raw["user_id"] == "user_123"
+    assert control_plane.seen[0].path == "/v1/limits?user_id=user_123&feature=chat"

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tokvigil
+from tokvigil import TokVigil
+
+
+def test_an_allowed_decision_is_typed(tv: TokVigil, control_plane: Any) -> None:
+    decision = tv.evaluate(
+        "user_123",
+        "gpt-4o-mini",
+        feature="chat",
+        plan="free",
+        input_tokens=812,
+        max_output_tokens=400,
+        run_id="run-1",
+        metadata={"team": "blue"},
+        explain=True,
+    )
+
+    assert decision.allowed
+    assert decision.policy == tokvigil.PolicyRef(id="p1", name="Free plan", version=7, scope="plan")
+    assert decision.estimated_cost_usd == Decimal("0.000198")
+    assert decision.expires_at == datetime(2026, 11, 24, 0, 10, tzinfo=UTC)
+    assert decision.max_output_tokens == 100
+    assert not decision.degraded
+    (seen,) = control_plane.seen
+    assert (seen.method, seen.path) == ("POST", "/v1/evaluate")
+    assert seen.headers["Authorization"] == "Bearer tv_dev_id_secret"
+    assert seen.body == {
+        "request_id": decision.request_id,
+        "user_id": "user_123",
+        "model": "gpt-4o-mini",
+        "feature": "chat",
+        "plan": "free",
+        "input_tokens": 812,
+        "max_output_tokens": 400,
+        "run_id": "run-1",
+        "metadata": {"team": "blue"},
+        "explain": True,
+    }
+
+
+def test_a_block_is_an_answer_and_asked_for_once(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
+
+    decision = tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert not decision.allowed
+    assert decision.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+    assert decision.retry_after == 3600
+    (state,) = decision.limit_state
+    assert (state.limit, state.used, state.held, state.remaining, state.exceeded) == (50, 49, 1, 0, True)
+    assert state.resets_at == datetime(2026, 11, 24, tzinfo=UTC)
+    assert len(control_plane.seen) == 1
+
+
+def test_costs_are_decimals_and_counts_are_integers(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    state = wire.blocked()["limit_state"][0] | {"metric": "cost_usd", "limit": "5.00", "used": "4.999999999"}
+    state |= {"held": "0", "remaining": "0.000000001"}
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("r", limit_state=[state])))
+
+    (read,) = tv.evaluate("user_123", "gpt-4o-mini").limit_state
+
+    assert (read.limit, read.used, read.remaining) == (Decimal("5"), Decimal("4.999999999"), Decimal("1E-9"))
+    assert isinstance(read.used, Decimal)
+
+
+def test_text_and_messages_are_counted_here_and_never_sent(tv: TokVigil, control_plane: Any) -> None:
+    secret = "the acquisition closes on Friday"
+    tv.evaluate("user_123", "gpt-4o-mini", input_text=secret)
+    tv.evaluate("user_123", "gpt-4o-mini", messages=[{"role": "user", "content": secret}])
+
+    counts = [seen.body["input_tokens"] for seen in control_plane.seen]
+    assert counts[0] == tokvigil.count_text(secret, "gpt-4o-mini")
+    assert counts[1] == counts[0] + 7  # 3 for the message, 1 for its role, 3 for the reply
+    assert all(b"acquisition" not in seen.raw for seen in control_plane.seen)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_retry_repeats_the_same_request_id(
+    tv: TokVigil, control_plane: Any, wire: Any, status: int
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(status), wire.Answer(status))
+
+    decision = tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert decision.allowed
+    assert not decision.degraded
+    assert len(control_plane.seen) == 3
+    assert len({seen.raw for seen in control_plane.seen}) == 1
+    assert control_plane.seen[0].body["request_id"] == decision.request_id
+
+
+def test_a_broken_connection_is_retried(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(hang_up=True))
+
+    assert not tv.evaluate("user_123", "gpt-4o-mini").degraded
+    assert len(control_plane.seen) == 2
+
+
+def test_a_timeout_is_retried(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("late"), delay_s=1.0))
+    with TokVigil("key", control_plane.url, timeout=0.2, max_retries=1) as client:
+        decision = client.evaluate("user_123", "gpt-4o-mini", request_id="mine")
+
+    assert decision.request_id == "mine"
+    assert [seen.body["request_id"] for seen in control_plane.seen] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 413, 415, 422, 500])
+def test_other_answers_are_not_retried(tv: TokVigil, control_plane: Any, wire: Any, status: int) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(status))
+
+    with contextlib.suppress(tokvigil.APIStatusError):
+        tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert len(control_plane.seen) == 1
+
+
+def test_retry_after_is_obeyed(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(429, headers={"Retry-After": "1"}))
+    started = datetime.now(UTC)
+
+    tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert (datetime.now(UTC) - started).total_seconds() >= 1.0
+
+
+def test_a_long_retry_after_ends_the_attempts(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(429, headers={"Retry-After": "60"}))
+
+    with pytest.raises(tokvigil.RateLimitedError) as caught:
+        tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert caught.value.retry_after == 60
+    assert len(control_plane.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, tokvigil.ValidationError),
+        (401, tokvigil.AuthenticationError),
+        (403, tokvigil.PermissionDeniedError),
+        (404, tokvigil.NotFoundError),
+        (409, tokvigil.ConflictError),
+        (422, tokvigil.ValidationError),
+        (418, tokvigil.APIStatusError),
+    ],
+)
+def test_a_refusal_is_a_typed_error_whatever_on_unavailable_says(
+    tv: TokVigil, control_plane: Any, wire: Any, status: int, kind: type[tokvigil.APIStatusError]
+) -> None:
+    problem = {
+        "title": "No",
+        "code": "SOME_CODE",
+        "detail": "because",
+        "errors": [{"field": "x"}],
+        "request_id": "req-9",
+    }
+    control_plane.script("/v1/evaluate", wire.Answer(status, problem))
+
+    with pytest.raises(kind) as caught:
+        tv.evaluate("user_123", "gpt-4o-mini")
+
+    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    assert (error.status_code, error.code, error.request_id) == (status, "SOME_CODE", "req-9")
+    assert error.errors == [{"field": "x"}]
+    assert "because" in str(error)
+    assert "secret" not in repr(caught.value)
+
+
+def test_on_unavailable_allow_lets_the_call_out_and_says_so(
+    unreachable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TokVigil("key", unreachable, max_retries=0) as client:
+        decision = client.evaluate("user_123", "gpt-4o-mini")
+
+    assert (decision.allowed, decision.degraded, decision.reason_code) == (True, True, "DEGRADED_ALLOWED")
+    assert decision.reason_class == "degraded"
+    assert "cannot be reached" in caplog.text
+
+
+def test_on_unavailable_block_stops_it(unreachable: str) -> None:
+    with TokVigil("key", unreachable, max_retries=0, on_unavailable="block") as client:
+        decision = client.evaluate("user_123", "gpt-4o-mini")
+
+    assert (decision.allowed, decision.degraded, decision.reason_code) == (False, True, "DEGRADED_BLOCKED")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Welcome to the airport WLAN</html>",
+        b"[]",
+        b'{"allowed": tru',
+        b"[" * 200_000,
+        {"request_id": "r", "reason_code": "ALLOWED"},
+        {"request_id": "r", "reason_code": "ALLOWED", "allowed": "true"},
+        {"request_id": "r", "reason_code": "ALLOWED", "allowed": True, "limit_state": [7]},
+        {"request_id": "r", "reason_code": "ALLOWED", "allowed": True, "max_output_tokens": True},
+        {"request_id": "r", "reason_code": "ALLOWED", "allowed": True, "estimated_cost_usd": "cheap"},
+        {"request_id": "r", "reason_code": "ALLOWED", "allowed": True, "expires_at": "soon"},
+        b'{"request_id": "r", "reason_code": "ALLOWED", "allowed": true, "retry_after": NaN}',
+    ],
+)
+def test_a_malformed_answer_is_never_taken_for_permission(control_plane: Any, wire: Any, body: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, body))
+    with TokVigil("key", control_plane.url, on_unavailable="block") as client:
+        decision = client.evaluate("user_123", "gpt-4o-mini")
+
+    assert (decision.allowed, decision.reason_code) == (False, "DEGRADED_BLOCKED")
+    assert len(control_plane.seen) == 1
+
+
+def test_a_redirect_is_not_followed_with_the_key(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(307, headers={"Location": "/elsewhere"}))
+    with TokVigil("key", control_plane.url, on_unavailable="block") as client:
+        assert not client.evaluate("user_123", "gpt-4o-mini").allowed
+
+    assert len(control_plane.seen) == 1
+
+
+def test_unknown_fields_are_ignored_and_absent_ones_have_defaults(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    state = wire.blocked()["limit_state"][0] | {"colour": "red"}
+    answer = {
+        "request_id": "r",
+        "allowed": True,
+        "reason_code": "NEW_CODE",
+        "limit_state": [state],
+        "new": {},
+    }
+    control_plane.script("/v1/evaluate", wire.Answer(200, answer))
+
+    decision = tv.evaluate("user_123", "gpt-4o-mini")
+
+    assert (decision.allowed, decision.reason_code, decision.policy) == (True, "NEW_CODE", None)
+    assert decision.limit_state[0].remaining == 0
+
+
+def test_a_value_that_is_no_json_is_a_configuration_error(tv: TokVigil, control_plane: Any) -> None:
+    with pytest.raises(tokvigil.ConfigurationError):
+        tv.evaluate("user_123", "gpt-4o-mini", metadata={"when": datetime.now(UTC)})
+
+    assert control_plane.seen == []
+
+
+def test_a_client_is_shared_between_threads(tv: TokVigil, control_plane: Any) -> None:
+    decisions: list[tokvigil.Decision] = []
+    threads = [
+        threading.Thread(target=lambda: decisions.append(tv.evaluate("user_123", "gpt-4o-mini")))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len({decision.request_id for decision in decisions if decision.allowed}) == 20
