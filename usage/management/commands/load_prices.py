@@ -13,5 +13,5 @@ class Command(BaseCommand):
         self.stdout.write(
             f"genai-prices {report.source_version}: {report.added} added, {report.changed} changed, "
             f"{report.unchanged} unchanged, {report.retired} switched off, "
-            f"{report.kept} kept from other sources, {report.skipped} models left out (not priced by text tokens)"
+            f"{report.kept} kept from other sources, {report.skipped} models left out (not priced by text)"
         )
