@@ -80,7 +80,13 @@ def test_several_answers_share_the_hold(chat: Any, control_plane: Any, provider:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"stream": True}, {"max_tokens": 5, "max_output_tokens": 6}, {"tools": [object()]}]
+    "changes",
+    [
+        {"provider_api_key": "sk-\u00fc"},
+        {"stream": True},
+        {"max_tokens": 5, "max_output_tokens": 6},
+        {"tools": [object()]},
+    ],
 )
 def test_a_request_that_cannot_work_holds_nothing(chat: Any, control_plane: Any, changes: Any) -> None:
     with pytest.raises(tokvigil.ConfigurationError):

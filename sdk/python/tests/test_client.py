@@ -24,17 +24,21 @@ from tokvigil.client import new_request_id
         {"api_key": "k", "base_url": "http://x", "timeout": 0},
         {"api_key": "k", "base_url": "http://x", "max_retries": -1},
         {"api_key": "kлюч", "base_url": "http://x"},
+        {"api_key": "two words", "base_url": "http://x"},
+        {"api_key": "new\nline", "base_url": "http://x"},
+        {"api_key": "k", "base_url": "http://x:port"},
     ],
 )
 def test_a_client_that_can_never_work_is_refused_at_once(arguments: dict[str, Any]) -> None:
-    with pytest.raises(tokvigil.ConfigurationError):
+    with pytest.raises(tokvigil.ConfigurationError) as caught:
         TokVigil(**arguments)
+    assert "line" not in str(caught.value)
 
 
 def test_key_and_address_come_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, control_plane: Any
 ) -> None:
-    monkeypatch.setenv("TOKVIGIL_API_KEY", "from-env")
+    monkeypatch.setenv("TOKVIGIL_API_KEY", "from-env\n")
     monkeypatch.setenv("TOKVIGIL_BASE_URL", control_plane.url + "/")
 
     with TokVigil() as client:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from tokvigil import openai_chat, tokens
+from tokvigil.credentials import clean_key
 from tokvigil.errors import (
     AIUsageBlockedError,
     AuthenticationError,
@@ -67,7 +68,7 @@ class TokVigil:
         max_retries: int = 2,
         on_unavailable: OnUnavailable = "allow",
     ) -> None:
-        api_key = api_key or os.environ.get("TOKVIGIL_API_KEY")
+        api_key = clean_key(api_key or os.environ.get("TOKVIGIL_API_KEY"))
         base_url = base_url or os.environ.get("TOKVIGIL_BASE_URL")
         if not api_key:
             raise ConfigurationError("no API key: pass api_key or set TOKVIGIL_API_KEY")
@@ -253,6 +254,7 @@ class TokVigil:
         metadata = None if metadata is None else dict(metadata)
         request = ChatRequest.build(model, messages, max_output_tokens, provider_kwargs)
         base_url = provider_base_url or os.environ.get("OPENAI_BASE_URL") or openai_chat.DEFAULT_BASE_URL
+        provider_api_key = clean_key(provider_api_key or os.environ.get("OPENAI_API_KEY"))
         input_tokens = tokens.count_messages(request.messages, model, tools=request.options.get("tools"))
         decision = self.evaluate(
             user_id,
@@ -290,7 +292,7 @@ class TokVigil:
             completion = self._chat_endpoint.complete(
                 request,
                 base_url=base_url,
-                api_key=provider_api_key or os.environ.get("OPENAI_API_KEY"),
+                api_key=provider_api_key,
                 output_tokens_max=decision.max_output_tokens,
                 input_tokens=input_tokens,
             )

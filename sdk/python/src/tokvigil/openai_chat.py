@@ -131,9 +131,8 @@ class ChatEndpoint:
         url = base_url.rstrip("/") + "/chat/completions"
         try:
             response = self._http.post(url, content=request.body(output_tokens_max), headers=headers)
-        except (httpx2.RequestError, httpx2.InvalidURL, UnicodeEncodeError) as error:
-            # Not the error's own text: a bad header's would quote the key.
-            raise ProviderError(f"the provider cannot be reached: {type(error).__name__}") from error
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+            raise ProviderError(f"the provider cannot be reached: {error!r}") from error
         answer = _read_object(response)
         if not response.is_success or "error" in answer or not isinstance(answer.get("choices"), list):
             raise _error_from(response, answer)

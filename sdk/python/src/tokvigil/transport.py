@@ -57,8 +57,8 @@ class Transport:
                     "User-Agent": f"tokvigil-python/{__version__}",
                 },
             )
-        except (httpx2.InvalidURL, UnicodeEncodeError) as error:
-            raise ConfigurationError(f"unusable base_url or api_key: {type(error).__name__}") from None
+        except httpx2.InvalidURL as error:
+            raise ConfigurationError(f"unusable base_url: {error}") from None
 
     def request(
         self,

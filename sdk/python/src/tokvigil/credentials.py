@@ -1,0 +1,17 @@
+"""API keys, the caller's and TokVigil's: never shown, never sent in a form that a header cannot carry."""
+
+from __future__ import annotations
+
+from tokvigil.errors import ConfigurationError
+
+
+def clean_key(key: str | None) -> str | None:
+    """The key without the line break that files and shells leave at its end; None if there is none.
+
+    Raises `ConfigurationError` for a key that no header can carry. The HTTP library would refuse it too, but much
+    later and with the key in its message.
+    """
+    key = (key or "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError("an API key holds characters that no API key has")
+    return key or None
