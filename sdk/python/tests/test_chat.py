@@ -263,6 +263,32 @@ def test_a_refused_report_is_given_up_loudly(
     assert "was refused" in caplog.text
 
 
+def test_a_wrong_clock_does_not_cost_the_report(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    problem = {"code": "VALIDATION_ERROR", "errors": [{"field": "occurred_at", "message": "in the future"}]}
+    control_plane.script("/v1/usage", wire.Answer(422, problem))
+    result = chat()
+    assert result.receipt is not None
+    assert "occurred_at" not in control_plane.charged[result.request_id]
+
+
+def test_pending_usage_goes_out_in_batches_the_server_takes(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.client.BATCH_BYTES_MAX", 900)
+    usage = tokvigil.Usage(input_tokens=1, output_tokens=1)
+    for number in range(12):
+        tv._pending.add(
+            tokvigil.UsageEvent(request_id=str(number), user_id="u" * 100, model="m", usage=usage)
+        )
+    assert tv.flush() == 0
+    batches = [seen.body["events"] for seen in control_plane.calls("/v1/usage/batch")]
+    assert sum(len(batch) for batch in batches) == 12
+    assert len(batches) > 1
+    assert all(len(seen.raw) <= 920 for seen in control_plane.seen)
+
+
 def test_a_report_refused_for_the_key_waits_for_a_better_key(
     chat: Any, tv: TokVigil, control_plane: Any, wire: Any
 ) -> None:

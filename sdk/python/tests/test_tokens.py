@@ -60,7 +60,11 @@ def test_the_cookbooks_messages(model: str, expected: int) -> None:
 
 def test_models_without_a_public_tokenizer_are_scaled_up() -> None:
     assert tokens.count_messages(COOKBOOK, "claude-haiku-4-5") == 147
-    assert tokens.count_messages(COOKBOOK, "anthropic/claude-sonnet-5") == 190
+    assert tokens.count_messages(COOKBOOK, "claude-3-5-sonnet-20241022") == 147
+    assert tokens.count_messages(COOKBOOK, "claude-sonnet-4-20250514") == 147
+    assert tokens.count_messages(COOKBOOK, "claude-opus-4-6") == 147
+    assert tokens.count_messages(COOKBOOK, "claude-opus-4-7") == 190
+    assert tokens.count_messages(COOKBOOK, "anthropic/claude-sonnet-5-5") == 190
     assert tokens.count_messages(COOKBOOK, "gemini-2.5-flash") == 134
 
 

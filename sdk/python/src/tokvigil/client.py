@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import TracebackType
@@ -27,6 +29,7 @@ from tokvigil.errors import (
     RateLimitedError,
     TokVigilError,
     TokVigilUnavailableError,
+    ValidationError,
 )
 from tokvigil.models import (
     ChatResult,
@@ -46,6 +49,7 @@ logger = logging.getLogger("tokvigil")
 
 OnUnavailable = Literal["allow", "block"]
 BATCH_EVENTS_MAX = 500
+BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
 # These pass once the control plane is back or the key is mended; any other refusal of an event is for good.
 WORTH_KEEPING = (TokVigilUnavailableError, RateLimitedError, AuthenticationError, PermissionDeniedError)
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
@@ -358,6 +362,14 @@ class TokVigil:
         try:
             return self._send(event), None
         except TokVigilError as error:
+            if (
+                isinstance(error, ValidationError)
+                and event.occurred_at
+                and "occurred_at" in str(error.errors)
+            ):
+                # This machine's clock is wrong. Nothing was recorded, so the event may still change.
+                logger.warning("usage of request %s: %s; sent without its time", event.request_id, error)
+                return self._report(replace(event, occurred_at=None))
             if isinstance(error, WORTH_KEEPING):
                 logger.warning("usage of request %s stays pending: %s", event.request_id, error)
                 self._keep(event)
@@ -386,9 +398,8 @@ class TokVigil:
 
     def _send_pending(self, *, retry: bool) -> None:
         """Batch after batch until none is left; an event leaves only once TokVigil has answered for it."""
-        while events := self._pending.oldest(BATCH_EVENTS_MAX):
-            body = {"events": [event.to_wire() for event in events]}
-            answer = self._transport.request("POST", "/v1/usage/batch", body=body, retry=retry)
+        while batch := _fitting(self._pending.oldest(BATCH_EVENTS_MAX)):
+            answer = self._transport.request("POST", "/v1/usage/batch", body={"events": batch}, retry=retry)
             settled = 0
             for request_id, status, problem in _batch_results(answer):
                 if status in ("conflict", "invalid"):
@@ -411,6 +422,19 @@ def new_request_id() -> str:
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _fitting(events: Iterable[UsageEvent]) -> list[dict[str, Any]]:
+    """As many of the events as one batch can carry, at least the first."""
+    batch: list[dict[str, Any]] = []
+    free_bytes = BATCH_BYTES_MAX
+    for event in events:
+        body = event.to_wire()
+        free_bytes -= len(json.dumps(body)) + 2
+        if free_bytes < 0 and batch:
+            break
+        batch.append(body)
+    return batch
 
 
 def _batch_results(answer: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

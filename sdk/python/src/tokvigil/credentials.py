@@ -8,7 +8,7 @@ from tokvigil.errors import ConfigurationError
 def clean_key(key: str | None) -> str | None:
     """The key without the line break that files and shells leave at its end; None if there is none.
 
-    Raises `ConfigurationError` for a key that no header can carry. The HTTP library would refuse it too, but much
+    Raises `ConfigurationError` for a key that no header can carry. The HTTP library would refuse it too, but
     later and with the key in its message.
     """
     key = (key or "").strip()

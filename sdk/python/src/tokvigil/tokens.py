@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import threading
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,17 +73,12 @@ SPECIAL_TOKENS = {
 }
 
 CL100K_MODELS = ("gpt-4-", "gpt-3.5", "text-embedding-")
-# Vendors without a public tokenizer, as a factor in percent on o200k. First match wins; measured by others,
-# see the project's facts: approximate, and on the safe side for the older families only.
-VENDOR_PERCENT = (
-    ("claude-opus-4-7", 153),
-    ("claude-opus-4-8", 153),
-    ("claude-opus-5", 153),
-    ("claude-sonnet-5", 153),
-    ("claude-haiku-5", 153),
-    ("claude", 118),
-    ("gemini", 108),
-)
+# Vendors without a public tokenizer, in percent of o200k, as others measured it (sammcj/ingest#65 for Claude,
+# alehatsman/dex#183 for Gemini). Opus 4.7 and the fifth generation of Claude have a tokenizer of their own.
+CLAUDE_PERCENT = 118
+CLAUDE_NEW_PERCENT = 153
+GEMINI_PERCENT = 108
+CLAUDE_VERSION = re.compile(r"claude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:-(?P<minor>\d{1,2}))?(?!\d)")
 
 _encodings: dict[str, Encoding] = {}
 _loading = threading.Lock()
@@ -129,9 +125,20 @@ def _bare(model: str) -> str:
 
 
 def _vendor_scaled(tokens: int, model: str) -> int:
-    name = _bare(model)
-    percent = next((percent for prefix, percent in VENDOR_PERCENT if name.startswith(prefix)), 100)
-    return -(-tokens * percent // 100)
+    return -(-tokens * _vendor_percent(_bare(model)) // 100)
+
+
+def _vendor_percent(name: str) -> int:
+    if name.startswith("gemini"):
+        return GEMINI_PERCENT
+    if not name.startswith("claude"):
+        return 100
+    version = CLAUDE_VERSION.match(name)
+    if version is None:
+        return CLAUDE_PERCENT
+    major, minor = int(version["major"]), int(version["minor"] or 0)
+    new = major >= 5 or (version["family"] == "opus" and (major, minor) >= (4, 7))
+    return CLAUDE_NEW_PERCENT if new else CLAUDE_PERCENT
 
 
 def _count_value(value: Any, used: Encoding) -> int:
