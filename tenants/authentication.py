@@ -34,9 +34,12 @@ class Credential:
     revoked: bool
     allowed_networks: tuple[IPv4Network | IPv6Network, ...]
     requests_per_minute: int | None
+    # The environment's revision when the key was read.
+    revision: int
 
     @classmethod
     def of(cls, key: ApiKey) -> Credential:
+        """Reads self.environment, which may cause a query."""
         return cls(
             id=key.pk,
             key_id=key.key_id,
@@ -49,6 +52,7 @@ class Credential:
             revoked=key.revoked_at is not None,
             allowed_networks=tuple(ip_network(network) for network in key.allowed_networks),
             requests_per_minute=key.requests_per_minute,
+            revision=key.environment.revision,
         )
 
     def admits(self, secret: str, address: str, now: datetime) -> bool:
@@ -79,9 +83,13 @@ def presented(request: HttpRequest) -> keys.Presented:
     return found
 
 
-def check(credential: Credential | None, secret: str, request: HttpRequest) -> Credential:
+def address_of(request: HttpRequest) -> str:
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def check(credential: Credential | None, secret: str, address: str) -> Credential:
     """The credential if the caller proved it. Raises Problem 401, the same for every cause."""
-    if credential is None or not credential.admits(secret, request.META.get("REMOTE_ADDR", ""), timezone.now()):
+    if credential is None or not credential.admits(secret, address, timezone.now()):
         raise problems.invalid_api_key()
     last_used.note(credential.id)
     return credential
@@ -89,7 +97,7 @@ def check(credential: Credential | None, secret: str, request: HttpRequest) -> C
 
 def find(key_id: str) -> Credential | None:
     """The key as it is now; one query."""
-    key = ApiKey.objects.filter(key_id=key_id).first()
+    key = ApiKey.objects.select_related("environment").filter(key_id=key_id).first()
     return None if key is None else Credential.of(key)
 
 
@@ -101,7 +109,7 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[None, Credential]:
         found = presented(request._request)
-        return None, check(find(found.key_id), found.secret, request._request)
+        return None, check(find(found.key_id), found.secret, address_of(request._request))
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

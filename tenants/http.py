@@ -16,8 +16,8 @@ BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
 NAME_LENGTH_MAX = 255
 REQUEST_ID_LENGTH_MAX = 128
-# The largest count of tokens one call can carry; far above any model's context, far below what a sum could overflow.
-TOKENS_MAX = 1_000_000_000
+# The largest count of tokens one call can carry; usage/pricing.py refuses more, for cost could then leave its range.
+TOKENS_MAX = 100_000_000
 METADATA_KEYS_MAX = 16
 
 T = TypeVar("T")

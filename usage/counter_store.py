@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django_redis import get_redis_connection
 from redis import Redis
@@ -27,6 +27,7 @@ BREAKER_OPEN_S = 0.5
 ENVIRONMENTS_SCAN_COUNT = 1000
 
 Argument = str | int | bytes
+T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):
@@ -52,27 +53,33 @@ class Breaker:
 
     def __init__(self, open_s: float = BREAKER_OPEN_S) -> None:
         self._open_s = open_s
-        self._closed_again_at: float | None = None
+        self._open_until: float | None = None
+        self._prober: int | None = None
         self._lock = threading.Lock()
 
-    def admit(self) -> None:
-        """Raises StoreUnavailable while open."""
-        if self._closed_again_at is None:
-            return
+    def admit(self) -> bool:
+        """True if this call is the probe. Raises StoreUnavailable while open."""
+        if self._open_until is None or self._prober == threading.get_ident():
+            return False
         with self._lock:
             now = time.monotonic()
-            if self._closed_again_at is not None:
-                if now < self._closed_again_at:
-                    raise StoreUnavailable("the counter store was away a moment ago")
-                # This caller probes; the others wait for its outcome.
-                self._closed_again_at = now + self._open_s
+            if self._open_until is None:
+                return False
+            if now < self._open_until:
+                raise StoreUnavailable("the counter store was away a moment ago")
+            # The others wait for this caller's outcome.
+            self._open_until = now + self._open_s
+            self._prober = threading.get_ident()
+            return True
 
     def failed(self) -> None:
-        self._closed_again_at = time.monotonic() + self._open_s
+        with self._lock:
+            self._open_until = time.monotonic() + self._open_s
+            self._prober = None
 
     def succeeded(self) -> None:
-        if self._closed_again_at is not None:
-            self._closed_again_at = None
+        with self._lock:
+            self._open_until = self._prober = None
 
 
 class CounterStore:
@@ -83,6 +90,8 @@ class CounterStore:
         self.clock_offset_ms = 0
         # Round trips made, for the test that holds evaluate to one.
         self.round_trips = 0
+        # Runs before the first call after an outage: what the store missed meanwhile.
+        self.catch_up: Callable[[], None] = lambda: None
 
     @property
     def client(self) -> Redis:
@@ -114,24 +123,34 @@ class CounterStore:
             answers: list[Any] = pipeline.execute()
             return answers
 
-        answers: list[Any] = self.call(pipelined)
-        return answers
+        return self.call(pipelined)
 
-    def call(self, use: Any) -> Any:
+    def call(self, use: Callable[[Redis], T]) -> T:
         """Runs `use(client)` inside the time box and the breaker. Raises StoreUnavailable."""
-        self.breaker.admit()
+        probing = self.breaker.admit()
         try:
-            self.round_trips += 1
-            try:
-                answer = use(self.client)
-            except NoScriptError:
-                self._after_restart()
-                answer = use(self.client)
-        except RedisError as error:
+            if probing:
+                self.catch_up()
+            answer = self._try(use)
+        except (RedisError, StoreUnavailable) as error:
             self.breaker.failed()
             raise StoreUnavailable(str(error) or type(error).__name__) from error
-        self.breaker.succeeded()
+        except BaseException:
+            # Not the store's fault, but nobody shall wait for this probe.
+            if probing:
+                self.breaker.failed()
+            raise
+        if probing:
+            self.breaker.succeeded()
         return answer
+
+    def _try(self, use: Callable[[Redis], T]) -> T:
+        self.round_trips += 1
+        try:
+            return use(self.client)
+        except NoScriptError:
+            self._after_restart()
+            return use(self.client)
 
     def _after_restart(self) -> None:
         client = self.client

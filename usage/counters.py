@@ -7,11 +7,13 @@ they were rebuilt from the ledger (usage/recount.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+from redis import Redis
 
 from tenants.revisions import environment_key
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
@@ -24,6 +26,7 @@ COUNTER_GRACE_MS = 2 * DAY_MS
 COUNTER_IDLE_MS = 40 * DAY_MS
 FOREVER_MS = 2**52
 USER_RECORD_KEPT_S = 900
+SCAN_COUNT = 1000
 
 METRIC_CODES = {
     Metric.REQUESTS: "r",
@@ -58,19 +61,24 @@ class Tracked:
     def __init__(self, environment_id: int, zone: ZoneInfo, pairs: frozenset[Pair]) -> None:
         self.environment_id = environment_id
         self.zone = zone
-        self.windowed = tuple(sorted((pair for pair in pairs), key=str))
+        self.pairs = pairs
+        self.windowed = tuple(sorted(pairs, key=str))
         self._present: tuple[int, int, dict[Window, Span]] = (0, 0, {})
 
     def spans(self, at_ms: int) -> tuple[int, int, dict[Window, Span]]:
         """From when and until when these spans are the right ones, and the spans."""
-        since, until, spans = present = self._present
-        if since <= at_ms < until:
+        present = self._present
+        if present[0] <= at_ms < present[1]:
             return present
         spans = {window: span(window, at_ms, self.zone) for window in {pair.window for pair in self.windowed}}
         since = max((found.start for found in spans.values()), default=0)
         until = min((found.end for found in spans.values() if found.end is not None), default=FOREVER_MS)
-        self._present = (since, until, spans)
-        return self._present
+        # Another thread may replace it at the same time; each uses what it computed.
+        self._present = present = (since, until, spans)
+        return present
+
+    def span(self, window: Window, at_ms: int) -> Span:
+        return span(window, at_ms, self.zone)
 
     def counters(self, subjects: Subjects, at_ms: int) -> tuple[Counter, ...]:
         """The counters that take a call of these subjects at this time."""
@@ -84,10 +92,18 @@ class Tracked:
             if pair.per not in digests:
                 digests[pair.per] = digest(subject)
             window = spans[pair.window]
-            forget_at = at_ms + COUNTER_IDLE_MS if window.end is None else window.end + COUNTER_GRACE_MS
-            key = f"tv:{{{self.environment_id}}}:c:{pair.per}:{pair.window}:{window.start}:{digests[pair.per]}"
-            found.append(Counter(key, pair, window, subject, forget_at))
+            key = self.key_prefix(pair, window) + digests[pair.per]
+            found.append(Counter(key, pair, window, subject, self.forget_at(window, at_ms)))
         return tuple(found)
+
+    def key_prefix(self, pair: Pair, window: Span) -> str:
+        return f"tv:{{{self.environment_id}}}:c:{pair.per}:{pair.window}:{window.start}:"
+
+    def key(self, pair: Pair, window: Span, subject: str) -> str:
+        return self.key_prefix(pair, window) + digest(subject)
+
+    def forget_at(self, window: Span, at_ms: int) -> int:
+        return at_ms + COUNTER_IDLE_MS if window.end is None else window.end + COUNTER_GRACE_MS
 
     def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
         subject = subjects.name(per)
@@ -381,10 +397,17 @@ def due_charges(environment_id: int, most: int) -> list[Reservation]:
     return [Reservation(assessment, int(at)) for state, assessment, at in rows if state == b"open"]
 
 
-def _read_fields(client, keys, fields):  # type: ignore[no-untyped-def]
+def _read_fields(client: Redis, keys: Sequence[str], fields: tuple[str, ...]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.hmget(key, fields)
+    return pipeline.execute()
+
+
+def _read_all(client: Redis, keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hgetall(key)
     return pipeline.execute()
 
 
@@ -444,6 +467,58 @@ def remember_user(environment_id: int, user_id: str, record: str, epoch: int | N
     """
     keys = [environment_key(environment_id), _user_key(environment_id, user_id)]
     store.run("remember_user", keys, [record, USER_RECORD_KEPT_S, "" if epoch is None else epoch])
+
+
+def blocked(environment_id: int, most: int) -> list[tuple[str, bytes, tuple[Reading, ...], int]]:
+    """The oldest blocked decisions of the stream: entry, assessment, readings, time in ms."""
+    key = decisions_key(environment_id)
+    entries = store.call(lambda client: client.xrange(key, count=most))
+    return [
+        (stream_id.decode(), fields[b"as"], unpack_readings(fields[b"vs"]), int(fields[b"at"]))
+        for stream_id, fields in entries
+    ]
+
+
+def drop_blocked(environment_id: int, stream_ids: Sequence[str]) -> None:
+    """Takes entries out of the stream that are stored by now."""
+    if stream_ids:
+        store.call(lambda client: client.xdel(decisions_key(environment_id), *stream_ids))
+
+
+def mark_cold(keys: Iterable[str]) -> None:
+    """Before the ledger is read to rebuild these counters."""
+
+    def mark(client: Redis) -> None:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hset(key, "cold", 1)
+        pipeline.execute()
+
+    store.call(mark)
+
+
+def scan(environment_id: int) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+    """Every counter of the environment with its fields. Walks the whole store: for commands, not for callers."""
+    cursor: int | None = None
+    while cursor != 0:
+        cursor, keys = store.call(
+            lambda client, cursor=cursor: client.scan(
+                cursor or 0, match=f"{environment_prefix(environment_id)}c:*", count=SCAN_COUNT
+            )
+        )
+        pipeline_keys = list(keys)
+        fields = store.call(lambda client, keys=pipeline_keys: _read_all(client, keys)) if pipeline_keys else []
+        yield from ((key.decode(), found) for key, found in zip(pipeline_keys, fields, strict=True) if found)
+
+
+def environment_fields(environment_id: int) -> dict[str, str]:
+    fields = store.call(lambda client: client.hgetall(environment_key(environment_id)))
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def open_count(environment_id: int) -> int:
+    """How many reservations are open."""
+    return sum(store.call(lambda client, key=key: client.zcard(key)) for key in _open_keys(environment_id))
 
 
 def count_call(environment_id: int, api_key_id: int, per_minute: int) -> int:

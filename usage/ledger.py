@@ -108,22 +108,37 @@ def record(reports: Sequence[Report]) -> list[Outcome]:
 @transaction.atomic
 def _record(reports: Sequence[Report]) -> list[Outcome]:
     claimed = _claim(reports)
-    unclaimed = [report for report in reports if report.request_id not in claimed]
-    estimates = _claim_estimates(unclaimed)
-    _insert([report for report in reports if report.request_id in claimed | estimates.keys()])
+    estimates = _claim_estimates([report for report in reports if report.request_id not in claimed])
+    new = claimed | estimates.keys()
+    _insert([estimates.get(report.request_id, _NO_ESTIMATE).place(report) for report in reports if report.request_id in new])
     if estimates:
         _reverse(reports[0].environment_id, estimates)
     known = _known(reports)
-    return [_outcome(report, report.request_id in claimed | estimates.keys(), known) for report in reports]
+    return [_outcome(report, report.request_id in new, known[report.request_id]) for report in reports]
 
 
-def _outcome(report: Report, new: bool, known: dict[str, _Known]) -> Outcome:
-    found = known[report.request_id]
+def _outcome(report: Report, new: bool, found: _Known) -> Outcome:
     if not new and found.body_digest != report.body_digest:
         return Conflicting(report=report)
     # A duplicate is answered, and if need be charged, as what was written first.
-    written = report if new else replace(report, charged_at=found.charged_at, cost_nano=found.cost_nano)
+    written = replace(report, charged_at=found.charged_at, subjects=found.subjects, cost_nano=found.cost_nano)
     return Recorded(report=written, duplicate=not new, recorded_at=found.recorded_at, movements=found.movements)
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """The charged estimate that a late report replaces: in its windows, for its subjects."""
+
+    charged_at: datetime | None = None
+    subjects: Subjects | None = None
+
+    def place(self, report: Report) -> Report:
+        if self.charged_at is None or self.subjects is None:
+            return report
+        return replace(report, charged_at=self.charged_at, subjects=self.subjects)
+
+
+_NO_ESTIMATE = _Estimate()
 
 
 def _claim(reports: Sequence[Report]) -> set[str]:
@@ -147,8 +162,8 @@ def _claim(reports: Sequence[Report]) -> set[str]:
         return {request_id for (request_id,) in cursor.fetchall()}
 
 
-def _claim_estimates(reports: Sequence[Report]) -> dict[str, datetime]:
-    """Of the ids that are not new, those that hold but an estimate and are now claimed, and when that was charged."""
+def _claim_estimates(reports: Sequence[Report]) -> dict[str, _Estimate]:
+    """Of the ids that are not new, those that hold but an estimate, and are now claimed."""
     taking = {report.request_id: report for report in reports if report.body_digest is not None}
     if not taking:
         return {}
@@ -161,12 +176,15 @@ def _claim_estimates(reports: Sequence[Report]) -> dict[str, datetime]:
                 ORDER BY request_id FOR UPDATE
             )
             UPDATE usage_request SET body_digest = report.body_digest
-            FROM estimate, unnest(%s::text[], %s::bytea[]) AS report (request_id, body_digest)
+            FROM estimate
+            JOIN unnest(%s::text[], %s::bytea[]) AS report (request_id, body_digest) USING (request_id)
+            JOIN usage_event AS event USING (environment_id, request_id)
             WHERE usage_request.environment_id = estimate.environment_id
               AND usage_request.request_id = estimate.request_id
-              AND report.request_id = estimate.request_id
               AND usage_request.body_digest IS NULL
-            RETURNING usage_request.request_id, usage_request.charged_at
+              AND event.status = 'unsettled' AND event.charged_at = usage_request.charged_at
+            RETURNING usage_request.request_id, event.charged_at,
+                      event.user_id, event.feature, event.plan, event.run_id
             """,
             [
                 next(iter(taking.values())).environment_id,
@@ -175,7 +193,10 @@ def _claim_estimates(reports: Sequence[Report]) -> dict[str, datetime]:
                 [report.body_digest for report in taking.values()],
             ],
         )
-        return dict(cursor.fetchall())
+        return {
+            request_id: _Estimate(charged_at, Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id))
+            for request_id, charged_at, user_id, feature, plan, run_id in cursor.fetchall()
+        }
 
 
 _COLUMNS: dict[str, str] = {
@@ -250,7 +271,7 @@ def _row(report: Report) -> tuple[Any, ...]:
     )
 
 
-def _reverse(environment_id: int, estimates: dict[str, datetime]) -> None:
+def _reverse(environment_id: int, estimates: dict[str, _Estimate]) -> None:
     """Takes estimates back: a row with the opposite amounts, in the windows the estimate was charged to."""
     negated = {"requests", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"}
     negated |= {"reasoning_tokens", "cost_nano"}
@@ -263,7 +284,7 @@ def _reverse(environment_id: int, estimates: dict[str, datetime]) -> None:
             SELECT {", ".join(values)} FROM usage_event
             WHERE environment_id = %s AND request_id = ANY(%s) AND charged_at = ANY(%s) AND status = '{Status.UNSETTLED}'
             """,  # noqa: S608 (the names above are the only input)
-            [environment_id, list(estimates), list(estimates.values())],
+            [environment_id, list(estimates), [estimate.charged_at for estimate in estimates.values()]],
         )
 
 
@@ -272,6 +293,7 @@ class _Known:
     body_digest: bytes | None
     charged_at: datetime
     recorded_at: datetime
+    subjects: Subjects
     cost_nano: int | None
     movements: tuple[Movement, ...]
 
@@ -288,6 +310,7 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             SELECT request.request_id, request.body_digest, request.charged_at, event.xid,
                    sum(event.requests)::bigint, sum(event.input_tokens)::bigint, sum(event.output_tokens)::bigint,
                    sum(coalesce(event.cost_nano, 0))::bigint, max(event.recorded_at),
+                   max(event.user_id), max(event.feature), max(event.plan), max(event.run_id),
                    (array_agg(event.cost_nano ORDER BY event.id DESC)
                         FILTER (WHERE event.status <> 'reversal'))[1]
             FROM request JOIN usage_event AS event
@@ -299,9 +322,14 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             [reports[0].environment_id, [report.request_id for report in reports]],
         )
         known: dict[str, _Known] = {}
-        for request_id, body_digest, charged_at, xid, *sums, recorded_at, cost_nano in cursor.fetchall():
+        for request_id, body_digest, charged_at, xid, *sums, recorded_at, user_id, feature, plan, run_id, cost_nano in cursor:
             earlier = known[request_id].movements if request_id in known else ()
-            movements = (*earlier, Movement(xid, Amounts(*sums)))
-            stored = None if body_digest is None else bytes(body_digest)
-            known[request_id] = _Known(stored, charged_at, recorded_at, cost_nano, movements)
+            known[request_id] = _Known(
+                body_digest=None if body_digest is None else bytes(body_digest),
+                charged_at=charged_at,
+                recorded_at=recorded_at,
+                subjects=Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
+                cost_nano=cost_nano,
+                movements=(*earlier, Movement(xid, Amounts(*sums))),
+            )
         return known

@@ -1,0 +1,180 @@
+"""From a call and the policies that match it to an assessment: all that can be said before counting. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from policies.reasons import Reason, rank
+from policies.resolution import Matched, StoredPolicy
+from policies.rules import Mode, UnknownPrice
+from usage.amounts import Subjects
+from usage.assessment import Assessment, LimitRef, Refusal
+from usage.money import format_usd
+from usage.pricing import Price, TokenUse, cost_nano
+from usage.windows import Span, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What the application wants to do, and what TokVigil knows of its user."""
+
+    request_id: str
+    subjects: Subjects
+    model: str
+    input_tokens: int
+    # As asked for; None: not said.
+    max_output_tokens: int | None
+    user_blocked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What holds in the environment whatever the policies say."""
+
+    frozen: bool
+    frozen_features: frozenset[str]
+    allow_without_policy: bool
+
+
+def output_cap(matched: Matched) -> int | None:
+    """The tightest cap on output that a policy sets per request."""
+    caps = [
+        policy.rule.per_request.output_tokens
+        for policy in matched.policies
+        if policy.rule.per_request.output_tokens is not None and policy.rule.mode is Mode.ENFORCE
+    ]
+    return min(caps, default=None)
+
+
+def assess(
+    call: Call,
+    matched: Matched,
+    ground: Ground,
+    price: Price | None,
+    output_tokens: int,
+    spans: dict[Window, Span],
+) -> Assessment:
+    """`output_tokens` is what is held for the answer; `spans` are the windows of now."""
+    use = TokenUse(input_tokens=call.input_tokens, output_tokens=output_tokens)
+    cost = None if price is None else cost_nano(price, use)
+    refusals = [*_ground_refusals(call, matched, ground), *_policy_refusals(call, matched, cost)]
+    return Assessment(
+        request_id=call.request_id,
+        user_id=call.subjects.user_id,
+        feature=call.subjects.feature,
+        plan=call.subjects.plan,
+        run_id=call.subjects.run_id,
+        model=call.model,
+        policies=tuple(policy.ref for policy in matched.policies),
+        has_override=matched.override is not None,
+        limits=tuple(_limits(call, matched, spans)),
+        refusal=_first(refusal for refusal in refusals if refusal.enforced),
+        shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced),
+        input_tokens=call.input_tokens,
+        output_tokens=output_tokens,
+        cost_nano=cost or 0,
+        priced=cost is not None,
+        max_output_tokens=output_tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    reason: Reason
+    message: str
+    policy: int | None = None
+    enforced: bool = True
+
+
+def _first(found: Iterable[_Found]) -> Refusal | None:
+    """The refusal whose reason wins; among equals the one of the policy named first."""
+    winner = min(found, key=lambda refusal: rank(refusal.reason), default=None)
+    return None if winner is None else Refusal(winner.reason.value, winner.message, winner.policy)
+
+
+def _ground_refusals(call: Call, matched: Matched, ground: Ground) -> Iterator[_Found]:
+    if matched.override is None and not ground.allow_without_policy:
+        yield _Found(Reason.NO_POLICY, "No policy matches this call, and the environment blocks such calls.")
+    if ground.frozen:
+        yield _Found(Reason.ENVIRONMENT_FROZEN, "The environment is frozen: every AI call is blocked.")
+    feature = call.subjects.feature
+    if feature in ground.frozen_features:
+        yield _Found(Reason.FEATURE_FROZEN, f"Feature {feature} is frozen: its AI calls are blocked.")
+    if call.user_blocked:
+        yield _Found(Reason.USER_BLOCKED, f"User {call.subjects.user_id} is blocked.")
+
+
+def _policy_refusals(call: Call, matched: Matched, cost: int | None) -> Iterator[_Found]:
+    for place, policy in enumerate(matched.policies):
+        enforced = policy.rule.mode is Mode.ENFORCE
+        for reason, message in _rule_refusals(call, policy, cost):
+            yield _Found(reason, message, place, enforced)
+
+
+def _rule_refusals(call: Call, policy: StoredPolicy, cost: int | None) -> Iterator[tuple[Reason, str]]:
+    rule, caps = policy.rule, policy.rule.per_request
+    if not rule.models.allows(call.model):
+        allowed = ", ".join(rule.models.allow)
+        yield (
+            Reason.MODEL_NOT_ALLOWED,
+            f"Model {call.model} is not among those of policy {rule.name}: {allowed}.",
+        )
+    if rule.models.denies(call.model):
+        yield Reason.MODEL_DENIED, f"Model {call.model} is denied by policy {rule.name}."
+    if cost is None and rule.unknown_price is UnknownPrice.BLOCK:
+        yield (
+            Reason.PRICE_UNKNOWN,
+            f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models.",
+        )
+    if caps.input_tokens is not None and call.input_tokens > caps.input_tokens:
+        yield (
+            Reason.REQUEST_TOKENS_EXCEEDED,
+            f"The call has {call.input_tokens} input tokens; policy {rule.name} allows {caps.input_tokens} per request.",
+        )
+    asked = call.max_output_tokens
+    if caps.output_tokens is not None and asked is not None and asked > caps.output_tokens:
+        yield (
+            Reason.REQUEST_TOKENS_EXCEEDED,
+            f"The call asks for {asked} output tokens; policy {rule.name} allows {caps.output_tokens} per request.",
+        )
+    if caps.cost_nano is not None and cost is not None and cost > caps.cost_nano:
+        yield (
+            Reason.REQUEST_COST_EXCEEDED,
+            f"The call may cost {format_usd(cost)} USD; policy {rule.name} allows {format_usd(caps.cost_nano)} USD "
+            "per request.",
+        )
+
+
+def _limits(call: Call, matched: Matched, spans: dict[Window, Span]) -> Iterator[LimitRef]:
+    for place, policy in enumerate(matched.policies):
+        for limit in policy.rule.limits:
+            subject = call.subjects.name(limit.per)
+            # A call without a feature (plan, run) belongs to no feature's counter, so its limit does not meet it.
+            if subject is None:
+                continue
+            yield LimitRef(
+                policy=place,
+                metric=limit.metric,
+                window=limit.window,
+                per=limit.per,
+                amount=limit.amount,
+                subject=_subject_name(call.subjects, limit.per.value),
+                resets_at_ms=None if limit.pair is None else spans[limit.window].end,
+                enforce=policy.rule.mode is Mode.ENFORCE,
+            )
+
+
+def _subject_name(subjects: Subjects, per: str) -> str:
+    match per:
+        case "user":
+            return f"user {subjects.user_id}"
+        case "user_feature":
+            return f"user {subjects.user_id} in feature {subjects.feature}"
+        case "feature":
+            return f"feature {subjects.feature}"
+        case "plan":
+            return f"plan {subjects.plan}"
+        case "run":
+            return f"run {subjects.run_id}"
+    return "the environment"

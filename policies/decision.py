@@ -1,0 +1,225 @@
+"""From an assessment and the counters' readings to a decision. Pure: the same in, the same out.
+
+The reserve script applies the same rule to know whether to hold (`exceeded` there and here; a test holds the two
+together). This module finds which limits that were, which of them speaks, and what a caller can do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.reasons import CLASSES, WINDOW_CODES, Reason, ReasonClass
+from usage.assessment import Assessment, LimitRef, PolicyRef
+from usage.amounts import Metric
+from usage.counters import Reading
+from usage.limit_state import present
+
+_METRIC_ORDER = {
+    Metric.REQUESTS: 0,
+    Metric.TOKENS: 1,
+    Metric.INPUT_TOKENS: 2,
+    Metric.OUTPUT_TOKENS: 3,
+    Metric.COST_USD: 4,
+}
+_NEVER = float("inf")
+# Until when a caller may find room that calls in flight take now; nobody knows, so try soon.
+TRANSIENT_RETRY_S = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitFinding:
+    """A limit and how it stood before this call."""
+
+    limit: LimitRef
+    used: int
+    held: int
+    exceeded: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether, why, by which policy, and after how many seconds a retry makes sense (None: never by waiting)."""
+
+    allowed: bool
+    reason_code: str
+    reason_class: ReasonClass
+    message: str
+    policy: PolicyRef | None
+    retry_after_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    verdict: Verdict
+    # What monitored policies would have said, if they would have blocked.
+    shadow: Verdict | None
+    findings: tuple[LimitFinding, ...]
+
+
+def exceeds(limit: int, needed: int, used: int, held: int) -> bool:
+    """0 means none. A call that takes nothing of the metric (a free model of a budget) is never the one too many."""
+    return limit == 0 or (needed > 0 and used + held + needed > limit)
+
+
+def decide(assessment: Assessment, readings: Sequence[Reading], now_ms: int) -> Decision:
+    """`readings` are of the assessment's limits, in their order."""
+    findings = tuple(
+        LimitFinding(
+            limit=limit,
+            used=reading.used,
+            held=reading.held,
+            exceeded=exceeds(limit.amount, assessment.amounts.of(limit.metric), reading.used, reading.held),
+        )
+        for limit, reading in zip(assessment.limits, readings, strict=True)
+    )
+    return Decision(
+        verdict=_verdict(assessment, findings, now_ms, enforced=True) or _allowed(assessment),
+        shadow=_verdict(assessment, findings, now_ms, enforced=False),
+        findings=findings,
+    )
+
+
+def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
+    """Without counters: what needs none still decides, then the policies' `on_unavailable`."""
+    refused = _refused(assessment, enforced=True)
+    reason = Reason.DEGRADED_ALLOWED if allowed else Reason.DEGRADED_BLOCKED
+    says = "lets the call pass" if allowed else "blocks the call"
+    verdict = refused or Verdict(
+        allowed=allowed,
+        reason_code=reason.value,
+        reason_class=ReasonClass.DEGRADED,
+        message=f"The counter store cannot be reached; the policy {says} meanwhile.",
+        policy=assessment.override,
+        retry_after_s=None if allowed else TRANSIENT_RETRY_S,
+    )
+    return Decision(verdict=verdict, shadow=None, findings=())
+
+
+def _allowed(assessment: Assessment) -> Verdict:
+    override = assessment.override
+    if override is None:
+        message = "No policy matches this call; the environment allows such calls."
+        reason = Reason.NO_POLICY
+    else:
+        message, reason = f"Allowed by policy {override.name}.", Reason.ALLOWED
+    return Verdict(
+        allowed=True,
+        reason_code=reason.value,
+        reason_class=ReasonClass.ALLOWED,
+        message=message,
+        policy=override,
+        retry_after_s=None,
+    )
+
+
+def _verdict(
+    assessment: Assessment, findings: Sequence[LimitFinding], now_ms: int, *, enforced: bool
+) -> Verdict | None:
+    """The block, if there is one: what needs no counter comes first, then concurrency, then the windows."""
+    refused = _refused(assessment, enforced=enforced)
+    if refused is not None:
+        return refused
+    exceeded = [finding for finding in findings if finding.exceeded and finding.limit.enforce is enforced]
+    if not exceeded:
+        return None
+    speaking = min(exceeded, key=_order)
+    return _limit_verdict(assessment, speaking, now_ms)
+
+
+def _refused(assessment: Assessment, *, enforced: bool) -> Verdict | None:
+    refusal = assessment.refusal if enforced else assessment.shadow_refusal
+    if refusal is None:
+        return None
+    return Verdict(
+        allowed=False,
+        reason_code=refusal.reason_code,
+        reason_class=CLASSES[Reason(refusal.reason_code)],
+        message=refusal.message,
+        policy=assessment.override if refusal.policy is None else assessment.policies[refusal.policy],
+        retry_after_s=None,
+    )
+
+
+def _order(finding: LimitFinding) -> tuple[bool, float, int]:
+    """Concurrency first; then the window that resets last, for retrying before it is useless; then the metric."""
+    limit = finding.limit
+    if limit.metric is Metric.CONCURRENCY:
+        return False, 0.0, 0
+    resets = _NEVER if limit.resets_at_ms is None else float(limit.resets_at_ms)
+    return True, -resets, _METRIC_ORDER[limit.metric]
+
+
+def _limit_verdict(assessment: Assessment, finding: LimitFinding, now_ms: int) -> Verdict:
+    limit = finding.limit
+    needed = assessment.amounts.of(limit.metric)
+    reason_class = _limit_class(finding, needed)
+    if limit.metric is Metric.CONCURRENCY:
+        code = Reason.CONCURRENCY_LIMIT_EXCEEDED.value
+    else:
+        code = WINDOW_CODES[limit.window, limit.metric]
+    return Verdict(
+        allowed=False,
+        reason_code=code,
+        reason_class=reason_class,
+        message=_message(finding, needed, reason_class),
+        policy=assessment.policies[limit.policy],
+        retry_after_s=_retry_after_s(limit, reason_class, now_ms),
+    )
+
+
+def _limit_class(finding: LimitFinding, needed: int) -> ReasonClass:
+    limit = finding.limit
+    if limit.metric is Metric.CONCURRENCY:
+        return ReasonClass.TRANSIENT
+    if limit.amount == 0 or needed > limit.amount:
+        return ReasonClass.TOO_LARGE
+    return ReasonClass.TRANSIENT if finding.used + needed <= limit.amount else ReasonClass.EXHAUSTED
+
+
+def _retry_after_s(limit: LimitRef, reason_class: ReasonClass, now_ms: int) -> int | None:
+    if reason_class is ReasonClass.TRANSIENT:
+        # No call of theirs ever ends where none may begin.
+        return TRANSIENT_RETRY_S if limit.amount > 0 else None
+    if reason_class is ReasonClass.EXHAUSTED and limit.resets_at_ms is not None:
+        return max(1, -(-(limit.resets_at_ms - now_ms) // 1000))
+    return None
+
+
+_ADJECTIVES = {
+    "minute": "Minute",
+    "hour": "Hourly",
+    "day": "Daily",
+    "week": "Weekly",
+    "month": "Monthly",
+    "total": "Total",
+}
+_NOUNS = {
+    Metric.REQUESTS: ("request limit", ""),
+    Metric.TOKENS: ("token limit", ""),
+    Metric.INPUT_TOKENS: ("input token limit", ""),
+    Metric.OUTPUT_TOKENS: ("output token limit", ""),
+    Metric.COST_USD: ("budget", " USD"),
+}
+
+
+def _message(finding: LimitFinding, needed: int, reason_class: ReasonClass) -> str:
+    limit = finding.limit
+    if limit.metric is Metric.CONCURRENCY:
+        return (
+            f"{finding.held} calls of {limit.subject} are in flight; the limit is {limit.amount} at a time."
+        )
+    noun, unit = _NOUNS[limit.metric]
+
+    def amount(value: int) -> str:
+        return f"{present(limit.metric, value)}{unit}"
+
+    what = f"{_ADJECTIVES[limit.window.value]} {noun} of {amount(limit.amount)}"
+    if reason_class is ReasonClass.TOO_LARGE:
+        return f"{what} for {limit.subject} is less than this call may take ({amount(needed)})."
+    if reason_class is ReasonClass.TRANSIENT:
+        return f"{what} for {limit.subject} is taken up by calls in flight ({amount(finding.held)} held)."
+    return (
+        f"{what} reached for {limit.subject}: {amount(finding.used)} used, {amount(finding.held)} held, "
+        f"{amount(needed)} needed."
+    )

@@ -1,0 +1,63 @@
+"""Blocked decisions, from the counter store's stream to the Decision table.
+
+The reserve script writes what it decided on (assessment and readings) to a bounded stream; `drain` decides the same once
+more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is committed; one
+that is read twice is still one row.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from policies import answers
+from policies.decision import decide
+from tenants.models import Environment
+from usage import assessment, counters
+from usage.models import Decision
+
+BATCH_MAX = 500
+BATCHES_MAX = 200
+
+
+def drain(environment: Environment) -> int:
+    """The number of decisions stored. Raises StoreUnavailable, DatabaseError."""
+    stored = 0
+    for _ in range(BATCHES_MAX):
+        entries = counters.blocked(environment.pk, BATCH_MAX)
+        Decision.objects.bulk_create(
+            [_row(environment.pk, *entry) for entry in entries], ignore_conflicts=True, batch_size=BATCH_MAX
+        )
+        counters.drop_blocked(environment.pk, [stream_id for stream_id, _, _, _ in entries])
+        stored += len(entries)
+        if len(entries) < BATCH_MAX:
+            break
+    return stored
+
+
+def _row(
+    environment_id: int, stream_id: str, packed: bytes, readings: tuple[counters.Reading, ...], at_ms: int
+) -> Decision:
+    blocked = assessment.unpack(packed)
+    decided = decide(blocked, readings, at_ms)
+    verdict = decided.verdict
+    return Decision(
+        environment_id=environment_id,
+        stream_id=stream_id,
+        decided_at=datetime.fromtimestamp(at_ms / 1000, UTC),
+        request_id=blocked.request_id,
+        user_id=blocked.user_id,
+        feature=blocked.feature,
+        plan=blocked.plan,
+        run_id=blocked.run_id,
+        model=blocked.model,
+        reason_code=verdict.reason_code,
+        reason_class=verdict.reason_class.value,
+        message=verdict.message,
+        policy_id=None if verdict.policy is None else verdict.policy.id,
+        policy_name="" if verdict.policy is None else verdict.policy.name,
+        policy_version=None if verdict.policy is None else verdict.policy.version,
+        limit_state=msgspec.to_builtins(answers.limit_states(blocked, decided, held=False)),
+        estimated_cost_nano=blocked.cost_nano if blocked.priced else None,
+    )

@@ -1,0 +1,360 @@
+"""Evaluate: may this call be made, and if so, hold what it may use.
+
+Snapshot and end user (from the process) -> resolve -> assess -> reserve (the one round trip) -> decide.
+
+Nothing in the process is trusted for being there: the reserve script refuses a stale revision, a changed end user,
+windows that are over and counters that are not complete. Each such answer is mended from PostgreSQL and the call tried
+again; what it was tried with before took no effect. If the counter store cannot be reached, the policies'
+`on_unavailable` decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+
+import msgspec
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+from policies import decision, end_users, snapshot
+from policies.assessing import Call, assess, output_cap
+from policies.decision import Decision
+from policies.end_users import StoredUser
+from policies.resolution import Matched
+from policies.rules import Mode, OnUnavailable, OnUnsettled
+from policies.snapshot import Snapshot
+from tenants import authentication, problems
+from tenants.authentication import Credential
+from tenants.http import Metadata, Name, RequestId, TokenCount
+from usage import assessment, counters, recount
+from usage.amounts import Metric, Pair, Subjects
+from usage.assessment import Assessment
+from usage.counter_store import StoreUnavailable, store
+from usage.counters import (
+    AlreadySettled,
+    Check,
+    ClockDiffers,
+    Cold,
+    Conflict,
+    Done,
+    RateLimited,
+    Replay,
+    Request,
+    Stale,
+    UserUnknown,
+)
+from usage.expected_output import expected_output
+from usage.pricing import Match
+from usage.tokens import count_tokens
+
+logger = logging.getLogger("tokvigil.evaluate")
+
+HOLD_MS = 600_000
+# Each mends one thing that the process did not know; more than a few in one call means the store is not usable.
+ATTEMPTS_MAX = 12
+# End users' records kept in the process; the store tells when one is out of date.
+USERS_KEPT_MAX = 100_000
+
+
+class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/evaluate`. `input_text` is counted and not stored."""
+
+    user_id: Name
+    model: Name
+    feature: Name | None = None
+    plan: Name | None = None
+    input_tokens: TokenCount | None = None
+    input_text: str | None = None
+    max_output_tokens: TokenCount | None = None
+    request_id: RequestId | None = None
+    run_id: Name | None = None
+    metadata: Metadata | None = None
+    dry_run: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """A decision and what it was made of."""
+
+    assessment: Assessment
+    decision: Decision
+    # When the hold ends, in ms; None: nothing is held.
+    expires_at_ms: int | None
+    degraded: bool
+    # What `explain` shows.
+    snapshot: Snapshot
+    user: StoredUser
+    match: Match | None
+
+
+_users: OrderedDict[tuple[int, str], str] = OrderedDict()
+
+
+def forget_all() -> None:
+    """As in a new process."""
+    _users.clear()
+    snapshot.forget_all()
+
+
+def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
+    """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
+    known = caller.snapshot()
+    attempt = Attempt(body, known, caller.credential(known), body.request_id or uuid.uuid4().hex)
+    try:
+        return _reserve(attempt, caller)
+    except (StoreUnavailable, OperationalError, InterfaceError) as error:
+        # Without the store there are no counters; without PostgreSQL those that are cold cannot be completed.
+        logger.warning("evaluate degraded: %s", error)
+        return attempt.degraded()
+
+
+def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
+    for _ in range(ATTEMPTS_MAX):
+        prepared = attempt.prepare()
+        match counters.reserve(prepared.request):
+            case Done() as done:
+                return prepared.done(done)
+            case Replay() as replay:
+                return prepared.replayed(replay)
+            case Stale():
+                known = snapshot.renew(attempt.snapshot)
+                attempt = replace(attempt, snapshot=known, credential=caller.credential(known))
+            case UserUnknown(epoch):
+                attempt.learn_user(epoch)
+            case ClockDiffers(now_ms):
+                attempt = replace(attempt, now_ms=now_ms)
+            case Cold() as cold:
+                attempt.complete(cold, prepared.assessment.subjects)
+            case RateLimited(wait_ms):
+                raise problems.rate_limited(-(-wait_ms // 1000))
+            case Conflict() | AlreadySettled():
+                raise problems.idempotency_conflict(attempt.request_id)
+    raise StoreUnavailable("the environment did not come to rest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks: the key as presented, checked anew whenever the environment changed."""
+
+    presented: authentication.keys.Presented
+    address: str
+
+    def snapshot(self) -> Snapshot:
+        found = snapshot.of_key(self.presented.key_id)
+        if found is None:
+            raise problems.invalid_api_key()
+        return found
+
+    def credential(self, known: Snapshot) -> Credential:
+        found = known.credentials.get(self.presented.key_id)
+        credential = authentication.check(found, self.presented.secret, self.address)
+        credential.require("evaluate")
+        return credential
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a call, with what the process knows at the moment."""
+
+    body: EvaluateRequest
+    snapshot: Snapshot
+    credential: Credential
+    request_id: str
+    # The store's time, once it had to tell.
+    now_ms: int | None = None
+
+    def prepare(self) -> Prepared:
+        body, known = self.body, self.snapshot
+        now_ms = self.now_ms or store.now_ms()
+        record = self._user_record()
+        user = end_users.parse_record(record)
+        subjects = Subjects(
+            user_id=body.user_id,
+            feature=body.feature or "",
+            plan=(user.plan if user.known else "") or body.plan or "",
+            run_id=body.run_id or "",
+        )
+        matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
+        match = known.metering.prices.find(body.model, datetime.fromtimestamp(now_ms / 1000, UTC))
+        call = Call(
+            request_id=self.request_id,
+            subjects=subjects,
+            model=body.model,
+            input_tokens=_input_tokens(body),
+            max_output_tokens=body.max_output_tokens,
+            user_blocked=user.blocked,
+        )
+        since, until, spans = known.metering.tracked.spans(now_ms)
+        assessed = assess(
+            call,
+            matched,
+            known.ground,
+            None if match is None else match.price,
+            _output_tokens(body, matched, known.environment_id),
+            spans,
+        )
+        return Prepared(
+            attempt=self,
+            assessment=assessed,
+            request=self._request(assessed, matched, record, since, until, now_ms),
+            user=user,
+            match=match,
+        )
+
+    def _request(
+        self, assessed: Assessment, matched: Matched, record: str, since: int, until: int, now_ms: int
+    ) -> Request:
+        known, body = self.snapshot, self.body
+        tracked = known.metering.tracked
+        counted = tracked.counters(assessed.subjects, now_ms)
+        places = {counter.pair: place for place, counter in enumerate(counted)}
+        keys = {per: tracked.concurrency_key(per, assessed.subjects) for per in known.concurrency_pers}
+        concurrency = {per: key for per, key in keys.items() if key is not None}
+        set_places = {per: place for place, per in enumerate(concurrency)}
+        holds = not body.dry_run and assessed.refusal is None
+        return Request(
+            environment_id=known.environment_id,
+            revision=known.revision,
+            request_id=self.request_id,
+            request_digest=_digest(body),
+            user_id=body.user_id,
+            user_record=record,
+            amounts=assessed.amounts,
+            counters=counted,
+            concurrency_keys=tuple(concurrency.values()),
+            checks=tuple(
+                Check(
+                    limit.metric,
+                    set_places[limit.per]
+                    if limit.metric is Metric.CONCURRENCY
+                    else places[Pair(limit.per, limit.window)],
+                    limit.amount,
+                    limit.enforce,
+                )
+                for limit in assessed.limits
+            ),
+            right_from_ms=since,
+            right_until_ms=until,
+            assessment=assessment.pack(assessed),
+            hold=holds,
+            record_block=not body.dry_run,
+            hold_ms=HOLD_MS,
+            charge_on_expiry=_charges_on_expiry(matched),
+            api_key_id=self.credential.id,
+            requests_per_minute=self.credential.requests_per_minute,
+        )
+
+    def _user_record(self) -> str:
+        key = (self.snapshot.environment_id, self.body.user_id)
+        return _users.get(key, end_users.UNKNOWN)
+
+    def learn_user(self, epoch: int) -> None:
+        environment_id, user_id = self.snapshot.environment_id, self.body.user_id
+        record = end_users.load_record(environment_id, user_id)
+        self._remember(record)
+        counters.remember_user(environment_id, user_id, record, epoch)
+
+    def _remember(self, record: str) -> None:
+        _users[self.snapshot.environment_id, self.body.user_id] = record
+        while len(_users) > USERS_KEPT_MAX:
+            _users.popitem(last=False)
+
+    def complete(self, cold: Cold, subjects: Subjects) -> None:
+        recount.complete(self.snapshot.environment_id, subjects, cold)
+
+    def degraded(self) -> Evaluated:
+        """Decides without counters. The end user is as PostgreSQL knows it, or else as this process does."""
+        try:
+            self._remember(end_users.load_record(self.snapshot.environment_id, self.body.user_id))
+        except DatabaseError:
+            pass
+        prepared = self.prepare()
+        subjects = prepared.assessment.subjects
+        matched = self.snapshot.policies.resolve(
+            user=subjects.user_id, feature=subjects.feature, plan=subjects.plan
+        )
+        allowed = _allows_unavailable(matched, self.snapshot.ground.allow_without_policy)
+        return Evaluated(
+            assessment=prepared.assessment,
+            decision=decision.degraded(prepared.assessment, allowed=allowed),
+            expires_at_ms=None,
+            degraded=True,
+            snapshot=self.snapshot,
+            user=prepared.user,
+            match=prepared.match,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An attempt, ready for the reserve script."""
+
+    attempt: Attempt
+    assessment: Assessment
+    request: Request
+    user: StoredUser
+    match: Match | None
+
+    def done(self, done: Done) -> Evaluated:
+        return self._evaluated(
+            self.assessment,
+            decision.decide(self.assessment, done.readings, done.at_ms),
+            done.deadline_ms if done.held else None,
+        )
+
+    def replayed(self, replay: Replay) -> Evaluated:
+        first = assessment.unpack(replay.assessment)
+        return self._evaluated(
+            first, decision.decide(first, replay.readings, replay.at_ms), replay.deadline_ms
+        )
+
+    def _evaluated(self, assessed: Assessment, decided: Decision, expires_at_ms: int | None) -> Evaluated:
+        return Evaluated(
+            assessment=assessed,
+            decision=decided,
+            expires_at_ms=expires_at_ms,
+            degraded=False,
+            snapshot=self.attempt.snapshot,
+            user=self.user,
+            match=self.match,
+        )
+
+
+def _input_tokens(body: EvaluateRequest) -> int:
+    if body.input_tokens is not None:
+        return body.input_tokens
+    return 0 if body.input_text is None else count_tokens(body.input_text, body.model)
+
+
+def _output_tokens(body: EvaluateRequest, matched: Matched, environment_id: int) -> int:
+    """What to hold for the answer: as asked, else the policy's cap, else what such calls used lately."""
+    if body.max_output_tokens is not None:
+        return body.max_output_tokens
+    cap = output_cap(matched)
+    if cap is not None:
+        return cap
+    return expected_output(environment_id, body.feature or "", body.model)
+
+
+def _digest(body: EvaluateRequest) -> bytes:
+    return blake2b(msgspec.msgpack.encode(body), digest_size=16).digest()
+
+
+def _charges_on_expiry(matched: Matched) -> bool:
+    return any(
+        policy.rule.on_unsettled is OnUnsettled.CHARGE and policy.rule.mode is Mode.ENFORCE
+        for policy in matched.policies
+    )
+
+
+def _allows_unavailable(matched: Matched, allow_without_policy: bool) -> bool:
+    """One policy in force that blocks is enough to block."""
+    enforced = [policy.rule for policy in matched.policies if policy.rule.mode is Mode.ENFORCE]
+    if not enforced:
+        return matched.override is not None or allow_without_policy
+    return all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)

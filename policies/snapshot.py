@@ -1,0 +1,127 @@
+"""An environment, compiled for decisions: keys, policies, freeze state, prices and what is counted, at one revision.
+
+Each process keeps the snapshots of the environments it serves. None expires: every evaluate has the counter store
+compare the snapshot's revision with the one in force, and only a stale one is compiled again.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from policies import stored
+from policies.assessing import Ground
+from policies.models import Policy
+from policies.resolution import PolicyIndex, StoredPolicy
+from policies.rules import Mode
+from tenants.authentication import Credential
+from tenants.models import ApiKey, DefaultAction, Environment
+from usage import metering
+from usage.amounts import Metric, Per
+from usage.assessment import PolicyRef
+from usage.counter_store import StoreUnavailable
+from usage.metering import RELOADS_MAX, Metering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    environment_id: int
+    revision: int
+    metering: Metering
+    policies: PolicyIndex
+    # Concurrency limits name kinds of subject; every call takes its place in the sets of all of them.
+    concurrency_pers: tuple[Per, ...]
+    ground: Ground
+    credentials: dict[str, Credential]
+
+
+_snapshots: dict[int, Snapshot] = {}
+# A key never moves to another environment.
+_environment_of_key: dict[str, int] = {}
+_compiling = threading.Lock()
+
+
+def of_key(key_id: str) -> Snapshot | None:
+    """The snapshot of the environment that an API key belongs to; None if no such key exists."""
+    environment_id = _environment_of_key.get(key_id)
+    if environment_id is None:
+        environment_id = ApiKey.objects.filter(key_id=key_id).values_list("environment_id", flat=True).first()
+        if environment_id is None:
+            return None
+        _environment_of_key[key_id] = environment_id
+    return current(environment_id)
+
+
+def current(environment_id: int) -> Snapshot:
+    """As this process knows it."""
+    known = _snapshots.get(environment_id)
+    return known if known is not None else _compile(environment_id, metering.current(environment_id))
+
+
+def at_revision(environment_id: int, revision: int) -> Snapshot:
+    """As it is at a revision that was just read from PostgreSQL, or later."""
+    known = current(environment_id)
+    return known if known.revision >= revision else _compile(environment_id, metering.reload(environment_id))
+
+
+def renew(stale: Snapshot) -> Snapshot:
+    """Compiles anew and tells the counter store; after the store called this one stale. Raises StoreUnavailable."""
+    # Many callers learn of a change at once; one compiles, the others take what it made.
+    with _compiling:
+        known = _snapshots.get(stale.environment_id)
+        if known is not None and known is not stale:
+            return known
+        for _ in range(RELOADS_MAX):
+            snapshot = _compile(stale.environment_id, metering.reload(stale.environment_id))
+            if metering.introduce(snapshot.metering):
+                return snapshot
+    raise StoreUnavailable("the environment changes faster than it can be read")
+
+
+def forget_all() -> None:
+    """As in a new process."""
+    _snapshots.clear()
+    _environment_of_key.clear()
+    metering.forget_all()
+
+
+def _compile(environment_id: int, known: Metering) -> Snapshot:
+    # The metering carries the revision and was read first: what follows is of that revision or newer.
+    environment = Environment.objects.get(pk=environment_id)
+    rows = Policy.objects.filter(environment_id=environment_id, archived_at=None).prefetch_related("limits")
+    policies = [_stored_policy(row) for row in rows]
+    snapshot = Snapshot(
+        environment_id=environment_id,
+        revision=known.revision,
+        metering=known,
+        policies=PolicyIndex(policies),
+        concurrency_pers=_concurrency_pers(policies),
+        ground=Ground(
+            frozen=environment.frozen,
+            frozen_features=frozenset(environment.frozen_features),
+            allow_without_policy=environment.default_action == DefaultAction.ALLOW,
+        ),
+        credentials={
+            key.key_id: Credential.of(key)
+            for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
+        },
+    )
+    _snapshots[environment_id] = snapshot
+    return snapshot
+
+
+def _stored_policy(row: Policy) -> StoredPolicy:
+    rule = stored.rule_of(row)
+    ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
+    return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
+
+
+def _concurrency_pers(policies: list[StoredPolicy]) -> tuple[Per, ...]:
+    pers = {
+        limit.per
+        for policy in policies
+        if policy.rule.mode is not Mode.OFF
+        for limit in policy.rule.limits
+        if limit.metric is Metric.CONCURRENCY
+    }
+    return tuple(sorted(pers))

@@ -1,0 +1,93 @@
+"""Between a policy's rows and its rule."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from policies.models import Limit, Policy
+from policies.rules import (
+    Kind,
+    LimitRule,
+    Mode,
+    ModelRules,
+    OnUnavailable,
+    OnUnsettled,
+    PerRequest,
+    PolicyRule,
+    PolicySet,
+    Scope,
+    UnknownPrice,
+)
+from tenants.models import Environment
+from usage.amounts import Metric, Per
+from usage.money import NANO, to_nano
+from usage.windows import Window
+
+
+def rule_of(policy: Policy) -> PolicyRule:
+    """Reads the limits, which is a query unless they are prefetched."""
+    cost_usd = policy.per_request_cost_usd
+    return PolicyRule(
+        name=policy.name,
+        scope=Scope(user=policy.scope_user, feature=policy.scope_feature, plan=policy.scope_plan),
+        kind=Kind(policy.kind),
+        mode=Mode(policy.mode),
+        priority=policy.priority,
+        models=ModelRules(allow=tuple(policy.models_allow), deny=tuple(policy.models_deny)),
+        per_request=PerRequest(
+            cost_nano=None if cost_usd is None else to_nano(cost_usd),
+            input_tokens=policy.per_request_input_tokens,
+            output_tokens=policy.per_request_output_tokens,
+        ),
+        limits=tuple(_limit_rule(limit) for limit in policy.limits.all()),
+        on_unavailable=OnUnavailable(policy.on_unavailable),
+        on_unsettled=OnUnsettled(policy.on_unsettled),
+        unknown_price=UnknownPrice(policy.unknown_price),
+    )
+
+
+def policy_set(environment: Environment) -> PolicySet:
+    """What is in force, as a policy file would say it: the oldest policy first. Three queries."""
+    rows = environment.policies.filter(archived_at=None).prefetch_related("limits").order_by("ordinal")
+    return PolicySet(
+        plans=tuple(environment.plans.order_by("name").values_list("name", flat=True)),
+        policies=tuple(rule_of(row) for row in rows),
+    )
+
+
+def write(policy: Policy, rule: PolicyRule) -> None:
+    """Saves the policy with the rule and its limits. Call in a transaction."""
+    cost_nano = rule.per_request.cost_nano
+    policy.name = rule.name
+    policy.scope_user, policy.scope_feature, policy.scope_plan = (
+        rule.scope.user,
+        rule.scope.feature,
+        rule.scope.plan,
+    )
+    policy.kind, policy.mode, policy.priority = rule.kind, rule.mode, rule.priority
+    policy.models_allow, policy.models_deny = list(rule.models.allow), list(rule.models.deny)
+    policy.per_request_cost_usd = None if cost_nano is None else _usd(cost_nano)
+    policy.per_request_input_tokens = rule.per_request.input_tokens
+    policy.per_request_output_tokens = rule.per_request.output_tokens
+    policy.on_unavailable, policy.on_unsettled = rule.on_unavailable, rule.on_unsettled
+    policy.unknown_price = rule.unknown_price
+    policy.save()
+    policy.limits.all().delete()
+    Limit.objects.bulk_create(
+        Limit(policy=policy, metric=limit.metric, window=limit.window, per=limit.per, amount=_amount(limit))
+        for limit in rule.limits
+    )
+
+
+def _limit_rule(limit: Limit) -> LimitRule:
+    metric = Metric(limit.metric)
+    amount = to_nano(limit.amount) if metric is Metric.COST_USD else int(limit.amount)
+    return LimitRule(metric=metric, window=Window(limit.window), amount=amount, per=Per(limit.per))
+
+
+def _amount(limit: LimitRule) -> Decimal:
+    return _usd(limit.amount) if limit.metric is Metric.COST_USD else Decimal(limit.amount)
+
+
+def _usd(nano: int) -> Decimal:
+    return Decimal(nano) / NANO

@@ -1,0 +1,49 @@
+"""What every view of the HTTP API has in common, evaluate excepted, which counts its calls in the reserve script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from tenants import problems
+from tenants.authentication import Credential
+from usage import counters, metering
+from usage.counter_store import StoreUnavailable
+from usage.metering import Metering
+
+
+class KeyView(APIView):
+    """A view for callers with an API key. `scope` is what the key must have; None: any key will do."""
+
+    scope: str | None = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        count_call(self.credential)
+
+    @property
+    def credential(self) -> Credential:
+        credential: Credential = self.request.auth
+        return credential
+
+    @property
+    def environment_id(self) -> int:
+        return self.credential.environment_id
+
+    @property
+    def metering(self) -> Metering:
+        return metering.at_revision(self.environment_id, self.credential.revision)
+
+
+def count_call(credential: Credential) -> None:
+    """Raises Problem 429 when the key calls more often than it may. Without the store no key is held back."""
+    if credential.requests_per_minute is None:
+        return
+    try:
+        wait_ms = counters.count_call(credential.environment_id, credential.id, credential.requests_per_minute)
+    except StoreUnavailable:
+        return
+    if wait_ms > 0:
+        raise problems.rate_limited(-(-wait_ms // 1000))

@@ -1,0 +1,65 @@
+"""What becomes of holds whose call was never reported.
+
+Released ones free themselves: reserve sweeps a few on each call, so that no worker is needed. Those whose policy charges
+them stay held until `settle_expired` (a beat task) has written the estimate to the ledger as `unsettled`; a late report
+replaces it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from tenants.models import Environment
+from usage import assessment, charging, counters, ledger, metering
+from usage.counters import Reservation
+from usage.ledger import Recorded, Report
+from usage.models.event import Status
+from usage.pricing import TokenUse
+
+BATCH_MAX = 200
+BATCHES_MAX = 50
+SWEEP_MAX = 500
+
+
+def settle_expired(environment: Environment) -> tuple[int, int]:
+    """Frees and charges expired holds; how many of each. Raises StoreUnavailable, DatabaseError."""
+    freed = charged = 0
+    for _ in range(BATCHES_MAX):
+        freed_now = counters.sweep(environment.pk, SWEEP_MAX)
+        charged_now = _charge(environment.pk)
+        freed, charged = freed + freed_now, charged + charged_now
+        if freed_now < SWEEP_MAX and charged_now < BATCH_MAX:
+            break
+    return freed, charged
+
+
+def _charge(environment_id: int) -> int:
+    due = counters.due_charges(environment_id, BATCH_MAX)
+    if not due:
+        return 0
+    outcomes = ledger.record([_estimate(environment_id, hold) for hold in due])
+    # One that conflicts was reported just now; its own settling ends the hold.
+    recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
+    charging.charge(recorded, metering.reload(environment_id))
+    return len(due)
+
+
+def _estimate(environment_id: int, hold: Reservation) -> Report:
+    held = assessment.unpack(hold.assessment)
+    override = held.override
+    return Report(
+        environment_id=environment_id,
+        request_id=held.request_id,
+        body_digest=None,
+        charged_at=datetime.fromtimestamp(hold.at_ms / 1000, UTC),
+        occurred_at=None,
+        subjects=held.subjects,
+        model=held.model,
+        provider="",
+        status=Status.UNSETTLED,
+        tokens=TokenUse(input_tokens=held.input_tokens, output_tokens=held.output_tokens),
+        cost_nano=held.cost_nano if held.priced else None,
+        policy_id=None if override is None else UUID(override.id),
+        policy_version=None if override is None else override.version,
+    )

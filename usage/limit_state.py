@@ -1,0 +1,52 @@
+"""How a limit stands, as the API says it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from usage.amounts import Metric
+from usage.assessment import Assessment, LimitRef
+from usage.money import format_usd
+
+Amount = int | str
+
+
+class LimitState(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts are integers, money a decimal string of USD. `remaining` = limit - used - held, never below 0."""
+
+    policy: str
+    metric: str
+    window: str
+    per: str
+    limit: Amount
+    used: Amount
+    held: Amount
+    remaining: Amount
+    resets_at: datetime | None
+    exceeded: bool
+
+
+def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exceeded: bool) -> LimitState:
+    return LimitState(
+        policy=assessment.policies[limit.policy].name,
+        metric=limit.metric.value,
+        window=limit.window.value,
+        per=limit.per.value,
+        limit=present(limit.metric, limit.amount),
+        used=present(limit.metric, used),
+        held=present(limit.metric, held),
+        remaining=present(limit.metric, max(0, limit.amount - used - held)),
+        resets_at=instant(limit.resets_at_ms),
+        exceeded=exceeded,
+    )
+
+
+def present(metric: Metric, amount: int) -> Amount:
+    return format_usd(amount) if metric is Metric.COST_USD else amount
+
+
+def instant(ms: int | None) -> datetime | None:
+    # Whole seconds: windows begin on them, and a caller reads them better.
+    return None if ms is None else datetime.fromtimestamp(ms // 1000, UTC)

@@ -1,0 +1,35 @@
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from usage import recount
+from usage.counter_store import StoreUnavailable
+from usage.management.commands import _environment
+from usage.money import format_usd
+
+
+class Command(BaseCommand):
+    help = "Compare the live counters with the ledger; exits with 1 if they differ."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        _environment.add_argument(parser)
+
+    def handle(self, *args: Any, environment: str | None, **options: Any) -> None:
+        drifted = 0
+        for chosen in _environment.chosen(environment):
+            try:
+                found = recount.check(chosen)
+            except StoreUnavailable as error:
+                raise CommandError(f"The counter store cannot be reached: {error}") from error
+            for drift in found.drifts:
+                self.stdout.write(f"{drift.key}: counted {drift.counted}, ledger {drift.recorded}")
+            held = found.held
+            self.stdout.write(
+                f"{chosen}: drift {len(found.drifts)} of {found.complete} counters ({found.cold} to be rebuilt before "
+                f"use); open reservations {found.open_reservations}, held at most {held.requests} requests, "
+                f"{held.input_tokens + held.output_tokens} tokens, {format_usd(held.cost_nano)} USD"
+            )
+            drifted += len(found.drifts)
+        if drifted:
+            raise CommandError(f"{drifted} counters differ from the ledger; rebuild_counters makes them equal.")

@@ -1,0 +1,78 @@
+"""What counting and charging need to know of an environment, compiled at one of its revisions and kept in the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from tenants.models import Environment
+from usage import counters, price_book
+from usage.amounts import Pair, Per
+from usage.counters import Tracked
+from usage.pricing import PriceBook
+from usage.windows import Window
+
+RELOADS_MAX = 5
+
+
+class RevisionRace(Exception):
+    """The environment changed faster than it could be read. Retry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metering:
+    environment_id: int
+    tenant_id: int
+    revision: int
+    tracked: Tracked
+    prices: PriceBook
+
+
+_meterings: dict[int, Metering] = {}
+
+
+def current(environment_id: int) -> Metering:
+    """As this process knows it; the counter store tells by the revision whether that still holds."""
+    known = _meterings.get(environment_id)
+    return known if known is not None else reload(environment_id)
+
+
+def at_revision(environment_id: int, revision: int) -> Metering:
+    """As it is at a revision that was just read from PostgreSQL, or later."""
+    known = current(environment_id)
+    return known if known.revision >= revision else reload(environment_id)
+
+
+def reload(environment_id: int) -> Metering:
+    # The revision is read first: a change in between makes the rest newer than it says, and the next call reload.
+    environment = Environment.objects.select_related("tenant").get(pk=environment_id)
+    rows = environment.tracked_pairs.values_list("per", "window")
+    pairs = frozenset(Pair(Per(per), Window(window)) for per, window in rows)
+    metering = Metering(
+        environment_id=environment_id,
+        tenant_id=environment.tenant_id,
+        revision=environment.revision,
+        tracked=Tracked(environment_id, ZoneInfo(environment.tenant.timezone), pairs),
+        prices=price_book.load(environment.tenant_id),
+    )
+    _meterings[environment_id] = metering
+    return metering
+
+
+def introduce(metering: Metering) -> bool:
+    """Tells the counter store the revision and what it tracks. False: it knows a later one. Raises StoreUnavailable."""
+    return counters.sync(metering.environment_id, metering.revision, metering.tracked.pairs)
+
+
+def renew(environment_id: int) -> Metering:
+    """Reads the environment again and tells the counter store; after the store called a revision stale."""
+    for _ in range(RELOADS_MAX):
+        metering = reload(environment_id)
+        if introduce(metering):
+            return metering
+    raise RevisionRace
+
+
+def forget_all() -> None:
+    """As in a new process."""
+    _meterings.clear()

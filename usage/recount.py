@@ -1,0 +1,226 @@
+"""Counters from the ledger: completing a cold one, checking all, rebuilding all.
+
+The ledger is the truth and the counters are a cache of it. A rebuild reads, in one statement, the sums and the snapshot
+they were read at (which transactions it saw). The counter keeps the snapshot, so that a charge that arrives later is
+taken if the snapshot had not seen its transaction and passed over if it had: nothing is lost and nothing counted twice,
+however reports and rebuilds interleave.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db import connection
+from django.db.backends.utils import CursorWrapper
+
+from tenants.models import Environment
+from usage import counters, metering
+from usage.amounts import Amounts, Pair, Per, Subjects
+from usage.counter_store import store
+from usage.counters import Cold, Counter
+from usage.metering import Metering
+from usage.windows import Span, Window
+
+# Which rows of the ledger belong to a subject, and the values that say so.
+_COLUMNS: dict[Per, tuple[str, ...]] = {
+    Per.USER: ("user_id",),
+    Per.USER_FEATURE: ("user_id", "feature"),
+    Per.FEATURE: ("feature",),
+    Per.PLAN: ("plan",),
+    Per.ENVIRONMENT: (),
+    Per.RUN: ("run_id",),
+}
+
+_one_rebuild_at_a_time = threading.Lock()
+
+
+def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
+    """Rebuilds cold counters of one call. Raises StoreUnavailable, DatabaseError."""
+    # Many callers find the same counter cold at once; those who wait here will find it complete.
+    with _one_rebuild_at_a_time:
+        for counter in cold.counters:
+            snapshot, used = _sum(environment_id, counter, subjects)
+            counters.seed(environment_id, counter, cold.epoch, snapshot, used)
+
+
+def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[tuple[int, int, str], Amounts]:
+    columns = _COLUMNS[counter.pair.per]
+    values = [getattr(subjects, column) for column in columns]
+    where = "".join(f" AND {column} = %s" for column in columns)
+    window = counter.span
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT pg_current_snapshot()::text, coalesce(sum(requests), 0)::bigint,
+                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
+                   coalesce(sum(cost_nano), 0)::bigint
+            FROM usage_event
+            WHERE environment_id = %s{where} AND charged_at >= %s AND charged_at < %s
+            """,  # noqa: S608 (column names from the table above)
+            [environment_id, *values, _at(window.start), _at(window.end)],
+        )
+        row = cursor.fetchone()
+    assert row is not None
+    return _parse_snapshot(row[0]), Amounts(*row[1:])
+
+
+def _at(ms: int | None) -> datetime:
+    return datetime.max.replace(tzinfo=UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A counter that does not hold what the ledger says."""
+
+    key: str
+    counted: Amounts
+    recorded: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    # Counters of open windows that are complete, and those that will be rebuilt before their next use.
+    complete: int
+    cold: int
+    drifts: tuple[Drift, ...]
+    # The largest amounts any one counter holds, and the reservations that are open.
+    held: Amounts
+    open_reservations: int
+
+
+def check(environment: Environment) -> CheckReport:
+    """Compares the counters of all open windows with the ledger, both ways.
+
+    Exact while no call is reported; else a charge may be on its way from the one to the other. Raises StoreUnavailable.
+    """
+    known = metering.renew(environment.pk)
+    epoch, tracked_since = _trust(environment.pk)
+    stored = _stored(environment.pk, known)
+    complete, cold, drifts, held = 0, 0, [], Amounts()
+    for pair in known.tracked.windowed:
+        recorded = _recorded(known, pair)
+        for key in recorded.amounts.keys() | stored[pair].keys():
+            fields = stored[pair].get(key)
+            if fields is None:
+                trusted = recorded.span.start > max(epoch, tracked_since[pair])
+            else:
+                trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
+                held = _larger(held, _amounts(fields, "h"))
+            if not trusted:
+                cold += 1
+                continue
+            complete += 1
+            counted, expected = _amounts(fields or {}, "u"), recorded.amounts.get(key, Amounts())
+            if counted != expected:
+                drifts.append(Drift(key=key, counted=counted, recorded=expected))
+    return CheckReport(
+        complete=complete,
+        cold=cold,
+        drifts=tuple(drifts),
+        held=held,
+        open_reservations=counters.open_count(environment.pk),
+    )
+
+
+def rebuild(environment: Environment) -> int:
+    """Makes every counter of the open windows hold what the ledger says; the number rebuilt. Safe under traffic."""
+    counters.distrust(environment.pk)
+    known = metering.renew(environment.pk)
+    epoch, _ = _trust(environment.pk)
+    rebuilt = 0
+    for pair, stored in _stored(environment.pk, known).items():
+        # Marked before the ledger is read, so that charges that come between are kept for the seeding.
+        counters.mark_cold(stored)
+        recorded = _recorded(known, pair)
+        for key in stored:
+            counter = Counter(key, pair, recorded.span, "", known.tracked.forget_at(recorded.span, store.now_ms()))
+            rebuilt += counters.seed(
+                environment.pk, counter, epoch, recorded.snapshot, recorded.amounts.get(key, Amounts())
+            )
+    return rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What the ledger holds of a pair's present window, by the key of the counter that should hold it too."""
+
+    span: Span
+    snapshot: tuple[int, int, str]
+    amounts: dict[str, Amounts]
+
+
+def _recorded(known: Metering, pair: Pair) -> _Recorded:
+    span = known.tracked.span(pair.window, store.now_ms())
+    columns = _COLUMNS[pair.per]
+    names = ", ".join(columns) or "environment_id"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT pg_current_snapshot()::text, sum(requests)::bigint, sum(input_tokens)::bigint,
+                   sum(output_tokens)::bigint, coalesce(sum(cost_nano), 0)::bigint, {names}
+            FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
+            GROUP BY {names}
+            """,  # noqa: S608 (column names from the table above)
+            [known.environment_id, _at(span.start), _at(span.end)],
+        )
+        rows = cursor.fetchall()
+        snapshot = rows[0][0] if rows else _snapshot_now(cursor)
+    amounts = {}
+    for _, *sums in rows:
+        subject = Subjects(**{"user_id": "", **dict(zip(columns, sums[4:], strict=False))}).name(pair.per)
+        if subject is not None:
+            amounts[known.tracked.key(pair, span, subject)] = Amounts(*sums[:4])
+    return _Recorded(span, _parse_snapshot(snapshot), amounts)
+
+
+def _snapshot_now(cursor: CursorWrapper) -> str:
+    cursor.execute("SELECT pg_current_snapshot()::text")
+    row = cursor.fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _parse_snapshot(text: str) -> tuple[int, int, str]:
+    xmin, xmax, under_way = text.split(":")
+    return int(xmin), int(xmax), under_way
+
+
+def _stored(environment_id: int, known: Metering) -> dict[Pair, dict[str, dict[bytes, bytes]]]:
+    """The counters of the open windows as they stand in the store."""
+    prefixes = {
+        known.tracked.key_prefix(pair, known.tracked.span(pair.window, store.now_ms())): pair
+        for pair in known.tracked.windowed
+    }
+    found: dict[Pair, dict[str, dict[bytes, bytes]]] = {pair: {} for pair in known.tracked.windowed}
+    for key, fields in counters.scan(environment_id):
+        pair = prefixes.get(key.rpartition(":")[0] + ":")
+        if pair is not None:
+            found[pair][key] = fields
+    return found
+
+
+def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
+    """Since when the store is complete, and since when it tracks each pair (ms)."""
+    fields = counters.environment_fields(environment_id)
+    since = {
+        Pair(Per(per), Window(window)): int(value)
+        for name, value in fields.items()
+        if name.startswith("t:")
+        for _, per, window in [name.split(":")]
+    }
+    return int(fields["epoch"]), since
+
+
+def _amounts(fields: dict[bytes, bytes], kind: str) -> Amounts:
+    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in "rioc"))
+
+
+def _larger(a: Amounts, b: Amounts) -> Amounts:
+    return Amounts(
+        max(a.requests, b.requests),
+        max(a.input_tokens, b.input_tokens),
+        max(a.output_tokens, b.output_tokens),
+        max(a.cost_nano, b.cost_nano),
+    )

@@ -1,0 +1,214 @@
+"""From a usage report as sent to the ledger and the counters, and back to an answer.
+
+Look up the holds -> complete, place in time and price the reports -> ledger (committed) -> counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+from tenants.http import Metadata, Name, RequestId, TokenCount
+from tenants.problems import Problem, idempotency_conflict, invalid_field
+from usage import assessment, charging, counters, ledger, limit_state
+from usage.amounts import Subjects
+from usage.assessment import Assessment
+from usage.counter_store import StoreUnavailable
+from usage.counters import Reservation, Settled
+from usage.ledger import Conflicting, Recorded, Report
+from usage.limit_state import LimitState
+from usage.metering import Metering
+from usage.models.event import Status
+from usage.money import format_usd, parse_usd
+from usage.pricing import Match, TokenUse, cost_nano
+
+# A report may come late (a spool that was offline) or from a clock that runs ahead.
+OCCURRED_AGE_MAX = timedelta(days=35)
+OCCURRED_AHEAD_MAX = timedelta(minutes=5)
+LATENCY_MS_MAX = 24 * 3600 * 1000
+
+
+class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/usage`. Token counts are totals; cached, cache-write and reasoning tokens are parts of them."""
+
+    request_id: RequestId
+    user_id: Name
+    model: Name
+    input_tokens: TokenCount
+    output_tokens: TokenCount
+    cached_input_tokens: TokenCount = 0
+    cache_write_tokens: TokenCount = 0
+    reasoning_tokens: TokenCount = 0
+    plan: Name | None = None
+    feature: Name | None = None
+    run_id: Name | None = None
+    provider: Name | None = None
+    status: Literal["succeeded", "failed", "cancelled", "partial"] = "succeeded"
+    batch: bool = False
+    latency_ms: Annotated[int, msgspec.Meta(ge=0, le=LATENCY_MS_MAX)] | None = None
+    reported_cost_usd: Annotated[str, msgspec.Meta(max_length=40)] | None = None
+    occurred_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    metadata: Metadata | None = None
+
+
+class UsageReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What was recorded. `limit_state`: the limits the call was held against, after the charge."""
+
+    request_id: str
+    duplicate: bool
+    cost_usd: str | None
+    priced: bool
+    limit_state: tuple[LimitState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    report: Report
+    assessment: Assessment | None
+
+
+def record_usage(
+    reports: Sequence[UsageReport], known: Metering, api_key_id: int
+) -> list[UsageReceipt | Problem]:
+    """Records reports of one environment, one outcome each, in order. Request ids must differ from each other.
+
+    Raises DatabaseError if the ledger cannot be reached; then nothing was recorded.
+    """
+    holds = _holds(known.environment_id, reports)
+    outcomes: list[UsageReceipt | Problem | _Placed] = []
+    for report, hold in zip(reports, holds, strict=True):
+        try:
+            outcomes.append(_place(report, hold, known, api_key_id))
+        except Problem as problem:
+            outcomes.append(problem)
+    placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
+    receipts = iter(_write(placed, known))
+    return [next(receipts) if isinstance(outcome, _Placed) else outcome for outcome in outcomes]  # type: ignore[misc]
+
+
+def _holds(environment_id: int, reports: Sequence[UsageReport]) -> list[Reservation | None]:
+    try:
+        return counters.open_reservations(environment_id, [report.request_id for report in reports])
+    except StoreUnavailable:
+        # Without the holds a report is placed by its own time; the recount that follows makes the counters agree.
+        charging.note_missed(environment_id)
+        return [None] * len(reports)
+
+
+def _place(body: UsageReport, hold: Reservation | None, known: Metering, api_key_id: int) -> _Placed:
+    now = datetime.now(UTC)
+    allowed = None if hold is None else assessment.unpack(hold.assessment)
+    if body.occurred_at is not None and not now - OCCURRED_AGE_MAX <= body.occurred_at <= now + OCCURRED_AHEAD_MAX:
+        raise invalid_field("occurred_at", f"must lie in the last {OCCURRED_AGE_MAX.days} days and not in the future")
+    tokens = _tokens(body)
+    at = now if body.occurred_at is None else min(body.occurred_at, now)
+    match = known.prices.find(body.model, at, body.provider)
+    override = None if allowed is None else allowed.override
+    report = Report(
+        environment_id=known.environment_id,
+        request_id=body.request_id,
+        body_digest=ledger.digest_of(body),
+        charged_at=at if hold is None else datetime.fromtimestamp(hold.at_ms / 1000, UTC),
+        occurred_at=body.occurred_at,
+        subjects=_subjects(body, allowed),
+        model=body.model,
+        provider=body.provider or (match.price.provider if match else ""),
+        status=Status(body.status),
+        tokens=tokens,
+        cost_nano=None if match is None else cost_nano(match.price, tokens, batch=body.batch),
+        price_id=_price_id(match),
+        reported_cost_nano=_reported_cost(body.reported_cost_usd),
+        latency_ms=body.latency_ms,
+        policy_id=None if override is None else UUID(override.id),
+        policy_version=None if override is None else override.version,
+        api_key_id=api_key_id,
+        metadata=body.metadata,
+    )
+    return _Placed(report, allowed)
+
+
+def _tokens(body: UsageReport) -> TokenUse:
+    try:
+        return TokenUse(
+            input_tokens=body.input_tokens,
+            output_tokens=body.output_tokens,
+            cached_input_tokens=body.cached_input_tokens,
+            cache_write_tokens=body.cache_write_tokens,
+            reasoning_tokens=body.reasoning_tokens,
+        )
+    except ValueError as error:
+        field, _, message = str(error).partition(" ")
+        raise invalid_field(field, message) from error
+
+
+def _subjects(body: UsageReport, allowed: Assessment | None) -> Subjects:
+    """As evaluated; the report says the rest. The plan is the one the evaluate decided by, if there was one."""
+    return Subjects(
+        user_id=body.user_id,
+        feature=body.feature or (allowed.feature if allowed else ""),
+        plan=(allowed.plan if allowed else "") or body.plan or "",
+        run_id=body.run_id or (allowed.run_id if allowed else ""),
+    )
+
+
+def _price_id(match: Match | None) -> int | None:
+    return None if match is None else match.price.price_id
+
+
+def _reported_cost(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return parse_usd(text)
+    except ValueError as error:
+        raise invalid_field("reported_cost_usd", str(error)) from error
+
+
+def _write(placed: Sequence[_Placed], known: Metering) -> list[UsageReceipt | Problem]:
+    if not placed:
+        return []
+    outcomes = ledger.record([item.report for item in placed])
+    recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
+    settled = iter(charging.charge(recorded, known))
+    return [
+        idempotency_conflict(outcome.report.request_id)
+        if isinstance(outcome, Conflicting)
+        else _receipt(outcome, item.assessment, next(settled), known)
+        for item, outcome in zip(placed, outcomes, strict=True)
+    ]
+
+
+def _receipt(
+    outcome: Recorded, allowed: Assessment | None, settled: Settled | None, known: Metering
+) -> UsageReceipt:
+    report = outcome.report
+    return UsageReceipt(
+        request_id=report.request_id,
+        duplicate=outcome.duplicate,
+        cost_usd=None if report.cost_nano is None else format_usd(report.cost_nano),
+        priced=report.cost_nano is not None,
+        limit_state=() if allowed is None or settled is None else _limit_states(report, allowed, settled, known),
+    )
+
+
+def _limit_states(
+    report: Report, allowed: Assessment, settled: Settled, known: Metering
+) -> tuple[LimitState, ...]:
+    charged = known.tracked.counters(report.subjects, int(report.charged_at.timestamp() * 1000))
+    states = {
+        (counter.pair.per, counter.pair.window): state
+        for counter, state in zip(charged, settled.states, strict=False)
+    }
+    found = []
+    for limit in allowed.limits:
+        state = states.get((limit.per, limit.window))
+        if state is not None and limit.metric != "concurrency":
+            used, held = state.used.of(limit.metric), state.held.of(limit.metric)
+            found.append(limit_state.state(allowed, limit, used, held, exceeded=used + held > limit.amount))
+    return tuple(found)

@@ -1,0 +1,105 @@
+"""`POST /v1/usage` and `POST /v1/usage/batch`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from django.http import HttpResponse
+from rest_framework.request import Request
+
+from tenants import http, problems, scopes
+from tenants.problems import FieldError, Problem
+from usage.api import KeyView
+from usage.reporting import UsageReceipt, UsageReport, record_usage
+
+BATCH_MAX = 500
+
+_report = msgspec.json.Decoder(UsageReport)
+
+
+class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events are decoded one by one, so that a bad one spoils no other."""
+
+    events: Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+_batch = msgspec.json.Decoder(UsageBatch)
+
+
+class BatchError(msgspec.Struct, frozen=True, kw_only=True):
+    code: str
+    detail: str
+    errors: tuple[FieldError, ...]
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`status`: recorded, duplicate, conflict or invalid; `error` says why for the last two."""
+
+    index: int
+    request_id: str | None
+    status: str
+    cost_usd: str | None = None
+    error: BatchError | None = None
+
+
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    results: tuple[BatchResult, ...]
+
+
+class UsageView(KeyView):
+    scope = scopes.USAGE_WRITE
+
+    def post(self, request: Request) -> HttpResponse:
+        body = http.decode(request._request, _report)
+        outcome = record_usage([body], self.metering, self.credential.id)[0]
+        if isinstance(outcome, Problem):
+            raise outcome
+        return http.json_response(outcome, 200 if outcome.duplicate else 201)
+
+
+class UsageBatchView(KeyView):
+    scope = scopes.USAGE_WRITE
+
+    def post(self, request: Request) -> HttpResponse:
+        batch = http.decode(request._request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
+        outcomes: dict[int, UsageReceipt | Problem] = {}
+        reports: dict[int, UsageReport] = {}
+        for index, raw in enumerate(batch.events):
+            try:
+                reports[index] = http.parse(raw, _report)
+            except Problem as problem:
+                outcomes[index] = problem
+        # One request_id twice in a batch: the second is recorded after the first, and so is its duplicate or conflict.
+        while reports:
+            firsts = {report.request_id: index for index, report in reversed(reports.items())}
+            turn = sorted(firsts.values())
+            outcomes |= zip(
+                turn,
+                record_usage([reports.pop(index) for index in turn], self.metering, self.credential.id),
+                strict=True,
+            )
+        results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(batch.events))
+        return http.json_response(BatchAnswer(results=results))
+
+
+def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> BatchResult:
+    if isinstance(outcome, Problem):
+        return BatchResult(
+            index=index,
+            request_id=_request_id(raw),
+            status="conflict" if outcome.code == "IDEMPOTENCY_CONFLICT" else "invalid",
+            error=BatchError(code=outcome.code, detail=outcome.detail, errors=outcome.errors),
+        )
+    status = "duplicate" if outcome.duplicate else "recorded"
+    return BatchResult(index=index, request_id=outcome.request_id, status=status, cost_usd=outcome.cost_usd)
+
+
+def _request_id(raw: msgspec.Raw) -> str | None:
+    """The bad event's request_id, if it has one that can be read."""
+    try:
+        event = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    named = event.get("request_id") if isinstance(event, dict) else None
+    return named if isinstance(named, str) else None
