@@ -3,3 +3,14 @@ from django.apps import AppConfig
 
 class PoliciesConfig(AppConfig):
     name = "policies"
+
+    def ready(self) -> None:
+        from audit.log import register_action
+
+        register_action("policy.added", "Policy added")
+        register_action("policy.changed", "Policy changed")
+        register_action("policy.archived", "Policy archived")
+        register_action("plan.added", "Plan added")
+        register_action("plan.removed", "Plan removed")
+        register_action("end_user.changed", "End user changed")
+        register_action("end_user.removed", "End user removed")

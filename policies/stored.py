@@ -71,8 +71,9 @@ def write(policy: Policy, rule: PolicyRule) -> None:
     policy.per_request_output_tokens = rule.per_request.output_tokens
     policy.on_unavailable, policy.on_unsettled = rule.on_unavailable, rule.on_unsettled
     policy.unknown_price = rule.unknown_price
+    if not policy._state.adding:
+        policy.limits.all().delete()
     policy.save()
-    policy.limits.all().delete()
     Limit.objects.bulk_create(
         Limit(policy=policy, metric=limit.metric, window=limit.window, per=limit.per, amount=_amount(limit))
         for limit in rule.limits

@@ -94,6 +94,14 @@ class Environment(models.Model):
         tenant, _, slug = path.partition("/")
         return cls.objects.select_related("tenant").get(tenant__slug=tenant, slug=slug)
 
+    @classmethod
+    def lock(cls, environment_id: int) -> Environment:
+        """The environment as it is now; until the transaction ends no other call of this gets past here.
+
+        Rows that refer to it can still be written meanwhile: their foreign keys do not wait for this lock.
+        """
+        return cls.objects.select_for_update(no_key=True).get(pk=environment_id)
+
 
 class ApiKey(models.Model):
     """A key of one environment. Only an HMAC of its secret is stored; the key itself is shown once."""

@@ -1,0 +1,54 @@
+import sys
+from argparse import ArgumentParser
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from policies.policy_file import FILE_BYTES_MAX, PolicyFileError, parse
+from policies.publishing import ChangeKind, PolicyChange, publish
+from tenants.models import Environment
+
+ACTOR = "cli:apply_policies"
+
+
+class Command(BaseCommand):
+    help = "Make a policy file what is in force in an environment; policies it does not name are archived."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("environment", metavar="TENANT/ENV")
+        parser.add_argument("file", metavar="FILE", help="a YAML policy file; - reads standard input")
+        parser.add_argument("--dry-run", action="store_true", help="show what would change, change nothing")
+
+    def handle(self, *_args: Any, environment: str, file: str, dry_run: bool, **_options: Any) -> None:
+        try:
+            wanted = parse(_read(file))
+            changes = publish(Environment.named(environment), wanted, actor=ACTOR, dry_run=dry_run)
+        except Environment.DoesNotExist as error:
+            raise CommandError(
+                f"There is no environment {environment!r}; make one with create_tenant."
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"{file} cannot be read: {error}") from error
+        except PolicyFileError as error:
+            raise CommandError(str(error)) from error
+        for change in changes:
+            self.stdout.write(str(change))
+            for line in change.diff:
+                self.stdout.write(f"    {line}")
+        counts = Counter(change.kind for change in changes if isinstance(change, PolicyChange))
+        added, changed = counts[ChangeKind.ADDED], counts[ChangeKind.CHANGED]
+        unchanged = len(wanted.policies) - added - changed
+        self.stdout.write(
+            f"{added} added, {changed} changed, {counts[ChangeKind.ARCHIVED]} archived, {unchanged} unchanged"
+            + (" (dry run: nothing was changed)" if dry_run else "")
+        )
+
+
+def _read(file: str) -> str:
+    """One byte more than a policy file may have, so that a longer one is refused and not cut."""
+    if file == "-":
+        return sys.stdin.buffer.read(FILE_BYTES_MAX + 1).decode()
+    with Path(file).open("rb") as opened:
+        return opened.read(FILE_BYTES_MAX + 1).decode()

@@ -1,0 +1,281 @@
+"""Changing the policies of an environment. A file, the admin and the API all come through here.
+
+One transaction under the environment's lock writes the rows, a version for each changed policy, the pairs to
+count in, one new revision, and an audit entry for each change. What did not change is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Count, Max, QuerySet
+from django.utils import timezone
+
+from audit import log as audit_log
+from policies import policy_file, stored
+from policies.models import Limit, Plan, Policy, PolicyVersion
+from policies.policy_file import FileError, PolicyFileError
+from policies.rules import Mode, PolicyRule, PolicySet
+from tenants import revisions
+from tenants.models import Environment
+from usage.amounts import Metric
+from usage.models import TrackedPair
+
+ACTOR_LENGTH_MAX = 150
+# In the audit log, whose entries are bounded; the versions hold the whole.
+AUDITED_DIFF_LENGTH_MAX = 10_000
+
+
+class ChangeKind(StrEnum):
+    ADDED = "added"
+    CHANGED = "changed"
+    ARCHIVED = "archived"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChange:
+    """A policy before and after; one of them may be missing. `policy_id` is None for one yet to be made."""
+
+    before: PolicyRule | None
+    after: PolicyRule | None
+    version: int
+    policy_id: UUID | None = None
+
+    @property
+    def kind(self) -> ChangeKind:
+        if self.before is None:
+            return ChangeKind.ADDED
+        return ChangeKind.ARCHIVED if self.after is None else ChangeKind.CHANGED
+
+    @property
+    def name(self) -> str:
+        rule = self.after or self.before
+        return rule.name if rule else ""
+
+    @property
+    def diff(self) -> tuple[str, ...]:
+        return policy_file.diff(self.before, self.after)
+
+    def __str__(self) -> str:
+        return f"policy {self.name!r}: {self.kind}, version {self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChange:
+    name: str
+    kind: ChangeKind
+
+    @property
+    def diff(self) -> tuple[str, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return f"plan {self.name!r}: {self.kind}"
+
+
+Change = PolicyChange | PlanChange
+
+
+def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, ...]:
+    """What publishing this set would do, in the order in which it is done. Changes nothing.
+
+    Raises PolicyFileError if a plan that end users have is not in it.
+    """
+    present = {row.name: row for row in _in_force(environment).prefetch_related("limits")}
+    plans = set(environment.plans.values_list("name", flat=True))
+    removed_plans = sorted(plans - set(wanted.plans))
+    _require_unused(environment, removed_plans)
+    names = {rule.name for rule in wanted.policies}
+    return (
+        *(PlanChange(name=name, kind=ChangeKind.ADDED) for name in wanted.plans if name not in plans),
+        *(change for rule in wanted.policies if (change := _change(present.get(rule.name), rule))),
+        *(_archiving(row) for name, row in present.items() if name not in names),
+        *(PlanChange(name=name, kind=ChangeKind.REMOVED) for name in removed_plans),
+    )
+
+
+def publish(
+    environment: Environment, wanted: PolicySet, *, actor: str, dry_run: bool = False
+) -> tuple[Change, ...]:
+    """Makes the set what is in force: matches policies by name, archives those it does not name.
+
+    Raises PolicyFileError as `plan_changes` does.
+    """
+    if dry_run:
+        return plan_changes(environment, wanted)
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        changes = plan_changes(environment, wanted)
+        _apply(environment, changes, actor)
+    return changes
+
+
+def publish_one(
+    environment: Environment, rule: PolicyRule, *, actor: str, policy_id: UUID | None = None
+) -> Policy:
+    """Adds a policy or, with its id, changes or renames one; the others stay. Returns its row.
+
+    Raises PolicyFileError, and Policy.DoesNotExist if no policy with this id is in force.
+    """
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        rule = policy_file.rule_of(policy_file.document(rule))
+        errors = objections(environment, rule, policy_id=policy_id)
+        if errors:
+            raise PolicyFileError(*errors)
+        row = None if policy_id is None else _in_force(environment).get(pk=policy_id)
+        change = _change(row, rule)
+        _apply(environment, () if change is None else (change,), actor)
+        return _in_force(environment).get(name=rule.name)
+
+
+def objections(
+    environment: Environment, rule: PolicyRule, *, policy_id: UUID | None = None
+) -> tuple[FileError, ...]:
+    """What stands against putting this one policy beside, or with an id in the place of, those in force."""
+    found = []
+    namesake = _in_force(environment).filter(name=rule.name).first()
+    if namesake is not None and namesake.pk != policy_id:
+        found.append(FileError("name", f"another policy is named {rule.name!r}; choose another name"))
+    if rule.scope.plan and not environment.plans.filter(name=rule.scope.plan).exists():
+        found.append(policy_file.unknown_plan("scope.plan", rule.scope.plan))
+    return tuple(found)
+
+
+def archive(policy: Policy, *, actor: str) -> None:
+    """Puts a policy out of force; its versions stay. Again does nothing."""
+    environment = policy.environment
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        row = _in_force(environment).filter(pk=policy.pk).first()
+        _apply(environment, () if row is None else (_archiving(row),), actor)
+
+
+def add_plan(environment: Environment, name: str, *, actor: str) -> Plan:
+    """The plan of this name, made if need be. Raises PolicyFileError."""
+    message = policy_file.plan_name_error(name)
+    if message:
+        raise PolicyFileError(FileError("name", message))
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        if not environment.plans.filter(name=name).exists():
+            _apply(environment, (PlanChange(name=name, kind=ChangeKind.ADDED),), actor)
+        return environment.plans.get(name=name)
+
+
+def remove_plan(plan: Plan, *, actor: str) -> None:
+    """Raises PolicyFileError if an end user has it or a policy names it."""
+    environment = plan.environment
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        _require_unused(environment, [plan.name])
+        policy = _in_force(environment).filter(scope_plan=plan.name).first()
+        if policy is not None:
+            message = f"the policy {policy.name!r} is for the plan {plan.name!r}; archive the policy first"
+            raise PolicyFileError(FileError("plans", message))
+        _apply(environment, (PlanChange(name=plan.name, kind=ChangeKind.REMOVED),), actor)
+
+
+def _in_force(environment: Environment) -> QuerySet[Policy]:
+    return Policy.objects.filter(environment=environment, archived_at=None).order_by("ordinal")
+
+
+def _require_unused(environment: Environment, plans: list[str]) -> None:
+    counted = environment.plans.filter(name__in=plans).annotate(users=Count("end_users")).filter(users__gt=0)
+    errors = [
+        FileError(
+            "plans",
+            f"{plan.users} end users have the plan {plan.name!r}; move them to another one or keep it listed",
+        )
+        for plan in counted.order_by("name")
+    ]
+    if errors:
+        raise PolicyFileError(*errors)
+
+
+def _change(row: Policy | None, rule: PolicyRule) -> PolicyChange | None:
+    """None if the row says so already."""
+    if row is None:
+        return PolicyChange(before=None, after=rule, version=1)
+    before = stored.rule_of(row)
+    if before == rule:
+        return None
+    return PolicyChange(before=before, after=rule, version=row.version + 1, policy_id=row.pk)
+
+
+def _archiving(row: Policy) -> PolicyChange:
+    return PolicyChange(before=stored.rule_of(row), after=None, version=row.version + 1, policy_id=row.pk)
+
+
+def _apply(environment: Environment, changes: Iterable[Change], actor: str) -> None:
+    written = [(change, _write(environment, change, actor)) for change in changes]
+    if not written:
+        return
+    _track(environment)
+    revisions.bump(environment.pk)
+    # Last, for it locks the tenant's chain.
+    for change, target in written:
+        _log(environment, change, target)
+
+
+def _write(environment: Environment, change: Change, actor: str) -> Policy | Plan:
+    if isinstance(change, PlanChange):
+        return _write_plan(environment, change)
+    if change.policy_id is None:
+        policy = Policy(environment=environment, ordinal=_next_ordinal(environment))
+    else:
+        policy = Policy.objects.get(pk=change.policy_id)
+    policy.version = change.version
+    if change.after is None:
+        policy.archived_at = timezone.now()
+        policy.save(update_fields=["version", "archived_at"])
+    else:
+        stored.write(policy, change.after)
+    PolicyVersion.objects.create(
+        policy=policy,
+        version=change.version,
+        document=None if change.after is None else policy_file.document(change.after),
+        actor=actor[:ACTOR_LENGTH_MAX],
+    )
+    return policy
+
+
+def _write_plan(environment: Environment, change: PlanChange) -> Plan:
+    if change.kind is ChangeKind.ADDED:
+        return Plan.objects.create(environment=environment, name=change.name)
+    plan = environment.plans.get(name=change.name)
+    # By a query, so that the plan keeps its id for the log.
+    environment.plans.filter(pk=plan.pk).delete()
+    return plan
+
+
+def _next_ordinal(environment: Environment) -> int:
+    latest = environment.policies.aggregate(latest=Max("ordinal"))["latest"]
+    return int(latest or 0) + 1
+
+
+def _track(environment: Environment) -> None:
+    """Has every call counted in just the pairs that limits in force read."""
+    limits = Limit.objects.filter(policy__environment=environment, policy__archived_at=None)
+    counted = limits.exclude(policy__mode=Mode.OFF).exclude(metric=Metric.CONCURRENCY)
+    wanted = set(counted.order_by().values_list("per", "window").distinct())
+    tracked = {(pair.per, pair.window): pair.pk for pair in environment.tracked_pairs.all()}
+    idle = [pk for pair, pk in tracked.items() if pair not in wanted]
+    environment.tracked_pairs.filter(pk__in=idle).delete()
+    TrackedPair.objects.bulk_create(
+        TrackedPair(environment=environment, per=per, window=window)
+        for per, window in sorted(wanted - tracked.keys())
+    )
+
+
+def _log(environment: Environment, change: Change, target: Policy | Plan) -> None:
+    data: dict[str, object] = {"environment": environment.slug}
+    if isinstance(change, PolicyChange):
+        data |= {"version": change.version, "diff": "\n".join(change.diff)[:AUDITED_DIFF_LENGTH_MAX]}
+    noun = "policy" if isinstance(change, PolicyChange) else "plan"
+    audit_log.log(f"{noun}.{change.kind}", target, tenant_id=environment.tenant_id, **data)
