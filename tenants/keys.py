@@ -7,6 +7,7 @@ not in the database keeps a stolen table useless.
 import hmac
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from django.conf import settings
@@ -17,6 +18,7 @@ SECRET_LENGTH = 40
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 MARKS = {"dev": "dev", "staging": "stg", "prod": "prod"}
 OTHER_MARK = "env"
+PROVEN_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,12 @@ def digest(secret: str, pepper_id: str) -> bytes:
     return hmac.digest(settings.API_KEY_PEPPERS[pepper_id].encode(), secret.encode(), "sha256")
 
 
+@lru_cache(maxsize=PROVEN_MAX)
 def proves(secret: str, pepper_id: str, secret_hmac: bytes) -> bool:
-    """Whether this is the secret, compared in constant time. A key under a removed pepper is refused."""
+    """Whether this is the secret, compared in constant time. A key under a removed pepper is refused.
+
+    Remembered for the latest keys: an application sends the same one with every call.
+    """
     try:
         presented = digest(secret, pepper_id)
     except KeyError:

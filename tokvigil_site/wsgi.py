@@ -1,7 +1,10 @@
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokvigil_site.settings")
+django.setup(set_prefix=False)
 
-application = get_wsgi_application()
+from tokvigil_site.handlers import Application  # noqa: E402 (Django must be set up first)
+
+application = Application()

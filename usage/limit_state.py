@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -43,10 +44,12 @@ def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exce
     )
 
 
+@lru_cache(maxsize=65_536)
 def present(metric: Metric, amount: int) -> Amount:
     return format_usd(amount) if metric is Metric.COST_USD else amount
 
 
+@lru_cache(maxsize=1024)
 def instant(ms: int | None) -> datetime | None:
     # Whole seconds: windows begin on them, and a caller reads them better.
     return None if ms is None else datetime.fromtimestamp(ms // 1000, UTC)

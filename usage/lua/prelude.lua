@@ -10,7 +10,7 @@
 --                                         was rebuilt from; cold: marker of a rebuild under way, p:<xid>:<request>:
 --                                         charges that arrived meanwhile
 --   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
---   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; r i o c: held amounts; at, dl: made,
+--   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
 --                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
 --                                         ks: keys of its counters; zs: keys of its concurrency sets;
 --                                         x: last ledger transaction charged
@@ -34,19 +34,21 @@ local function expire_at(key, ms) redis.call('PEXPIREAT', key, int(ms - ARGV[1])
 
 -- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
 local function free(reservation, state, open, charge)
-  local f = redis.call('HMGET', reservation, 'st', 'r', 'i', 'o', 'c', 'ks', 'zs')
+  local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs')
   redis.call('ZREM', open, reservation)
   redis.call('ZREM', charge, reservation)
   if f[1] ~= 'open' then return false end
-  for key in string.gmatch(f[6], '%S+') do
+  local amounts = {}
+  for amount in string.gmatch(f[2], '%S+') do amounts[#amounts + 1] = amount end
+  for key in string.gmatch(f[3], '%S+') do
     if redis.call('HEXISTS', key, 'hr') == 1 then
       for n, metric in ipairs(METRICS) do
-        if f[n + 1] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. f[n + 1]) end
+        if amounts[n] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. amounts[n]) end
       end
     end
   end
-  for key in string.gmatch(f[7], '%S+') do redis.call('ZREM', key, reservation) end
-  redis.call('HDEL', reservation, 'as', 'vs', 'ks', 'zs')
+  for key in string.gmatch(f[4], '%S+') do redis.call('ZREM', key, reservation) end
+  redis.call('HDEL', reservation, 'as', 'vs', 'am', 'ks', 'zs')
   redis.call('HSET', reservation, 'st', state)
   redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
   return true

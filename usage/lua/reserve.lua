@@ -40,6 +40,7 @@ if per_minute > 0 then
   if not due then return { 'LIMITED', wait } end
 end
 
+local ended = false
 if ARGV[4] == 'hold' then
   local f = redis.call('HMGET', reservation, 'st', 'dg', 'as', 'vs', 'at', 'dl')
   if f[1] == 'settled' then return { 'SETTLED' } end
@@ -49,23 +50,40 @@ if ARGV[4] == 'hold' then
     return { 'REPLAY', f[3], f[4], f[5], f[6] }
   end
   if f[1] == 'open' then free(reservation, 'expired', open, charge) end
+  ended = f[1]
 end
 sweep(open, charge, now, SWEEP_FEW)
 
 local counters, sets, checks = tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19])
+local amount = { r = tonumber(ARGV[13]), i = tonumber(ARGV[14]), o = tonumber(ARGV[15]), c = tonumber(ARGV[16]), k = 1 }
+amount.t = amount.i + amount.o
+
+-- Every counter is read once and written once.
+local function read_counters()
+  local found = {}
+  for n = 1, counters do
+    local f = redis.call('HMGET', KEYS[FIRST_KEY + n - 1], 'born', 'cold', 'ur', 'ui', 'uo', 'uc', 'hr', 'hi', 'ho', 'hc')
+    local u = { r = tonumber(f[3] or 0), i = tonumber(f[4] or 0), o = tonumber(f[5] or 0), c = tonumber(f[6] or 0) }
+    local h = { r = tonumber(f[7] or 0), i = tonumber(f[8] or 0), o = tonumber(f[9] or 0), c = tonumber(f[10] or 0) }
+    u.t, h.t = u.i + u.o, h.i + h.o
+    found[n] = { born = f[1], cold = f[2], used = u, held = h }
+  end
+  return found
+end
+
+local state = read_counters()
 local cold = { 'COLD', known[3] }
 for n = 1, counters do
-  local key, arg = KEYS[FIRST_KEY + n - 1], FIRST_ARG + (n - 1) * 3
-  local f = redis.call('HMGET', key, 'born', 'cold')
-  local complete
-  if f[2] then
+  local arg, complete = FIRST_ARG + (n - 1) * 3, false
+  if state[n].cold then
     complete = false
-  elseif f[1] then
-    complete = tonumber(f[1]) >= epoch
+  elseif state[n].born then
+    complete = tonumber(state[n].born) >= epoch
   else
     complete = starts_complete(env, epoch, ARGV[arg + 2], tonumber(ARGV[arg]))
   end
   if not complete then
+    local key = KEYS[FIRST_KEY + n - 1]
     redis.call('HSET', key, 'cold', 1)
     expire_at(key, ARGV[arg + 1])
     cold[#cold + 1] = n
@@ -73,30 +91,18 @@ for n = 1, counters do
 end
 if #cold > 2 then return cold end
 
-local amount = { r = tonumber(ARGV[13]), i = tonumber(ARGV[14]), o = tonumber(ARGV[15]), c = tonumber(ARGV[16]), k = 1 }
-amount.t = amount.i + amount.o
-
-local function reading(metric, n)
-  if metric == 'k' then
-    return 0, redis.call('ZCOUNT', KEYS[FIRST_KEY + counters + n - 1], '(' .. now, '+inf')
-  end
-  local key = KEYS[FIRST_KEY + n - 1]
-  if metric == 't' then
-    local f = redis.call('HMGET', key, 'ui', 'uo', 'hi', 'ho')
-    return (f[1] or 0) + (f[2] or 0), (f[3] or 0) + (f[4] or 0)
-  end
-  local f = redis.call('HMGET', key, 'u' .. metric, 'h' .. metric)
-  return tonumber(f[1] or 0), tonumber(f[2] or 0)
-end
-
 local function check_all()
   local fits, readings = true, {}
   for n = 1, checks do
     local arg = FIRST_ARG + counters * 3 + (n - 1) * 4
-    local metric, limit = ARGV[arg], tonumber(ARGV[arg + 2])
-    local used, held = reading(metric, tonumber(ARGV[arg + 1]))
-    readings[#readings + 1] = used
-    readings[#readings + 1] = held
+    local metric, place, limit = ARGV[arg], tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
+    local used, held
+    if metric == 'k' then
+      used, held = 0, redis.call('ZCOUNT', KEYS[FIRST_KEY + counters + place - 1], '(' .. int(now), '+inf')
+    else
+      used, held = state[place].used[metric], state[place].held[metric]
+    end
+    readings[n * 2 - 1], readings[n * 2] = used, held
     -- The same rule as policies/decision.py; a test holds the two together.
     local exceeded = limit == 0 or (amount[metric] > 0 and used + held + amount[metric] > limit)
     if exceeded and ARGV[arg + 3] == '1' then fits = false end
@@ -105,7 +111,10 @@ local function check_all()
 end
 
 local fits, readings = check_all()
-if not fits and sweep(open, charge, now, SWEEP_MANY) > 0 then fits, readings = check_all() end
+if not fits and sweep(open, charge, now, SWEEP_MANY) > 0 then
+  state = read_counters()
+  fits, readings = check_all()
+end
 if due then take_rate(KEYS[7], due, now) end
 
 local hold = ARGV[4] == 'hold' and fits
@@ -113,9 +122,10 @@ local deadline = now + ARGV[7]
 if hold then
   local keys, zsets = {}, {}
   for n = 1, counters do
-    local key, arg = KEYS[FIRST_KEY + n - 1], FIRST_ARG + (n - 1) * 3
-    if redis.call('HSETNX', key, 'born', int(now)) == 1 or ARGV[arg] == '0' then expire_at(key, ARGV[arg + 1]) end
-    for m, metric in ipairs(METRICS) do redis.call('HINCRBY', key, 'h' .. metric, ARGV[12 + m]) end
+    local key, arg, held, born = KEYS[FIRST_KEY + n - 1], FIRST_ARG + (n - 1) * 3, state[n].held, state[n].born
+    redis.call('HSET', key, 'born', born or int(now), 'hr', int(held.r + amount.r), 'hi', int(held.i + amount.i),
+      'ho', int(held.o + amount.o), 'hc', int(held.c + amount.c))
+    if not born or ARGV[arg] == '0' then expire_at(key, ARGV[arg + 1]) end
     keys[n] = key
   end
   for n = 1, sets do
@@ -125,9 +135,9 @@ if hold then
     expire_at(key, deadline + TOMBSTONE_MS)
     zsets[n] = key
   end
-  redis.call('DEL', reservation)
+  if ended then redis.call('DEL', reservation) end
   redis.call('HSET', reservation, 'st', 'open', 'dg', ARGV[6], 'as', ARGV[9], 'vs', cmsgpack.pack(readings),
-    'at', int(now), 'dl', int(deadline), 'r', ARGV[13], 'i', ARGV[14], 'o', ARGV[15], 'c', ARGV[16],
+    'at', int(now), 'dl', int(deadline), 'am', table.concat({ ARGV[13], ARGV[14], ARGV[15], ARGV[16] }, ' '),
     'ks', table.concat(keys, ' '), 'zs', table.concat(zsets, ' '))
   redis.call('ZADD', ARGV[8] == 'charge' and charge or open, deadline, reservation)
 elseif ARGV[5] == '1' then
