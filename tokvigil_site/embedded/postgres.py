@@ -62,12 +62,12 @@ class Postgres:
 
     def create(self, server: Programs, password: str) -> None:
         """Makes the data folder if there is none: complete or not at all, whenever this is interrupted."""
+        # Another name each time: the initdb of a killed start may still be at work in the folder before.
+        for leftover in self.data.glob("postgres.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         if self.folder.exists():
             return self._require_same_major()
         files.require_space(self.data)
-        # Its own name each time: the initdb of a killed start may still be at work in the one before.
-        for leftover in self.data.glob("postgres.new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         unfinished = self.data / f"postgres.new-{secrets.token_hex(4)}"
         files.make_folder(unfinished, mode=0o700, account=self.account)
         self._initialise(unfinished, server, password)
@@ -99,31 +99,30 @@ class Postgres:
         return StackError(f"PostgreSQL {what}; its log {self.log} ends: {files.tail(self.log)}")
 
     def _initialise(self, folder: Path, server: Programs, password: str) -> None:
+        """Nothing waits for the disk until all is there; then everything does at once."""
+        self._run_initdb(folder, server, password)
+        self._create_database(folder, server)
+        if self.durable:
+            process.run(server.initdb, "-D", folder, "--sync-only", account=self.account)
+
+    def _run_initdb(self, folder: Path, server: Programs, password: str) -> None:
         password_file = self.data / "postgres.password"
         files.write_secret(password_file, password, account=self.account)
+        # The builtin locale sorts the same on every machine.
+        options = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        options += ["--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={password_file}", "--no-sync"]
         try:
-            # The builtin locale sorts the same on every machine.
-            options = [
-                "--encoding=UTF8",
-                "--locale=C",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-            ]
-            options += ["--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={password_file}"]
-            options += [] if self.durable else ["--no-sync"]
             done = process.run(server.initdb, "-D", folder, *options, account=self.account)
         finally:
             password_file.unlink()
         if done.returncode != 0:
             raise StackError(f"PostgreSQL's data folder could not be made at {folder}: {done.stderr.strip()}")
-        self._create_database(folder, server)
 
     def _create_database(self, folder: Path, server: Programs) -> None:
         """In single-user mode, so that a data folder never exists without its database."""
+        single_user = ["--single", "-c", "fsync=off", "-D", str(folder), "postgres"]
         statement = f"CREATE DATABASE {DATABASE};\n"
-        done = process.run(
-            server.postgres, "--single", "-D", folder, "postgres", account=self.account, stdin=statement
-        )
+        done = process.run(server.postgres, *single_user, account=self.account, stdin=statement)
         if done.returncode != 0 or "ERROR" in done.stderr:
             raise StackError(f"PostgreSQL could not create its database at {folder}: {done.stderr.strip()}")
 

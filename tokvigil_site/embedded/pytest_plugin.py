@@ -1,11 +1,13 @@
 """Gives each test session real servers of its own, before Django reads its settings.
 
-Variables that are already set stay. A session takes the first home nobody uses, so sessions in one checkout can
-run at the same time; what a killed session left running is taken over by the next one. Workers of pytest-xdist
+Variables that are already set stay. A session takes the first home nobody uses, so sessions in one checkout
+can run at the same time; what a killed session left running is taken over by the next one. Workers of xdist
 share the servers: pytest-django makes a database per worker, this a Valkey database number.
 """
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,13 +40,14 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
 
 
 @pytest.fixture
-def disposable_stack(tmp_path: Path) -> Iterator[Stack]:
+def disposable_stack() -> Iterator[Stack]:
     """Servers for one test that takes them down; starting them takes a second."""
-    home = tmp_path / "stack"
+    home = placement.default_home() / "test" / f"disposable-{secrets.token_hex(4)}"
     try:
         yield stack.start(home, durable=False)
     finally:
         stack.delete(home)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def with_database_number(redis_url: str, number: int) -> str:

@@ -14,7 +14,7 @@ from tokvigil_site.embedded.programs import Programs
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 1
-APPEAR_TIMEOUT_S = 2
+APPEAR_TIMEOUT_S = 5
 SETTINGS = {
     "bind": HOST,
     "databases": "64",
