@@ -276,6 +276,17 @@ class TestLoading:
         assert mine.input_per_million == Decimal("0.2")
         assert own.input_per_million == Decimal("0.1")
 
+    def test_a_tenants_own_price_does_not_keep_the_shared_one_out(self) -> None:
+        ModelPrice.objects.create(
+            tenant=Tenant.create_with_environments("acme"),
+            provider="openai",
+            model="gpt-4o-mini",
+            effective_from=UNDATED,
+            input_per_million=1,
+            output_per_million=1,
+        )
+        assert load_shared_prices().added == len(package_rows()[0])
+
     def test_a_date_that_the_package_took_back_is_switched_off(self) -> None:
         load_shared_prices()
         wrong = ModelPrice.objects.get(provider="openai", model="gpt-4o-mini", effective_from=UNDATED)
