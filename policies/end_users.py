@@ -1,0 +1,122 @@
+"""End users whose plan is known or who are blocked, and the record of one that stands beside the counters.
+
+The record is all that an evaluate needs: "-" for a user without a row, else "0" or "1" for blocked and then
+the plan, which may be any text. The counter store compares it with the caller's copy on every evaluate, so it
+must never stay behind PostgreSQL: it is written when a change commits, and if that fails the environment is
+recounted, which forgets all records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from django.core.exceptions import ValidationError
+from django.core.validators import ProhibitNullCharactersValidator
+from django.db import connection, transaction
+
+from audit import log as audit_log
+from policies.models import EndUser, Plan
+from tenants.models import Environment
+from usage import counters
+from usage.charging import note_missed
+from usage.counter_store import StoreUnavailable
+
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUser:
+    """What is stored of an end user. `plan` is "" for none."""
+
+    known: bool
+    plan: str
+    blocked: bool
+
+
+def record(plan_name: str | None, blocked: bool) -> str:
+    return f"{1 if blocked else 0}{plan_name or ''}"
+
+
+def parse_record(text: str) -> StoredUser:
+    if text == UNKNOWN:
+        return StoredUser(known=False, plan="", blocked=False)
+    return StoredUser(known=True, plan=text[1:], blocked=text[:1] == "1")
+
+
+def load_record(environment_id: int, user_id: str) -> str:
+    """The record as PostgreSQL has it; one query."""
+    rows = EndUser.objects.filter(environment_id=environment_id, user_id=user_id)
+    for plan_name, blocked in rows.order_by().values_list("plan__name", "blocked"):
+        return record(plan_name, blocked)
+    return UNKNOWN
+
+
+def set_end_user(
+    environment: Environment, user_id: str, *, plan_name: str | None, blocked: bool, actor: str
+) -> EndUser:
+    """Stores the plan (None: take the one in the request) and the block; it binds the user's very next call.
+
+    Raises ValidationError for a bad user_id or a plan that the environment does not have.
+    """
+    _validate(user_id)
+    with audit_log.acting_as(actor), transaction.atomic():
+        plan = None if plan_name is None else _plan(environment, plan_name)
+        user, created = EndUser.objects.select_for_update(no_key=True).get_or_create(
+            environment=environment, user_id=user_id, defaults={"plan": plan, "blocked": blocked}
+        )
+        # Also when nothing changes: whoever repeats a call because it failed half-way has it mended.
+        transaction.on_commit(lambda: _tell_counter_store(environment.pk, user_id))
+        if created or (user.plan_id, user.blocked) != (plan and plan.pk, blocked):
+            user.plan, user.blocked = plan, blocked
+            user.save(update_fields=["plan", "blocked"])
+            _log("end_user.changed", user, environment, plan=plan_name, blocked=blocked)
+    return user
+
+
+def remove_end_user(environment: Environment, user_id: str, *, actor: str) -> bool:
+    """Forgets the plan and the block of an end user; the ledger stays. Whether there was anything."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        transaction.on_commit(lambda: _tell_counter_store(environment.pk, user_id))
+        users = EndUser.objects.filter(environment=environment, user_id=user_id).order_by()
+        user = users.select_for_update().first()
+        if user is None:
+            return False
+        # By a query, so that the row keeps its id for the log.
+        users.delete()
+        _log("end_user.removed", user, environment)
+    return True
+
+
+def _validate(user_id: str) -> None:
+    EndUser(user_id=user_id).clean_fields(exclude=["environment", "plan"])
+    ProhibitNullCharactersValidator()(user_id)
+
+
+def _plan(environment: Environment, name: str) -> Plan:
+    plan = environment.plans.filter(name=name).first()
+    if plan is None:
+        raise ValidationError(
+            {"plan": f"There is no plan {name!r} in {environment}; add it to its policy file."}
+        )
+    return plan
+
+
+def _log(action: str, user: EndUser, environment: Environment, **data: object) -> None:
+    audit_log.log(action, user, tenant_id=environment.tenant_id, environment=environment.slug, **data)
+
+
+def _tell_counter_store(environment_id: int, user_id: str) -> None:
+    """One at a time for a user, each reading anew, so that of two changes the store ends with the later."""
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_lock_number(environment_id, user_id)])
+            counters.remember_user(environment_id, user_id, load_record(environment_id, user_id), None)
+    except StoreUnavailable:
+        note_missed(environment_id)
+
+
+def _lock_number(environment_id: int, user_id: str) -> int:
+    name = f"end_user:{environment_id}:{user_id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
