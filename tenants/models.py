@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.utils.timezone import now
 
+from audit import log as audit_log
 from tenants import keys, revisions
 from tenants.scopes import SCOPES
 
@@ -41,12 +42,19 @@ class Tenant(models.Model):
     @classmethod
     @transaction.atomic
     def create_with_environments(cls, slug: str, *, name: str = "", timezone: str = "UTC") -> Tenant:
-        """A tenant with dev, staging and prod. Raises ValidationError for a bad slug or zone, or a slug in use."""
+        """A tenant with dev, staging and prod. Raises ValidationError: a bad or used slug, a bad zone."""
         tenant = cls(slug=slug, name=name or slug, timezone=timezone)
         tenant.full_clean()
         tenant.save()
         for environment in DEFAULT_ENVIRONMENTS:
             Environment.objects.create(tenant=tenant, slug=environment)
+        audit_log.log(
+            "tenant.created",
+            tenant,
+            tenant_id=tenant.pk,
+            timezone=timezone,
+            environments=DEFAULT_ENVIRONMENTS,
+        )
         return tenant
 
 
@@ -75,8 +83,8 @@ class Environment(models.Model):
         blank=True,
         help_text="Block every call of these features, at once. Separate names with commas.",
     )
-    # Set when the counter store could not be told of a charge or of an end user's change: once it is back nothing it
-    # holds of this environment is used before it was read anew from PostgreSQL.
+    # Set when the counter store could not be told of a charge or of an end user's change: once it is back
+    # nothing it holds of this environment is used before it was read anew from PostgreSQL.
     recount_needed = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
 
@@ -138,7 +146,9 @@ class ApiKey(models.Model):
 
     @classmethod
     @transaction.atomic
-    def issue(cls, environment: Environment, name: str, scopes: tuple[str, ...], **fields: Any) -> tuple[ApiKey, str]:
+    def issue(
+        cls, environment: Environment, name: str, scopes: tuple[str, ...], **fields: Any
+    ) -> tuple[ApiKey, str]:
         """A new key and its full text, which is stored nowhere. Raises ValidationError."""
         minted = keys.mint(environment.slug)
         key = cls(
@@ -153,6 +163,14 @@ class ApiKey(models.Model):
         key.full_clean()
         key.save()
         revisions.bump(environment.pk)
+        audit_log.log(
+            "api_key.issued",
+            key,
+            tenant_id=environment.tenant_id,
+            environment=environment.slug,
+            scopes=key.scopes,
+            expires_at=key.expires_at,
+        )
         return key, minted.text
 
     @transaction.atomic
@@ -162,6 +180,10 @@ class ApiKey(models.Model):
             self.revoked_at = now()
             self.save(update_fields=["revoked_at"])
             revisions.bump(self.environment_id)
+            environment = self.environment
+            audit_log.log(
+                "api_key.revoked", self, tenant_id=environment.tenant_id, environment=environment.slug
+            )
 
 
 class Role(models.TextChoices):

@@ -15,7 +15,7 @@ class Command(BaseCommand):
         parser.add_argument("--name", default="")
         parser.add_argument("--timezone", default="UTC", help="decides when days, weeks and months begin")
 
-    def handle(self, *args: Any, slug: str, name: str, timezone: str, **options: Any) -> None:
+    def handle(self, *_args: Any, slug: str, name: str, timezone: str, **_options: Any) -> None:
         try:
             tenant = Tenant.create_with_environments(slug, name=name, timezone=timezone)
         except ValidationError as error:

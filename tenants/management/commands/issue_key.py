@@ -18,14 +18,22 @@ class Command(BaseCommand):
         parser.add_argument("--requests-per-minute", type=int)
 
     def handle(
-        self, *args: Any, environment: str, name: str, preset: str, requests_per_minute: int | None, **options: Any
+        self,
+        *_args: Any,
+        environment: str,
+        name: str,
+        preset: str,
+        requests_per_minute: int | None,
+        **_options: Any,
     ) -> None:
         try:
             _, text = ApiKey.issue(
                 Environment.named(environment), name, PRESETS[preset], requests_per_minute=requests_per_minute
             )
         except Environment.DoesNotExist as error:
-            raise CommandError(f"There is no environment {environment!r}; make one with create_tenant.") from error
+            raise CommandError(
+                f"There is no environment {environment!r}; make one with create_tenant."
+            ) from error
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         self.stdout.write(text)

@@ -1,0 +1,58 @@
+"""The emergency brake: blocks every call of an environment, or of some features, from the next one on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.db import transaction
+
+from audit import log as audit_log
+from tenants import revisions
+from tenants.models import Environment
+
+
+def freeze(environment: Environment, *, features: Iterable[str] | None = None, actor: str) -> Environment:
+    """Blocks these features, or without features the whole environment. Returns it as it is then.
+
+    Raises ValidationError for a feature's name that is too long.
+    """
+    with audit_log.acting_as(actor), transaction.atomic():
+        current = Environment.lock(environment.pk)
+        if features is None:
+            return _put(current, frozen=True, features=current.frozen_features)
+        return _put(current, frozen=current.frozen, features=[*current.frozen_features, *features])
+
+
+def unfreeze(environment: Environment, *, features: Iterable[str] | None = None, actor: str) -> Environment:
+    """Takes back what `freeze` with the same arguments did; features frozen by themselves stay so."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        current = Environment.lock(environment.pk)
+        if features is None:
+            return _put(current, frozen=False, features=current.frozen_features)
+        return _put(current, frozen=current.frozen, features={*current.frozen_features} - {*features})
+
+
+def set_frozen(environment: Environment, *, frozen: bool, features: Iterable[str], actor: str) -> Environment:
+    """Exactly this and nothing else is blocked from now on. Raises as `freeze` does."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        return _put(Environment.lock(environment.pk), frozen=frozen, features=features)
+
+
+def _put(current: Environment, *, frozen: bool, features: Iterable[str]) -> Environment:
+    before = current.frozen, set(current.frozen_features)
+    current.frozen, current.frozen_features = frozen, sorted(set(features))
+    now = current.frozen, set(current.frozen_features)
+    if now == before:
+        return current
+    current.clean_fields()
+    current.save(update_fields=["frozen", "frozen_features"])
+    revisions.bump(current.pk)
+    blocks_more = now[0] > before[0] or bool(now[1] - before[1])
+    audit_log.log(
+        "environment.frozen" if blocks_more else "environment.unfrozen",
+        current,
+        tenant_id=current.tenant_id,
+        frozen=current.frozen,
+        frozen_features=current.frozen_features,
+    )
+    return current
