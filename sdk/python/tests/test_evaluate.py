@@ -73,6 +73,14 @@ def test_costs_are_decimals_and_counts_are_integers(tv: TokVigil, control_plane:
     assert isinstance(read.used, Decimal)
 
 
+def test_an_amount_written_as_a_number_is_not_rounded_to_a_float(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    body = b'{"request_id": "r", "allowed": true, "reason_code": "ALLOWED", "estimated_cost_usd": 0.1}'
+    control_plane.script("/v1/evaluate", wire.Answer(200, body))
+    assert tv.evaluate("user_123", "gpt-4o-mini").estimated_cost_usd == Decimal("0.1")
+
+
 def test_text_and_messages_are_counted_here_and_never_sent(tv: TokVigil, control_plane: Any) -> None:
     secret = "the acquisition closes on Friday"
     tv.evaluate("user_123", "gpt-4o-mini", input_text=secret)
