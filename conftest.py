@@ -1,1 +1,55 @@
+"""Fixtures that all apps' tests share: an environment with an API key, and the API as its applications see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from policies import evaluation
+from tenants import last_used
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api
+from usage import expected_output
+from usage.counter_store import Breaker, store
+
 pytest_plugins = ["audit.testing"]
+
+
+@pytest.fixture(autouse=True)
+def like_a_new_process() -> Iterator[None]:
+    """What a process remembers belongs to the database of the test before."""
+    evaluation.forget_all()
+    expected_output.forget_all()
+    last_used.forget_all()
+    store.breaker = Breaker()
+    store.clock_offset_ms = 0
+    yield
+    store.clock_offset_ms = 0
+
+
+@pytest.fixture
+def empty_store() -> None:
+    store.client.flushdb()
+
+
+@pytest.fixture
+def environment(transactional_db: None, empty_store: None) -> Environment:
+    """`acme/prod`, in Berlin. Committed: threads and other processes see it."""
+    return Tenant.create_with_environments("acme", timezone="Europe/Berlin").environments.get(slug="prod")
+
+
+@pytest.fixture
+def other_environment(environment: Environment) -> Environment:
+    """Another tenant's."""
+    return Tenant.create_with_environments("rival").environments.get(slug="prod")
+
+
+@pytest.fixture
+def api(environment: Environment) -> Api:
+    return Api(environment)
+
+
+@pytest.fixture
+def other_api(other_environment: Environment) -> Api:
+    return Api(other_environment)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.reasons import CLASSES, WINDOW_CODES, Reason, ReasonClass
-from usage.assessment import Assessment, LimitRef, PolicyRef
 from usage.amounts import Metric
-from usage.counters import Reading
+from usage.assessment import Assessment, LimitRef, PolicyRef, Reading
 from usage.limit_state import present
 
 _METRIC_ORDER = {

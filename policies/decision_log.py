@@ -15,16 +15,17 @@ from policies import answers
 from policies.decision import decide
 from tenants.models import Environment
 from usage import assessment, counters
+from usage.assessment import Reading
 from usage.models import Decision
 
 BATCH_MAX = 500
 BATCHES_MAX = 200
 
 
-def drain(environment: Environment) -> int:
-    """The number of decisions stored. Raises StoreUnavailable, DatabaseError."""
+def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
+    """The number of decisions stored, the oldest first. Raises StoreUnavailable, DatabaseError."""
     stored = 0
-    for _ in range(BATCHES_MAX):
+    for _ in range(batches_max):
         entries = counters.blocked(environment.pk, BATCH_MAX)
         Decision.objects.bulk_create(
             [_row(environment.pk, *entry) for entry in entries], ignore_conflicts=True, batch_size=BATCH_MAX
@@ -37,7 +38,7 @@ def drain(environment: Environment) -> int:
 
 
 def _row(
-    environment_id: int, stream_id: str, packed: bytes, readings: tuple[counters.Reading, ...], at_ms: int
+    environment_id: int, stream_id: str, packed: bytes, readings: tuple[Reading, ...], at_ms: int
 ) -> Decision:
     blocked = assessment.unpack(packed)
     decided = decide(blocked, readings, at_ms)

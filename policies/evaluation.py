@@ -27,7 +27,7 @@ from policies.end_users import StoredUser
 from policies.resolution import Matched
 from policies.rules import Mode, OnUnavailable, OnUnsettled
 from policies.snapshot import Snapshot
-from tenants import authentication, problems
+from tenants import authentication, keys, problems
 from tenants.authentication import Credential
 from tenants.http import Metadata, Name, RequestId, TokenCount
 from usage import assessment, counters, recount
@@ -141,8 +141,10 @@ def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
 class Caller:
     """Who asks: the key as presented, checked anew whenever the environment changed."""
 
-    presented: authentication.keys.Presented
+    presented: keys.Presented
     address: str
+    # What the key must be allowed to do.
+    scope: str = scopes.EVALUATE
 
     def snapshot(self) -> Snapshot:
         found = snapshot.of_key(self.presented.key_id)
@@ -153,7 +155,7 @@ class Caller:
     def credential(self, known: Snapshot) -> Credential:
         found = known.credentials.get(self.presented.key_id)
         credential = authentication.check(found, self.presented.secret, self.address)
-        credential.require("evaluate")
+        credential.require(self.scope)
         return credential
 
 

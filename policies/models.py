@@ -57,7 +57,9 @@ class EndUser(models.Model):
 
     def clean(self) -> None:
         if self.plan is not None and self.plan.environment_id != self.environment_id:
-            raise ValidationError({"plan": "The plan belongs to another environment; choose one of this environment."})
+            raise ValidationError(
+                {"plan": "The plan belongs to another environment; choose one of this environment."}
+            )
 
 
 class Policy(models.Model):
@@ -78,8 +80,12 @@ class Policy(models.Model):
     priority = models.IntegerField(
         default=0, validators=[MinValueValidator(-rules.PRIORITY_MAX), MaxValueValidator(rules.PRIORITY_MAX)]
     )
-    models_allow = ArrayField(models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True)
-    models_deny = ArrayField(models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True)
+    models_allow = ArrayField(
+        models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True
+    )
+    models_deny = ArrayField(
+        models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True
+    )
     per_request_cost_usd = models.DecimalField(max_digits=16, decimal_places=9, null=True, blank=True)
     per_request_input_tokens = models.PositiveBigIntegerField(null=True, blank=True)
     per_request_output_tokens = models.PositiveBigIntegerField(null=True, blank=True)
@@ -127,10 +133,12 @@ class Limit(models.Model):
             models.UniqueConstraint(fields=["policy", "metric", "window", "per"], name="limit_unique"),
             models.CheckConstraint(condition=models.Q(amount__gte=0), name="limit_amount_not_negative"),
             models.CheckConstraint(
-                condition=~models.Q(metric="concurrency") | models.Q(window="total"), name="limit_concurrency_is_total"
+                condition=~models.Q(metric="concurrency") | models.Q(window="total"),
+                name="limit_concurrency_is_total",
             ),
             models.CheckConstraint(
-                condition=~models.Q(metric="cost_usd") | models.Q(amount__lte=9_000_000), name="limit_cost_max"
+                condition=~models.Q(metric="cost_usd") | models.Q(amount__lte=9_000_000),
+                name="limit_cost_max",
             ),
         ]
 

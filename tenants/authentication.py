@@ -101,6 +101,13 @@ def find(key_id: str) -> Credential | None:
     return None if key is None else Credential.of(key)
 
 
+def credential_of(request: Request) -> Credential:
+    """Whom ApiKeyAuthentication found."""
+    credential: Any = request.auth
+    assert isinstance(credential, Credential)
+    return credential
+
+
 class ApiKeyAuthentication(BaseAuthentication):
     """Reads the key from PostgreSQL on each call, so a revoked one is refused on its next. Sets `request.auth`.
 
@@ -120,5 +127,5 @@ class HasScope(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if view.scope is not None:
-            request.auth.require(view.scope)
+            credential_of(request).require(view.scope)
         return True

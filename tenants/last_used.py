@@ -31,3 +31,8 @@ def _write(api_key_id: int) -> None:
         logger.warning("last_used of key %s not written: %s", api_key_id, error)
     finally:
         connection.close()
+
+
+def forget_all() -> None:
+    """As in a new process."""
+    _noted.clear()

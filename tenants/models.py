@@ -58,6 +58,10 @@ class Tenant(models.Model):
         return tenant
 
 
+# Written by revisions.bump and by the counting, never by saving an environment.
+_COUNTED_ELSEWHERE = ("revision", "recount_needed")
+
+
 class DefaultAction(models.TextChoices):
     ALLOW = "allow"
     BLOCK = "block"
@@ -95,6 +99,18 @@ class Environment(models.Model):
     def __str__(self) -> str:
         """`tenant/environment`, as the commands take it; reads self.tenant, which may cause a query."""
         return f"{self.tenant.slug}/{self.slug}"
+
+    def save(self, **kwargs: Any) -> None:
+        """Leaves alone what others count up meanwhile: an instance read a while ago must not set a revision back."""
+        if not self._state.adding:
+            kwargs.setdefault(
+                "update_fields", [name for name in self._columns() if name not in _COUNTED_ELSEWHERE]
+            )
+        super().save(**kwargs)
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [field.name for field in cls._meta.concrete_fields if not field.primary_key]
 
     @classmethod
     def named(cls, path: str) -> Environment:

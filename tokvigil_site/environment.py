@@ -16,7 +16,9 @@ def read(name: str, default: str = "") -> str:
     try:
         return Path(path).read_text().strip()
     except OSError as error:
-        raise ImproperlyConfigured(f"{name}_FILE names {path}, which cannot be read: {error.strerror}.") from error
+        raise ImproperlyConfigured(
+            f"{name}_FILE names {path}, which cannot be read: {error.strerror}."
+        ) from error
 
 
 def secret(name: str, *, home: Path, debug: bool) -> str:
@@ -33,3 +35,9 @@ def secret(name: str, *, home: Path, debug: bool) -> str:
         f"{name} is not set. Set {name} or {name}_FILE (a long random string), or start with `manage.py up`, "
         "which makes one; DEBUG=true uses a dummy."
     )
+
+
+def keyed_secrets(text: str) -> dict[str, str]:
+    """`2:new,1:old` by id, the first one being the current; a value without an id has the id 1."""
+    pairs = (pair.partition(":") for pair in text.split(","))
+    return {key if colon else "1": value if colon else key for key, colon, value in pairs}

@@ -75,9 +75,13 @@ if not (_database_url and _redis_url):
         _redis_url = _redis_url or _running[1]
 
 DATABASE_CONNECT_TIMEOUT_S = 2
-DATABASES = {"default": environ.Env.db_url_config(_database_url or "postgres://tokvigil@127.0.0.1:5432/tokvigil")}
+DATABASES = {
+    "default": environ.Env.db_url_config(_database_url or "postgres://tokvigil@127.0.0.1:5432/tokvigil")
+}
 if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
-    raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database (postgres://user:password@host/name).")
+    raise ImproperlyConfigured(
+        "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host/name)."
+    )
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": DATABASE_CONNECT_TIMEOUT_S,
@@ -104,9 +108,8 @@ CACHES = {
 }
 
 # `id:value` pairs, the current one first, so that a pepper can be replaced while old keys still work.
-API_KEY_PEPPERS = dict(
-    pair.split(":", 1) if ":" in pair else ("1", pair)
-    for pair in environment.secret("API_KEY_PEPPER", home=TOKVIGIL_HOME, debug=DEBUG).split(",")
+API_KEY_PEPPERS = environment.keyed_secrets(
+    environment.secret("API_KEY_PEPPER", home=TOKVIGIL_HOME, debug=DEBUG)
 )
 
 CELERY_BROKER_URL = REDIS_URL

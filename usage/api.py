@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from tenants import problems
-from tenants.authentication import Credential
+from tenants.authentication import Credential, credential_of
 from usage import counters, metering
 from usage.counter_store import StoreUnavailable
 from usage.metering import Metering
@@ -25,8 +25,7 @@ class KeyView(APIView):
 
     @property
     def credential(self) -> Credential:
-        credential: Credential = self.request.auth
-        return credential
+        return credential_of(self.request)
 
     @property
     def environment_id(self) -> int:
@@ -42,7 +41,9 @@ def count_call(credential: Credential) -> None:
     if credential.requests_per_minute is None:
         return
     try:
-        wait_ms = counters.count_call(credential.environment_id, credential.id, credential.requests_per_minute)
+        wait_ms = counters.count_call(
+            credential.environment_id, credential.id, credential.requests_per_minute
+        )
     except StoreUnavailable:
         return
     if wait_ms > 0:

@@ -35,6 +35,13 @@ class LimitRef(msgspec.Struct, frozen=True, array_like=True):
     enforce: bool
 
 
+class Reading(msgspec.Struct, frozen=True, array_like=True):
+    """How a limit's counter stood before the call."""
+
+    used: int
+    held: int
+
+
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
     """A reason to block that needs no counter."""
 

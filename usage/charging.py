@@ -16,7 +16,7 @@ from django.db import DatabaseError
 from tenants.models import Environment
 from usage import counters, metering
 from usage.counter_store import StoreUnavailable
-from usage.counters import Settled, Settlement, Stale
+from usage.counters import Settled, Settlement
 from usage.ledger import Recorded
 from usage.metering import Metering
 
@@ -48,7 +48,9 @@ def _settle(rows: Sequence[Recorded], known: Metering) -> list[Settled]:
         waiting = [place for place in range(len(rows)) if place not in settled]
         answers = counters.settle_many([_settlement(rows[place], known) for place in waiting])
         settled |= {
-            place: answer for place, answer in zip(waiting, answers, strict=True) if isinstance(answer, Settled)
+            place: answer
+            for place, answer in zip(waiting, answers, strict=True)
+            if isinstance(answer, Settled)
         }
         if len(settled) == len(rows):
             return [settled[place] for place in range(len(rows))]

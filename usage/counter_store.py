@@ -21,8 +21,6 @@ from typing import Any, TypeVar
 
 import hiredis
 from django_redis import get_redis_connection
-from redis import Redis
-from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
@@ -48,7 +46,18 @@ class Script:
 
 SCRIPTS = {
     name: Script(name)
-    for name in ("reserve", "settle", "release", "extend", "seed", "sync", "distrust", "sweep", "remember_user", "rate_limit")
+    for name in (
+        "reserve",
+        "settle",
+        "release",
+        "extend",
+        "seed",
+        "sync",
+        "distrust",
+        "sweep",
+        "remember_user",
+        "rate_limit",
+    )
 }
 
 
@@ -67,11 +76,9 @@ class Breaker:
             return False
         with self._lock:
             now = time.monotonic()
-            if self._open_until is None:
-                return False
-            if now < self._open_until:
+            if now < (self._open_until or 0.0):
                 raise StoreUnavailable("the counter store was away a moment ago")
-            # The others wait for this caller's outcome.
+            # The others wait for this caller's outcome. (If another's probe has just succeeded, one more does no harm.)
             self._open_until = now + self._open_s
             self._prober = threading.get_ident()
             return True
@@ -97,11 +104,11 @@ class Lines:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._idle: deque[tuple[AbstractConnection, float]] = deque()
+        self._idle: deque[tuple[Any, float]] = deque()
 
     def execute(self, *command: Argument) -> Any:
         """One command's answer. Raises RedisError."""
-        packed = hiredis.pack_command(command)
+        packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
         try:
             connection, idle_since = self._idle.pop()
         except IndexError:
@@ -116,12 +123,11 @@ class Lines:
             self._idle.clear()
             return self._exchange(self._connect(), packed)
 
-    def _connect(self) -> AbstractConnection:
+    def _connect(self) -> Any:
         pool = get_redis_connection(self._alias).connection_pool
-        connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
-        return connection
+        return pool.connection_class(**pool.connection_kwargs)
 
-    def _exchange(self, connection: AbstractConnection, packed: bytes) -> Any:
+    def _exchange(self, connection: Any, packed: bytes) -> Any:
         try:
             connection.send_packed_command([packed], check_health=False)
             answer = connection.read_response()
@@ -148,9 +154,9 @@ class CounterStore:
         self.catch_up: Callable[[], None] = lambda: None
 
     @property
-    def client(self) -> Redis:
-        client: Redis = get_redis_connection(self._alias)
-        return client
+    def client(self) -> Any:
+        """redis-py's client; its annotations allow for asynchronous answers, so it is Any to the callers."""
+        return get_redis_connection(self._alias)
 
     def now_ms(self) -> int:
         """This process's idea of the store's clock; the scripts correct it where it matters."""
@@ -160,13 +166,15 @@ class CounterStore:
         """One script, one round trip. Raises StoreUnavailable."""
         script = SCRIPTS[name]
         return self._guarded(
-            lambda: self._lines.execute("EVALSHA", script.sha, len(keys), *keys, self.clock_offset_ms, *arguments)
+            lambda: self._lines.execute(
+                "EVALSHA", script.sha, len(keys), *keys, self.clock_offset_ms, *arguments
+            )
         )
 
     def run_many(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Several scripts in one round trip. Raises StoreUnavailable."""
 
-        def pipelined(client: Redis) -> list[Any]:
+        def pipelined(client: Any) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
             for name, keys, arguments in calls:
                 pipeline.execute_command(
@@ -177,7 +185,7 @@ class CounterStore:
 
         return self.call(pipelined)
 
-    def call(self, use: Callable[[Redis], T]) -> T:
+    def call(self, use: Callable[[Any], T]) -> T:
         """Runs `use(client)` inside the time box and the breaker. Raises StoreUnavailable."""
         return self._guarded(lambda: use(self.client))
 

@@ -13,10 +13,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from redis import Redis
 
 from tenants.revisions import environment_key
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
+from usage.assessment import Reading
 from usage.counter_store import Argument, store
 from usage.windows import Span, Window, span
 
@@ -198,14 +198,6 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A counter's metric as it stood before the call."""
-
-    used: int
-    held: int
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     held: bool
     at_ms: int
@@ -367,7 +359,13 @@ def _settle_call(settlement: Settlement) -> tuple[str, list[str], list[Argument]
         arguments += counter.arguments()
     for movement in settlement.movements:
         amounts = movement.amounts
-        arguments += movement.xid, amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano
+        arguments += (
+            movement.xid,
+            amounts.requests,
+            amounts.input_tokens,
+            amounts.output_tokens,
+            amounts.cost_nano,
+        )
     return "settle", keys, arguments
 
 
@@ -392,23 +390,18 @@ def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[R
 def due_charges(environment_id: int, most: int) -> list[Reservation]:
     """Expired holds whose policy charges them, oldest first."""
     _, charge = _open_keys(environment_id)
-    expired = store.call(lambda client: client.zrangebyscore(charge, "-inf", store.now_ms(), start=0, num=most))
+    expired = store.call(
+        lambda client: client.zrangebyscore(charge, "-inf", store.now_ms(), start=0, num=most)
+    )
     rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at"))) if expired else []
     return [Reservation(assessment, int(at)) for state, assessment, at in rows if state == b"open"]
 
 
-def _read_fields(client: Redis, keys: Sequence[str], fields: tuple[str, ...]) -> list[Any]:
+def _read_fields(client: Any, keys: Sequence[str | bytes], fields: tuple[str, ...]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.hmget(key, fields)
-    return pipeline.execute()
-
-
-def _read_all(client: Redis, keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.hgetall(key)
-    return pipeline.execute()
+    return list(pipeline.execute())
 
 
 class NotOpen(Exception):
@@ -442,7 +435,9 @@ def sweep(environment_id: int, most: int) -> int:
     return int(store.run("sweep", _open_keys(environment_id), [most]))
 
 
-def seed(environment_id: int, counter: Counter, epoch: int, snapshot: tuple[int, int, str], used: Amounts) -> bool:
+def seed(
+    environment_id: int, counter: Counter, epoch: int, snapshot: tuple[int, int, str], used: Amounts
+) -> bool:
     """Completes a cold counter with what the ledger held at a snapshot (xmin, xmax, xip). False: read it again."""
     keys = [environment_key(environment_id), counter.key]
     amounts = (used.requests, used.input_tokens, used.output_tokens, used.cost_nano)
@@ -488,7 +483,7 @@ def drop_blocked(environment_id: int, stream_ids: Sequence[str]) -> None:
 def mark_cold(keys: Iterable[str]) -> None:
     """Before the ledger is read to rebuild these counters."""
 
-    def mark(client: Redis) -> None:
+    def mark(client: Any) -> None:
         pipeline = client.pipeline(transaction=False)
         for key in keys:
             pipeline.hset(key, "cold", 1)
@@ -499,16 +494,23 @@ def mark_cold(keys: Iterable[str]) -> None:
 
 def scan(environment_id: int) -> Iterator[tuple[str, dict[bytes, bytes]]]:
     """Every counter of the environment with its fields. Walks the whole store: for commands, not for callers."""
-    cursor: int | None = None
-    while cursor != 0:
-        cursor, keys = store.call(
-            lambda client, cursor=cursor: client.scan(
-                cursor or 0, match=f"{environment_prefix(environment_id)}c:*", count=SCAN_COUNT
-            )
-        )
-        pipeline_keys = list(keys)
-        fields = store.call(lambda client, keys=pipeline_keys: _read_all(client, keys)) if pipeline_keys else []
-        yield from ((key.decode(), found) for key, found in zip(pipeline_keys, fields, strict=True) if found)
+    pattern = f"{environment_prefix(environment_id)}c:*"
+    keys = store.call(lambda client: list(client.scan_iter(match=pattern, count=SCAN_COUNT)))
+    for first in range(0, len(keys), SCAN_COUNT):
+        batch = keys[first : first + SCAN_COUNT]
+        for key, fields in zip(batch, _read_all(batch), strict=True):
+            if fields:
+                yield key.decode(), fields
+
+
+def _read_all(keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    def read(client: Any) -> list[dict[bytes, bytes]]:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hgetall(key)
+        return list(pipeline.execute())
+
+    return store.call(read)
 
 
 def environment_fields(environment_id: int) -> dict[str, str]:
@@ -518,7 +520,8 @@ def environment_fields(environment_id: int) -> dict[str, str]:
 
 def open_count(environment_id: int) -> int:
     """How many reservations are open."""
-    return sum(store.call(lambda client, key=key: client.zcard(key)) for key in _open_keys(environment_id))
+    released, charged = _open_keys(environment_id)
+    return store.call(lambda client: int(client.zcard(released)) + int(client.zcard(charged)))
 
 
 def count_call(environment_id: int, api_key_id: int, per_minute: int) -> int:

@@ -110,7 +110,13 @@ def _record(reports: Sequence[Report]) -> list[Outcome]:
     claimed = _claim(reports)
     estimates = _claim_estimates([report for report in reports if report.request_id not in claimed])
     new = claimed | estimates.keys()
-    _insert([estimates.get(report.request_id, _NO_ESTIMATE).place(report) for report in reports if report.request_id in new])
+    _insert(
+        [
+            estimates.get(report.request_id, _NO_ESTIMATE).place(report)
+            for report in reports
+            if report.request_id in new
+        ]
+    )
     if estimates:
         _reverse(reports[0].environment_id, estimates)
     known = _known(reports)
@@ -122,7 +128,9 @@ def _outcome(report: Report, new: bool, found: _Known) -> Outcome:
         return Conflicting(report=report)
     # A duplicate is answered, and if need be charged, as what was written first.
     written = replace(report, charged_at=found.charged_at, subjects=found.subjects, cost_nano=found.cost_nano)
-    return Recorded(report=written, duplicate=not new, recorded_at=found.recorded_at, movements=found.movements)
+    return Recorded(
+        report=written, duplicate=not new, recorded_at=found.recorded_at, movements=found.movements
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,9 @@ def _claim_estimates(reports: Sequence[Report]) -> dict[str, _Estimate]:
             ],
         )
         return {
-            request_id: _Estimate(charged_at, Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id))
+            request_id: _Estimate(
+                charged_at, Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id)
+            )
             for request_id, charged_at, user_id, feature, plan, run_id in cursor.fetchall()
         }
 
@@ -322,7 +332,19 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             [reports[0].environment_id, [report.request_id for report in reports]],
         )
         known: dict[str, _Known] = {}
-        for request_id, body_digest, charged_at, xid, *sums, recorded_at, user_id, feature, plan, run_id, cost_nano in cursor:
+        for (
+            request_id,
+            body_digest,
+            charged_at,
+            xid,
+            *sums,
+            recorded_at,
+            user_id,
+            feature,
+            plan,
+            run_id,
+            cost_nano,
+        ) in cursor:
             earlier = known[request_id].movements if request_id in known else ()
             known[request_id] = _Known(
                 body_digest=None if body_digest is None else bytes(body_digest),

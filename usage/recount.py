@@ -135,7 +135,9 @@ def rebuild(environment: Environment) -> int:
         counters.mark_cold(stored)
         recorded = _recorded(known, pair)
         for key in stored:
-            counter = Counter(key, pair, recorded.span, "", known.tracked.forget_at(recorded.span, store.now_ms()))
+            counter = Counter(
+                key, pair, recorded.span, "", known.tracked.forget_at(recorded.span, store.now_ms())
+            )
             rebuilt += counters.seed(
                 environment.pk, counter, epoch, recorded.snapshot, recorded.amounts.get(key, Amounts())
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -89,7 +88,7 @@ def record_usage(
             outcomes.append(problem)
     placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
     receipts = iter(_write(placed, known))
-    return [next(receipts) if isinstance(outcome, _Placed) else outcome for outcome in outcomes]  # type: ignore[misc]
+    return [next(receipts) if isinstance(outcome, _Placed) else outcome for outcome in outcomes]
 
 
 def _holds(environment_id: int, reports: Sequence[UsageReport]) -> list[Reservation | None]:
@@ -104,8 +103,13 @@ def _holds(environment_id: int, reports: Sequence[UsageReport]) -> list[Reservat
 def _place(body: UsageReport, hold: Reservation | None, known: Metering, api_key_id: int) -> _Placed:
     now = datetime.now(UTC)
     allowed = None if hold is None else assessment.unpack(hold.assessment)
-    if body.occurred_at is not None and not now - OCCURRED_AGE_MAX <= body.occurred_at <= now + OCCURRED_AHEAD_MAX:
-        raise invalid_field("occurred_at", f"must lie in the last {OCCURRED_AGE_MAX.days} days and not in the future")
+    if (
+        body.occurred_at is not None
+        and not now - OCCURRED_AGE_MAX <= body.occurred_at <= now + OCCURRED_AHEAD_MAX
+    ):
+        raise invalid_field(
+            "occurred_at", f"must lie in the last {OCCURRED_AGE_MAX.days} days and not in the future"
+        )
     tokens = _tokens(body)
     at = now if body.occurred_at is None else min(body.occurred_at, now)
     match = known.prices.find(body.model, at, body.provider)
@@ -193,7 +197,9 @@ def _receipt(
         duplicate=outcome.duplicate,
         cost_usd=None if report.cost_nano is None else format_usd(report.cost_nano),
         priced=report.cost_nano is not None,
-        limit_state=() if allowed is None or settled is None else _limit_states(report, allowed, settled, known),
+        limit_state=()
+        if allowed is None or settled is None
+        else _limit_states(report, allowed, settled, known),
     )
 
 
