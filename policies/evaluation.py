@@ -27,7 +27,7 @@ from policies.end_users import StoredUser
 from policies.resolution import Matched
 from policies.rules import Mode, OnUnavailable, OnUnsettled
 from policies.snapshot import Snapshot
-from tenants import authentication, keys, problems
+from tenants import authentication, keys, problems, scopes
 from tenants.authentication import Credential
 from tenants.http import Metadata, Name, RequestId, TokenCount
 from usage import assessment, counters, recount
