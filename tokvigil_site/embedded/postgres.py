@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokvigil_site.embedded import files, process, programs
+from tokvigil_site.embedded import files, process
 from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.ports import HOST
 from tokvigil_site.embedded.process import Account
@@ -66,7 +66,7 @@ class Postgres:
         for leftover in self.data.glob("postgres.new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if self.folder.exists():
-            return self._require_same_major()
+            return self._require_same_major(server.postgres_major())
         files.require_space(self.data)
         unfinished = self.data / f"postgres.new-{secrets.token_hex(4)}"
         files.make_folder(unfinished, mode=0o700, account=self.account)
@@ -126,13 +126,12 @@ class Postgres:
         if done.returncode != 0 or "ERROR" in done.stderr:
             raise StackError(f"PostgreSQL could not create its database at {folder}: {done.stderr.strip()}")
 
-    def _require_same_major(self) -> None:
+    def _require_same_major(self, brought: str) -> None:
         written_by = (self.folder / "PG_VERSION").read_text().strip()
-        if written_by != programs.postgres_major():
+        if written_by != brought:
             raise StackError(
-                f"{self.folder} was written by PostgreSQL {written_by}, this checkout brings "
-                f"{programs.postgres_major()}: dump the data with the older checkout, or give it up with "
-                "`python -m tokvigil_site.embedded delete`."
+                f"{self.folder} was written by PostgreSQL {written_by}, this checkout brings {brought}: dump the "
+                "data with the older checkout, or give it up with `python -m tokvigil_site.embedded delete`."
             )
 
     def _wait_until_ready(self) -> None:

