@@ -261,7 +261,7 @@ def _value(event: Event, events: Iterator[Event], path: str, nesting: int, error
         return items
     if isinstance(event, MappingStartEvent):
         return _mapping(events, path, nesting, errors)
-    assert isinstance(event, ScalarEvent)  # noqa: S101 - nothing else begins a value
+    assert isinstance(event, ScalarEvent)
     return _scalar(event)
 
 

@@ -89,7 +89,9 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
     present = {row.name: row for row in _in_force(environment).prefetch_related("limits")}
     plans = set(environment.plans.values_list("name", flat=True))
     removed_plans = sorted(plans - set(wanted.plans))
-    _require_unused(environment, removed_plans)
+    errors = _plan_users(environment, removed_plans)
+    if errors:
+        raise PolicyFileError(*errors)
     names = {rule.name for rule in wanted.policies}
     return (
         *(PlanChange(name=name, kind=ChangeKind.ADDED) for name in wanted.plans if name not in plans),
@@ -173,29 +175,35 @@ def remove_plan(plan: Plan, *, actor: str) -> None:
     environment = plan.environment
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
-        _require_unused(environment, [plan.name])
-        policy = _in_force(environment).filter(scope_plan=plan.name).first()
-        if policy is not None:
-            message = f"the policy {policy.name!r} is for the plan {plan.name!r}; archive the policy first"
-            raise PolicyFileError(FileError("plans", message))
+        errors = plan_uses(plan)
+        if errors:
+            raise PolicyFileError(*errors)
         _apply(environment, (PlanChange(name=plan.name, kind=ChangeKind.REMOVED),), actor)
+
+
+def plan_uses(plan: Plan) -> tuple[FileError, ...]:
+    """What stands against removing it."""
+    users = _plan_users(plan.environment, [plan.name])
+    policy = _in_force(plan.environment).filter(scope_plan=plan.name).first()
+    if policy is None:
+        return users
+    message = f"the policy {policy.name!r} is for the plan {plan.name!r}; archive the policy first"
+    return (*users, FileError("plans", message))
 
 
 def _in_force(environment: Environment) -> QuerySet[Policy]:
     return Policy.objects.filter(environment=environment, archived_at=None).order_by("ordinal")
 
 
-def _require_unused(environment: Environment, plans: list[str]) -> None:
+def _plan_users(environment: Environment, plans: list[str]) -> tuple[FileError, ...]:
     counted = environment.plans.filter(name__in=plans).annotate(users=Count("end_users")).filter(users__gt=0)
-    errors = [
+    return tuple(
         FileError(
             "plans",
             f"{plan.users} end users have the plan {plan.name!r}; move them to another one or keep it listed",
         )
         for plan in counted.order_by("name")
-    ]
-    if errors:
-        raise PolicyFileError(*errors)
+    )
 
 
 def _change(row: Policy | None, rule: PolicyRule) -> PolicyChange | None:

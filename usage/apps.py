@@ -5,7 +5,10 @@ class UsageConfig(AppConfig):
     name = "usage"
 
     def ready(self) -> None:
+        from audit.log import register_action
         from usage import charging
         from usage.counter_store import store
 
         store.catch_up = charging.catch_up
+        register_action("price.added", "Price added")
+        register_action("price.changed", "Price changed")

@@ -1,0 +1,226 @@
+# ruff: noqa: ARG002 - the signatures are Django's
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from audit import log as audit_log
+from tenants import freezing, revisions
+from tenants.admin_access import (
+    EnvironmentFilter,
+    InlineOfTenantRows,
+    TenantRowsAdmin,
+    actor_of,
+    is_superuser,
+)
+from tenants.models import ApiKey, Environment, Membership, Tenant
+from tenants.scopes import SCOPES
+
+
+class EnvironmentInline(InlineOfTenantRows):
+    model = Environment
+    fields = ["slug", "default_action", "frozen", "frozen_features", "revision"]
+    readonly_fields = ["slug", "default_action", "frozen", "frozen_features", "revision"]
+    show_change_link = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Tenant)
+class TenantAdmin(TenantRowsAdmin):
+    tenant_lookup = "id"
+    list_display = ["slug", "name", "timezone", "created_at"]
+    search_fields = ["slug", "name"]
+    fields = ["slug", "name", "timezone"]
+
+    def tenant_id_of(self, obj: Tenant) -> int:
+        return obj.pk
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+        return [] if obj is None else ["slug"]
+
+    def get_inlines(self, request: HttpRequest, obj: Tenant | None) -> list[Any]:
+        # A new tenant gets dev, staging and prod.
+        return [] if obj is None else [EnvironmentInline]
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        if not change:
+            obj.pk = Tenant.create_with_environments(obj.slug, name=obj.name, timezone=obj.timezone).pk
+        elif form.changed_data:
+            obj.save(update_fields=["name", "timezone"])
+            revisions.bump_all(obj.pk)
+            audit_log.log("tenant.changed", obj, tenant_id=obj.pk, name=obj.name, timezone=obj.timezone)
+
+
+@admin.register(Environment)
+class EnvironmentAdmin(TenantRowsAdmin):
+    tenant_lookup = "tenant_id"
+    list_display = ["__str__", "default_action", "frozen", "frozen_features", "revision"]
+    list_filter = ["frozen"]
+    list_select_related = ["tenant"]
+    search_fields = ["tenant__slug", "slug"]
+    actions = ["freeze", "unfreeze"]
+
+    def tenant_id_of(self, obj: Environment) -> int:
+        return obj.tenant_id
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Environment]:
+        # Its name takes the tenant's.
+        return super().get_queryset(request).select_related("tenant")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
+        if obj is None:
+            return ["tenant", "slug", "default_action"]
+        return ["tenant", "slug", "default_action", "frozen", "frozen_features", "revision"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> list[str]:
+        return [] if obj is None else ["tenant", "slug", "revision"]
+
+    def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
+        if not change:
+            obj.save()
+            audit_log.log(
+                "environment.created", obj, tenant_id=obj.tenant_id, default_action=obj.default_action
+            )
+            return
+        if "default_action" in form.changed_data:
+            obj.save(update_fields=["default_action"])
+            revisions.bump(obj.pk)
+            audit_log.log(
+                "environment.changed", obj, tenant_id=obj.tenant_id, default_action=obj.default_action
+            )
+        freezing.set_frozen(obj, frozen=obj.frozen, features=obj.frozen_features, actor=actor_of(request))
+
+    @admin.action(description="Freeze: block every call, at once", permissions=["change"])
+    def freeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
+        for environment in self.changeable(request, queryset).order_by("pk"):
+            freezing.freeze(environment, actor=actor_of(request))
+            self.message_user(request, f"{environment} is frozen.", messages.WARNING)
+
+    @admin.action(description="Unfreeze: allow calls again", permissions=["change"])
+    def unfreeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
+        for environment in self.changeable(request, queryset).order_by("pk"):
+            freezing.unfreeze(environment, actor=actor_of(request))
+            self.message_user(request, f"{environment} is not frozen any more.")
+
+
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope, scope) for scope in SCOPES], widget=forms.CheckboxSelectMultiple
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = ["environment", "name", "scopes", "expires_at", "allowed_networks", "requests_per_minute"]
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(TenantRowsAdmin):
+    form = ApiKeyForm
+    list_display = ["name", "key_id", "environment", "scopes", "last_used_at", "expires_at", "revoked_at"]
+    list_filter = [EnvironmentFilter, ("revoked_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["environment__tenant"]
+    search_fields = ["name", "key_id"]
+    actions = ["revoke"]
+    can_change = ("name", "expires_at", "allowed_networks", "requests_per_minute")
+    state = ("key_id", "created_at", "last_used_at", "revoked_at")
+
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
+        shown = ["environment", "scopes", *self.can_change]
+        return shown if obj is None else [*shown, *self.state]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
+        # A key that could do more than when it was handed out would be a trap; issue another.
+        return [] if obj is None else ["environment", "scopes", *self.state]
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        revoked = obj is not None and obj.revoked_at is not None
+        return not revoked and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
+        if change:
+            self._change(obj, form.changed_data)
+            return
+        limits = {name: form.cleaned_data[name] for name in self.can_change if name != "name"}
+        key, text = ApiKey.issue(obj.environment, obj.name, tuple(form.cleaned_data["scopes"]), **limits)
+        obj.pk, obj.key_id = key.pk, key.key_id
+        self.message_user(request, f"Copy the key now, it is not shown again: {text}", messages.WARNING)
+
+    def _change(self, obj: ApiKey, changed: list[str]) -> None:
+        if not changed:
+            return
+        obj.save(update_fields=changed)
+        revisions.bump(obj.environment_id)
+        tenant_id = obj.environment.tenant_id
+        audit_log.log(
+            "api_key.changed", obj, tenant_id=tenant_id, **{name: getattr(obj, name) for name in changed}
+        )
+
+    @admin.action(description="Revoke: refuse from the next call on, for good", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for key in self.changeable(request, queryset).order_by("environment_id", "pk"):
+            key.revoke()
+            self.message_user(request, f"{key} is revoked.", messages.WARNING)
+
+
+@admin.register(Membership)
+class MembershipAdmin(TenantRowsAdmin):
+    """Members see who else is one; superusers say who is."""
+
+    tenant_lookup = "tenant_id"
+    list_display = ["user", "tenant", "role"]
+    list_filter = ["role"]
+    list_select_related = ["user", "tenant"]
+    search_fields = ["user__username", "tenant__slug"]
+
+    def tenant_id_of(self, obj: Membership) -> int:
+        return obj.tenant_id
+
+    def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_superuser(request)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> list[str]:
+        return [] if obj is None else ["user", "tenant"]
+
+    def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        self._log("membership.changed" if change else "membership.added", obj)
+
+    def delete_model(self, request: HttpRequest, obj: Membership) -> None:
+        self._log("membership.removed", obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
+        with transaction.atomic():
+            for membership in queryset.select_related("user", "tenant").order_by("tenant_id", "pk"):
+                self.delete_model(request, membership)
+
+    def _log(self, action: str, obj: Membership) -> None:
+        audit_log.log(
+            action, obj, tenant_id=obj.tenant_id, member=str(obj.user.get_username()), role=str(obj.role)
+        )

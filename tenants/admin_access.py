@@ -1,0 +1,198 @@
+"""What the admin shows to whom: a member of the staff sees and changes rows of their tenants, a superuser all.
+
+The membership is all that counts, not Django's permissions: owners and admins of a tenant change its rows, viewers
+look. Admin classes of what belongs to a tenant derive from TenantRowsAdmin; each change they make is audited as made
+by `admin:<username>`.
+"""
+
+# ruff: noqa: ARG002 - the signatures are Django's
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, Q, QuerySet
+from django.forms import ModelChoiceField
+from django.http import HttpRequest, HttpResponse
+from django.utils.functional import cached_property
+
+from audit import log as audit_log
+from tenants.models import Environment, Membership, Role
+
+CHANGING_ROLES = frozenset({Role.OWNER, Role.ADMIN})
+ROWS_COUNTED_MAX = 10_000
+FILTER_CHOICES_MAX = 500
+
+
+def actor_of(request: HttpRequest) -> str:
+    return f"admin:{request.user.get_username()}"
+
+
+def roles_of(request: HttpRequest) -> dict[int, str]:
+    """The role in each tenant by its id; one query a request."""
+    cached: dict[int, str] | None = getattr(request, "_tenant_roles", None)
+    if cached is None:
+        cached = dict(
+            Membership.objects.filter(user__pk=request.user.pk or 0).values_list("tenant_id", "role")
+        )
+        request._tenant_roles = cached  # type: ignore[attr-defined]
+    return cached
+
+
+def is_superuser(request: HttpRequest) -> bool:
+    return request.user.is_active and bool(getattr(request.user, "is_superuser", False))
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts no further than ROWS_COUNTED_MAX rows, so that a page of a large table costs what one of a small does."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # the admin gives no others
+        return rows[:ROWS_COUNTED_MAX].count()
+
+
+class TenantRowsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
+    # The lookup from the model to its tenant's id.
+    tenant_lookup = "environment__tenant_id"
+    # Rows of no tenant, which all may see and only superusers change.
+    shows_shared_rows = False
+
+    def tenant_id_of(self, obj: Any) -> int | None:
+        tenant_id: int | None = obj.environment.tenant_id
+        return tenant_id
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        queryset = super().get_queryset(request)
+        if is_superuser(request):
+            return queryset
+        visible = Q(**{f"{self.tenant_lookup}__in": list(roles_of(request))})
+        if self.shows_shared_rows:
+            visible |= Q(**{self.tenant_lookup: None})
+        return queryset.filter(visible)
+
+    def changeable(self, request: HttpRequest, queryset: QuerySet[Any] | None = None) -> QuerySet[Any]:
+        """Those of the rows that the member may change; bulk actions and choices of forms go through it."""
+        rows = self.get_queryset(request) if queryset is None else queryset
+        if is_superuser(request):
+            return rows
+        tenants = [tenant for tenant, role in roles_of(request).items() if role in CHANGING_ROLES]
+        return rows.filter(**{f"{self.tenant_lookup}__in": tenants})
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return is_superuser(request) or bool(roles_of(request))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if obj is None or is_superuser(request):
+            return self.has_module_permission(request)
+        tenant_id = self.tenant_id_of(obj)
+        return self.shows_shared_rows if tenant_id is None else tenant_id in roles_of(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.may_change(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may_change(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.may_change(request, obj)
+
+    def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Without a row: whether there can be any."""
+        if is_superuser(request):
+            return True
+        roles = roles_of(request)
+        if obj is None:
+            return not CHANGING_ROLES.isdisjoint(roles.values())
+        tenant_id = self.tenant_id_of(obj)
+        return tenant_id is not None and roles.get(tenant_id) in CHANGING_ROLES
+
+    def formfield_for_foreignkey(
+        self, db_field: Any, request: HttpRequest, **kwargs: Any
+    ) -> ModelChoiceField[Any] | None:
+        """Offers, and takes, only rows of tenants that the member may change."""
+        related = self.admin_site._registry.get(db_field.remote_field.model)
+        if isinstance(related, TenantRowsAdmin):
+            kwargs["queryset"] = related.changeable(request)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        with audit_log.acting_as(actor_of(request)):
+            return super().changeform_view(request, *args, **kwargs)
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        with audit_log.acting_as(actor_of(request)):
+            return super().changelist_view(request, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        with audit_log.acting_as(actor_of(request)):
+            return super().delete_view(request, *args, **kwargs)
+
+
+class ReadOnlyAdmin(TenantRowsAdmin):
+    """To look at, nothing else."""
+
+    actions = None
+
+    def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class InlineOfTenantRows(admin.TabularInline):  # type: ignore[type-arg]  # not subscriptable at run time
+    """May be seen and changed by whoever may see and change the row it belongs to."""
+
+    extra = 0
+
+    @property
+    def _parent(self) -> TenantRowsAdmin:
+        parent = self.admin_site._registry[self.parent_model]
+        assert isinstance(parent, TenantRowsAdmin)
+        return parent
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._parent.has_view_permission(request, obj)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._parent.has_change_permission(request, obj)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._parent.has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self._parent.has_change_permission(request, obj)
+
+
+class EnvironmentFilter(admin.SimpleListFilter):
+    """By environment, offering those the member may see."""
+
+    title = "environment"
+    parameter_name = "environment"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        environments = Environment.objects.select_related("tenant")
+        if not is_superuser(request):
+            environments = environments.filter(tenant__in=list(roles_of(request)))
+        return [(str(environment.pk), str(environment)) for environment in environments[:FILTER_CHOICES_MAX]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
+        offered = {value for value, _ in self.lookup_choices}
+        return queryset.filter(environment_id=self.value()) if self.value() in offered else queryset
+
+
+class OneEnvironmentFilter(EnvironmentFilter):
+    """Always exactly one, at first the first: large tables are indexed by environment."""
+
+    def value(self) -> str | None:
+        offered = [value for value, _ in self.lookup_choices]
+        value = super().value()
+        return value if value in offered else next(iter(offered), None)
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        _all, *one_each = super().choices(changelist)
+        yield from one_each
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
+        return queryset.none() if self.value() is None else super().queryset(request, queryset)
