@@ -132,6 +132,10 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         self.initial["amount"] = _plain(self.initial.get("amount"))
 
+    def _get_validation_exclusions(self) -> set[str]:
+        """All: what the model demands of a row the formset says too, and how to mend it."""
+        return {field.name for field in Limit._meta.fields}
+
 
 class LimitFormSet(forms.models.BaseInlineFormSet):  # type: ignore[type-arg]
     def kept(self) -> list[Any]:

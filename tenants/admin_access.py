@@ -183,12 +183,16 @@ class EnvironmentFilter(admin.SimpleListFilter):
 
 
 class OneEnvironmentFilter(EnvironmentFilter):
-    """Always exactly one, at first the first: large tables are indexed by environment."""
+    """Always exactly one, at first a prod if there is one: large tables are indexed by environment."""
 
     def value(self) -> str | None:
-        offered = [value for value, _ in self.lookup_choices]
+        offered = {str(value): str(name) for value, name in self.lookup_choices}
         value = super().value()
-        return value if value in offered else next(iter(offered), None)
+        if value in offered:
+            return value
+        return next(
+            (value for value, name in offered.items() if name.endswith("/prod")), next(iter(offered), None)
+        )
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         _all, *one_each = super().choices(changelist)

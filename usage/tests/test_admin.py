@@ -1,0 +1,201 @@
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from audit.models import Entry
+from tenants.models import Environment, Membership, Role, Tenant
+from usage.models import Decision, ModelPrice, TrackedPair, UsageEvent
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def environment() -> Environment:
+    return Tenant.create_with_environments("acme").environments.get(slug="prod")
+
+
+@pytest.fixture
+def other() -> Environment:
+    return Tenant.create_with_environments("other").environments.get(slug="prod")
+
+
+def signed_in(username: str, tenant: Tenant | None, role: str = Role.ADMIN) -> Client:
+    user = User.objects.create_user(username, is_staff=True, is_superuser=tenant is None)
+    if tenant is not None:
+        Membership.objects.create(tenant=tenant, user=user, role=role)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def superuser() -> Client:
+    return signed_in("root", None)
+
+
+@pytest.fixture
+def member(environment: Environment) -> Client:
+    return signed_in("mia", environment.tenant)
+
+
+@pytest.fixture
+def stranger(other: Environment) -> Client:
+    return signed_in("sam", other.tenant)
+
+
+def event(environment: Environment, request_id: str) -> UsageEvent:
+    return UsageEvent.objects.create(
+        environment=environment, request_id=request_id, charged_at=NOW, recorded_at=NOW, xid=1, user_id="ann",
+        feature="chat", plan="free", run_id="", model="gpt-4o", provider="openai", status="succeeded", requests=1,
+        input_tokens=7, output_tokens=8, cached_input_tokens=0, cache_write_tokens=0, reasoning_tokens=0,
+        cost_nano=198_000,
+    )  # fmt: skip
+
+
+def decision(environment: Environment, request_id: str) -> Decision:
+    return Decision.objects.create(
+        environment=environment, stream_id=request_id, decided_at=NOW, request_id=request_id, user_id="ann",
+        feature="", plan="", run_id="", model="gpt-4o", reason_code="USER_BLOCKED", reason_class="forbidden",
+        message="Blocked.", policy_name="", limit_state=[],
+    )  # fmt: skip
+
+
+def price(tenant: Tenant | None, model: str) -> ModelPrice:
+    return ModelPrice.objects.create(
+        tenant=tenant,
+        provider="openai",
+        model=model,
+        effective_from=NOW,
+        input_per_million=1,
+        output_per_million=2,
+    )
+
+
+def page(model: str, what: str, *arguments: Any) -> str:
+    return reverse(f"admin:usage_{model}_{what}", args=arguments)
+
+
+def text(client: Client, url: str) -> str:
+    response = client.get(url)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    return {
+        "provider": "openai", "model": "gpt-x", "aliases": "", "effective_from_0": "2026-01-01",
+        "effective_from_1": "00:00", "input_per_million": "1", "output_per_million": "2", "tiers": "[]",
+        "source": "manual", "active": "on",
+    } | fields  # fmt: skip
+
+
+def test_the_ledger_and_the_decisions_are_to_look_at(
+    environment: Environment, superuser: Client, member: Client
+) -> None:
+    pair = TrackedPair.objects.create(environment=environment, per="user", window="day")
+    rows = [
+        ("usageevent", event(environment, "r1")),
+        ("decision", decision(environment, "r2")),
+        ("trackedpair", pair),
+    ]
+    for client in (superuser, member):
+        for model, row in rows:
+            assert str(row).split()[0] in text(client, page(model, "change", row.pk))
+            assert client.post(page(model, "change", row.pk), {}).status_code == 403
+            assert client.post(page(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+            assert client.get(page(model, "add")).status_code == 403
+    assert "0.000198" in text(superuser, page("usageevent", "changelist"))
+
+
+def test_a_stranger_sees_nothing_of_another_tenant(
+    environment: Environment, other: Environment, member: Client, stranger: Client
+) -> None:
+    ours, theirs = event(environment, "our-request"), event(other, "their-request")
+    blocked = decision(environment, "our-blocked")
+    assert "our-request" in text(member, page("usageevent", "changelist"))
+    asked_for = f"?environment={environment.pk}"
+    for url in (page("usageevent", "changelist"), page("decision", "changelist")):
+        assert "our-" not in text(stranger, url)
+        assert "our-" not in text(stranger, url + asked_for)
+    assert stranger.get(page("usageevent", "change", ours.pk)).status_code == 302
+    assert stranger.get(page("decision", "change", blocked.pk)).status_code == 302
+    assert member.get(page("usageevent", "change", theirs.pk)).status_code == 302
+    assert "acme" not in text(stranger, page("usageevent", "changelist"))
+
+
+def test_the_ledger_page_shows_one_environment_and_counts_no_further_than_it_must(
+    environment: Environment, superuser: Client
+) -> None:
+    event(environment, "in-prod")
+    dev = environment.tenant.environments.get(slug="dev")
+    event(dev, "in-dev")
+    with CaptureQueriesContext(connection) as queries:
+        shown = text(superuser, page("usageevent", "changelist") + f"?environment={dev.pk}")
+    assert "in-dev" in shown
+    assert "in-prod" not in shown
+    counts = [
+        query["sql"] for query in queries if "COUNT(*)" in query["sql"] and "usage_event" in query["sql"]
+    ]
+    assert counts
+    assert all("LIMIT 10000" in count for count in counts)
+
+
+def test_requests_are_found_by_their_exact_id(environment: Environment, superuser: Client) -> None:
+    event(environment, "request-1")
+    event(environment, "request-12")
+    url = page("usageevent", "changelist") + f"?environment={environment.pk}&q=request-1"
+    assert "request-12" not in text(superuser, url)
+
+
+def test_a_shared_price_is_seen_by_all_and_changed_by_superusers(
+    environment: Environment, other: Environment, superuser: Client, member: Client
+) -> None:
+    shared = price(None, "gpt-shared")
+    url = page("modelprice", "change", shared.pk)
+    assert "gpt-shared" in text(member, page("modelprice", "changelist"))
+    assert "gpt-shared" in text(member, url)
+    assert member.post(url, form()).status_code == 403
+
+    before = environment.revision, other.revision
+    assert superuser.post(url, form(input_per_million="1.5")).status_code == 302
+    shared.refresh_from_db()
+    assert shared.input_per_million == 1.5
+    for changed in (environment, other):
+        changed.refresh_from_db()
+    assert (environment.revision, other.revision) == (before[0] + 1, before[1] + 1)
+    entry = Entry.objects.get(action="price.changed")
+    assert (entry.tenant_id, entry.actor, entry.data["input_per_million"]) == (None, "admin:root", "1.5")
+
+
+def test_a_member_sets_prices_of_their_own_tenant_alone(
+    environment: Environment, other: Environment, member: Client
+) -> None:
+    theirs = price(other.tenant, "gpt-theirs")
+    add = page("modelprice", "add")
+    for tenant in ("", other.tenant.pk):
+        assert member.post(add, form(tenant=tenant)).status_code == 200
+    assert ModelPrice.objects.count() == 1
+    assert member.post(add, form(tenant=environment.tenant.pk)).status_code == 302
+    own = ModelPrice.objects.get(tenant=environment.tenant)
+    assert Entry.objects.get(action="price.added").tenant_id == environment.tenant_id
+    revisions = environment.revision, other.revision
+    for changed in (environment, other):
+        changed.refresh_from_db()
+    assert (environment.revision, other.revision) == (revisions[0] + 1, revisions[1])
+
+    shown = text(member, page("modelprice", "changelist"))
+    assert "gpt-x" in shown
+    assert "gpt-theirs" not in shown
+    assert member.get(page("modelprice", "change", theirs.pk)).status_code == 302
+    # The tenant of a price stays.
+    member.post(page("modelprice", "change", own.pk), form(tenant=""))
+    own.refresh_from_db()
+    assert own.tenant == environment.tenant
