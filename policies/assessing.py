@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from policies.reasons import Reason, rank
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
+from policies.terms import Terms
 from usage.amounts import Subjects
-from usage.assessment import Assessment, LimitRef, Refusal
+from usage.assessment import Assessment, Refusal
 from usage.money import format_usd
 from usage.pricing import Price, TokenUse, cost_nano
-from usage.windows import Span, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,40 +37,24 @@ class Ground:
     allow_without_policy: bool
 
 
-def output_cap(matched: Matched) -> int | None:
-    """The tightest cap on output that a policy sets per request."""
-    caps = [
-        policy.rule.per_request.output_tokens
-        for policy in matched.policies
-        if policy.rule.per_request.output_tokens is not None and policy.rule.mode is Mode.ENFORCE
-    ]
-    return min(caps, default=None)
-
-
-def assess(
-    call: Call,
-    matched: Matched,
-    ground: Ground,
-    price: Price | None,
-    output_tokens: int,
-    spans: dict[Window, Span],
-) -> Assessment:
-    """`output_tokens` is what is held for the answer; `spans` are the windows of now."""
+def assess(call: Call, terms: Terms, ground: Ground, price: Price | None, output_tokens: int) -> Assessment:
+    """`output_tokens` is what is held for the answer."""
+    subjects = call.subjects
     use = TokenUse(input_tokens=call.input_tokens, output_tokens=output_tokens)
     cost = None if price is None else cost_nano(price, use)
-    refusals = [*_ground_refusals(call, matched, ground), *_policy_refusals(call, matched, cost)]
+    refusals = [*_ground_refusals(call, terms.matched, ground), *_policy_refusals(call, terms.matched, cost)]
     return Assessment(
         request_id=call.request_id,
-        user_id=call.subjects.user_id,
-        feature=call.subjects.feature,
-        plan=call.subjects.plan,
-        run_id=call.subjects.run_id,
+        user_id=subjects.user_id,
+        feature=subjects.feature,
+        plan=subjects.plan,
+        run_id=subjects.run_id,
         model=call.model,
-        policies=tuple(policy.ref for policy in matched.policies),
-        has_override=matched.override is not None,
-        limits=tuple(_limits(call, matched, spans)),
-        refusal=_first(refusal for refusal in refusals if refusal.enforced),
-        shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced),
+        policies=terms.policies,
+        has_override=terms.matched.override is not None,
+        limits=terms.limits,
+        refusal=_first(refusal for refusal in refusals if refusal.enforced) if refusals else None,
+        shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced) if refusals else None,
         input_tokens=call.input_tokens,
         output_tokens=output_tokens,
         cost_nano=cost or 0,
@@ -130,7 +114,8 @@ def _rule_refusals(call: Call, policy: StoredPolicy, cost: int | None) -> Iterat
     if caps.input_tokens is not None and call.input_tokens > caps.input_tokens:
         yield (
             Reason.REQUEST_TOKENS_EXCEEDED,
-            f"The call has {call.input_tokens} input tokens; policy {rule.name} allows {caps.input_tokens} per request.",
+            f"The call has {call.input_tokens} input tokens; "
+            f"policy {rule.name} allows {caps.input_tokens} per request.",
         )
     asked = call.max_output_tokens
     if caps.output_tokens is not None and asked is not None and asked > caps.output_tokens:
@@ -144,37 +129,3 @@ def _rule_refusals(call: Call, policy: StoredPolicy, cost: int | None) -> Iterat
             f"The call may cost {format_usd(cost)} USD; policy {rule.name} allows {format_usd(caps.cost_nano)} USD "
             "per request.",
         )
-
-
-def _limits(call: Call, matched: Matched, spans: dict[Window, Span]) -> Iterator[LimitRef]:
-    for place, policy in enumerate(matched.policies):
-        for limit in policy.rule.limits:
-            subject = call.subjects.name(limit.per)
-            # A call without a feature (plan, run) belongs to no feature's counter, so its limit does not meet it.
-            if subject is None:
-                continue
-            yield LimitRef(
-                policy=place,
-                metric=limit.metric,
-                window=limit.window,
-                per=limit.per,
-                amount=limit.amount,
-                subject=_subject_name(call.subjects, limit.per.value),
-                resets_at_ms=None if limit.pair is None else spans[limit.window].end,
-                enforce=policy.rule.mode is Mode.ENFORCE,
-            )
-
-
-def _subject_name(subjects: Subjects, per: str) -> str:
-    match per:
-        case "user":
-            return f"user {subjects.user_id}"
-        case "user_feature":
-            return f"user {subjects.user_id} in feature {subjects.feature}"
-        case "feature":
-            return f"feature {subjects.feature}"
-        case "plan":
-            return f"plan {subjects.plan}"
-        case "run":
-            return f"run {subjects.run_id}"
-    return "the environment"

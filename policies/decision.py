@@ -7,10 +7,11 @@ together). This module finds which limits that were, which of them speaks, and w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from policies.reasons import CLASSES, WINDOW_CODES, Reason, ReasonClass
-from usage.amounts import Metric
+from usage.amounts import Metric, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading
 from usage.limit_state import present
 
@@ -26,8 +27,7 @@ _NEVER = float("inf")
 TRANSIENT_RETRY_S = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitFinding:
+class LimitFinding(msgspec.Struct, frozen=True, kw_only=True):
     """A limit and how it stood before this call."""
 
     limit: LimitRef
@@ -36,8 +36,7 @@ class LimitFinding:
     exceeded: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Whether, why, by which policy, and after how many seconds a retry makes sense (None: never by waiting)."""
 
     allowed: bool
@@ -48,8 +47,7 @@ class Verdict:
     retry_after_s: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     # What monitored policies would have said, if they would have blocked.
     shadow: Verdict | None
@@ -63,20 +61,24 @@ def exceeds(limit: int, needed: int, used: int, held: int) -> bool:
 
 def decide(assessment: Assessment, readings: Sequence[Reading], now_ms: int) -> Decision:
     """`readings` are of the assessment's limits, in their order."""
+    amounts = assessment.amounts
     findings = tuple(
-        LimitFinding(
-            limit=limit,
-            used=reading.used,
-            held=reading.held,
-            exceeded=exceeds(limit.amount, assessment.amounts.of(limit.metric), reading.used, reading.held),
-        )
-        for limit, reading in zip(assessment.limits, readings, strict=True)
+        [
+            _finding(limit, amounts.of(limit.metric), reading)
+            for limit, reading in zip(assessment.limits, readings, strict=True)
+        ]
     )
     return Decision(
         verdict=_verdict(assessment, findings, now_ms, enforced=True) or _allowed(assessment),
         shadow=_verdict(assessment, findings, now_ms, enforced=False),
         findings=findings,
     )
+
+
+def _finding(limit: LimitRef, needed: int, reading: Reading) -> LimitFinding:
+    used, held = reading.used, reading.held
+    exceeded = exceeds(limit.amount, needed, used, held)
+    return LimitFinding(limit=limit, used=used, held=held, exceeded=exceeded)
 
 
 def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
@@ -161,7 +163,7 @@ def _limit_verdict(assessment: Assessment, finding: LimitFinding, now_ms: int) -
         allowed=False,
         reason_code=code,
         reason_class=reason_class,
-        message=_message(finding, needed, reason_class),
+        message=_message(finding, subject_name(assessment.subjects, limit.per), needed, reason_class),
         policy=assessment.policies[limit.policy],
         retry_after_s=_retry_after_s(limit, reason_class, now_ms),
     )
@@ -202,12 +204,10 @@ _NOUNS = {
 }
 
 
-def _message(finding: LimitFinding, needed: int, reason_class: ReasonClass) -> str:
+def _message(finding: LimitFinding, subject: str, needed: int, reason_class: ReasonClass) -> str:
     limit = finding.limit
     if limit.metric is Metric.CONCURRENCY:
-        return (
-            f"{finding.held} calls of {limit.subject} are in flight; the limit is {limit.amount} at a time."
-        )
+        return f"{finding.held} calls of {subject} are in flight; the limit is {limit.amount} at a time."
     noun, unit = _NOUNS[limit.metric]
 
     def amount(value: int) -> str:
@@ -215,10 +215,27 @@ def _message(finding: LimitFinding, needed: int, reason_class: ReasonClass) -> s
 
     what = f"{_ADJECTIVES[limit.window.value]} {noun} of {amount(limit.amount)}"
     if reason_class is ReasonClass.TOO_LARGE:
-        return f"{what} for {limit.subject} is less than this call may take ({amount(needed)})."
+        return f"{what} for {subject} is less than this call may take ({amount(needed)})."
     if reason_class is ReasonClass.TRANSIENT:
-        return f"{what} for {limit.subject} is taken up by calls in flight ({amount(finding.held)} held)."
+        return f"{what} for {subject} is taken up by calls in flight ({amount(finding.held)} held)."
     return (
-        f"{what} reached for {limit.subject}: {amount(finding.used)} used, {amount(finding.held)} held, "
+        f"{what} reached for {subject}: {amount(finding.used)} used, {amount(finding.held)} held, "
         f"{amount(needed)} needed."
     )
+
+
+def subject_name(subjects: Subjects, per: Per) -> str:
+    """Whose limit it is, for people."""
+    match per:
+        case Per.USER:
+            return f"user {subjects.user_id}"
+        case Per.USER_FEATURE:
+            return f"user {subjects.user_id} in feature {subjects.feature}"
+        case Per.FEATURE:
+            return f"feature {subjects.feature}"
+        case Per.PLAN:
+            return f"plan {subjects.plan}"
+        case Per.RUN:
+            return f"run {subjects.run_id}"
+        case Per.ENVIRONMENT:
+            return "the environment"

@@ -1,8 +1,8 @@
 """Blocked decisions, from the counter store's stream to the Decision table.
 
-The reserve script writes what it decided on (assessment and readings) to a bounded stream; `drain` decides the same once
-more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is committed; one
-that is read twice is still one row.
+The reserve script writes what it decided on (assessment and readings) to a bounded stream; `drain` decides the same
+once more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is
+committed; one that is read twice is still one row.
 """
 
 from __future__ import annotations

@@ -11,27 +11,27 @@ again; what it was tried with before took no effect. If the counter store cannot
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
+from secrets import token_hex
 
 import msgspec
 from django.db import DatabaseError, InterfaceError, OperationalError
 
 from policies import decision, end_users, snapshot
-from policies.assessing import Call, assess, output_cap
+from policies.assessing import Call, assess
 from policies.decision import Decision
 from policies.end_users import StoredUser
-from policies.resolution import Matched
-from policies.rules import Mode, OnUnavailable, OnUnsettled
 from policies.snapshot import Snapshot
+from policies.terms import Terms
 from tenants import authentication, keys, problems, scopes
 from tenants.authentication import Credential
 from tenants.http import Metadata, Name, RequestId, TokenCount
 from usage import assessment, counters, recount
-from usage.amounts import Metric, Pair, Subjects
+from usage.amounts import Per, Subjects
 from usage.assessment import Assessment
 from usage.counter_store import StoreUnavailable, store
 from usage.counters import (
@@ -40,7 +40,9 @@ from usage.counters import (
     ClockDiffers,
     Cold,
     Conflict,
+    Counter,
     Done,
+    Present,
     RateLimited,
     Replay,
     Request,
@@ -54,6 +56,7 @@ from usage.tokens import count_tokens
 logger = logging.getLogger("tokvigil.evaluate")
 
 HOLD_MS = 600_000
+REQUEST_ID_BYTES = 16
 # Each mends one thing that the process did not know; more than a few in one call means the store is not usable.
 ATTEMPTS_MAX = 12
 # End users' records kept in the process; the store tells when one is out of date.
@@ -104,7 +107,7 @@ def forget_all() -> None:
 def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
     """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
     known = caller.snapshot()
-    attempt = Attempt(body, known, caller.credential(known), body.request_id or uuid.uuid4().hex)
+    attempt = Attempt(body, known, caller.credential(known), body.request_id or token_hex(REQUEST_ID_BYTES))
     try:
         return _reserve(attempt, caller)
     except (StoreUnavailable, OperationalError, InterfaceError) as error:
@@ -182,6 +185,8 @@ class Attempt:
             run_id=body.run_id or "",
         )
         matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
+        present = known.metering.tracked.at(now_ms)
+        terms = known.terms.find(matched, subjects, present.spans)
         match = known.metering.prices.find(body.model, datetime.fromtimestamp(now_ms / 1000, UTC))
         call = Call(
             request_id=self.request_id,
@@ -191,34 +196,23 @@ class Attempt:
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
         )
-        since, until, spans = known.metering.tracked.spans(now_ms)
-        assessed = assess(
-            call,
-            matched,
-            known.ground,
-            None if match is None else match.price,
-            _output_tokens(body, matched, known.environment_id),
-            spans,
-        )
+        output_tokens = _output_tokens(body, terms, known.environment_id)
+        assessed = assess(call, terms, known.ground, None if match is None else match.price, output_tokens)
         return Prepared(
             attempt=self,
             assessment=assessed,
-            request=self._request(assessed, matched, record, since, until, now_ms),
+            terms=terms,
+            request=self._request(assessed, terms, record, subjects, present),
             user=user,
             match=match,
         )
 
     def _request(
-        self, assessed: Assessment, matched: Matched, record: str, since: int, until: int, now_ms: int
+        self, assessed: Assessment, terms: Terms, record: str, subjects: Subjects, present: Present
     ) -> Request:
         known, body = self.snapshot, self.body
-        tracked = known.metering.tracked
-        counted = tracked.counters(assessed.subjects, now_ms)
-        places = {counter.pair: place for place, counter in enumerate(counted)}
-        keys = {per: tracked.concurrency_key(per, assessed.subjects) for per in known.concurrency_pers}
-        concurrency = {per: key for per, key in keys.items() if key is not None}
-        set_places = {per: place for place, per in enumerate(concurrency)}
-        holds = not body.dry_run and assessed.refusal is None
+        counted = present.counters(subjects)
+        sets = self._concurrency_sets(subjects) if known.concurrency_pers else {}
         return Request(
             environment_id=known.environment_id,
             revision=known.revision,
@@ -228,28 +222,24 @@ class Attempt:
             user_record=record,
             amounts=assessed.amounts,
             counters=counted,
-            concurrency_keys=tuple(concurrency.values()),
-            checks=tuple(
-                Check(
-                    limit.metric,
-                    set_places[limit.per]
-                    if limit.metric is Metric.CONCURRENCY
-                    else places[Pair(limit.per, limit.window)],
-                    limit.amount,
-                    limit.enforce,
-                )
-                for limit in assessed.limits
-            ),
-            right_from_ms=since,
-            right_until_ms=until,
+            concurrency_keys=tuple(sets.values()),
+            checks=_checks(terms, counted, list(sets)),
+            right_from_ms=present.since_ms,
+            right_until_ms=present.until_ms,
             assessment=assessment.pack(assessed),
-            hold=holds,
+            hold=not body.dry_run and assessed.refusal is None,
             record_block=not body.dry_run,
             hold_ms=HOLD_MS,
-            charge_on_expiry=_charges_on_expiry(matched),
+            charge_on_expiry=terms.charge_on_expiry,
             api_key_id=self.credential.id,
             requests_per_minute=self.credential.requests_per_minute,
         )
+
+    def _concurrency_sets(self, subjects: Subjects) -> dict[Per, str]:
+        """Every call takes its place in the sets of all kinds of subject that some limit names."""
+        tracked = self.snapshot.metering.tracked
+        keys = {per: tracked.concurrency_key(per, subjects) for per in self.snapshot.concurrency_pers}
+        return {per: key for per, key in keys.items() if key is not None}
 
     def _user_record(self) -> str:
         key = (self.snapshot.environment_id, self.body.user_id)
@@ -271,16 +261,13 @@ class Attempt:
 
     def degraded(self) -> Evaluated:
         """Decides without counters. The end user is as PostgreSQL knows it, or else as this process does."""
-        try:
+        with suppress(DatabaseError):
             self._remember(end_users.load_record(self.snapshot.environment_id, self.body.user_id))
-        except DatabaseError:
-            pass
         prepared = self.prepare()
-        subjects = prepared.assessment.subjects
-        matched = self.snapshot.policies.resolve(
-            user=subjects.user_id, feature=subjects.feature, plan=subjects.plan
-        )
-        allowed = _allows_unavailable(matched, self.snapshot.ground.allow_without_policy)
+        allowed = prepared.terms.allow_unavailable
+        if allowed is None:
+            matched = prepared.terms.matched
+            allowed = matched.override is not None or self.snapshot.ground.allow_without_policy
         return Evaluated(
             assessment=prepared.assessment,
             decision=decision.degraded(prepared.assessment, allowed=allowed),
@@ -298,6 +285,7 @@ class Prepared:
 
     attempt: Attempt
     assessment: Assessment
+    terms: Terms
     request: Request
     user: StoredUser
     match: Match | None
@@ -333,30 +321,31 @@ def _input_tokens(body: EvaluateRequest) -> int:
     return 0 if body.input_text is None else count_tokens(body.input_text, body.model)
 
 
-def _output_tokens(body: EvaluateRequest, matched: Matched, environment_id: int) -> int:
+def _output_tokens(body: EvaluateRequest, terms: Terms, environment_id: int) -> int:
     """What to hold for the answer: as asked, else the policy's cap, else what such calls used lately."""
     if body.max_output_tokens is not None:
         return body.max_output_tokens
-    cap = output_cap(matched)
-    if cap is not None:
-        return cap
+    if terms.output_cap is not None:
+        return terms.output_cap
     return expected_output(environment_id, body.feature or "", body.model)
 
 
-def _digest(body: EvaluateRequest) -> bytes:
-    return blake2b(msgspec.msgpack.encode(body), digest_size=16).digest()
+def _digest(body: EvaluateRequest) -> str:
+    return blake2b(msgspec.msgpack.encode(body), digest_size=16).hexdigest()
 
 
-def _charges_on_expiry(matched: Matched) -> bool:
-    return any(
-        policy.rule.on_unsettled is OnUnsettled.CHARGE and policy.rule.mode is Mode.ENFORCE
-        for policy in matched.policies
+def _checks(
+    terms: Terms, counted: tuple[Counter, ...], sets: list[Per]
+) -> tuple[tuple[str, int, int, bool], ...]:
+    places = {counter.slot.pair: place for place, counter in enumerate(counted)}
+    return tuple(
+        [
+            Check(
+                metric=limit.metric,
+                place=sets.index(limit.per) if pair is None else places[pair],
+                limit=limit.amount,
+                enforce=limit.enforce,
+            ).arguments
+            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
+        ]
     )
-
-
-def _allows_unavailable(matched: Matched, allow_without_policy: bool) -> bool:
-    """One policy in force that blocks is enough to block."""
-    enforced = [policy.rule for policy in matched.policies if policy.rule.mode is Mode.ENFORCE]
-    if not enforced:
-        return matched.override is not None or allow_without_policy
-    return all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)

@@ -27,8 +27,10 @@ class StoredPolicy:
     rule: PolicyRule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Matched:
+    """What applies to a call. The index answers equal scopes with the same object, so it can be a key."""
+
     override: StoredPolicy | None
     guardrails: tuple[StoredPolicy, ...]
 
@@ -48,6 +50,8 @@ class Candidate:
 
 ScopeKey = tuple[str, str, str]
 
+RESOLVED_MAX = 10_000
+
 # Which parts of a call's scope a policy may name, most specific first: (user, feature, plan).
 _SPECIFICITY = tuple(sorted(product((True, False), repeat=3), reverse=True))
 
@@ -58,14 +62,28 @@ class PolicyIndex:
     def __init__(self, policies: Iterable[StoredPolicy]) -> None:
         self._overrides: dict[ScopeKey, tuple[StoredPolicy, ...]] = {}
         self._guardrails: dict[ScopeKey, tuple[StoredPolicy, ...]] = {}
+        self._users_named: set[str] = set()
+        self._resolved: dict[ScopeKey, Matched] = {}
         for policy in sorted(policies, key=lambda policy: (-policy.rule.priority, policy.ordinal)):
             if policy.rule.mode is Mode.OFF:
                 continue
             index = self._overrides if policy.rule.kind is Kind.OVERRIDE else self._guardrails
             key = _key(policy.rule.scope)
             index[key] = (*index.get(key, ()), policy)
+            self._users_named.add(policy.rule.scope.user)
 
     def resolve(self, *, user: str, feature: str, plan: str) -> Matched:
+        # A user that no policy names matches as any other such user does.
+        key = (user if user in self._users_named else "", feature, plan)
+        matched = self._resolved.get(key)
+        if matched is None:
+            # Callers choose the names, so what is remembered is bounded.
+            if len(self._resolved) >= RESOLVED_MAX:
+                self._resolved.clear()
+            matched = self._resolved[key] = self._resolve(*key)
+        return matched
+
+    def _resolve(self, user: str, feature: str, plan: str) -> Matched:
         override: StoredPolicy | None = None
         guardrails: tuple[StoredPolicy, ...] = ()
         for key in _matching_keys(user, feature, plan):

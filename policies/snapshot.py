@@ -14,6 +14,7 @@ from policies.assessing import Ground
 from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
+from policies.terms import TermsBook
 from tenants.authentication import Credential
 from tenants.models import ApiKey, DefaultAction, Environment
 from usage import metering
@@ -33,6 +34,7 @@ class Snapshot:
     concurrency_pers: tuple[Per, ...]
     ground: Ground
     credentials: dict[str, Credential]
+    terms: TermsBook
 
 
 _snapshots: dict[int, Snapshot] = {}
@@ -105,6 +107,7 @@ def _compile(environment_id: int, known: Metering) -> Snapshot:
             key.key_id: Credential.of(key)
             for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
         },
+        terms=TermsBook(),
     )
     _snapshots[environment_id] = snapshot
     return snapshot

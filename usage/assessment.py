@@ -1,8 +1,8 @@
 """What is known of a call before it is counted.
 
 Evaluate makes it and the reserve script keeps it with the hold: a repeated evaluate answers from it, and the report of
-the call finds in it whom, when and by which policy the call was allowed. Blocked calls take it along on their way to the
-Decision table.
+the call finds in it whom, when and by which policy the call was allowed. Blocked calls take it along on their way to
+the Decision table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class LimitRef(msgspec.Struct, frozen=True, array_like=True):
     window: Window
     per: Per
     amount: int
-    subject: str
     resets_at_ms: int | None
     enforce: bool
 

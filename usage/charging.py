@@ -1,8 +1,8 @@
 """Charging: what the ledger committed goes into the counters, and the holds end.
 
-The ledger comes first. If the counter store is away, or this process dies, between the two, nothing is lost: a repeated
-report charges what was not charged yet, and an environment whose charges could not be delivered has its counters rebuilt
-from the ledger once the store is back (`recount_needed`).
+The ledger comes first. If the counter store is away, or this process dies, between the two, nothing is lost: a
+repeated report charges what was not charged yet, and an environment whose charges could not be delivered has its
+counters rebuilt from the ledger once the store is back (`recount_needed`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _settlement(row: Recorded, known: Metering) -> Settlement:
         environment_id=known.environment_id,
         revision=known.revision,
         request_id=report.request_id,
-        counters=known.tracked.counters(report.subjects, int(report.charged_at.timestamp() * 1000)),
+        counters=known.tracked.at(int(report.charged_at.timestamp() * 1000)).counters(report.subjects),
         movements=row.movements,
     )
 

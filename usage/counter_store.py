@@ -4,9 +4,9 @@ django-redis lends the client. Every call is one script, one round trip, at most
 counts as down. After a failure the breaker stays open for a moment, so that a store that is away costs callers nothing,
 then one call at a time probes it.
 
-A script the store does not know (NOSCRIPT) means that the store may have restarted, from whatever it had on disk. Before
-the scripts are loaded again every environment's counters are distrusted, so none is used until it was rebuilt from the
-ledger; and as no script runs before that, no call can slip through between.
+A script the store does not know (NOSCRIPT) means that the store may have restarted, from whatever it had on disk.
+Before the scripts are loaded again every environment's counters are distrusted, so none is used until it was rebuilt
+from the ledger; and as no script runs before that, no call can slip through between.
 """
 
 from __future__ import annotations

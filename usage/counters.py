@@ -21,9 +21,8 @@ from usage.counter_store import Argument, store
 from usage.windows import Span, Window, span
 
 DAY_MS = 24 * 3600 * 1000
-# A counter outlives its window, for late reports; one without an end is forgotten when unused and then rebuilt.
+# A counter outlives its window, for late reports.
 COUNTER_GRACE_MS = 2 * DAY_MS
-COUNTER_IDLE_MS = 40 * DAY_MS
 FOREVER_MS = 2**52
 USER_RECORD_KEPT_S = 900
 SCAN_COUNT = 1000
@@ -38,18 +37,44 @@ METRIC_CODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Counter:
+class Slot(msgspec.Struct, frozen=True, eq=False):
+    """A pair in its present window: the part of a counter that is the same for all subjects."""
+
+    pair: Pair
+    span: Span
+    key_prefix: str
+    # Start of the window, when a counter of it may be forgotten (0: when unused for long), name of the pair.
+    arguments: tuple[int, int, str]
+
+
+class Counter(msgspec.Struct, frozen=True, eq=False):
     """One subject in one span of a window."""
 
     key: str
-    pair: Pair
-    span: Span
-    subject: str
-    forget_at_ms: int
+    slot: Slot
 
-    def arguments(self) -> tuple[Argument, ...]:
-        return self.span.start, self.forget_at_ms, str(self.pair)
+
+class Present(msgspec.Struct, frozen=True, eq=False):
+    """The windows of now: right from `since_ms` until before `until_ms`, by the store's clock."""
+
+    since_ms: int
+    until_ms: int
+    spans: dict[Window, Span]
+    slots: tuple[Slot, ...]
+
+    def counters(self, subjects: Subjects) -> tuple[Counter, ...]:
+        """The counters that take a call of these subjects."""
+        digests: dict[Per, str | None] = {}
+        found = []
+        for slot in self.slots:
+            per = slot.pair.per
+            if per not in digests:
+                subject = subjects.name(per)
+                digests[per] = None if subject is None else digest(subject)
+            digested = digests[per]
+            if digested is not None:
+                found.append(Counter(slot.key_prefix + digested, slot))
+        return tuple(found)
 
 
 class Tracked:
@@ -63,55 +88,40 @@ class Tracked:
         self.zone = zone
         self.pairs = pairs
         self.windowed = tuple(sorted(pairs, key=str))
-        self._present: tuple[int, int, dict[Window, Span]] = (0, 0, {})
+        self._present = Present(0, 0, {}, ())
 
-    def spans(self, at_ms: int) -> tuple[int, int, dict[Window, Span]]:
-        """From when and until when these spans are the right ones, and the spans."""
+    def at(self, at_ms: int) -> Present:
         present = self._present
-        if present[0] <= at_ms < present[1]:
+        if present.since_ms <= at_ms < present.until_ms:
             return present
-        spans = {window: span(window, at_ms, self.zone) for window in {pair.window for pair in self.windowed}}
-        since = max((found.start for found in spans.values()), default=0)
-        until = min((found.end for found in spans.values() if found.end is not None), default=FOREVER_MS)
+        spans = {window: self.span(window, at_ms) for window in {pair.window for pair in self.windowed}}
         # Another thread may replace it at the same time; each uses what it computed.
-        self._present = present = (since, until, spans)
+        self._present = present = Present(
+            since_ms=max((found.start for found in spans.values()), default=0),
+            until_ms=min(
+                (found.end for found in spans.values() if found.end is not None), default=FOREVER_MS
+            ),
+            spans=spans,
+            slots=tuple(self.slot(pair, spans[pair.window]) for pair in self.windowed),
+        )
         return present
 
     def span(self, window: Window, at_ms: int) -> Span:
         return span(window, at_ms, self.zone)
 
-    def counters(self, subjects: Subjects, at_ms: int) -> tuple[Counter, ...]:
-        """The counters that take a call of these subjects at this time."""
-        _, _, spans = self.spans(at_ms)
-        digests: dict[Per, str] = {}
-        found = []
-        for pair in self.windowed:
-            subject = subjects.name(pair.per)
-            if subject is None:
-                continue
-            if pair.per not in digests:
-                digests[pair.per] = digest(subject)
-            window = spans[pair.window]
-            key = self.key_prefix(pair, window) + digests[pair.per]
-            found.append(Counter(key, pair, window, subject, self.forget_at(window, at_ms)))
-        return tuple(found)
-
-    def key_prefix(self, pair: Pair, window: Span) -> str:
-        return f"tv:{{{self.environment_id}}}:c:{pair.per}:{pair.window}:{window.start}:"
-
-    def key(self, pair: Pair, window: Span, subject: str) -> str:
-        return self.key_prefix(pair, window) + digest(subject)
-
-    def forget_at(self, window: Span, at_ms: int) -> int:
-        return at_ms + COUNTER_IDLE_MS if window.end is None else window.end + COUNTER_GRACE_MS
+    def slot(self, pair: Pair, window: Span) -> Slot:
+        prefix = f"{environment_prefix(self.environment_id)}c:{pair.per}:{pair.window}:{window.start}:"
+        forget_at = 0 if window.end is None else window.end + COUNTER_GRACE_MS
+        return Slot(pair, window, prefix, (window.start, forget_at, str(pair)))
 
     def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
         subject = subjects.name(per)
-        return None if subject is None else f"tv:{{{self.environment_id}}}:k:{per}:{digest(subject)}"
+        return (
+            None if subject is None else f"{environment_prefix(self.environment_id)}k:{per}:{digest(subject)}"
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """A limit to check: `place` is the number of its counter (or concurrency set) among those of the call, from 0."""
 
     metric: Metric
@@ -119,21 +129,24 @@ class Check:
     limit: int
     enforce: bool
 
+    @property
+    def arguments(self) -> tuple[str, int, int, bool]:
+        return METRIC_CODES[self.metric], self.place + 1, self.limit, self.enforce
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluate, as the reserve script takes it."""
 
     environment_id: int
     revision: int
     request_id: str
-    request_digest: bytes
+    request_digest: str
     user_id: str
     user_record: str
     amounts: Amounts
     counters: tuple[Counter, ...]
     concurrency_keys: tuple[str, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[tuple[str, int, int, bool], ...]
     right_from_ms: int
     right_until_ms: int
     assessment: bytes
@@ -145,50 +158,42 @@ class Request:
     requests_per_minute: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(msgspec.Struct, frozen=True):
     """The caller's revision is not in force: load again."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserUnknown:
+class UserUnknown(msgspec.Struct, frozen=True):
     """The end user's record is not what the caller thinks: read it again and call `remember_user`."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClockDiffers:
+class ClockDiffers(msgspec.Struct, frozen=True):
     """The caller's windows are not those of the store's clock."""
 
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cold:
+class Cold(msgspec.Struct, frozen=True):
     """These counters must be rebuilt from the ledger first. `epoch` goes back to `seed`."""
 
     epoch: int
     counters: tuple[Counter, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimited:
+class RateLimited(msgspec.Struct, frozen=True):
     wait_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """The request_id is in use with other content."""
 
 
-@dataclass(frozen=True, slots=True)
-class AlreadySettled:
+class AlreadySettled(msgspec.Struct, frozen=True):
     """The request_id was used and its usage is reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True):
     """The same request while its hold is open: what was decided then."""
 
     assessment: bytes
@@ -197,8 +202,7 @@ class Replay:
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     held: bool
     at_ms: int
     deadline_ms: int
@@ -210,7 +214,7 @@ Answer = Stale | UserUnknown | ClockDiffers | Cold | RateLimited | Conflict | Al
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """What one transaction of the ledger charged for a request; a late report takes an estimate back and charges anew."""
+    """What one transaction of the ledger charged for a request. A late report adds another to that of its estimate."""
 
     xid: int
     amounts: Amounts
@@ -266,52 +270,64 @@ def _open_keys(environment_id: int) -> tuple[str, str]:
     return f"{prefix}open", f"{prefix}charge"
 
 
+class _Call(msgspec.Struct, frozen=True):
+    """What the reserve script unpacks; `lua/reserve.lua` says what the fields mean."""
+
+    revision: int
+    user: str
+    hold: bool
+    record: bool
+    digest: str
+    hold_ms: int
+    charge: bool
+    per_minute: int
+    since_ms: int
+    until_ms: int
+    amounts: tuple[int, int, int, int]
+    counters: list[tuple[int, int, str]]
+    checks: tuple[tuple[str, int, int, bool], ...]
+
+
+_pack_call = msgspec.msgpack.Encoder().encode
+
+
 def reserve(request: Request) -> Answer:
     """Check and hold, all or nothing."""
-    environment_id = request.environment_id
+    prefix = environment_prefix(request.environment_id)
     keys = [
-        environment_key(environment_id),
-        _user_key(environment_id, request.user_id),
-        reservation_key(environment_id, request.request_id),
-        *_open_keys(environment_id),
-        decisions_key(environment_id),
-        _rate_key(environment_id, request.api_key_id),
-        *(counter.key for counter in request.counters),
+        f"{prefix}env",
+        f"{prefix}u:{digest(request.user_id)}",
+        f"{prefix}r:{digest(request.request_id)}",
+        f"{prefix}open",
+        f"{prefix}charge",
+        f"{prefix}decisions",
+        f"{prefix}rate:{request.api_key_id}",
+        *[counter.key for counter in request.counters],
         *request.concurrency_keys,
     ]
     amounts = request.amounts
-    arguments: list[Argument] = [
-        request.revision,
-        request.user_record,
-        "hold" if request.hold else "peek",
-        1 if request.record_block else 0,
-        request.request_digest,
-        request.hold_ms,
-        "charge" if request.charge_on_expiry else "release",
-        request.assessment,
-        request.requests_per_minute or 0,
-        request.right_from_ms,
-        request.right_until_ms,
-        amounts.requests,
-        amounts.input_tokens,
-        amounts.output_tokens,
-        amounts.cost_nano,
-        len(request.counters),
-        len(request.concurrency_keys),
-        len(request.checks),
-    ]
-    for counter in request.counters:
-        arguments += counter.arguments()
-    for check in request.checks:
-        arguments += METRIC_CODES[check.metric], check.place + 1, check.limit, 1 if check.enforce else 0
-    return _read_answer(request, store.run("reserve", keys, arguments))
+    call = _Call(
+        revision=request.revision,
+        user=request.user_record,
+        hold=request.hold,
+        record=request.record_block,
+        digest=request.request_digest,
+        hold_ms=request.hold_ms,
+        charge=request.charge_on_expiry,
+        per_minute=request.requests_per_minute or 0,
+        since_ms=request.right_from_ms,
+        until_ms=request.right_until_ms,
+        amounts=(amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano),
+        counters=[counter.slot.arguments for counter in request.counters],
+        checks=request.checks,
+    )
+    return _read_answer(request, store.run("reserve", keys, [_pack_call(call), request.assessment]))
 
 
-def _read_answer(request: Request, answer: list[bytes | int]) -> Answer:
+def _read_answer(request: Request, answer: list[Any]) -> Answer:
     match answer[0]:
         case b"DONE":
-            numbers = [int(number) for number in answer[4:]]
-            readings = tuple(map(Reading, numbers[::2], numbers[1::2]))
+            readings = tuple(map(Reading, answer[4::2], answer[5::2]))
             return Done(answer[1] == 1, int(answer[2]), int(answer[3]), readings)
         case b"STALE":
             return Stale()
@@ -329,7 +345,6 @@ def _read_answer(request: Request, answer: list[bytes | int]) -> Answer:
             return AlreadySettled()
         case b"REPLAY":
             _, assessment, readings_packed, at_ms, deadline_ms = answer
-            assert isinstance(assessment, bytes) and isinstance(readings_packed, bytes)
             return Replay(assessment, unpack_readings(readings_packed), int(at_ms), int(deadline_ms))
     raise AssertionError(f"the reserve script answered {answer!r}")
 
@@ -356,7 +371,7 @@ def _settle_call(settlement: Settlement) -> tuple[str, list[str], list[Argument]
     ]
     arguments: list[Argument] = [settlement.revision, len(settlement.counters), len(settlement.movements)]
     for counter in settlement.counters:
-        arguments += counter.arguments()
+        arguments += counter.slot.arguments
     for movement in settlement.movements:
         amounts = movement.amounts
         arguments += (
@@ -441,7 +456,7 @@ def seed(
     """Completes a cold counter with what the ledger held at a snapshot (xmin, xmax, xip). False: read it again."""
     keys = [environment_key(environment_id), counter.key]
     amounts = (used.requests, used.input_tokens, used.output_tokens, used.cost_nano)
-    return bool(store.run("seed", keys, [epoch, *snapshot, *amounts, counter.forget_at_ms]) == b"OK")
+    return bool(store.run("seed", keys, [epoch, *snapshot, *amounts, counter.slot.arguments[1]]) == b"OK")
 
 
 def sync(environment_id: int, revision: int, pairs: frozenset[Pair]) -> bool:

@@ -1,8 +1,8 @@
 """What becomes of holds whose call was never reported.
 
-Released ones free themselves: reserve sweeps a few on each call, so that no worker is needed. Those whose policy charges
-them stay held until `settle_expired` (a beat task) has written the estimate to the ledger as `unsettled`; a late report
-replaces it.
+Released ones free themselves: reserve sweeps a few on each call, so that no worker is needed. Those whose policy
+charges them stay held until `settle_expired` (a beat task) has written the estimate to the ledger as `unsettled`; a
+late report replaces it.
 """
 
 from __future__ import annotations

@@ -292,7 +292,8 @@ def _reverse(environment_id: int, estimates: dict[str, _Estimate]) -> None:
             f"""
             INSERT INTO usage_event ({", ".join(_COLUMNS)})
             SELECT {", ".join(values)} FROM usage_event
-            WHERE environment_id = %s AND request_id = ANY(%s) AND charged_at = ANY(%s) AND status = '{Status.UNSETTLED}'
+            WHERE environment_id = %s AND request_id = ANY(%s) AND charged_at = ANY(%s)
+              AND status = '{Status.UNSETTLED}'
             """,  # noqa: S608 (the names above are the only input)
             [environment_id, list(estimates), [estimate.charged_at for estimate in estimates.values()]],
         )

@@ -1,4 +1,4 @@
-"""What counting and charging need to know of an environment, compiled at one of its revisions and kept in the process."""
+"""What counting and charging need to know of an environment, at one of its revisions; kept in the process."""
 
 from __future__ import annotations
 

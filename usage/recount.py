@@ -17,7 +17,7 @@ from django.db.backends.utils import CursorWrapper
 
 from tenants.models import Environment
 from usage import counters, metering
-from usage.amounts import Amounts, Pair, Per, Subjects
+from usage.amounts import Amounts, Pair, Per, Subjects, digest
 from usage.counter_store import store
 from usage.counters import Cold, Counter
 from usage.metering import Metering
@@ -46,10 +46,10 @@ def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
 
 
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[tuple[int, int, str], Amounts]:
-    columns = _COLUMNS[counter.pair.per]
+    columns = _COLUMNS[counter.slot.pair.per]
     values = [getattr(subjects, column) for column in columns]
     where = "".join(f" AND {column} = %s" for column in columns)
-    window = counter.span
+    window = counter.slot.span
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -135,9 +135,7 @@ def rebuild(environment: Environment) -> int:
         counters.mark_cold(stored)
         recorded = _recorded(known, pair)
         for key in stored:
-            counter = Counter(
-                key, pair, recorded.span, "", known.tracked.forget_at(recorded.span, store.now_ms())
-            )
+            counter = Counter(key, known.tracked.slot(pair, recorded.span))
             rebuilt += counters.seed(
                 environment.pk, counter, epoch, recorded.snapshot, recorded.amounts.get(key, Amounts())
             )
@@ -155,6 +153,7 @@ class _Recorded:
 
 def _recorded(known: Metering, pair: Pair) -> _Recorded:
     span = known.tracked.span(pair.window, store.now_ms())
+    slot = known.tracked.slot(pair, span)
     columns = _COLUMNS[pair.per]
     names = ", ".join(columns) or "environment_id"
     with connection.cursor() as cursor:
@@ -173,7 +172,7 @@ def _recorded(known: Metering, pair: Pair) -> _Recorded:
     for _, *sums in rows:
         subject = Subjects(**{"user_id": "", **dict(zip(columns, sums[4:], strict=False))}).name(pair.per)
         if subject is not None:
-            amounts[known.tracked.key(pair, span, subject)] = Amounts(*sums[:4])
+            amounts[slot.key_prefix + digest(subject)] = Amounts(*sums[:4])
     return _Recorded(span, _parse_snapshot(snapshot), amounts)
 
 
@@ -191,10 +190,7 @@ def _parse_snapshot(text: str) -> tuple[int, int, str]:
 
 def _stored(environment_id: int, known: Metering) -> dict[Pair, dict[str, dict[bytes, bytes]]]:
     """The counters of the open windows as they stand in the store."""
-    prefixes = {
-        known.tracked.key_prefix(pair, known.tracked.span(pair.window, store.now_ms())): pair
-        for pair in known.tracked.windowed
-    }
+    prefixes = {slot.key_prefix: slot.pair for slot in known.tracked.at(store.now_ms()).slots}
     found: dict[Pair, dict[str, dict[bytes, bytes]]] = {pair: {} for pair in known.tracked.windowed}
     for key, fields in counters.scan(environment_id):
         pair = prefixes.get(key.rpartition(":")[0] + ":")

@@ -206,9 +206,9 @@ def _receipt(
 def _limit_states(
     report: Report, allowed: Assessment, settled: Settled, known: Metering
 ) -> tuple[LimitState, ...]:
-    charged = known.tracked.counters(report.subjects, int(report.charged_at.timestamp() * 1000))
+    charged = known.tracked.at(int(report.charged_at.timestamp() * 1000)).counters(report.subjects)
     states = {
-        (counter.pair.per, counter.pair.window): state
+        (counter.slot.pair.per, counter.slot.pair.window): state
         for counter, state in zip(charged, settled.states, strict=False)
     }
     found = []

@@ -120,7 +120,7 @@ def _local(at: int, zone: ZoneInfo) -> datetime:
 
 def _offset(at: int, zone: ZoneInfo) -> int:
     offset = _local(at, zone).utcoffset()
-    assert offset is not None  # noqa: S101 - astimezone() returned an aware datetime
+    assert offset is not None
     return offset // _SECOND
 
 

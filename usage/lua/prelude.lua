@@ -18,6 +18,7 @@
 --   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
 
 local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
+local IDLE_MS = 40 * 24 * 3600 * 1000
 local METRICS = { 'r', 'i', 'o', 'c' }
 
 -- The store's clock, in ms. ARGV[1] moves it; only tests do.
@@ -31,6 +32,10 @@ local function int(n) return string.format('%.0f', n) end
 
 -- Keys expire by the server's own clock.
 local function expire_at(key, ms) redis.call('PEXPIREAT', key, int(ms - ARGV[1])) end
+
+-- A counter is forgotten after its window; one whose window never ends (`at` 0), when unused for long. A forgotten one
+-- that is asked for again is rebuilt from the ledger.
+local function forget_at(key, at, now) expire_at(key, at == 0 and now + IDLE_MS or at) end
 
 -- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
 local function free(reservation, state, open, charge)

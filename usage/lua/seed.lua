@@ -5,7 +5,7 @@
 --       2 1795512345678   epoch that was in force when the ledger was read
 --       3 760   4 775   5 763,770   the ledger snapshot: xmin, xmax, transactions under way
 --       6 12   7 4488   8 528   9 2376000   requests, input tokens, output tokens, nano-USD it holds
---      10 1795651200000   when the counter may be forgotten (ms)
+--      10 1795651200000   when the counter may be forgotten (ms; 0: when unused for long)
 -- Answers OK (also when another caller was first) | GONE: read the ledger again
 local epoch, key = redis.call('HGET', KEYS[1], 'epoch'), KEYS[2]
 local marker = redis.call('HGET', key, 'cold')
@@ -31,5 +31,5 @@ redis.call('HDEL', key, 'cold')
 redis.call('HSET', key, 'ur', int(used[1]), 'ui', int(used[2]), 'uo', int(used[3]), 'uc', int(used[4]),
   'born', int(clock()), 'xmin', ARGV[3], 'xmax', ARGV[4], 'xip', ARGV[5])
 redis.call('HSETNX', key, 'hr', 0)
-expire_at(key, ARGV[10])
+forget_at(key, tonumber(ARGV[10]), clock())
 return 'OK'

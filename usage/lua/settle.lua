@@ -6,7 +6,7 @@
 --       2 41     revision whose tracked pairs the counters are
 --       3 2      number of counters
 --       4 1      number of charges: the ledger's movements of this request, oldest first
---       5.. per counter: window start (ms), when it may be forgotten (ms), pair
+--       5.. per counter: window start (ms), when it may be forgotten (ms; 0: when unused for long), pair
 --        .. per charge: ledger transaction, requests, input tokens, output tokens, nano-USD   771 1 374 44 198000
 -- Answers STALE | DONE charged(1/0) used and held of each counter: ur ui uo uc hr hi ho hc ..
 local env, reservation = KEYS[1], KEYS[2]
@@ -21,9 +21,9 @@ local function charge_counter(key, start, forget, pair, first)
   local f = redis.call('HMGET', key, 'born', 'cold', 'xmin', 'xmax', 'xip')
   if not f[1] and not f[2] then
     -- An incomplete counter is left missing: its rebuild will read this row from the ledger.
-    if forget <= now or not starts_complete(env, epoch, pair, start) then return end
+    if (forget ~= 0 and forget <= now) or not starts_complete(env, epoch, pair, start) then return end
     redis.call('HSET', key, 'born', int(now), 'hr', 0)
-    expire_at(key, forget)
+    forget_at(key, forget, now)
   elseif not f[2] and tonumber(f[1]) < epoch then
     return
   end

@@ -27,7 +27,9 @@ class Decision(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        constraints = [models.UniqueConstraint(fields=["environment", "stream_id"], name="decision_unique_stream_id")]
+        constraints = [
+            models.UniqueConstraint(fields=["environment", "stream_id"], name="decision_unique_stream_id")
+        ]
         indexes = [
             models.Index(fields=["environment", "-id"], name="decision_newest"),
             models.Index(fields=["environment", "user_id", "-id"], name="decision_user"),

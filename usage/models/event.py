@@ -26,7 +26,9 @@ class UsageEvent(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    environment = models.ForeignKey(Environment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+    environment = models.ForeignKey(
+        Environment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
     request_id = models.CharField(max_length=128)
     # The time of the evaluate, else of the call: it decides which windows the row is charged to.
     charged_at = models.DateTimeField()

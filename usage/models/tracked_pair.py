@@ -15,7 +15,9 @@ class TrackedPair(models.Model):
     window = models.CharField(max_length=6, choices=[(window, window) for window in windows.Window])
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["environment", "per", "window"], name="tracked_pair_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=["environment", "per", "window"], name="tracked_pair_unique")
+        ]
 
     def __str__(self) -> str:
         return f"{self.per}:{self.window}"

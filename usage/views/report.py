@@ -8,8 +8,10 @@ import msgspec
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from tenants import http, problems, scopes
+from tenants import http, scopes
+from tenants.openapi import operation
 from tenants.problems import FieldError, Problem
+from usage import examples
 from usage.api import KeyView
 from usage.reporting import UsageReceipt, UsageReport, record_usage
 
@@ -22,6 +24,12 @@ class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Events are decoded one by one, so that a bad one spoils no other."""
 
     events: Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class UsageBatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """UsageBatch, as callers shall write it."""
+
+    events: Annotated[tuple[UsageReport, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 _batch = msgspec.json.Decoder(UsageBatch)
@@ -50,6 +58,16 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class UsageView(KeyView):
     scope = scopes.USAGE_WRITE
 
+    @operation(
+        "recordUsage",
+        "Report what a call used: its hold becomes a charge, exactly once",
+        tag="usage",
+        description="201: recorded now. 200: it was before; the first answer again.",
+        body=UsageReport,
+        answers={200: UsageReceipt, 201: UsageReceipt},
+        problems=(409,),
+        examples=examples.RECORD_USAGE,
+    )
     def post(self, request: Request) -> HttpResponse:
         body = http.decode(request._request, _report)
         outcome = record_usage([body], self.metering, self.credential.id)[0]
@@ -61,6 +79,14 @@ class UsageView(KeyView):
 class UsageBatchView(KeyView):
     scope = scopes.USAGE_WRITE
 
+    @operation(
+        "recordUsageBatch",
+        "Report up to 500 calls at once",
+        tag="usage",
+        description="One result for each event, in order; a bad one spoils no other.",
+        body=UsageBatchRequest,
+        answers={200: BatchAnswer},
+    )
     def post(self, request: Request) -> HttpResponse:
         batch = http.decode(request._request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
         outcomes: dict[int, UsageReceipt | Problem] = {}

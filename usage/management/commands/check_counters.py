@@ -32,4 +32,6 @@ class Command(BaseCommand):
             )
             drifted += len(found.drifts)
         if drifted:
-            raise CommandError(f"{drifted} counters differ from the ledger; rebuild_counters makes them equal.")
+            raise CommandError(
+                f"{drifted} counters differ from the ledger; rebuild_counters makes them equal."
+            )

@@ -15,7 +15,9 @@ class Command(BaseCommand):
     help = "Make the ledger's partitions of the coming months; or detach that of an old one, whose table then stays."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--months", type=int, default=partitions.AHEAD_MONTHS, help="how many months ahead")
+        parser.add_argument(
+            "--months", type=int, default=partitions.AHEAD_MONTHS, help="how many months ahead"
+        )
         parser.add_argument("--detach", type=month, metavar="YYYY-MM")
 
     def handle(self, *args: Any, months: int, detach: datetime | None, **options: Any) -> None:

@@ -1,0 +1,1 @@
+"""Measured ratios, for `make bench`. Not part of the product."""

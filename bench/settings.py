@@ -1,0 +1,3 @@
+from tokvigil_site.settings import *  # noqa: F403
+
+ROOT_URLCONF = "bench.urls"

@@ -1,0 +1,87 @@
+"""The terms of a call: all that follows from which policies match it, whatever its amounts. Pure.
+
+The same for many calls, so a snapshot keeps them (`TermsBook`) for as long as the windows last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policies.resolution import Matched, StoredPolicy
+from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled
+from usage.amounts import Metric, Pair, Subjects
+from usage.assessment import LimitRef, PolicyRef
+from usage.windows import Span, Window
+
+TERMS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Terms:
+    matched: Matched
+    policies: tuple[PolicyRef, ...]
+    limits: tuple[LimitRef, ...]
+    # Of each limit the pair it reads; None for concurrency, which reads the calls in flight of its kind of subject.
+    pairs: tuple[Pair | None, ...]
+    # The tightest cap on output per request.
+    output_cap: int | None
+    charge_on_expiry: bool
+    # Whether the policies let calls pass while counters cannot be read; None: there are none to say.
+    allow_unavailable: bool | None
+
+
+def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) -> Terms:
+    found = [
+        (place, policy, limit)
+        for place, policy in enumerate(matched.policies)
+        for limit in policy.rule.limits
+        # A call without a feature (plan, run) belongs to no feature's counter, so its limit does not meet it.
+        if subjects.name(limit.per) is not None
+    ]
+    enforced = [policy.rule for policy in matched.policies if policy.rule.mode is Mode.ENFORCE]
+    caps = [rule.per_request.output_tokens for rule in enforced if rule.per_request.output_tokens is not None]
+    return Terms(
+        matched=matched,
+        policies=tuple(policy.ref for policy in matched.policies),
+        limits=tuple(_limit_ref(place, policy, limit, spans) for place, policy, limit in found),
+        pairs=tuple(limit.pair for _, _, limit in found),
+        output_cap=min(caps, default=None),
+        charge_on_expiry=any(rule.on_unsettled is OnUnsettled.CHARGE for rule in enforced),
+        # One policy in force that blocks is enough to block.
+        allow_unavailable=all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)
+        if enforced
+        else None,
+    )
+
+
+def _limit_ref(place: int, policy: StoredPolicy, limit: LimitRule, spans: dict[Window, Span]) -> LimitRef:
+    return LimitRef(
+        policy=place,
+        metric=limit.metric,
+        window=limit.window,
+        per=limit.per,
+        amount=limit.amount,
+        resets_at_ms=None if limit.metric is Metric.CONCURRENCY else spans[limit.window].end,
+        enforce=policy.rule.mode is Mode.ENFORCE,
+    )
+
+
+Kinds = tuple[bool, bool, bool]
+
+
+class TermsBook:
+    """Terms by what they follow from. Asked with other windows it starts anew."""
+
+    def __init__(self) -> None:
+        self._known: tuple[dict[Window, Span], dict[tuple[Matched, Kinds], Terms]] = ({}, {})
+
+    def find(self, matched: Matched, subjects: Subjects, spans: dict[Window, Span]) -> Terms:
+        known_spans, known = self._known
+        if known_spans is not spans or len(known) >= TERMS_MAX:
+            known = {}
+            self._known = (spans, known)
+        key = (matched, (bool(subjects.feature), bool(subjects.plan), bool(subjects.run_id)))
+        terms = known.get(key)
+        if terms is None:
+            terms = known[key] = terms_of(matched, subjects, spans)
+        return terms
