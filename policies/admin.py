@@ -3,8 +3,6 @@
 A form is turned into the document of a policy file, and what stands against that is shown at the field it is about.
 """
 
-# ruff: noqa: ARG002 - the signatures are Django's
-
 from __future__ import annotations
 
 import re

@@ -181,7 +181,7 @@ class _FlowMapping(dict[str, Any]):
 
 
 class _Dumper(yaml.CSafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
@@ -220,8 +220,7 @@ _WORDS = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-# What is no text to `_scalar` must be quoted by the dumper, which knows by itself what is none in YAML 1.1.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+# A text that would be read as a number here is to be quoted; of those of YAML 1.1 the dumper knows by itself.
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 

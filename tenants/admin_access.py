@@ -5,8 +5,6 @@ look. Admin classes of what belongs to a tenant derive from TenantRowsAdmin; eac
 by `admin:<username>`.
 """
 
-# ruff: noqa: ARG002 - the signatures are Django's
-
 from __future__ import annotations
 
 from collections.abc import Iterator

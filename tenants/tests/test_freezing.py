@@ -39,9 +39,10 @@ def test_doing_it_again_changes_nothing(environment: Environment) -> None:
 
 
 def test_features_are_frozen_beside_those_frozen_before(environment: Environment) -> None:
+    outdated = Environment.objects.get(pk=environment.pk)
     freeze(environment, features=["chat"], actor="admin:bo")
-    # The caller's copy is old by now; what counts is the row.
-    freeze(environment, features=["agent", "chat"], actor="admin:bo")
+    # What counts is the row, not the caller's copy of it.
+    freeze(outdated, features=["agent"], actor="admin:bo")
     assert state(environment) == (False, ["agent", "chat"], 3)
     unfreeze(environment, features=["chat", "never"], actor="admin:bo")
     assert state(environment) == (False, ["agent"], 4)
