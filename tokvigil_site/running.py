@@ -79,6 +79,10 @@ class Site:
             child.require_running()
 
     @property
+    def logs(self) -> str:
+        return " and ".join(str(child.log) for child in self.children)
+
+    @property
     def admin_login(self) -> str:
         return f"user {ADMIN}, password {self.admin_password or '(as you set it)'}"
 

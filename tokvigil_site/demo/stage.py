@@ -1,0 +1,58 @@
+"""What the demo plays in: an environment of its own for each run, so that each run gives the same result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from audit.log import acting_as
+from policies import policy_file, publishing
+from policies.end_users import set_end_user
+from tenants.models import ApiKey, Environment
+from tenants.scopes import PRESETS
+from tokvigil_site import running
+
+ACTOR = "cli:demo"
+POLICIES = Path(__file__).with_name("policies.yaml")
+TRACE_POLICIES = Path(__file__).with_name("trace_policies.yaml")
+RUN = "run-"
+# Users whose plan TokVigil knows; for the others the application says it with each call.
+KNOWN_PLANS = {"ana": "free", "greta": "pro", "kavya": "enterprise"}
+BLOCKED_USER = "mallory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    environment: Environment
+    api_key: str
+
+
+def set_up() -> Stage:
+    with acting_as(ACTOR):
+        environment = _new_environment()
+        _publish(environment, POLICIES)
+        for user, plan in KNOWN_PLANS.items():
+            set_end_user(environment, user, plan_name=plan, blocked=False, actor=ACTOR)
+        set_end_user(environment, BLOCKED_USER, plan_name="free", blocked=True, actor=ACTOR)
+        _, text = ApiKey.issue(environment, "demo", PRESETS["server"])
+    return Stage(environment=environment, api_key=text)
+
+
+def set_up_for_trace(stage: Stage) -> Environment:
+    """Beside the run's own environment, whose budget the trace would use up."""
+    with acting_as(ACTOR):
+        tenant, slug = stage.environment.tenant, f"{stage.environment.slug}-trace"
+        environment = Environment.objects.create(tenant=tenant, slug=slug)
+        _publish(environment, TRACE_POLICIES)
+    return environment
+
+
+def _new_environment() -> Environment:
+    tenant = running.demo_environment().tenant
+    taken = tenant.environments.filter(slug__regex=rf"^{RUN}\d+$").values_list("slug", flat=True)
+    number = 1 + max((int(slug.removeprefix(RUN)) for slug in taken), default=0)
+    return Environment.objects.create(tenant=tenant, slug=f"{RUN}{number}")
+
+
+def _publish(environment: Environment, file: Path) -> None:
+    publishing.publish(environment, policy_file.parse(file.read_text()), actor=ACTOR)

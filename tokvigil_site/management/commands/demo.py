@@ -1,0 +1,90 @@
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from tokvigil import TokVigilError
+
+from tokvigil_site import running
+from tokvigil_site.demo import play, stage, summary
+from tokvigil_site.demo.progress import Progress
+from tokvigil_site.demo.replay import replay
+from tokvigil_site.demo.stage import Stage
+from tokvigil_site.demo.summary import Check
+from tokvigil_site.demo.trace import Trace, TraceError, open_trace
+from tokvigil_site.management.commands import up
+from tokvigil_site.running import Site
+from usage import recount
+from usage.counter_store import StoreUnavailable
+from usage.price_import import load_shared_prices
+
+
+class Command(BaseCommand):
+    help = (
+        "`up`, a demo tenant and real traffic through the Python SDK and a local AI provider; shows what was allowed "
+        "and blocked and why."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        up.add_arguments(parser)
+        parser.add_argument(
+            "--exit", action="store_true", help="stop at the end; status 0 if all that was expected happened"
+        )
+        parser.add_argument("--parallel", type=int, default=play.PARALLEL, help="users at a time")
+        parser.add_argument("--trace", type=Path, metavar="FILE.csv", help="replay a public LLM trace, too")
+        parser.add_argument("--limit", type=int, help="rows of the trace to replay; all if left out")
+
+    def handle(
+        self,
+        *_args: Any,
+        port: int,
+        workers: int,
+        exit: bool,
+        parallel: int,
+        trace: Path | None,
+        limit: int | None,
+        **_options: Any,
+    ) -> None:
+        try:
+            opened = None if trace is None else open_trace(trace, limit=limit)
+        except TraceError as error:
+            raise CommandError(str(error)) from error
+        with running.running(port=port, workers=workers, say=self.stdout.write) as site:
+            try:
+                failed = [check for check in self._play(site, parallel, opened) if not check.ok]
+            except (TokVigilError, StoreUnavailable) as error:
+                site.require_running()
+                raise CommandError(f"The demo broke off: {error} {site.logs} may say why.") from error
+            running.let_go_of_the_database()
+            if not exit:
+                self.stdout.write("\nIt stays up. Ctrl-C stops all of it.")
+                site.watch()
+            elif failed:
+                raise CommandError(f"{failed[0].what}: not so, {failed[0].found}.")
+
+    def _play(self, site: Site, parallel: int, trace: Trace | None) -> list[Check]:
+        load_shared_prices()
+        found = stage.set_up()
+        self.stdout.write(f"Playing in the new environment {found.environment}")
+        with play.connect(site.url, found) as client:
+            played = play.play(client, self.stdout, parallel=parallel)
+            meters = summary.read_meters(client, played)
+        for part in summary.story(site, found, played, meters):
+            self.stdout.write(part)
+        checks = summary.checks(found, played, meters)
+        if trace is not None:
+            checks += self._replay(found, trace)
+        self.stdout.write("\nPromises")
+        for check in checks:
+            self.stdout.write(str(check))
+        self.stdout.write(summary.where_to_look(site, found))
+        return checks
+
+    def _replay(self, found: Stage, trace: Trace) -> list[Check]:
+        environment = stage.set_up_for_trace(found)
+        progress = Progress(self.stdout, f"requests of {trace.file.name}", trace.count)
+        outcome = replay(trace, environment, step=progress.step)
+        for part in summary.trace_story(trace, outcome, str(environment)):
+            self.stdout.write(part)
+        return summary.ledger_checks(recount.check(environment), of=f" in {environment}")

@@ -1,0 +1,69 @@
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from tenants.models import Environment
+from tenants.problems import Problem
+from tokvigil_site.demo import replay, summary
+from tokvigil_site.demo.progress import Progress
+from tokvigil_site.demo.trace import TraceError, open_trace
+
+
+def above_zero(text: str) -> float:
+    speed = float(text)
+    if not 0 < speed < float("inf"):
+        raise ArgumentTypeError("must be above 0")
+    return speed
+
+
+class Command(BaseCommand):
+    help = (
+        "Replay a public trace of LLM traffic (columns of the Azure LLM inference trace or of BurstGPT) as calls of an "
+        "environment, from now on: evaluate and usage for each row."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path, metavar="FILE.csv")
+        parser.add_argument("environment", metavar="TENANT/ENV")
+        parser.add_argument(
+            "--speed",
+            type=above_zero,
+            help="1 is as recorded, 60 an hour in a minute; left out: as fast as it goes",
+        )
+        parser.add_argument("--limit", type=int, help="rows to replay; all if left out")
+        parser.add_argument(
+            "--parallel",
+            type=int,
+            choices=range(1, replay.PARALLEL_MAX + 1),
+            default=replay.PARALLEL,
+            help="threads",
+        )
+
+    def handle(
+        self,
+        *_args: Any,
+        file: Path,
+        environment: str,
+        speed: float | None,
+        limit: int | None,
+        parallel: int,
+        **_options: Any,
+    ) -> None:
+        try:
+            trace = open_trace(file, limit=limit)
+            chosen = Environment.named(environment)
+            progress = Progress(self.stdout, f"requests of {file.name}", trace.count)
+            outcome = replay.replay(trace, chosen, speed=speed, parallel=parallel, step=progress.step)
+        except TraceError as error:
+            raise CommandError(str(error)) from error
+        except Environment.DoesNotExist as error:
+            raise CommandError(
+                f"There is no environment {environment!r}; make one with create_tenant."
+            ) from error
+        except (Problem, DatabaseError) as error:
+            raise CommandError(f"The replay broke off: {error}") from error
+        for part in summary.trace_story(trace, outcome, environment):
+            self.stdout.write(part)
