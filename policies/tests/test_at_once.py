@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
+import pytest
 from django.db import connection
 
 from audit.chain import verify
@@ -80,6 +82,41 @@ def test_different_changes_at_once_do_not_wait_for_each_other_forever(environmen
     assert verify(environment.tenant_id).ok
 
 
+def kept(environment: Environment, user_id: str) -> str:
+    """What the counter store holds of the user, without its epoch."""
+    found = store.client.get(f"{counters.environment_prefix(environment.pk)}u:{digest(user_id)}")
+    assert isinstance(found, bytes)
+    return found.decode().partition("|")[2]
+
+
+def test_a_slow_teller_does_not_overwrite_a_later_change(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert counters.sync(environment.pk, environment.revision, frozenset())
+    remember_user = counters.remember_user
+    slow_has_read, later_has_told = Event(), Event()
+
+    def remember(environment_id: int, user_id: str, record: str, epoch: int | None) -> None:
+        slow = not slow_has_read.is_set()
+        slow_has_read.set()
+        if slow:
+            # As long as the later one does not wait for this one, it comes first.
+            later_has_told.wait(timeout=0.5)
+        remember_user(environment_id, user_id, record, epoch)
+        if not slow:
+            later_has_told.set()
+
+    def change_later() -> None:
+        assert slow_has_read.wait(timeout=5)
+        set_end_user(environment, "ann", plan_name=None, blocked=True, actor="api:k")
+
+    monkeypatch.setattr(counters, "remember_user", remember)
+    at_once(
+        lambda: set_end_user(environment, "ann", plan_name=None, blocked=False, actor="api:k"), change_later
+    )
+    assert kept(environment, "ann") == load_record(environment.pk, "ann") == "1"
+
+
 def test_the_counter_store_ends_with_what_postgresql_has_of_a_user(environment: Environment) -> None:
     assert counters.sync(environment.pk, environment.revision, frozenset())
 
@@ -88,6 +125,4 @@ def test_the_counter_store_ends_with_what_postgresql_has_of_a_user(environment: 
             set_end_user(environment, "ann", plan_name=None, blocked=blocked, actor="api:k")
 
     at_once(lambda: change(True), lambda: change(False), lambda: change(True), lambda: change(False))
-    kept = store.client.get(f"{counters.environment_prefix(environment.pk)}u:{digest('ann')}")
-    assert isinstance(kept, bytes)
-    assert kept.decode().partition("|")[2] == load_record(environment.pk, "ann")
+    assert kept(environment, "ann") == load_record(environment.pk, "ann")
