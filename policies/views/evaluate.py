@@ -10,9 +10,11 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from policies import answers, evaluation
+from policies import answers, evaluation, examples
+from policies.answers import EvaluateAnswer
 from policies.evaluation import Caller, EvaluateRequest
-from tenants import authentication, http, problems
+from tenants import authentication, http, problems, scopes
+from tenants.openapi import operation
 
 _body = msgspec.json.Decoder(EvaluateRequest)
 
@@ -23,6 +25,9 @@ class EvaluateView(APIView):
     `dispatch` goes around what DRF does for every request (wrapping, negotiation, authentication classes): this view
     needs none of it, and it would cost as much again as the decision (`make bench` prints the ratio).
     """
+
+    # What DRF asks for before it refuses another verb than POST.
+    scope = scopes.EVALUATE
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method != "POST":
@@ -35,6 +40,15 @@ class EvaluateView(APIView):
                 raise
             return problem.response()
 
+    @operation(
+        "evaluate",
+        "Decide about one AI call, and hold what it may use",
+        tag="evaluate",
+        body=EvaluateRequest,
+        answers={200: EvaluateAnswer},
+        problems=(409,),
+        examples=examples.EVALUATE,
+    )
     def post(self, request: Request) -> HttpResponse:
         """Decide about one AI call, and hold what it may use."""
         return evaluate(request._request)

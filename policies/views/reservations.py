@@ -10,6 +10,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 
 from tenants import http, problems, scopes
+from tenants.openapi import operation
 from usage import counters
 from usage.api import KeyView
 from usage.counter_store import StoreUnavailable
@@ -31,11 +32,20 @@ class ReservationAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _extend = msgspec.json.Decoder(ExtendRequest)
+_path = {"request_id": "As evaluated; percent-encoded, slashes included."}
 
 
 class ReservationView(KeyView):
     scope = scopes.EVALUATE
 
+    @operation(
+        "releaseReservation",
+        "Drop the hold of a call that never went out",
+        tag="evaluate",
+        path=_path,
+        answers={204: None},
+        problems=(404, 409),
+    )
     def delete(self, request: Request, request_id: str) -> HttpResponse:
         """Gives the hold back; again is no error. 409 if the call was reported: then there is nothing to give back."""
         try:
@@ -54,6 +64,15 @@ class ReservationView(KeyView):
 class ExtendView(KeyView):
     scope = scopes.EVALUATE
 
+    @operation(
+        "extendReservation",
+        "Keep the hold of a long call",
+        tag="evaluate",
+        path=_path,
+        body=ExtendRequest,
+        answers={200: ReservationAnswer},
+        problems=(404,),
+    )
     def post(self, request: Request, request_id: str) -> HttpResponse:
         body = http.decode(request._request, _extend) if request._request.body else ExtendRequest()
         try:

@@ -1,0 +1,38 @@
+"""`GET /v1/models`: the price book in force."""
+
+from __future__ import annotations
+
+import msgspec
+from django.http import HttpResponse
+from django.utils import timezone
+from rest_framework.request import Request
+
+from tenants import http, queries, scopes
+from tenants.http import Name
+from tenants.openapi import operation
+from usage import price_book
+from usage.api import KeyView
+from usage.price_book import ListedPrice
+
+
+class ModelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    provider: Name | None = None
+
+
+class ModelsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Every model with a price, by provider and name. A model that is not here is unpriced."""
+
+    models: tuple[ListedPrice, ...]
+
+
+class ModelsView(KeyView):
+    scope = scopes.POLICIES_READ
+
+    @operation(
+        "listModels", "The prices in force", tag="policies", query=ModelQuery, answers={200: ModelsAnswer}
+    )
+    def get(self, request: Request) -> HttpResponse:
+        query = queries.decode(request._request, ModelQuery)
+        listed = price_book.current_models(self.metering.tenant_id, timezone.now())
+        found = tuple(price for price in listed if query.provider in (None, price.provider))
+        return http.json_response(ModelsAnswer(models=found))
