@@ -143,6 +143,15 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "TokVigil",
     "DESCRIPTION": "Ask before each AI call, report after it. 1 AI request = 1 evaluate + 1 usage.",
     "VERSION": "1",
+    # In 3.1 schemas are JSON Schema, which is what msgspec writes of the Structs.
+    "OAS_VERSION": "3.1.0",
+    "POSTPROCESSING_HOOKS": [],
+    # Named by tenants/openapi.py.
+    "APPEND_COMPONENTS": {
+        "securitySchemes": {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: tv_<env>_<id>_<secret>"}
+        }
+    },
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
     "SERVE_INCLUDE_SCHEMA": False,

@@ -1,15 +1,50 @@
 from django.contrib import admin
-from django.urls import path
+from django.urls import path, re_path, register_converter
+from django.urls.converters import StringConverter
+from drf_spectacular.views import SpectacularSwaggerView
 
+from policies.views.decisions import DecisionsView
+from policies.views.end_users import EndUserView
 from policies.views.evaluate import EvaluateView
+from policies.views.limits import LimitsView
+from policies.views.policies import PoliciesView, PolicyView
 from policies.views.reservations import ExtendView, ReservationView
-from usage.views.report import UsageBatchView, UsageView
+from tokvigil_site import errors, health, openapi
+from usage.views.events import LedgerView, UsageSummaryView
+from usage.views.me import MeView
+from usage.views.models import ModelsView
+from usage.views.report import UsageBatchView
+
+
+class AnyText(StringConverter):
+    """Ids that callers choose: they may hold slashes and line feeds."""
+
+    regex = r"(?s:.+)"
+
+
+register_converter(AnyText, "any")
 
 urlpatterns = [
     path("v1/evaluate", EvaluateView.as_view()),
-    path("v1/usage", UsageView.as_view()),
+    path("v1/usage", LedgerView.as_view()),
     path("v1/usage/batch", UsageBatchView.as_view()),
-    path("v1/reservations/<path:request_id>/extend", ExtendView.as_view()),
-    path("v1/reservations/<path:request_id>", ReservationView.as_view()),
+    path("v1/usage/summary", UsageSummaryView.as_view()),
+    path("v1/reservations/<any:request_id>/extend", ExtendView.as_view()),
+    path("v1/reservations/<any:request_id>", ReservationView.as_view()),
+    path("v1/limits", LimitsView.as_view()),
+    path("v1/decisions", DecisionsView.as_view()),
+    path("v1/policies", PoliciesView.as_view()),
+    path("v1/policies/<str:policy_id>", PolicyView.as_view()),
+    path("v1/models", ModelsView.as_view()),
+    path("v1/end-users/<any:user_id>", EndUserView.as_view()),
+    path("v1/me", MeView.as_view()),
+    path("v1/schema/", openapi.schema, name="schema"),
+    re_path(r"^v1(?:/|$)", errors.unknown_address),
+    path("docs/", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
     path("admin/", admin.site.urls),
 ]
+
+handler400 = errors.bad_request
+handler500 = errors.server_error

@@ -1,0 +1,33 @@
+"""What is answered when no view can: problem+json below /v1/, Django's own pages elsewhere."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.views import defaults
+
+from tenants.problems import Problem
+
+API = "/v1/"
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if request.path.startswith(API):
+        return Problem(400, "BAD_REQUEST", "The request cannot be read.").response()
+    return defaults.bad_request(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    if request.path.startswith(API):
+        problem = Problem(
+            500, "INTERNAL_ERROR", "TokVigil failed on this request; that is a defect. Retry, and report it."
+        )
+        return problem.response()
+    return defaults.server_error(request)
+
+
+def unknown_address(request: HttpRequest) -> HttpResponse:
+    """For every path below /v1/ that is none; so also while DEBUG would show its own page."""
+    return Problem(
+        404, "NOT_FOUND", "There is nothing at this address; see /docs/ for those there are."
+    ).response()

@@ -1,0 +1,134 @@
+"""`GET /v1/decisions`: the blocked calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tenants.models import Environment
+from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.tests.callers import assert_problem
+from usage import counters
+from usage.counter_store import StoreUnavailable
+from usage.models import Decision
+
+NONE = "{metric: requests, window: day, amount: 0, per: user}"
+
+
+@pytest.fixture
+def blocking(environment: Environment) -> None:
+    apply_policies(environment, limits(NONE))
+
+
+def decisions(api: Api, query: str = "") -> list[dict[str, Any]]:
+    answer = api.get(f"/v1/decisions?{query}")
+    assert answer.status == 200, answer
+    found: list[dict[str, Any]] = answer.json["decisions"]
+    return found
+
+
+def test_a_blocked_call_is_listed_at_once_with_its_reason(api: Api, blocking: None) -> None:
+    answered = api.evaluate("anna", feature="chat", request_id="r1")
+
+    (decision,) = decisions(api, "allowed=false")
+
+    assert decision["request_id"] == "r1"
+    assert decision["user_id"] == "anna"
+    assert (decision["feature"], decision["plan"], decision["run_id"]) == ("chat", None, None)
+    assert decision["allowed"] is False
+    for name in ("reason_code", "reason_class", "message", "limit_state"):
+        assert decision[name] == answered[name]
+    assert decision["policy"] == {name: answered["policy"][name] for name in ("id", "name", "version")}
+
+
+def test_an_allowed_call_is_not_listed(api: Api) -> None:
+    api.evaluate()
+
+    assert decisions(api) == []
+
+
+def test_whoever_asks_for_allowed_calls_is_told_where_they_are(api: Api) -> None:
+    answer = api.get("/v1/decisions?allowed=true")
+
+    assert_problem(answer, 422, "VALIDATION_ERROR", field="allowed")
+    assert "GET /v1/usage" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+def test_pages_show_each_decision_once_newest_first(api: Api, blocking: None, limit: int) -> None:
+    """Many are of the same millisecond."""
+    for number in range(5):
+        api.evaluate(request_id=f"r{number}")
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = api.get(f"/v1/decisions?limit={limit}" + (f"&cursor={cursor}" if cursor else "")).json
+        found += [decision["request_id"] for decision in page["decisions"]]
+        cursor = page["next_cursor"]
+
+    assert found == ["r4", "r3", "r2", "r1", "r0"]
+
+
+def test_equal_times_are_told_apart_by_the_row(api: Api, blocking: None) -> None:
+    for number in range(3):
+        api.evaluate(request_id=f"r{number}")
+    decisions(api)
+    Decision.objects.update(decided_at="2026-11-01T00:00:00Z")
+    first = api.get("/v1/decisions?limit=2").json
+
+    assert [d["request_id"] for d in decisions(api, f"cursor={first['next_cursor']}")] == ["r0"]
+
+
+def test_the_filters_leave_the_others_out(api: Api, blocking: None, environment: Environment) -> None:
+    api.evaluate("anna")
+    environment.frozen = True
+    environment.save()
+    from tenants import revisions
+
+    revisions.bump(environment.pk)
+    api.evaluate("ben")
+
+    assert [d["user_id"] for d in decisions(api, "reason_code=ENVIRONMENT_FROZEN")] == ["ben"]
+    assert [d["user_id"] for d in decisions(api, "user_id=anna")] == ["anna"]
+    assert decisions(api, "user_id=anna&reason_code=ENVIRONMENT_FROZEN") == []
+
+
+def test_another_tenants_decisions_are_not_there(api: Api, blocking: None, other_api: Api) -> None:
+    api.evaluate("anna")
+    api.evaluate("anna")
+    cursor = api.get("/v1/decisions?limit=1").json["next_cursor"]
+
+    assert decisions(other_api) == []
+    assert decisions(other_api, f"cursor={cursor}") == []
+
+
+def test_without_the_counter_store_what_is_stored_is_answered(
+    api: Api, blocking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.evaluate("anna")
+    decisions(api)
+
+    def away(*args: object, **kwargs: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(counters, "blocked", away)
+
+    assert [decision["user_id"] for decision in decisions(api)] == ["anna"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("allowed=yes", "allowed"),
+        ("allowed=", "allowed"),
+        ("reason_code=SOMETHING", "reason_code"),
+        ("reason_code=a%00", "reason_code"),
+        ("user_id=", "user_id"),
+        ("limit=0", "limit"),
+        ("limit=true", "limit"),
+        ("cursor=x", "cursor"),
+    ],
+)
+def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+    assert_problem(api.get(f"/v1/decisions?{query}"), 422, "VALIDATION_ERROR", field=field)

@@ -1,0 +1,239 @@
+"""`GET /v1/usage/summary`: totals of the ledger."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api, set_price
+from tokvigil_site.tests.callers import assert_problem
+from usage import ledger, summary
+from usage.amounts import Subjects
+from usage.models.event import Status
+from usage.pricing import TokenUse
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def summarize(api: Api, **query: str) -> Any:
+    answer = api.get(f"/v1/usage/summary?{urlencode(query)}")
+    assert answer.status == 200, answer
+    return answer.json
+
+
+def use(
+    environment: Environment, at: datetime, *, user: str = "u", cost_nano: int | None = 1, **fields: Any
+) -> None:
+    """A row of the ledger at any time, as a report of that time would have made it."""
+    report = ledger.Report(
+        environment_id=environment.pk,
+        request_id=uuid4().hex,
+        body_digest=b"x" * 32,
+        charged_at=at,
+        occurred_at=at,
+        subjects=Subjects(user_id=user, **fields),
+        model="m",
+        provider="",
+        status=Status.SUCCEEDED,
+        tokens=TokenUse(input_tokens=1, output_tokens=1),
+        cost_nano=cost_nano,
+    )
+    ledger.record([report])
+
+
+def test_the_total_is_that_of_the_ledger(api: Api) -> None:
+    set_price("m", input_usd="1", output_usd="2")
+    api.report("r1", model="m", input_tokens=10, output_tokens=5)
+    api.report("r2", model="m", input_tokens=1, output_tokens=0)
+    api.report("r3", model="unpriced", input_tokens=7, output_tokens=7)
+    api.report("r4", model="m", input_tokens=0, output_tokens=0, status="failed")
+
+    found = summarize(api)
+
+    assert found["total"] == {
+        "requests": 3,
+        "input_tokens": 18,
+        "output_tokens": 12,
+        "cost_usd": "0.000021",
+        "unpriced": 1,
+    }
+    assert found["groups"] == []
+    assert found["group_by"] == []
+
+
+def test_groups_name_what_they_have_in_common_and_the_dearest_comes_first(api: Api) -> None:
+    set_price("m", input_usd="1")
+    api.report("r1", user="anna", model="m", input_tokens=10, feature="chat")
+    api.report("r2", user="anna", model="m", input_tokens=10, feature="chat")
+    api.report("r3", user="ben", model="m", input_tokens=50)
+
+    found = summarize(api, group_by="user,feature")
+
+    assert [(group["user_id"], group["feature"], group["requests"]) for group in found["groups"]] == [
+        ("ben", None, 1),
+        ("anna", "chat", 2),
+    ]
+    assert "model" not in found["groups"][0]
+    assert found["total"]["cost_usd"] == "0.00007"
+    assert found["truncated"] is False
+
+
+@pytest.mark.parametrize(
+    "group_by", ["user", "feature", "model", "plan", "day", "day,plan,model,feature,user"]
+)
+def test_every_grouping_adds_up_to_the_total(api: Api, group_by: str) -> None:
+    for number in range(6):
+        api.report(
+            f"r{number}", user=f"u{number % 2}", feature="chat" if number % 3 else None, input_tokens=number
+        )
+
+    found = summarize(api, group_by=group_by)
+
+    for amount in ("requests", "input_tokens", "output_tokens", "unpriced"):
+        assert sum(group[amount] for group in found["groups"]) == found["total"][amount]
+    assert found["total"]["requests"] == 6
+
+
+def test_by_default_it_is_the_tenants_calendar_month(api: Api, environment: Environment) -> None:
+    now = datetime.now(BERLIN)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    use(environment, month.astimezone(UTC))
+    use(environment, month.astimezone(UTC) - timedelta(microseconds=1))
+
+    found = summarize(api)
+
+    assert found["total"]["requests"] == 1
+    assert datetime.fromisoformat(found["from"]) == month
+    assert datetime.fromisoformat(found["to"]).astimezone(BERLIN).day == 1
+    assert found["timezone"] == "Europe/Berlin"
+
+
+def test_a_day_is_the_tenants_day(api: Api, environment: Environment) -> None:
+    use(environment, datetime(2026, 3, 1, 22, 59, 59, tzinfo=UTC))
+    use(environment, datetime(2026, 3, 1, 23, 0, 0, tzinfo=UTC))
+
+    found = summarize(api, group_by="day", **{"from": "2026-02-28T23:00:00Z", "to": "2026-03-31T22:00:00Z"})
+
+    assert sorted((group["day"], group["requests"]) for group in found["groups"]) == [
+        ("2026-03-01", 1),
+        ("2026-03-02", 1),
+    ]
+
+
+def test_the_days_of_clock_changes_have_23_and_25_hours(api: Api, environment: Environment) -> None:
+    for start in (datetime(2026, 3, 28, 23, tzinfo=UTC), datetime(2026, 10, 24, 22, tzinfo=UTC)):
+        for hour in range(26):
+            use(environment, start + timedelta(hours=hour))
+
+    found = summarize(api, group_by="day", **{"from": "2026-01-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"})
+
+    assert {group["day"]: group["requests"] for group in found["groups"]} == {
+        "2026-03-29": 23,
+        "2026-03-30": 3,
+        "2026-10-25": 25,
+        "2026-10-26": 1,
+    }
+
+
+def test_a_repeated_midnight_belongs_to_the_day_that_began(empty_store: None, transactional_db: None) -> None:
+    """As the counters have it: Havana's clocks fall back from 01:00 to 00:00, so that it is midnight twice."""
+    environment = Tenant.create_with_environments("cuba", timezone="America/Havana").environments.get(
+        slug="prod"
+    )
+    midnight = datetime(2026, 11, 1, 4, tzinfo=UTC)
+    for minutes in (-1, 0, 59, 60, 119):
+        use(environment, midnight + timedelta(minutes=minutes))
+
+    found = summarize(
+        Api(environment), group_by="day", **{"from": "2026-10-01T04:00:00Z", "to": "2026-12-01T05:00:00Z"}
+    )
+
+    assert {group["day"]: group["requests"] for group in found["groups"]} == {
+        "2026-10-31": 1,
+        "2026-11-01": 4,
+    }
+
+
+def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: Environment) -> None:
+    at = datetime.now(UTC)
+    estimate = ledger.Report(
+        environment_id=environment.pk,
+        request_id="late",
+        body_digest=None,
+        charged_at=at,
+        occurred_at=None,
+        subjects=Subjects(user_id="u"),
+        model="unpriced",
+        provider="",
+        status=Status.UNSETTLED,
+        tokens=TokenUse(input_tokens=100, output_tokens=100),
+        cost_nano=None,
+    )
+    ledger.record([estimate])
+    api.report("late", user="u", model="unpriced", input_tokens=3, output_tokens=0)
+
+    total = summarize(api)["total"]
+
+    assert total == {"requests": 1, "input_tokens": 3, "output_tokens": 0, "cost_usd": "0.00", "unpriced": 1}
+
+
+def test_more_groups_than_fit_are_cut_and_the_total_is_still_whole(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "GROUPS_MAX", 2)
+    for number in range(4):
+        api.report(f"r{number}", user=f"u{number}")
+
+    found = summarize(api, group_by="user")
+
+    assert found["truncated"] is True
+    assert len(found["groups"]) == 2
+    assert found["total"]["requests"] == 4
+
+
+def test_sums_may_leave_the_range_of_a_single_row(api: Api, environment: Environment) -> None:
+    for _ in range(3):
+        use(environment, datetime.now(UTC), cost_nano=2**62)
+
+    assert summarize(api)["total"]["cost_usd"] == "13835058055.282163712"
+    assert summarize(api, group_by="user")["groups"][0]["cost_usd"] == "13835058055.282163712"
+
+
+def test_another_tenants_usage_is_not_counted(api: Api, other_api: Api) -> None:
+    api.report("r1")
+
+    assert summarize(other_api)["total"]["requests"] == 0
+    assert summarize(other_api, group_by="user")["groups"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("group_by=colour", "group_by"),
+        ("group_by=user,", "group_by"),
+        ("group_by=", "group_by"),
+        ("group_by=user,user", "group_by"),
+        ("group_by=" + "user," * 50, "group_by"),
+        ("from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "to"),
+        ("from=2026-11-01T00:00:00Z&to=2026-11-01T00:00:00Z", "to"),
+        ("from=2024-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", "from"),
+        ("from=9998-01-01T00:00:00Z", "to"),
+        ("from=1969-01-01T00:00:00Z", "from"),
+        ("to=2026-13-01T00:00:00Z", "to"),
+        ("limit=5", "limit"),
+    ],
+)
+def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+    assert_problem(api.get(f"/v1/usage/summary?{query}"), 422, "VALIDATION_ERROR", field=field)
+
+
+def test_an_unknown_dimension_is_answered_with_the_known_ones(api: Api) -> None:
+    detail = api.get("/v1/usage/summary?group_by=colour").json["detail"]
+
+    assert "user, feature, model, plan, day" in detail
