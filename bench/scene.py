@@ -1,0 +1,86 @@
+"""What the bench measures on: tenants, keys, policies, and a ledger of a given size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.db import connection
+
+from policies import policy_file, publishing
+from tenants.models import ApiKey, Environment, Tenant
+from tenants.scopes import PRESETS
+from usage.price_import import load_shared_prices
+
+USERS = 200
+LEDGER_STEP = 1_000_000
+
+# Three counters a call (user and day, user and month, environment and month), and a guardrail beside the plan's policy.
+POLICIES = """
+version: 1
+plans: [free]
+policies:
+  - name: Free
+    scope: {plan: free}
+    limits:
+      - {metric: requests, window: day, amount: 1000000000, per: user}
+      - {metric: cost_usd, window: month, amount: "1000000", per: user}
+  - name: Budget
+    kind: guardrail
+    limits:
+      - {metric: cost_usd, window: month, amount: "9000000", per: environment}
+"""
+
+EVALUATE = (
+    """'{"user_id":"user_' .. (n % 200) .. '","model":"gpt-4o-mini","feature":"chat","plan":"free","""
+    """"input_tokens":374,"max_output_tokens":200}'"""
+)
+USAGE = (
+    """'{"request_id":"' .. SEED .. n .. '","user_id":"user_' .. (n % 200) .. '","model":"gpt-4o-mini","""
+    """"feature":"chat","plan":"free","input_tokens":374,"output_tokens":44}'"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    environment: Environment
+    key: str
+
+
+def make(slug: str, policies: str = POLICIES) -> Scene:
+    environment = Tenant.create_with_environments(slug, timezone="Europe/Berlin").environments.get(
+        slug="prod"
+    )
+    publishing.publish(environment, policy_file.parse(policies), actor="bench")
+    _, key = ApiKey.issue(environment, "bench", PRESETS["server"])
+    return Scene(environment, key)
+
+
+def prepare() -> None:
+    load_shared_prices()
+
+
+def many_policies(count: int) -> str:
+    """The same policies, and `count` more that name one user each."""
+    rows = "".join(
+        f"  - {{name: VIP {n}, scope: {{user: vip_{n}}}, limits: [{{metric: requests, window: day, amount: 10}}]}}\n"
+        for n in range(count)
+    )
+    return POLICIES + rows
+
+
+def fill_ledger(environment: Environment, rows: int) -> None:
+    """Rows as the ledger writes them, spread over users and the last 24 hours."""
+    with connection.cursor() as cursor:
+        for first in range(0, rows, LEDGER_STEP):
+            cursor.execute(
+                """
+                INSERT INTO usage_event (environment_id, request_id, charged_at, user_id, feature, plan, run_id, model,
+                    provider, status, requests, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,
+                    reasoning_tokens, cost_nano)
+                SELECT %s, 'fill_' || n, now() - (n %% 86400) * interval '1 second', 'user_' || (n %% 1000), 'chat',
+                    'free', '', 'gpt-4o-mini', 'openai', 'succeeded', 1, 374, 44, 0, 0, 0, 82500
+                FROM generate_series(%s::bigint, %s::bigint) AS n
+                """,
+                [environment.pk, first, min(first + LEDGER_STEP, rows) - 1],
+            )
+        cursor.execute("ANALYZE usage_event")
