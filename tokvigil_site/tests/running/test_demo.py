@@ -1,0 +1,66 @@
+"""`manage.py demo --exit`, as CI and a newcomer run it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tokvigil_site.embedded import ports
+from tokvigil_site.tests.running.commands import Command, processes_of, servers_run
+
+TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+2023-11-16 18:15:51.2225670,9000,55
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(new_home: Callable[[], Path]) -> Command:
+    home = new_home()
+    trace = home.parent / "trace.csv"
+    trace.write_text(TRACE)
+    command = Command(home, "demo", "--exit", "--port", str(ports.pick_free()), "--trace", str(trace))
+    command.finish(120)
+    return command
+
+
+def test_it_ends_well_and_leaves_nothing_running(demo: Command) -> None:
+    assert demo.process.returncode == 0, demo.output
+    assert processes_of(demo.home) == {}
+    assert not servers_run(demo.home)
+
+
+def test_it_shows_why_calls_were_blocked(demo: Command) -> None:
+    blocked = dict(re.findall(r"^  ([A-Z_]+) +(\d+)  \S", demo.output, re.MULTILINE))
+    assert (
+        blocked.items()
+        >= {
+            "USER_BLOCKED": "1",
+            "MODEL_NOT_ALLOWED": "5",
+            "MODEL_DENIED": "2",
+            "REQUEST_TOKENS_EXCEEDED": "2",
+            "REQUEST_COST_EXCEEDED": "1",
+            "DAILY_REQUEST_LIMIT_EXCEEDED": "3",
+        }.items()
+    )
+
+
+def test_its_limits_are_limits(demo: Command) -> None:
+    assert "50 of 200 at once allowed, limit 50" in demo.output
+    assert "3 of 24 at once allowed, limit 3" in demo.output
+    assert "MONTHLY_BUDGET_EXCEEDED" in demo.output
+
+
+def test_counters_and_ledger_agree_at_the_end(demo: Command) -> None:
+    assert demo.output.count("drift 0 of ") == 2
+    assert demo.output.count("held 0 calls, 0.00 USD") == 2
+    assert "FAILED" not in demo.output
+
+
+def test_it_names_the_source_and_the_licence_of_a_trace(demo: Command) -> None:
+    assert "Azure Public Dataset, Microsoft, CC BY 4.0" in demo.output
+    assert "trace.csv: 3 requests into demo/run-1-trace" in demo.output

@@ -1,0 +1,92 @@
+"""What `manage.py up` gives who starts it in an empty home."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http.cookiejar import CookieJar
+from pathlib import Path
+
+from tokvigil_site.embedded import stack
+from tokvigil_site.tests.running.commands import Command, Up
+
+
+def test_it_answers_to_the_key_it_prints(up: Up) -> None:
+    me = json.load(up.get("/v1/me", Authorization=f"Bearer {up.key}"))
+    assert (me["tenant"]["slug"], me["environment"]["slug"]) == ("demo", "prod")
+
+
+def test_it_is_ready_and_knows_prices(up: Up) -> None:
+    assert json.load(up.get("/readyz"))["status"] == "ok"
+    models = json.load(up.get("/v1/models", Authorization=f"Bearer {up.key}"))["models"]
+    assert "gpt-4o-mini" in {model["model"] for model in models}
+
+
+def test_the_admin_login_it_prints_works(up: Up) -> None:
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+    page = browser.open(f"{up.url}/admin/login/").read().decode()
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert token is not None
+    form = {
+        "username": "admin",
+        "password": up.said(r"user admin, password (\S+)"),
+        "csrfmiddlewaretoken": token[1],
+        "next": "/admin/",
+    }
+    landed = browser.open(f"{up.url}/admin/login/", urllib.parse.urlencode(form).encode())
+    assert landed.url == f"{up.url}/admin/"
+
+
+def test_every_style_sheet_of_the_login_page_is_served(up: Up) -> None:
+    sheets = re.findall(r'href="([^"]+\.css)"', up.get("/admin/login/").read().decode())
+    assert sheets
+    for sheet in sheets:
+        answer = up.get(sheet)
+        assert answer.headers["Content-Type"].startswith("text/css"), sheet
+        assert answer.read(), sheet
+
+
+def test_only_the_owner_can_read_what_it_keeps_secret(up: Up) -> None:
+    kept = {file.name: file.stat().st_mode & 0o777 for file in (up.home / "secrets").iterdir()}
+    assert kept == dict.fromkeys(("admin_password", "api_key", "api_key_pepper", "secret_key"), 0o600)
+
+
+def test_other_commands_find_the_same_home(up: Up) -> None:
+    issuing = Command(up.home, "issue_key", "demo/prod", "--name", "second")
+    assert issuing.finish() == 0, issuing.output
+    me = json.load(up.get("/v1/me", Authorization=f"Bearer {issuing.output.strip()}"))
+    assert me["key"]["name"] == "second"
+
+
+def test_a_second_one_in_the_same_home_is_told_why_not(up: Up) -> None:
+    second = Command(up.home, "up")
+    assert second.finish() == 1
+    assert second.output.startswith(f"Another `manage.py up` or `demo` runs in {up.home}: stop that one")
+    assert "Traceback" not in second.output
+
+
+def test_one_on_the_same_port_is_told_so(up: Up, new_home: Callable[[], Path]) -> None:
+    database_url, redis_url = stack.running_urls(up.home) or ("", "")
+    other = Command(new_home(), "up", "--port", str(up.port), DATABASE_URL=database_url, REDIS_URL=redis_url)
+    assert other.finish() == 1
+    assert f"Port {up.port} is taken" in other.output
+    assert "Traceback" not in other.output
+
+
+def test_a_database_that_is_not_there_is_named(up: Up, new_home: Callable[[], Path]) -> None:
+    nowhere = "postgres://nobody@127.0.0.1:1/nothing"
+    other = Command(new_home(), "up", "--port", "1", DATABASE_URL=nowhere, REDIS_URL="redis://127.0.0.1:1/0")
+    assert other.finish() == 1
+    assert "check DATABASE_URL" in other.output
+    assert "Traceback" not in other.output
+
+
+def test_its_help_needs_neither_secrets_nor_servers(new_home: Callable[[], Path]) -> None:
+    home = new_home()
+    asking = Command(home, "up", "--help")
+    assert asking.finish() == 0, asking.output
+    assert "--port" in asking.output
+    assert not home.exists()
