@@ -11,6 +11,7 @@ from policies.resolution import Matched, StoredPolicy
 from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled
 from usage.amounts import Metric, Pair, Subjects
 from usage.assessment import LimitRef, PolicyRef
+from usage.pricing import TOKENS_MAX
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
@@ -39,13 +40,14 @@ def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) ->
         if subjects.name(limit.per) is not None
     ]
     enforced = [policy.rule for policy in matched.policies if policy.rule.mode is Mode.ENFORCE]
-    caps = [rule.per_request.output_tokens for rule in enforced if rule.per_request.output_tokens is not None]
+    caps = [rule.per_request.output_tokens for rule in enforced]
     return Terms(
         matched=matched,
         policies=tuple(policy.ref for policy in matched.policies),
         limits=tuple(_limit_ref(place, policy, limit, spans) for place, policy, limit in found),
         pairs=tuple(limit.pair for _, _, limit in found),
-        output_cap=min(caps, default=None),
+        # One that no call can reach is none: it would be held for each call that does not say what it may produce.
+        output_cap=min((cap for cap in caps if cap is not None and cap <= TOKENS_MAX), default=None),
         charge_on_expiry=any(rule.on_unsettled is OnUnsettled.CHARGE for rule in enforced),
         # One policy in force that blocks is enough to block.
         allow_unavailable=all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)

@@ -159,7 +159,7 @@ def scan(policies: list[StoredPolicy], user: str, feature: str, plan: str) -> tu
 def beats(challenger: StoredPolicy, champion: StoredPolicy) -> bool:
     one, other = challenger.rule, champion.rule
     for part in ("user", "feature", "plan"):
-        named, named_by_other = getattr(one.scope, part) != "", getattr(other.scope, part) != ""
+        named, named_by_other = bool(getattr(one.scope, part)), bool(getattr(other.scope, part))
         if named != named_by_other:
             return named
     if one.priority != other.priority:
