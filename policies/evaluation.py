@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from secrets import token_hex
 
 import msgspec
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError
 
 from policies import decision, end_users, snapshot
 from policies.assessing import Call, assess
@@ -106,14 +105,26 @@ def forget_all() -> None:
 
 def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
     """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
-    known = caller.snapshot()
-    attempt = Attempt(body, known, caller.credential(known), body.request_id or token_hex(REQUEST_ID_BYTES))
+    known, credential = caller.admitted()
+    attempt = Attempt(body, known, credential, body.request_id or token_hex(REQUEST_ID_BYTES))
     try:
         return _reserve(attempt, caller)
-    except (StoreUnavailable, OperationalError, InterfaceError) as error:
-        # Without the store there are no counters; without PostgreSQL those that are cold cannot be completed.
-        logger.warning("evaluate degraded: %s", error)
+    except StoreUnavailable as error:
+        logger.warning("evaluate degraded, no counters: %s", error)
+        return _latest(attempt, caller).degraded()
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("evaluate degraded, counters that are cold cannot be completed: %s", error)
         return attempt.degraded()
+
+
+def _latest(attempt: Attempt, caller: Caller) -> Attempt:
+    """The attempt as PostgreSQL knows environment and end user now, for the store cannot tell what changed."""
+    try:
+        known = snapshot.latest(attempt.snapshot)
+        attempt.remember(end_users.load_record(known.environment_id, attempt.body.user_id))
+    except (OperationalError, InterfaceError):
+        return attempt
+    return replace(attempt, snapshot=known, credential=caller.credential(known))
 
 
 def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
@@ -149,11 +160,19 @@ class Caller:
     # What the key must be allowed to do.
     scope: str = scopes.EVALUATE
 
-    def snapshot(self) -> Snapshot:
-        found = snapshot.of_key(self.presented.key_id)
-        if found is None:
+    def admitted(self) -> tuple[Snapshot, Credential]:
+        """What the process knows, if that lets the caller in: then the reserve script verifies it.
+
+        Nothing verifies a refusal later, so it is made by what PostgreSQL says now: the key may be a new one.
+        """
+        known = snapshot.of_key(self.presented.key_id)
+        if known is None:
             raise problems.invalid_api_key()
-        return found
+        try:
+            return known, self.credential(known)
+        except problems.Problem:
+            known = snapshot.latest(known)
+            return known, self.credential(known)
 
     def credential(self, known: Snapshot) -> Credential:
         found = known.credentials.get(self.presented.key_id)
@@ -248,10 +267,10 @@ class Attempt:
     def learn_user(self, epoch: int) -> None:
         environment_id, user_id = self.snapshot.environment_id, self.body.user_id
         record = end_users.load_record(environment_id, user_id)
-        self._remember(record)
+        self.remember(record)
         counters.remember_user(environment_id, user_id, record, epoch)
 
-    def _remember(self, record: str) -> None:
+    def remember(self, record: str) -> None:
         _users[self.snapshot.environment_id, self.body.user_id] = record
         while len(_users) > USERS_KEPT_MAX:
             _users.popitem(last=False)
@@ -260,9 +279,7 @@ class Attempt:
         recount.complete(self.snapshot.environment_id, subjects, cold)
 
     def degraded(self) -> Evaluated:
-        """Decides without counters. The end user is as PostgreSQL knows it, or else as this process does."""
-        with suppress(DatabaseError):
-            self._remember(end_users.load_record(self.snapshot.environment_id, self.body.user_id))
+        """Decides without counters."""
         prepared = self.prepare()
         allowed = prepared.terms.allow_unavailable
         if allowed is None:

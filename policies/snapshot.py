@@ -66,6 +66,12 @@ def at_revision(environment_id: int, revision: int) -> Snapshot:
     return known if known.revision >= revision else _compile(environment_id, metering.reload(environment_id))
 
 
+def latest(known: Snapshot) -> Snapshot:
+    """As PostgreSQL knows the environment now; one query if that is what this process knows."""
+    environments = Environment.objects.filter(pk=known.environment_id)
+    return at_revision(known.environment_id, environments.values_list("revision", flat=True).get())
+
+
 def renew(stale: Snapshot) -> Snapshot:
     """Compiles anew and tells the counter store; after the store called this one stale. Raises StoreUnavailable."""
     # Many callers learn of a change at once; one compiles, the others take what it made.

@@ -1,0 +1,176 @@
+"""Web processes for tests: real ones, each on a port of its own, to be killed and replaced. Holds no test."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokvigil_site.embedded import ports
+from tokvigil_site.testing import Answer, Api
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+READY_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 30
+COMMAND_TIMEOUT_S = 60
+BLOCKING_THREADS = 4
+
+
+@dataclass(slots=True)
+class WebProcess:
+    """One granian with one worker. `kill` ends it as a crash would."""
+
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        # Its session: the supervisor and the worker.
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=READY_TIMEOUT_S)
+
+    def await_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._answers():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", "/v1/me")
+            return connection.getresponse().status == http.client.UNAUTHORIZED
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@contextmanager
+def web_processes(count: int, folder: Path, variables: Mapping[str, str]) -> Iterator[list[WebProcess]]:
+    """Started all at once; those that the test killed and those it did not are gone afterwards.
+
+    `variables` name the servers: DATABASE_URL and REDIS_URL. A process that is added to the list ends with the others.
+    """
+    started: list[WebProcess] = []
+    try:
+        started += [launch(folder, variables) for _ in range(count)]
+        for process in started:
+            process.await_ready()
+        yield started
+    finally:
+        for process in started:
+            if process.process.poll() is None:
+                process.kill()
+
+
+def launch(folder: Path, variables: Mapping[str, str], port: int | None = None) -> WebProcess:
+    port = port or ports.pick_free()
+    log = folder / f"web-{port}.log"
+    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", "1"]
+    command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*command, "tokvigil_site.wsgi:application"],
+            cwd=CHECKOUT,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return WebProcess(port=port, log=log, process=process)
+
+
+def manage(*arguments: str, variables: Mapping[str, str]) -> str:
+    """A command of manage.py, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class NoAnswer(Exception):
+    """The web process went away before it answered; nothing is known of what it did."""
+
+
+class WebApi(Api):
+    """An API key used through one web process, over connections that each thread keeps."""
+
+    def __init__(self, api: Api, port: int) -> None:
+        self.environment, self.key, self.text = api.environment, api.key, api.text
+        self.port = port
+        self._kept = threading.local()
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        content = body if isinstance(body, bytes | str) else json.dumps(body)
+        headers = {"Authorization": f"Bearer {self.text}", "Content-Type": "application/json", **headers}
+        connection = self._connection()
+        try:
+            connection.request(method, path, content, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read(), dict(response.headers))
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise NoAnswer(str(error)) from error
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not hasattr(self._kept, "connection"):
+            self._kept.connection = http.client.HTTPConnection(
+                "127.0.0.1", self.port, timeout=ANSWER_TIMEOUT_S
+            )
+        connection: http.client.HTTPConnection = self._kept.connection
+        return connection
+
+
+class Traffic:
+    """Calls that go on in threads while the test breaks something. A caller that raises fails the test at the end."""
+
+    def __init__(self, callers: int, call: Callable[[int, int], object]) -> None:
+        self._ended = threading.Event()
+        self._call = call
+        self._pool = ThreadPoolExecutor(max_workers=callers)
+        self._running = [self._pool.submit(self._run, caller) for caller in range(callers)]
+
+    def __enter__(self) -> Traffic:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._pool.shutdown()
+        for running in self._running:
+            running.result()
+
+    def _run(self, caller: int) -> None:
+        turn = 0
+        while not self._ended.is_set():
+            self._call(caller, turn)
+            turn += 1
+
+
+def await_true(condition: Callable[[], bool], *, within_s: float) -> float:
+    """How long it took, in seconds."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < within_s, f"not so within {within_s} s"
+        time.sleep(0.02)
+    return time.monotonic() - begun
