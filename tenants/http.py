@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
-from tenants.problems import Problem, invalid, FieldError
+from tenants.problems import FieldError, Problem, invalid
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
@@ -24,7 +24,9 @@ T = TypeVar("T")
 
 # PostgreSQL text holds no NUL.
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=r"^[^\x00]+\Z")]
-RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_LENGTH_MAX, pattern=r"^[^\x00]+\Z")]
+RequestId = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_LENGTH_MAX, pattern=r"^[^\x00]+\Z")
+]
 TokenCount = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 MetadataKey = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]+\Z")]
 MetadataText = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00]*\Z")]
@@ -33,7 +35,7 @@ Metadata = Annotated[
     dict[MetadataKey, MetadataText | MetadataNumber | bool | None], msgspec.Meta(max_length=METADATA_KEYS_MAX)
 ]
 
-_PATH = re.compile(r" - at `(?P<path>[^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`(?P<path>[^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>.*)`$")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import defaults
@@ -13,6 +14,9 @@ API = "/v1/"
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if request.path.startswith(API):
+        # A view that read a body before it looked at its announced length.
+        if isinstance(exception, RequestDataTooBig):
+            return Problem(413, "BODY_TOO_LARGE", "The body is too large; send less.").response()
         return Problem(400, "BAD_REQUEST", "The request cannot be read.").response()
     return defaults.bad_request(request, exception)
 

@@ -125,7 +125,7 @@ def _request_id(raw: msgspec.Raw) -> str | None:
     """The bad event's request_id, if it has one that can be read."""
     try:
         event = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     named = event.get("request_id") if isinstance(event, dict) else None
     return named if isinstance(named, str) else None
