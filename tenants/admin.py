@@ -9,10 +9,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from audit import log as audit_log
+from audit.admin import ChainFilter, EntryAdmin
+from audit.models import Entry
 from tenants import freezing, revisions
 from tenants.admin_access import (
     EnvironmentFilter,
     InlineOfTenantRows,
+    ReadOnlyAdmin,
     TenantRowsAdmin,
     actor_of,
     is_superuser,
@@ -222,3 +225,22 @@ class MembershipAdmin(TenantRowsAdmin):
         audit_log.log(
             action, obj, tenant_id=obj.tenant_id, member=str(obj.user.get_username()), role=str(obj.role)
         )
+
+
+admin.site.unregister(Entry)
+
+
+@admin.register(Entry)
+class TenantEntryAdmin(ReadOnlyAdmin, EntryAdmin):
+    """The audit log, of which a member sees the chains of their tenants alone."""
+
+    tenant_lookup = "tenant_id"
+
+    def tenant_id_of(self, obj: Any) -> int | None:
+        tenant_id: int | None = obj.tenant_id
+        return tenant_id
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        """The filter by chain names all tenants."""
+        filters = super().get_list_filter(request)
+        return [each for each in filters if each is not ChainFilter or is_superuser(request)]

@@ -261,3 +261,21 @@ def test_only_superusers_say_who_is_a_member(world: World, superuser: Client, me
         ("membership.changed", "owner"),
         ("membership.removed", "owner"),
     ]
+
+
+def audit_entries(client: Client) -> set[str]:
+    page = client.get(reverse("admin:audit_entry_changelist"))
+    assert page.status_code == 200
+    return {entry.target_name for entry in page.context["cl"].result_list}
+
+
+def test_a_member_sees_the_audit_log_of_their_tenants_alone(
+    world: World, superuser: Client, member: Client
+) -> None:
+    ours, theirs = str(world.ours), str(world.theirs)
+    foreign = Entry.objects.get(target_name=theirs)
+
+    assert {ours, theirs} <= audit_entries(superuser)
+    assert ours in audit_entries(member)
+    assert theirs not in audit_entries(member)
+    assert member.get(reverse("admin:audit_entry_change", args=[foreign.pk])).status_code == 302
