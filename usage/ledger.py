@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -124,10 +124,16 @@ def _record(reports: Sequence[Report]) -> list[Outcome]:
 
 
 def _outcome(report: Report, new: bool, found: _Known) -> Outcome:
-    if not new and found.body_digest != report.body_digest:
+    # An estimate of a call that was reported meanwhile is not written; what was reported stands for it.
+    if not new and report.body_digest is not None and found.body_digest != report.body_digest:
         return Conflicting(report=report)
     # A duplicate is answered, and if need be charged, as what was written first.
-    written = replace(report, charged_at=found.charged_at, subjects=found.subjects, cost_nano=found.cost_nano)
+    written = replace(
+        report,
+        charged_at=found.charged_at,
+        subjects=found.subjects or report.subjects,
+        cost_nano=found.cost_nano,
+    )
     return Recorded(
         report=written, duplicate=not new, recorded_at=found.recorded_at, movements=found.movements
     )
@@ -304,13 +310,19 @@ class _Known:
     body_digest: bytes | None
     charged_at: datetime
     recorded_at: datetime
-    subjects: Subjects
+    subjects: Subjects | None
     cost_nano: int | None
     movements: tuple[Movement, ...]
 
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
 def _known(reports: Sequence[Report]) -> dict[str, _Known]:
-    """What the ledger holds of these requests. A request's rows share one charged_at, which finds their partition."""
+    """What the ledger holds of these requests. A request's rows share one charged_at, which finds their partition.
+
+    The rows of one whose month was detached are out of reach; that it was recorded is known still.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -324,11 +336,12 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
                    max(event.user_id), max(event.feature), max(event.plan), max(event.run_id),
                    (array_agg(event.cost_nano ORDER BY event.id DESC)
                         FILTER (WHERE event.status <> 'reversal'))[1]
-            FROM request JOIN usage_event AS event
+            FROM request LEFT JOIN usage_event AS event
               ON event.environment_id = request.environment_id AND event.request_id = request.request_id
              AND event.charged_at = request.charged_at
             GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid
-            ORDER BY request.request_id, event.xid
+            -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
+            ORDER BY request.request_id, max(event.id)
             """,
             [reports[0].environment_id, [report.request_id for report in reports]],
         )
@@ -350,9 +363,11 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             known[request_id] = _Known(
                 body_digest=None if body_digest is None else bytes(body_digest),
                 charged_at=charged_at,
-                recorded_at=recorded_at,
-                subjects=Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
+                recorded_at=recorded_at or _LONG_AGO,
+                subjects=None
+                if xid is None
+                else Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
                 cost_nano=cost_nano,
-                movements=(*earlier, Movement(xid, Amounts(*sums))),
+                movements=() if xid is None else (*earlier, Movement(xid, Amounts(*sums))),
             )
         return known
