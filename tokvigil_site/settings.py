@@ -136,6 +136,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["tenants.http.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "tenants.problems.answer",
+    # OPTIONS is refused as any other verb: the OpenAPI document describes the API.
+    "DEFAULT_METADATA_CLASS": None,
     "UNAUTHENTICATED_USER": None,
     "URL_FORMAT_OVERRIDE": None,
 }
@@ -182,5 +184,5 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"tokvigil": {"level": "INFO"}},
+    "loggers": {"tokvigil": {"level": environment.read("LOG_LEVEL", "WARNING")}},
 }

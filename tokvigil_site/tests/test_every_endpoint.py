@@ -30,7 +30,7 @@ CALLS = [
     ("GET", "/v1/me", ANY_KEY),
 ]
 READS = [path for verb, path, _ in CALLS if verb == "GET"]
-VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 BODIES = {
     "/v1/evaluate": {"user_id": "u", "model": "m"},
     "/v1/usage": {"request_id": "r", "user_id": "u", "model": "m", "input_tokens": 0, "output_tokens": 0},
