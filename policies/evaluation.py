@@ -110,10 +110,10 @@ def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
     try:
         return _reserve(attempt, caller)
     except StoreUnavailable as error:
-        logger.warning("evaluate degraded, no counters: %s", error)
+        logger.info("evaluate degraded, no counters: %s", error)
         return _latest(attempt, caller).degraded()
     except (OperationalError, InterfaceError) as error:
-        logger.warning("evaluate degraded, counters that are cold cannot be completed: %s", error)
+        logger.info("evaluate degraded, counters that are cold cannot be completed: %s", error)
         return attempt.degraded()
 
 

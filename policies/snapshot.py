@@ -56,14 +56,17 @@ def of_key(key_id: str) -> Snapshot | None:
 
 def current(environment_id: int) -> Snapshot:
     """As this process knows it."""
-    known = _snapshots.get(environment_id)
-    return known if known is not None else _compile(environment_id, metering.current(environment_id))
+    return _snapshots.get(environment_id) or at_revision(environment_id, 0)
 
 
 def at_revision(environment_id: int, revision: int) -> Snapshot:
     """As it is at a revision that was just read from PostgreSQL, or later."""
-    known = current(environment_id)
-    return known if known.revision >= revision else _compile(environment_id, metering.reload(environment_id))
+    # Many callers miss it at once; one compiles, the others take what it made.
+    with _compiling:
+        known = _snapshots.get(environment_id)
+        if known is not None and known.revision >= revision:
+            return known
+        return _compile(environment_id, metering.reload(environment_id))
 
 
 def latest(known: Snapshot) -> Snapshot:
@@ -74,7 +77,6 @@ def latest(known: Snapshot) -> Snapshot:
 
 def renew(stale: Snapshot) -> Snapshot:
     """Compiles anew and tells the counter store; after the store called this one stale. Raises StoreUnavailable."""
-    # Many callers learn of a change at once; one compiles, the others take what it made.
     with _compiling:
         known = _snapshots.get(stale.environment_id)
         if known is not None and known is not stale:

@@ -1,8 +1,8 @@
 """The connection to the counter store: scripts, time box, circuit breaker, and what a restart of the store means.
 
 django-redis lends the client. Every call is one script, one round trip, at most `COUNTER_STORE_TIMEOUT_S` long; slow
-counts as down. After a failure the breaker stays open for a moment, so that a store that is away costs callers nothing,
-then one call at a time probes it.
+counts as down. After failures in a row the breaker stays open for a moment, so that a store that is away costs callers
+nothing, then one call at a time probes it.
 
 A script the store does not know (NOSCRIPT) means that the store may have restarted, from whatever it had on disk.
 Before the scripts are loaded again every environment's counters are distrusted, so none is used until it was rebuilt
@@ -11,6 +11,7 @@ from the ledger; and as no script runs before that, no call can slip through bet
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -24,8 +25,11 @@ from django_redis import get_redis_connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+logger = logging.getLogger("tokvigil.counters")
+
 LUA = Path(__file__).parent / "lua"
 BREAKER_OPEN_S = 0.5
+FAILURES_TO_OPEN = 3
 ENVIRONMENTS_SCAN_COUNT = 1000
 
 Argument = str | int | bytes
@@ -62,10 +66,15 @@ SCRIPTS = {
 
 
 class Breaker:
-    """Opens on a failure; lets one probe through when its time is over. One per process, shared by its threads."""
+    """Opens after failures in a row; then lets one probe at a time through. One per process, shared by its threads.
 
-    def __init__(self, open_s: float = BREAKER_OPEN_S) -> None:
+    A single slow call fails alone: it says little of the next one.
+    """
+
+    def __init__(self, open_s: float = BREAKER_OPEN_S, failures_to_open: int = FAILURES_TO_OPEN) -> None:
         self._open_s = open_s
+        self._failures_to_open = failures_to_open
+        self._failures = 0
         self._open_until: float | None = None
         self._prober: int | None = None
         self._lock = threading.Lock()
@@ -78,19 +87,29 @@ class Breaker:
             now = time.monotonic()
             if now < (self._open_until or 0.0):
                 raise StoreUnavailable("the counter store was away a moment ago")
-            # The others wait for this caller's outcome. (If another's probe has just succeeded, one more does no harm.)
+            # The others wait for this caller's outcome. (If another's probe has just succeeded, one more is harmless.)
             self._open_until = now + self._open_s
             self._prober = threading.get_ident()
             return True
 
-    def failed(self) -> None:
+    def failed(self, why: object) -> None:
         with self._lock:
+            self._failures += 1
+            if self._open_until is None and self._failures < self._failures_to_open:
+                return
+            if self._open_until is None:
+                logger.error("the counter store is away, policies' on_unavailable decides meanwhile: %s", why)
             self._open_until = time.monotonic() + self._open_s
             self._prober = None
 
     def succeeded(self) -> None:
+        if self._failures == 0 and self._open_until is None:
+            return
         with self._lock:
-            self._open_until = self._prober = None
+            if self._open_until is not None and self._prober == threading.get_ident():
+                logger.warning("the counter store is back")
+                self._open_until = self._prober = None
+            self._failures = 0
 
 
 class Lines:
@@ -196,15 +215,14 @@ class CounterStore:
                 self.catch_up()
             answer = self._try(attempt)
         except (RedisError, StoreUnavailable) as error:
-            self.breaker.failed()
+            self.breaker.failed(error)
             raise StoreUnavailable(str(error) or type(error).__name__) from error
-        except BaseException:
+        except BaseException as error:
             # Not the store's fault, but nobody shall wait for this probe.
             if probing:
-                self.breaker.failed()
+                self.breaker.failed(error)
             raise
-        if probing:
-            self.breaker.succeeded()
+        self.breaker.succeeded()
         return answer
 
     def _try(self, attempt: Callable[[], T]) -> T:

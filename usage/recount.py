@@ -9,6 +9,8 @@ however reports and rebuilds interleave.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -33,16 +35,45 @@ _COLUMNS: dict[Per, tuple[str, ...]] = {
     Per.RUN: ("run_id",),
 }
 
-_one_rebuild_at_a_time = threading.Lock()
+TURN_TIMEOUT_S = 30
 
 
 def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
     """Rebuilds cold counters of one call. Raises StoreUnavailable, DatabaseError."""
-    # Many callers find the same counter cold at once; those who wait here will find it complete.
-    with _one_rebuild_at_a_time:
-        for counter in cold.counters:
-            snapshot, used = _sum(environment_id, counter, subjects)
-            counters.seed(environment_id, counter, cold.epoch, snapshot, used)
+    for counter in cold.counters:
+        with _turns.taken(counter.key) as first:
+            if first:
+                snapshot, used = _sum(environment_id, counter, subjects)
+                counters.seed(environment_id, counter, cold.epoch, snapshot, used)
+
+
+class _Turns:
+    """Many callers find the same counter cold at once: one rebuilds it, the others wait and find it complete."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, key: str) -> Iterator[bool]:
+        """True if this caller is to do it. Else it was just done, or at least tried."""
+        with self._lock:
+            other = self._taken.get(key)
+            if other is None:
+                mine = self._taken[key] = threading.Event()
+        if other is not None:
+            other.wait(TURN_TIMEOUT_S)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._lock:
+                del self._taken[key]
+            mine.set()
+
+
+_turns = _Turns()
 
 
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[tuple[int, int, str], Amounts]:
