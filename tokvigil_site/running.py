@@ -146,7 +146,7 @@ TokVigil runs at {site.url}
   Ask        curl -s {site.url}/v1/evaluate -H "Authorization: Bearer {site.api_key}" \\
                -H "Content-Type: application/json" -d '{{"user_id": "ana", "model": "gpt-4o-mini", "input_tokens": 20}}'
   Rules      manage.py apply_policies {ENVIRONMENT} FILE.yaml
-  Traffic    manage.py demo
+  Traffic    manage.py replay_trace FILE.csv {ENVIRONMENT}
 
 Ctrl-C stops all of it."""
 

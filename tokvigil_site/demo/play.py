@@ -17,7 +17,7 @@ from tokvigil_site.demo.provider import start_provider
 from tokvigil_site.demo.stage import Stage
 from tokvigil_site.demo.traffic import Exchange
 
-PARALLEL = 8
+PARALLEL, PARALLEL_MAX = 8, 64
 # A machine that also runs the servers may be slow; nothing here is in a hurry.
 TIMEOUT_S = 20.0
 

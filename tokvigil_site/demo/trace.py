@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tenants.http import TOKENS_MAX
 
+ROWS_MAX = 100_000_000
 SECONDS_MAX = 10.0**10
 CELL_SHOWN_MAX = 40
 
@@ -90,7 +91,7 @@ FORMATS = (AZURE, BURSTGPT)
 def open_trace(file: Path, *, limit: int | None = None) -> Trace:
     """The first `limit` rows, or all. Raises TraceError."""
     found = _format(_header(file), file)
-    count = sum(1 for _ in islice(_rows(file), limit))
+    count = sum(1 for _ in islice(_rows(file), ROWS_MAX if limit is None else limit))
     if count == 0:
         raise TraceError(f"{file} has no rows.")
     return Trace(file=file, format=found, count=count)

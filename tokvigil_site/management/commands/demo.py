@@ -11,8 +11,9 @@ from tokvigil_site.demo.progress import Progress
 from tokvigil_site.demo.replay import replay
 from tokvigil_site.demo.stage import Stage
 from tokvigil_site.demo.summary import Check
-from tokvigil_site.demo.trace import Trace, TraceError, open_trace
+from tokvigil_site.demo.trace import ROWS_MAX, Trace, TraceError, open_trace
 from tokvigil_site.management.commands import up
+from tokvigil_site.management.commands.up import between
 from tokvigil_site.running import Site
 from usage import recount
 from usage.counter_store import StoreUnavailable
@@ -31,9 +32,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--exit", action="store_true", help="stop at the end; status 0 if all that was expected happened"
         )
-        parser.add_argument("--parallel", type=int, default=play.PARALLEL, help="users at a time")
+        parser.add_argument(
+            "--parallel", type=between(1, play.PARALLEL_MAX), default=play.PARALLEL, help="users at a time"
+        )
         parser.add_argument("--trace", type=Path, metavar="FILE.csv", help="replay a public LLM trace, too")
-        parser.add_argument("--limit", type=int, help="rows of the trace to replay; all if left out")
+        parser.add_argument(
+            "--limit", type=between(1, ROWS_MAX), help="rows of the trace to replay; all if left out"
+        )
 
     def handle(
         self,

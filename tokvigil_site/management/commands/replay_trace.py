@@ -9,13 +9,17 @@ from tenants.models import Environment
 from tenants.problems import Problem
 from tokvigil_site.demo import replay, summary
 from tokvigil_site.demo.progress import Progress
-from tokvigil_site.demo.trace import TraceError, open_trace
+from tokvigil_site.demo.trace import ROWS_MAX, TraceError, open_trace
+from tokvigil_site.management.commands.up import between
 
 
 def above_zero(text: str) -> float:
-    speed = float(text)
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
     if not 0 < speed < float("inf"):
-        raise ArgumentTypeError("must be above 0")
+        raise ArgumentTypeError(f"{text!r} is no number above 0")
     return speed
 
 
@@ -33,7 +37,7 @@ class Command(BaseCommand):
             type=above_zero,
             help="1 is as recorded, 60 an hour in a minute; left out: as fast as it goes",
         )
-        parser.add_argument("--limit", type=int, help="rows to replay; all if left out")
+        parser.add_argument("--limit", type=between(1, ROWS_MAX), help="rows to replay; all if left out")
         parser.add_argument(
             "--parallel",
             type=int,

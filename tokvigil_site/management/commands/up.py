@@ -1,4 +1,5 @@
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -6,11 +7,23 @@ from django.core.management.base import BaseCommand
 from tokvigil_site import running
 
 PORT = 8000
+WORKERS_MAX = 64
+
+
+def between(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return parse
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument("--workers", type=int, default=running.WORKERS, help="processes of the web server")
+    parser.add_argument("--port", type=between(1, 65_535), default=PORT)
+    parser.add_argument(
+        "--workers", type=between(1, WORKERS_MAX), default=running.WORKERS, help="processes of the web server"
+    )
 
 
 class Command(BaseCommand):

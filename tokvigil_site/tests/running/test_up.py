@@ -10,7 +10,11 @@ from collections.abc import Callable
 from http.cookiejar import CookieJar
 from pathlib import Path
 
+import pytest
+from django.core.management import CommandError
+
 from tokvigil_site.embedded import stack
+from tokvigil_site.management.commands import up as up_command
 from tokvigil_site.tests.running.commands import Command, Up
 
 
@@ -90,3 +94,9 @@ def test_its_help_needs_neither_secrets_nor_servers(new_home: Callable[[], Path]
     assert asking.finish() == 0, asking.output
     assert "--port" in asking.output
     assert not home.exists()
+
+
+@pytest.mark.parametrize("options", [("--port", "0"), ("--port", "65536"), ("--workers", "none")])
+def test_a_number_out_of_range_is_refused_with_the_range(options: tuple[str, str]) -> None:
+    with pytest.raises(CommandError, match="is no whole number from 1 to"):
+        up_command.Command().create_parser("manage.py", "up").parse_args(options)
