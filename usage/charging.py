@@ -28,17 +28,18 @@ REPEATED_CHARGE_MAX_AGE = timedelta(minutes=50)
 
 def charge(recorded: Sequence[Recorded], known: Metering) -> list[Settled | None]:
     """Charges rows of one environment. None: nothing to charge any more, or the store is away and will catch up."""
-    fresh = [row for row in recorded if _is_fresh(row)]
+    fresh = [row for row in recorded if is_fresh(row)]
     try:
         charged = iter(_settle(fresh, known)) if fresh else iter(())
     except StoreUnavailable as error:
         logger.warning("environment %s not charged, to be recounted: %s", known.environment_id, error)
         note_missed(known.environment_id)
         return [None] * len(recorded)
-    return [next(charged) if _is_fresh(row) else None for row in recorded]
+    return [next(charged) if is_fresh(row) else None for row in recorded]
 
 
-def _is_fresh(row: Recorded) -> bool:
+def is_fresh(row: Recorded) -> bool:
+    """Whether the counter store still remembers if the row was charged."""
     return not row.duplicate or datetime.now(UTC) - row.recorded_at < REPEATED_CHARGE_MAX_AGE
 
 

@@ -7,12 +7,13 @@ late report replaces it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tenants.models import Environment
 from usage import assessment, charging, counters, ledger, metering
-from usage.counters import Reservation
+from usage.counters import AlreadyCharged, NotOpen, Reservation
 from usage.ledger import Recorded, Report
 from usage.models.event import Status
 from usage.pricing import TokenUse
@@ -39,9 +40,14 @@ def _charge(environment_id: int) -> int:
     if not due:
         return 0
     outcomes = ledger.record([_estimate(environment_id, hold) for hold in due])
-    # One that conflicts was reported just now; its own settling ends the hold.
+    # An estimate never conflicts: of a call that was reported meanwhile it is the report that is charged.
     recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
     charging.charge(recorded, metering.reload(environment_id))
+    for outcome in recorded:
+        if not charging.is_fresh(outcome):
+            # Reported and charged long ago, and its id used again since.
+            with suppress(NotOpen, AlreadyCharged):
+                counters.release(environment_id, outcome.report.request_id)
     return len(due)
 
 

@@ -12,6 +12,6 @@ redis.call('HSET', KEYS[1], 'dl', int(deadline))
 for _, index in ipairs({ KEYS[2], KEYS[3] }) do redis.call('ZADD', index, 'XX', deadline, KEYS[1]) end
 for key in string.gmatch(f[3], '%S+') do
   redis.call('ZADD', key, 'XX', deadline, KEYS[1])
-  expire_at(key, deadline + TOMBSTONE_MS)
+  keep_set(key)
 end
 return int(deadline)

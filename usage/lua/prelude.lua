@@ -2,7 +2,8 @@
 --
 -- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
 --   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
---                                         t:<per>:<window>: since when the pair is tracked (ms)
+--                                         t:<per>:<window>: since when the pair is tracked (ms);
+--                                         d:<per>:<window>: the pair was tracked before
 --   tv:{7}:u:<user>                STRING <epoch>|<record>: what PostgreSQL holds of an end user
 --   tv:{7}:c:<per>:<window>:<start>:<subject>
 --                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
@@ -13,7 +14,7 @@
 --   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
 --                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
 --                                         ks: keys of its counters; zs: keys of its concurrency sets;
---                                         x: last ledger transaction charged
+--                                         x: ledger transactions charged: ,771,772,
 --   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
 --   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
 
@@ -36,6 +37,12 @@ local function expire_at(key, ms) redis.call('PEXPIREAT', key, int(ms - ARGV[1])
 -- A counter is forgotten after its window; one whose window never ends (`at` 0), when unused for long. A forgotten one
 -- that is asked for again is rebuilt from the ledger.
 local function forget_at(key, at, now) expire_at(key, at == 0 and now + IDLE_MS or at) end
+
+-- A set of calls in flight is kept for as long as the last of them may last.
+local function keep_set(key)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  if last[2] then expire_at(key, tonumber(last[2]) + TOMBSTONE_MS) end
+end
 
 -- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
 local function free(reservation, state, open, charge)
@@ -64,6 +71,11 @@ local function sweep(open, charge, now, most)
   local expired = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, most)
   for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge) end
   return #expired
+end
+
+-- An epoch later than any counter made until now, and later than the epoch before.
+local function later_epoch(env)
+  return int(math.max(clock(), tonumber(redis.call('HGET', env, 'epoch') or 0)) + 1)
 end
 
 -- Whether a missing counter of this window is truly zero: the window began when the store was already complete and the

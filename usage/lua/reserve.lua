@@ -51,7 +51,11 @@ if call.hold then
     if f[2] ~= call.digest then return { 'CONFLICT' } end
     return { 'REPLAY', f[3], f[4], f[5], f[6] }
   end
-  if f[1] == 'open' then free(reservation, 'expired', open, charge) end
+  if f[1] == 'open' then
+    -- Expired. If it is to be charged it is as good as charged: the estimate would be lost with the hold.
+    if redis.call('ZSCORE', charge, reservation) then return { 'SETTLED' } end
+    free(reservation, 'expired', open, charge)
+  end
   ended = f[1]
 end
 sweep(open, charge, now, SWEEP_FEW)
@@ -135,7 +139,7 @@ if hold then
     local key = KEYS[FIRST_COUNTER + counters + n - 1]
     redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
     redis.call('ZADD', key, deadline, reservation)
-    expire_at(key, deadline + TOMBSTONE_MS)
+    keep_set(key)
     zsets[n] = key
   end
   if ended then redis.call('DEL', reservation) end

@@ -15,7 +15,10 @@ local known = redis.call('HMGET', env, 'synced', 'rev', 'epoch')
 if known[1] ~= ARGV[2] or known[2] ~= ARGV[2] then return { 'STALE' } end
 local epoch = tonumber(known[3])
 local counters, charges = tonumber(ARGV[3]), tonumber(ARGV[4])
-local charged_before = tonumber(redis.call('HGET', reservation, 'x') or 0)
+local charged_before = redis.call('HGET', reservation, 'x') or ','
+
+-- Transactions' numbers do not tell their order: one may begin before another and write after it.
+local function is_new(xid) return not string.find(charged_before, ',' .. xid .. ',', 1, true) end
 
 local function charge_counter(key, start, forget, pair, first)
   local f = redis.call('HMGET', key, 'born', 'cold', 'xmin', 'xmax', 'xip')
@@ -30,7 +33,7 @@ local function charge_counter(key, start, forget, pair, first)
   for n = 0, charges - 1 do
     local arg = first + n * 5
     local xid = tonumber(ARGV[arg])
-    if xid > charged_before then
+    if is_new(ARGV[arg]) then
       if f[2] then
         redis.call('HSET', key, 'p:' .. ARGV[arg] .. ':' .. reservation,
           table.concat({ ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3], ARGV[arg + 4] }, ' '))
@@ -42,17 +45,21 @@ local function charge_counter(key, start, forget, pair, first)
 end
 
 local first_charge = 5 + counters * 3
-local last_xid = tonumber(ARGV[first_charge + (charges - 1) * 5])
-local charged = 0
-if last_xid > charged_before then
-  charged = 1
+local charged, charged_now = 0, charged_before
+for n = 0, charges - 1 do
+  local xid = ARGV[first_charge + n * 5]
+  if is_new(xid) then
+    charged, charged_now = 1, charged_now .. xid .. ','
+  end
+end
+if charged == 1 then
   for n = 1, counters do
     local arg = 5 + (n - 1) * 3
     charge_counter(KEYS[4 + n], tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]), ARGV[arg + 2], first_charge)
   end
 end
 free(reservation, 'settled', KEYS[3], KEYS[4])
-redis.call('HSET', reservation, 'st', 'settled', 'x', int(math.max(last_xid, charged_before)))
+redis.call('HSET', reservation, 'st', 'settled', 'x', charged_now)
 redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
 
 local answer = { 'DONE', charged }
