@@ -116,7 +116,7 @@ CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = "UTC"
-# name -> (task, period in seconds). A task that could not start within its period is dropped: the next one does its work.
+# name -> (task, period in seconds). One that could not start within its period is dropped: the next does its work.
 _PERIODIC_TASKS = {
     "publish-revisions": ("tokvigil_site.tasks.publish_revisions", 10),
     "settle-expired": ("tokvigil_site.tasks.settle_expired", 10),
@@ -184,5 +184,9 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {"tokvigil": {"level": environment.read("LOG_LEVEL", "WARNING")}},
+    "loggers": {
+        "tokvigil": {"level": environment.read("LOG_LEVEL", "WARNING")},
+        # That a caller sent a bad request is the caller's to know.
+        "django.request": {"level": "ERROR"},
+    },
 }

@@ -215,7 +215,11 @@ class CounterStore:
                 self.catch_up()
             answer = self._try(attempt)
         except (RedisError, StoreUnavailable) as error:
-            self.breaker.failed(error)
+            if type(error) is ResponseError and not probing:
+                # The store is there, and did not understand: versions that do not fit. No reason to call it away.
+                logger.error("the counter store refused a call: %s", error)
+            else:
+                self.breaker.failed(error)
             raise StoreUnavailable(str(error) or type(error).__name__) from error
         except BaseException as error:
             # Not the store's fault, but nobody shall wait for this probe.
