@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from django.db import connection
-from django.db.backends.utils import CursorWrapper
 
 from tenants.models import Environment
 from usage import counters, metering
 from usage.amounts import Amounts, Pair, Per, Subjects, digest
 from usage.counter_store import store
-from usage.counters import Cold, Counter
+from usage.counters import Cold, Counter, Slot
 from usage.metering import Metering
-from usage.windows import Span, Window
+from usage.windows import Window
 
 # Which rows of the ledger belong to a subject, and the values that say so.
 _COLUMNS: dict[Per, tuple[str, ...]] = {
@@ -128,14 +127,13 @@ def check(environment: Environment) -> CheckReport:
     """
     known = metering.renew(environment.pk)
     epoch, tracked_since = _trust(environment.pk)
-    stored = _stored(environment.pk, known)
     complete, cold, drifts, held = 0, 0, [], Amounts()
-    for pair in known.tracked.windowed:
-        recorded = _recorded(known, pair)
-        for key in recorded.amounts.keys() | stored[pair].keys():
-            fields = stored[pair].get(key)
+    for slot, stored in _stored(known):
+        recorded = _recorded(environment.pk, slot)
+        for key in recorded.amounts.keys() | stored.keys():
+            fields = stored.get(key)
             if fields is None:
-                trusted = recorded.span.start > max(epoch, tracked_since[pair])
+                trusted = slot.span.start > max(epoch, tracked_since[slot.pair])
             else:
                 trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
                 held = _larger(held, _amounts(fields, "h"))
@@ -161,57 +159,49 @@ def rebuild(environment: Environment) -> int:
     known = metering.renew(environment.pk)
     epoch, _ = _trust(environment.pk)
     rebuilt = 0
-    for pair, stored in _stored(environment.pk, known).items():
+    for slot, stored in _stored(known):
         # Marked before the ledger is read, so that charges that come between are kept for the seeding.
         counters.mark_cold(stored)
-        recorded = _recorded(known, pair)
+        recorded = _recorded(environment.pk, slot)
         for key in stored:
-            counter = Counter(key, known.tracked.slot(pair, recorded.span))
-            rebuilt += counters.seed(
-                environment.pk, counter, epoch, recorded.snapshot, recorded.amounts.get(key, Amounts())
-            )
+            used = recorded.amounts.get(key, Amounts())
+            rebuilt += counters.seed(environment.pk, Counter(key, slot), epoch, recorded.snapshot, used)
     return rebuilt
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What the ledger holds of a pair's present window, by the key of the counter that should hold it too."""
+    """What the ledger holds of a pair's window, by the key of the counter that should hold it too."""
 
-    span: Span
     snapshot: tuple[int, int, str]
     amounts: dict[str, Amounts]
 
 
-def _recorded(known: Metering, pair: Pair) -> _Recorded:
-    span = known.tracked.span(pair.window, store.now_ms())
-    slot = known.tracked.slot(pair, span)
-    columns = _COLUMNS[pair.per]
+def _recorded(environment_id: int, slot: Slot) -> _Recorded:
+    columns = _COLUMNS[slot.pair.per]
     names = ", ".join(columns) or "environment_id"
     with connection.cursor() as cursor:
+        # One row at least, for the snapshot must be that of the same statement also where it finds nothing.
         cursor.execute(
             f"""
-            SELECT pg_current_snapshot()::text, sum(requests)::bigint, sum(input_tokens)::bigint,
-                   sum(output_tokens)::bigint, coalesce(sum(cost_nano), 0)::bigint, {names}
-            FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
-            GROUP BY {names}
+            WITH subject AS (
+                SELECT sum(requests)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
+                       coalesce(sum(cost_nano), 0)::bigint, {names}
+                FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
+                GROUP BY {names}
+            )
+            SELECT pg_current_snapshot()::text, subject.* FROM (VALUES (true)) AS always LEFT JOIN subject ON true
             """,  # noqa: S608 (column names from the table above)
-            [known.environment_id, _at(span.start), _at(span.end)],
+            [environment_id, _at(slot.span.start), _at(slot.span.end)],
         )
         rows = cursor.fetchall()
-        snapshot = rows[0][0] if rows else _snapshot_now(cursor)
     amounts = {}
     for _, *sums in rows:
-        subject = Subjects(**{"user_id": "", **dict(zip(columns, sums[4:], strict=False))}).name(pair.per)
+        named = dict(zip(columns, sums[4:], strict=False))
+        subject = None if sums[0] is None else Subjects(**{"user_id": "", **named}).name(slot.pair.per)
         if subject is not None:
             amounts[slot.key_prefix + digest(subject)] = Amounts(*sums[:4])
-    return _Recorded(span, _parse_snapshot(snapshot), amounts)
-
-
-def _snapshot_now(cursor: CursorWrapper) -> str:
-    cursor.execute("SELECT pg_current_snapshot()::text")
-    row = cursor.fetchone()
-    assert row is not None
-    return str(row[0])
+    return _Recorded(_parse_snapshot(rows[0][0]), amounts)
 
 
 def _parse_snapshot(text: str) -> tuple[int, int, str]:
@@ -219,15 +209,15 @@ def _parse_snapshot(text: str) -> tuple[int, int, str]:
     return int(xmin), int(xmax), under_way
 
 
-def _stored(environment_id: int, known: Metering) -> dict[Pair, dict[str, dict[bytes, bytes]]]:
-    """The counters of the open windows as they stand in the store."""
-    prefixes = {slot.key_prefix: slot.pair for slot in known.tracked.at(store.now_ms()).slots}
-    found: dict[Pair, dict[str, dict[bytes, bytes]]] = {pair: {} for pair in known.tracked.windowed}
-    for key, fields in counters.scan(environment_id):
-        pair = prefixes.get(key.rpartition(":")[0] + ":")
-        if pair is not None:
-            found[pair][key] = fields
-    return found
+def _stored(known: Metering) -> list[tuple[Slot, dict[str, dict[bytes, bytes]]]]:
+    """The counters of the windows that are open now, as they stand in the store."""
+    slots = known.tracked.at(store.now_ms()).slots
+    found: dict[str, dict[str, dict[bytes, bytes]]] = {slot.key_prefix: {} for slot in slots}
+    for key, fields in counters.scan(known.environment_id):
+        prefix = key.rpartition(":")[0] + ":"
+        if prefix in found:
+            found[prefix][key] = fields
+    return [(slot, found[slot.key_prefix]) for slot in slots]
 
 
 def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
