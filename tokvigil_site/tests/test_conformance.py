@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import schemathesis
@@ -54,5 +55,5 @@ def key(api: Api, environment: Environment) -> str:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_is_as_described(case: schemathesis.Case, key: str) -> None:
+def test_every_answer_is_as_described(case: schemathesis.Case[Any], key: str) -> None:
     case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {key}"})

@@ -280,7 +280,7 @@ def wrong_texts(endpoint: Endpoint) -> Iterator[tuple[str, bytes]]:
 
 def left_nothing(api: Api) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM usage_request")
+        cursor.execute("SELECT count(*) FROM usage_request WHERE environment_id = %s", [api.environment.pk])
         assert cursor.fetchone() == (0,)
     assert ledger(api.environment) == []
     assert counters.open_count(api.environment.pk) == 0
