@@ -96,11 +96,22 @@ def forget_all() -> None:
 
 
 def _compile(environment_id: int, known: Metering) -> Snapshot:
-    # The metering carries the revision and was read first: what follows is of that revision or newer.
+    """Raises StoreUnavailable if the environment does not come to rest."""
+    for _ in range(RELOADS_MAX):
+        snapshot = _read(environment_id, known)
+        # A change in between would leave it half old and half new: limits whose counters it does not know.
+        if metering.is_in_force(known):
+            _snapshots[environment_id] = snapshot
+            return snapshot
+        known = metering.reload(environment_id)
+    raise StoreUnavailable("the environment changes faster than it can be read")
+
+
+def _read(environment_id: int, known: Metering) -> Snapshot:
     environment = Environment.objects.get(pk=environment_id)
     rows = Policy.objects.filter(environment_id=environment_id, archived_at=None).prefetch_related("limits")
     policies = [_stored_policy(row) for row in rows]
-    snapshot = Snapshot(
+    return Snapshot(
         environment_id=environment_id,
         revision=known.revision,
         metering=known,
@@ -117,8 +128,6 @@ def _compile(environment_id: int, known: Metering) -> Snapshot:
         },
         terms=TermsBook(),
     )
-    _snapshots[environment_id] = snapshot
-    return snapshot
 
 
 def _stored_policy(row: Policy) -> StoredPolicy:

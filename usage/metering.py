@@ -44,7 +44,7 @@ def at_revision(environment_id: int, revision: int) -> Metering:
 
 
 def reload(environment_id: int) -> Metering:
-    # The revision is read first: a change in between makes the rest newer than it says, and the next call reload.
+    # The revision is read first: a change in between makes the rest newer than it says, which `is_in_force` tells.
     environment = Environment.objects.select_related("tenant").get(pk=environment_id)
     rows = environment.tracked_pairs.values_list("per", "window")
     pairs = frozenset(Pair(Per(per), Window(window)) for per, window in rows)
@@ -59,6 +59,12 @@ def reload(environment_id: int) -> Metering:
     return metering
 
 
+def is_in_force(metering: Metering) -> bool:
+    """Whether PostgreSQL knows no later revision. If so, all that was read since is of this one."""
+    environments = Environment.objects.filter(pk=metering.environment_id)
+    return environments.filter(revision=metering.revision).exists()
+
+
 def introduce(metering: Metering) -> bool:
     """Tells the counter store the revision and what it tracks. False: it knows a later one. Raises StoreUnavailable."""
     return counters.sync(metering.environment_id, metering.revision, metering.tracked.pairs)
@@ -68,7 +74,7 @@ def renew(environment_id: int) -> Metering:
     """Reads the environment again and tells the counter store; after the store called a revision stale."""
     for _ in range(RELOADS_MAX):
         metering = reload(environment_id)
-        if introduce(metering):
+        if is_in_force(metering) and introduce(metering):
             return metering
     raise RevisionRace
 
