@@ -10,5 +10,6 @@ class UsageConfig(AppConfig):
         from usage.counter_store import store
 
         store.catch_up = charging.catch_up
+        store.restarted = charging.catch_up_after_restart
         register_action("price.added", "Price added")
         register_action("price.changed", "Price changed")

@@ -2,35 +2,41 @@
 
 The ledger comes first. If the counter store is away, or this process dies, between the two, nothing is lost: a
 repeated report charges what was not charged yet, and an environment whose charges could not be delivered has its
-counters rebuilt from the ledger once the store is back (`recount_needed`).
+counters rebuilt from the ledger once the store is back (`recount_needed`). Holds whose charge was lost on the way are
+ended by `settle_reported`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.db import DatabaseError
 
 from tenants.models import Environment
-from usage import counters, metering
+from usage import assessment, counters, ledger, metering
+from usage.amounts import Subjects
 from usage.counter_store import StoreUnavailable
-from usage.counters import Settled, Settlement
-from usage.ledger import Recorded
+from usage.counters import AlreadyCharged, Movement, NotOpen, Settled, Settlement
+from usage.ledger import Entry, Recorded
 from usage.metering import Metering
 
 logger = logging.getLogger("tokvigil.charging")
 
 # An ended reservation is remembered for an hour (prelude.lua); after that a repeated report must not charge again.
 REPEATED_CHARGE_MAX_AGE = timedelta(minutes=50)
+HOLDS_MAX = 20_000
+HOLDS_BATCH_MAX = 500
 
 
 def charge(recorded: Sequence[Recorded], known: Metering) -> list[Settled | None]:
     """Charges rows of one environment. None: nothing to charge any more, or the store is away and will catch up."""
     fresh = [row for row in recorded if is_fresh(row)]
     try:
-        charged = iter(_settle(fresh, known)) if fresh else iter(())
+        charged = iter(_settle([_charge_of(row) for row in fresh], known))
     except StoreUnavailable as error:
         logger.warning("environment %s not charged, to be recounted: %s", known.environment_id, error)
         note_missed(known.environment_id)
@@ -40,10 +46,31 @@ def charge(recorded: Sequence[Recorded], known: Metering) -> list[Settled | None
 
 def is_fresh(row: Recorded) -> bool:
     """Whether the counter store still remembers if the row was charged."""
-    return not row.duplicate or datetime.now(UTC) - row.recorded_at < REPEATED_CHARGE_MAX_AGE
+    return not row.duplicate or _is_young(row.recorded_at)
 
 
-def _settle(rows: Sequence[Recorded], known: Metering) -> list[Settled]:
+def _is_young(recorded_at: datetime) -> bool:
+    return datetime.now(UTC) - recorded_at < REPEATED_CHARGE_MAX_AGE
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What the ledger says of one request, and where it belongs."""
+
+    request_id: str
+    subjects: Subjects
+    charged_at: datetime
+    movements: tuple[Movement, ...]
+
+
+def _charge_of(row: Recorded) -> _Charge:
+    report = row.report
+    return _Charge(report.request_id, report.subjects, report.charged_at, row.movements)
+
+
+def _settle(rows: Sequence[_Charge], known: Metering) -> list[Settled]:
+    if not rows:
+        return []
     settled: dict[int, Settled] = {}
     for _ in range(metering.RELOADS_MAX):
         waiting = [place for place in range(len(rows)) if place not in settled]
@@ -59,15 +86,41 @@ def _settle(rows: Sequence[Recorded], known: Metering) -> list[Settled]:
     raise StoreUnavailable("the environment changes faster than it can be read")
 
 
-def _settlement(row: Recorded, known: Metering) -> Settlement:
-    report = row.report
+def _settlement(row: _Charge, known: Metering) -> Settlement:
     return Settlement(
         environment_id=known.environment_id,
         revision=known.revision,
-        request_id=report.request_id,
-        counters=known.tracked.at(int(report.charged_at.timestamp() * 1000)).counters(report.subjects),
+        request_id=row.request_id,
+        counters=known.tracked.at(int(row.charged_at.timestamp() * 1000)).counters(row.subjects),
         movements=row.movements,
     )
+
+
+def settle_reported(environment_id: int, until_ms: int = counters.FOREVER_MS) -> int:
+    """Ends open holds whose call is in the ledger, for its charge was lost on the way; how many.
+
+    Only those that expire before `until_ms`. Raises StoreUnavailable, DatabaseError.
+    """
+    holds = counters.open_holds(environment_id, until_ms, HOLDS_MAX)
+    request_ids = [assessment.unpack(hold.assessment).request_id for hold in holds]
+    ended = 0
+    for first in range(0, len(request_ids), HOLDS_BATCH_MAX):
+        found = ledger.entries(environment_id, request_ids[first : first + HOLDS_BATCH_MAX])
+        _end(environment_id, found)
+        ended += len(found)
+    return ended
+
+
+def _end(environment_id: int, found: dict[str, Entry]) -> None:
+    charges = []
+    for request_id, entry in found.items():
+        if entry.subjects is not None and _is_young(entry.recorded_at):
+            charges.append(_Charge(request_id, entry.subjects, entry.charged_at, entry.movements))
+        else:
+            # Charged long ago, and its id used again since.
+            with suppress(NotOpen, AlreadyCharged):
+                counters.release(environment_id, request_id)
+    _settle(charges, metering.current(environment_id))
 
 
 def note_missed(environment_id: int) -> None:
@@ -90,6 +143,16 @@ def catch_up() -> None:
         Environment.objects.filter(pk=environment_id).update(recount_needed=False)
         try:
             counters.distrust(environment_id)
+            settle_reported(environment_id)
         except StoreUnavailable:
             note_missed(environment_id)
             raise
+
+
+def catch_up_after_restart(environment_ids: Sequence[int]) -> None:
+    """The store may have come back from old data, in which holds are open that ended since. Raises StoreUnavailable."""
+    try:
+        Environment.objects.filter(pk__in=environment_ids).update(recount_needed=True)
+        catch_up()
+    except DatabaseError as error:
+        logger.warning("holds that ended before a restart of the store stay until they expire: %s", error)

@@ -171,6 +171,10 @@ class CounterStore:
         self.round_trips = 0
         # Runs before the first call after an outage: what the store missed meanwhile.
         self.catch_up: Callable[[], None] = lambda: None
+        # Told the environments of a store that may have restarted from old data.
+        self.restarted: Callable[[Sequence[int]], None] = lambda environment_ids: None
+        # How far the store's clock is ahead of this process's, once the store had to say.
+        self._ahead_ms = 0
 
     @property
     def client(self) -> Any:
@@ -179,7 +183,13 @@ class CounterStore:
 
     def now_ms(self) -> int:
         """This process's idea of the store's clock; the scripts correct it where it matters."""
-        return time.time_ns() // 1_000_000 + self.clock_offset_ms
+        return time.time_ns() // 1_000_000 + self.clock_offset_ms + self._ahead_ms
+
+    def learn_clock(self, now_ms: int, asked_at_ms: int) -> None:
+        """What the store's clock said just now. A time between question and answer says nothing: the call was slow."""
+        answered_at_ms = self.now_ms()
+        if not asked_at_ms <= now_ms <= answered_at_ms:
+            self._ahead_ms += now_ms - (asked_at_ms if now_ms < asked_at_ms else answered_at_ms)
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """One script, one round trip. Raises StoreUnavailable."""
@@ -240,11 +250,13 @@ class CounterStore:
     def _after_restart(self) -> None:
         client = self.client
         distrust = SCRIPTS["distrust"]
-        for key in client.scan_iter(match="tv:{*}:env", count=ENVIRONMENTS_SCAN_COUNT):
+        keys = list(client.scan_iter(match="tv:{*}:env", count=ENVIRONMENTS_SCAN_COUNT))
+        for key in keys:
             client.eval(distrust.text, 1, key, self.clock_offset_ms)
         # `distrust` becomes known to the store by being evaluated; the others, reserve last, only now.
         for name in sorted(SCRIPTS, key=lambda name: name == "reserve"):
             client.script_load(SCRIPTS[name].text)
+        self.restarted([int(key.split(b"{")[1].split(b"}")[0]) for key in keys])
 
 
 store = CounterStore()

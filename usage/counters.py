@@ -13,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+from django.conf import settings
 
 from tenants.revisions import environment_key
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
@@ -25,6 +26,7 @@ DAY_MS = 24 * 3600 * 1000
 COUNTER_GRACE_MS = 2 * DAY_MS
 FOREVER_MS = 2**52
 USER_RECORD_KEPT_S = 900
+ANSWER_AWAITED_MS = int(settings.COUNTER_STORE_TIMEOUT_S * 1000)
 SCAN_COUNT = 1000
 
 METRIC_CODES = {
@@ -305,7 +307,7 @@ def reserve(request: Request) -> Answer:
         *[counter.key for counter in request.counters],
         *request.concurrency_keys,
     ]
-    amounts = request.amounts
+    amounts, asked_at_ms = request.amounts, store.now_ms()
     call = _Call(
         revision=request.revision,
         user=request.user_record,
@@ -316,12 +318,16 @@ def reserve(request: Request) -> Answer:
         charge=request.charge_on_expiry,
         per_minute=request.requests_per_minute or 0,
         since_ms=request.right_from_ms,
-        until_ms=request.right_until_ms,
+        # A call that the store gets to after its caller gave up must not hold what nobody will report.
+        until_ms=min(request.right_until_ms, asked_at_ms + ANSWER_AWAITED_MS),
         amounts=(amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano),
         counters=[counter.slot.arguments for counter in request.counters],
         checks=request.checks,
     )
-    return _read_answer(request, store.run("reserve", keys, [_pack_call(call), request.assessment]))
+    answer = _read_answer(request, store.run("reserve", keys, [_pack_call(call), request.assessment]))
+    if isinstance(answer, ClockDiffers):
+        store.learn_clock(answer.now_ms, asked_at_ms)
+    return answer
 
 
 def _read_answer(request: Request, answer: list[Any]) -> Answer:
@@ -400,6 +406,20 @@ def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[R
     keys = [reservation_key(environment_id, request_id) for request_id in request_ids]
     rows = store.call(lambda client: _read_fields(client, keys, ("st", "as", "at")))
     return [Reservation(assessment, int(at)) if state == b"open" else None for state, assessment, at in rows]
+
+
+def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservation]:
+    """Holds that are open and expire before; of each kind at most so many, those that expire first."""
+
+    def read(client: Any) -> list[Any]:
+        keys = [
+            key
+            for index in _open_keys(environment_id)
+            for key in client.zrangebyscore(index, "-inf", until_ms, start=0, num=most)
+        ]
+        return _read_fields(client, keys, ("st", "as", "at")) if keys else []
+
+    return [Reservation(packed, int(at)) for state, packed, at in store.call(read) if state == b"open"]
 
 
 def due_charges(environment_id: int, most: int) -> list[Reservation]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from tenants.models import Environment
 from usage import assessment, charging, counters, ledger, metering
+from usage.counter_store import store
 from usage.counters import AlreadyCharged, NotOpen, Reservation
 from usage.ledger import Recorded, Report
 from usage.models.event import Status
@@ -21,10 +22,13 @@ from usage.pricing import TokenUse
 BATCH_MAX = 200
 BATCHES_MAX = 50
 SWEEP_MAX = 500
+# Of the usual holds of ten minutes, those that are open for one.
+LOOKED_AFTER_MS = 9 * 60_000
 
 
 def settle_expired(environment: Environment) -> tuple[int, int]:
     """Frees and charges expired holds; how many of each. Raises StoreUnavailable, DatabaseError."""
+    charging.settle_reported(environment.pk, store.now_ms() + LOOKED_AFTER_MS)
     freed = charged = 0
     for _ in range(BATCHES_MAX):
         freed_now = counters.sweep(environment.pk, SWEEP_MAX)

@@ -119,11 +119,11 @@ def _record(reports: Sequence[Report]) -> list[Outcome]:
     )
     if estimates:
         _reverse(reports[0].environment_id, estimates)
-    known = _known(reports)
+    known = entries(reports[0].environment_id, [report.request_id for report in reports])
     return [_outcome(report, report.request_id in new, known[report.request_id]) for report in reports]
 
 
-def _outcome(report: Report, new: bool, found: _Known) -> Outcome:
+def _outcome(report: Report, new: bool, found: Entry) -> Outcome:
     # An estimate of a call that was reported meanwhile is not written; what was reported stands for it.
     if not new and report.body_digest is not None and found.body_digest != report.body_digest:
         return Conflicting(report=report)
@@ -306,7 +306,9 @@ def _reverse(environment_id: int, estimates: dict[str, _Estimate]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Entry:
+    """What the ledger holds of a request, all its rows together. `subjects` None: they are out of reach."""
+
     body_digest: bytes | None
     charged_at: datetime
     recorded_at: datetime
@@ -318,8 +320,8 @@ class _Known:
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
-def _known(reports: Sequence[Report]) -> dict[str, _Known]:
-    """What the ledger holds of these requests. A request's rows share one charged_at, which finds their partition.
+def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]:
+    """Those of these requests that it holds. A request's rows share one charged_at, which finds their partition.
 
     The rows of one whose month was detached are out of reach; that it was recorded is known still.
     """
@@ -343,9 +345,9 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
             ORDER BY request.request_id, max(event.id)
             """,
-            [reports[0].environment_id, [report.request_id for report in reports]],
+            [environment_id, list(request_ids)],
         )
-        known: dict[str, _Known] = {}
+        known: dict[str, Entry] = {}
         for (
             request_id,
             body_digest,
@@ -360,7 +362,7 @@ def _known(reports: Sequence[Report]) -> dict[str, _Known]:
             cost_nano,
         ) in cursor:
             earlier = known[request_id].movements if request_id in known else ()
-            known[request_id] = _Known(
+            known[request_id] = Entry(
                 body_digest=None if body_digest is None else bytes(body_digest),
                 charged_at=charged_at,
                 recorded_at=recorded_at or _LONG_AGO,

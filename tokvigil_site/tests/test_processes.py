@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tokvigil_site.testing import (
     set_price,
 )
 from tokvigil_site.tests.servers import WebApi, WebProcess, manage, web_processes
-from usage import recount
+from usage import expected_output, recount
 from usage.recount import CheckReport
 
 PROCESSES = 8
@@ -216,14 +217,18 @@ def test_a_burst_of_small_calls_holds_what_such_calls_used(
     apply_policies(
         environment, limits(f"{{metric: tokens, window: day, amount: {1_000 * 40}, per: environment}}")
     )
-    # Each process learned that there was no history.
-    for each in apis:
-        each.use(input_tokens=20, max_output_tokens=20, feature="chat")
+    # Each process learns that there is no history, which it believes for a moment.
+    assert {
+        each.evaluate(feature="chat", max_output_tokens=None, dry_run=True)["allowed"] for each in apis
+    } == {True}
+    for turn in range(expected_output.SAMPLE_MIN):
+        apis[turn % PROCESSES].use(input_tokens=20, max_output_tokens=20, feature="chat")
+    time.sleep(expected_output.ABSENCE_KEPT_S)
 
     decisions = evaluate_at_once(apis, 200, input_tokens=20, max_output_tokens=None, feature="chat")
 
     assert allowed(decisions) == 200
-    assert {decision["max_output_tokens"] for decision in decisions} == {20}
+    assert {decision["reserved"]["output_tokens"] for decision in decisions} == {expected_output.EXPECTED_MIN}
 
 
 def test_a_report_sent_ten_times_at_once_is_one_row_and_one_charge(
