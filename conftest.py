@@ -23,6 +23,7 @@ def like_a_new_process() -> Iterator[None]:
     expected_output.forget_all()
     last_used.forget_all()
     store.breaker = Breaker()
+    store.behind = False
     store.clock_offset_ms = 0
     yield
     store.clock_offset_ms = 0

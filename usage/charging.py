@@ -19,7 +19,7 @@ from django.db import DatabaseError
 from tenants.models import Environment
 from usage import assessment, counters, ledger, metering
 from usage.amounts import Subjects
-from usage.counter_store import StoreUnavailable
+from usage.counter_store import StoreUnavailable, store
 from usage.counters import AlreadyCharged, Movement, NotOpen, Settled, Settlement
 from usage.ledger import Entry, Recorded
 from usage.metering import Metering
@@ -125,6 +125,7 @@ def _end(environment_id: int, found: dict[str, Entry]) -> None:
 
 def note_missed(environment_id: int) -> None:
     """The counter store could not be told something: have it recounted once it is back."""
+    store.behind = True
     try:
         Environment.objects.filter(pk=environment_id, recount_needed=False).update(recount_needed=True)
     except DatabaseError as error:

@@ -169,6 +169,8 @@ class CounterStore:
         self.clock_offset_ms = 0
         # Round trips made, for the test that holds evaluate to one.
         self.round_trips = 0
+        # Whether this process could not tell the store something; the next call makes good for it first.
+        self.behind = False
         # Runs before the first call after an outage: what the store missed meanwhile.
         self.catch_up: Callable[[], None] = lambda: None
         # Told the environments of a store that may have restarted from old data.
@@ -221,7 +223,8 @@ class CounterStore:
     def _guarded(self, attempt: Callable[[], T]) -> T:
         probing = self.breaker.admit()
         try:
-            if probing:
+            if probing or self.behind:
+                self.behind = False
                 self.catch_up()
             answer = self._try(attempt)
         except (RedisError, StoreUnavailable) as error:
