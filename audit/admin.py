@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002 - the signatures are Django's
+
 from typing import Any
 
 from django.contrib import admin

@@ -11,7 +11,7 @@ TRUNCATE_TRIGGERS = {
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:  # noqa: ARG001
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
     """Lets Django empty the test database after a transactional test, which takes a TRUNCATE."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         for table, trigger in TRUNCATE_TRIGGERS.items():

@@ -1,8 +1,8 @@
 """Three ways through Django, by how often they are gone.
 
-Pages pass all middleware. The API has no use for sessions, CSRF, messages and static files, which would take their time
-on every call: it is a handler of its own without middleware, so none of the pages' is skipped by mistake. Evaluate, which
-comes before every AI call, goes to its view at once: no URL to resolve, no signals (`make bench` prints what that saves).
+Pages pass all middleware. The API has no use for sessions, CSRF, messages and static files, which would take their
+time on every call: it is a handler of its own without middleware, so none of the pages' is skipped by mistake.
+Evaluate, which comes before every AI call, goes to its view at once: no URL to resolve, no signals.
 """
 
 import logging

@@ -443,7 +443,7 @@ def start_provider(*, latency_ms: float = 5.0, failure_rate: float = 0.0) -> Ite
 
 
 def _read_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None
     overdue = threading.Timer(START_S_MAX, process.kill)
     overdue.start()
     try:

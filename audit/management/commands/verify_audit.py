@@ -10,7 +10,7 @@ class Command(BaseCommand):
         "Checks the hash chains of the audit log; names the first broken entry and exits 1 if there is one."
     )
 
-    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
+    def handle(self, *args: Any, **options: Any) -> None:
         entries = chains = 0
         for tenant_id in chain.tenant_ids():
             verdict = chain.verify(tenant_id)
