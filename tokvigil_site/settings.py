@@ -74,6 +74,8 @@ if not (_database_url and _redis_url):
         _database_url = _database_url or _running[0]
         _redis_url = _redis_url or _running[1]
 
+# Without either, there may still be one where PostgreSQL listens by default.
+DATABASE_IS_NAMED = bool(_database_url)
 DATABASE_CONNECT_TIMEOUT_S = 2
 DATABASES = {
     "default": environ.Env.db_url_config(_database_url or "postgres://tokvigil@127.0.0.1:5432/tokvigil")
@@ -85,8 +87,14 @@ if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": DATABASE_CONNECT_TIMEOUT_S,
-    "pool": {"min_size": 1, "max_size": 16, "timeout": DATABASE_CONNECT_TIMEOUT_S},
 }
+if DATABASE_IS_NAMED:
+    # A pool waits for a server that does not answer; where none is expected, a command shall say so at once.
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": 16,
+        "timeout": DATABASE_CONNECT_TIMEOUT_S,
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = _redis_url or "redis://127.0.0.1:6379/0"
@@ -151,7 +159,11 @@ SPECTACULAR_SETTINGS = {
     # Named by tenants/openapi.py.
     "APPEND_COMPONENTS": {
         "securitySchemes": {
-            "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key: tv_<env>_<id>_<secret>"}
+            "apiKey": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "An API key: tv_<env>_<id>_<secret>",
+            }
         }
     },
     "SERVE_AUTHENTICATION": [],
