@@ -24,14 +24,14 @@ def test_a_tenant_is_made_with_its_environments() -> None:
     assert (tenant.name, tenant.timezone) == ("acme", "Europe/Berlin")
     assert sorted(map(str, tenant.environments.all())) == ["acme/dev", "acme/prod", "acme/staging"]
     entry = Entry.objects.get()
-    assert (entry.action, entry.tenant_id, entry.actor) == ("tenant.created", tenant.pk, "system")
+    assert (entry.action, entry.tenant_id, entry.actor) == ("tenant.created", tenant.pk, "cli:create_tenant")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["acme"], "already exists"),
-        (["Not A Slug"], "slug"),
+        (["acme"], "There is a tenant 'acme' already: use it, or choose another slug"),
+        (["Acme Inc"], "create_tenant acme-inc --name 'Acme Inc'"),
         (["other", "--timezone", "Mars/Olympus"], "Europe/Berlin"),
         (["s" * 51], "50 characters"),
     ],
@@ -53,6 +53,7 @@ def test_a_key_is_printed_and_nothing_else() -> None:
     key = ApiKey.objects.get(key_id=presented.key_id)
     assert str(key.environment) == "acme/staging"
     assert (key.name, tuple(key.scopes), key.requests_per_minute) == ("app", PRESETS["viewer"], 60)
+    assert Entry.objects.get(action="api_key.issued").actor == "cli:issue_key"
 
 
 def test_a_key_is_made_for_a_server_unless_said_otherwise() -> None:
@@ -61,9 +62,17 @@ def test_a_key_is_made_for_a_server_unless_said_otherwise() -> None:
     assert tuple(ApiKey.objects.get().scopes) == PRESETS["server"]
 
 
-@pytest.mark.parametrize("path", ["acme/nowhere", "acme", "other/prod", ""])
-def test_a_key_for_an_unknown_environment_is_refused(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("acme", "write TENANT/ENV; acme has dev, staging, prod"),
+        ("acme/nowhere", "no environment 'acme/nowhere'; acme has dev, staging, prod"),
+        ("other/prod", "no environment 'other/prod': make its tenant with `create_tenant other`"),
+        ("", "write TENANT/ENV, such as acme/prod"),
+    ],
+)
+def test_a_key_for_an_unknown_environment_is_refused_with_what_there_is(path: str, message: str) -> None:
     run("create_tenant", "acme")
-    with pytest.raises(CommandError, match="create_tenant"):
+    with pytest.raises(CommandError, match=message):
         run("issue_key", path, "--name", "app")
     assert not ApiKey.objects.exists()

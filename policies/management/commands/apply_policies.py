@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from policies.policy_file import FILE_BYTES_MAX, PolicyFileError, parse
 from policies.publishing import ChangeKind, PolicyChange, publish
-from tenants.models import Environment
+from tenants.management import environments
 
 ACTOR = "cli:apply_policies"
 
@@ -17,18 +17,15 @@ class Command(BaseCommand):
     help = "Make a policy file what is in force in an environment; policies it does not name are archived."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("environment", metavar="TENANT/ENV")
+        environments.add_argument(parser)
         parser.add_argument("file", metavar="FILE", help="a YAML policy file; - reads standard input")
         parser.add_argument("--dry-run", action="store_true", help="show what would change, change nothing")
 
     def handle(self, *_args: Any, environment: str, file: str, dry_run: bool, **_options: Any) -> None:
+        target = environments.named(environment)
         try:
             wanted = parse(_read(file))
-            changes = publish(Environment.named(environment), wanted, actor=ACTOR, dry_run=dry_run)
-        except Environment.DoesNotExist as error:
-            raise CommandError(
-                f"There is no environment {environment!r}; make one with create_tenant."
-            ) from error
+            changes = publish(target, wanted, actor=ACTOR, dry_run=dry_run)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{file} cannot be read: {error}") from error
         except PolicyFileError as error:

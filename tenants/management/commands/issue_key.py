@@ -4,18 +4,29 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from tenants.models import ApiKey, Environment
+from audit.log import acting_as
+from tenants.management import environments
+from tenants.models import ApiKey
 from tenants.scopes import PRESETS
+
+ACTOR = "cli:issue_key"
 
 
 class Command(BaseCommand):
     help = "Issue an API key; prints the key, and nothing else, on stdout. It cannot be shown again."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("environment", metavar="TENANT/ENV")
-        parser.add_argument("--name", required=True)
-        parser.add_argument("--preset", choices=PRESETS, default="server")
-        parser.add_argument("--requests-per-minute", type=int)
+        environments.add_argument(parser)
+        parser.add_argument(
+            "--name", required=True, help="tells this key from others, in the console and the log"
+        )
+        parser.add_argument(
+            "--preset",
+            choices=PRESETS,
+            default="server",
+            help="; ".join(f"{preset}: {', '.join(scopes)}" for preset, scopes in PRESETS.items()),
+        )
+        parser.add_argument("--requests-per-minute", type=int, help="as often as it likes if left out")
 
     def handle(
         self,
@@ -26,14 +37,10 @@ class Command(BaseCommand):
         requests_per_minute: int | None,
         **_options: Any,
     ) -> None:
+        target = environments.named(environment)
         try:
-            _, text = ApiKey.issue(
-                Environment.named(environment), name, PRESETS[preset], requests_per_minute=requests_per_minute
-            )
-        except Environment.DoesNotExist as error:
-            raise CommandError(
-                f"There is no environment {environment!r}; make one with create_tenant."
-            ) from error
+            with acting_as(ACTOR):
+                _, text = ApiKey.issue(target, name, PRESETS[preset], requests_per_minute=requests_per_minute)
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
         self.stdout.write(text)

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from tenants.models import Environment
+from tenants.management import environments
 from tenants.problems import Problem
 from tokvigil_site.demo import replay, summary
 from tokvigil_site.demo.progress import Progress
@@ -31,7 +31,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path, metavar="FILE.csv")
-        parser.add_argument("environment", metavar="TENANT/ENV")
+        environments.add_argument(parser)
         parser.add_argument(
             "--speed",
             type=above_zero,
@@ -56,17 +56,13 @@ class Command(BaseCommand):
         parallel: int,
         **_options: Any,
     ) -> None:
+        chosen = environments.named(environment)
         try:
             trace = open_trace(file, limit=limit)
-            chosen = Environment.named(environment)
             progress = Progress(self.stdout, f"requests of {file.name}", trace.count)
             outcome = replay.replay(trace, chosen, speed=speed, parallel=parallel, step=progress.step)
         except TraceError as error:
             raise CommandError(str(error)) from error
-        except Environment.DoesNotExist as error:
-            raise CommandError(
-                f"There is no environment {environment!r}; make one with create_tenant."
-            ) from error
         except (Problem, DatabaseError) as error:
             raise CommandError(f"The replay broke off: {error}") from error
         for part in summary.trace_story(trace, outcome, environment):

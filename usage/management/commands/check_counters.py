@@ -3,9 +3,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from tenants.management import environments
 from usage import recount
 from usage.counter_store import StoreUnavailable
-from usage.management.commands import _environment
 from usage.money import format_usd
 
 
@@ -13,11 +13,11 @@ class Command(BaseCommand):
     help = "Compare the live counters with the ledger; exits with 1 if they differ."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        _environment.add_argument(parser)
+        environments.add_optional_argument(parser)
 
     def handle(self, *args: Any, environment: str | None, **options: Any) -> None:
         drifted = 0
-        for chosen in _environment.chosen(environment):
+        for chosen in environments.named_or_all(environment):
             try:
                 found = recount.check(chosen)
             except StoreUnavailable as error:

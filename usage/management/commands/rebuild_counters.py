@@ -3,19 +3,19 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from tenants.management import environments
 from usage import recount
 from usage.counter_store import StoreUnavailable
-from usage.management.commands import _environment
 
 
 class Command(BaseCommand):
     help = "Make the live counters hold what the ledger says. Safe under traffic."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        _environment.add_argument(parser)
+        environments.add_optional_argument(parser)
 
     def handle(self, *args: Any, environment: str | None, **options: Any) -> None:
-        for chosen in _environment.chosen(environment):
+        for chosen in environments.named_or_all(environment):
             try:
                 rebuilt = recount.rebuild(chosen)
             except StoreUnavailable as error:
