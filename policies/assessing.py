@@ -42,7 +42,10 @@ def assess(call: Call, terms: Terms, ground: Ground, price: Price | None, output
     subjects = call.subjects
     use = TokenUse(input_tokens=call.input_tokens, output_tokens=output_tokens)
     cost = None if price is None else cost_nano(price, use)
-    refusals = [*_ground_refusals(call, terms.matched, ground), *_policy_refusals(call, terms.matched, cost)]
+    refusals = [
+        *_ground_refusals(call, terms.matched, ground),
+        *_policy_refusals(call, terms.matched, price, cost),
+    ]
     return Assessment(
         request_id=call.request_id,
         user_id=subjects.user_id,
@@ -89,22 +92,25 @@ def _ground_refusals(call: Call, matched: Matched, ground: Ground) -> Iterator[_
         yield _Found(Reason.USER_BLOCKED, f"User {call.subjects.user_id} is blocked.")
 
 
-def _policy_refusals(call: Call, matched: Matched, cost: int | None) -> Iterator[_Found]:
+def _policy_refusals(call: Call, matched: Matched, price: Price | None, cost: int | None) -> Iterator[_Found]:
+    names = (call.model,) if price is None else (call.model, price.model)
     for place, policy in enumerate(matched.policies):
         enforced = policy.rule.mode is Mode.ENFORCE
-        for reason, message in _rule_refusals(call, policy, cost):
+        for reason, message in _rule_refusals(call, policy, names, cost):
             yield _Found(reason, message, place, enforced)
 
 
-def _rule_refusals(call: Call, policy: StoredPolicy, cost: int | None) -> Iterator[tuple[Reason, str]]:
+def _rule_refusals(
+    call: Call, policy: StoredPolicy, names: tuple[str, ...], cost: int | None
+) -> Iterator[tuple[Reason, str]]:
     rule, caps = policy.rule, policy.rule.per_request
-    if not rule.models.allows(call.model):
+    if not rule.models.allows(*names):
         allowed = ", ".join(rule.models.allow)
         yield (
             Reason.MODEL_NOT_ALLOWED,
             f"Model {call.model} is not among those of policy {rule.name}: {allowed}.",
         )
-    if rule.models.denies(call.model):
+    if rule.models.denies(*names):
         yield Reason.MODEL_DENIED, f"Model {call.model} is denied by policy {rule.name}."
     if cost is None and rule.unknown_price is UnknownPrice.BLOCK:
         yield (

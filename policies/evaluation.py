@@ -348,7 +348,9 @@ def _output_tokens(body: EvaluateRequest, terms: Terms, environment_id: int) -> 
 
 
 def _digest(body: EvaluateRequest) -> str:
-    return blake2b(msgspec.msgpack.encode(body), digest_size=16).hexdigest()
+    # Asking for an explanation does not make it another call.
+    asked = msgspec.structs.replace(body, explain=False) if body.explain else body
+    return blake2b(msgspec.msgpack.encode(asked), digest_size=16).hexdigest()
 
 
 def _checks(

@@ -71,16 +71,19 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRules:
-    """Globs over model names. An empty allow list allows all; deny wins."""
+    """Globs over model names. An empty allow list allows all; deny wins.
+
+    A model is met by any of its names: as the caller wrote it (`azure/gpt-4o`), as the price book knows it (`gpt-4o`).
+    """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
-    def allows(self, model: str) -> bool:
-        return not self.allow or _any_matches(self.allow, model)
+    def allows(self, *names: str) -> bool:
+        return not self.allow or any(_any_matches(self.allow, name) for name in names)
 
-    def denies(self, model: str) -> bool:
-        return bool(self.deny) and _any_matches(self.deny, model)
+    def denies(self, *names: str) -> bool:
+        return bool(self.deny) and any(_any_matches(self.deny, name) for name in names)
 
 
 @lru_cache(maxsize=8192)

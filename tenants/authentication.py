@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from tenants import keys, last_used, problems
 from tenants.models import ApiKey
 
-BEARER = "Bearer "
+BEARER = "bearer "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class Credential:
 def presented(request: HttpRequest) -> keys.Presented:
     """The key the caller sent. Raises Problem 401."""
     header = request.META.get("HTTP_AUTHORIZATION", "")
-    found = keys.parse(header[len(BEARER) :]) if header.startswith(BEARER) else None
+    found = keys.parse(header[len(BEARER) :]) if header[: len(BEARER)].lower() == BEARER else None
     if found is None:
         raise problems.invalid_api_key()
     return found

@@ -44,6 +44,8 @@ def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T], *, bytes_max:
     """The body as the decoder's type. Raises Problem: 415, 413, or 422 naming the field and the mend."""
     if request.content_type != "application/json":
         raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as `Content-Type: application/json`.")
+    if "CONTENT_LENGTH" not in request.META and "HTTP_TRANSFER_ENCODING" in request.META:
+        raise Problem(411, "LENGTH_REQUIRED", "Send the body with a Content-Length, not in chunks.")
     if _announced_length(request) > bytes_max:
         raise Problem(413, "BODY_TOO_LARGE", f"The body is larger than {bytes_max} bytes; send less.")
     return parse(request.body, decoder)

@@ -235,7 +235,7 @@ def _web_command(port: int, workers: int) -> Sequence[str]:
         "granian",
         *("--interface", "wsgi", "--host", ports.HOST, "--port", str(port), "--no-ws"),
         *("--workers", str(workers), "--blocking-threads", str(BLOCKING_THREADS)),
-        *("--workers-kill-timeout", "2", "--log-level", "warning"),
+        *("--workers-kill-timeout", "2", "--respawn-failed-workers", "--log-level", "warning"),
         "tokvigil_site.wsgi:application",
     )
 

@@ -1,16 +1,21 @@
 """What the worker does on beat's schedule (settings.CELERY_BEAT_SCHEDULE). Each calls the domain function that the
 command of the same name calls; running one twice, or two at once, changes nothing."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
+from django.db import DatabaseError
 
 from policies import decision_log
 from tenants import revisions
 from tenants.models import Environment
 from usage import charging, expiry, partitions
+from usage.counter_store import StoreUnavailable
+
+logger = logging.getLogger("tokvigil.tasks")
 
 
 @shared_task
@@ -36,5 +41,9 @@ def partition_usage() -> None:
 
 
 def _for_each_environment(work: Callable[[Environment], Any]) -> None:
-    for environment in Environment.objects.order_by("pk").iterator():
-        work(environment)
+    """One that fails must not keep the others from their turn."""
+    for environment in Environment.objects.select_related("tenant").order_by("pk"):
+        try:
+            work(environment)
+        except (DatabaseError, StoreUnavailable) as error:
+            logger.error("%s of %s failed, to be tried again: %s", work.__name__, environment, error)

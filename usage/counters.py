@@ -479,10 +479,10 @@ def seed(
     return bool(store.run("seed", keys, [epoch, *snapshot, *amounts, counter.slot.arguments[1]]) == b"OK")
 
 
-def sync(environment_id: int, revision: int, pairs: frozenset[Pair]) -> bool:
-    """Tells the store the revision in force and the pairs it tracks. False: a later revision is known."""
+def sync(environment_id: int, revision: int, pairs: frozenset[Pair], zone: str = "UTC") -> bool:
+    """Tells the store the revision in force, the pairs it tracks and their zone. False: a later revision is known."""
     keys = [environment_key(environment_id)]
-    return bool(store.run("sync", keys, [revision, *sorted(map(str, pairs))]) == b"OK")
+    return bool(store.run("sync", keys, [revision, zone, *sorted(map(str, pairs))]) == b"OK")
 
 
 def distrust(environment_id: int) -> None:

@@ -67,7 +67,8 @@ def is_in_force(metering: Metering) -> bool:
 
 def introduce(metering: Metering) -> bool:
     """Tells the counter store the revision and what it tracks. False: it knows a later one. Raises StoreUnavailable."""
-    return counters.sync(metering.environment_id, metering.revision, metering.tracked.pairs)
+    tracked = metering.tracked
+    return counters.sync(metering.environment_id, metering.revision, tracked.pairs, tracked.zone.key)
 
 
 def renew(environment_id: int) -> Metering:

@@ -103,6 +103,8 @@ def _holds(environment_id: int, reports: Sequence[UsageReport]) -> list[Reservat
 def _place(body: UsageReport, hold: Reservation | None, known: Metering, api_key_id: int) -> _Placed:
     now = datetime.now(UTC)
     allowed = None if hold is None else assessment.unpack(hold.assessment)
+    if allowed is not None:
+        _require_same_user(body, allowed)
     if (
         body.occurred_at is not None
         and not now - OCCURRED_AGE_MAX <= body.occurred_at <= now + OCCURRED_AHEAD_MAX
@@ -117,7 +119,7 @@ def _place(body: UsageReport, hold: Reservation | None, known: Metering, api_key
     report = Report(
         environment_id=known.environment_id,
         request_id=body.request_id,
-        body_digest=ledger.digest_of(body),
+        body_digest=ledger.digest_of(_in_utc(body)),
         charged_at=at if hold is None else datetime.fromtimestamp(hold.at_ms / 1000, UTC),
         occurred_at=body.occurred_at,
         subjects=_subjects(body, allowed),
@@ -151,13 +153,27 @@ def _tokens(body: UsageReport) -> TokenUse:
         raise invalid_field(field, message) from error
 
 
+def _in_utc(body: UsageReport) -> UsageReport:
+    """The same instant said in another zone is the same report."""
+    if body.occurred_at is None:
+        return body
+    return msgspec.structs.replace(body, occurred_at=body.occurred_at.astimezone(UTC))
+
+
+def _require_same_user(body: UsageReport, allowed: Assessment) -> None:
+    """What was held for one user must not be charged to another, against whose limits it was not held."""
+    if body.user_id != allowed.user_id:
+        raise invalid_field(
+            "user_id", "the call was evaluated for another user; report the one it was evaluated for"
+        )
+
+
 def _subjects(body: UsageReport, allowed: Assessment | None) -> Subjects:
-    """As evaluated; the report says the rest. The plan is the one the evaluate decided by, if there was one."""
+    """As evaluated, if the hold is open: against the limits of these it was held. Else as the report says."""
+    if allowed is not None:
+        return allowed.subjects
     return Subjects(
-        user_id=body.user_id,
-        feature=body.feature or (allowed.feature if allowed else ""),
-        plan=(allowed.plan if allowed else "") or body.plan or "",
-        run_id=body.run_id or (allowed.run_id if allowed else ""),
+        user_id=body.user_id, feature=body.feature or "", plan=body.plan or "", run_id=body.run_id or ""
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,7 +71,8 @@ def assessed(
         user_blocked=user_blocked,
     )
     held = 20 if max_output_tokens is None else max_output_tokens
-    return assess(call, terms(policies, subjects), ground, price, held)
+    known = None if price is None else replace(price, model=model)
+    return assess(call, terms(policies, subjects), ground, known, held)
 
 
 def code(assessment: Assessment) -> str | None:

@@ -448,3 +448,63 @@ def test_parallel_evaluates_of_one_request_id_hold_once(api: Api, environment: E
 
     assert all(decision == decisions[0] for decision in decisions)
     assert recount.check(environment).held.requests == 1
+
+
+def test_another_time_zone_forgets_nothing(api: Api, environment: Environment) -> None:
+    """Its windows have counters of their own, which must not start at zero."""
+    from tenants import revisions
+
+    set_clock(datetime(2026, 11, 23, 8, 0, tzinfo=UTC))
+    apply_policies(environment, limits("{metric: requests, window: hour, amount: 5, per: user}"))
+    assert api.evaluate()["allowed"]
+    set_clock(datetime(2026, 11, 23, 14, 31, tzinfo=UTC))
+    for _ in range(4):
+        api.use()
+
+    environment.tenant.timezone = "Asia/Kolkata"
+    environment.tenant.save()
+    revisions.bump_all(environment.tenant_id)
+
+    # 14:31 UTC is 20:01 in Kolkata: nothing was used in this hour there yet, but all four calls since 14:30 UTC.
+    assert api.evaluate()["limit_state"][0]["used"] == 4
+    assert recount.check(environment).drifts == ()
+
+
+def test_a_report_is_charged_as_evaluated(api: Api, environment: Environment) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 3, per: feature}"))
+    held = api.evaluate(feature="chat")
+
+    assert api.report(held["request_id"], "somebody_else").status == 422
+    assert api.report(held["request_id"], feature="search").status == 201
+    assert [row.feature for row in ledger(environment)] == ["chat"]
+    assert recount.check(environment).held.requests == 0
+
+
+def test_a_model_is_met_by_the_name_the_price_book_knows(api: Api, environment: Environment) -> None:
+    set_price("gpt-4o")
+    apply_policies(environment, 'policies: [{name: P, models: {deny: ["gpt-4o"]}}]')
+
+    assert api.evaluate(model="azure/gpt-4o")["reason_code"] == "MODEL_DENIED"
+    assert api.evaluate(model=" GPT-4o")["reason_code"] == "MODEL_DENIED"
+
+
+def test_a_lost_counter_never_holds_less_than_nothing(api: Api, environment: Environment) -> None:
+    from usage.counter_store import store
+
+    apply_policies(environment, limits(DAILY_5))
+    held = [api.evaluate()["request_id"] for _ in range(3)]
+    for key in store.client.scan_iter(match="tv:{*}:c:*"):
+        store.client.delete(key)
+    api.evaluate()
+    for request_id in held:
+        assert api.report(request_id).status == 201
+
+    state = api.evaluate(dry_run=True)["limit_state"][0]
+    assert (state["used"], state["held"]) == (3, 1)
+
+
+def test_an_explanation_does_not_make_it_another_call(api: Api, environment: Environment) -> None:
+    apply_policies(environment, limits(DAILY_5))
+    first = api.evaluate(request_id="r-1")
+
+    assert api.evaluate(request_id="r-1", explain=True)["expires_at"] == first["expires_at"]

@@ -3,13 +3,13 @@
 -- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
 --   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
 --                                         t:<per>:<window>: since when the pair is tracked (ms);
---                                         d:<per>:<window>: the pair was tracked before
+--                                         d:<per>:<window>: the pair was tracked before; zone: of the windows
 --   tv:{7}:u:<user>                STRING <epoch>|<record>: what PostgreSQL holds of an end user
 --   tv:{7}:c:<per>:<window>:<start>:<subject>
 --                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
---                                         born: when it became complete (ms); xmin, xmax, xip: the ledger snapshot it
---                                         was rebuilt from; cold: marker of a rebuild under way, p:<xid>:<request>:
---                                         charges that arrived meanwhile
+--                                         hb: since when it takes holds (ms); born: when it became complete (ms);
+--                                         xmin, xmax, xip: the ledger snapshot it was rebuilt from;
+--                                         cold: marker of a rebuild under way, p:<xid>:<request>: charges meanwhile
 --   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
 --   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
 --                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
@@ -46,14 +46,16 @@ end
 
 -- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
 local function free(reservation, state, open, charge)
-  local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs')
+  local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs', 'at')
   redis.call('ZREM', open, reservation)
   redis.call('ZREM', charge, reservation)
   if f[1] ~= 'open' then return false end
   local amounts = {}
   for amount in string.gmatch(f[2], '%S+') do amounts[#amounts + 1] = amount end
   for key in string.gmatch(f[3], '%S+') do
-    if redis.call('HEXISTS', key, 'hr') == 1 then
+    -- A counter that was lost and made anew does not carry the holds of before.
+    local takes_holds_since = tonumber(redis.call('HGET', key, 'hb'))
+    if takes_holds_since and takes_holds_since <= tonumber(f[5]) then
       for n, metric in ipairs(METRICS) do
         if amounts[n] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. amounts[n]) end
       end

@@ -132,6 +132,7 @@ if hold then
     local forget = call.counters[n][2]
     redis.call('HSET', key, 'born', born or int(now), 'hr', int(held.r + amount.r), 'hi', int(held.i + amount.i),
       'ho', int(held.o + amount.o), 'hc', int(held.c + amount.c))
+    if not born then redis.call('HSETNX', key, 'hb', int(now)) end
     if not born or forget == 0 then forget_at(key, forget, now) end
     keys[n] = key
   end

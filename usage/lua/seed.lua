@@ -30,6 +30,6 @@ end
 redis.call('HDEL', key, 'cold')
 redis.call('HSET', key, 'ur', int(used[1]), 'ui', int(used[2]), 'uo', int(used[3]), 'uc', int(used[4]),
   'born', int(clock()), 'xmin', ARGV[3], 'xmax', ARGV[4], 'xip', ARGV[5])
-redis.call('HSETNX', key, 'hr', 0)
+redis.call('HSETNX', key, 'hb', int(clock()))
 forget_at(key, tonumber(ARGV[10]), clock())
 return 'OK'

@@ -25,7 +25,7 @@ local function charge_counter(key, start, forget, pair, first)
   if not f[1] and not f[2] then
     -- An incomplete counter is left missing: its rebuild will read this row from the ledger.
     if (forget ~= 0 and forget <= now) or not starts_complete(env, epoch, pair, start) then return end
-    redis.call('HSET', key, 'born', int(now), 'hr', 0)
+    redis.call('HSET', key, 'born', int(now), 'hb', int(now))
     forget_at(key, forget, now)
   elseif not f[2] and tonumber(f[1]) < epoch then
     return

@@ -214,7 +214,11 @@ def test_nothing_is_downloaded_and_an_encoding_is_built_once() -> None:
     assert len({id(encoding) for encoding in encodings}) == 1
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"AA== 0\n"), b"no gzip", gzip.compress(b"x" * 100)[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"AA== 0\n"), b"no gzip", gzip.compress(b"x" * 100)[:-9]],
+    ids=["other ranks", "no gzip", "cut off"],
+)
 def test_damaged_ranks_are_refused(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "o200k_base.tiktoken.gz").write_bytes(content)
     monkeypatch.setattr(tokens, "RANKS", tmp_path)
