@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ WORKERS = 2
 BLOCKING_THREADS = 4
 READY_S_MAX = 60.0
 POLL_S = 0.1
+PORT_MAX = 65_535
 # Web server, worker and embedded servers together: 10 s.
 STOP_S_MAX = 3.5
 LOG_LINES_SHOWN = 15
@@ -129,8 +131,18 @@ def running(*, port: int, workers: int = WORKERS, say: Say) -> Iterator[Site]:
             api_key=api_key,
             children=(web, worker),
         )
+        # First of all that is done at the end, however it comes: stopping takes a while.
+        ending.callback(say, "Stopping")
         _await_ready(site)
         yield site
+
+
+def manage() -> str:
+    """How to call manage.py from this folder: what is printed with it works as it stands."""
+    here = Path.cwd()
+    paths = (Path(sys.executable), Path(settings.BASE_DIR) / "manage.py")
+    found = (path.relative_to(here) if path.is_relative_to(here) else path for path in paths)
+    return shlex.join(map(str, found))
 
 
 def welcome(site: Site) -> str:
@@ -145,8 +157,8 @@ TokVigil runs at {site.url}
 
   Ask        curl -s {site.url}/v1/evaluate -H "Authorization: Bearer {site.api_key}" \\
                -H "Content-Type: application/json" -d '{{"user_id": "ana", "model": "gpt-4o-mini", "input_tokens": 20}}'
-  Rules      manage.py apply_policies {ENVIRONMENT} FILE.yaml
-  Traffic    manage.py replay_trace FILE.csv {ENVIRONMENT}
+  Rules      {manage()} apply_policies {ENVIRONMENT} FILE.yaml
+  Traffic    {manage()} replay_trace FILE.csv {ENVIRONMENT}
 
 Ctrl-C stops all of it."""
 
@@ -154,7 +166,10 @@ Ctrl-C stops all of it."""
 def _require_free(port: int) -> None:
     # The web server shares its port among its processes, so a second one would not fail but take half the calls.
     if not ports.is_free(port):
-        raise CommandError(f"Port {port} is taken: stop what listens there, or choose another with --port.")
+        raise CommandError(
+            f"Port {port} is taken: stop what listens there, or choose another with --port, as in "
+            f'`make up ARGS="--port {port % PORT_MAX + 1}"`.'
+        )
 
 
 def _first_steps(say: Say) -> tuple[str | None, str]:

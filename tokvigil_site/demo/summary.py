@@ -13,6 +13,7 @@ from typing import Any
 from tokvigil import LimitState, TokVigil
 
 from policies.reasons import WINDOW_CODES, Reason
+from tokvigil_site import running
 from tokvigil_site.demo import bursts
 from tokvigil_site.demo.bursts import VIP, Burst
 from tokvigil_site.demo.play import Played
@@ -65,7 +66,7 @@ class Meter:
 
 
 def read_meters(client: TokVigil, played: Played) -> list[Meter]:
-    """Of everyone who called, from GET /v1/limits; the fullest first."""
+    """Of everyone who called, from GET /v1/limits; the tightest first."""
     callers = {(exchange.conversation.user, exchange.conversation.plan) for exchange in played.exchanges}
     features = {(each.conversation.user, each.conversation.feature) for each in played.exchanges}
     asked = [(user, plan, feature) for user, plan in callers for who, feature in features if who == user]
@@ -90,7 +91,8 @@ def checks(stage: Stage, played: Played, meters: Iterable[Meter]) -> list[Check]
     """What was promised. Compares counters and ledger once all traffic has ended."""
     failures = [exchange for exchange in played.exchanges if exchange.failure or exchange.decision is None]
     first = f"; {failures[0].conversation.id}: {failures[0].failure}" if failures else ""
-    over = [meter for meter in meters if meter.enforced and meter.share > 1]
+    enforced = [meter for meter in meters if meter.enforced]
+    over = [f"{meter.state.policy} ({meter.subject})" for meter in enforced if meter.share > 1]
     stop = played.vip_stop
     return [
         Check(
@@ -107,8 +109,8 @@ def checks(stage: Stage, played: Played, meters: Iterable[Meter]) -> list[Check]
         ),
         Check(
             what="no limit is overshot",
-            found=", ".join(f"{meter.state.policy} ({meter.subject})" for meter in over) or "0 limits",
-            ok=not over,
+            found=f"{len(enforced)} checked, overshot: {', '.join(over) or 'none'}",
+            ok=bool(enforced) and not over,
         ),
         *ledger_checks(recount.check(stage.environment)),
     ]
@@ -152,7 +154,7 @@ def story(site: Site, stage: Stage, played: Played, meters: Iterable[Meter]) -> 
     yield table(("act", "sent", "allowed", "then"), list(_acts(played)))
     yield f"\nSpend by feature and model (GET /v1/usage/summary), environment {stage.environment}"
     yield table(("feature", "model", "calls", "input", "output", "USD"), list(_spend(site, stage)))
-    yield "\nThe fullest limits (GET /v1/limits)"
+    yield "\nThe tightest limits (GET /v1/limits)"
     yield table(("limit", "of", "used", "held", "limit", "full"), list(_tightest(meters)))
 
 
@@ -249,12 +251,12 @@ def trace_story(trace: Trace, outcome: Outcome, environment: str) -> Iterator[st
 
 
 def where_to_look(site: Site, stage: Stage) -> str:
-    path = str(stage.environment)
+    path, manage = stage.environment, running.manage()
     return f"""
 Look around
   Console    {site.url}/admin/    {site.admin_login}
   API docs   {site.url}/docs/
   Blocked    curl -s {site.url}/v1/decisions -H "Authorization: Bearer {stage.api_key}"
-  Rules      manage.py export_policies {path}
-  Counters   manage.py check_counters {path}
-  Audit      manage.py verify_audit"""
+  Rules      {manage} export_policies {path}
+  Counters   {manage} check_counters {path}
+  Audit      {manage} verify_audit"""

@@ -57,20 +57,23 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         with running.running(port=port, workers=workers, say=self.stdout.write) as site:
             try:
-                failed = [check for check in self._play(site, parallel, opened) if not check.ok]
+                load_shared_prices()
+                found = stage.set_up()
+                failed = [check for check in self._play(site, found, parallel, opened) if not check.ok]
             except (TokVigilError, StoreUnavailable) as error:
                 site.require_running()
                 raise CommandError(f"The demo broke off: {error} {site.logs} may say why.") from error
             running.let_go_of_the_database()
             if not exit:
+                self.stdout.write(summary.where_to_look(site, found))
                 self.stdout.write("\nIt stays up. Ctrl-C stops all of it.")
                 site.watch()
             elif failed:
                 raise CommandError(f"{failed[0].what}: not so, {failed[0].found}.")
+            else:
+                self.stdout.write("\nLook around with `make demo`.")
 
-    def _play(self, site: Site, parallel: int, trace: Trace | None) -> list[Check]:
-        load_shared_prices()
-        found = stage.set_up()
+    def _play(self, site: Site, found: Stage, parallel: int, trace: Trace | None) -> list[Check]:
         self.stdout.write(f"Playing in the new environment {found.environment}")
         with play.connect(site.url, found) as client:
             played = play.play(client, self.stdout, parallel=parallel)
@@ -83,7 +86,6 @@ class Command(BaseCommand):
         self.stdout.write("\nPromises")
         for check in checks:
             self.stdout.write(str(check))
-        self.stdout.write(summary.where_to_look(site, found))
         return checks
 
     def _replay(self, found: Stage, trace: Trace) -> list[Check]:

@@ -20,7 +20,7 @@ def between(least: int, most: int) -> Callable[[str], int]:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--port", type=between(1, 65_535), default=PORT)
+    parser.add_argument("--port", type=between(1, running.PORT_MAX), default=PORT)
     parser.add_argument(
         "--workers", type=between(1, WORKERS_MAX), default=running.WORKERS, help="processes of the web server"
     )
@@ -41,4 +41,3 @@ class Command(BaseCommand):
         with running.running(port=port, workers=workers, say=self.stdout.write) as site:
             self.stdout.write(running.welcome(site))
             site.watch()
-            self.stdout.write("Stopping")

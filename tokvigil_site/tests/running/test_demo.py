@@ -55,6 +55,18 @@ def test_its_limits_are_limits(demo: Command) -> None:
     assert "MONTHLY_BUDGET_EXCEEDED" in demo.output
 
 
+def test_it_says_how_many_limits_it_checked(demo: Command) -> None:
+    found = re.search(r"ok +no limit is overshot: (\d+) checked, overshot: none", demo.output)
+    assert found is not None, demo.output
+    assert int(found[1]) > 10
+
+
+def test_with_exit_it_names_nothing_that_is_gone_then(demo: Command) -> None:
+    assert "Look around with `make demo`." in demo.output
+    assert "manage.py" not in demo.output
+    assert demo.output.endswith("Stopping\n")
+
+
 def test_counters_and_ledger_agree_at_the_end(demo: Command) -> None:
     assert demo.output.count("drift 0 of ") == 2
     assert demo.output.count("held 0 calls, 0.00 USD") == 2

@@ -26,6 +26,7 @@ def test_a_signal_stops_all_of_it_in_time(home: Path, number: signal.Signals) ->
     assert len(processes_of(home)) >= 3, "up, web server, worker"
     assert up.end(number) < STOP_S_MAX
     assert up.process.returncode == 0, up.output
+    assert up.output.endswith("Stopping\n")
     assert processes_of(home) == {}
     assert not servers_run(home)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -53,6 +55,13 @@ def test_every_style_sheet_of_the_login_page_is_served(up: Up) -> None:
         assert answer.read(), sheet
 
 
+def test_the_commands_it_prints_work_as_they_stand(up: Up) -> None:
+    line = up.said(r"Rules +(.+) FILE\.yaml")
+    python, manage, *arguments = line.split()
+    assert (python, manage) == (os.path.relpath(sys.executable), "manage.py")
+    assert arguments == ["apply_policies", "demo/prod"]
+
+
 def test_only_the_owner_can_read_what_it_keeps_secret(up: Up) -> None:
     kept = {file.name: file.stat().st_mode & 0o777 for file in (up.home / "secrets").iterdir()}
     assert kept == dict.fromkeys(("admin_password", "api_key", "api_key_pepper", "secret_key"), 0o600)
@@ -77,6 +86,7 @@ def test_one_on_the_same_port_is_told_so(up: Up, new_home: Callable[[], Path]) -
     other = Command(new_home(), "up", "--port", str(up.port), DATABASE_URL=database_url, REDIS_URL=redis_url)
     assert other.finish() == 1
     assert f"Port {up.port} is taken" in other.output
+    assert f'make up ARGS="--port {up.port + 1}"' in other.output
     assert "Traceback" not in other.output
 
 
