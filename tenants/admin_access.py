@@ -12,7 +12,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.paginator import Paginator
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
 from django.forms import ModelChoiceField
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
@@ -181,16 +181,33 @@ class EnvironmentFilter(admin.SimpleListFilter):
 
 
 class OneEnvironmentFilter(EnvironmentFilter):
-    """Always exactly one, at first a prod if there is one: large tables are indexed by environment."""
+    """Always exactly one: large tables are indexed by environment.
+
+    At first it is the one whose row heads the list's order, so of a ledger the one that was used last; while there
+    are no rows a prod, if there is one.
+    """
+
+    def __init__(self, request: HttpRequest, params: Any, model: type[Model], model_admin: Any) -> None:
+        self._first = model_admin.ordering[0]
+        self._rows = model._default_manager.order_by(*model_admin.ordering)
+        super().__init__(request, params, model, model_admin)
 
     def value(self) -> str | None:
-        offered = {str(value): str(name) for value, name in self.lookup_choices}
         value = super().value()
-        if value in offered:
-            return value
-        return next(
-            (value for value, name in offered.items() if name.endswith("/prod")), next(iter(offered), None)
-        )
+        return value if value in {str(offered) for offered, _ in self.lookup_choices} else self._default
+
+    @cached_property
+    def _default(self) -> str | None:
+        """One query, which reads an entry of an index for each environment."""
+        offered = [str(value) for value, _ in self.lookup_choices]
+        key = self._first.removeprefix("-")
+        first = Subquery(self._rows.filter(environment=OuterRef("pk")).values(key)[:1])
+        found = Environment.objects.filter(pk__in=offered).annotate(first=first).exclude(first=None)
+        environment = found.order_by("-first" if self._first.startswith("-") else "first").first()
+        if environment is not None:
+            return str(environment.pk)
+        prod = (str(value) for value, name in self.lookup_choices if str(name).endswith("/prod"))
+        return next(prod, next(iter(offered), None))
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         _all, *one_each = super().choices(changelist)

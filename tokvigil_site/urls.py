@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import path, re_path, register_converter
 from django.urls.converters import StringConverter
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerView
 
 from policies.views.decisions import DecisionsView
@@ -25,6 +26,7 @@ class AnyText(StringConverter):
 register_converter(AnyText, "any")
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
     path("v1/evaluate", EvaluateView.as_view()),
     path("v1/usage", LedgerView.as_view()),
     path("v1/usage/batch", UsageBatchView.as_view()),

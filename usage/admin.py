@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.safestring import SafeString
 
 from audit import log as audit_log
-from tenants import revisions
+from tenants import admin_display, revisions
 from tenants.admin_access import (
     BoundedPaginator,
     EnvironmentFilter,
@@ -15,8 +17,22 @@ from tenants.admin_access import (
     TenantRowsAdmin,
     is_superuser,
 )
+from tenants.models import ApiKey
+from usage import pricing
 from usage.models import Decision, ModelPrice, TrackedPair, UsageEvent
+from usage.models.price import RATE_FIELDS
 from usage.money import format_usd
+
+
+def _usd(nano: int | None) -> str | None:
+    return None if nano is None else format_usd(nano)
+
+
+class ModelPriceForm(forms.ModelForm):  # type: ignore[type-arg]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in RATE_FIELDS:
+            self.initial[name] = admin_display.plain(self.initial.get(name))
 
 
 @admin.register(ModelPrice)
@@ -25,13 +41,29 @@ class ModelPriceAdmin(TenantRowsAdmin):
 
     tenant_lookup = "tenant_id"
     shows_shared_rows = True
-    list_display = [
-        "model", "provider", "tenant", "input_per_million", "output_per_million", "effective_from", "source", "active",
-    ]  # fmt: skip
+    form = ModelPriceForm
+    list_display = ["model", "provider", "whose", "input_usd", "output_usd", "since", "active"]
     list_filter = ["active", "source", "provider"]
     list_select_related = ["tenant"]
     search_fields = ["model", "provider"]
     readonly_fields = ["source_version", "created_at", "updated_at"]
+
+    @admin.display(description="tenant", ordering="tenant")
+    def whose(self, price: ModelPrice) -> str:
+        return "every tenant" if price.tenant is None else str(price.tenant)
+
+    @admin.display(description="input, USD per million", ordering="input_per_million")
+    def input_usd(self, price: ModelPrice) -> str:
+        return str(admin_display.plain(price.input_per_million))
+
+    @admin.display(description="output, USD per million", ordering="output_per_million")
+    def output_usd(self, price: ModelPrice) -> str:
+        return str(admin_display.plain(price.output_per_million))
+
+    @admin.display(description="in force from", ordering="effective_from")
+    def since(self, price: ModelPrice) -> str:
+        at = price.effective_from
+        return "always" if at == pricing.UNDATED else admin_display.moment(at)
 
     def tenant_id_of(self, obj: ModelPrice) -> int | None:
         return obj.tenant_id
@@ -63,9 +95,19 @@ class ModelPriceAdmin(TenantRowsAdmin):
 @admin.register(UsageEvent)
 class UsageEventAdmin(ReadOnlyAdmin):
     list_display = [
-        "charged_at", "request_id", "user_id", "feature", "plan", "model", "status", "input_tokens", "output_tokens",
-        "cost_usd",
+        "when", "user_id", "feature", "model", "tokens_in", "tokens_out", "cost_usd", "status", "plan", "request_id",
     ]  # fmt: skip
+    fieldsets = [
+        (None, {"fields": [
+            "environment", "charged_at", "status", "user_id", "feature", "plan", "run_id", "request_id",
+        ]}),
+        ("What it took", {"fields": [
+            "model", "provider", "requests", "input_tokens", "output_tokens", "cached_input_tokens",
+            "cache_write_tokens", "reasoning_tokens", "cost_usd", "reported_cost_usd", "price", "latency_ms",
+        ]}),
+        ("Where it comes from", {"fields": ["policy", "api_key", "occurred_at", "recorded_at", "metadata"]}),
+    ]  # fmt: skip
+    readonly_fields = ["cost_usd", "reported_cost_usd", "price", "policy", "api_key"]
     list_filter = [OneEnvironmentFilter]
     search_fields = ["request_id__exact", "user_id__exact"]
     search_help_text = "The exact request_id or user_id"
@@ -74,29 +116,92 @@ class UsageEventAdmin(ReadOnlyAdmin):
     paginator = BoundedPaginator
     show_full_result_count = False
 
+    @admin.display(description="when", ordering="charged_at")
+    def when(self, event: UsageEvent) -> str:
+        return admin_display.moment(event.charged_at)
+
+    @admin.display(description="tokens in")
+    def tokens_in(self, event: UsageEvent) -> int:
+        return event.input_tokens
+
+    @admin.display(description="tokens out")
+    def tokens_out(self, event: UsageEvent) -> int:
+        return event.output_tokens
+
     @admin.display(description="cost (USD)")
     def cost_usd(self, event: UsageEvent) -> str | None:
-        return None if event.cost_nano is None else format_usd(event.cost_nano)
+        return _usd(event.cost_nano)
+
+    @admin.display(description="reported cost (USD)")
+    def reported_cost_usd(self, event: UsageEvent) -> str | None:
+        return _usd(event.reported_cost_nano)
+
+    @admin.display(description="price")
+    def price(self, event: UsageEvent) -> SafeString | None:
+        if event.price_id is None:
+            return None
+        price = ModelPrice.objects.filter(pk=event.price_id).first()
+        return None if price is None else admin_display.link(price, f"{price.provider}/{price.model}")
+
+    @admin.display(description="policy")
+    def policy(self, event: UsageEvent) -> SafeString | None:
+        """By its version: what it is called is known to an app above this one."""
+        if event.policy_id is None:
+            return None
+        return admin_display.link_to("policies.policy", event.policy_id, f"version {event.policy_version}")
+
+    @admin.display(description="API key")
+    def api_key(self, event: UsageEvent) -> SafeString | None:
+        if event.api_key_id is None:
+            return None
+        key = ApiKey.objects.filter(pk=event.api_key_id).first()
+        return None if key is None else admin_display.link(key, key.name)
 
 
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyAdmin):
-    list_display = [
-        "decided_at",
-        "request_id",
-        "user_id",
-        "feature",
-        "model",
-        "reason_code",
-        "policy_name",
-        "message",
-    ]
+    list_display = ["when", "user_id", "reason_code", "model", "feature", "message"]
+    fieldsets = [
+        (None, {"fields": ["environment", "decided_at", "reason_code", "reason_class", "message", "policy"]}),
+        ("The call", {"fields": [
+            "user_id", "feature", "plan", "run_id", "model", "request_id", "estimated_cost_usd",
+        ]}),
+        ("The limits as they stood", {"fields": ["limits"]}),
+    ]  # fmt: skip
+    readonly_fields = ["policy", "estimated_cost_usd", "limits"]
     list_filter = [OneEnvironmentFilter, "reason_class"]
     search_fields = ["request_id__exact", "user_id__exact", "reason_code__exact"]
     search_help_text = "The exact request_id, user_id or reason_code"
     ordering = ["-id"]
     paginator = BoundedPaginator
     show_full_result_count = False
+
+    @admin.display(description="when", ordering="id")
+    def when(self, decision: Decision) -> str:
+        return admin_display.moment(decision.decided_at)
+
+    @admin.display(description="policy")
+    def policy(self, decision: Decision) -> SafeString | None:
+        if decision.policy_id is None:
+            return None
+        name = f"{decision.policy_name}, version {decision.policy_version}"
+        return admin_display.link_to("policies.policy", decision.policy_id, name)
+
+    @admin.display(description="estimated cost (USD)")
+    def estimated_cost_usd(self, decision: Decision) -> str | None:
+        return _usd(decision.estimated_cost_nano)
+
+    @admin.display(description="limits")
+    def limits(self, decision: Decision) -> SafeString | None:
+        if not decision.limit_state:
+            return None
+        names = ("policy", "metric", "window", "per", "limit", "used", "held", "remaining", "resets_at")
+        rows = [[_cell(limit.get(name)) for name in names] for limit in decision.limit_state]
+        return admin_display.table([name.replace("_", " ") for name in names], rows)
+
+
+def _cell(value: object) -> object:
+    return "-" if value is None else value
 
 
 @admin.register(TrackedPair)

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
@@ -9,7 +10,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from audit.models import Entry
-from tenants.models import Environment, Membership, Role, Tenant
+from tenants.models import ApiKey, Environment, Membership, Role, Tenant
+from tenants.scopes import EVALUATE
+from usage import pricing
 from usage.models import Decision, ModelPrice, TrackedPair, UsageEvent
 
 pytestmark = pytest.mark.django_db
@@ -64,7 +67,7 @@ def decision(environment: Environment, request_id: str) -> Decision:
     return Decision.objects.create(
         environment=environment, stream_id=request_id, decided_at=NOW, request_id=request_id, user_id="ann",
         feature="", plan="", run_id="", model="gpt-4o", reason_code="USER_BLOCKED", reason_class="forbidden",
-        message="Blocked.", policy_name="", limit_state=[],
+        message=f"Blocked {request_id}.", policy_name="", limit_state=[],
     )  # fmt: skip
 
 
@@ -121,6 +124,7 @@ def test_a_stranger_sees_nothing_of_another_tenant(
     ours, theirs = event(environment, "our-request"), event(other, "their-request")
     blocked = decision(environment, "our-blocked")
     assert "our-request" in text(member, page("usageevent", "changelist"))
+    assert "our-blocked" in text(member, page("decision", "changelist"))
     asked_for = f"?environment={environment.pk}"
     for url in (page("usageevent", "changelist"), page("decision", "changelist")):
         assert "our-" not in text(stranger, url)
@@ -199,3 +203,62 @@ def test_a_member_sets_prices_of_their_own_tenant_alone(
     member.post(page("modelprice", "change", own.pk), form(tenant=""))
     own.refresh_from_db()
     assert own.tenant == environment.tenant
+
+
+def test_prices_are_listed_without_idle_zeros_and_say_since_when(superuser: Client) -> None:
+    row = price(None, "gpt-shared")
+    ModelPrice.objects.filter(pk=row.pk).update(
+        effective_from=pricing.UNDATED, input_per_million="0.150000000", output_per_million=8
+    )
+    shown = text(superuser, page("modelprice", "changelist"))
+    for cell in ("every tenant", ">0.15<", ">8<", ">always<", "USD per million"):
+        assert cell in shown
+    assert "1970" not in shown
+    assert 'value="0.15"' in text(superuser, page("modelprice", "change", row.pk))
+
+
+def test_a_ledger_row_says_what_it_cost_and_who_charged_it(environment: Environment, member: Client) -> None:
+    own = price(environment.tenant, "gpt-4o")
+    key, _ = ApiKey.issue(environment, "our-app", (EVALUATE,))
+    row = event(environment, "r1")
+    pairs = {"price_id": own.pk, "api_key_id": key.pk, "policy_id": uuid4(), "policy_version": 3}
+    last = UsageEvent.objects.create(
+        **{field.attname: getattr(row, field.attname) for field in UsageEvent._meta.concrete_fields}
+        | pairs
+        | {"id": None, "request_id": "r2"}
+    )
+    shown = text(member, page("usageevent", "change", last.pk))
+    assert ">0.000198<" in shown
+    assert f'href="{page("modelprice", "change", own.pk)}">openai/gpt-4o<' in shown
+    assert f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}">our-app<' in shown
+    assert ">version 3<" in shown
+    for internal in ("nano", "Xid", "Price id", "Api key id"):
+        assert internal not in shown
+
+
+def test_a_decision_shows_its_limits_as_a_table(environment: Environment, member: Client) -> None:
+    row = decision(environment, "r1")
+    limit = {"policy": "<Free>", "metric": "requests", "limit": 5, "used": 5, "resets_at": None}
+    Decision.objects.filter(pk=row.pk).update(limit_state=[limit], estimated_cost_nano=60_000_000)
+    shown = text(member, page("decision", "change", row.pk))
+    assert "<td>&lt;Free&gt;</td><td>requests</td>" in shown
+    assert ">0.06<" in shown
+    assert "Stream id" not in shown
+
+
+def test_the_ledger_opens_with_the_environment_that_was_used_last(
+    environment: Environment, other: Environment, superuser: Client, stranger: Client
+) -> None:
+    list_of_events, list_of_decisions = page("usageevent", "changelist"), page("decision", "changelist")
+    dev = environment.tenant.environments.get(slug="dev")
+    event(environment, "in-prod")
+    event(dev, "in-dev")
+    decision(dev, "blocked-in-dev")
+    decision(environment, "blocked-in-prod")
+    assert "in-dev" in text(superuser, list_of_events)
+    assert "in-prod" not in text(superuser, list_of_events)
+    assert "blocked-in-prod" in text(superuser, list_of_decisions)
+    assert "blocked-in-dev" not in text(superuser, list_of_decisions)
+    # What others used counts for nothing.
+    assert "in-" not in text(stranger, list_of_events).partition('id="result_list"')[2]
+    assert f"?environment={other.pk}" in text(stranger, list_of_events)

@@ -1,0 +1,46 @@
+"""How the admin writes values, alike in all apps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from django.db.models import Model
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+
+
+def plain(amount: Decimal | None) -> Decimal | None:
+    """Without the zeros after the point that the column gives it."""
+    return None if amount is None else Decimal(f"{amount.normalize():f}")
+
+
+def moment(at: datetime) -> SafeString:
+    """To the second, on one line, so that a column of them lines up."""
+    return format_html('<span class="on-one-line">{}</span>', f"{localtime(at):%Y-%m-%d %H:%M:%S}")
+
+
+def link(row: Model, text: str) -> SafeString:
+    """To the row's page; who may not see it is told so there."""
+    return link_to(row._meta.label_lower, row.pk, text)
+
+
+def link_to(model: str, row_id: object, text: str) -> SafeString:
+    """To the page of the row of a model such as `policies.policy`."""
+    url = reverse(f"admin:{model.replace('.', '_')}_change", args=[row_id])
+    return format_html('<a href="{}">{}</a>', url, text)
+
+
+def block_of_lines(text: str) -> SafeString:
+    return format_html("<pre>{}</pre>", text)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> SafeString:
+    head = format_html_join("", "<th>{}</th>", ((header,) for header in headers))
+    body = format_html_join(
+        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
+    )
+    return format_html('<table class="small"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
