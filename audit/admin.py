@@ -1,9 +1,11 @@
-
+import json
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
 from audit.log import action_label
 from audit.models import ChainHead, Entry, chain_name
@@ -52,6 +54,12 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
     show_full_result_count = False
     list_per_page = 50
     actions = None
+    fieldsets = [
+        (None, {"fields": ["at", "chain_name", "actor", "label", "target_type", "target_name", "target_id"]}),
+        ("What changed", {"fields": ["details"]}),
+        ("Its place in the chain", {"fields": ["seq", "prev_hash", "hash"]}),
+    ]
+    readonly_fields = ["chain_name", "label", "details"]
 
     @admin.display(description="action", ordering="action")
     def label(self, entry: Entry) -> str:
@@ -61,6 +69,15 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
     def chain_name(self, entry: Entry) -> str:
         return entry.chain_name
 
+    @admin.display(description="details")
+    def details(self, entry: Entry) -> SafeString:
+        """Line by line: diffs keep their lines, the rest is as in JSON."""
+        return format_html_join(
+            "",
+            "<p>{}</p><pre>{}</pre>",
+            ((name.replace("_", " "), _text(value)) for name, value in entry.data.items()),
+        )
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -69,3 +86,7 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
 
     def has_delete_permission(self, request: HttpRequest, obj: Entry | None = None) -> bool:
         return False
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 
 from audit import log as audit_log
@@ -21,7 +21,7 @@ from tenants.admin_access import (
     is_superuser,
 )
 from tenants.models import ApiKey, Environment, Membership, Tenant
-from tenants.scopes import SCOPES
+from tenants.scopes import PRESETS, SCOPES
 
 
 class EnvironmentInline(InlineOfTenantRows):
@@ -129,12 +129,15 @@ class EnvironmentAdmin(TenantRowsAdmin):
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     scopes = forms.MultipleChoiceField(
-        choices=[(scope, scope) for scope in SCOPES], widget=forms.CheckboxSelectMultiple
+        choices=[(scope, scope) for scope in SCOPES],
+        widget=forms.CheckboxSelectMultiple,
+        initial=PRESETS["server"],
+        help_text="What the key may do; at first what a server needs that makes AI calls.",
     )
 
     class Meta:
         model = ApiKey
-        fields = ["environment", "name", "scopes", "expires_at", "allowed_networks", "requests_per_minute"]
+        fields = ["name", "environment", "scopes", "expires_at", "allowed_networks", "requests_per_minute"]
 
 
 @admin.register(ApiKey)
@@ -149,7 +152,8 @@ class ApiKeyAdmin(TenantRowsAdmin):
     state = ("key_id", "created_at", "last_used_at", "revoked_at")
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
-        shown = ["environment", "scopes", *self.can_change]
+        name, *others = self.can_change
+        shown = [name, "environment", "scopes", *others]
         return shown if obj is None else [*shown, *self.state]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
@@ -227,6 +231,16 @@ class MembershipAdmin(TenantRowsAdmin):
         )
 
 
+class TenantChainFilter(ChainFilter):
+    """Names the tenants by their slugs, those that are gone by their ids."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        chains = super().lookups(request, model_admin)
+        ids = [chain for chain, _ in chains if chain != self.installation]
+        slugs = {str(pk): slug for pk, slug in Tenant.objects.filter(pk__in=ids).values_list("pk", "slug")}
+        return [(chain, slugs.get(chain, name)) for chain, name in chains]
+
+
 admin.site.unregister(Entry)
 
 
@@ -240,7 +254,17 @@ class TenantEntryAdmin(ReadOnlyAdmin, EntryAdmin):
         tenant_id: int | None = obj.tenant_id
         return tenant_id
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Entry]:
+        slug = Tenant.objects.filter(pk=OuterRef("tenant_id")).values("slug")
+        entries: QuerySet[Entry] = super().get_queryset(request)
+        return entries.annotate(tenant_slug=Subquery(slug))
+
+    @admin.display(description="tenant", ordering="tenant_id")
+    def chain_name(self, entry: Any) -> str:
+        return entry.tenant_slug or super().chain_name(entry)
+
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         """The filter by chain names all tenants."""
         filters = super().get_list_filter(request)
-        return [each for each in filters if each is not ChainFilter or is_superuser(request)]
+        filters = [TenantChainFilter if each is ChainFilter else each for each in filters]
+        return [each for each in filters if each is not TenantChainFilter or is_superuser(request)]

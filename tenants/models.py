@@ -151,6 +151,7 @@ class ApiKey(models.Model):
     last_used_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
+        verbose_name = "API key"
         ordering = ["environment", "name", "key_id"]
 
     def __str__(self) -> str:

@@ -64,6 +64,7 @@ class Migration(migrations.Migration):
                 ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='api_keys', to='tenants.environment')),
             ],
             options={
+                'verbose_name': 'API key',
                 'ordering': ['environment', 'name', 'key_id'],
             },
         ),

@@ -10,11 +10,12 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from audit.log import log
 from audit.models import Entry
 from tenants import keys
 from tenants.admin_access import TenantRowsAdmin
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
-from tenants.scopes import EVALUATE, USAGE_READ
+from tenants.scopes import EVALUATE, PRESETS, USAGE_READ
 
 pytestmark = pytest.mark.django_db
 
@@ -279,3 +280,35 @@ def test_a_member_sees_the_audit_log_of_their_tenants_alone(
     assert ours in audit_entries(member)
     assert theirs not in audit_entries(member)
     assert member.get(reverse("admin:audit_entry_change", args=[foreign.pk])).status_code == 302
+
+
+def test_a_new_key_begins_with_its_name_and_what_a_server_needs(member: Client) -> None:
+    response = member.get(page("tenants_apikey", "add"))
+    form = response.context["adminform"].form
+    assert next(iter(form.fields)) == "name"
+    assert form["scopes"].value() == PRESETS["server"]
+    assert "Add API key" in response.content.decode()
+
+
+def test_the_audit_log_names_tenants_and_keeps_the_lines_of_diffs(world: World, superuser: Client) -> None:
+    entry = log("tenant.changed", world.acme, tenant_id=world.acme.pk, diff="-old\n+<new>", version=2)
+    shown = text(superuser, page("audit_entry", "changelist"))
+    assert ">acme<" in shown
+    assert f"tenant {world.acme.pk}" not in shown
+    shown = text(superuser, page("audit_entry", "change", entry.pk))
+    assert "<pre>-old\n+&lt;new&gt;</pre>" in shown
+    assert "<p>version</p><pre>2</pre>" in shown
+
+
+def test_a_tenant_that_is_gone_is_named_by_its_id(world: World, superuser: Client) -> None:
+    log("tenant.changed", world.acme, tenant_id=999_999)
+    assert "tenant 999999" in text(superuser, page("audit_entry", "changelist"))
+
+
+def test_the_bare_address_leads_to_the_admin(client: Client, superuser: Client) -> None:
+    response = client.get("/")
+    assert (response.status_code, response["Location"]) == (302, "/admin/")
+    shown = text(superuser, "/admin/")
+    assert "TokVigil" in shown
+    assert "Django administration" not in shown
+    assert "View site" not in shown
