@@ -15,12 +15,14 @@ from django.contrib import admin, messages
 from django.contrib.postgres.forms import SimpleArrayField
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.html import format_html
 
 from policies import end_users, policy_file, publishing, rules
 from policies.models import EndUser, Limit, Plan, Policy, PolicyVersion
 from policies.policy_file import FileError, PolicyFileError
+from tenants import admin_display
 from tenants.admin_access import (
     BoundedPaginator,
     EnvironmentFilter,
@@ -53,9 +55,15 @@ def _globs_field(help_text: str) -> LinesField:
     return LinesField(name, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*.")
 
 
-def _plain(amount: Decimal | None) -> Decimal | None:
-    """Without the zeros after the point that the column gives it."""
-    return None if amount is None else Decimal(f"{amount.normalize():f}")
+HELP_TEXTS = {
+    "kind": "override: of those that match a call the most specific one decides. guardrail: binds every call that "
+    "it matches, whichever override decides.",
+    "mode": "enforce: blocks. monitor: counts and says what it would have blocked. off: not in force.",
+    "priority": "Of overrides with the same scope the one with the highest number decides.",
+    "on_unavailable": "What happens to a call while the counters cannot be read.",
+    "on_unsettled": "What becomes of what a call held if it is never reported: release gives it back, charge books it.",
+    "unknown_price": "What happens to a call of a model that the price book does not know.",
+}
 
 
 class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -69,10 +77,24 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
             "models_allow", "models_deny", "per_request_cost_usd", "per_request_input_tokens",
             "per_request_output_tokens", "on_unavailable", "on_unsettled", "unknown_price",
         ]  # fmt: skip
+        labels = {
+            "scope_user": "User",
+            "scope_feature": "Feature",
+            "scope_plan": "Plan",
+            "models_allow": "Allowed models",
+            "models_deny": "Denied models",
+            "per_request_cost_usd": "Cost per request (USD)",
+            "per_request_input_tokens": "Input tokens per request",
+            "per_request_output_tokens": "Output tokens per request",
+            "on_unavailable": "Without counters",
+            "on_unsettled": "Holds never reported",
+            "unknown_price": "Models without a price",
+        }
+        help_texts = HELP_TEXTS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial["per_request_cost_usd"] = _plain(self.initial.get("per_request_cost_usd"))
+        self.initial["per_request_cost_usd"] = admin_display.plain(self.initial.get("per_request_cost_usd"))
         for name in ("scope_user", "scope_feature"):
             # Any text can be the name of a user, blanks included.
             if isinstance(field := self.fields.get(name), forms.CharField):
@@ -128,7 +150,7 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial["amount"] = _plain(self.initial.get("amount"))
+        self.initial["amount"] = admin_display.plain(self.initial.get("amount"))
 
     def _get_validation_exclusions(self) -> set[str]:
         """All: what the model demands of a row the formset says too, and how to mend it."""
@@ -208,7 +230,8 @@ class PolicyAdmin(TenantRowsAdmin):
 
     @admin.display(description="scope")
     def scope(self, policy: Policy) -> str:
-        return rules.Scope(user=policy.scope_user, feature=policy.scope_feature, plan=policy.scope_plan).label
+        scope = {"user": policy.scope_user, "feature": policy.scope_feature, "plan": policy.scope_plan}
+        return ", ".join(f"{name}: {text}" for name, text in scope.items() if text) or "default"
 
     @admin.display(description="history")
     def versions(self, policy: Policy) -> str:
@@ -255,6 +278,22 @@ class PolicyAdmin(TenantRowsAdmin):
         named = [f"{policy} of {policy.environment} (archived; its versions stay)" for policy in objs]
         return named, {"policies": len(named)}, refused, []
 
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        if "delete_selected" in actions:
+            function, name, _ = actions["delete_selected"]
+            actions["delete_selected"] = function, name, "Archive selected policies"
+        return actions
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().delete_view(request, object_id, {"title": "Archive", **(extra_context or {})})
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: Any) -> HttpResponse:
+        self.message_user(request, f"The policy “{obj_display}” is archived.", messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:policies_policy_changelist"))
+
     def delete_model(self, request: HttpRequest, obj: Policy) -> None:
         publishing.archive(obj, actor=actor_of(request))
 
@@ -266,27 +305,31 @@ class PolicyAdmin(TenantRowsAdmin):
 @admin.register(PolicyVersion)
 class PolicyVersionAdmin(ReadOnlyAdmin):
     tenant_lookup = "policy__environment__tenant_id"
-    list_display = ["policy", "version", "actor", "created_at"]
-    list_select_related = ["policy"]
+    list_display = ["policy", "environment", "version", "actor", "created_at"]
+    list_select_related = ["policy__environment__tenant"]
     search_fields = ["policy__name", "actor"]
-    fields = ["policy", "version", "actor", "created_at", "change", "text"]
+    fields = ["policy", "environment", "version", "actor", "created_at", "change", "text"]
 
     def tenant_id_of(self, obj: PolicyVersion) -> int:
         return obj.policy.environment.tenant_id
 
-    readonly_fields = ["change", "text"]
+    readonly_fields = ["environment", "change", "text"]
+
+    @admin.display(description="environment", ordering="policy__environment")
+    def environment(self, version: PolicyVersion) -> str:
+        return str(version.policy.environment)
 
     @admin.display(description="policy")
     def text(self, version: PolicyVersion) -> str:
         rule = _rule(version)
         lines = ["(archived)"] if rule is None else [line[1:] for line in policy_file.diff(None, rule)[1:]]
-        return format_html("<pre>{}</pre>", "\n".join(lines))
+        return admin_display.block_of_lines("\n".join(lines))
 
     @admin.display(description="change")
     def change(self, version: PolicyVersion) -> str:
         before = PolicyVersion.objects.filter(policy=version.policy_id, version=version.version - 1).first()
         lines = policy_file.diff(None if before is None else _rule(before), _rule(version))
-        return format_html("<pre>{}</pre>", "\n".join(lines))
+        return admin_display.block_of_lines("\n".join(lines))
 
 
 def _rule(version: PolicyVersion) -> rules.PolicyRule | None:

@@ -1,5 +1,6 @@
 """Three actors: a superuser, a member of the tenant, and a member of another tenant."""
 
+import re
 from typing import Any
 
 import pytest
@@ -262,7 +263,7 @@ def test_a_change_that_comes_in_between_loses_nothing(
 
 def test_deleting_a_policy_archives_it(environment: Environment, member: Client) -> None:
     free, default = policy(environment, "Free"), policy(environment, "Default")
-    assert "archived" in member.get(page("policy", "delete", free.pk)).content.decode()
+    assert "Archive the policy" in member.get(page("policy", "delete", free.pk)).content.decode()
     member.post(page("policy", "delete", free.pk), {"post": "yes"})
     member.post(
         page("policy", "changelist"),
@@ -330,3 +331,37 @@ def test_an_end_user_cannot_have_a_plan_of_another_environment(
     body = {"environment": dev.pk, "user_id": "ann", "plan": environment.plans.get(name="gold").pk}
     assert "another environment" in str(member.post(page("enduser", "add"), body).context["errors"])
     assert not EndUser.objects.exists()
+
+
+def test_the_list_says_whom_a_policy_is_for(environment: Environment, member: Client) -> None:
+    shown = member.get(page("policy", "changelist")).content.decode()
+    assert ">plan: free<" in shown
+    assert ">default<" in shown
+    assert "acme/prod" in member.get(page("policyversion", "changelist")).content.decode()
+
+
+def test_the_form_explains_itself_and_puts_the_limits_before_the_state(
+    environment: Environment, member: Client
+) -> None:
+    shown = member.get(page("policy", "change", policy(environment, "Free").pk)).content.decode()
+    for field in ("kind", "mode", "on_unavailable", "on_unsettled", "unknown_price"):
+        assert f'id="id_{field}_helptext"' in shown
+    assert "Cost per request (USD)" in shown
+    assert shown.index("limits-TOTAL_FORMS") < shown.index("Archived at")
+
+
+def test_a_policy_is_said_to_be_archived_never_deleted(environment: Environment, member: Client) -> None:
+    free = policy(environment, "Free")
+    chosen = {"action": "delete_selected", "_selected_action": [free.pk]}
+    pages = [
+        member.get(page("policy", "change", free.pk)),
+        member.get(page("policy", "delete", free.pk)),
+        member.get(page("policy", "changelist")),
+        member.post(page("policy", "changelist"), chosen),
+        member.post(page("policy", "delete", free.pk), {"post": "yes"}, follow=True),
+    ]
+    for response in pages:
+        shown = re.sub(r"<script.*?</script>|<[^>]*>", "", response.content.decode(), flags=re.DOTALL)
+        assert "rchive" in shown
+        # A limit is deleted indeed.
+        assert "elete" not in shown.replace("Delete?", "")
