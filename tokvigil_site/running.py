@@ -122,14 +122,16 @@ def running(*, port: int, workers: int = WORKERS, say: Say) -> Iterator[Site]:
     admin_password, api_key = _first_steps(say)
     say("Starting the web server and the worker")
     with ExitStack() as ending:
-        # Stopped in reverse: the web server first, then the worker.
+        # Stopped in reverse: the web server first, then what keeps its work in order. Beat is a child of its own: as a
+        # thread or process of the worker it could end without anybody noticing.
+        beat = _start(ending, "beat", *_beat_command())
         worker = _start(ending, "worker", *_worker_command())
         web = _start(ending, "web server", *_web_command(port, workers))
         site = Site(
             url=f"http://127.0.0.1:{port}",
             admin_password=admin_password,
             api_key=api_key,
-            children=(web, worker),
+            children=(web, worker, beat),
         )
         # First of all that is done at the end, however it comes: stopping takes a while.
         ending.callback(say, "Stopping")
@@ -257,9 +259,13 @@ def _web_command(port: int, workers: int) -> Sequence[str]:
 
 def _worker_command() -> Sequence[str]:
     return (
-        *("celery", "-A", "tokvigil_site.celery:app", "worker", "-B", "--loglevel", "warning"),
+        *("celery", "-A", "tokvigil_site.celery:app", "worker", "--loglevel", "warning"),
         *("--concurrency", "1", "--without-gossip", "--without-mingle"),
     )
+
+
+def _beat_command() -> Sequence[str]:
+    return ("celery", "-A", "tokvigil_site.celery:app", "beat", "--loglevel", "warning", "--pidfile", "")
 
 
 def _start(ending: ExitStack, name: str, *module: str) -> Child:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,11 +53,38 @@ def test_servers_that_somebody_else_started_are_left_running(home: Path) -> None
     assert servers_run(home)
 
 
-def test_it_does_not_go_on_without_its_worker(home: Path) -> None:
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_it_does_not_go_on_without_its_worker_or_beat(home: Path, name: str) -> None:
     up = Up(home)
-    worker = min(pid for pid, command in processes_of(home).items() if "celery" in command)
-    os.kill(worker, signal.SIGKILL)
+    child = min(
+        pid
+        for pid, command in processes_of(home).items()
+        if "celery" in command and f" {name} " in f"{command} "
+    )
+    os.kill(child, signal.SIGKILL)
     assert up.finish(2 * STOP_S_MAX) == 1
-    assert "The worker ended by itself (status -9)" in up.output
-    assert "worker.log ends with" in up.output
+    assert f"The {name} ended by itself (status -9)" in up.output
+    assert f"{name}.log ends with" in up.output
     assert processes_of(home) == {}
+
+
+def test_a_web_process_that_is_killed_is_started_again(home: Path) -> None:
+    up = Up(home)
+    granian = {pid for pid, command in processes_of(home).items() if "granian" in command}
+    killed = max(granian)
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + 2 * STOP_S_MAX
+    while not _answers(up):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    now = {pid for pid, command in processes_of(home).items() if "granian" in command}
+    assert killed not in now
+    assert len(now) == len(granian)
+    up.end()
+
+
+def _answers(up: Up) -> bool:
+    try:
+        return bool(up.get("/readyz").status == 200)
+    except OSError:
+        return False
