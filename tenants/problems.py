@@ -75,11 +75,15 @@ def invalid_field(field: str, message: str) -> Problem:
 
 def invalid_api_key() -> Problem:
     """One answer for a missing, malformed, unknown, revoked and expired key: a stranger learns nothing from it."""
-    return Problem(401, "INVALID_API_KEY", "The API key is missing or not valid. Send `Authorization: Bearer tv_...`.")
+    return Problem(
+        401, "INVALID_API_KEY", "The API key is missing or not valid. Send `Authorization: Bearer tv_...`."
+    )
 
 
 def insufficient_scope(scope: str) -> Problem:
-    return Problem(403, "INSUFFICIENT_SCOPE", f"This API key lacks the scope {scope!r}; issue a key that has it.")
+    return Problem(
+        403, "INSUFFICIENT_SCOPE", f"This API key lacks the scope {scope!r}; issue a key that has it."
+    )
 
 
 def not_found(what: str) -> Problem:
@@ -106,7 +110,10 @@ def rate_limited(retry_after_s: int) -> Problem:
 
 def unavailable(what: str) -> Problem:
     return Problem(
-        503, "UNAVAILABLE", f"{what} cannot be reached; nothing was recorded. Retry.", retry_after_s=RETRY_UNAVAILABLE_S
+        503,
+        "UNAVAILABLE",
+        f"{what} cannot be reached; nothing was recorded. Retry.",
+        retry_after_s=RETRY_UNAVAILABLE_S,
     )
 
 

@@ -40,7 +40,9 @@ def bump_all(tenant_id: int | None = None) -> None:
     """For a change that all environments (of a tenant) depend on, such as prices."""
     from tenants.models import Environment
 
-    environments = Environment.objects.all() if tenant_id is None else Environment.objects.filter(tenant_id=tenant_id)
+    environments = (
+        Environment.objects.all() if tenant_id is None else Environment.objects.filter(tenant_id=tenant_id)
+    )
     # A fixed order of locks, so that two bumps never deadlock.
     for environment_id in environments.order_by("pk").values_list("pk", flat=True):
         bump(environment_id)
