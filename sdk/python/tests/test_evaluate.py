@@ -55,7 +55,7 @@ def test_a_block_is_an_answer_and_asked_for_once(tv: TokVigil, control_plane: An
 
     assert not decision.allowed
     assert decision.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
-    assert decision.retry_after == 3600
+    assert (decision.retry_after, type(decision.retry_after)) == (3600, int)
     (state,) = decision.limit_state
     assert (state.limit, state.used, state.held, state.remaining, state.exceeded) == (50, 49, 1, 0, True)
     assert state.resets_at == datetime(2026, 11, 24, tzinfo=UTC)

@@ -104,8 +104,8 @@ class AIUsageBlockedError(TokVigilError):
         return self.decision.limit_state
 
     @property
-    def retry_after(self) -> float | None:
-        """Seconds until the same request may pass; None where waiting cannot help."""
+    def retry_after(self) -> int | None:
+        """Whole seconds until the same request may pass; None where waiting cannot help."""
         return self.decision.retry_after
 
     @property

@@ -84,7 +84,7 @@ class Decision:
     policy: PolicyRef | None = None
     shadow: Mapping[str, Any] | None = None
     limit_state: tuple[LimitState, ...] = ()
-    retry_after: float | None = None
+    retry_after: int | None = None
     estimated_cost_usd: Decimal | None = None
     reserved: Mapping[str, Any] | None = None
     expires_at: datetime | None = None
@@ -97,7 +97,6 @@ class Decision:
     def from_wire(cls, data: Mapping[str, Any]) -> Decision:
         policy = _optional(data, "policy", dict)
         cost = data.get("estimated_cost_usd")
-        retry_after = _optional(data, "retry_after", (int, Decimal))
         return cls(
             request_id=_required(data, "request_id", str),
             allowed=_required(data, "allowed", bool),
@@ -107,7 +106,7 @@ class Decision:
             policy=PolicyRef.from_wire(policy) if policy is not None else None,
             shadow=_optional(data, "shadow", dict),
             limit_state=_limit_states(data),
-            retry_after=None if retry_after is None else float(retry_after),
+            retry_after=_optional(data, "retry_after", int),
             estimated_cost_usd=None if cost is None else _money(cost),
             reserved=_optional(data, "reserved", dict),
             expires_at=_time(data.get("expires_at")),
