@@ -3,85 +3,145 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from policies.decision import Decision, Verdict
 from policies.evaluation import Evaluated
+from policies.reasons import ALL_CODES, ReasonClass
 from usage import limit_state
 from usage.assessment import Assessment, PolicyRef
 from usage.limit_state import LimitState
 from usage.money import format_usd
 
+ReasonCode = Annotated[
+    str,
+    Meta(description="Why, for programs; part of the contract.", extra_json_schema={"enum": list(ALL_CODES)}),
+]
+ReasonClassName = Annotated[
+    str,
+    Meta(
+        description="What the caller can do about it: `transient` passes soon, `exhausted` with the next window.",
+        extra_json_schema={"enum": [each.value for each in ReasonClass]},
+    ),
+]
+
 
 class PolicyAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    name: str
-    version: int
-    scope: str
+    id: Annotated[str, Meta(description="Of the policy: `GET /v1/policies/{id}`.")]
+    name: Annotated[str, Meta(description="Of the policy, as it was published.")]
+    version: Annotated[int, Meta(description="Grows by one with each change of the policy.")]
+    scope: Annotated[
+        str, Meta(description="What the policy names, such as plan or user+feature; default: nothing.")
+    ]
 
 
 class ShadowAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What monitored policies would have said."""
 
-    allowed: bool
-    reason_code: str
-    reason_class: str
-    message: str
-    policy: PolicyAnswer | None
+    allowed: Annotated[bool, Meta(description="Whether they would have let the call through.")]
+    reason_code: ReasonCode
+    reason_class: ReasonClassName
+    message: Annotated[str, Meta(description="The reason as a sentence, for people.")]
+    policy: Annotated[
+        PolicyAnswer | None, Meta(description="The policy that would have decided; null if none.")
+    ]
 
 
 class ReservedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What is held for the call until it is reported."""
 
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: str
+    requests: Annotated[int, Meta(description="Calls; always 1.")]
+    input_tokens: Annotated[int, Meta(description="Tokens of the prompt.")]
+    output_tokens: Annotated[int, Meta(description="Tokens the answer may need.")]
+    cost_usd: Annotated[str, Meta(description="Decimal string in USD.")]
 
 
 class CandidateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    policy: PolicyAnswer
-    kind: str
-    mode: str
-    outcome: str
+    policy: Annotated[PolicyAnswer, Meta(description="A policy of the environment.")]
+    kind: Annotated[str, Meta(description="override or guardrail.")]
+    mode: Annotated[str, Meta(description="enforce, monitor or off.")]
+    outcome: Annotated[str, Meta(description="Whether it applies to the call, or why not.")]
 
 
 class PriceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    provider: str
-    model: str
-    matched_by: str
-    effective_from: datetime
+    provider: Annotated[str, Meta(description="Whose price it is.")]
+    model: Annotated[str, Meta(description="The name or pattern in the price book.")]
+    matched_by: Annotated[str, Meta(description="How the model was found in the price book.")]
+    effective_from: Annotated[datetime, Meta(description="Since when the price holds (RFC 3339, UTC).")]
 
 
 class TraceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How the decision came about; with `explain`."""
 
-    revision: int
-    plan: str
-    plan_source: str
-    candidates: tuple[CandidateAnswer, ...]
-    price: PriceAnswer | None
-    held_output_tokens: int
+    revision: Annotated[int, Meta(description="Of the environment: grows with every change of its rules.")]
+    plan: Annotated[str, Meta(description="The plan that was decided by; empty: none.")]
+    plan_source: Annotated[str, Meta(description="stored (with the end user), request or none.")]
+    candidates: Annotated[tuple[CandidateAnswer, ...], Meta(description="The policies looked at.")]
+    price: Annotated[
+        PriceAnswer | None, Meta(description="The price it was estimated with; null if the model has none.")
+    ]
+    held_output_tokens: Annotated[int, Meta(description="Output tokens that the estimate counts with.")]
 
 
 class EvaluateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    request_id: str
-    allowed: bool
-    reason_code: str
-    reason_class: str
-    message: str
-    policy: PolicyAnswer | None
-    shadow: ShadowAnswer | None
-    limit_state: tuple[LimitState, ...]
-    retry_after: int | None
-    estimated_cost_usd: str | None
-    reserved: ReservedAnswer | None
-    expires_at: datetime | None
-    max_output_tokens: int | None
-    suggested_model: str | None
-    degraded: bool
-    trace: TraceAnswer | None
+    request_id: Annotated[str, Meta(description="As sent, or the one made: report the usage with it.")]
+    allowed: Annotated[bool, Meta(description="Whether to make the call.")]
+    reason_code: ReasonCode
+    reason_class: ReasonClassName
+    message: Annotated[str, Meta(description="The reason as a sentence, for people.")]
+    policy: Annotated[PolicyAnswer | None, Meta(description="The policy that decided; null if none did.")]
+    shadow: Annotated[
+        ShadowAnswer | None,
+        Meta(description="What policies on trial (mode monitor) would have said; null if none applies."),
+    ]
+    limit_state: Annotated[
+        tuple[LimitState, ...], Meta(description="The limits that apply, after what this call holds.")
+    ]
+    retry_after: Annotated[
+        int | None,
+        Meta(
+            description="Whole seconds until the same call may pass; null if it is allowed or waiting cannot help."
+        ),
+    ]
+    estimated_cost_usd: Annotated[
+        str | None,
+        Meta(
+            description="Decimal string in USD of the tokens held or asked for; null if the model has no price."
+        ),
+    ]
+    reserved: Annotated[
+        ReservedAnswer | None,
+        Meta(
+            description="What is held until the usage report; null if nothing is: blocked, `dry_run` or degraded."
+        ),
+    ]
+    expires_at: Annotated[
+        datetime | None,
+        Meta(
+            description="When the hold ends if nothing is reported (RFC 3339, UTC); null if nothing is held."
+        ),
+    ]
+    max_output_tokens: Annotated[
+        int | None,
+        Meta(
+            description="Pass this to the provider: the answer must not be longer. Null: no cap, or blocked."
+        ),
+    ]
+    suggested_model: Annotated[
+        str | None, Meta(description="A model that would be allowed; null if there is none to suggest.")
+    ]
+    degraded: Annotated[
+        bool,
+        Meta(
+            description="True if the counters could not be reached and the policy's `on_unavailable` decided."
+        ),
+    ]
+    trace: Annotated[
+        TraceAnswer | None, Meta(description="How the decision came about; null without `explain`.")
+    ]
 
 
 def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ProblemAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 9457. `code` is part of the contract; `detail` says what to do; `errors` names the fields at fault."""
+    """RFC 9457. `code` is part of the contract; `detail` says what to do; `errors` names the first wrong field."""
 
     type: str
     title: str
@@ -35,7 +35,7 @@ _PROBLEMS = {
     409: "`IDEMPOTENCY_CONFLICT`: the request_id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
     413: "`BODY_TOO_LARGE`: send less.",
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",
-    422: "`VALIDATION_ERROR`: `errors` names each field and the mend.",
+    422: "`VALIDATION_ERROR`: `errors` names the first field that is wrong, and the mend.",
     429: "`RATE_LIMITED`: this key calls too often; wait `Retry-After` seconds.",
     503: "`UNAVAILABLE`: the ledger or the counter store is away; nothing was recorded. Retry.",
 }

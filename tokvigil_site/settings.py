@@ -156,6 +156,22 @@ SPECTACULAR_SETTINGS = {
     # In 3.1 schemas are JSON Schema, which is what msgspec writes of the Structs.
     "OAS_VERSION": "3.1.0",
     "POSTPROCESSING_HOOKS": [],
+    "SERVERS": [{"url": "/", "description": "This installation"}],
+    # In the order in which a reader needs them.
+    "TAGS": [
+        {
+            "name": "evaluate",
+            "description": "Before each AI call: may it be made, and what do the limits leave?",
+        },
+        {
+            "name": "usage",
+            "description": "After each AI call: what it used. Later: what was used, and what blocked.",
+        },
+        {"name": "policies", "description": "The rules in force."},
+        {"name": "prices", "description": "What models cost."},
+        {"name": "end users", "description": "Their plans, and who is blocked."},
+        {"name": "account", "description": "Who the key belongs to."},
+    ],
     # Named by tenants/openapi.py.
     "APPEND_COMPONENTS": {
         "securitySchemes": {

@@ -40,7 +40,7 @@ RECORD_USAGE = (
     ),
     OpenApiExample(
         "duplicate",
-        {**USAGE_RECEIPT, "duplicate": True},
+        {**USAGE_RECEIPT, "duplicate": True, "limit_state": []},
         summary="Reported before",
         response_only=True,
         status_codes=["200"],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from usage.amounts import Metric
 from usage.assessment import Assessment, LimitRef
@@ -17,16 +19,35 @@ Amount = int | str
 class LimitState(msgspec.Struct, frozen=True, kw_only=True):
     """Counts are integers, money a decimal string of USD. `remaining` = limit - used - held, never below 0."""
 
-    policy: str
-    metric: str
-    window: str
-    per: str
-    limit: Amount
-    used: Amount
-    held: Amount
-    remaining: Amount
-    resets_at: datetime | None
-    exceeded: bool
+    policy: Annotated[str, Meta(description="Name of the policy the limit belongs to.")]
+    metric: Annotated[
+        str, Meta(description="requests, tokens, input_tokens, output_tokens, cost_usd or concurrency.")
+    ]
+    window: Annotated[str, Meta(description="minute, hour, day, week, month or total.")]
+    per: Annotated[
+        str,
+        Meta(
+            description="Whose calls are counted together: user, user_feature, feature, plan, environment or run."
+        ),
+    ]
+    limit: Annotated[
+        Amount,
+        Meta(
+            description="What a window allows: a count; for cost_usd a decimal string in USD. So the next three."
+        ),
+    ]
+    used: Annotated[Amount, Meta(description="What reported calls took.")]
+    held: Annotated[Amount, Meta(description="What calls hold that are not reported yet.")]
+    remaining: Annotated[Amount, Meta(description="limit - used - held, never below 0.")]
+    resets_at: Annotated[
+        datetime | None, Meta(description="When the window ends (RFC 3339, UTC); null if it never does.")
+    ]
+    exceeded: Annotated[
+        bool,
+        Meta(
+            description="Whether the limit stands against the call; after a report: whether nothing remains."
+        ),
+    ]
 
 
 def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exceeded: bool) -> LimitState:

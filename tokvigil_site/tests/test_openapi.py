@@ -15,6 +15,7 @@ from django.urls import get_resolver
 from policies import examples as evaluate_examples
 from policies.answers import EvaluateAnswer
 from policies.evaluation import EvaluateRequest
+from policies.reasons import ALL_CODES, ReasonClass
 from tenants.models import Environment
 from tokvigil_site import openapi
 from tokvigil_site.testing import Api, apply_policies, limits
@@ -64,6 +65,42 @@ def test_every_refusal_is_a_problem(document: dict[str, Any]) -> None:
         assert {"401", "403", "429", "503"} <= refusals.keys(), name
         for answer in refusals.values():
             assert answer["content"] == {"application/problem+json": {"schema": problem}}
+
+
+def test_every_property_of_the_main_calls_is_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    names = {
+        "EvaluateRequest",
+        "EvaluateAnswer",
+        "ShadowAnswer",
+        "PolicyAnswer",
+        "ReservedAnswer",
+        "TraceAnswer",
+    }
+    names |= {"CandidateAnswer", "PriceAnswer", "LimitState", "UsageReport", "UsageReceipt"}
+    names |= {"UsageBatchRequest", "BatchAnswer", "BatchResult", "BatchError"}
+    silent = [
+        f"{name}.{field}"
+        for name in sorted(names)
+        for field, schema in schemas[name]["properties"].items()
+        if not schema.get("description")
+    ]
+
+    assert silent == []
+
+
+def test_reasons_are_listed(document: dict[str, Any]) -> None:
+    for name in ("EvaluateAnswer", "ShadowAnswer"):
+        properties = document["components"]["schemas"][name]["properties"]
+        assert properties["reason_code"]["enum"] == list(ALL_CODES)
+        assert properties["reason_class"]["enum"] == [each.value for each in ReasonClass]
+
+
+def test_every_tag_is_introduced_and_used(document: dict[str, Any]) -> None:
+    tags = [tag["name"] for tag in document["tags"]]
+
+    assert tags[:2] == ["evaluate", "usage"]
+    assert set(tags) == {tag for operation in operations(document).values() for tag in operation["tags"]}
 
 
 def test_every_route_of_the_api_is_described(document: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ class ModelsView(KeyView):
     scope = scopes.POLICIES_READ
 
     @operation(
-        "listModels", "The prices in force", tag="policies", query=ModelQuery, answers={200: ModelsAnswer}
+        "listModels", "The prices in force", tag="prices", query=ModelQuery, answers={200: ModelsAnswer}
     )
     def get(self, request: Request) -> HttpResponse:
         query = queries.decode(request._request, ModelQuery)

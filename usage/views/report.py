@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 from django.http import HttpResponse
+from msgspec import Meta
 from rest_framework.request import Request
 
 from tenants import http, scopes
@@ -23,36 +24,46 @@ _report = msgspec.json.Decoder(UsageReport)
 class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Events are decoded one by one, so that a bad one spoils no other."""
 
-    events: Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+    events: Annotated[tuple[msgspec.Raw, ...], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 class UsageBatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """UsageBatch, as callers shall write it."""
 
-    events: Annotated[tuple[UsageReport, ...], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+    events: Annotated[
+        tuple[UsageReport, ...],
+        Meta(min_length=1, max_length=BATCH_MAX, description="Reports as for `POST /v1/usage`."),
+    ]
 
 
 _batch = msgspec.json.Decoder(UsageBatch)
 
 
 class BatchError(msgspec.Struct, frozen=True, kw_only=True):
-    code: str
-    detail: str
-    errors: tuple[FieldError, ...]
+    code: Annotated[str, Meta(description="As a problem of `POST /v1/usage`.")]
+    detail: Annotated[str, Meta(description="What is wrong and what to do.")]
+    errors: Annotated[
+        tuple[FieldError, ...], Meta(description="The first field that is wrong, and the mend.")
+    ]
 
 
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`status`: recorded, duplicate, conflict or invalid; `error` says why for the last two."""
 
-    index: int
-    request_id: str | None
-    status: str
-    cost_usd: str | None = None
-    error: BatchError | None = None
+    index: Annotated[int, Meta(description="Of the event in the batch, from 0.")]
+    request_id: Annotated[str | None, Meta(description="Of the event; null if it cannot be read.")]
+    status: Annotated[str, Meta(description="recorded, duplicate, conflict or invalid.")]
+    cost_usd: Annotated[
+        str | None,
+        Meta(
+            description="Decimal string in USD; left out if the model has no price or nothing was recorded."
+        ),
+    ] = None
+    error: Annotated[BatchError | None, Meta(description="Why; only for conflict and invalid.")] = None
 
 
 class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    results: tuple[BatchResult, ...]
+    results: Annotated[tuple[BatchResult, ...], Meta(description="One for each event, in order.")]
 
 
 class UsageView(KeyView):
@@ -62,7 +73,10 @@ class UsageView(KeyView):
         "recordUsage",
         "Report what a call used: its hold becomes a charge, exactly once",
         tag="usage",
-        description="201: recorded now. 200: it was before; the first answer again.",
+        description=(
+            "201: recorded now. 200: the same request was recorded before; `duplicate` is true and `limit_state` is "
+            "empty."
+        ),
         body=UsageReport,
         answers={200: UsageReceipt, 201: UsageReceipt},
         problems=(409,),
