@@ -50,9 +50,11 @@ class LinesField(SimpleArrayField):
         return super().to_python(value)
 
 
-def _globs_field(help_text: str) -> LinesField:
+def _globs_field(label: str, help_text: str) -> LinesField:
     name = forms.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX)
-    return LinesField(name, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*.")
+    return LinesField(
+        name, label=label, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*."
+    )
 
 
 HELP_TEXTS = {
@@ -67,8 +69,8 @@ HELP_TEXTS = {
 
 
 class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    models_allow = _globs_field("Models that may be called; empty = all.")
-    models_deny = _globs_field("Models that may not be called, even if allowed above.")
+    models_allow = _globs_field("Allowed", "Models that may be called; empty = all.")
+    models_deny = _globs_field("Denied", "Models that may not be called, even if allowed above.")
 
     class Meta:
         model = Policy
@@ -81,8 +83,6 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
             "scope_user": "User",
             "scope_feature": "Feature",
             "scope_plan": "Plan",
-            "models_allow": "Allowed models",
-            "models_deny": "Denied models",
             "per_request_cost_usd": "Cost per request (USD)",
             "per_request_input_tokens": "Input tokens per request",
             "per_request_output_tokens": "Output tokens per request",

@@ -50,7 +50,7 @@ class ModelPriceAdmin(TenantRowsAdmin):
 
     @admin.display(description="tenant", ordering="tenant")
     def whose(self, price: ModelPrice) -> str:
-        return "every tenant" if price.tenant is None else str(price.tenant)
+        return "all" if price.tenant is None else str(price.tenant)
 
     @admin.display(description="input, USD per million", ordering="input_per_million")
     def input_usd(self, price: ModelPrice) -> str:
