@@ -152,7 +152,7 @@ def welcome(site: Site) -> str:
     return f"""
 TokVigil runs at {site.url}
 
-  Console    {site.url}/admin/    {site.admin_login}
+  Admin      {site.url}/admin/    {site.admin_login}
   API docs   {site.url}/docs/
   API key    {site.api_key}    (environment {ENVIRONMENT})
   Data       {settings.TOKVIGIL_HOME}    (logs/ of the web server and the worker; secrets/)

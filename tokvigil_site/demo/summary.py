@@ -254,7 +254,7 @@ def where_to_look(site: Site, stage: Stage) -> str:
     path, manage = stage.environment, running.manage()
     return f"""
 Look around
-  Console    {site.url}/admin/    {site.admin_login}
+  Admin      {site.url}/admin/    {site.admin_login}
   API docs   {site.url}/docs/
   Blocked    curl -s {site.url}/v1/decisions -H "Authorization: Bearer {stage.api_key}"
   Rules      {manage} export_policies {path}

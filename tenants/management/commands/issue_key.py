@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         environments.add_argument(parser)
         parser.add_argument(
-            "--name", required=True, help="tells this key from others, in the console and the log"
+            "--name", required=True, help="tells this key from others, in the admin and the log"
         )
         parser.add_argument(
             "--preset",
