@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ from usage.counters import Tracked
 from usage.money import NANO
 from usage.windows import Span, Window, span
 
-EXAMPLES = int(os.environ.get("TOKVIGIL_INVARIANT_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("TOKVIGIL_INVARIANT_EXAMPLES", "20"))
 STEPS = 30
 ZONE = ZoneInfo("Europe/Berlin")
 HOLD_MS = 600_000
@@ -179,13 +180,17 @@ def dump(environment: Environment) -> dict[str, Any]:
 _numbers = itertools.count()
 names = st.sampled_from
 tokens = st.integers(0, 30)
+which = st.integers(0, 99)
+STATUSES = ["succeeded", "succeeded", "partial", "failed", "cancelled"]
+# Evaluates and reports in one step of traffic.
+TRAFFIC = 6
 
 
 class Accounts(RuleBasedStateMachine):
     """The rules are what applications, staff and accidents do."""
 
-    @initialize(calm=st.booleans())
-    def begin(self, calm: bool) -> None:
+    @initialize(calm=st.booleans(), seed=st.integers(0, 2**32))
+    def begin(self, calm: bool, seed: int) -> None:
         """A calm run does nothing that could carry use over a limit, so that I1 can be read off the counters."""
         number = next(_numbers)
         self.calm = calm
@@ -204,6 +209,7 @@ class Accounts(RuleBasedStateMachine):
         self.policies = default_policies()
         self.publish()
         self.call_rival()
+        self.traffic(seed)
 
     # What the model says.
 
@@ -293,16 +299,40 @@ class Accounts(RuleBasedStateMachine):
 
     # What applications do.
 
-    @precondition(lambda self: len(self.open()) < OPEN_MAX)
+    @rule(seed=st.integers(0, 2**32))
+    def traffic(self, seed: int) -> None:
+        """What an application does all day, so that the other rules have something to disturb."""
+        drawn = random.Random(seed)
+        for _ in range(TRAFFIC):
+            if drawn.random() < 0.6:
+                self.evaluate(
+                    user=drawn.choice(["ann", "ann", "bob"]),
+                    feature=drawn.choice([None, "chat"]),
+                    plan=drawn.choice([None, "free", "pro"]),
+                    run_id=drawn.choice([None, "run"]),
+                    model=drawn.choice(["test-model", "test-model", "unpriced"]),
+                    input_tokens=drawn.randint(0, 30),
+                    output_tokens=drawn.randint(0, 30),
+                )
+            else:
+                self.report(
+                    which=drawn.randrange(100),
+                    status=drawn.choice(STATUSES),
+                    share=drawn.choice([0, 50, 100, 100]),
+                )
+
     @rule(
         user=names(["ann", "bob"]),
         feature=names([None, "chat"]),
         plan=names([None, "free", "pro"]),
         run_id=names([None, "run"]),
-        model=names(["test-model", "test-model", "unpriced"]),
+        model=names(["test-model", "unpriced"]),
         input_tokens=tokens,
         output_tokens=tokens,
     )
+    def call(self, **asked: Any) -> None:
+        self.evaluate(**asked)
+
     def evaluate(
         self,
         user: str,
@@ -313,6 +343,8 @@ class Accounts(RuleBasedStateMachine):
         input_tokens: int,
         output_tokens: int,
     ) -> None:
+        if len(self.open()) >= OPEN_MAX:
+            return
         now = self.now_ms()
         body: dict[str, Any] = {
             "user": user,
@@ -362,11 +394,11 @@ class Accounts(RuleBasedStateMachine):
             self.holds.append(hold)
 
     @precondition(lambda self: self.holds)
-    @rule(data=st.data())
-    def evaluate_again(self, data: st.DataObject) -> None:
+    @rule(which=which)
+    def evaluate_again(self, which: int) -> None:
         """I5: an open one is answered the same; a reported one is refused; nothing changes."""
         now = self.now_ms()
-        hold = data.draw(names(self.holds))
+        hold = self.holds[which % len(self.holds)]
         past = hold.deadline_ms <= now
         if hold.state == "open" and not past:
             with self.nothing_changes():
@@ -392,23 +424,25 @@ class Accounts(RuleBasedStateMachine):
         sent = {name: value for name, value in body.items() if value is not None}
         return self.api.post("/v1/evaluate", {"user_id": sent.pop("user"), **sent})
 
-    @precondition(lambda self: self.holds)
-    @rule(
-        data=st.data(),
-        status=names(["succeeded", "succeeded", "partial", "failed", "cancelled"]),
-        nothing=st.booleans(),
-    )
-    def report(self, data: st.DataObject, status: str, nothing: bool) -> None:
+    @rule(which=which, status=names(STATUSES), share=names([0, 50, 100]))
+    def report_one(self, which: int, status: str, share: int) -> None:
+        self.report(which, status, share)
+
+    def report(self, which: int, status: str, share: int) -> None:
         """Of any call that was not reported: in flight, expired, charged by estimate, released or forgotten."""
         unreported = [
-            hold for hold in self.holds if hold.report is None and (hold.state == "open" or not self.calm)
+            hold
+            for hold in self.holds
+            if hold.report is None
+            # In a calm run only what was held for: what comes unheld may carry use over a limit.
+            and (hold.state == "open" or hold.request_id in self.rows or not self.calm)
         ]
         if not unreported:
             return
         self.now_ms()
-        hold = data.draw(names(unreported))
-        used_input = 0 if nothing else data.draw(st.integers(0, hold.amounts.input_tokens))
-        used_output = 0 if nothing else data.draw(st.integers(0, hold.amounts.output_tokens))
+        hold = unreported[which % len(unreported)]
+        used_input = hold.amounts.input_tokens * share // 100
+        used_output = hold.amounts.output_tokens * share // 100
         hold.report = {
             name: hold.body[name]
             for name in ("model", "feature", "plan", "run_id")
@@ -456,11 +490,34 @@ class Accounts(RuleBasedStateMachine):
         assert hold.report is not None
         return self.api.report(hold.request_id, hold.body["user"], **(hold.report | change))
 
+    @rule(
+        user=names(["ann", "bob"]),
+        plan=names(["free", "pro"]),
+        share=names([0, 50, 100]),
+        worked=st.booleans(),
+    )
+    def report_late(self, user: str, plan: str, share: int, worked: bool) -> None:
+        """After the hold expired; the worker has released or charged it by then, or not."""
+        self.evaluate(
+            user=user,
+            feature="chat",
+            plan=plan,
+            run_id=None,
+            model="test-model",
+            input_tokens=9,
+            output_tokens=9,
+        )
+        store.clock_offset_ms += HOLD_MS + 5 * SECOND_MS
+        if worked:
+            self.work()
+        self.report(-1, "succeeded", share)
+
     @precondition(lambda self: any(hold.report for hold in self.holds))
-    @rule(data=st.data())
-    def report_again(self, data: st.DataObject) -> None:
+    @rule(which=which)
+    def report_again(self, which: int) -> None:
         """I5: the same report is a duplicate, another a conflict; neither changes anything."""
-        hold = data.draw(names([hold for hold in self.holds if hold.report]))
+        reported = [hold for hold in self.holds if hold.report]
+        hold = reported[which % len(reported)]
         assert hold.report is not None
         # A store that was flushed has forgotten the request, and then learns of it again.
         if hold.request_id in self.remembered():
@@ -472,10 +529,10 @@ class Accounts(RuleBasedStateMachine):
             assert self.send(hold).status == 200
 
     @precondition(lambda self: self.holds)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    @rule(which=which)
+    def release(self, which: int) -> None:
         self.now_ms()
-        hold = data.draw(names(self.holds))
+        hold = self.holds[which % len(self.holds)]
         if hold.state == "settled" and hold.request_id not in self.remembered():
             return
         path = f"/v1/reservations/{hold.request_id}"
@@ -493,10 +550,10 @@ class Accounts(RuleBasedStateMachine):
             assert self.api.request("DELETE", path).status == status
 
     @precondition(lambda self: self.holds)
-    @rule(data=st.data(), seconds=names([1, 900, 7200]))
-    def extend(self, data: st.DataObject, seconds: int) -> None:
+    @rule(which=which, seconds=names([1, 900, 7200]))
+    def extend(self, which: int, seconds: int) -> None:
         now = self.now_ms()
-        hold = data.draw(names(self.holds))
+        hold = self.holds[which % len(self.holds)]
 
         answer = self.api.post(f"/v1/reservations/{hold.request_id}/extend", {"seconds": seconds})
 
@@ -515,6 +572,10 @@ class Accounts(RuleBasedStateMachine):
 
     @rule()
     def settle_expired(self) -> None:
+        self.work()
+
+    def work(self) -> None:
+        """As the worker does every few seconds."""
         now = self.now_ms()
         due = [hold for hold in self.open() if hold.charge and hold.deadline_ms <= now]
         freed = self.sweep(now)

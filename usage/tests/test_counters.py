@@ -41,6 +41,8 @@ MONTHLY = Pair(Per.ENVIRONMENT, Window.MONTH)
 EVER = Pair(Per.USER, Window.TOTAL)
 MINUTELY = Pair(Per.USER, Window.MINUTE)
 HOLD_MS = 600_000
+# A rebuild under way makes a caller try again.
+TRIES_MAX = 100
 NOTHING = Amounts()
 HELD = Amounts(1, 10, 20, 300)
 
@@ -93,7 +95,7 @@ def evaluate(
     """Asks until the store has no more to say against what the caller knows."""
     concurrency = [each for _, each, _ in limits if isinstance(each, Per)]
     metering.reload(environment.pk)
-    for _ in range(10):
+    for _ in range(TRIES_MAX):
         known = metering.current(environment.pk)
         present = known.tracked.at(store.now_ms())
         counted = present.counters(subjects)
