@@ -259,7 +259,9 @@ class CounterStore:
         # `distrust` becomes known to the store by being evaluated; the others, reserve last, only now.
         for name in sorted(SCRIPTS, key=lambda name: name == "reserve"):
             client.script_load(SCRIPTS[name].text)
-        self.restarted([int(key.split(b"{")[1].split(b"}")[0]) for key in keys])
+        # An empty store holds nothing that could be old.
+        if keys:
+            self.restarted([int(key.split(b"{")[1].split(b"}")[0]) for key in keys])
 
 
 store = CounterStore()
