@@ -41,6 +41,7 @@ MONTHLY = Pair(Per.ENVIRONMENT, Window.MONTH)
 EVER = Pair(Per.USER, Window.TOTAL)
 MINUTELY = Pair(Per.USER, Window.MINUTE)
 HOLD_MS = 600_000
+MINUTE_MS = 60_000
 # A rebuild under way makes a caller try again.
 TRIES_MAX = 100
 NOTHING = Amounts()
@@ -185,6 +186,11 @@ def state(environment: Environment, request_id: str) -> str | None:
 
 def pass_time(**duration: float) -> None:
     store.clock_offset_ms += int(timedelta(**duration).total_seconds() * 1000)
+
+
+def to_a_new_minute() -> None:
+    """Early in it, so that the test does not pass its end."""
+    store.clock_offset_ms += 2 * MINUTE_MS - store.now_ms() % MINUTE_MS + 1000
 
 
 @pytest.fixture
@@ -545,10 +551,32 @@ class TestTrust:
     ) -> None:
         track(counted, MINUTELY)
         reserve(counted, "r-1")
-        pass_time(minutes=2)
+        to_a_new_minute()
         monkeypatch.setattr(recount, "complete", lambda *arguments: pytest.fail("rebuilt"))
 
         assert reserve(counted, "r-2", limits=[(Metric.REQUESTS, MINUTELY, 5)]).readings == (Reading(0, 0),)
+
+    def test_one_that_began_before_the_store_was_distrusted_does(self, counted: Environment) -> None:
+        """The store came back from old data: the counter is missing, though its pair was tracked all the time."""
+        track(counted, MINUTELY)
+        reserve(counted, "r-0")
+        to_a_new_minute()
+        reserve(counted, "r-1")
+        report(counted, "r-1")
+        for counter in metering.current(counted.pk).tracked.at(store.now_ms()).counters(ANN):
+            store.client.delete(counter.key)
+        counters.distrust(counted.pk)
+
+        assert reserve(counted, "r-2", limits=[(Metric.REQUESTS, MINUTELY, 5)]).readings == (Reading(1, 0),)
+
+    def test_one_that_began_before_its_pair_was_tracked_does(self, counted: Environment) -> None:
+        reserve(counted, "r-0")
+        to_a_new_minute()
+        reserve(counted, "r-1")
+        report(counted, "r-1")
+        track(counted, DAILY, MINUTELY)
+
+        assert reserve(counted, "r-2", limits=[(Metric.REQUESTS, MINUTELY, 5)]).readings == (Reading(1, 0),)
 
     def test_a_charge_that_comes_during_a_rebuild_is_neither_lost_nor_counted_twice(
         self, counted: Environment

@@ -27,6 +27,7 @@ from usage.tests.test_counters import (
     report,
     reserve,
     standing,
+    to_a_new_minute,
     track,
 )
 from usage.windows import Window
@@ -101,7 +102,7 @@ class TestCheck:
     ) -> None:
         track(environment, MINUTELY)
         reserve(environment, "r-0")
-        pass_time(minutes=2)
+        to_a_new_minute()
         reserve(environment, "r-1")
         # As if charged in the minute that the store now believes it is.
         store.client.hincrby(key_of(environment, MINUTELY), "ur", 1)
@@ -120,6 +121,7 @@ class TestCheck:
         self, environment: Environment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         track(environment, MINUTELY)
+        to_a_new_minute()
         use(environment, "r-1")
         original = counters.scan
 
