@@ -76,13 +76,16 @@ def latest(known: Snapshot) -> Snapshot:
 
 
 def renew(stale: Snapshot) -> Snapshot:
-    """Compiles anew and tells the counter store; after the store called this one stale. Raises StoreUnavailable."""
+    """What is in force, told to the counter store; after the store called this one stale. Raises StoreUnavailable."""
     with _compiling:
         known = _snapshots.get(stale.environment_id)
         if known is not None and known is not stale:
             return known
+        snapshot = stale
         for _ in range(RELOADS_MAX):
-            snapshot = _compile(stale.environment_id, metering.reload(stale.environment_id))
+            # If nothing changed it is the store that forgot, and there is nothing to compile.
+            if not metering.is_in_force(snapshot.metering):
+                snapshot = _compile(stale.environment_id, metering.reload(stale.environment_id))
             if metering.introduce(snapshot.metering):
                 return snapshot
     raise StoreUnavailable("the environment changes faster than it can be read")
