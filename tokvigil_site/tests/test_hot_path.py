@@ -194,7 +194,10 @@ def test_postgresql_itself_sees_nothing_of_a_hundred_calls(warm: Api) -> None:
             # It would have seen one.
             Environment.objects.count()
             cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query_start > %s",
+                """
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid() AND query_start > %s
+                """,
                 begun,
             )
             assert cursor.fetchone() == (1,)
