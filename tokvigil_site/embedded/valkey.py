@@ -21,6 +21,8 @@ SETTINGS = {
     "maxmemory-policy": "noeviction",
     "save": "",
     "appendonly": "yes",
+    # A rewrite takes a core for a second or two: on a small machine callers feel each, so do it seldom.
+    "auto-aof-rewrite-min-size": "512mb",
     "appendfsync": "everysec",
     "daemonize": "yes",
     # The command line keeps the folder's name, by which the process is known to be ours.

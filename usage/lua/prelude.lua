@@ -28,7 +28,7 @@ local function clock()
   return t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1]
 end
 
--- A whole number as text; tostring() would write 9e+15.
+-- A whole number as text, where Lua makes the text: it would write 9e+15. Arguments of redis.call need it not.
 local function int(n) return string.format('%.0f', n) end
 
 -- Keys expire by the server's own clock.

@@ -130,9 +130,9 @@ if hold then
   for n = 1, counters do
     local key, held, born = KEYS[FIRST_COUNTER + n - 1], state[n].held, state[n].born
     local forget = call.counters[n][2]
-    redis.call('HSET', key, 'born', born or int(now), 'hr', int(held.r + amount.r), 'hi', int(held.i + amount.i),
-      'ho', int(held.o + amount.o), 'hc', int(held.c + amount.c))
-    if not born then redis.call('HSETNX', key, 'hb', int(now)) end
+    redis.call('HSET', key, 'born', born or now, 'hr', held.r + r, 'hi', held.i + i, 'ho', held.o + o,
+      'hc', held.c + c)
+    if not born then redis.call('HSETNX', key, 'hb', now) end
     if not born or forget == 0 then forget_at(key, forget, now) end
     keys[n] = key
   end
@@ -145,7 +145,7 @@ if hold then
   end
   if ended then redis.call('DEL', reservation) end
   redis.call('HSET', reservation, 'st', 'open', 'dg', call.digest, 'as', ARGV[3], 'vs', cmsgpack.pack(readings),
-    'at', int(now), 'dl', int(deadline), 'am', table.concat({ int(r), int(i), int(o), int(c) }, ' '),
+    'at', now, 'dl', deadline, 'am', table.concat({ int(r), int(i), int(o), int(c) }, ' '),
     'ks', table.concat(keys, ' '), 'zs', table.concat(zsets, ' '))
   redis.call('ZADD', call.charge and charge or open, deadline, reservation)
 elseif call.record then
