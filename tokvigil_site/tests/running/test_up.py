@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError
 
-from tokvigil_site.embedded import stack
+from tokvigil_site.embedded import ports, stack
 from tokvigil_site.management.commands import up as up_command
 from tokvigil_site.tests.running.commands import Command, Up
 
@@ -92,7 +92,9 @@ def test_one_on_the_same_port_is_told_so(up: Up, new_home: Callable[[], Path]) -
 
 def test_a_database_that_is_not_there_is_named(up: Up, new_home: Callable[[], Path]) -> None:
     nowhere = "postgres://nobody@127.0.0.1:1/nothing"
-    other = Command(new_home(), "up", "--port", "1", DATABASE_URL=nowhere, REDIS_URL="redis://127.0.0.1:1/0")
+    # Not a port that only root may take.
+    port = str(ports.pick_free())
+    other = Command(new_home(), "up", "--port", port, DATABASE_URL=nowhere, REDIS_URL="redis://127.0.0.1:1/0")
     assert other.finish() == 1
     assert "check DATABASE_URL" in other.output
     assert "Traceback" not in other.output
