@@ -8,15 +8,12 @@ from zoneinfo import ZoneInfo
 from tenants.models import Environment
 from usage import counters, price_book
 from usage.amounts import Pair, Per
+from usage.counter_store import StoreUnavailable
 from usage.counters import Tracked
 from usage.pricing import PriceBook
 from usage.windows import Window
 
 RELOADS_MAX = 5
-
-
-class RevisionRace(Exception):
-    """The environment changed faster than it could be read. Retry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +69,12 @@ def introduce(metering: Metering) -> bool:
 
 
 def renew(environment_id: int) -> Metering:
-    """Reads the environment again and tells the counter store; after the store called a revision stale."""
+    """Reads the environment again and tells the store; after it called a revision stale. Raises StoreUnavailable."""
     for _ in range(RELOADS_MAX):
         metering = reload(environment_id)
         if is_in_force(metering) and introduce(metering):
             return metering
-    raise RevisionRace
+    raise StoreUnavailable("the environment changes faster than it can be read")
 
 
 def forget_all() -> None:
