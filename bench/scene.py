@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from django.db import connection
@@ -30,10 +31,15 @@ policies:
       - {metric: cost_usd, window: month, amount: "9000000", per: environment}
 """
 
-EVALUATE = (
-    """'{"user_id":"user_' .. (n % 200) .. '","model":"gpt-4o-mini","feature":"chat","plan":"free","""
-    """"input_tokens":374,"max_output_tokens":200}'"""
-)
+CALL: dict[str, object] = {
+    "model": "gpt-4o-mini",
+    "feature": "chat",
+    "plan": "free",
+    "input_tokens": 374,
+    "max_output_tokens": 200,
+}
+# wrk writes the bodies, in Lua.
+EVALUATE = f"""'{{"user_id":"user_' .. (n % {USERS}) .. '",{json.dumps(CALL)[1:]}'"""
 USAGE = (
     """'{"request_id":"' .. SEED .. n .. '","user_id":"user_' .. (n % 200) .. '","model":"gpt-4o-mini","""
     """"feature":"chat","plan":"free","input_tokens":374,"output_tokens":44}'"""

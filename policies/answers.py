@@ -12,6 +12,7 @@ from policies.decision import Decision, Verdict
 from policies.evaluation import Evaluated
 from policies.reasons import ALL_CODES, ReasonClass
 from usage import limit_state
+from usage.amounts import Amounts
 from usage.assessment import Assessment, PolicyRef
 from usage.limit_state import LimitState
 from usage.money import format_usd
@@ -169,15 +170,18 @@ def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:
 
 def limit_states(assessed: Assessment, decided: Decision, *, held: bool) -> tuple[LimitState, ...]:
     """As they stand after the call: with what it holds, if it holds anything."""
+    amounts = assessed.amounts if held else Amounts()
     return tuple(
-        limit_state.state(
-            assessed,
-            finding.limit,
-            finding.used,
-            finding.held + (assessed.amounts.of(finding.limit.metric) if held else 0),
-            exceeded=finding.exceeded,
-        )
-        for finding in decided.findings
+        [
+            limit_state.state(
+                assessed,
+                finding.limit,
+                finding.used,
+                finding.held + amounts.of(finding.limit.metric),
+                exceeded=finding.exceeded,
+            )
+            for finding in decided.findings
+        ]
     )
 
 

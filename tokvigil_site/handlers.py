@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from policies.views.evaluate import EvaluateView
+from policies.views.evaluate import EvaluateView, respond
 from tokvigil_site import errors
 
 logger = logging.getLogger("tokvigil.api")
@@ -42,8 +42,9 @@ class EvaluateHandler:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = WSGIRequest(environ)
+        response: HttpResponseBase
         try:
-            response: HttpResponseBase = self._view(request)
+            response = respond(request) if request.method == "POST" else self._view(request)
         except Exception:
             logger.exception("evaluate failed")
             response = errors.server_error(request)

@@ -275,7 +275,7 @@ def _open_keys(environment_id: int) -> tuple[str, str]:
 class _Call(msgspec.Struct, frozen=True):
     """What the reserve script unpacks; `lua/reserve.lua` says what the fields mean."""
 
-    revision: int
+    revision: str
     user: str
     hold: bool
     record: bool
@@ -286,6 +286,9 @@ class _Call(msgspec.Struct, frozen=True):
     since_ms: int
     until_ms: int
     amounts: tuple[int, int, int, int]
+    amounts_text: str
+    counters_text: str
+    sets_text: str
     counters: list[tuple[int, int, str]]
     checks: tuple[tuple[str, int, int, bool], ...]
 
@@ -296,6 +299,7 @@ _pack_call = msgspec.msgpack.Encoder().encode
 def reserve(request: Request) -> Answer:
     """Check and hold, all or nothing."""
     prefix = environment_prefix(request.environment_id)
+    counter_keys = [counter.key for counter in request.counters]
     keys = [
         f"{prefix}env",
         f"{prefix}u:{digest(request.user_id)}",
@@ -304,12 +308,12 @@ def reserve(request: Request) -> Answer:
         f"{prefix}charge",
         f"{prefix}decisions",
         f"{prefix}rate:{request.api_key_id}",
-        *[counter.key for counter in request.counters],
+        *counter_keys,
         *request.concurrency_keys,
     ]
     amounts, asked_at_ms = request.amounts, store.now_ms()
     call = _Call(
-        revision=request.revision,
+        revision=str(request.revision),
         user=request.user_record,
         hold=request.hold,
         record=request.record_block,
@@ -321,6 +325,9 @@ def reserve(request: Request) -> Answer:
         # A call that the store gets to after its caller gave up must not hold what nobody will report.
         until_ms=min(request.right_until_ms, asked_at_ms + ANSWER_AWAITED_MS),
         amounts=(amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano),
+        amounts_text=f"{amounts.requests} {amounts.input_tokens} {amounts.output_tokens} {amounts.cost_nano}",
+        counters_text=" ".join(counter_keys),
+        sets_text=" ".join(request.concurrency_keys),
         counters=[counter.slot.arguments for counter in request.counters],
         checks=request.checks,
     )

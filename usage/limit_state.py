@@ -53,9 +53,9 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
 def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exceeded: bool) -> LimitState:
     return LimitState(
         policy=assessment.policies[limit.policy].name,
-        metric=limit.metric.value,
-        window=limit.window.value,
-        per=limit.per.value,
+        metric=limit.metric,
+        window=limit.window,
+        per=limit.per,
         limit=present(limit.metric, limit.amount),
         used=present(limit.metric, used),
         held=present(limit.metric, held),

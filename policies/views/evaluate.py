@@ -22,23 +22,15 @@ _body = msgspec.json.Decoder(EvaluateRequest)
 class EvaluateView(APIView):
     """Authenticates against the snapshot, which the reserve script then verifies: no query on the way.
 
-    `dispatch` goes around what DRF does for every request (wrapping, negotiation, authentication classes): this view
-    needs none of it, and it would cost as much again as the decision (`make bench` prints the ratio).
+    A POST is answered by `respond`, around what DRF does for every request (wrapping, negotiation, authentication
+    classes): it needs none of it, and that would cost as much again as the decision (`make bench` prints the ratio).
     """
 
     # What DRF asks for before it refuses another verb than POST.
     scope = scopes.EVALUATE
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if request.method != "POST":
-            return super().dispatch(request, *args, **kwargs)
-        try:
-            return evaluate(request)
-        except Exception as error:
-            problem = problems.of(error)
-            if problem is None:
-                raise
-            return problem.response()
+        return respond(request) if request.method == "POST" else super().dispatch(request, *args, **kwargs)
 
     @operation(
         "evaluate",
@@ -52,6 +44,16 @@ class EvaluateView(APIView):
     def post(self, request: Request) -> HttpResponse:
         """Decide about one AI call, and hold what it may use."""
         return evaluate(request._request)
+
+
+def respond(request: HttpRequest) -> HttpResponse:
+    try:
+        return evaluate(request)
+    except Exception as error:
+        problem = problems.of(error)
+        if problem is None:
+            raise
+        return problem.response()
 
 
 def evaluate(request: HttpRequest) -> HttpResponse:
