@@ -35,7 +35,7 @@ class Played:
 
 
 def connect(url: str, stage: Stage) -> TokVigil:
-    return TokVigil(stage.api_key, url, timeout=TIMEOUT_S, on_unavailable="block")
+    return TokVigil(stage.api_key, url, timeout=TIMEOUT_S, on_unavailable="block", spool=False)
 
 
 def play(client: TokVigil, out: OutputWrapper, *, parallel: int = PARALLEL) -> Played:

@@ -211,9 +211,10 @@ def wire() -> type[Wire]:
 
 
 @pytest.fixture(autouse=True)
-def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TOKVIGIL_API_KEY", "TOKVIGIL_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOKVIGIL_SPOOL", str(tmp_path / "usage.sqlite3"))
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_closing_sends_what_is_pending(control_plane: Any, chat: Any, wire: Any)
 def test_closing_without_a_control_plane_says_what_is_lost(
     chat: Any, unreachable: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with TokVigil("key", unreachable, max_retries=0) as client:
+    with TokVigil("key", unreachable, max_retries=0, spool=False) as client:
         assert chat(client).decision.degraded
         assert client.flush() == 1
     assert "1 usage events were not reported" in caplog.text

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 
 from tokvigil import openai_chat, tokens
-from tokvigil.credentials import clean_key
+from tokvigil.credentials import clean_key, key_name
 from tokvigil.errors import (
     AIUsageBlockedError,
     AuthenticationError,
@@ -43,6 +43,7 @@ from tokvigil.models import (
 from tokvigil.openai_chat import ChatEndpoint, ChatRequest
 from tokvigil.pending import PendingUsage
 from tokvigil.retries import RETRIES_MAX, RetryPolicy
+from tokvigil.spool import Spool, default_path
 from tokvigil.transport import Transport
 
 logger = logging.getLogger("tokvigil")
@@ -52,6 +53,8 @@ BATCH_EVENTS_MAX = 500
 BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
 # These pass once the control plane is back or the key is mended; any other refusal of an event is for good.
 WORTH_KEEPING = (TokVigilUnavailableError, RateLimitedError, AuthenticationError, PermissionDeniedError)
+# What TokVigil itself holds for a call of which nothing is known.
+OUTPUT_TOKENS_UNKNOWN = 1024
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
@@ -61,6 +64,9 @@ class TokVigil:
     `api_key` and `base_url` default to TOKVIGIL_API_KEY and TOKVIGIL_BASE_URL. `timeout` is in seconds, per
     attempt. If the control plane gives no usable answer, `on_unavailable` decides: "allow" lets AI calls go
     out uncounted until their usage can be reported, "block" stops them.
+
+    `spool` is the file that keeps usage until TokVigil has confirmed it: True for TOKVIGIL_SPOOL or a file in the
+    user's state directory, a path, or False to keep it in memory only.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class TokVigil:
         timeout: float = 2.0,
         max_retries: int = 2,
         on_unavailable: OnUnavailable = "allow",
+        spool: bool | str | os.PathLike[str] = True,
     ) -> None:
         api_key = clean_key(api_key or os.environ.get("TOKVIGIL_API_KEY"))
         base_url = base_url or os.environ.get("TOKVIGIL_BASE_URL")
@@ -88,7 +95,7 @@ class TokVigil:
             api_key, base_url, timeout_s=timeout, retry=RetryPolicy(retries_max=max_retries)
         )
         self._chat_endpoint = ChatEndpoint()
-        self._pending = PendingUsage()
+        self._pending = _usage_store(spool, f"{base_url.rstrip('/')} {key_name(api_key)}")
         self._flushing = threading.Lock()
 
     def __repr__(self) -> str:
@@ -292,6 +299,8 @@ class TokVigil:
                 metadata=metadata,
             )
 
+        # Should this process die before the provider's answer is seen, the call is reported with what is held for it.
+        self._pending.hold(event("partial", _held_usage(decision, request, input_tokens)))
         try:
             completion = self._chat_endpoint.complete(
                 request,
@@ -323,12 +332,13 @@ class TokVigil:
 
     @property
     def pending_usage(self) -> tuple[UsageEvent, ...]:
-        """Usage that TokVigil has not confirmed yet, oldest first. In memory: it ends with the process."""
+        """Usage that TokVigil has not confirmed yet, oldest first; with a spool, that of all its processes."""
         return self._pending.oldest()
 
     def flush(self) -> int:
         """Send what is pending, retries included; returns how many events are left. Does not raise."""
         with self._flushing:
+            self._pending.adopt()
             try:
                 self._send_pending(retry=True)
             except TokVigilError as error:
@@ -338,8 +348,11 @@ class TokVigil:
     def close(self) -> None:
         """Flush, then close the connections."""
         left = self.flush()
-        if left:
+        if left and isinstance(self._pending, Spool):
+            logger.warning("%d usage events are not reported yet and stay in %s", left, self._pending.path)
+        elif left:
             logger.error("%d usage events were not reported and are lost with this client", left)
+        self._pending.close()
         self._transport.close()
         self._chat_endpoint.close()
 
@@ -358,9 +371,12 @@ class TokVigil:
         return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))
 
     def _report(self, event: UsageEvent) -> tuple[UsageReceipt | None, TokVigilError | None]:
-        """Send an event or keep it; no error gets out, because the provider's answer matters more."""
+        """Write an event down, then send it; no error gets out, because the provider's answer matters more."""
+        self._pending.hold(event)
         try:
-            return self._send(event), None
+            receipt = self._send(event)
+            self._pending.remove(event.request_id)
+            return receipt, None
         except TokVigilError as error:
             if (
                 isinstance(error, ValidationError)
@@ -375,6 +391,7 @@ class TokVigil:
                 self._keep(event)
             else:
                 logger.error("usage of request %s was refused: %s", event.request_id, error)
+                self._pending.give_up(event.request_id, str(error))
             return None, error
         except BaseException:
             self._keep(event)
@@ -404,7 +421,9 @@ class TokVigil:
             for request_id, status, problem in _batch_results(answer):
                 if status in ("conflict", "invalid"):
                     logger.error("usage of request %s was refused: %s %s", request_id, status, problem)
-                self._pending.remove(request_id)
+                    self._pending.give_up(request_id, f"{status}: {problem}")
+                else:
+                    self._pending.remove(request_id)
                 settled += 1
             if not settled:
                 raise MalformedAnswerError("the batch answer names no events")
@@ -418,6 +437,20 @@ def new_request_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def _usage_store(spool: bool | str | os.PathLike[str], destination: str) -> PendingUsage | Spool:
+    if spool is False:
+        return PendingUsage()
+    return Spool(default_path() if spool is True else spool, destination)
+
+
+def _held_usage(decision: Decision, request: ChatRequest, input_tokens: int) -> Usage:
+    """What a call may use, for a report that knows nothing better."""
+    held = (decision.reserved or {}).get("output_tokens")
+    known = (held, decision.max_output_tokens, request.output_tokens_max)
+    output_tokens = next((tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_UNKNOWN)
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, source="estimated")
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from tokvigil.errors import ConfigurationError
 
 
@@ -15,3 +17,9 @@ def clean_key(key: str | None) -> str | None:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("an API key holds characters that no API key has")
     return key or None
+
+
+def key_name(key: str) -> str:
+    """The key without its secret. One that is not made as TokVigil's are is named by its digest."""
+    prefix, _, secret = key.rpartition("_")
+    return prefix if prefix.startswith("tv_") and secret else sha256(key.encode()).hexdigest()[:16]

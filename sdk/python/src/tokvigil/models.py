@@ -197,6 +197,32 @@ class UsageEvent:
         }
         return body | {name: value for name, value in optional.items() if value is not None}
 
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> UsageEvent:
+        """The event that `to_wire` wrote. Raises `MalformedAnswerError`."""
+        cost = data.get("reported_cost_usd")
+        return cls(
+            request_id=_required(data, "request_id", str),
+            user_id=_required(data, "user_id", str),
+            model=_required(data, "model", str),
+            usage=Usage(
+                input_tokens=_required(data, "input_tokens", int),
+                output_tokens=_required(data, "output_tokens", int),
+                cached_input_tokens=_optional(data, "cached_input_tokens", int) or 0,
+                cache_write_tokens=_optional(data, "cache_write_tokens", int) or 0,
+                reasoning_tokens=_optional(data, "reasoning_tokens", int) or 0,
+            ),
+            status=_required(data, "status", str),
+            feature=_optional(data, "feature", str),
+            plan=_optional(data, "plan", str),
+            run_id=_optional(data, "run_id", str),
+            provider=_optional(data, "provider", str),
+            latency_ms=_optional(data, "latency_ms", int),
+            reported_cost_usd=None if cost is None else _money(cost),
+            occurred_at=_time(data.get("occurred_at")),
+            metadata=_optional(data, "metadata", dict),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReceipt:

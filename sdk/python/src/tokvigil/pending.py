@@ -1,7 +1,4 @@
-"""Usage events that TokVigil has not confirmed yet, in memory and bounded.
-
-A durable spool can take this class's place: add what could not be sent, remove what is confirmed.
-"""
+"""Usage events that TokVigil has not confirmed yet, in memory and bounded: for clients without a spool."""
 
 from __future__ import annotations
 
@@ -20,6 +17,9 @@ class PendingUsage:
         self._events_max = events_max
         self._lock = threading.Lock()
 
+    def hold(self, event: UsageEvent) -> None:
+        """An event that this process is still busy with: in memory there is nothing to do before it is added."""
+
     def add(self, event: UsageEvent) -> UsageEvent | None:
         """Keep an event; returns the oldest one if it had to make room."""
         with self._lock:
@@ -31,6 +31,16 @@ class PendingUsage:
     def remove(self, request_id: str) -> None:
         with self._lock:
             self._events.pop(request_id, None)
+
+    def give_up(self, request_id: str, reason: str) -> None:
+        """Drop an event that will never be taken."""
+        self.remove(request_id)
+
+    def adopt(self) -> None:
+        """Memory holds no other process's events."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
         with self._lock:

@@ -1,0 +1,291 @@
+"""Usage events on disk until TokVigil has confirmed them, so that no crash loses one.
+
+An event is written before the provider is called, with what the call may use, and again when the provider has answered,
+before the answer is handed over. From then on it is pending, and leaves the file when TokVigil has taken it. While a
+process is busy with an event the event is that process's own. The operating system ends a dead process's lock on its
+owner file, however it died; whoever opens the spool next makes the dead process's events pending as they stand: a call
+whose answer was never seen is reported with what was held for it.
+
+Several processes may share one file, and several clients: each sees the events of its own destination only, which is
+the control plane and the API key they were made with. The file is SQLite in WAL mode with synchronous=NORMAL: a write
+takes about 14 us and survives the death of the process, though the last ones may not survive a loss of power.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tokvigil.errors import TokVigilError
+from tokvigil.models import UsageEvent
+from tokvigil.pending import PENDING_MAX, PendingUsage
+
+try:
+    import fcntl
+except ImportError:  # Windows: the events of a dead process wait for `OWNER_STALE_S` instead
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("tokvigil")
+T = TypeVar("T")
+
+FILE_NAME = "usage.sqlite3"
+# Another process writes for microseconds; one that needs longer is stuck.
+BUSY_TIMEOUT_S = 1.0
+OWNER_STALE_S = 24 * 3600.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    place INTEGER PRIMARY KEY,
+    destination TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    owner TEXT,
+    body TEXT NOT NULL,
+    UNIQUE (destination, request_id)
+);
+CREATE TABLE IF NOT EXISTS quarantine (
+    destination TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    body TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    at REAL NOT NULL
+);
+"""
+
+
+def default_path() -> Path:
+    """`TOKVIGIL_SPOOL`, else usage.sqlite3 in the user's state directory."""
+    named = os.environ.get("TOKVIGIL_SPOOL")
+    if named:
+        return Path(named)
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "tokvigil" / FILE_NAME
+
+
+class Spool:
+    """The events of one destination in one file. Safe to share between threads, and across a fork.
+
+    What cannot be written (full disk, no such directory) is kept in memory and said in the log.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], destination: str) -> None:
+        self.path = Path(path)
+        self._destination = destination
+        self._memory = PendingUsage()
+        self._start()
+
+    def hold(self, event: UsageEvent) -> None:
+        """Write an event that this process is still busy with."""
+        self._write(event, owner=self._owner)
+
+    def add(self, event: UsageEvent) -> UsageEvent | None:
+        """Write an event that is to be sent; returns one that had to make room in memory, if the disk failed."""
+        if self._write(event, owner=None):
+            return None
+        return self._memory.add(event)
+
+    def remove(self, request_id: str) -> None:
+        self._memory.remove(request_id)
+        self._run(
+            lambda db: db.execute(
+                "DELETE FROM event WHERE destination = ? AND request_id = ?", (self._destination, request_id)
+            )
+        )
+
+    def give_up(self, request_id: str, reason: str) -> None:
+        """Set an event aside that will never be taken: it stays in the file, with the reason."""
+        self._memory.remove(request_id)
+        self._run(lambda db: _set_aside(db, self._destination, request_id, reason))
+
+    def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
+        """Pending events, oldest first. One that cannot be read is set aside."""
+        rows = self._run(
+            lambda db: db.execute(
+                "SELECT request_id, body FROM event WHERE destination = ? AND owner IS NULL"
+                " ORDER BY place LIMIT ?",
+                (self._destination, PENDING_MAX if count_max is None else count_max),
+            ).fetchall()
+        )
+        events = []
+        for request_id, body in rows or ():
+            event = _read(body)
+            if event is None:
+                logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
+                self.give_up(request_id, "cannot be read")
+            else:
+                events.append(event)
+        return (*events, *self._memory.oldest())[:count_max]
+
+    def __len__(self) -> int:
+        found = self._run(
+            lambda db: db.execute(
+                "SELECT count(*) FROM event WHERE destination = ? AND owner IS NULL", (self._destination,)
+            ).fetchone()
+        )
+        return (found[0] if found else 0) + len(self._memory)
+
+    def adopt(self) -> None:
+        """Make the events of processes that died pending."""
+        owners = self._run(
+            lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
+        )
+        for (owner,) in owners or ():
+            if owner != self._owner and _OwnerFile(self.path, owner).is_dead():
+                self._run(
+                    lambda db, owner=owner: db.execute(  # type: ignore[misc]
+                        "UPDATE event SET owner = NULL WHERE owner = ?", (owner,)
+                    )
+                )
+
+    def close(self) -> None:
+        """Hand over what is held, and let go of the file."""
+        self._run(lambda db: db.execute("UPDATE event SET owner = NULL WHERE owner = ?", (self._owner,)))
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+        self._owned.close()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._owner = uuid.uuid4().hex
+        self._owned = _OwnerFile(self.path, self._owner)
+        self._db: sqlite3.Connection | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = _open(self.path)
+            self._owned.take()
+            self.adopt()
+        except (OSError, sqlite3.Error) as error:
+            logger.error("the spool %s cannot be used, usage is kept in memory only: %s", self.path, error)
+
+    def _write(self, event: UsageEvent, *, owner: str | None) -> bool:
+        body = json.dumps(event.to_wire())
+        done = self._run(
+            lambda db: db.execute(
+                "INSERT INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (destination, request_id) DO UPDATE SET owner = excluded.owner, body = excluded.body",
+                (self._destination, event.request_id, owner, body),
+            )
+        )
+        return done is not None
+
+    def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What `use` answers; None, said in the log, if the file cannot be used."""
+        if self._pid != os.getpid():
+            # A child must neither use nor close what its parent has open.
+            _inherited.append(self._db)
+            self._owned.drop()
+            self._start()
+        with self._lock:
+            if self._db is None:
+                return None
+            try:
+                return use(self._db)
+            except sqlite3.Error as error:
+                logger.error("the spool %s failed, usage is kept in memory meanwhile: %s", self.path, error)
+                return None
+
+
+_inherited: list[Any] = []
+
+
+class _OwnerFile:
+    """A file that a process keeps locked for as long as it lives."""
+
+    def __init__(self, spool: Path, owner: str) -> None:
+        self._path = spool.with_name(f"{spool.name}.owner-{owner}")
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        if fcntl is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def is_dead(self) -> bool:
+        """Whether its process ended; its file is then gone."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            if fcntl is None:
+                if time.time() - os.fstat(descriptor).st_mtime < OWNER_STALE_S:
+                    return False
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._path.unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def drop(self) -> None:
+        """In a forked child: let go of the parent's file, which stays the parent's."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            self.drop()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file; one that is no database any more is moved out of the way."""
+    try:
+        return _connect(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        moved = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+        logger.error("the spool %s is corrupt and was moved to %s: %s", path, moved, error)
+        path.rename(moved)
+        for rest in ("-wal", "-shm"):
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_SCHEMA)
+    except sqlite3.Error:
+        db.close()
+        raise
+    path.chmod(0o600)
+    return db
+
+
+def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute(
+            "INSERT INTO quarantine SELECT destination, request_id, body, ?, ? FROM event"
+            " WHERE destination = ? AND request_id = ?",
+            (reason, time.time(), destination, request_id),
+        )
+        db.execute("DELETE FROM event WHERE destination = ? AND request_id = ?", (destination, request_id))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _read(body: Any) -> UsageEvent | None:
+    try:
+        data: Mapping[str, Any] = json.loads(body)
+        return UsageEvent.from_wire(data)
+    except (TypeError, ValueError, AttributeError, TokVigilError):
+        return None

@@ -1,0 +1,262 @@
+"""Usage on disk: what is left of it when a process, a disk or a record breaks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil.spool import Spool
+
+# `TOKVIGIL_KILLS=200` is the long run.
+KILLS = int(os.environ.get("TOKVIGIL_KILLS", "12"))
+CHATS_WITHOUT_END = """
+import sys
+from tokvigil import TokVigil
+control_plane, provider, spool, first = sys.argv[1:]
+with TokVigil("tv_dev_id_secret", control_plane, spool=spool) as client:
+    print("ready", flush=True)
+    for n in range(int(first), int(first) + 10_000):
+        client.chat(f"user_{n}", "chat", "gpt-4o-mini", [{"role": "user", "content": f"user_{n}"}],
+                    provider_base_url=provider + "/v1", provider_api_key="sk")
+"""
+
+
+def event(request_id: str = "r1", output_tokens: int = 5) -> UsageEvent:
+    usage = Usage(input_tokens=10, output_tokens=output_tokens)
+    return UsageEvent(request_id=request_id, user_id="user_123", model="gpt-4o-mini", usage=usage)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "usage.sqlite3"
+
+
+def rows(path: Path, table: str) -> list[Any]:
+    with sqlite3.connect(path) as db:
+        return db.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 (a table named here)
+
+
+def test_each_call_is_reported_once_however_its_process_is_killed(
+    control_plane: Any, provider: Any, path: Path
+) -> None:
+    chance = random.Random(20261124)
+    for kill in range(KILLS):
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CHATS_WITHOUT_END,
+                control_plane.url,
+                provider.url,
+                path,
+                str(kill * 10_000),
+            ],
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        before = len(provider.seen)
+        deadline = time.monotonic() + 20
+        while len(provider.seen) == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+
+    with TokVigil("tv_dev_id_secret", control_plane.url, spool=path) as client:
+        assert client.flush() == 0
+
+    called = Counter(seen.body["messages"][0]["content"] for seen in provider.seen if seen.body)
+    reported = Counter(body["user_id"] for body in control_plane.charged.values())
+    assert len(called) >= KILLS
+    assert set(called) <= set(reported)
+    assert max(reported.values()) == 1
+    # One call at most of each process had not reached the provider yet.
+    assert len(set(reported) - set(called)) <= KILLS
+    assert rows(path, "event") == []
+
+
+def test_a_call_under_way_is_on_disk_with_what_is_held_for_it(
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any
+) -> None:
+    found = []
+
+    def look(seen: Any) -> Any:
+        with sqlite3.connect(tv._pending.path) as db:  # type: ignore[union-attr]
+            found.extend(db.execute("SELECT body, owner IS NOT NULL FROM event").fetchall())
+        return wire.Answer(200, wire.completion())
+
+    provider.defaults["/v1/chat/completions"] = look
+    chat()
+    ((body, owned),) = found
+    assert owned
+    assert '"status": "partial"' in body
+    assert '"output_tokens": 100' in body
+    assert rows(tv._pending.path, "event") == []  # type: ignore[union-attr]
+
+
+def test_the_answers_usage_replaces_what_was_held(
+    control_plane: Any, chat: Any, path: Path, wire: Any
+) -> None:
+    control_plane.script("/v1/usage", wire.Answer(503))
+    control_plane.script("/v1/usage/batch", wire.Answer(503))
+    with TokVigil("tv_dev_id_secret", control_plane.url, max_retries=0, spool=path) as client:
+        chat(client)
+    with TokVigil("tv_dev_id_secret", control_plane.url, spool=path) as client:
+        assert [pending.usage.output_tokens for pending in client.pending_usage] == [90]
+        assert client.flush() == 0
+    (body,) = control_plane.charged.values()
+    assert (body["status"], body["output_tokens"], body["cached_input_tokens"]) == ("succeeded", 90, 1_024)
+
+
+def test_a_living_process_keeps_its_events_and_a_dead_one_leaves_them(path: Path) -> None:
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from test_spool import event; "
+        "from tokvigil.spool import Spool; Spool(sys.argv[1], 'here').hold(event()); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, path, str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"held\n"
+    spool = Spool(path, "here")
+    spool.adopt()
+    assert len(spool) == 0
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    spool.adopt()
+    assert spool.oldest() == (event(),)
+    spool.close()
+    assert [file.name for file in path.parent.iterdir() if "owner" in file.name] == []
+
+
+def test_a_forked_child_has_a_spool_of_its_own_on_the_same_file(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.hold(event("parent"))
+    child = os.fork()
+    if child == 0:
+        spool.add(event("child"))
+        os._exit(len(spool) - 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [pending.request_id for pending in spool.oldest()] == ["child"]
+    other = Spool(path, "here")
+    assert len(other) == 1, "the parent lives, and its event is its own"
+    spool.close()
+    assert len(other) == 2
+    other.close()
+
+
+def test_events_go_only_where_they_were_made_for(path: Path, control_plane: Any) -> None:
+    elsewhere = Spool(path, "elsewhere")
+    elsewhere.add(event())
+    with TokVigil("tv_dev_id_secret", control_plane.url, spool=path) as client:
+        assert client.pending_usage == ()
+        assert client.flush() == 0
+    assert control_plane.charged == {}
+    assert len(elsewhere) == 1
+    elsewhere.close()
+
+
+def test_a_new_secret_of_the_same_key_sends_what_the_old_one_left(path: Path, control_plane: Any) -> None:
+    with TokVigil("tv_dev_id_old", control_plane.url, spool=path) as client:
+        client._pending.add(event())
+        client._send_pending = lambda retry: None  # type: ignore[method-assign,assignment]
+    with TokVigil("tv_dev_id_new", control_plane.url + "/", spool=path) as client:
+        assert client.flush() == 0
+    assert list(control_plane.charged) == ["r1"]
+
+
+def test_a_full_disk_is_said_and_costs_no_event(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(path, "here")
+    spool.add(event("on disk"))
+    assert spool._db is not None
+    pages = spool._db.execute("PRAGMA page_count").fetchone()[0]
+    spool._db.execute(f"PRAGMA max_page_count = {pages}")
+    for number in range(100):
+        spool.add(event(str(number)))
+    assert len(spool) == 101
+    assert {pending.request_id for pending in spool.oldest()} == {"on disk", *map(str, range(100))}
+    assert "database or disk is full" in caplog.text
+    spool.close()
+
+
+def test_a_place_that_cannot_be_written_is_said_and_usage_stays_in_memory(
+    chat: Any, control_plane: Any, tmp_path: Path, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    control_plane.script("/v1/usage", wire.Answer(503))
+    with TokVigil("key", control_plane.url, max_retries=0, spool=tmp_path / "file" / "usage") as client:
+        assert chat(client).text == "Hello!"
+        assert len(client.pending_usage) == 1
+    assert "cannot be used" in caplog.text
+    assert len(control_plane.charged) == 1
+
+
+def test_a_record_that_cannot_be_read_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(path, "here")
+    for number in range(3):
+        spool.add(event(str(number)))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE event SET body = '{\"request_id\": 7' WHERE request_id = '1'")
+    assert [pending.request_id for pending in spool.oldest()] == ["0", "2"]
+    assert [row[1:4] for row in rows(path, "quarantine")] == [("1", '{"request_id": 7', "cannot be read")]
+    assert "cannot be read" in caplog.text
+    spool.close()
+
+
+def test_a_refused_event_is_set_aside_with_the_reason(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/usage", wire.Answer(422, {"detail": "no such model"}))
+    result = chat()
+    ((_, request_id, _, reason, _),) = rows(tv._pending.path, "quarantine")  # type: ignore[union-attr]
+    assert request_id == result.request_id
+    assert "no such model" in reason
+
+
+def test_a_corrupt_file_is_moved_away_and_a_new_one_begun(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 1000)
+    spool = Spool(path, "here")
+    spool.add(event())
+    assert spool.oldest() == (event(),)
+    spool.close()
+    (moved,) = [file for file in path.parent.iterdir() if ".corrupt-" in file.name]
+    assert moved.read_bytes().startswith(b"this is no database")
+    assert "is corrupt" in caplog.text
+
+
+def test_an_event_comes_back_from_disk_as_it_was_written(path: Path) -> None:
+    written = UsageEvent(
+        request_id="r1",
+        user_id="użytkownik",
+        model="m",
+        usage=Usage(input_tokens=10, output_tokens=9, cached_input_tokens=3, reasoning_tokens=2),
+        status="partial",
+        feature="chat",
+        latency_ms=7,
+        metadata={"a": 1, "b": None, "c": "x"},
+    )
+    spool = Spool(path, "here")
+    spool.add(written)
+    (read,) = spool.oldest()
+    assert read == written
+    assert read.to_wire() == written.to_wire()
+    spool.close()
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
