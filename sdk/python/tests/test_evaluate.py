@@ -114,13 +114,21 @@ def test_a_broken_connection_is_retried(tv: TokVigil, control_plane: Any, wire: 
     assert len(control_plane.seen) == 2
 
 
-def test_a_timeout_is_retried(control_plane: Any, wire: Any) -> None:
+def test_a_call_that_used_up_its_time_is_not_tried_again(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("late"), delay_s=1.0))
     with TokVigil("key", control_plane.url, timeout=0.2, max_retries=1) as client:
         decision = client.evaluate("user_123", "gpt-4o-mini", request_id="mine")
 
-    assert decision.request_id == "mine"
-    assert [seen.body["request_id"] for seen in control_plane.seen] == ["mine", "mine"]
+    assert (decision.request_id, decision.degraded) == ("mine", True)
+    assert [seen.body["request_id"] for seen in control_plane.seen] == ["mine"]
+
+
+def test_a_timeout_of_any_other_call_is_retried(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/limits", wire.Answer(200, {}, delay_s=1.0), wire.Answer(200, {}))
+    with TokVigil("key", control_plane.url, timeout=0.2, max_retries=1) as client:
+        client.limits("user_123")
+
+    assert len(control_plane.seen) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 413, 415, 422, 500])
@@ -133,11 +141,12 @@ def test_other_answers_are_not_retried(tv: TokVigil, control_plane: Any, wire: A
     assert len(control_plane.seen) == 1
 
 
-def test_retry_after_is_obeyed(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+def test_retry_after_is_obeyed(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(429, headers={"Retry-After": "1"}))
     started = datetime.now(UTC)
 
-    tv.evaluate("user_123", "gpt-4o-mini")
+    with TokVigil("key", control_plane.url, timeout=5.0) as client:
+        client.evaluate("user_123", "gpt-4o-mini")
 
     assert (datetime.now(UTC) - started).total_seconds() >= 1.0
 

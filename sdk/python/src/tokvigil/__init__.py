@@ -6,7 +6,8 @@ with TokVigil() as tv:  # TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL
     answer = tv.chat("user_123", "chat", "gpt-4o-mini", [{"role": "user", "content": "Hello"}])
 """
 
-from tokvigil.client import OnUnavailable, TokVigil
+from tokvigil.availability import OnUnavailable
+from tokvigil.client import TokVigil
 from tokvigil.errors import (
     AIUsageBlockedError,
     APIStatusError,

@@ -13,10 +13,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from tokvigil import openai_chat, tokens
+from tokvigil.availability import ON_UNAVAILABLE, Asked, Availability, OnUnavailable
 from tokvigil.credentials import clean_key, key_name
 from tokvigil.errors import (
     AIUsageBlockedError,
@@ -48,7 +49,6 @@ from tokvigil.transport import Transport
 
 logger = logging.getLogger("tokvigil")
 
-OnUnavailable = Literal["allow", "block"]
 BATCH_EVENTS_MAX = 500
 BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
 # These pass once the control plane is back or the key is mended; any other refusal of an event is for good.
@@ -61,9 +61,10 @@ NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 class TokVigil:
     """A client for one environment, safe to share between threads.
 
-    `api_key` and `base_url` default to TOKVIGIL_API_KEY and TOKVIGIL_BASE_URL. `timeout` is in seconds, per
-    attempt. If the control plane gives no usable answer, `on_unavailable` decides: "allow" lets AI calls go
-    out uncounted until their usage can be reported, "block" stops them.
+    `api_key` and `base_url` default to TOKVIGIL_API_KEY and TOKVIGIL_BASE_URL. `timeout` is in seconds: of an attempt,
+    and of an evaluate with all its retries. If the control plane gives no usable answer, `on_unavailable` decides:
+    "last_known" repeats its last block for the same user, feature, model and plan and allows all else, "allow" lets
+    AI calls go out uncounted until their usage can be reported, "block" stops them.
 
     `spool` is the file that keeps usage until TokVigil has confirmed it: True for TOKVIGIL_SPOOL or a file in the
     user's state directory, a path, or False to keep it in memory only.
@@ -76,7 +77,7 @@ class TokVigil:
         *,
         timeout: float = 2.0,
         max_retries: int = 2,
-        on_unavailable: OnUnavailable = "allow",
+        on_unavailable: OnUnavailable = "last_known",
         spool: bool | str | os.PathLike[str] = True,
     ) -> None:
         api_key = clean_key(api_key or os.environ.get("TOKVIGIL_API_KEY"))
@@ -85,12 +86,14 @@ class TokVigil:
             raise ConfigurationError("no API key: pass api_key or set TOKVIGIL_API_KEY")
         if not base_url or not base_url.startswith(("http://", "https://")):
             raise ConfigurationError("no http(s) address: pass base_url or set TOKVIGIL_BASE_URL")
-        if on_unavailable not in ("allow", "block"):
-            raise ConfigurationError('on_unavailable is "allow" or "block"')
+        if on_unavailable not in ON_UNAVAILABLE:
+            raise ConfigurationError(f"on_unavailable is one of {', '.join(ON_UNAVAILABLE)}")
         if timeout <= 0 or not 0 <= max_retries <= RETRIES_MAX:
             raise ConfigurationError(f"timeout must be positive, max_retries 0 to {RETRIES_MAX}")
         self.base_url = base_url
         self.on_unavailable: OnUnavailable = on_unavailable
+        self._timeout_s = timeout
+        self._availability = Availability(on_unavailable)
         self._transport = Transport(
             api_key, base_url, timeout_s=timeout, retry=RetryPolicy(retries_max=max_retries)
         )
@@ -150,12 +153,17 @@ class TokVigil:
             "dry_run": dry_run or None,
             "explain": explain or None,
         }
+        asked = Asked(user_id=user_id, feature=feature, model=model, plan=plan)
         try:
-            answer = self._transport.request("POST", "/v1/evaluate", body=_present(body))
-            decision = Decision.from_wire(answer)
+            decision = self._ask(_present(body))
         except TokVigilUnavailableError as error:
             logger.warning("request %s: %s; on_unavailable=%s", request_id, error, self.on_unavailable)
-            return self._degraded(request_id, error)
+            return self._availability.decide(asked, request_id, error)
+        except TokVigilError:
+            # A refusal is an answer: the control plane is there.
+            self._availability.answered()
+            raise
+        self._availability.answered(asked, decision)
         self._flush_quietly()
         return decision
 
@@ -356,16 +364,14 @@ class TokVigil:
         self._transport.close()
         self._chat_endpoint.close()
 
-    def _degraded(self, request_id: str, error: TokVigilUnavailableError) -> Decision:
-        allowed = self.on_unavailable == "allow"
-        return Decision(
-            request_id=request_id,
-            allowed=allowed,
-            reason_code="DEGRADED_ALLOWED" if allowed else "DEGRADED_BLOCKED",
-            reason_class="degraded",
-            message=f"Decided by the client's on_unavailable={self.on_unavailable}: {error}",
-            degraded=True,
-        )
+    def _ask(self, body: Mapping[str, Any]) -> Decision:
+        self._availability.admit()
+        try:
+            answer = self._transport.request("POST", "/v1/evaluate", body=body, within_s=self._timeout_s)
+            return Decision.from_wire(answer)
+        except TokVigilUnavailableError:
+            self._availability.failed()
+            raise
 
     def _send(self, event: UsageEvent) -> UsageReceipt:
         return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))

@@ -68,13 +68,18 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
         retry: bool = True,
+        within_s: float | None = None,
     ) -> dict[str, Any]:
         """The answer as a JSON object ({} if it has no body). The same bytes go out at every attempt.
+
+        No attempt begins, and none waits, after `within_s` seconds (connecting and answering may each take what is
+        left of them).
 
         Raises `APIStatusError` for a 4xx and `TokVigilUnavailableError` for everything else that is no
         answer.
         """
         request = self._http.build_request(method, path, content=_json(body), params=params)
+        deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
         while True:
             outcome, retry_after_s = self._attempt(request)
@@ -83,6 +88,11 @@ class Transport:
             delay_s = self._retry.delay_s(attempt, retry_after_s) if retry and _retryable(outcome) else None
             if delay_s is None:
                 raise outcome
+            if deadline is not None:
+                left_s = deadline - time.monotonic() - delay_s
+                if left_s <= 0:
+                    raise outcome
+                request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left_s)
             time.sleep(delay_s)
             attempt += 1
 

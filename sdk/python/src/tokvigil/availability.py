@@ -1,0 +1,113 @@
+"""What to decide while the control plane gives no usable answer, and how not to wait for it on every call.
+
+After `FAILURES_TO_OPEN` calls in a row that failed, the control plane is left alone for `OPEN_S`: calls are decided
+here at once. Then one call asks again, and the others go on being decided here until it knows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tokvigil.errors import TokVigilUnavailableError
+from tokvigil.models import Decision
+
+OnUnavailable = Literal["last_known", "allow", "block"]
+ON_UNAVAILABLE: tuple[OnUnavailable, ...] = ("last_known", "allow", "block")
+
+FAILURES_TO_OPEN = 3
+OPEN_S = 5.0
+# Decisions remembered, of the subjects that asked last.
+REMEMBERED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a decision was about."""
+
+    user_id: str
+    feature: str | None
+    model: str
+    plan: str | None
+
+
+class Availability:
+    """Safe to share between threads. `clock` is in seconds and never goes back."""
+
+    def __init__(self, on_unavailable: OnUnavailable, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_unavailable = on_unavailable
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._open_until = 0.0
+        self._known: OrderedDict[Asked, tuple[Decision, float]] = OrderedDict()
+
+    def admit(self) -> None:
+        """Raises `TokVigilUnavailableError` if the control plane is to be left alone just now."""
+        with self._lock:
+            if self._failures < FAILURES_TO_OPEN:
+                return
+            now = self._clock()
+            if now < self._open_until:
+                raise TokVigilUnavailableError("TokVigil was away a moment ago")
+            # This caller asks; the others are decided here until its answer is known.
+            self._open_until = now + OPEN_S
+
+    def answered(self, asked: Asked | None = None, decision: Decision | None = None) -> None:
+        """The control plane is there. A decision of its own is remembered for when it is not."""
+        with self._lock:
+            self._failures = 0
+            if self.on_unavailable != "last_known" or asked is None or decision is None or decision.degraded:
+                return
+            # Calls in flight say nothing of later.
+            if decision.reason_class == "transient":
+                return
+            self._known[asked] = (decision, self._clock())
+            self._known.move_to_end(asked)
+            if len(self._known) > REMEMBERED_MAX:
+                self._known.popitem(last=False)
+
+    def failed(self) -> None:
+        """The control plane gave no usable answer, retries included."""
+        with self._lock:
+            self._failures += 1
+            self._open_until = self._clock() + OPEN_S
+
+    def decide(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
+        """By `on_unavailable`. `last_known` repeats a block until its `retry_after` is over, and allows all else."""
+        known = self._last_known_block(asked)
+        if known is not None:
+            return replace(
+                known,
+                request_id=request_id,
+                reason_code="DEGRADED_BLOCKED",
+                reason_class="degraded",
+                message=f"{known.message} (The last known decision, {known.reason_code}: {error}.)",
+                reserved=None,
+                degraded=True,
+                trace=None,
+            )
+        allowed = self.on_unavailable != "block"
+        return Decision(
+            request_id=request_id,
+            allowed=allowed,
+            reason_code="DEGRADED_ALLOWED" if allowed else "DEGRADED_BLOCKED",
+            reason_class="degraded",
+            message=f"Decided by the client's on_unavailable={self.on_unavailable}: {error}",
+            degraded=True,
+        )
+
+    def _last_known_block(self, asked: Asked) -> Decision | None:
+        with self._lock:
+            found = self._known.get(asked)
+            if found is None or found[0].allowed:
+                return None
+            decision, decided_at = found
+            if decision.retry_after is None:
+                return decision
+            left_s = decision.retry_after - (self._clock() - decided_at)
+            return replace(decision, retry_after=-int(-left_s // 1)) if left_s > 0 else None

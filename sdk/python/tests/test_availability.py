@@ -1,0 +1,133 @@
+"""The control plane away: what is decided, and how long it is waited for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import tokvigil
+from tokvigil import Decision, TokVigil
+from tokvigil.availability import FAILURES_TO_OPEN, OPEN_S, Asked, Availability
+
+ASKED = Asked(user_id="user_123", feature="chat", model="gpt-4o-mini", plan=None)
+AWAY = tokvigil.TokVigilUnavailableError("away")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def availability(clock: Clock) -> Availability:
+    return Availability("last_known", clock)
+
+
+def blocked(**changes: Any) -> Decision:
+    fields = {
+        "request_id": "r1",
+        "allowed": False,
+        "reason_code": "DAILY_REQUEST_LIMIT_EXCEEDED",
+        "reason_class": "exhausted",
+        "message": "Daily request limit of 50 reached.",
+        "retry_after": 60,
+    }
+    return Decision(**(fields | changes))
+
+
+def test_a_block_is_repeated_until_its_time_is_over(availability: Availability, clock: Clock) -> None:
+    availability.answered(ASKED, blocked())
+    clock.now += 20.5
+    decision = availability.decide(ASKED, "r2", AWAY)
+    assert (decision.allowed, decision.degraded, decision.request_id) == (False, True, "r2")
+    assert (decision.reason_code, decision.reason_class) == ("DEGRADED_BLOCKED", "degraded")
+    assert decision.retry_after == 40
+    assert "Daily request limit of 50 reached" in decision.message
+    clock.now += 39.5
+    assert availability.decide(ASKED, "r3", AWAY).allowed
+
+
+def test_a_block_that_waiting_cannot_lift_stays(availability: Availability, clock: Clock) -> None:
+    availability.answered(ASKED, blocked(retry_after=None))
+    clock.now += 1e6
+    assert not availability.decide(ASKED, "r2", AWAY).allowed
+
+
+def test_a_later_decision_replaces_the_one_before(availability: Availability) -> None:
+    availability.answered(ASKED, blocked())
+    availability.answered(ASKED, blocked(allowed=True, reason_class="allowed"))
+    assert availability.decide(ASKED, "r2", AWAY).allowed
+
+
+@pytest.mark.parametrize("decision", [blocked(reason_class="transient"), blocked(degraded=True)])
+def test_what_says_nothing_of_later_is_not_remembered(availability: Availability, decision: Decision) -> None:
+    availability.answered(ASKED, decision)
+    assert availability.decide(ASKED, "r2", AWAY).allowed
+
+
+def test_a_block_is_that_of_its_user_and_model_alone(availability: Availability) -> None:
+    availability.answered(ASKED, blocked())
+    other = Asked(user_id="user_456", feature="chat", model="gpt-4o-mini", plan=None)
+    assert availability.decide(other, "r2", AWAY).allowed
+
+
+def test_what_is_remembered_is_bounded(availability: Availability, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokvigil.availability.REMEMBERED_MAX", 2)
+    users = [Asked(user_id=str(n), feature=None, model="m", plan=None) for n in range(3)]
+    for user in users:
+        availability.answered(user, blocked())
+    assert [availability.decide(user, "r", AWAY).allowed for user in users] == [True, False, False]
+
+
+def test_after_failures_in_a_row_one_call_at_a_time_asks_again(
+    availability: Availability, clock: Clock
+) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        availability.admit()
+        availability.failed()
+    with pytest.raises(tokvigil.TokVigilUnavailableError):
+        availability.admit()
+    clock.now += OPEN_S
+    availability.admit()
+    with pytest.raises(tokvigil.TokVigilUnavailableError):
+        availability.admit()
+    availability.answered()
+    availability.admit()
+    availability.admit()
+
+
+def test_a_client_repeats_the_last_block_without_asking(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()), *[wire.Answer(503)] * 9)
+    with TokVigil("key", control_plane.url, max_retries=0) as client:
+        assert client.evaluate("user_123", "gpt-4o-mini").reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+        decisions = [client.evaluate("user_123", "gpt-4o-mini") for _ in range(9)]
+    assert {(each.allowed, each.reason_code) for each in decisions} == {(False, "DEGRADED_BLOCKED")}
+    assert len(control_plane.calls("/v1/evaluate")) == 1 + FAILURES_TO_OPEN
+
+
+def test_a_refusal_of_the_key_does_not_count_as_away(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(401)] * 5)
+    with TokVigil("key", control_plane.url, max_retries=0) as client:
+        for _ in range(5):
+            with pytest.raises(tokvigil.AuthenticationError):
+                client.evaluate("user_123", "gpt-4o-mini")
+    assert len(control_plane.calls("/v1/evaluate")) == 5
+
+
+def test_all_retries_of_an_evaluate_stay_within_the_timeout(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(503, delay_s=0.3)] * 10)
+    with TokVigil("key", control_plane.url, timeout=0.8, max_retries=10) as client:
+        started = time.perf_counter()
+        assert client.evaluate("user_123", "gpt-4o-mini").degraded
+        took_s = time.perf_counter() - started
+    assert 2 <= len(control_plane.calls("/v1/evaluate")) <= 3
+    # Ten retries without the bound take more than ten seconds.
+    assert took_s < 3
