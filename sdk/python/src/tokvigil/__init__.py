@@ -23,6 +23,7 @@ from tokvigil.errors import (
     TokVigilUnavailableError,
     ValidationError,
 )
+from tokvigil.guarding import Guard
 from tokvigil.models import (
     ChatResult,
     Decision,
@@ -35,6 +36,7 @@ from tokvigil.models import (
     UsageStatus,
 )
 from tokvigil.tokens import count_messages, count_text
+from tokvigil.usage_reading import read_usage
 from tokvigil.version import __version__
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "Decision",
+    "Guard",
     "LimitState",
     "Limits",
     "MalformedAnswerError",
@@ -65,4 +68,5 @@ __all__ = [
     "__version__",
     "count_messages",
     "count_text",
+    "read_usage",
 ]

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,7 @@ from tokvigil.errors import (
     TokVigilUnavailableError,
     ValidationError,
 )
+from tokvigil.guarding import NO_USAGE, Guard
 from tokvigil.models import (
     ChatResult,
     Decision,
@@ -41,6 +42,7 @@ from tokvigil.models import (
     UsageReceipt,
     UsageStatus,
 )
+from tokvigil.open_call import OpenCall
 from tokvigil.openai_chat import ChatEndpoint, ChatRequest
 from tokvigil.pending import PendingUsage
 from tokvigil.retries import RETRIES_MAX, RetryPolicy
@@ -53,9 +55,6 @@ BATCH_EVENTS_MAX = 500
 BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
 # These pass once the control plane is back or the key is mended; any other refusal of an event is for good.
 WORTH_KEEPING = (TokVigilUnavailableError, RateLimitedError, AuthenticationError, PermissionDeniedError)
-# What TokVigil itself holds for a call of which nothing is known.
-OUTPUT_TOKENS_UNKNOWN = 1024
-NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
 class TokVigil:
@@ -288,27 +287,20 @@ class TokVigil:
         if not decision.allowed:
             raise AIUsageBlockedError(decision)
 
-        started = time.perf_counter()
-
-        def event(status: UsageStatus, usage: Usage) -> UsageEvent:
-            return UsageEvent(
-                request_id=decision.request_id,
-                user_id=user_id,
-                model=model,
-                usage=usage,
-                status=status,
-                feature=feature,
-                plan=plan,
-                run_id=run_id,
-                provider=openai_chat.provider_name(base_url),
-                latency_ms=round((time.perf_counter() - started) * 1000),
-                # Stamped now and never changed, so that a late report still belongs to this moment.
-                occurred_at=datetime.now(UTC),
-                metadata=metadata,
-            )
-
+        call = OpenCall(
+            decision=decision,
+            user_id=user_id,
+            model=model,
+            input_tokens=input_tokens,
+            max_output_tokens=request.output_tokens_max,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            provider=openai_chat.provider_name(base_url),
+            metadata=metadata,
+        )
         # Should this process die before the provider's answer is seen, the call is reported with what is held for it.
-        self._pending.hold(event("partial", _held_usage(decision, request, input_tokens)))
+        self._pending.hold(call.unknown())
         try:
             completion = self._chat_endpoint.complete(
                 request,
@@ -318,12 +310,12 @@ class TokVigil:
                 input_tokens=input_tokens,
             )
         except ProviderError:
-            self._report(event("failed", NO_USAGE))
+            self._report(call.event("failed", NO_USAGE))
             raise
         except BaseException:
-            self._report(event("cancelled", NO_USAGE))
+            self._report(call.event("cancelled", NO_USAGE))
             raise
-        succeeded = event("succeeded", completion.usage)
+        succeeded = call.event("succeeded", completion.usage)
         receipt, usage_error = self._report(succeeded)
         return ChatResult(
             text=completion.text,
@@ -337,6 +329,58 @@ class TokVigil:
             receipt=receipt,
             usage_error=usage_error,
         )
+
+    def guard(
+        self,
+        user_id: str,
+        feature: str,
+        model: str,
+        *,
+        plan: str | None = None,
+        input_tokens: int | None = None,
+        messages: Iterable[Mapping[str, Any]] | None = None,
+        max_output_tokens: int | None = None,
+        provider: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Guard:
+        """Ask TokVigil before a call that you make yourself, to any provider.
+
+            with tv.guard("user_123", "chat", "claude-haiku-4-5", messages=messages) as call:
+                answer = anthropic.messages.create(..., max_tokens=call.max_output_tokens)
+                call.record(answer)
+
+        Raises `AIUsageBlockedError` at once. Should the process die inside, the call is reported as `partial`.
+        """
+        if input_tokens is None:
+            input_tokens = 0 if messages is None else tokens.count_messages(messages, model)
+        metadata = None if metadata is None else dict(metadata)
+        decision = self.evaluate(
+            user_id,
+            model,
+            feature=feature,
+            plan=plan,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            run_id=run_id,
+            metadata=metadata,
+        )
+        if not decision.allowed:
+            raise AIUsageBlockedError(decision)
+        call = OpenCall(
+            decision=decision,
+            user_id=user_id,
+            model=model,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            provider=provider,
+            metadata=metadata,
+        )
+        self._pending.hold(call.unknown())
+        return Guard(call, self._report)
 
     @property
     def pending_usage(self) -> tuple[UsageEvent, ...]:
@@ -449,14 +493,6 @@ def _usage_store(spool: bool | str | os.PathLike[str], destination: str) -> Pend
     if spool is False:
         return PendingUsage()
     return Spool(default_path() if spool is True else spool, destination)
-
-
-def _held_usage(decision: Decision, request: ChatRequest, input_tokens: int) -> Usage:
-    """What a call may use, for a report that knows nothing better."""
-    held = (decision.reserved or {}).get("output_tokens")
-    known = (held, decision.max_output_tokens, request.output_tokens_max)
-    output_tokens = next((tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_UNKNOWN)
-    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, source="estimated")
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tokvigil.errors import ConfigurationError, ProviderError
 from tokvigil.models import Usage
 from tokvigil.retries import parse_retry_after
 from tokvigil.tokens import count_text
+from tokvigil.usage_reading import read_usage
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
@@ -140,8 +141,7 @@ class ChatEndpoint:
             text=_text(answer["choices"]),
             finish_reason=_first(answer["choices"]).get("finish_reason"),
             model=str(answer.get("model") or request.model),
-            usage=_read_usage(answer.get("usage"))
-            or _estimated_usage(answer["choices"], request, input_tokens),
+            usage=read_usage(answer) or _estimated_usage(answer["choices"], request, input_tokens),
             raw=answer,
         )
 
@@ -184,34 +184,6 @@ def _text(choices: list[Any]) -> str:
     message = _first(choices).get("message")
     content = message.get("content") if isinstance(message, dict) else None
     return content if isinstance(content, str) else ""
-
-
-def _read_usage(data: Any) -> Usage | None:
-    """The provider's usage block. Parts are cut to their totals, so that no report contradicts itself."""
-    if not isinstance(data, dict):
-        return None
-    input_tokens, output_tokens = _whole(data.get("prompt_tokens")), _whole(data.get("completion_tokens"))
-    if input_tokens is None or output_tokens is None:
-        return None
-    cached = min(_part(data, "prompt_tokens_details", "cached_tokens"), input_tokens)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached,
-        cache_write_tokens=min(
-            _part(data, "prompt_tokens_details", "cache_write_tokens"), input_tokens - cached
-        ),
-        reasoning_tokens=min(_part(data, "completion_tokens_details", "reasoning_tokens"), output_tokens),
-    )
-
-
-def _part(data: Mapping[str, Any], details: str, name: str) -> int:
-    part = data.get(details)
-    return (_whole(part.get(name)) or 0) if isinstance(part, dict) else 0
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _estimated_usage(choices: list[Any], request: ChatRequest, input_tokens: int) -> Usage:

@@ -1,0 +1,117 @@
+"""What a provider's answer says it used, in TokVigil's terms. Pure.
+
+Providers disagree on what their totals contain (facts measured on their own SDKs' answers):
+
+OpenAI, chat        prompt_tokens contains cached ones; completion_tokens contains reasoning
+OpenAI, responses   input_tokens contains cached ones; output_tokens contains reasoning
+Anthropic           input_tokens contains neither cache reads nor cache writes: both are added
+Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
+
+Parts are cut to their totals, so that no report contradicts itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokvigil.models import Usage
+
+
+def read_usage(answer: Any) -> Usage | None:
+    """The usage of an answer: a provider SDK's object, or its JSON as a mapping. None if it says none."""
+    fields = _mapping(answer)
+    openai_or_anthropic = _mapping(_either(fields, "usage"))
+    if openai_or_anthropic:
+        return read_usage_block(openai_or_anthropic)
+    return _gemini(_mapping(_either(fields, "usage_metadata", "usageMetadata")))
+
+
+def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
+    """The `usage` of an OpenAI or Anthropic answer."""
+    if "prompt_tokens" in usage:
+        prompt = _whole(usage, "prompt_tokens")
+        # Embeddings have no completion, and say so by their total.
+        embeds = "completion_tokens" not in usage and _whole(usage, "total_tokens") == prompt
+        return _usage(
+            prompt,
+            0 if embeds else _whole(usage, "completion_tokens"),
+            details_of_input=_mapping(usage.get("prompt_tokens_details")),
+            details_of_output=_mapping(usage.get("completion_tokens_details")),
+        )
+    if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
+        return _anthropic(usage)
+    return _usage(
+        _whole(usage, "input_tokens"),
+        _whole(usage, "output_tokens"),
+        details_of_input=_mapping(usage.get("input_tokens_details")),
+        details_of_output=_mapping(usage.get("output_tokens_details")),
+    )
+
+
+def _usage(
+    input_tokens: int | None,
+    output_tokens: int | None,
+    *,
+    details_of_input: Mapping[str, Any],
+    details_of_output: Mapping[str, Any],
+) -> Usage | None:
+    if input_tokens is None or output_tokens is None:
+        return None
+    cached = min(_whole(details_of_input, "cached_tokens") or 0, input_tokens)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_input_tokens=cached,
+        cache_write_tokens=min(_whole(details_of_input, "cache_write_tokens") or 0, input_tokens - cached),
+        reasoning_tokens=min(_whole(details_of_output, "reasoning_tokens") or 0, output_tokens),
+    )
+
+
+def _anthropic(usage: Mapping[str, Any]) -> Usage | None:
+    uncached, output_tokens = _whole(usage, "input_tokens"), _whole(usage, "output_tokens")
+    if uncached is None or output_tokens is None:
+        return None
+    cached = _whole(usage, "cache_read_input_tokens") or 0
+    written = _whole(usage, "cache_creation_input_tokens") or 0
+    return Usage(
+        input_tokens=uncached + cached + written,
+        output_tokens=output_tokens,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+    )
+
+
+def _gemini(usage: Mapping[str, Any]) -> Usage | None:
+    prompt = _whole(usage, "prompt_token_count", "promptTokenCount")
+    if prompt is None:
+        return None
+    thoughts = _whole(usage, "thoughts_token_count", "thoughtsTokenCount") or 0
+    input_tokens = prompt + (_whole(usage, "tool_use_prompt_token_count", "toolUsePromptTokenCount") or 0)
+    cached = _whole(usage, "cached_content_token_count", "cachedContentTokenCount") or 0
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=(_whole(usage, "candidates_token_count", "candidatesTokenCount") or 0) + thoughts,
+        cached_input_tokens=min(cached, input_tokens),
+        reasoning_tokens=thoughts,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is, a provider SDK's object by its fields; of anything else, none."""
+    if isinstance(value, Mapping):
+        return value
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        dumped = dump()
+        return dumped if isinstance(dumped, Mapping) else {}
+    return getattr(value, "__dict__", {})
+
+
+def _either(fields: Mapping[str, Any], *names: str) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def _whole(fields: Mapping[str, Any], *names: str) -> int | None:
+    value = _either(fields, *names)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

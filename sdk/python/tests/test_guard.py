@@ -1,0 +1,111 @@
+"""A guard around a call that the caller makes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+import pytest
+import tokvigil
+from tokvigil import TokVigil, Usage
+
+ASKED = {"user_id": "user_123", "feature": "chat", "model": "claude-haiku-4-5", "input_tokens": 10}
+
+
+def only_report(control_plane: Any) -> Any:
+    (body,) = control_plane.charged.values()
+    return body
+
+
+def test_what_is_recorded_is_reported_once(tv: TokVigil, control_plane: Any) -> None:
+    with tv.guard(**ASKED, plan="free", run_id="run_1", provider="anthropic", metadata={"a": 1}) as call:
+        assert call.max_output_tokens == 100
+        used = call.record({"usage": {"input_tokens": 10, "output_tokens": 3, "cache_read_input_tokens": 5}})
+        assert call.record(Usage(input_tokens=99, output_tokens=99)) == used
+    body = only_report(control_plane)
+    assert body["request_id"] == call.request_id == call.decision.request_id
+    assert (body["input_tokens"], body["output_tokens"], body["cached_input_tokens"]) == (15, 3, 5)
+    assert (body["plan"], body["run_id"], body["provider"], body["metadata"]) == (
+        "free",
+        "run_1",
+        "anthropic",
+        {"a": 1},
+    )
+    assert body["status"] == "succeeded"
+    assert tv.pending_usage == ()
+
+
+def test_messages_are_counted_and_not_sent(tv: TokVigil, control_plane: Any) -> None:
+    messages = [{"role": "user", "content": "Ada Lovelace"}]
+    with tv.guard("user_123", "chat", "gpt-4o-mini", messages=messages, max_output_tokens=50) as call:
+        call.record(Usage(input_tokens=10, output_tokens=3))
+    asked = control_plane.calls("/v1/evaluate")[0]
+    assert asked.body["input_tokens"] == tokvigil.count_messages(messages, "gpt-4o-mini")
+    assert asked.body["max_output_tokens"] == 50
+    assert b"Ada" not in asked.raw
+
+
+def test_a_block_never_enters(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
+    entered = False
+    with pytest.raises(tokvigil.AIUsageBlockedError) as caught, tv.guard(**ASKED):
+        entered = True
+    assert not entered
+    assert caught.value.retry_after == 3600
+    assert control_plane.charged == {}
+    assert tv.pending_usage == ()
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "cancelled")])
+def test_a_call_that_broke_gives_its_hold_back(
+    tv: TokVigil, control_plane: Any, error: type[BaseException], status: str
+) -> None:
+    with pytest.raises(error), tv.guard(**ASKED):
+        raise error
+    body = only_report(control_plane)
+    assert (body["status"], body["input_tokens"], body["output_tokens"]) == (status, 0, 0)
+
+
+def test_leaving_without_a_record_gives_the_hold_back_and_says_so(
+    tv: TokVigil, control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tv.guard(**ASKED):
+        pass
+    assert only_report(control_plane)["status"] == "cancelled"
+    assert "no usage was recorded" in caplog.text
+
+
+def test_an_error_after_the_record_changes_nothing(tv: TokVigil, control_plane: Any) -> None:
+    def use() -> None:
+        with tv.guard(**ASKED) as call:
+            call.record(Usage(input_tokens=10, output_tokens=3), status="partial")
+            raise ValueError("later")
+
+    with pytest.raises(ValueError, match="later"):
+        use()
+    assert only_report(control_plane)["status"] == "partial"
+
+
+def test_an_answer_without_usage_is_an_error_that_says_the_mend(tv: TokVigil, control_plane: Any) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match=r"record\(Usage"), tv.guard(**ASKED) as call:
+        call.record({"text": "hello"})
+    body = only_report(control_plane)
+    assert (body["status"], body["output_tokens"]) == ("partial", 100), "the provider was called, so never 0"
+
+
+def test_an_answer_without_usage_may_still_be_recorded_by_hand(tv: TokVigil, control_plane: Any) -> None:
+    with tv.guard(**ASKED) as call:
+        with pytest.raises(tokvigil.ConfigurationError):
+            call.record({"text": "hello"})
+        call.record(Usage(input_tokens=10, output_tokens=2))
+    assert only_report(control_plane)["output_tokens"] == 2
+
+
+def test_inside_the_call_is_on_disk_with_what_it_may_use(tv: TokVigil) -> None:
+    with tv.guard(**ASKED) as call:
+        with sqlite3.connect(tv._pending.path) as db:  # type: ignore[union-attr]
+            ((body,),) = db.execute("SELECT body FROM event WHERE owner IS NOT NULL").fetchall()
+        call.record(Usage(input_tokens=10, output_tokens=3))
+    written = json.loads(body)
+    assert (written["status"], written["input_tokens"], written["output_tokens"]) == ("partial", 10, 100)

@@ -1,0 +1,130 @@
+"""Usage as each provider says it, in TokVigil's terms."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tokvigil import Usage, read_usage
+
+OPENAI_CHAT = {
+    "usage": {
+        "prompt_tokens": 1_200,
+        "completion_tokens": 90,
+        "total_tokens": 1_290,
+        "prompt_tokens_details": {"cached_tokens": 1_024},
+        "completion_tokens_details": {"reasoning_tokens": 64},
+    }
+}
+OPENAI_RESPONSES = {
+    "usage": {
+        "input_tokens": 1_200,
+        "output_tokens": 90,
+        "total_tokens": 1_290,
+        "input_tokens_details": {"cached_tokens": 1_024},
+        "output_tokens_details": {"reasoning_tokens": 64},
+    }
+}
+OPENAI_USAGE = Usage(input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, reasoning_tokens=64)
+ANTHROPIC = {
+    "usage": {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 5,
+        "cache_creation_input_tokens": 7,
+        "output_tokens": 3,
+    }
+}
+GEMINI = {
+    "usageMetadata": {
+        "promptTokenCount": 10,
+        "toolUsePromptTokenCount": 4,
+        "cachedContentTokenCount": 6,
+        "candidatesTokenCount": 20,
+        "thoughtsTokenCount": 30,
+        "totalTokenCount": 64,
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "usage"),
+    [
+        (OPENAI_CHAT, OPENAI_USAGE),
+        (OPENAI_RESPONSES, OPENAI_USAGE),
+        ({"usage": {"prompt_tokens": 8, "total_tokens": 8}}, Usage(input_tokens=8, output_tokens=0)),
+        (
+            ANTHROPIC,
+            Usage(input_tokens=22, output_tokens=3, cached_input_tokens=5, cache_write_tokens=7),
+        ),
+        (
+            {"usage": {"input_tokens": 10, "output_tokens": 3, "cache_read_input_tokens": None}},
+            Usage(input_tokens=10, output_tokens=3),
+        ),
+        (
+            GEMINI,
+            Usage(input_tokens=14, output_tokens=50, cached_input_tokens=6, reasoning_tokens=30),
+        ),
+        (
+            {"usage_metadata": {"prompt_token_count": 10, "candidates_token_count": None}},
+            Usage(input_tokens=10, output_tokens=0),
+        ),
+        # Parts that contradict their total are cut to it.
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 5,
+                    "completion_tokens": 1,
+                    "prompt_tokens_details": {"cached_tokens": 9},
+                }
+            },
+            Usage(input_tokens=5, output_tokens=1, cached_input_tokens=5),
+        ),
+    ],
+)
+def test_totals_contain_their_parts(answer: Any, usage: Usage) -> None:
+    assert read_usage(answer) == usage
+    assert read_usage(_object(answer)) == usage
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        {},
+        [],
+        "usage",
+        7,
+        {"usage": None},
+        {"usage": []},
+        {"usage": {"prompt_tokens": 5}},
+        {"usage": {"prompt_tokens": -1, "completion_tokens": 1}},
+        {"usage": {"input_tokens": True, "output_tokens": 1}},
+        {"usage": {"input_tokens": 1.5, "output_tokens": 1}},
+        {"usage": {"output_tokens": 1, "cache_read_input_tokens": 4}},
+        {"usageMetadata": {"candidatesTokenCount": 3}},
+    ],
+)
+def test_an_answer_that_does_not_say_its_usage_has_none(answer: Any) -> None:
+    assert read_usage(answer) is None
+
+
+class Dumped:
+    """As the providers' SDKs answer: a model that can be dumped."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+
+    def model_dump(self) -> dict[str, Any]:
+        return self._fields
+
+
+def test_a_model_is_read_by_what_it_dumps() -> None:
+    assert read_usage(Dumped(OPENAI_CHAT)) == OPENAI_USAGE
+    assert read_usage(SimpleNamespace(usage=Dumped(OPENAI_CHAT["usage"]))) == OPENAI_USAGE
+
+
+def _object(value: Any) -> Any:
+    if isinstance(value, dict):
+        return SimpleNamespace(**{name: _object(part) for name, part in value.items()})
+    return value
