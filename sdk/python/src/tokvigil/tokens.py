@@ -120,6 +120,26 @@ def count_messages(
     return _vendor_scaled(tokens, model)
 
 
+def is_counted_exactly(messages: Iterable[Mapping[str, Any]], model: str) -> bool:
+    """Whether `count_messages` is no estimate: plain text, in the encoding that OpenAI names for the model."""
+    from tiktoken.model import encoding_name_for_model
+
+    try:
+        has_own_encoding = encoding_name_for_model(_bare(model)) == encoding_name(model)
+    except KeyError:
+        return False
+    return has_own_encoding and all(_is_plain(value) for message in messages for value in message.values())
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(
+            isinstance(part, Mapping) and part.get("type") == "text" and _is_plain(part.get("text"))
+            for part in value
+        )
+    return value is None or (isinstance(value, str) and len(value) <= CHUNK_CHARS * COUNTED_CHUNKS_MAX)
+
+
 def _bare(model: str) -> str:
     return model.lower().rsplit("/", 1)[-1].removeprefix("ft:").split(":", 1)[0]
 

@@ -1,0 +1,93 @@
+"""Writes src/tokvigil/prices.json.gz from the shared price book that the server in this repository ships.
+
+Run it after an update of genai-prices, with the repository's own interpreter; it needs no database and no
+network. The same prices give the same text, on any day and machine.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from usage.pricing import Price, Rates
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TARGET = REPOSITORY / "sdk/python/src/tokvigil/prices.json.gz"
+
+
+def build() -> str:
+    """The snapshot as JSON: the rules by which the server reads a name, and its prices. Needs Django set up.
+
+    Rates are nano-USD per million tokens. What is absent costs what its total costs, in a batch what it costs
+    outside of one.
+    """
+    from usage import pricing
+    from usage.price_import import package_rows
+
+    prices = [row.to_price() for row in package_rows()[0]]
+    (version,) = {f"{price.source} {price.source_version}" for price in prices}
+    snapshot = {
+        "version": version,
+        "makers": pricing.MAKERS,
+        "provider_aliases": pricing.PROVIDER_ALIASES,
+        "resold": pricing.RESOLD,
+        "prices": [
+            _price(price)
+            for price in sorted(prices, key=lambda price: (price.provider, price.model, price.effective_from))
+        ],
+    }
+    return json.dumps(snapshot, sort_keys=True, separators=(",", ":"))
+
+
+def _price(price: Price) -> dict[str, Any]:
+    return _without_absent(
+        {
+            "provider": price.provider,
+            "model": price.model,
+            "aliases": price.aliases,
+            "from": price.effective_from.isoformat(),
+            "rates": _rates(price.rates),
+            "batch": _rates(price.batch),
+            "tiers": [
+                _without_absent(
+                    {
+                        "above": tier.above_input_tokens,
+                        "rates": _rates(tier.rates),
+                        "batch": _rates(tier.batch),
+                    }
+                )
+                for tier in price.tiers
+            ],
+        }
+    )
+
+
+def _rates(rates: Rates | None) -> dict[str, int] | None:
+    return None if rates is None else _without_absent(asdict(rates))
+
+
+def _without_absent(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without None and empty lists; a rate of 0 stays: it is a price."""
+    return {name: value for name, value in values.items() if value is not None and value not in ((), [])}
+
+
+def main() -> None:
+    import django
+
+    django.setup()
+    TARGET.write_bytes(gzip.compress(build().encode(), compresslevel=9, mtime=0))
+    print(f"{TARGET.relative_to(REPOSITORY)}: {TARGET.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokvigil_site.settings")
+    os.environ.setdefault("DEBUG", "true")  # the settings then ask for no secrets
+    main()

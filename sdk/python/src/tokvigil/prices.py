@@ -1,0 +1,287 @@
+"""What a call costs by list price, without a network: a snapshot of the server's shared price book.
+
+Names are read as the server reads them, most certain first: the model's own name; another name that the book
+lists for it, also as the base of a fine-tuned name (`ft:gpt-4o-mini-2024-07-18:acme::abc`); a listed name and
+the date of a snapshot (`claude-sonnet-4-20250514`) that does not lie after the call. Case is ignored, and a
+prefix that names a provider (`openai/gpt-4o`) is read as the provider. Nothing is matched by likeness: any
+other name has no price, and never that of a neighbour.
+
+The server is the authority: it may have newer prices, and a tenant's own. `scripts/build_prices.py` writes
+the snapshot.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from tokvigil.models import Usage
+
+NANO_DIGITS = 9
+TOKENS_PER_RATE = 1_000_000
+TOKENS_MAX = 100_000_000
+NAME_LENGTH_MAX = 200
+
+_DATED_NAME = re.compile(r"(?P<base>.+)[-@](?:(\d{4})-(\d{2})-(\d{2})|(20\d{2})(\d{2})(\d{2}))", re.ASCII)
+# A provider's day may begin before the UTC day of the call does.
+_ZONE_SLACK_DAYS = 1
+
+# No provider has these names: a provider's name is lower case.
+_ANY_MAKER = "ANY MAKER"
+_ANY_HOST = "ANY HOST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Nano-USD per million tokens, of each part of a call."""
+
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """The rates of ALL tokens of a call whose total input, cached tokens included, is above the threshold.
+
+    `batch` are those of a call in a batch.
+    """
+
+    above_input_tokens: int
+    rates: Rates
+    batch: Rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs from an instant on. `tiers` have rising thresholds; the first is below any input."""
+
+    provider: str
+    model: str
+    effective_from: datetime
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """The snapshot, compiled: each model's prices, newest first, by (provider, name)."""
+
+    version: str
+    provider_aliases: Mapping[str, str]
+    resold: Mapping[str, tuple[str, ...]]
+    providers: frozenset[str]
+    named: Mapping[tuple[str, str], tuple[Price, ...]]
+
+
+def version() -> str:
+    """The source of the prices and its version, such as "genai-prices 0.2.3"."""
+    return _book().version
+
+
+def cost(
+    model: str, usage: Usage, at: datetime, *, provider: str | None = None, batch: bool = False
+) -> Decimal | None:
+    """The USD of one call at an instant, exact and rounded up once to a nano-USD; None: the model has no price.
+
+    Formula: tokens x rate, summed over uncached input, cached input, cache writes, visible output and
+    reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
+    Anthropic and Google bill. A call in a batch costs the batch rates, where the model has some.
+
+    Raises ValueError for a count below 0 or above TOKENS_MAX and for parts larger than their total.
+    """
+    _check(usage)
+    price = find(model, at, provider)
+    return None if price is None else _usd(_cost_nano(price, usage, batch=batch))
+
+
+def find(model: str, at: datetime, provider: str | None = None) -> Price | None:
+    """The price in force at an instant for a name as callers write it; None: the model has no price.
+
+    Without a provider a name means its maker's price; a name that only hosts sell, and more than one, then
+    has none. An instant without a zone is taken as local time, as `datetime.timestamp` does.
+    """
+    if len(model) > NAME_LENGTH_MAX or (provider is not None and len(provider) > NAME_LENGTH_MAX):
+        return None
+    instant = at.astimezone(UTC)
+    timeline, snapshot = _resolve(_book(), model.strip().lower(), provider)
+    if snapshot is not None and snapshot.toordinal() > instant.toordinal() + _ZONE_SLACK_DAYS:
+        return None
+    return next((price for price in timeline if price.effective_from <= instant), None)
+
+
+def _check(usage: Usage) -> None:
+    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+    counts = (usage.input_tokens, usage.output_tokens, cached, written, usage.reasoning_tokens)
+    if any(not 0 <= count <= TOKENS_MAX for count in counts):
+        raise ValueError(f"each token count must be from 0 to {TOKENS_MAX}")
+    if cached > usage.input_tokens:
+        raise ValueError("cached_input_tokens must not exceed input_tokens: they are a part of them")
+    if cached + written > usage.input_tokens:
+        raise ValueError(
+            "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: they are "
+            "separate parts of them"
+        )
+    if usage.reasoning_tokens > usage.output_tokens:
+        raise ValueError("reasoning_tokens must not exceed output_tokens: they are a part of them")
+
+
+def _cost_nano(price: Price, usage: Usage, *, batch: bool) -> int:
+    tier = next(tier for tier in reversed(price.tiers) if usage.input_tokens > tier.above_input_tokens)
+    rates = tier.batch if batch else tier.rates
+    total = (
+        (usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens) * rates.input
+        + usage.cached_input_tokens * rates.cached_input
+        + usage.cache_write_tokens * rates.cache_write
+        + (usage.output_tokens - usage.reasoning_tokens) * rates.output
+        + usage.reasoning_tokens * rates.reasoning
+    )
+    return -(-total // TOKENS_PER_RATE)
+
+
+def _usd(nano: int) -> Decimal:
+    """Exact whatever the caller's decimal context is; two decimals at least, no further zeros."""
+    text = f"{nano:0{NANO_DIGITS + 1}d}"
+    whole, fraction = text[:-NANO_DIGITS], text[-NANO_DIGITS:]
+    return Decimal(f"{whole}.{fraction[:2]}{fraction[2:].rstrip('0')}")
+
+
+def _resolve(book: _Book, name: str, provider: str | None) -> tuple[tuple[Price, ...], date | None]:
+    """The prices of the model that a name stands for, and the date that the name carries."""
+    for candidate, seller in _readings(book, name, provider):
+        for spelling, snapshot in _spellings(candidate):
+            for seen in (seller, *book.resold.get(seller, ())):
+                timeline = book.named.get((seen, spelling))
+                if timeline is not None:
+                    return timeline, snapshot
+    return (), None
+
+
+def _readings(book: _Book, name: str, provider: str | None) -> list[tuple[str, str]]:
+    """The names and sellers to look for, best first: before a slash is a provider or part of the name."""
+    prefix, slash, rest = name.partition("/")
+    is_prefixed = bool(slash) and prefix in book.providers
+    if provider is not None:
+        seller = _canonical(book, provider.strip().lower())
+        return [(name, seller), (rest, seller)] if is_prefixed else [(name, seller)]
+    anywhere = [(name, _ANY_MAKER), (name, _ANY_HOST)]
+    return [(rest, _canonical(book, prefix)), *anywhere] if is_prefixed else anywhere
+
+
+def _canonical(book: _Book, provider: str) -> str:
+    return book.provider_aliases.get(provider, provider)
+
+
+def _spellings(name: str) -> Iterator[tuple[str, date | None]]:
+    """The listed names that a name may stand for, the most certain first."""
+    yield name, None
+    if name.startswith("ft:") and name.count(":") > 1:
+        # ft:<base model>:<organisation>:<name>:<id>; the price is the one listed for fine-tunes of the base
+        # model.
+        name = ":".join(name.split(":", 2)[:2])
+        yield name, None
+    dated = _split_date(name)
+    if dated is not None and _split_date(dated[0]) is None:
+        yield dated
+
+
+def _split_date(name: str) -> tuple[str, date] | None:
+    """A name without the date it ends in, and that date; None if it ends in none that the calendar has."""
+    match = _DATED_NAME.fullmatch(name)
+    if match is None:
+        return None
+    year, month, day = (int(part) for part in match.groups()[1:] if part is not None)
+    try:
+        return match["base"], date(year, month, day)
+    except ValueError:
+        return None
+
+
+@cache
+def _book() -> _Book:
+    """Read at the first question, about 10 ms; two threads that ask at once read the same twice."""
+    packed = files("tokvigil").joinpath("prices.json.gz").read_bytes()
+    data = json.loads(gzip.decompress(packed))
+    listed = _listed(data["prices"])
+    resold = {provider: tuple(makers) for provider, makers in data["resold"].items()}
+    return _Book(
+        version=data["version"],
+        provider_aliases=data["provider_aliases"],
+        resold=resold,
+        providers=frozenset({provider for provider, _ in listed} | {*resold, *data["provider_aliases"]}),
+        named=listed | _without_provider(listed, data["makers"]),
+    )
+
+
+def _listed(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[Price, ...]]:
+    timelines: dict[tuple[str, str], list[Price]] = {}
+    aliases: list[tuple[datetime, str, str, str]] = []
+    for row in rows:
+        price = _price(row)
+        timelines.setdefault((price.provider, price.model), []).append(price)
+        aliases += [
+            (price.effective_from, price.model, price.provider, alias.lower())
+            for alias in row.get("aliases", ())
+        ]
+    own = {
+        key: tuple(sorted(timeline, key=lambda price: price.effective_from, reverse=True))
+        for key, timeline in timelines.items()
+    }
+    # A model's own name beats another model's alias; among aliases the newest price that lists one has it.
+    return {(provider, alias): own[provider, model] for _, model, provider, alias in sorted(aliases)} | own
+
+
+def _price(row: Mapping[str, Any]) -> Price:
+    return Price(
+        provider=row["provider"],
+        model=row["model"],
+        effective_from=datetime.fromisoformat(row["from"]),
+        tiers=tuple(_tier(tier) for tier in ({"above": -1, **row}, *row.get("tiers", ()))),
+    )
+
+
+def _tier(row: Mapping[str, Any]) -> Tier:
+    rates = _rates(row["rates"])
+    return Tier(
+        above_input_tokens=row["above"],
+        rates=rates,
+        batch=_rates(row["batch"]) if "batch" in row else rates,
+    )
+
+
+def _rates(row: Mapping[str, int]) -> Rates:
+    """A part without a rate of its own costs what its total costs."""
+    return Rates(
+        input=row["input"],
+        output=row["output"],
+        cached_input=row.get("cached_input", row["input"]),
+        cache_write=row.get("cache_write", row["input"]),
+        reasoning=row.get("reasoning", row["output"]),
+    )
+
+
+def _without_provider(
+    listed: Mapping[tuple[str, str], tuple[Price, ...]], makers: list[str]
+) -> dict[tuple[str, str], tuple[Price, ...]]:
+    """What bare names mean: the price of the first maker, or of the host that is the only one to sell it."""
+    sellers: dict[str, list[str]] = {}
+    for provider, name in listed:
+        sellers.setdefault(name, []).append(provider)
+    bare = {}
+    for name, providers in sellers.items():
+        made = [provider for provider in makers if provider in providers]
+        hosted = [provider for provider in providers if provider not in makers]
+        if made:
+            bare[_ANY_MAKER, name] = listed[made[0], name]
+        if len(hosted) == 1:
+            bare[_ANY_HOST, name] = listed[hosted[0], name]
+    return bare
