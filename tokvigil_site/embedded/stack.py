@@ -5,6 +5,7 @@ under its lock, so concurrent starts give the same stack. The servers listen on 
 home's password.
 """
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,10 @@ def start(home: Path, *, durable: bool = True) -> Stack:
         known = state.read(home)
         place = placement.choose(home, Path(known.data) if known else None)
         _make_data_folder(home, place)
-        running = _start_servers(known or _new_state(home, place.data, durable), place, durable)
+        if known is None:
+            known = _new_state(home, place.data, durable)
+            _set_aside_lost_data(_Servers.of(known, place.account))
+        running = _start_servers(known, place, durable)
     return Stack(home=home, database_url=running.database_url, redis_url=running.redis_url)
 
 
@@ -214,6 +218,17 @@ def _new_state(home: Path, data: Path, durable: bool) -> State:
         valkey_port=ports.pick_free(),
         durable=durable,
     )
+
+
+def _set_aside_lost_data(servers: _Servers) -> None:
+    """A home that was deleted took the password of its servers along, and its data may lie elsewhere.
+
+    A new home of the same name begins anew; the lost data stays beside its own until that is deleted.
+    """
+    servers.stop()
+    for folder in (servers.postgres.folder, servers.valkey.folder):
+        if folder.exists():
+            folder.rename(folder.with_name(f"{folder.name}.lost-{secrets.token_hex(4)}"))
 
 
 def _make_data_folder(home: Path, place: Placement) -> None:

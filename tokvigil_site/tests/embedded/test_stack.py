@@ -233,6 +233,28 @@ def test_a_full_disk_is_named(actor: Actor, new_home: Path, monkeypatch: pytest.
         actor.do(stack.start, new_home)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_home_deleted_with_its_password_begins_anew_beside_the_lost_data(
+    actor: Actor, new_home: Path, stopped: bool
+) -> None:
+    lost = actor.do(stack.start, new_home)
+    _write(lost)
+    if stopped:
+        actor.do(stack.stop, new_home)
+    known = state.read(new_home)
+    assert known is not None
+    data = Path(known.data)
+    (new_home / state.STATE_FILE).unlink()
+
+    begun = actor.do(stack.start, new_home)
+
+    assert query(begun.database_url, "SELECT to_regclass('kept')") is None
+    assert valkey(begun.redis_url).dbsize() == 0
+    assert len(list(data.glob("postgres.lost-*"))) == len(list(data.glob("valkey.lost-*"))) == 1
+    actor.do(stack.delete, new_home)
+    assert list(data.glob("*.lost-*")) == []
+
+
 def test_deleting_leaves_other_files_of_the_home(actor: Actor, running: Stack) -> None:
     note = running.home / "mine"
     note.touch()
