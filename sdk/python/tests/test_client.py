@@ -152,3 +152,9 @@ def test_limits_are_the_policies_and_their_state(tv: TokVigil, control_plane: An
     assert limits.limit_state[0].limit == 50
     assert limits.raw["user_id"] == "user_123"
     assert control_plane.seen[0].path == "/v1/limits?user_id=user_123&feature=chat"
+
+
+def test_an_estimate_needs_no_client() -> None:
+    estimate = tokvigil.estimate("gpt-4o-mini", [{"role": "user", "content": "Hello"}], max_output_tokens=100)
+    assert (estimate.input_tokens, estimate.output_tokens) == (8, 100)
+    assert estimate.cost_usd == Decimal("0.0000612")

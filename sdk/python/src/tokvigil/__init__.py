@@ -23,6 +23,7 @@ from tokvigil.errors import (
     TokVigilUnavailableError,
     ValidationError,
 )
+from tokvigil.estimating import Estimate, estimate
 from tokvigil.guarding import Guard
 from tokvigil.models import (
     ChatResult,
@@ -47,6 +48,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "Decision",
+    "Estimate",
     "Guard",
     "LimitState",
     "Limits",
@@ -68,5 +70,6 @@ __all__ = [
     "__version__",
     "count_messages",
     "count_text",
+    "estimate",
     "read_usage",
 ]

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
 from tokvigil.models import Decision, Usage, UsageEvent, UsageStatus
-
-# What TokVigil itself holds for a call of which nothing is known.
-OUTPUT_TOKENS_UNKNOWN = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +50,8 @@ class OpenCall:
         """The report if nobody ever learns what it used: what it may use at most."""
         held = (self.decision.reserved or {}).get("output_tokens")
         known = (held, self.decision.max_output_tokens, self.max_output_tokens)
-        output_tokens = next((tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_UNKNOWN)
+        output_tokens = next(
+            (tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_WITHOUT_CAP
+        )
         usage = Usage(input_tokens=self.input_tokens, output_tokens=output_tokens, source="estimated")
         return self.event("partial", usage)
