@@ -269,26 +269,11 @@ class TokVigil:
         released). Once the provider has answered, the answer is returned even if its usage cannot be
         reported: the report then waits in `pending_usage`.
         """
-        metadata = None if metadata is None else dict(metadata)
         request = ChatRequest.build(model, messages, max_output_tokens, provider_kwargs)
         base_url = provider_base_url or os.environ.get("OPENAI_BASE_URL") or openai_chat.DEFAULT_BASE_URL
         provider_api_key = clean_key(provider_api_key or os.environ.get("OPENAI_API_KEY"))
         input_tokens = tokens.count_messages(request.messages, model, tools=request.options.get("tools"))
-        decision = self.evaluate(
-            user_id,
-            model,
-            feature=feature,
-            plan=plan,
-            input_tokens=input_tokens,
-            max_output_tokens=request.output_tokens_max,
-            run_id=run_id,
-            metadata=metadata,
-        )
-        if not decision.allowed:
-            raise AIUsageBlockedError(decision)
-
-        call = OpenCall(
-            decision=decision,
+        call = self._open(
             user_id=user_id,
             model=model,
             input_tokens=input_tokens,
@@ -299,14 +284,12 @@ class TokVigil:
             provider=openai_chat.provider_name(base_url),
             metadata=metadata,
         )
-        # Should this process die before the provider's answer is seen, the call is reported with what is held for it.
-        self._pending.hold(call.unknown())
         try:
             completion = self._chat_endpoint.complete(
                 request,
                 base_url=base_url,
                 api_key=provider_api_key,
-                output_tokens_max=decision.max_output_tokens,
+                output_tokens_max=call.decision.max_output_tokens,
                 input_tokens=input_tokens,
             )
         except ProviderError:
@@ -321,8 +304,8 @@ class TokVigil:
             text=completion.text,
             raw=completion.raw,
             usage=completion.usage,
-            decision=decision,
-            request_id=decision.request_id,
+            decision=call.decision,
+            request_id=call.decision.request_id,
             model=completion.model,
             finish_reason=completion.finish_reason,
             latency_ms=succeeded.latency_ms or 0,
@@ -354,21 +337,7 @@ class TokVigil:
         """
         if input_tokens is None:
             input_tokens = 0 if messages is None else tokens.count_messages(messages, model)
-        metadata = None if metadata is None else dict(metadata)
-        decision = self.evaluate(
-            user_id,
-            model,
-            feature=feature,
-            plan=plan,
-            input_tokens=input_tokens,
-            max_output_tokens=max_output_tokens,
-            run_id=run_id,
-            metadata=metadata,
-        )
-        if not decision.allowed:
-            raise AIUsageBlockedError(decision)
-        call = OpenCall(
-            decision=decision,
+        call = self._open(
             user_id=user_id,
             model=model,
             input_tokens=input_tokens,
@@ -379,7 +348,6 @@ class TokVigil:
             provider=provider,
             metadata=metadata,
         )
-        self._pending.hold(call.unknown())
         return Guard(call, self._report)
 
     @property
@@ -407,6 +375,50 @@ class TokVigil:
         self._pending.close()
         self._transport.close()
         self._chat_endpoint.close()
+
+    def _open(
+        self,
+        *,
+        user_id: str,
+        model: str,
+        input_tokens: int,
+        max_output_tokens: int | None,
+        feature: str,
+        plan: str | None,
+        run_id: str | None,
+        provider: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> OpenCall:
+        """An allowed call, written down. Raises `AIUsageBlockedError`."""
+        # The caller's may change before the report.
+        metadata = None if metadata is None else dict(metadata)
+        decision = self.evaluate(
+            user_id,
+            model,
+            feature=feature,
+            plan=plan,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            run_id=run_id,
+            metadata=metadata,
+        )
+        if not decision.allowed:
+            raise AIUsageBlockedError(decision)
+        call = OpenCall(
+            decision=decision,
+            user_id=user_id,
+            model=model,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            provider=provider,
+            metadata=metadata,
+        )
+        # Should this process die before the answer's usage is known, the call is reported with what is held for it.
+        self._pending.hold(call.unknown())
+        return call
 
     def _ask(self, body: Mapping[str, Any]) -> Decision:
         self._availability.admit()
