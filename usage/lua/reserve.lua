@@ -66,8 +66,8 @@ local counters = #call.counters
 local r, i, o, c = unpack(call.amounts)
 local amount = { r = r, i = i, o = o, c = c, t = i + o, k = 1 }
 
--- Every counter is read once and written once. The fields stay as they were read, at these places: the hot path makes
--- no tables of its own (`make bench` prints what evaluate costs).
+-- Every counter is read once and written once. The fields stay as they were read, at these places: no further
+-- tables for each counter (`make bench` prints what evaluate costs).
 local BORN, COLD = 1, 2
 local USED = { r = 3, i = 4, o = 5, c = 6 }
 local HELD = { r = 7, i = 8, o = 9, c = 10 }

@@ -8,7 +8,7 @@ whose answer was never seen is reported with what was held for it.
 
 Several processes may share one file, and several clients: each sees the events of its own destination only, which is
 the control plane and the API key they were made with. The file is SQLite in WAL mode with synchronous=NORMAL: a write
-takes about 14 us and survives the death of the process, though the last ones may not survive a loss of power.
+takes tens of microseconds and survives the death of the process, though the last ones may not survive a loss of power.
 """
 
 from __future__ import annotations
