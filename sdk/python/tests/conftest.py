@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from tokvigil import TokVigil
 
+from sdk.python.tests.wire_provider import WireProvider
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -279,3 +281,11 @@ def unreachable() -> str:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def wire_provider() -> Iterator[WireProvider]:
+    """OpenAI, Azure, Anthropic and Gemini, for the providers' own SDKs."""
+    server = WireProvider()
+    yield server
+    server.close()
