@@ -1,0 +1,202 @@
+"""How an answer passes through to the caller while it is read. Pure.
+
+`PassingReader` knows the forms in which answers come: one JSON value, server-sent events, or a JSON array
+that grows. What the JSON in them says is the business of a `Tally`, one per wire format.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tokvigil.dialects import json_values
+from tokvigil.dialects.base import AnswerReader, ProviderCall
+from tokvigil.dialects.json_array import ArrayParser
+from tokvigil.dialects.sse import EventParser
+from tokvigil.models import Usage
+from tokvigil.tokens import count_text
+
+# A longer answer (many images or embeddings) is passed on; its usage is estimated.
+ANSWER_BYTES_MAX = 32 * 1024 * 1024
+# Of longer text than this, no more is kept: the count is extrapolated.
+TEXT_CHARS_MAX = 4_000_000
+
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+
+
+class Tally(ABC):
+    """What one answer has said so far: figures of the provider, and text to count where there are none."""
+
+    def __init__(self, call: ProviderCall) -> None:
+        self._call = call
+        # The provider's figures so far, and whether no others will come.
+        self.said: Usage | None = None
+        self.is_final = False
+        self._texts: list[str] = []
+        self._chars_kept = 0
+        self._chars_seen = 0
+
+    @abstractmethod
+    def read_answer(self, answer: Mapping[str, Any]) -> None:
+        """The whole answer, as one JSON object."""
+
+    @abstractmethod
+    def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
+        """One event of a stream; returns whether the caller is to see it."""
+
+    def end(self) -> None:
+        """The answer ended as it should: what it said last is final."""
+        self.is_final = True
+
+    def add_text(self, text: str) -> None:
+        self._chars_seen += len(text)
+        if text and self._chars_kept < TEXT_CHARS_MAX:
+            self._chars_kept += len(text)
+            self._texts.append(text)
+
+    def output_tokens(self) -> int:
+        """Tokens of the text seen, counted here."""
+        if not self._texts:
+            return 0
+        counted = count_text("".join(self._texts), self._call.model)
+        return -(-counted * self._chars_seen // self._chars_kept)
+
+    def estimate(self, unread: str) -> Usage:
+        """`unread`: what came of an answer that cannot be read as JSON, as a rule because it was cut."""
+        output_tokens = self.output_tokens() + self._count_unread(unread)
+        if self.said is None:
+            return Usage(
+                input_tokens=self._call.count_input(), output_tokens=output_tokens, source="estimated"
+            )
+        return replace(
+            self.said,
+            input_tokens=self.said.input_tokens or self._call.count_input(),
+            output_tokens=max(self.said.output_tokens, output_tokens),
+            source="estimated",
+        )
+
+    def _count_unread(self, unread: str) -> int:
+        """JSON around a text makes its count too high, but never higher than the cap."""
+        tokens = count_text(unread, self._call.model) if unread else 0
+        cap = self._call.max_output_tokens
+        return tokens if cap is None else min(tokens, cap)
+
+
+class Form(ABC):
+    """One form of answers: cuts the bytes into JSON for the tally."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> bytes: ...
+
+    @abstractmethod
+    def finish(self) -> bytes: ...
+
+    def unread(self) -> str:
+        """The text that did not become JSON."""
+        return ""
+
+
+class PassingReader(AnswerReader):
+    def __init__(self, call: ProviderCall, tally: Tally) -> None:
+        self._streams = call.streams
+        self._tally = tally
+        self._form: Form | None = None if call.streams else Whole(tally)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._form is None:
+            start = data.lstrip(_BLANK)[:1]
+            if not start:
+                return data
+            self._form = self._form_of_stream(start)
+        return self._form.feed(data)
+
+    def finish(self) -> bytes:
+        left = b"" if self._form is None else self._form.finish()
+        self._tally.end()
+        return left
+
+    def usage(self) -> Usage | None:
+        return self._tally.said if self._tally.is_final else None
+
+    def estimate(self) -> Usage:
+        return self._tally.estimate("" if self._form is None else self._form.unread())
+
+    def _form_of_stream(self, start: bytes) -> Form:
+        """Some servers answer a request for a stream with plain JSON."""
+        if start == b"{":
+            return Whole(self._tally)
+        return GrowingArray(self._tally) if start == b"[" else Events(self._tally)
+
+
+class Whole(Form):
+    """One JSON object, passed on as it comes and read at its end."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._body = bytearray()
+        self._reads = True
+
+    def feed(self, data: bytes) -> bytes:
+        if self._reads:
+            self._body += data
+            self._reads = len(self._body) <= ANSWER_BYTES_MAX
+            if not self._reads:
+                self._body.clear()
+        return data
+
+    def finish(self) -> bytes:
+        answer = json_values.parse_object(self._body)
+        if answer is not None:
+            self._body.clear()
+            self._tally.read_answer(answer)
+        return b""
+
+    def unread(self) -> str:
+        return self._body.decode("utf-8", "ignore")
+
+
+class Events(Form):
+    """Server-sent events, passed on whole, without those that the caller is not to see."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._parser = EventParser()
+
+    def feed(self, data: bytes) -> bytes:
+        return b"".join(
+            event.raw for event in self._parser.feed(data) if self._is_shown(event.name, event.data)
+        )
+
+    def finish(self) -> bytes:
+        return b"".join(
+            event.raw for event in self._parser.finish() if self._is_shown(event.name, event.data)
+        )
+
+    def _is_shown(self, name: str, data: str | None) -> bool:
+        if data is None:
+            return True
+        if data.startswith("[DONE]"):
+            self._tally.end()
+            return True
+        fields = json_values.parse_object(data)
+        return fields is None or self._tally.read_event(name, fields)
+
+
+class GrowingArray(Form):
+    """A JSON array of events. None is left out: the commas between them are not ours to move."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._parser = ArrayParser()
+
+    def feed(self, data: bytes) -> bytes:
+        for item in self._parser.feed(data):
+            fields = json_values.parse_object(item)
+            if fields is not None:
+                self._tally.read_event("", fields)
+        return data
+
+    def finish(self) -> bytes:
+        return b""

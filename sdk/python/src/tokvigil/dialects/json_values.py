@@ -1,0 +1,43 @@
+"""JSON that others wrote: whatever it holds, these functions give a value of the type asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
+    """The JSON object that a text is; None for any other text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def compact(value: Any) -> str:
+    """JSON as models get to see it, for counting."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; of anything else, none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def positive(value: Any) -> int | None:
+    """A whole number above zero. Some servers take -1 for "no cap", which is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
