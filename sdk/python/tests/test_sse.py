@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -94,9 +95,10 @@ def test_an_event_without_end_is_passed_on_unread(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_event_that_grows_byte_by_byte_is_searched_once() -> None:
-    """A search from the start at each byte would take minutes for this."""
+    started = time.process_time()
     parser = EventParser()
     parser.feed(b"data: ")
     for _ in range(30_000):
         assert parser.feed(b"x" * 10) == []
     assert [len(event.data or "") for event in parser.feed(b"\n\n")] == [300_000]
+    assert time.process_time() - started < 5, "20 times that if each search began at the start"

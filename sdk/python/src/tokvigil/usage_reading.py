@@ -4,7 +4,8 @@ Providers disagree on what their totals contain (facts measured on their own SDK
 
 OpenAI, chat        prompt_tokens contains cached ones; completion_tokens contains reasoning
 OpenAI, responses   input_tokens contains cached ones; output_tokens contains reasoning
-Anthropic           input_tokens contains neither cache reads nor cache writes: both are added
+Anthropic           input_tokens contains neither cache reads nor cache writes: both are added; output_tokens
+                    contains thinking
 Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
 
 Parts are cut to their totals, so that no report contradicts itself.
@@ -64,7 +65,7 @@ def _usage(
         output_tokens=output_tokens,
         cached_input_tokens=cached,
         cache_write_tokens=min(_whole(details_of_input, "cache_write_tokens") or 0, input_tokens - cached),
-        reasoning_tokens=min(_whole(details_of_output, "reasoning_tokens") or 0, output_tokens),
+        reasoning_tokens=_reasoning(details_of_output, output_tokens),
     )
 
 
@@ -79,7 +80,12 @@ def _anthropic(usage: Mapping[str, Any]) -> Usage | None:
         output_tokens=output_tokens,
         cached_input_tokens=cached,
         cache_write_tokens=written,
+        reasoning_tokens=_reasoning(_mapping(usage.get("output_tokens_details")), output_tokens),
     )
+
+
+def _reasoning(details_of_output: Mapping[str, Any], output_tokens: int) -> int:
+    return min(_whole(details_of_output, "reasoning_tokens", "thinking_tokens") or 0, output_tokens)
 
 
 def _gemini(usage: Mapping[str, Any]) -> Usage | None:

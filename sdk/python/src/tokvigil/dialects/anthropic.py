@@ -1,0 +1,119 @@
+"""Anthropic's messages, from Anthropic, Azure, or Vertex, where the model stands in the path. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokvigil.dialects.answers import Tally
+from tokvigil.dialects.json_call import JsonCall
+from tokvigil.dialects.json_values import compact, mapping, mappings, positive, string
+from tokvigil.dialects.openai import BLOCKED_TYPE
+from tokvigil.dialects.prompt import Prompt
+from tokvigil.usage_reading import read_usage, read_usage_block
+
+CAP_NAME = "max_tokens"
+DELTA_TEXTS = ("text", "partial_json", "thinking")
+
+
+class MessagesCall(JsonCall):
+    provider_by_format = "anthropic"
+
+    def refusal(self, message: str, code: str) -> Mapping[str, Any]:
+        return {"type": "error", "error": {"type": BLOCKED_TYPE, "message": message, "code": code}}
+
+    def _cap(self) -> int | None:
+        return positive(self._fields.get(CAP_NAME))
+
+    def _cap_min(self) -> int:
+        """Thinking is part of the output: the cap must be above its budget."""
+        thinking = mapping(self._fields.get("thinking"))
+        budget = positive(thinking.get("budget_tokens")) if thinking.get("type") == "enabled" else None
+        return 1 if budget is None else budget + 1
+
+    def _with_cap(self, cap: int) -> Mapping[str, Any]:
+        return {**self._fields, CAP_NAME: cap}
+
+    def _tally(self) -> Tally:
+        return MessagesTally(self)
+
+    def _count_input(self) -> int:
+        prompt = Prompt()
+        prompt.add_message()
+        _add_content(prompt, self._fields.get("system"))
+        for message in mappings(self._fields.get("messages")):
+            prompt.add_message()
+            _add_content(prompt, message.get("content"))
+        for tool in mappings(self._fields.get("tools")):
+            prompt.add_json(tool)
+        return prompt.count(self.model)
+
+
+class MessagesTally(Tally):
+    """The input is said at the start, the output as a running total, both by counts that only grow."""
+
+    def __init__(self, call: MessagesCall) -> None:
+        super().__init__(call)
+        self._usage: dict[str, Any] = {}
+
+    def read_answer(self, answer: Mapping[str, Any]) -> None:
+        self.said = read_usage(answer)
+        for block in mappings(answer.get("content")):
+            self._add_block(block)
+
+    def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
+        match event.get("type"):
+            case "message_start":
+                self._add_usage(mapping(event.get("message")).get("usage"))
+            case "content_block_start":
+                self._add_block(mapping(event.get("content_block")))
+            case "content_block_delta":
+                for text in DELTA_TEXTS:
+                    self.add_text(string(mapping(event.get("delta")).get(text)))
+            case "message_delta":
+                self._add_usage(event.get("usage"))
+                if mapping(event.get("delta")).get("stop_reason") is not None:
+                    self.is_final = True
+            case "message_stop":
+                self.is_final = True
+        return True
+
+    def end(self) -> None:
+        """A stream that an error cut ends like any other, so its own events decide."""
+        self.is_final = self.is_final or not self._usage
+
+    def _add_block(self, block: Mapping[str, Any]) -> None:
+        for name in ("text", "thinking", "name"):
+            self.add_text(string(block.get(name)))
+        if block.get("input"):
+            self.add_text(compact(block["input"]))
+
+    def _add_usage(self, usage: Any) -> None:
+        for name, value in mapping(usage).items():
+            known = self._usage.get(name)
+            if isinstance(value, int) and isinstance(known, int):
+                self._usage[name] = max(value, known)
+            elif value is not None:
+                self._usage[name] = value
+        self.said = read_usage_block(self._usage) or self.said
+
+
+def _add_content(prompt: Prompt, content: Any) -> None:
+    """A text, or blocks: texts, tools' calls and results, documents, images."""
+    prompt.add_text(content)
+    for block in mappings(content):
+        _add_block(prompt, block)
+
+
+def _add_block(prompt: Prompt, block: Mapping[str, Any]) -> None:
+    source = mapping(block.get("source"))
+    if source.get("type") == "text":
+        prompt.add_text(source.get("data"))
+    elif source.get("type") == "content":
+        _add_content(prompt, source.get("content"))
+    elif source:
+        prompt.add_attachment()
+    for name in ("text", "thinking", "name", "title"):
+        prompt.add_text(block.get(name))
+    prompt.add_json(block.get("input"))
+    _add_content(prompt, block.get("content"))

@@ -1,0 +1,541 @@
+"""OpenAI's formats: chat, completions, embeddings, responses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tokvigil import ConfigurationError, Usage, tokens
+from tokvigil.dialects import AnswerReader, ProviderCall, answers, read_call
+
+HOST = "api.openai.com"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
+
+MESSAGES = [{"role": "user", "content": "How long is the Danube?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_current_weather",
+        "description": "Get the current weather in a given location",
+        "parameters": {"type": "object", "properties": {"location": {"type": "string"}}},
+    },
+}
+USAGE = {
+    "prompt_tokens": 1_200,
+    "completion_tokens": 90,
+    "total_tokens": 1_290,
+    "prompt_tokens_details": {"cached_tokens": 1_024, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 64, "audio_tokens": 0},
+}
+SAID = Usage(input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, reasoning_tokens=64)
+
+
+def call(path: str, *, host: str = HOST, **fields: Any) -> ProviderCall:
+    fields = {"model": "gpt-4o"} | fields
+    found = read_call("POST", path, host, {"content-type": "application/json"}, json.dumps(fields).encode())
+    assert found is not None
+    return found
+
+
+def chat(**fields: Any) -> ProviderCall:
+    return call(CHAT, **({"messages": MESSAGES} | fields))
+
+
+def sent(a_call: ProviderCall, cap: int | None = None) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(a_call.body(cap))
+    return fields
+
+
+def chunk(choices: list[Any], **fields: Any) -> bytes:
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024-08-06"}
+    return b"data: " + json.dumps({**head, "choices": choices, **fields}).encode() + b"\n\n"
+
+
+def says(content: str, **delta: Any) -> bytes:
+    return chunk([{"index": 0, "delta": {"content": content, **delta}, "finish_reason": None}])
+
+
+STREAM = [
+    says("", role="assistant", refusal=None),
+    says("About 2,850 "),
+    says("kilometres: größer."),
+    chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+]
+USAGE_CHUNK = chunk([], usage=USAGE)
+DONE = b"data: [DONE]\n\n"
+
+
+def pass_through(a_call: ProviderCall, *pieces: bytes) -> tuple[bytes, AnswerReader]:
+    reader = a_call.reader()
+    seen = b"".join([*map(reader.feed, pieces), reader.finish()])
+    return seen, reader
+
+
+class TestChatRequest:
+    def test_says_model_cap_and_stream(self) -> None:
+        asked = chat(max_completion_tokens=100, n=3, stream=True)
+        assert (asked.provider, asked.model) == ("openai", "gpt-4o")
+        assert (asked.max_output_tokens, asked.streams) == (300, True)
+        assert chat().max_output_tokens is None
+        assert chat().streams is False
+
+    def test_is_sent_byte_for_byte_if_nothing_changes(self) -> None:
+        body = b'{ "model": "gpt-4o",\n "max_tokens": 50, "messages": [], "temperature": 1.10 }'
+        found = read_call("POST", CHAT, HOST, {}, body)
+        assert found is not None
+        assert found.body(None) == body
+        assert found.body(50) == body
+        assert found.body(1_000) == body
+
+    def test_a_lower_cap_is_written_under_the_callers_name(self) -> None:
+        assert sent(chat(max_tokens=50), 20)["max_tokens"] == 20
+        assert sent(chat(max_completion_tokens=50), 20)["max_completion_tokens"] == 20
+
+    def test_a_cap_is_shared_out_among_the_answers(self) -> None:
+        assert sent(chat(n=4), 100)["max_tokens"] == 25
+        assert sent(chat(n=4), 2)["max_tokens"] == 1
+
+    @pytest.mark.parametrize(
+        ("model", "name"),
+        [
+            ("gpt-4o", "max_tokens"),
+            ("llama-3.3-70b", "max_tokens"),
+            ("o3", "max_completion_tokens"),
+            ("openai/gpt-5.2", "max_completion_tokens"),
+        ],
+    )
+    def test_a_cap_that_the_caller_did_not_set_goes_under_the_models_name(
+        self, model: str, name: str
+    ) -> None:
+        assert sent(chat(model=model), 20)[name] == 20
+
+    @pytest.mark.parametrize("cap", [-1, 0, None, "50", True, 1.5])
+    def test_what_is_no_cap_is_none(self, cap: Any) -> None:
+        assert chat(max_tokens=cap).max_output_tokens is None
+
+    def test_unlimited_gives_way_to_a_cap(self) -> None:
+        assert sent(chat(max_tokens=-1), 20)["max_tokens"] == 20
+
+    def test_of_two_caps_the_lower_counts(self) -> None:
+        both = chat(max_tokens=50, max_completion_tokens=40)
+        assert both.max_output_tokens == 40
+        assert sent(both, 10) | {"messages": []} == {
+            "model": "gpt-4o",
+            "messages": [],
+            "max_tokens": 10,
+            "max_completion_tokens": 10,
+        }
+
+    def test_text_survives_a_change(self) -> None:
+        messages = [{"role": "user", "content": "größer 你好 😀 \ud800"}]
+        assert sent(chat(messages=messages), 5)["messages"] == messages
+
+    def test_its_input_is_counted_as_openai_counts(self) -> None:
+        assert chat().count_input() == tokens.count_messages(MESSAGES, "gpt-4o")
+
+    def test_tools_and_schemas_are_input(self) -> None:
+        plain, tool = (
+            chat().count_input(),
+            tokens.count_text(json.dumps(WEATHER, separators=(",", ":")), "gpt-4o"),
+        )
+        assert chat(tools=[WEATHER]).count_input() == plain + tool
+        assert chat(functions=[WEATHER["function"]]).count_input() > plain + 20
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": WEATHER["function"]}}
+        assert chat(response_format=schema).count_input() > plain + 20
+
+    @pytest.mark.parametrize("messages", [None, "text", [1, None], {}, [[]], [{"role": 1, "content": {}}]])
+    def test_messages_that_the_provider_will_refuse_do_no_harm(self, messages: Any) -> None:
+        assert chat(messages=messages).count_input() >= 0
+
+    def test_what_is_nested_too_deeply_to_be_walked_is_counted_by_its_bytes(self) -> None:
+        deep: Any = "x"
+        for _ in range(400):
+            deep = {"a": [deep]}
+        assert call("/v1/unknown", input=deep).count_input() > 0
+
+
+class TestAskingForUsage:
+    def test_a_stream_is_asked_for_its_usage(self) -> None:
+        assert sent(chat(stream=True))["stream_options"] == {"include_usage": True}
+        assert sent(call(COMPLETIONS, prompt="x", stream=True))["stream_options"] == {"include_usage": True}
+
+    def test_what_else_is_in_the_stream_options_stays(self) -> None:
+        asked = chat(stream=True, stream_options={"include_obfuscation": False, "include_usage": False})
+        assert sent(asked)["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+
+    def test_nothing_is_asked_where_it_is_not_needed_or_not_taken(self) -> None:
+        own = {"include_usage": True}
+        assert sent(chat(stream=True, stream_options=own))["stream_options"] == own
+        untouched = [
+            chat(),
+            call(RESPONSES, input="x", stream=True),
+            # Mistral refuses the question, and says its usage unasked.
+            call(CHAT, host="api.mistral.ai", messages=MESSAGES, stream=True),
+            # Azure refuses it in old versions, and over the caller's documents.
+            azure("2024-02-01", stream=True),
+            azure("2024-10-21", stream=True, data_sources=[{"type": "azure_search"}]),
+        ]
+        for asked in untouched:
+            assert "stream_options" not in sent(asked)
+
+    @pytest.mark.parametrize("version", ["2024-10-21", "2025-01-01-preview", "preview"])
+    def test_azure_is_asked_where_it_understands(self, version: str) -> None:
+        assert sent(azure(version, stream=True))["stream_options"] == {"include_usage": True}
+        assert azure(version, stream=True).provider == "azure"
+
+    def test_a_body_that_aws_signed_is_not_changed(self) -> None:
+        body = json.dumps({"model": "openai.gpt-oss-120b", "messages": MESSAGES, "stream": True}).encode()
+        headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=AKIA/x"}
+        found = read_call("POST", CHAT, "bedrock-runtime.eu-west-1.amazonaws.com", headers, body)
+        assert found is not None
+        assert found.provider == "aws"
+        assert found.body(1) == body
+        assert pass_through(found, *STREAM, USAGE_CHUNK)[0] == b"".join([*STREAM, USAGE_CHUNK])
+
+
+def azure(version: str, **fields: Any) -> ProviderCall:
+    path = f"/openai/deployments/my-gpt/chat/completions?api-version={version}"
+    return call(path, host="acme.openai.azure.com", messages=MESSAGES, **fields)
+
+
+class TestChatStream:
+    def test_the_chunk_that_only_we_asked_for_is_not_seen(self) -> None:
+        seen, reader = pass_through(chat(stream=True), *STREAM, USAGE_CHUNK, DONE)
+        assert seen == b"".join([*STREAM, DONE])
+        assert reader.usage() == SAID
+
+    def test_who_asked_for_usage_sees_it(self) -> None:
+        asked = chat(stream=True, stream_options={"include_usage": True})
+        seen, reader = pass_through(asked, *STREAM, USAGE_CHUNK, DONE)
+        assert seen == b"".join([*STREAM, USAGE_CHUNK, DONE])
+        assert reader.usage() == SAID
+
+    def test_it_is_the_same_wherever_its_bytes_are_cut(self) -> None:
+        stream = b"".join([*STREAM, USAGE_CHUNK, DONE])
+        asked = chat(stream=True)
+        expected = b"".join([*STREAM, DONE])
+        for cut in range(0, len(stream)):
+            seen, reader = pass_through(asked, stream[:cut], stream[cut:])
+            assert seen == expected
+            assert reader.usage() == SAID
+        seen, reader = pass_through(asked, *(bytes([byte]) for byte in stream))
+        assert (seen, reader.usage()) == (expected, SAID)
+
+    def test_no_part_of_an_event_is_seen_before_its_end(self) -> None:
+        reader = chat(stream=True).reader()
+        assert reader.feed(STREAM[0] + STREAM[1][:40]) == STREAM[0]
+        assert reader.feed(STREAM[1][40:]) == STREAM[1]
+
+    def test_usage_is_known_before_the_connection_ends(self) -> None:
+        reader = chat(stream=True).reader()
+        for piece in STREAM:
+            reader.feed(piece)
+        assert reader.usage() is None
+        reader.feed(USAGE_CHUNK)
+        assert reader.usage() == SAID
+
+    def test_usage_beside_the_last_choice_counts_and_is_seen(self) -> None:
+        """As Mistral and Groq say it."""
+        last = chunk([{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}], usage=USAGE)
+        seen, reader = pass_through(chat(stream=True), *STREAM[:3], last, DONE)
+        assert seen == b"".join([*STREAM[:3], last, DONE])
+        assert reader.usage() == SAID
+
+    def test_usage_so_far_is_not_that_of_the_whole_call(self) -> None:
+        """As vLLM says it with continuous_usage_stats."""
+        running = chunk(
+            [{"index": 0, "delta": {"content": "Ab"}, "finish_reason": None}],
+            usage={"prompt_tokens": 31, "completion_tokens": 44, "total_tokens": 75},
+        )
+        reader = chat(stream=True).reader()
+        reader.feed(running)
+        assert reader.usage() is None
+        assert reader.estimate() == Usage(input_tokens=31, output_tokens=44, source="estimated")
+
+    def test_azures_first_chunk_without_choices_is_seen(self) -> None:
+        first = chunk([], prompt_filter_results=[{"prompt_index": 0}], usage=None)
+        seen, _ = pass_through(chat(stream=True), first, *STREAM, USAGE_CHUNK, DONE)
+        assert seen == b"".join([first, *STREAM, DONE])
+
+    def test_a_cut_stream_is_estimated_by_the_text_that_came(self) -> None:
+        asked = chat(stream=True)
+        reader = asked.reader()
+        for piece in STREAM[:3]:
+            reader.feed(piece)
+        assert reader.usage() is None
+        assert reader.estimate() == Usage(
+            input_tokens=asked.count_input(),
+            output_tokens=tokens.count_text("About 2,850 kilometres: größer.", "gpt-4o"),
+            source="estimated",
+        )
+
+    def test_all_that_the_model_wrote_is_text(self) -> None:
+        asked = chat(stream=True)
+        plain = asked.reader()
+        plain.feed(says("Hm."))
+        reader = asked.reader()
+        reader.feed(says("Hm."))
+        called = {
+            "index": 0,
+            "function": {"name": "get_current_weather", "arguments": '{"location": "Wien"}'},
+        }
+        for delta in (
+            {"tool_calls": [called]},
+            {"refusal": "I cannot help with that."},
+            {"reasoning_content": "The user wants the weather of Vienna."},
+        ):
+            before = reader.estimate().output_tokens
+            reader.feed(chunk([{"index": 1, "delta": delta}]))
+            assert reader.estimate().output_tokens > before + 4
+
+    def test_a_stream_that_brought_nothing_still_used_its_input(self) -> None:
+        asked = chat(stream=True)
+        estimate = asked.reader().estimate()
+        assert (estimate.input_tokens, estimate.output_tokens) == (asked.count_input(), 0)
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            b'data: {"error": {"message": "overloaded", "code": 503}}\n\n',
+            b"data: not json\n\n",
+            b"data: [1, 2]\n\n",
+            b"event: error\ndata:\n\n",
+            b": OPENROUTER PROCESSING\n\n",
+            b'data: {"choices": {"0": 1}, "usage": 7}\n\n',
+            b'data: {"choices": [null, {"delta": "x"}], "usage": {"prompt_tokens": "many"}}\n\n',
+        ],
+    )
+    def test_an_event_of_any_other_shape_is_passed_on(self, event: bytes) -> None:
+        seen, reader = pass_through(chat(stream=True), STREAM[1], event)
+        assert seen == STREAM[1] + event
+        assert reader.usage() is None
+        assert reader.estimate().output_tokens > 0
+
+    def test_plain_json_in_place_of_a_stream_is_read(self) -> None:
+        body = json.dumps({"choices": [], "usage": USAGE}).encode()
+        for start in (b"", b"\n "):
+            seen, reader = pass_through(chat(stream=True), start, body[:20], body[20:])
+            assert (seen, reader.usage()) == (start + body, SAID)
+
+
+class TestChatAnswer:
+    ANSWER = json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": "gpt-4o-2024-08-06",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "About 2,850 km."}}],
+            "usage": USAGE,
+        }
+    ).encode()
+
+    def test_it_passes_at_once_and_its_usage_is_read_at_its_end(self) -> None:
+        reader = chat().reader()
+        assert reader.feed(self.ANSWER[:30]) == self.ANSWER[:30]
+        assert reader.feed(self.ANSWER[30:]) == self.ANSWER[30:]
+        assert reader.usage() is None
+        assert reader.finish() == b""
+        assert reader.usage() == SAID
+
+    def test_without_usage_its_text_is_counted(self) -> None:
+        answer = json.dumps({"choices": [{"message": {"content": "About 2,850 km."}}]}).encode()
+        _, reader = pass_through(chat(), answer)
+        assert reader.usage() is None
+        assert reader.estimate().output_tokens == tokens.count_text("About 2,850 km.", "gpt-4o")
+
+    def test_an_answer_that_was_cut_is_counted_but_never_above_the_cap(self) -> None:
+        reader = chat().reader()
+        reader.feed(self.ANSWER[:-5])
+        assert reader.estimate().output_tokens == tokens.count_text(self.ANSWER[:-5].decode(), "gpt-4o")
+        capped = chat(max_tokens=3).reader()
+        capped.feed(self.ANSWER[:-5])
+        assert capped.estimate().output_tokens == 3
+
+    @pytest.mark.parametrize(
+        "answer", [b"", b"<html>", b"[]", b"null", b'{"error": {"message": "x"}}', b'{"choices": 7}', b"\xff"]
+    )
+    def test_an_answer_of_any_other_shape_passes(self, answer: bytes) -> None:
+        seen, reader = pass_through(chat(), answer)
+        assert seen == answer
+        assert reader.usage() is None
+        assert reader.estimate().input_tokens > 0
+
+    def test_an_answer_beyond_the_bound_passes_unread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(answers, "ANSWER_BYTES_MAX", 100)
+        seen, reader = pass_through(chat(), self.ANSWER[:80], self.ANSWER[80:])
+        assert seen == self.ANSWER
+        assert reader.usage() is None
+        assert reader.estimate().input_tokens == chat().count_input()
+
+    def test_of_very_long_text_a_part_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(answers, "TEXT_CHARS_MAX", 100)
+        reader = chat(stream=True).reader()
+        for _ in range(100):
+            reader.feed(says("one two three "))
+        expected = tokens.count_text("one two three " * 100, "gpt-4o")
+        assert reader.estimate().output_tokens == pytest.approx(expected, rel=0.05)
+
+
+class TestCompletions:
+    def test_the_cap_is_per_answer_to_each_prompt(self) -> None:
+        assert call(COMPLETIONS, prompt="x", max_tokens=10).max_output_tokens == 10
+        assert call(COMPLETIONS, prompt="x", max_tokens=10, n=2, best_of=5).max_output_tokens == 50
+        assert call(COMPLETIONS, prompt=["x", "y"], max_tokens=10, n=2).max_output_tokens == 40
+        assert call(COMPLETIONS, prompt=[1, 2, 3], max_tokens=10).max_output_tokens == 10
+        assert sent(call(COMPLETIONS, prompt=["x", "y"]), 30)["max_tokens"] == 15
+
+    def test_prompts_are_texts_or_tokens(self) -> None:
+        assert call(COMPLETIONS, prompt="one two").count_input() == 2
+        assert call(COMPLETIONS, prompt=["one two", "three"]).count_input() == 4  # with the mark between them
+        assert call(COMPLETIONS, prompt=[1, 2, 3]).count_input() == 3
+        assert call(COMPLETIONS, prompt=[[1, 2, 3], [4]]).count_input() == 4
+        assert call(COMPLETIONS, prompt=None).count_input() == 0
+
+    def test_a_stream_of_texts_is_counted(self) -> None:
+        reader = call(COMPLETIONS, prompt="x", stream=True).reader()
+        reader.feed(b'data: {"object":"text_completion","choices":[{"text":"one two","index":0}]}\n\n')
+        assert reader.estimate().output_tokens == 2
+
+
+class TestEmbeddings:
+    def test_they_have_no_cap(self) -> None:
+        asked = call(EMBEDDINGS, model="text-embedding-3-small", input="one two")
+        assert asked.max_output_tokens is None
+        assert b"max" not in asked.body(10)
+        assert asked.count_input() == 2
+
+    def test_token_arrays_count_as_their_length(self) -> None:
+        """As LangChain sends them."""
+        assert call(EMBEDDINGS, input=[[1, 2, 3], [4, 5]]).count_input() == 5
+
+    def test_usage_has_no_output(self) -> None:
+        answer = {"object": "list", "data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
+        _, reader = pass_through(call(EMBEDDINGS, input="x"), json.dumps(answer).encode())
+        assert reader.usage() == Usage(input_tokens=8, output_tokens=0)
+
+    def test_vectors_are_no_output_even_when_they_were_cut(self) -> None:
+        reader = call(EMBEDDINGS, input="one two").reader()
+        reader.feed(b'{"data": [{"embedding": [0.1, 0.2, 0.3')
+        assert reader.estimate() == Usage(input_tokens=2, output_tokens=0, source="estimated")
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
+
+
+RESPONSE_USAGE = {
+    "input_tokens": 1_200,
+    "output_tokens": 90,
+    "total_tokens": 1_290,
+    "input_tokens_details": {"cached_tokens": 1_024, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 64},
+}
+
+
+class TestResponses:
+    STREAM = [
+        event("response.created", response={"id": "resp_1", "status": "in_progress", "usage": None}),
+        event("response.reasoning_summary_text.delta", delta="Rivers."),
+        event("response.output_text.delta", item_id="msg_1", output_index=0, delta="About 2,850 "),
+        event("response.output_text.delta", item_id="msg_1", output_index=0, delta="kilometres."),
+    ]
+
+    def test_the_cap_is_never_below_what_openai_takes(self) -> None:
+        assert call(RESPONSES, input="x", max_output_tokens=500).max_output_tokens == 500
+        assert sent(call(RESPONSES, input="x"), 100)["max_output_tokens"] == 100
+        assert sent(call(RESPONSES, input="x"), 3)["max_output_tokens"] == 16
+        assert sent(call(RESPONSES, input="x", max_output_tokens=10), 3)["max_output_tokens"] == 10
+
+    def test_instructions_input_and_tools_are_counted(self) -> None:
+        plain = call(RESPONSES, input="one two").count_input()
+        assert plain == 2 + tokens.TOKENS_PER_MESSAGE
+        assert call(RESPONSES, input="one two", instructions="three four").count_input() >= plain + 2
+        assert call(RESPONSES, input="one two", tools=[{"type": "web_search"}]).count_input() > plain
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            {"role": "user", "content": "alpha beta gamma"},
+            {
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "alpha beta gamma"}],
+            },
+            {"type": "function_call", "call_id": "c", "name": "alpha", "arguments": "beta gamma"},
+            {"type": "function_call_output", "call_id": "c", "output": "alpha beta gamma"},
+            {"type": "function_call_output", "output": [{"type": "input_text", "text": "alpha beta gamma"}]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "alpha beta gamma"}]},
+        ],
+    )
+    def test_every_kind_of_item_is_counted(self, item: dict[str, Any]) -> None:
+        empty = call(RESPONSES, input=[{}]).count_input()
+        assert 3 <= call(RESPONSES, input=[item]).count_input() - empty <= 5
+
+    def test_an_image_is_an_attachment(self) -> None:
+        image = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 100_000}
+        counted = call(RESPONSES, input=[{"role": "user", "content": [image]}]).count_input()
+        assert tokens.TOKENS_PER_ATTACHMENT <= counted < tokens.TOKENS_PER_ATTACHMENT + 20
+
+    @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+    def test_the_last_event_says_the_usage(self, kind: str) -> None:
+        last = event(kind, response={"id": "resp_1", "usage": RESPONSE_USAGE})
+        stream = b"".join([*self.STREAM, last])
+        for cut in range(len(stream)):
+            seen, reader = pass_through(call(RESPONSES, input="x", stream=True), stream[:cut], stream[cut:])
+            assert seen == stream
+            assert reader.usage() == SAID
+
+    def test_a_failure_without_usage_is_estimated(self) -> None:
+        _, reader = pass_through(
+            call(RESPONSES, input="x", stream=True),
+            *self.STREAM,
+            event("response.failed", response={"usage": None}),
+        )
+        assert reader.usage() is None
+        assert reader.estimate().output_tokens > 0
+
+    def test_a_cut_stream_is_estimated_by_its_deltas(self) -> None:
+        reader = call(RESPONSES, input="one two", stream=True).reader()
+        for piece in (*self.STREAM, event("response.audio.delta", delta="UklGRg" * 50)):
+            reader.feed(piece)
+        assert reader.usage() is None
+        assert reader.estimate() == Usage(
+            input_tokens=2 + tokens.TOKENS_PER_MESSAGE,
+            output_tokens=tokens.count_text("Rivers.About 2,850 kilometres.", "gpt-4o"),
+            source="estimated",
+        )
+
+    def test_a_whole_answer_says_its_usage(self) -> None:
+        answer = {"object": "response", "status": "completed", "output": [], "usage": RESPONSE_USAGE}
+        _, reader = pass_through(call(RESPONSES, input="x"), json.dumps(answer).encode())
+        assert reader.usage() == SAID
+
+    def test_a_whole_answer_without_usage_is_counted(self) -> None:
+        message = {"type": "message", "content": [{"type": "output_text", "text": "one two"}]}
+        _, reader = pass_through(call(RESPONSES, input="x"), json.dumps({"output": [message]}).encode())
+        assert reader.estimate().output_tokens == 2
+
+    def test_a_response_in_the_background_cannot_be_settled(self) -> None:
+        with pytest.raises(ConfigurationError, match="stream it"):
+            call(RESPONSES, input="x", background=True)
+        assert call(RESPONSES, input="x", background=True, stream=True).streams
+
+    def test_compacting_is_a_call_without_cap(self) -> None:
+        asked = call("/v1/responses/compact", input=[{"role": "user", "content": "one two"}])
+        assert asked.count_input() > 2
+        assert asked.body(5) == asked.body(None)
+
+
+def test_a_refusal_has_openais_shape() -> None:
+    assert chat().refusal("No budget is left.", "limit_exceeded") == {
+        "error": {
+            "message": "No budget is left.",
+            "type": "ai_usage_blocked",
+            "param": None,
+            "code": "limit_exceeded",
+        }
+    }
