@@ -103,7 +103,7 @@ def test_openai_calls_a_tool(openai_client: openai.OpenAI) -> None:
         streamed = stream.get_final_completion()
     for message in (answer.choices[0].message, streamed.choices[0].message):
         (call,) = message.tool_calls or []
-        assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Ada"}')  # type: ignore[union-attr]
+        assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Ada"}')
 
 
 def test_openai_answers_a_response(openai_client: openai.OpenAI, wire_provider: WireProvider) -> None:
@@ -254,7 +254,7 @@ def test_anthropic_answers_a_message(
     anthropic_client: anthropic.Anthropic, wire_provider: WireProvider
 ) -> None:
     answer = anthropic_client.messages.create(messages=MESSAGES, **CLAUDE)
-    assert answer.content[0].text == TEXT  # type: ignore[union-attr]
+    assert answer.content[0].text == TEXT
     assert (answer.stop_reason, answer._request_id) == ("end_turn", "req_1")
     assert read_usage(answer) == wire_provider.anthropic.USAGE
     counted = anthropic_client.messages.count_tokens(model="claude-haiku-4-5", messages=MESSAGES)
@@ -307,7 +307,7 @@ def test_anthropic_answers_its_async_client(wire_provider: WireProvider) -> None
             answer = await client.messages.create(messages=MESSAGES, **CLAUDE)
             async with client.messages.stream(messages=MESSAGES, **CLAUDE) as stream:
                 streamed = [text async for text in stream.text_stream]
-        return answer.content[0].text, "".join(streamed)  # type: ignore[union-attr]
+        return answer.content[0].text, "".join(streamed)
 
     assert asyncio.run(talk()) == (TEXT, TEXT)
 

@@ -155,7 +155,7 @@ def _stop_reason(body: Mapping[str, Any]) -> str:
 
 
 def _thinks(body: Mapping[str, Any]) -> bool:
-    return (body.get("thinking") or {}).get("type", "disabled") != "disabled"
+    return bool(body.get("thinking")) and body["thinking"]["type"] != "disabled"
 
 
 def _usage(body: Mapping[str, Any]) -> dict[str, Any]:

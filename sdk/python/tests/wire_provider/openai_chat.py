@@ -46,7 +46,7 @@ def _check(body: Mapping[str, Any]) -> None:
 
 def _completion(body: Mapping[str, Any], on_azure: bool) -> dict[str, Any]:
     call = _tool_call(body)
-    message = {
+    message: dict[str, Any] = {
         "role": "assistant",
         "content": _text(body) if call is None else None,
         "refusal": None,
@@ -54,7 +54,7 @@ def _completion(body: Mapping[str, Any], on_azure: bool) -> dict[str, Any]:
     }
     if call is not None:
         message["tool_calls"] = [call]
-    choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason(body)}
+    choice: dict[str, Any] = {"message": message, "logprobs": None, "finish_reason": _finish_reason(body)}
     if on_azure:
         choice["content_filter_results"] = UNFILTERED
     return {
