@@ -27,8 +27,8 @@ class ProviderCall(ABC):
     @abstractmethod
     def body(self, max_output_tokens: int | None) -> bytes:
         """The request body to send: the cap written in (never above the request's own, shared out among several
-        answers), and usage asked for where a stream does not tell it by itself. The original bytes if nothing
-        changes."""
+        answers, never so low that the provider refuses it), and usage asked for where a stream does not tell it
+        by itself. The original bytes if nothing changes."""
 
     @abstractmethod
     def reader(self) -> AnswerReader:
@@ -57,4 +57,4 @@ class AnswerReader(ABC):
     @abstractmethod
     def estimate(self) -> Usage:
         """What the call used as far as the answer was seen: the provider's own figures where it gave some, else
-        counted here. Never 0 input. `source` is "estimated"."""
+        counted here. Input is never 0 but for a form whose recording nobody can count. `source` is "estimated"."""

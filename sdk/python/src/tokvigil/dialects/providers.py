@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# A host that ends in one of these. Azure and Google sell the models of others too; so does openrouter.ai.
+# A host that ends in one of these. Aggregators are not among them: the price book has no prices of theirs.
 PROVIDERS_BY_DOMAIN: Mapping[str, str] = {
     "api.openai.com": "openai",
     "openai.azure.com": "azure",
@@ -30,10 +30,7 @@ PROVIDERS_BY_DOMAIN: Mapping[str, str] = {
     "api.minimax.io": "minimax",
     "api.minimaxi.com": "minimax",
     "api.z.ai": "zai",
-    "open.bigmodel.cn": "zhipuai",
     "api.voyageai.com": "voyageai",
-    "api.novita.ai": "novita",
-    "openrouter.ai": "openrouter",
 }
 
 
