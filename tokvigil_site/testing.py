@@ -17,8 +17,11 @@ from django.test import Client
 from policies import policy_file, publishing
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
+from usage import recount
+from usage.amounts import Amounts
 from usage.counter_store import store
 from usage.models import ModelPrice, UsageEvent
+from usage.recount import CheckReport
 
 T = TypeVar("T")
 
@@ -114,6 +117,15 @@ def set_price(model: str, *, input_usd: str = "0", output_usd: str = "0") -> Mod
 def ledger(environment: Environment, **filters: Any) -> list[UsageEvent]:
     """Oldest first."""
     return list(UsageEvent.objects.filter(environment=environment, **filters).order_by("id"))
+
+
+def assert_settled(environment: Environment) -> CheckReport:
+    """Counters and ledger agree, and nothing is held any more."""
+    found = recount.check(environment)
+    assert found.drifts == ()
+    assert found.held == Amounts(), found
+    assert found.open_reservations == 0
+    return found
 
 
 def at_once(count: int, work: Callable[[int], T], threads: int = 16) -> list[T]:

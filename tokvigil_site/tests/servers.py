@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+from django.db import connection
+
 from tokvigil_site.embedded import ports
 from tokvigil_site.testing import Answer, Api
 
@@ -56,6 +59,13 @@ class WebProcess:
             return False
         finally:
             connection.close()
+
+
+def session_variables() -> dict[str, str]:
+    """The test session's servers, as another process is told of them."""
+    known = connection.settings_dict
+    place = f"{known['USER']}:{known['PASSWORD']}@{known['HOST']}:{known['PORT']}/{known['NAME']}"
+    return {"DATABASE_URL": f"postgres://{place}", "REDIS_URL": settings.REDIS_URL}
 
 
 @contextmanager

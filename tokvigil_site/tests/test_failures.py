@@ -38,6 +38,7 @@ from tokvigil_site.testing import (
     Answer,
     Api,
     apply_policies,
+    assert_settled,
     at_once,
     ledger,
     limits,
@@ -56,9 +57,7 @@ from tokvigil_site.tests.servers import (
 )
 from usage import charging, counters, expiry, recount
 from usage import ledger as usage_ledger
-from usage.amounts import Amounts
 from usage.counter_store import StoreUnavailable, store
-from usage.recount import CheckReport
 
 CALLERS = 6
 # The contract is 150 ms; the machine is busy with the traffic itself.
@@ -211,14 +210,6 @@ def assert_all_counted_once(application: Application, environment: Environment) 
     assert_settled(environment)
     used = {state["metric"]: state["used"] for state in peeked["limit_state"]}
     assert used.get("requests", len(rows)) == len(rows)
-
-
-def assert_settled(environment: Environment) -> CheckReport:
-    found = recount.check(environment)
-    assert found.drifts == ()
-    assert found.held == Amounts(), found
-    assert found.open_reservations == 0
-    return found
 
 
 def passed(application: Application, count: int) -> bool:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.conf import settings
-from django.db import connection
 
 from policies.end_users import set_end_user
 from tenants import freezing
@@ -20,15 +18,15 @@ from tokvigil_site.testing import (
     Api,
     allowed,
     apply_policies,
+    assert_settled,
     at_once,
     ledger,
     limits,
     new_request_id,
     set_price,
 )
-from tokvigil_site.tests.servers import WebApi, WebProcess, manage, web_processes
-from usage import expected_output, recount
-from usage.recount import CheckReport
+from tokvigil_site.tests.servers import WebApi, WebProcess, manage, session_variables, web_processes
+from usage import expected_output
 
 PROCESSES = 8
 CALLERS = 32
@@ -37,10 +35,7 @@ Decision = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def variables(django_db_setup: None) -> dict[str, str]:
-    """The test session's servers, as another process is told of them."""
-    known = connection.settings_dict
-    place = f"{known['USER']}:{known['PASSWORD']}@{known['HOST']}:{known['PORT']}/{known['NAME']}"
-    return {"DATABASE_URL": f"postgres://{place}", "REDIS_URL": settings.REDIS_URL}
+    return session_variables()
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +64,6 @@ def report_allowed(apis: list[WebApi], decisions: list[Decision], **fields: Any)
         CALLERS,
     )
     assert {answer.status for answer in answers} == {201}
-
-
-def assert_settled(environment: Environment) -> CheckReport:
-    """Counters and ledger agree, and nothing is held any more."""
-    found = recount.check(environment)
-    assert found.drifts == ()
-    assert (found.held.requests, found.held.input_tokens, found.held.output_tokens, found.held.cost_nano) == (
-        (0,) * 4
-    )
-    assert found.open_reservations == 0
-    return found
 
 
 def test_a_budget_lets_exactly_its_amount_pass_in_8_processes(
