@@ -70,9 +70,8 @@ class ChatCall(GeneratingCall):
         return min(caps, default=None)
 
     def _with_cap(self, cap: int) -> Mapping[str, Any]:
-        default = CAP_NAMES[0] if WANTS_MAX_COMPLETION_TOKENS.search(self.model) else CAP_NAMES[1]
         named = [name for name in CAP_NAMES if self._fields.get(name) is not None]
-        return {**self._fields, **dict.fromkeys(named or [default], cap)}
+        return {**self._fields, **dict.fromkeys(named or [cap_name(self.model)], cap)}
 
     def _count_input(self) -> int:
         tokens = count_messages(mappings(self._fields.get("messages")), self.model)
@@ -157,6 +156,11 @@ class EmbeddingsTally(Tally):
 
     def _count_unread(self, unread: str) -> int:
         return 0
+
+
+def cap_name(model: str) -> str:
+    """The name under which a chat model takes its cap."""
+    return CAP_NAMES[0] if WANTS_MAX_COMPLETION_TOKENS.search(model) else CAP_NAMES[1]
 
 
 def _inputs(value: Any) -> list[Any]:
