@@ -24,10 +24,10 @@ def text_delta(provider: str, event: Mapping[str, Any]) -> str:
 
 
 def finish_reason(provider: str, answer: Mapping[str, Any]) -> str | None:
-    """Why the model stopped, in the provider's words: of an answer, or of the event of a stream that says it."""
+    """Why the model stopped, in the provider's words: of an answer, or of the event that says it."""
     return FORMATS[provider].finish_reason(answer)
 
 
 def model_name(provider: str, answer: Mapping[str, Any]) -> str | None:
-    """The model that answered: of an answer, or of the event of a stream that says it."""
+    """The model that answered: of an answer, or of the event that says it."""
     return FORMATS[provider].model_name(answer)

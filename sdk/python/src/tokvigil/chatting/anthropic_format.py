@@ -23,13 +23,14 @@ from tokvigil.chatting.chat_format import (
 )
 from tokvigil.dialects.anthropic import CAP_NAME
 from tokvigil.dialects.json_values import mapping, mappings, positive, string
+from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
 
 API_VERSION = "2023-06-01"
 # Anthropic takes no request without a cap. What stands here is also what TokVigil is asked for and holds, and
 # its decision can lower it but never raise it: a high default would hold budgets that nobody uses and block
-# others, a low one cuts answers short (they say so: their finish reason is "max_tokens"). So it is what TokVigil
-# holds for a call without a cap.
-OUTPUT_TOKENS_DEFAULT = 1_024
+# others, a low one cuts answers short (they say so: their finish reason is "max_tokens"). So it is what
+# TokVigil holds for a call without a cap. Who needs longer answers says max_output_tokens.
+OUTPUT_TOKENS_DEFAULT = OUTPUT_TOKENS_WITHOUT_CAP
 
 
 class AnthropicFormat(ChatFormat):

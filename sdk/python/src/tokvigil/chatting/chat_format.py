@@ -68,11 +68,14 @@ class ChatFormat(ABC):
 
 
 def with_options(fields: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The body, options beside what was made from the conversation. Raises `ConfigurationError` for both at once."""
+    """The body: the options beside what was made of the conversation.
+
+    Raises `ConfigurationError` for an option that would replace some of that.
+    """
     twice = sorted(fields.keys() & options.keys())
     if twice:
         raise ConfigurationError(
-            f"{', '.join(twice)}: made from the arguments of chat(), not to be given beside them"
+            f"given twice, by an argument of chat() and as an option: {', '.join(twice)}"
         )
     return {**fields, **options}
 

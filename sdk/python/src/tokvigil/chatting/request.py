@@ -76,7 +76,7 @@ def choose_provider(provider: str | None, model: str, base_url: str | None) -> s
     if provider is not None:
         if provider not in FORMATS:
             raise ConfigurationError(
-                f"provider is one of {', '.join(FORMATS)}; for an OpenAI-compatible endpoint pass its address instead"
+                f"provider is one of {', '.join(FORMATS)}; of an OpenAI-compatible endpoint pass the address"
             )
         return provider
     name = model.lower()

@@ -1,4 +1,7 @@
-"""What the SDK needs to know of any provider's wire format. Pure: bytes and values in, bytes and values out."""
+"""What the SDK needs to know of any provider's wire format.
+
+Pure: bytes and values in, bytes and values out.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,11 @@ class ProviderCall(ABC):
 
     @abstractmethod
     def body(self, max_output_tokens: int | None) -> bytes:
-        """The request body to send: the cap written in (never above the request's own, shared out among several
-        answers, never so low that the provider refuses it), and usage asked for where a stream does not tell it
-        by itself. The original bytes if nothing changes."""
+        """The request body to send; the original bytes if nothing changes.
+
+        The cap is written in: never above the request's own, shared out among several answers, and never so
+        low that the provider refuses it. Usage is asked for where a stream does not tell it by itself.
+        """
 
     @abstractmethod
     def reader(self) -> AnswerReader:
@@ -56,5 +61,7 @@ class AnswerReader(ABC):
 
     @abstractmethod
     def estimate(self) -> Usage:
-        """What the call used as far as the answer was seen: the provider's own figures where it gave some, else
-        counted here. Input is never 0 but for a form whose recording nobody can count. `source` is "estimated"."""
+        """What the call used as far as the answer was seen; `source` is "estimated".
+
+        The provider's own figures where it gave some, else counted here. Input is never 0 where there is text.
+        """

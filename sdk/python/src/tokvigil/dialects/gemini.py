@@ -1,6 +1,6 @@
-"""Gemini's generated content and embeddings, from the Gemini API and Vertex. The model stands in the path. Pure.
+"""Gemini's generated content and embeddings, from the Gemini API and Vertex. Pure.
 
-Keys may be written in camelCase or snake_case: Google's servers take both.
+The model stands in the path. Keys may be written in camelCase or snake_case: Google's servers take both.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class GeneratingCall(OpenAICall):
             return False
         if self.provider != "azure":
             return True
-        # Azure over a caller's own documents has no stream options in any version. "v1" sorts after all dates.
+        # Azure over a caller's own documents has no stream options in any version. "v1" sorts after dates.
         version = parse_qs(self._request.query).get("api-version", ["v1"])[0]
         return version >= AZURE_VERSION_WITH_STREAM_OPTIONS and "data_sources" not in self._fields
 

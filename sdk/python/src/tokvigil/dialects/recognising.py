@@ -76,8 +76,8 @@ def read_call(
 ) -> ProviderCall | None:
     """The AI call that a request is; None for any other request, and for one that names no model.
 
-    `url_path` may have a query. Raises `ConfigurationError` for an AI call that cannot be settled: one that is
-    billed later, or whose body cannot be read.
+    `url_path` may have a query. Raises `ConfigurationError` for an AI call that cannot be settled: one that
+    is billed later, or whose body cannot be read.
     """
     if method.upper() != "POST":
         return None
@@ -85,8 +85,8 @@ def read_call(
     path = path.rstrip("/")
     if _BILLED_LATER.search(path):
         raise ConfigurationError(
-            "a batch is billed later, when nobody is there to report it: send its calls one by one, or make it "
-            "with a client that is not wrapped"
+            "a batch is billed later, when nobody is there to report it: send its calls one by one, or make "
+            "it with a client that is not wrapped"
         )
     kind = _kind_of(path)
     if kind is None:
