@@ -63,5 +63,5 @@ class AnswerReader(ABC):
     def estimate(self) -> Usage:
         """What the call used as far as the answer was seen; `source` is "estimated".
 
-        The provider's own figures where it gave some, else counted here. Input is never 0 where there is text.
+        The provider's own figures where it gave some, else counted here. Input with text in it is never 0.
         """
