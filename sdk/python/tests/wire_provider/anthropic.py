@@ -11,7 +11,7 @@ from tokvigil import Usage
 from .content import TEXT, THOUGHT, calls_tool, example, pieces, text_for
 from .exchange import Answer, Refused, Seen, Stream, event, require, require_at_least
 
-__all__ = ["TEXT", "THINKING_USAGE", "THOUGHT", "USAGE"]
+__all__ = ["TEXT", "THINKING_USAGE", "THOUGHT", "USAGE", "answer", "error", "headers", "stream_error"]
 
 USAGE = Usage(input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, cache_write_tokens=64)
 # Of a request that asks for thinking.

@@ -11,7 +11,7 @@ from tokvigil import Usage
 from .content import TEXT, calls_tool, embedding, example, pieces, text_for
 from .exchange import Answer, Refused, Seen, Stream, event, require, require_at_least
 
-__all__ = ["TEXT", "USAGE"]
+__all__ = ["TEXT", "USAGE", "answer", "error", "headers", "stream_error"]
 
 # Thoughts are output beside the candidates' 26.
 USAGE = Usage(input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, reasoning_tokens=64)

@@ -21,7 +21,18 @@ from .openai_figures import (
     snapshot,
 )
 
-__all__ = ["EMBEDDING_USAGE", "IMAGE_USAGE", "LEGACY_USAGE", "TEXT", "USAGE", "snapshot"]
+__all__ = [
+    "EMBEDDING_USAGE",
+    "IMAGE_USAGE",
+    "LEGACY_USAGE",
+    "TEXT",
+    "USAGE",
+    "answer",
+    "error",
+    "headers",
+    "snapshot",
+    "stream_error",
+]
 
 ENDPOINT = re.compile(r"/(?:openai/)?(?:v1|deployments/(?P<deployment>[^/]+))/(?P<name>.+)")
 AZURE_ROOT = "/openai/"
