@@ -532,6 +532,7 @@ def chat_until_killed(arguments: list[str], provider: WireProvider, delay_s: flo
             while len(provider.seen) == before and time.monotonic() < deadline:
                 time.sleep(0.001)
             time.sleep(delay_s)
+            assert child.poll() is None, "it ended by itself"
         finally:
             child.send_signal(signal.SIGKILL)
 
