@@ -19,6 +19,7 @@ import pytest
 from tokvigil import TokVigil
 
 from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import Books
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -214,8 +215,10 @@ def wire() -> type[Wire]:
 
 @pytest.fixture(autouse=True)
 def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("TOKVIGIL_API_KEY", "TOKVIGIL_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for owner in ("TOKVIGIL", "OPENAI", "ANTHROPIC", "GEMINI", "GOOGLE"):
+        monkeypatch.delenv(f"{owner}_API_KEY", raising=False)
+        monkeypatch.delenv(f"{owner}_BASE_URL", raising=False)
+    monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL", raising=False)
     monkeypatch.setenv("TOKVIGIL_SPOOL", str(tmp_path / "usage.sqlite3"))
 
 
@@ -289,3 +292,9 @@ def wire_provider() -> Iterator[WireProvider]:
     server = WireProvider()
     yield server
     server.close()
+
+
+@pytest.fixture
+def books(tv: TokVigil, control_plane: ControlPlane) -> Books:
+    """What TokVigil was asked and told of the calls of `tv`."""
+    return Books(tv, control_plane)

@@ -28,10 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Mishap:
-    """What becomes of a request. Without a status the connection is closed without a word."""
+    """What becomes of a request. Without a status the connection is closed: without a word, or half-way."""
 
     status: int | None = None
     headers: Mapping[str, str] | None = None
+    halves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class WireProvider:
     def hang_up(self, times: int = 1) -> None:
         """The next requests are read and their connections closed."""
         self._mishaps.extend([Mishap()] * times)
+
+    def cut_answer(self) -> None:
+        """Of the next request's answer, no stream, only the first half is sent; then its connection is closed."""
+        self._mishaps.append(Mishap(halves=True))
 
     def pause_after(self, events: int) -> None:
         """The next stream sends so many events, then waits for `resume`."""
@@ -165,7 +170,8 @@ def _handler(wire: WireProvider) -> type[BaseHTTPRequestHandler]:
             provider = _provider(seen)
             self._wait(threading.Event(), wire.delay_s)
             mishap = _next(wire._mishaps)
-            if mishap is not None and mishap.status is None:
+            halves = mishap is not None and mishap.halves
+            if mishap is not None and mishap.status is None and not halves:
                 self.close_connection = True
                 return
             reply = _reply(provider, seen, mishap)
@@ -173,9 +179,9 @@ def _handler(wire: WireProvider) -> type[BaseHTTPRequestHandler]:
             if isinstance(reply, Stream):
                 self._send_stream(reply, provider, headers)
             else:
-                self._send(reply, headers)
+                self._send(reply, headers, halves)
 
-        def _send(self, answer: Answer, headers: Mapping[str, str]) -> None:
+        def _send(self, answer: Answer, headers: Mapping[str, str], halves: bool) -> None:
             content = json.dumps(answer.body).encode()
             encoding = GZIP if wire.gzip_answers and self._takes_gzip() else {}
             if encoding:
@@ -183,7 +189,8 @@ def _handler(wire: WireProvider) -> type[BaseHTTPRequestHandler]:
             length = {"content-length": str(len(content))}
             kind = {"content-type": "application/json"}
             self._begin(answer.status, {**kind, **length, **encoding, **headers, **answer.headers})
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if halves else content)
+            self.close_connection = self.close_connection or halves
 
         def _send_stream(self, stream: Stream, provider: Provider, headers: Mapping[str, str]) -> None:
             encoding = GZIP if wire.gzip_streams and self._takes_gzip() else {}
