@@ -24,10 +24,12 @@ TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """What came of each act. `vip_stop` is what stopped the user without limits, None if nothing did."""
+    """What came of each act. `unreported` counts the usage reports that did not arrive; `vip_stop` is what stopped the
+    user without limits, None if nothing did."""
 
     exchanges: tuple[Exchange, ...]
     elapsed_s: float
+    unreported: int
     requests: Burst
     concurrency: Burst
     vip_calls: int
@@ -40,6 +42,7 @@ def connect(url: str, stage: Stage) -> TokVigil:
 
 def play(client: TokVigil, out: OutputWrapper, *, parallel: int = PARALLEL) -> Played:
     exchanges, elapsed_s = _send(client, traffic.conversations(), out, parallel)
+    unreported = client.flush()
     progress = Progress(
         out, f"calls of one user at once, {bursts.REQUESTS_LIMIT} allowed", bursts.REQUESTS_SENT
     )
@@ -53,6 +56,7 @@ def play(client: TokVigil, out: OutputWrapper, *, parallel: int = PARALLEL) -> P
     return Played(
         exchanges=tuple(exchanges),
         elapsed_s=elapsed_s,
+        unreported=unreported,
         requests=requests,
         concurrency=concurrency,
         vip_calls=vip_calls,

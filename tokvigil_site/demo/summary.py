@@ -100,6 +100,11 @@ def checks(stage: Stage, played: Played, meters: Iterable[Meter]) -> list[Check]
             found=f"{len(played.exchanges) - len(failures)} of {len(played.exchanges)}{first}",
             ok=not failures,
         ),
+        Check(
+            what="every answer's usage was reported",
+            found=f"{played.unreported} reports missing",
+            ok=not played.unreported,
+        ),
         _exact("a limit is a limit", played.requests),
         _exact("so is a limit on calls in flight", played.concurrency),
         Check(

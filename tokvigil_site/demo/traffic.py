@@ -102,6 +102,5 @@ def _send(client: TokVigil, provider_url: str, conversation: Conversation) -> Ex
         except TokVigilError as error:
             return Exchange(conversation=conversation, failure=f"{type(error).__name__}: {error}")
         else:
-            failure = "" if result.usage_error is None else f"usage not reported: {result.usage_error}"
-            return Exchange(conversation=conversation, result=result, failure=failure)
+            return Exchange(conversation=conversation, result=result)
     return blocked

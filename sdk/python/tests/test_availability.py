@@ -44,7 +44,7 @@ def blocked(**changes: Any) -> Decision:
 
 
 def test_a_block_is_repeated_until_its_time_is_over(availability: Availability, clock: Clock) -> None:
-    availability.answered(ASKED, blocked())
+    availability.remember(ASKED, blocked())
     clock.now += 20.5
     decision = availability.decide(ASKED, "r2", AWAY)
     assert (decision.allowed, decision.degraded, decision.request_id) == (False, True, "r2")
@@ -56,25 +56,25 @@ def test_a_block_is_repeated_until_its_time_is_over(availability: Availability, 
 
 
 def test_a_block_that_waiting_cannot_lift_stays(availability: Availability, clock: Clock) -> None:
-    availability.answered(ASKED, blocked(retry_after=None))
+    availability.remember(ASKED, blocked(retry_after=None))
     clock.now += 1e6
     assert not availability.decide(ASKED, "r2", AWAY).allowed
 
 
 def test_a_later_decision_replaces_the_one_before(availability: Availability) -> None:
-    availability.answered(ASKED, blocked())
-    availability.answered(ASKED, blocked(allowed=True, reason_class="allowed"))
+    availability.remember(ASKED, blocked())
+    availability.remember(ASKED, blocked(allowed=True, reason_class="allowed"))
     assert availability.decide(ASKED, "r2", AWAY).allowed
 
 
 @pytest.mark.parametrize("decision", [blocked(reason_class="transient"), blocked(degraded=True)])
 def test_what_says_nothing_of_later_is_not_remembered(availability: Availability, decision: Decision) -> None:
-    availability.answered(ASKED, decision)
+    availability.remember(ASKED, decision)
     assert availability.decide(ASKED, "r2", AWAY).allowed
 
 
 def test_a_block_is_that_of_its_user_and_model_alone(availability: Availability) -> None:
-    availability.answered(ASKED, blocked())
+    availability.remember(ASKED, blocked())
     other = Asked(user_id="user_456", feature="chat", model="gpt-4o-mini", plan=None)
     assert availability.decide(other, "r2", AWAY).allowed
 
@@ -83,7 +83,7 @@ def test_what_is_remembered_is_bounded(availability: Availability, monkeypatch: 
     monkeypatch.setattr("tokvigil.availability.REMEMBERED_MAX", 2)
     users = [Asked(user_id=str(n), feature=None, model="m", plan=None) for n in range(3)]
     for user in users:
-        availability.answered(user, blocked())
+        availability.remember(user, blocked())
     assert [availability.decide(user, "r", AWAY).allowed for user in users] == [True, False, False]
 
 

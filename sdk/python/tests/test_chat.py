@@ -1,29 +1,42 @@
+"""`tv.chat`: one decision, one provider call, one report, whatever happens between them."""
+
 from __future__ import annotations
 
+import asyncio
 import pickle
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import TokVigil
-from tokvigil.pending import PendingUsage
+from tokvigil import AsyncTokVigil, TokVigil
+
+MESSAGES = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
+
+
+def asked_and_reported(tv: TokVigil, control_plane: Any) -> tuple[list[Any], list[Any]]:
+    """The bodies of all evaluations and of all reports."""
+    assert tv.flush() == 0
+    return [seen.body for seen in control_plane.calls("/v1/evaluate")], list(control_plane.charged.values())
+
+
+def last_report(tv: TokVigil, control_plane: Any) -> Any:
+    return asked_and_reported(tv, control_plane)[1][-1]
 
 
 def test_one_chat_is_one_decision_one_provider_call_one_report(
-    chat: Any, control_plane: Any, provider: Any
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any
 ) -> None:
     result = chat(plan="free", run_id="run-1", metadata={"team": "blue"}, temperature=0)
 
     assert result.text == "Hello!"
     assert result.finish_reason == "stop"
     assert result.model == "gpt-4o-mini-2024-07-18"
-    assert result.cost_usd == Decimal("0.000198")
+    assert result.cost_usd == Decimal("0.0001572"), "the list price, cached input included"
     assert result.usage == tokvigil.Usage(
         input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, reasoning_tokens=64
     )
-    assert [seen.path for seen in control_plane.seen] == ["/v1/evaluate", "/v1/usage"]
-    asked, reported = (seen.body for seen in control_plane.seen)
+    (asked,), (reported,) = asked_and_reported(tv, control_plane)
     assert asked["request_id"] == reported["request_id"] == result.request_id
     assert asked["input_tokens"] == 14
     assert (reported["input_tokens"], reported["output_tokens"]) == (1_200, 90)
@@ -83,7 +96,8 @@ def test_several_answers_share_the_hold(chat: Any, control_plane: Any, provider:
     "changes",
     [
         {"provider_api_key": "sk-\u00fc"},
-        {"stream": True},
+        {"provider": "elsewhere"},
+        {"provider_base_url": "provider.example"},
         {"max_tokens": 5, "max_output_tokens": 6},
         {"tools": [object()]},
     ],
@@ -113,7 +127,7 @@ def test_a_block_raises_and_the_provider_is_not_called(
 
 
 def test_a_provider_failure_releases_the_hold(
-    chat: Any, control_plane: Any, provider: Any, wire: Any
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any
 ) -> None:
     body = {"error": {"message": "Slow down", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
     headers = {"Retry-After": "7", "x-request-id": "preq-1"}
@@ -128,7 +142,7 @@ def test_a_provider_failure_releases_the_hold(
     assert error.body == body
     assert "Slow down" in str(error)
     assert len(provider.seen) == 1
-    reported = control_plane.calls("/v1/usage")[0].body
+    reported = last_report(tv, control_plane)
     assert (reported["status"], reported["input_tokens"], reported["output_tokens"]) == ("failed", 0, 0)
 
 
@@ -137,7 +151,6 @@ def test_a_provider_failure_releases_the_hold(
     [
         (200, b"<html>hello</html>"),
         (200, b"[]"),
-        (200, {"id": "x"}),
         (200, {"error": {"message": "upstream"}, "choices": []}),
         (200, {"error": "flat", "choices": []}),
         (302, b""),
@@ -145,42 +158,55 @@ def test_a_provider_failure_releases_the_hold(
     ],
 )
 def test_a_provider_answer_that_is_none_is_a_provider_error(
-    chat: Any, control_plane: Any, provider: Any, wire: Any, status: int, body: Any
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any, status: int, body: Any
 ) -> None:
     provider.script("/v1/chat/completions", wire.Answer(status, body))
     with pytest.raises(tokvigil.ProviderError) as caught:
         chat()
     assert caught.value.status_code == status
-    assert control_plane.calls("/v1/usage")[0].body["status"] == "failed"
+    assert last_report(tv, control_plane)["status"] == "failed"
 
 
-def test_an_unreachable_provider_is_a_provider_error(chat: Any, control_plane: Any, unreachable: str) -> None:
+def test_an_answer_nobody_can_make_sense_of_is_a_provider_error_and_counted(
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any
+) -> None:
+    provider.script("/v1/chat/completions", wire.Answer(200, {"id": "x"}))
+    with pytest.raises(tokvigil.ProviderError):
+        chat()
+    report = last_report(tv, control_plane)
+    assert (report["status"], report["input_tokens"]) == ("succeeded", 14), "the provider did work for it"
+
+
+def test_an_unreachable_provider_is_a_provider_error(
+    chat: Any, tv: TokVigil, control_plane: Any, unreachable: str
+) -> None:
     with pytest.raises(tokvigil.ProviderError) as caught:
         chat(provider_base_url=unreachable)
     assert caught.value.status_code is None
-    assert control_plane.calls("/v1/usage")[0].body["status"] == "failed"
+    assert last_report(tv, control_plane)["status"] == "failed"
 
 
-def test_an_interrupted_call_releases_the_hold(
+def test_an_interrupted_call_counts_what_the_provider_had_to_read(
     chat: Any, tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tv._chat_endpoint, "complete", interrupt)
+    monkeypatch.setattr(tv._chat._connections.blocking, "send", interrupt)
     with pytest.raises(KeyboardInterrupt):
         chat()
-    assert control_plane.calls("/v1/usage")[0].body["status"] == "cancelled"
+    report = last_report(tv, control_plane)
+    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("partial", 14, 0)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many", "completion_tokens": 3}])
 def test_usage_the_provider_left_out_is_estimated_not_zero(
-    chat: Any, control_plane: Any, provider: Any, wire: Any, usage: Any
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any, usage: Any
 ) -> None:
     provider.script("/v1/chat/completions", wire.Answer(200, wire.completion(usage=usage)))
     result = chat()
     assert result.usage == tokvigil.Usage(input_tokens=14, output_tokens=2, source="estimated")
-    assert control_plane.calls("/v1/usage")[0].body["output_tokens"] == 2
+    assert last_report(tv, control_plane)["output_tokens"] == 2
 
 
 @pytest.mark.parametrize("details", [None, 5, [], {"cached_tokens": None}, {"cached_tokens": 9_999}])
@@ -206,139 +232,6 @@ def test_tools_count_as_input(chat: Any, control_plane: Any) -> None:
     assert control_plane.seen[0].body["input_tokens"] > 25
 
 
-def test_an_answer_is_handed_over_even_if_its_usage_cannot_be_reported(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    control_plane.script("/v1/usage", *[wire.Answer(503)] * 3)
-
-    result = chat()
-
-    assert result.text == "Hello!"
-    assert result.receipt is None
-    assert isinstance(result.usage_error, tokvigil.TokVigilUnavailableError)
-    assert [event.request_id for event in tv.pending_usage] == [result.request_id]
-    assert "stays pending" in caplog.text
-
-    tv.evaluate("user_123", "gpt-4o-mini")
-
-    assert tv.pending_usage == ()
-    first_try = control_plane.calls("/v1/usage")[0].body
-    assert control_plane.charged == {result.request_id: first_try}
-
-
-def test_a_report_that_did_arrive_is_not_charged_twice(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
-) -> None:
-    def charge_then_fail(seen: Any) -> Any:
-        control_plane.charge(seen.body)
-        return wire.Answer(503)
-
-    control_plane.defaults["/v1/usage"] = charge_then_fail
-    result = chat()
-    assert tv.flush() == 0
-    assert list(control_plane.charged) == [result.request_id]
-    (batch,) = control_plane.calls("/v1/usage/batch")
-    assert batch.body["events"][0] == control_plane.calls("/v1/usage")[0].body
-
-
-def test_a_report_on_its_way_is_not_sent_by_another_thread_too(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
-) -> None:
-    def evaluate_meanwhile(seen: Any) -> Any:
-        tv.evaluate("user_456", "gpt-4o-mini")
-        return wire.Answer(201, control_plane.charge(seen.body))
-
-    control_plane.defaults["/v1/usage"] = evaluate_meanwhile
-    chat()
-    assert control_plane.calls("/v1/usage/batch") == []
-
-
-def test_a_refused_report_is_given_up_loudly(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    control_plane.script("/v1/usage", wire.Answer(422, {"detail": "no such model"}))
-    result = chat()
-    assert isinstance(result.usage_error, tokvigil.ValidationError)
-    assert tv.pending_usage == ()
-    assert "was refused" in caplog.text
-
-
-def test_a_wrong_clock_does_not_cost_the_report(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
-) -> None:
-    problem = {"code": "VALIDATION_ERROR", "errors": [{"field": "occurred_at", "message": "in the future"}]}
-    control_plane.script("/v1/usage", wire.Answer(422, problem))
-    result = chat()
-    assert result.receipt is not None
-    assert "occurred_at" not in control_plane.charged[result.request_id]
-
-
-def test_pending_usage_goes_out_in_batches_the_server_takes(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokvigil.client.BATCH_BYTES_MAX", 900)
-    usage = tokvigil.Usage(input_tokens=1, output_tokens=1)
-    for number in range(12):
-        tv._pending.add(
-            tokvigil.UsageEvent(request_id=str(number), user_id="u" * 100, model="m", usage=usage)
-        )
-    assert tv.flush() == 0
-    batches = [seen.body["events"] for seen in control_plane.calls("/v1/usage/batch")]
-    assert sum(len(batch) for batch in batches) == 12
-    assert len(batches) > 1
-    assert all(len(seen.raw) <= 920 for seen in control_plane.seen)
-
-
-def test_a_report_refused_for_the_key_waits_for_a_better_key(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
-) -> None:
-    control_plane.script("/v1/usage", wire.Answer(403))
-    chat()
-    assert len(tv.pending_usage) == 1
-
-
-def test_closing_sends_what_is_pending(control_plane: Any, chat: Any, wire: Any) -> None:
-    control_plane.script("/v1/usage", *[wire.Answer(503)] * 2)
-    control_plane.script("/v1/usage/batch", wire.Answer(503))
-    with TokVigil("key", control_plane.url, max_retries=0) as client:
-        for _ in range(2):
-            chat(client)
-        assert control_plane.charged == {}
-    assert len(control_plane.charged) == 2
-
-
-def test_closing_without_a_control_plane_says_what_is_lost(
-    chat: Any, unreachable: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with TokVigil("key", unreachable, max_retries=0, spool=False) as client:
-        assert chat(client).decision.degraded
-        assert client.flush() == 1
-    assert "1 usage events were not reported" in caplog.text
-
-
-def test_a_flush_survives_a_nonsense_batch_answer(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
-) -> None:
-    control_plane.script("/v1/usage", *[wire.Answer(503)] * 3)
-    chat()
-    for body in ({}, {"results": []}, {"results": [7, {"status": "recorded"}]}):
-        control_plane.script("/v1/usage/batch", wire.Answer(200, body))
-        assert tv.flush() == 1
-    assert tv.flush() == 0
-
-
-def test_a_conflicting_event_does_not_block_the_others(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    control_plane.script("/v1/usage", *[wire.Answer(503)] * 6)
-    control_plane.script("/v1/usage/batch", wire.Answer(503))
-    first, second = chat(), chat()
-    control_plane.charged[first.request_id] = {"something": "else"}
-    assert tv.flush() == 0
-    assert second.request_id in control_plane.charged
-    assert f"{first.request_id} was refused: conflict" in caplog.text
-
-
 def test_block_on_unavailable_stops_a_chat_before_the_provider(
     chat: Any, provider: Any, unreachable: str
 ) -> None:
@@ -348,14 +241,6 @@ def test_block_on_unavailable_stops_a_chat_before_the_provider(
         assert client.pending_usage == ()
     assert caught.value.decision.degraded
     assert provider.seen == []
-
-
-def test_pending_usage_is_bounded_and_drops_the_oldest() -> None:
-    pending = PendingUsage(events_max=2)
-    usage = tokvigil.Usage(input_tokens=1, output_tokens=1)
-    events = [tokvigil.UsageEvent(request_id=str(i), user_id="u", model="m", usage=usage) for i in range(3)]
-    assert [pending.add(event) for event in events] == [None, None, events[0]]
-    assert pending.oldest() == (events[1], events[2])
 
 
 def test_against_the_demo_provider(tv: TokVigil, demo_provider_url: str, control_plane: Any) -> None:
@@ -379,4 +264,188 @@ def test_a_failure_of_the_demo_provider(tv: TokVigil, demo_provider_url: str, co
     with pytest.raises(tokvigil.ProviderError) as caught:
         tv.chat("user_123", "chat", "broken-model", [{"role": "user", "content": "Hi"}], **arguments)
     assert caught.value.status_code == 500
-    assert control_plane.calls("/v1/usage")[0].body["status"] == "failed"
+    assert last_report(tv, control_plane)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [("gpt-4o-mini", "openai"), ("claude-haiku-4-5", "anthropic"), ("gemini-2.5-flash", "google")],
+)
+class TestEveryProvider:
+    """The same call, whoever answers it."""
+
+    @pytest.fixture
+    def call(self, wire_provider: Any, model: str, provider: str) -> dict[str, Any]:
+        version = {"openai": "/v1", "anthropic": "", "google": ""}[provider]
+        return {
+            "user_id": "user_123",
+            "feature": "chat",
+            "model": model,
+            "messages": [{"role": "system", "content": "Be brief"}, *MESSAGES],
+            "provider": provider,
+            "provider_base_url": wire_provider.url + version,
+            "provider_api_key": "sk-caller",
+        }
+
+    @pytest.fixture
+    def said(self, wire_provider: Any, provider: str) -> Any:
+        """What the provider says and uses."""
+        return {
+            "openai": wire_provider.openai,
+            "anthropic": wire_provider.anthropic,
+            "google": wire_provider.gemini,
+        }[provider]
+
+    def test_the_whole_answer(self, tv: TokVigil, control_plane: Any, call: Any, said: Any) -> None:
+        result = tv.chat(**call)
+        assert (result.text, result.usage) == (said.TEXT, said.USAGE)
+        assert result.finish_reason
+        assert result.cost_usd is not None
+        asked, (report,) = asked_and_reported(tv, control_plane)
+        assert len(asked) == 1
+        assert (report["request_id"], report["status"]) == (result.request_id, "succeeded")
+        assert (report["input_tokens"], report["output_tokens"]) == (
+            said.USAGE.input_tokens,
+            said.USAGE.output_tokens,
+        )
+
+    def test_the_answer_as_it_comes(self, tv: TokVigil, control_plane: Any, call: Any, said: Any) -> None:
+        with tv.chat(**call, stream=True) as stream:
+            assert stream.usage is None
+            pieces = list(stream)
+        assert len(pieces) > 1
+        assert "".join(pieces) == stream.text == said.TEXT
+        assert (stream.usage, bool(stream.finish_reason)) == (said.USAGE, True)
+        assert stream.cost_usd is not None
+        _, (report,) = asked_and_reported(tv, control_plane)
+        assert (report["request_id"], report["status"]) == (stream.request_id, "succeeded")
+
+    def test_a_stream_that_is_left_early_is_partial_and_never_zero(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
+    ) -> None:
+        wire_provider.pause_after(4)
+        with tv.chat(**call, stream=True) as stream:
+            first = next(iter(stream))
+        wire_provider.resume()
+        assert first
+        assert stream.usage is not None
+        assert stream.usage.source == "estimated"
+        _, (report,) = asked_and_reported(tv, control_plane)
+        assert report["status"] == "partial"
+        assert report["input_tokens"] > 0
+        assert report["output_tokens"] > 0
+
+    def test_a_stream_that_breaks_is_a_provider_error_and_partial(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
+    ) -> None:
+        wire_provider.cut_after(3)
+        with pytest.raises(tokvigil.ProviderError), tv.chat(**call, stream=True) as stream:
+            list(stream)
+        assert last_report(tv, control_plane)["status"] == "partial"
+
+    def test_a_block_is_raised_before_the_provider_is_called(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, wire: Any, call: Any
+    ) -> None:
+        control_plane.script("/v1/evaluate", *[wire.Answer(200, wire.blocked())] * 2)
+        for stream in (False, True):
+            with pytest.raises(tokvigil.AIUsageBlockedError) as caught:
+                tv.chat(**call, stream=stream)
+            assert caught.value.retry_after == 3600
+        assert wire_provider.seen == []
+        assert asked_and_reported(tv, control_plane)[1] == []
+
+    def test_an_error_of_the_provider_is_a_provider_error(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
+    ) -> None:
+        wire_provider.fail(429, retry_after=7)
+        with pytest.raises(tokvigil.ProviderError) as caught:
+            tv.chat(**call, stream=True)
+        assert (caught.value.status_code, caught.value.retry_after) == (429, 7)
+        assert caught.value.code
+        assert last_report(tv, control_plane)["status"] == "failed"
+
+    def test_awaited_it_is_the_same(self, control_plane: Any, call: Any, said: Any, unreachable: str) -> None:
+        async def talk() -> tuple[str, str]:
+            async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+                result = await tv.chat(**call)
+                async with await tv.chat(**call, stream=True) as stream:
+                    pieces = [piece async for piece in stream]
+                assert stream.usage == result.usage == said.USAGE
+                with pytest.raises(tokvigil.ProviderError):
+                    await tv.chat(**call | {"provider_base_url": unreachable})
+                return result.text, "".join(pieces)
+
+        assert asyncio.run(talk()) == (said.TEXT, said.TEXT)
+        statuses = sorted(report["status"] for report in control_plane.charged.values())
+        assert statuses == ["failed", "succeeded", "succeeded"]
+
+    def test_a_cancelled_task_counts_what_the_provider_had_to_read(
+        self, control_plane: Any, wire_provider: Any, call: Any
+    ) -> None:
+        async def start_and_cancel() -> None:
+            async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+                wire_provider.delay_s = 1.0
+                task = asyncio.create_task(tv.chat(**call))
+                while not wire_provider.seen:
+                    await asyncio.sleep(0.01)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+        asyncio.run(start_and_cancel())
+        (report,) = control_plane.charged.values()
+        assert (report["status"], report["output_tokens"]) == ("partial", 0)
+        assert report["input_tokens"] > 0
+
+
+def test_a_task_cancelled_while_it_asks_gives_back_what_may_be_held(
+    control_plane: Any, provider: Any, wire: Any
+) -> None:
+    def slow(seen: Any) -> Any:
+        return wire.Answer(200, wire.decision(seen.body["request_id"]), delay_s=0.5)
+
+    control_plane.defaults["/v1/evaluate"] = slow
+
+    async def ask_and_cancel() -> None:
+        async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+            task = asyncio.create_task(
+                tv.chat("user_123", "chat", "gpt-4o-mini", MESSAGES, provider_base_url=provider.url)
+            )
+            while not control_plane.seen:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(ask_and_cancel())
+    (report,) = control_plane.charged.values()
+    assert report["status"] == "cancelled"
+    assert report["request_id"] == control_plane.calls("/v1/evaluate")[0].body["request_id"]
+    assert provider.seen == []
+
+
+def test_a_call_is_not_blocked_by_the_hold_of_the_finished_call_before_it(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    """A limit of one call at once, and calls one after the other."""
+    held: list[str] = []
+
+    def one_at_a_time(seen: Any) -> Any:
+        if any(request_id not in control_plane.charged for request_id in held):
+            return wire.Answer(200, wire.blocked(seen.body["request_id"]) | {"reason_class": "transient"})
+        held.append(seen.body["request_id"])
+        return wire.Answer(200, wire.decision(seen.body["request_id"]))
+
+    control_plane.defaults["/v1/evaluate"] = one_at_a_time
+    for _ in range(5):
+        assert chat().text == "Hello!"
+    assert len(held) == 5
+
+
+def test_a_call_that_others_stand_in_the_way_of_is_blocked_without_delay(
+    chat: Any, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | {"reason_class": "transient"}))
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        chat()
+    assert len(control_plane.calls("/v1/evaluate")) == 1

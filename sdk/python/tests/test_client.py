@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tokvigil
 from tokvigil import TokVigil
-from tokvigil.client import new_request_id
+from tokvigil.evaluation import new_request_id
 
 
 @pytest.mark.parametrize(

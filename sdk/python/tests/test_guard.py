@@ -13,7 +13,8 @@ from tokvigil import TokVigil, Usage
 ASKED = {"user_id": "user_123", "feature": "chat", "model": "claude-haiku-4-5", "input_tokens": 10}
 
 
-def only_report(control_plane: Any) -> Any:
+def only_report(tv: TokVigil, control_plane: Any) -> Any:
+    assert tv.flush() == 0
     (body,) = control_plane.charged.values()
     return body
 
@@ -23,7 +24,7 @@ def test_what_is_recorded_is_reported_once(tv: TokVigil, control_plane: Any) -> 
         assert call.max_output_tokens == 100
         used = call.record({"usage": {"input_tokens": 10, "output_tokens": 3, "cache_read_input_tokens": 5}})
         assert call.record(Usage(input_tokens=99, output_tokens=99)) == used
-    body = only_report(control_plane)
+    body = only_report(tv, control_plane)
     assert body["request_id"] == call.request_id == call.decision.request_id
     assert (body["input_tokens"], body["output_tokens"], body["cached_input_tokens"]) == (15, 3, 5)
     assert (body["plan"], body["run_id"], body["provider"], body["metadata"]) == (
@@ -63,7 +64,7 @@ def test_a_call_that_broke_gives_its_hold_back(
 ) -> None:
     with pytest.raises(error), tv.guard(**ASKED):
         raise error
-    body = only_report(control_plane)
+    body = only_report(tv, control_plane)
     assert (body["status"], body["input_tokens"], body["output_tokens"]) == (status, 0, 0)
 
 
@@ -72,7 +73,7 @@ def test_leaving_without_a_record_gives_the_hold_back_and_says_so(
 ) -> None:
     with tv.guard(**ASKED):
         pass
-    assert only_report(control_plane)["status"] == "cancelled"
+    assert only_report(tv, control_plane)["status"] == "cancelled"
     assert "no usage was recorded" in caplog.text
 
 
@@ -84,13 +85,13 @@ def test_an_error_after_the_record_changes_nothing(tv: TokVigil, control_plane: 
 
     with pytest.raises(ValueError, match="later"):
         use()
-    assert only_report(control_plane)["status"] == "partial"
+    assert only_report(tv, control_plane)["status"] == "partial"
 
 
 def test_an_answer_without_usage_is_an_error_that_says_the_mend(tv: TokVigil, control_plane: Any) -> None:
     with pytest.raises(tokvigil.ConfigurationError, match=r"record\(Usage"), tv.guard(**ASKED) as call:
         call.record({"text": "hello"})
-    body = only_report(control_plane)
+    body = only_report(tv, control_plane)
     assert (body["status"], body["output_tokens"]) == ("partial", 100), "the provider was called, so never 0"
 
 
@@ -99,12 +100,12 @@ def test_an_answer_without_usage_may_still_be_recorded_by_hand(tv: TokVigil, con
         with pytest.raises(tokvigil.ConfigurationError):
             call.record({"text": "hello"})
         call.record(Usage(input_tokens=10, output_tokens=2))
-    assert only_report(control_plane)["output_tokens"] == 2
+    assert only_report(tv, control_plane)["output_tokens"] == 2
 
 
 def test_inside_the_call_is_on_disk_with_what_it_may_use(tv: TokVigil) -> None:
     with tv.guard(**ASKED) as call:
-        with sqlite3.connect(tv._pending.path) as db:  # type: ignore[union-attr]
+        with sqlite3.connect(tv._reporter.store.path) as db:  # type: ignore[union-attr]
             ((body,),) = db.execute("SELECT body FROM event WHERE owner IS NOT NULL").fetchall()
         call.record(Usage(input_tokens=10, output_tokens=3))
     written = json.loads(body)

@@ -93,7 +93,7 @@ def test_a_call_under_way_is_on_disk_with_what_is_held_for_it(
     found = []
 
     def look(seen: Any) -> Any:
-        with sqlite3.connect(tv._pending.path) as db:  # type: ignore[union-attr]
+        with sqlite3.connect(tv._reporter.store.path) as db:  # type: ignore[union-attr]
             found.extend(db.execute("SELECT body, owner IS NOT NULL FROM event").fetchall())
         return wire.Answer(200, wire.completion())
 
@@ -103,16 +103,18 @@ def test_a_call_under_way_is_on_disk_with_what_is_held_for_it(
     assert owned
     assert '"status": "partial"' in body
     assert '"output_tokens": 100' in body
-    assert rows(tv._pending.path, "event") == []  # type: ignore[union-attr]
+    assert tv.flush() == 0
+    assert rows(tv._reporter.store.path, "event") == []  # type: ignore[union-attr]
 
 
 def test_the_answers_usage_replaces_what_was_held(
-    control_plane: Any, chat: Any, path: Path, wire: Any
+    control_plane: Any, chat: Any, path: Path, wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control_plane.script("/v1/usage", wire.Answer(503))
-    control_plane.script("/v1/usage/batch", wire.Answer(503))
+    monkeypatch.setattr("tokvigil.client.EXIT_S_MAX", 0.1)
+    control_plane.script("/v1/usage/batch", *[wire.Answer(503)] * 100)
     with TokVigil("tv_dev_id_secret", control_plane.url, max_retries=0, spool=path) as client:
         chat(client)
+    control_plane.scripts["/v1/usage/batch"].clear()
     with TokVigil("tv_dev_id_secret", control_plane.url, spool=path) as client:
         assert [pending.usage.output_tokens for pending in client.pending_usage] == [90]
         assert client.flush() == 0
@@ -172,9 +174,9 @@ def test_events_go_only_where_they_were_made_for(path: Path, control_plane: Any)
 
 
 def test_a_new_secret_of_the_same_key_sends_what_the_old_one_left(path: Path, control_plane: Any) -> None:
-    with TokVigil("tv_dev_id_old", control_plane.url, spool=path) as client:
-        client._pending.add(event())
-        client._send_pending = lambda retry: None  # type: ignore[method-assign,assignment]
+    old = TokVigil("tv_dev_id_old", control_plane.url, spool=path)
+    old._reporter.store.add(event())
+    old._reporter.store.close()
     with TokVigil("tv_dev_id_new", control_plane.url + "/", spool=path) as client:
         assert client.flush() == 0
     assert list(control_plane.charged) == ["r1"]
@@ -198,7 +200,6 @@ def test_a_place_that_cannot_be_written_is_said_and_usage_stays_in_memory(
     chat: Any, control_plane: Any, tmp_path: Path, wire: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    control_plane.script("/v1/usage", wire.Answer(503))
     with TokVigil("key", control_plane.url, max_retries=0, spool=tmp_path / "file" / "usage") as client:
         assert chat(client).text == "Hello!"
         assert len(client.pending_usage) == 1
@@ -221,9 +222,10 @@ def test_a_record_that_cannot_be_read_is_set_aside(path: Path, caplog: pytest.Lo
 def test_a_refused_event_is_set_aside_with_the_reason(
     chat: Any, tv: TokVigil, control_plane: Any, wire: Any
 ) -> None:
-    control_plane.script("/v1/usage", wire.Answer(422, {"detail": "no such model"}))
+    control_plane.script("/v1/usage/batch", wire.Answer(422, {"detail": "no such model"}))
     result = chat()
-    ((_, request_id, _, reason, _),) = rows(tv._pending.path, "quarantine")  # type: ignore[union-attr]
+    assert tv.flush() == 0
+    ((_, request_id, _, reason, _),) = rows(tv._reporter.store.path, "quarantine")  # type: ignore[union-attr]
     assert request_id == result.request_id
     assert "no such model" in reason
 

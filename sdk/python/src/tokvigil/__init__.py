@@ -6,7 +6,9 @@ with TokVigil() as tv:  # TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL
     answer = tv.chat("user_123", "chat", "gpt-4o-mini", [{"role": "user", "content": "Hello"}])
 """
 
+from tokvigil.async_client import AsyncTokVigil
 from tokvigil.availability import OnUnavailable
+from tokvigil.chat import AsyncChatStream, ChatResult, ChatStream
 from tokvigil.client import TokVigil
 from tokvigil.errors import (
     AIUsageBlockedError,
@@ -15,6 +17,7 @@ from tokvigil.errors import (
     ConfigurationError,
     ConflictError,
     MalformedAnswerError,
+    MissingAttributionError,
     NotFoundError,
     PermissionDeniedError,
     ProviderError,
@@ -24,9 +27,8 @@ from tokvigil.errors import (
     ValidationError,
 )
 from tokvigil.estimating import Estimate, estimate
-from tokvigil.guarding import Guard
+from tokvigil.guarding import AsyncGuard, Guard
 from tokvigil.models import (
-    ChatResult,
     Decision,
     Limits,
     LimitState,
@@ -43,8 +45,12 @@ from tokvigil.version import __version__
 __all__ = [
     "AIUsageBlockedError",
     "APIStatusError",
+    "AsyncChatStream",
+    "AsyncGuard",
+    "AsyncTokVigil",
     "AuthenticationError",
     "ChatResult",
+    "ChatStream",
     "ConfigurationError",
     "ConflictError",
     "Decision",
@@ -53,6 +59,7 @@ __all__ = [
     "LimitState",
     "Limits",
     "MalformedAnswerError",
+    "MissingAttributionError",
     "NotFoundError",
     "OnUnavailable",
     "PermissionDeniedError",

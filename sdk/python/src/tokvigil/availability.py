@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tokvigil import forking
 from tokvigil.errors import TokVigilUnavailableError
 from tokvigil.models import Decision
 
@@ -38,13 +39,25 @@ class Asked:
 class Availability:
     """Safe to share between threads. `clock` is in seconds and never goes back."""
 
-    def __init__(self, on_unavailable: OnUnavailable, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        on_unavailable: OnUnavailable,
+        clock: Callable[[], float] = time.monotonic,
+        on_return: Callable[[], None] = lambda: None,
+    ) -> None:
         self.on_unavailable = on_unavailable
+        # Called when the control plane answers again.
+        self._on_return = on_return
         self._clock = clock
         self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
         self._known: OrderedDict[Asked, tuple[Decision, float]] = OrderedDict()
+        forking.register(self)
+
+    def restart_in_child(self) -> None:
+        """What is known stays true; a thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     def admit(self) -> None:
         """Raises `TokVigilUnavailableError` if the control plane is to be left alone just now."""
@@ -57,15 +70,18 @@ class Availability:
             # This caller asks; the others are decided here until its answer is known.
             self._open_until = now + OPEN_S
 
-    def answered(self, asked: Asked | None = None, decision: Decision | None = None) -> None:
-        """The control plane is there. A decision of its own is remembered for when it is not."""
+    def answered(self) -> None:
+        """The control plane is there."""
         with self._lock:
-            self._failures = 0
-            if self.on_unavailable != "last_known" or asked is None or decision is None or decision.degraded:
-                return
-            # Calls in flight say nothing of later.
-            if decision.reason_class == "transient":
-                return
+            was_away, self._failures = self._failures > 0, 0
+        if was_away:
+            self._on_return()
+
+    def remember(self, asked: Asked, decision: Decision) -> None:
+        """A decision of the control plane, for when it is away. Calls in flight say nothing of later."""
+        if self.on_unavailable != "last_known" or decision.degraded or decision.reason_class == "transient":
+            return
+        with self._lock:
             self._known[asked] = (decision, self._clock())
             self._known.move_to_end(asked)
             if len(self._known) > REMEMBERED_MAX:

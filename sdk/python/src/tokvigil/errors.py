@@ -19,6 +19,10 @@ class ConfigurationError(TokVigilError):
     """The client was set up or called in a way that can never work: no key, no address, an unknown option."""
 
 
+class MissingAttributionError(ConfigurationError):
+    """A wrapped client was used outside of any context that says whose call it is. The provider was not called."""
+
+
 class TokVigilUnavailableError(TokVigilError):
     """The control plane gave no usable answer: connection error, timeout or a 5xx, retries included."""
 

@@ -1,19 +1,27 @@
-"""`with tv.guard(...)`: ask before a call that the caller makes in any way, report after it."""
+"""Around a call that the caller makes in any way: ask before it, report after it.
+
+`with tv.guard(...)`, `async with tv.guard(...)`, `@tv.guarded(...)`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
 from tokvigil.errors import ConfigurationError
-from tokvigil.models import Decision, Usage, UsageEvent, UsageStatus
+from tokvigil.models import Decision, Usage, UsageStatus
 from tokvigil.open_call import OpenCall
 from tokvigil.usage_reading import read_usage
 
 logger = logging.getLogger("tokvigil")
-NO_USAGE = Usage(input_tokens=0, output_tokens=0)
+P = ParamSpec("P")
+R = TypeVar("R")
+# A guarded function with a parameter of this name gets its guard.
+CALL_PARAMETER = "call"
 
 
 class Guard:
@@ -22,10 +30,8 @@ class Guard:
     `max_output_tokens` is the cap to pass to the provider.
     """
 
-    def __init__(self, call: OpenCall, report: Callable[[UsageEvent], object]) -> None:
+    def __init__(self, call: OpenCall) -> None:
         self._call = call
-        self._report = report
-        self._recorded: UsageEvent | None = None
         # An answer came, and nobody could say what it used.
         self._answered = False
 
@@ -35,7 +41,7 @@ class Guard:
 
     @property
     def request_id(self) -> str:
-        return self._call.decision.request_id
+        return self._call.request_id
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -53,12 +59,9 @@ class Guard:
             raise ConfigurationError(
                 "the answer says no usage: record(Usage(input_tokens=..., output_tokens=...))"
             )
-        if self._recorded is not None:
+        if self._call.reported is not None:
             logger.warning("request %s: its usage is recorded already", self.request_id)
-            return self._recorded.usage
-        self._recorded = self._call.event(status, usage)
-        self._report(self._recorded)
-        return usage
+        return self._call.report(status, usage).usage
 
     def __enter__(self) -> Self:
         return self
@@ -66,15 +69,103 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._recorded is not None:
+        if self._call.reported is not None:
             return
         if self._answered:
             logger.warning(
                 "request %s: what it used is unknown; what it may use is reported", self.request_id
             )
-            self._report(self._call.unknown())
-            return
-        if error is None:
+            self._call.report_unknown()
+        elif error is None:
             logger.warning("request %s: no usage was recorded; its hold is given back", self.request_id)
-        cancelled = error is None or not isinstance(error, Exception)
-        self._report(self._call.event("cancelled" if cancelled else "failed", NO_USAGE))
+            self._call.report_cancelled()
+        elif isinstance(error, Exception):
+            self._call.report_failed()
+        else:
+            self._call.report_cancelled()
+
+
+class AsyncGuard:
+    """`async with`, or `await`, asks and gives the guard."""
+
+    def __init__(self, opening: Callable[[], Awaitable[Guard]]) -> None:
+        self._opening = opening
+        self._guard: Guard | None = None
+
+    def __await__(self) -> Generator[Any, None, Guard]:
+        return self._opening().__await__()
+
+    async def __aenter__(self) -> Guard:
+        self._guard = await self._opening()
+        return self._guard
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._guard is not None:
+            self._guard.__exit__(kind, error, trace)
+
+
+class GuardOptions(TypedDict, total=False):
+    """Of `guarded`: as `guard` takes them, or functions of the guarded function's arguments that give them."""
+
+    user_id: Required[str | Callable[..., str]]
+    feature: Required[str | Callable[..., str]]
+    model: Required[str | Callable[..., str]]
+    plan: str | Callable[..., str | None] | None
+    messages: Callable[..., Iterable[Mapping[str, Any]]]
+    input_text: Callable[..., str]
+    input_tokens: int | Callable[..., int]
+    max_output_tokens: int | Callable[..., int]
+    provider: str
+    run_id: str | Callable[..., str | None] | None
+    metadata: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None
+
+
+def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: GuardOptions) -> Callable[P, R]:
+    """The function with a guard around each call."""
+    wants_guard = _wants_guard(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with guard(**_resolved(options, args, kwargs)) as opened:
+            if wants_guard:
+                kwargs[CALL_PARAMETER] = opened
+            return _recorded(opened, function(*args, **kwargs))
+
+    return call
+
+
+def guarded_async(
+    function: Callable[P, Awaitable[R]], guard: Callable[..., AsyncGuard], options: GuardOptions
+) -> Callable[P, Awaitable[R]]:
+    """As `guarded`, for a coroutine function."""
+    wants_guard = _wants_guard(function)
+
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        async with guard(**_resolved(options, args, kwargs)) as opened:
+            if wants_guard:
+                kwargs[CALL_PARAMETER] = opened
+            return _recorded(opened, await function(*args, **kwargs))
+
+    return call
+
+
+def _wants_guard(function: Callable[..., Any]) -> bool:
+    return CALL_PARAMETER in inspect.signature(function).parameters
+
+
+def _resolved(options: GuardOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as they are for one call."""
+    return {name: option(*args, **kwargs) if callable(option) else option for name, option in options.items()}
+
+
+def _recorded(guard: Guard, answer: R) -> R:
+    """The function's answer, recorded unless the function has done so. The answer matters more than its report."""
+    if guard._call.reported is None:
+        try:
+            guard.record(answer)
+        except ConfigurationError as error:
+            logger.warning("request %s: %s", guard.request_id, error)
+    return answer

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from tokvigil.errors import MalformedAnswerError, TokVigilError
+from tokvigil.errors import MalformedAnswerError
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
+USAGE_STATUSES = frozenset(get_args(UsageStatus))
 Amount = int | Decimal
 T = TypeVar("T")
 
@@ -212,7 +213,7 @@ class UsageEvent:
                 cache_write_tokens=_optional(data, "cache_write_tokens", int) or 0,
                 reasoning_tokens=_optional(data, "reasoning_tokens", int) or 0,
             ),
-            status=_required(data, "status", str),
+            status=_status(data),
             feature=_optional(data, "feature", str),
             plan=_optional(data, "plan", str),
             run_id=_optional(data, "run_id", str),
@@ -246,29 +247,6 @@ class UsageReceipt:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatResult:
-    """A provider's answer, with what it used and the decision that let it through.
-
-    `receipt` is None if the usage report has not arrived yet; `usage_error` then says why.
-    """
-
-    text: str
-    raw: Mapping[str, Any] = field(repr=False)
-    usage: Usage
-    decision: Decision
-    request_id: str
-    model: str
-    finish_reason: str | None
-    latency_ms: int
-    receipt: UsageReceipt | None = None
-    usage_error: TokVigilError | None = None
-
-    @property
-    def cost_usd(self) -> Decimal | None:
-        return None if self.receipt is None else self.receipt.cost_usd
-
-
 def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise MalformedAnswerError(f"expected a JSON object, got {type(value).__name__}")
@@ -288,6 +266,13 @@ def _optional(data: Mapping[str, Any], name: str, kind: Any) -> Any:
     if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
         raise MalformedAnswerError(f"{name!r} in the answer is a {type(value).__name__}")
     return value
+
+
+def _status(data: Mapping[str, Any]) -> UsageStatus:
+    status = _required(data, "status", str)
+    if status not in USAGE_STATUSES:
+        raise MalformedAnswerError(f"{status!r} is no status of usage")
+    return status  # type: ignore[return-value]
 
 
 def _limit_states(data: Mapping[str, Any]) -> tuple[LimitState, ...]:

@@ -3,55 +3,154 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
+from tokvigil.errors import AIUsageBlockedError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
+from tokvigil.evaluation import Evaluation, Question
 from tokvigil.models import Decision, Usage, UsageEvent, UsageStatus
+from tokvigil.steps import Steps
+
+if TYPE_CHECKING:
+    from tokvigil.reporting import Reporter
+
+NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCall:
-    """An allowed call: whose it is, what it asked for, since when it runs."""
+    """An allowed call, written down from its beginning, until its one report."""
 
-    decision: Decision
-    user_id: str
-    model: str
-    input_tokens: int
-    # As asked for; None: not said.
-    max_output_tokens: int | None = None
-    feature: str | None = None
-    plan: str | None = None
-    run_id: str | None = None
-    provider: str | None = None
-    metadata: Mapping[str, Any] | None = None
-    started_s: float = field(default_factory=time.perf_counter)
+    def __init__(
+        self, decision: Decision, question: Question, provider: str | None, reporter: Reporter
+    ) -> None:
+        self.decision = decision
+        self.question = question
+        self.provider = provider
+        # How often it was sent to the provider.
+        self.attempts = 1
+        self._reporter = reporter
+        self._started_s = time.perf_counter()
+        # One at most. A dictionary, because threads that write to it agree on who was first.
+        self._reports: dict[str, UsageEvent] = {}
+        self._put_off: Callable[[], object] | None = None
 
-    def event(self, status: UsageStatus, usage: Usage) -> UsageEvent:
-        """Its report, stamped now and never changed, so that a late one still belongs to this moment."""
-        return UsageEvent(
-            request_id=self.decision.request_id,
-            user_id=self.user_id,
-            model=self.model,
-            usage=usage,
-            status=status,
-            feature=self.feature,
-            plan=self.plan,
-            run_id=self.run_id,
-            provider=self.provider,
-            latency_ms=round((time.perf_counter() - self.started_s) * 1000),
-            occurred_at=datetime.now(UTC),
-            metadata=self.metadata,
+    @property
+    def request_id(self) -> str:
+        return self.decision.request_id
+
+    @property
+    def is_open(self) -> bool:
+        """Nothing was reported yet."""
+        return not self._reports
+
+    @property
+    def reported(self) -> UsageEvent | None:
+        """Its report; one that was put off is made first."""
+        put_off, self._put_off = self._put_off, None
+        if put_off is not None:
+            put_off()
+        return self._reports.get(self.request_id)
+
+    def report(self, status: UsageStatus, usage: Usage) -> UsageEvent:
+        """The first report counts; any later one is the first again."""
+        event = self._event(status, usage)
+        first = self._reports.setdefault(self.request_id, event)
+        if first is event:
+            self._reporter.report(event)
+        return first
+
+    def report_failed(self) -> UsageEvent:
+        """The provider did not answer: nothing was used, its hold ends."""
+        return self.report("failed", NO_USAGE)
+
+    def report_cancelled(self) -> UsageEvent:
+        """It did not go out."""
+        return self.report("cancelled", NO_USAGE)
+
+    def report_unheard(self) -> UsageEvent:
+        """It went out, and nobody waited for the answer: the provider has read the prompt at least."""
+        return self.report(
+            "partial",
+            Usage(input_tokens=self.question.input_tokens or 0, output_tokens=0, source="estimated"),
         )
+
+    def report_unknown(self) -> UsageEvent:
+        """It was answered, and nobody can say what it used."""
+        return self.report("partial", self._usage_at_most())
+
+    def put_off(self, report: Callable[[], object]) -> None:
+        """Have its report made in the background, or when somebody asks for it. Takes no lock; see `Reporter.later`."""
+        if self.is_open:
+            self._put_off = report
+            self._reporter.later(self.request_id, report)
 
     def unknown(self) -> UsageEvent:
         """The report if nobody ever learns what it used: what it may use at most."""
+        return self._event("partial", self._usage_at_most())
+
+    def failed(self) -> UsageEvent:
+        """The report if no other attempt comes."""
+        return self._event("failed", NO_USAGE)
+
+    def _usage_at_most(self) -> Usage:
         held = (self.decision.reserved or {}).get("output_tokens")
-        known = (held, self.decision.max_output_tokens, self.max_output_tokens)
+        known = (held, self.decision.max_output_tokens, self.question.max_output_tokens)
         output_tokens = next(
             (tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_WITHOUT_CAP
         )
-        usage = Usage(input_tokens=self.input_tokens, output_tokens=output_tokens, source="estimated")
-        return self.event("partial", usage)
+        return Usage(
+            input_tokens=self.question.input_tokens or 0, output_tokens=output_tokens, source="estimated"
+        )
+
+    def _event(self, status: UsageStatus, usage: Usage) -> UsageEvent:
+        """Stamped now and never changed, so that a late report still belongs to this moment."""
+        return UsageEvent(
+            request_id=self.request_id,
+            user_id=self.question.user_id,
+            model=self.question.model,
+            usage=usage,
+            status=status,
+            feature=self.question.feature,
+            plan=self.question.plan,
+            run_id=self.question.run_id,
+            provider=self.provider,
+            latency_ms=round((time.perf_counter() - self._started_s) * 1000),
+            occurred_at=datetime.now(UTC),
+            metadata=self.question.metadata,
+        )
+
+
+class Desk:
+    """Opens calls: asks for the decision, and writes an allowed call down before it goes out."""
+
+    def __init__(self, evaluation: Evaluation, reporter: Reporter) -> None:
+        self.evaluation = evaluation
+        self.reporter = reporter
+
+    def open(self, question: Question, provider: str | None) -> Steps[OpenCall]:
+        """Raises `AIUsageBlockedError`."""
+        question = question.named()
+        try:
+            decision = yield from self.evaluation.evaluate(question)
+        except Exception:
+            raise
+        except BaseException:
+            # Interrupted: something may be held for a call that will never go out.
+            self._call(_undecided(question), question, provider).report_cancelled()
+            raise
+        if not decision.allowed:
+            raise AIUsageBlockedError(decision)
+        call = self._call(decision, question, provider)
+        self.reporter.begin(call)
+        return call
+
+    def _call(self, decision: Decision, question: Question, provider: str | None) -> OpenCall:
+        return OpenCall(decision, question, provider, self.reporter)
+
+
+def _undecided(question: Question) -> Decision:
+    return Decision(
+        request_id=question.request_id or "", allowed=False, reason_code="", reason_class="", message=""
+    )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
+from tokvigil import forking
 from tokvigil.models import UsageEvent
 
 PENDING_MAX = 10_000
 
 
 class PendingUsage:
-    """Events by request id, oldest first. Safe to share between threads."""
+    """Events by request id, oldest first. Safe to share between threads; a forked child begins with none."""
 
     def __init__(self, events_max: int = PENDING_MAX) -> None:
         self._events: dict[str, UsageEvent] = {}
         self._events_max = events_max
         self._lock = threading.Lock()
+        forking.register(self)
 
     def hold(self, event: UsageEvent) -> None:
         """An event that this process is still busy with: in memory there is nothing to do before it is added."""
@@ -28,13 +31,23 @@ class PendingUsage:
                 return None
             return self._events.pop(next(iter(self._events)))
 
-    def remove(self, request_id: str) -> None:
+    def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
+        """The oldest events, to send them. Nobody else can take them: they are in this process only."""
+        return self.oldest(count_max)
+
+    def put_back(self, request_ids: Collection[str]) -> None:
+        """Claimed events that were not sent; in memory they never left."""
+
+    def remove(self, request_ids: Collection[str]) -> bool:
+        """Forget events that TokVigil has. False if that could not be written down."""
         with self._lock:
-            self._events.pop(request_id, None)
+            for request_id in request_ids:
+                self._events.pop(request_id, None)
+        return True
 
     def give_up(self, request_id: str, reason: str) -> None:
         """Drop an event that will never be taken."""
-        self.remove(request_id)
+        self.remove((request_id,))
 
     def adopt(self) -> None:
         """Memory holds no other process's events."""
@@ -45,6 +58,11 @@ class PendingUsage:
     def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
         with self._lock:
             return tuple(self._events.values())[:count_max]
+
+    def restart_in_child(self) -> None:
+        """The parent sends its own."""
+        self._lock = threading.Lock()
+        self._events = {}
 
     def __len__(self) -> int:
         return len(self._events)

@@ -2,9 +2,9 @@
 
 An event is written before the provider is called, with what the call may use, and again when the provider has answered,
 before the answer is handed over. From then on it is pending, and leaves the file when TokVigil has taken it. While a
-process is busy with an event the event is that process's own. The operating system ends a dead process's lock on its
-owner file, however it died; whoever opens the spool next makes the dead process's events pending as they stand: a call
-whose answer was never seen is reported with what was held for it.
+process is busy with an event, in a call or sending it, the event is that process's own. The operating system ends a
+dead process's lock on its owner file, however it died; another process then makes the dead one's events pending as they
+stand: a call whose answer was never seen is reported with what was held for it.
 
 Several processes may share one file, and several clients: each sees the events of its own destination only, which is
 the control plane and the API key they were made with. The file is SQLite in WAL mode with synchronous=NORMAL: a write
@@ -20,10 +20,12 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tokvigil import forking
 from tokvigil.errors import TokVigilError
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PENDING_MAX, PendingUsage
@@ -49,6 +51,7 @@ CREATE TABLE IF NOT EXISTS event (
     body TEXT NOT NULL,
     UNIQUE (destination, request_id)
 );
+CREATE INDEX IF NOT EXISTS event_owner ON event (owner) WHERE owner IS NOT NULL;
 CREATE TABLE IF NOT EXISTS quarantine (
     destination TEXT NOT NULL,
     request_id TEXT NOT NULL,
@@ -74,11 +77,16 @@ class Spool:
     What cannot be written (full disk, no such directory) is kept in memory and said in the log.
     """
 
+    _db: sqlite3.Connection | None
+    # Being sent by this process.
+    _claimed: dict[str, UsageEvent]
+
     def __init__(self, path: str | os.PathLike[str], destination: str) -> None:
         self.path = Path(path)
         self._destination = destination
         self._memory = PendingUsage()
         self._start()
+        forking.register(self)
 
     def hold(self, event: UsageEvent) -> None:
         """Write an event that this process is still busy with."""
@@ -90,37 +98,43 @@ class Spool:
             return None
         return self._memory.add(event)
 
-    def remove(self, request_id: str) -> None:
-        self._memory.remove(request_id)
+    def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
+        """The oldest pending events, taken so that no other process sends them too. Unreadable ones are set aside."""
+        rows = self._run(lambda db: _claim(db, self._destination, self._owner, count_max))
+        if rows is None:
+            # The file can perhaps still be read; what is sent twice is counted once.
+            rows = self._unowned(count_max)
+        self._claimed = {event.request_id: event for event in self._readable(rows)}
+        return (*self._claimed.values(), *self._memory.oldest())[:count_max]
+
+    def put_back(self, request_ids: Collection[str]) -> None:
+        """Make claimed events pending again, those that are still there."""
+        claimed = [request_id for request_id in request_ids if request_id in self._claimed]
         self._run(
-            lambda db: db.execute(
-                "DELETE FROM event WHERE destination = ? AND request_id = ?", (self._destination, request_id)
+            lambda db: db.executemany(
+                "UPDATE event SET owner = NULL WHERE destination = ? AND request_id = ?",
+                [(self._destination, request_id) for request_id in claimed],
             )
         )
+        self._forget(request_ids)
+
+    def remove(self, request_ids: Collection[str]) -> bool:
+        """Forget events that TokVigil has. False if that could not be written down."""
+        self._memory.remove(request_ids)
+        done = self._run(lambda db: _delete(db, self._destination, request_ids))
+        self._forget(request_ids)
+        return done is not None or self._db is None
 
     def give_up(self, request_id: str, reason: str) -> None:
         """Set an event aside that will never be taken: it stays in the file, with the reason."""
-        self._memory.remove(request_id)
+        self._memory.remove((request_id,))
         self._run(lambda db: _set_aside(db, self._destination, request_id, reason))
+        self._forget((request_id,))
 
     def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
         """Pending events, oldest first. One that cannot be read is set aside."""
-        rows = self._run(
-            lambda db: db.execute(
-                "SELECT request_id, body FROM event WHERE destination = ? AND owner IS NULL"
-                " ORDER BY place LIMIT ?",
-                (self._destination, PENDING_MAX if count_max is None else count_max),
-            ).fetchall()
-        )
-        events = []
-        for request_id, body in rows or ():
-            event = _read(body)
-            if event is None:
-                logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
-                self.give_up(request_id, "cannot be read")
-            else:
-                events.append(event)
-        return (*events, *self._memory.oldest())[:count_max]
+        unowned = self._readable(self._unowned(PENDING_MAX if count_max is None else count_max))
+        return (*self._claimed.values(), *unowned, *self._memory.oldest())[:count_max]
 
     def __len__(self) -> int:
         found = self._run(
@@ -128,7 +142,7 @@ class Spool:
                 "SELECT count(*) FROM event WHERE destination = ? AND owner IS NULL", (self._destination,)
             ).fetchone()
         )
-        return (found[0] if found else 0) + len(self._memory)
+        return (found[0] if found else 0) + len(self._claimed) + len(self._memory)
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
@@ -152,19 +166,48 @@ class Spool:
                 self._db = None
         self._owned.close()
 
+    def restart_in_child(self) -> None:
+        """A child must neither use nor close what its parent has open, and the parent sends its own events."""
+        _inherited.append(self._db)
+        self._owned.drop()
+        self._start()
+
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._owner = uuid.uuid4().hex
         self._owned = _OwnerFile(self.path, self._owner)
-        self._db: sqlite3.Connection | None = None
+        self._claimed = {}
+        self._db = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = _open(self.path)
+            # First: an event whose owner has no file would be taken for a dead process's.
             self._owned.take()
+            self._db = _open(self.path)
             self.adopt()
         except (OSError, sqlite3.Error) as error:
             logger.error("the spool %s cannot be used, usage is kept in memory only: %s", self.path, error)
+
+    def _unowned(self, count_max: int) -> list[tuple[str, str]] | None:
+        return self._run(
+            lambda db: db.execute(
+                "SELECT request_id, body FROM event WHERE destination = ? AND owner IS NULL"
+                " ORDER BY place LIMIT ?",
+                (self._destination, count_max),
+            ).fetchall()
+        )
+
+    def _readable(self, rows: list[tuple[str, str]] | None) -> Iterator[UsageEvent]:
+        for request_id, body in rows or ():
+            event = _read(body)
+            if event is None:
+                logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
+                self.give_up(request_id, "cannot be read")
+            else:
+                yield event
+
+    def _forget(self, request_ids: Collection[str]) -> None:
+        for request_id in request_ids:
+            self._claimed.pop(request_id, None)
 
     def _write(self, event: UsageEvent, *, owner: str | None) -> bool:
         body = json.dumps(event.to_wire())
@@ -179,11 +222,6 @@ class Spool:
 
     def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `use` answers; None, said in the log, if the file cannot be used."""
-        if self._pid != os.getpid():
-            # A child must neither use nor close what its parent has open.
-            _inherited.append(self._db)
-            self._owned.drop()
-            self._start()
         with self._lock:
             if self._db is None:
                 return None
@@ -268,19 +306,46 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> None:
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
+        yield
+    except BaseException:
+        if db.in_transaction:  # SQLite ends it itself when the disk is full
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _claim(db: sqlite3.Connection, destination: str, owner: str, count_max: int) -> list[tuple[str, str]]:
+    with _transaction(db):
+        rows = db.execute(
+            "SELECT place, request_id, body FROM event WHERE destination = ? AND owner IS NULL"
+            " ORDER BY place LIMIT ?",
+            (destination, count_max),
+        ).fetchall()
+        db.executemany("UPDATE event SET owner = ? WHERE place = ?", [(owner, place) for place, _, _ in rows])
+    return [(request_id, body) for _, request_id, body in rows]
+
+
+def _delete(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
+    with _transaction(db):
+        db.executemany(
+            "DELETE FROM event WHERE destination = ? AND request_id = ?",
+            [(destination, request_id) for request_id in request_ids],
+        )
+    return True
+
+
+def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> None:
+    with _transaction(db):
         db.execute(
             "INSERT INTO quarantine SELECT destination, request_id, body, ?, ? FROM event"
             " WHERE destination = ? AND request_id = ?",
             (reason, time.time(), destination, request_id),
         )
         db.execute("DELETE FROM event WHERE destination = ? AND request_id = ?", (destination, request_id))
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _read(body: Any) -> UsageEvent | None:

@@ -6,8 +6,10 @@ import json
 import time
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokvigil import steps
+from tokvigil.connections import Connections
 from tokvigil.errors import (
     APIStatusError,
     AuthenticationError,
@@ -22,10 +24,15 @@ from tokvigil.errors import (
     ValidationError,
 )
 from tokvigil.retries import RETRYABLE_STATUSES, RetryPolicy, parse_retry_after
+from tokvigil.steps import Steps
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
     import httpx2
+
+T = TypeVar("T")
+# No wait is shorter: the HTTP library takes 0 for "do not wait at all", which fails at once.
+WAIT_S_MIN = 0.001
 
 ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: ValidationError,
@@ -41,26 +48,41 @@ ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
 
 
 class Transport:
-    """Safe to share between threads. Nothing is sent before the first `request`."""
+    """Safe to share between threads, event loops and, after a fork, processes. Connects at the first request."""
 
-    def __init__(self, api_key: str, base_url: str, *, timeout_s: float, retry: RetryPolicy) -> None:
+    def __init__(
+        self, api_key: str, base_url: str, *, timeout_s: float, retry: RetryPolicy, connections: Connections
+    ) -> None:
         import httpx2  # here, so that `import tokvigil` stays light
 
-        self._retry = retry
         try:
-            self._http = httpx2.Client(
-                base_url=base_url,
-                timeout=timeout_s,
-                headers={
-                    "Authorization": f"Bearer {api_key}",
-                    "Content-Type": "application/json",
-                    "User-Agent": f"tokvigil-python/{__version__}",
-                },
-            )
+            self._base_url = str(httpx2.URL(base_url)).rstrip("/")
         except httpx2.InvalidURL as error:
             raise ConfigurationError(f"unusable base_url: {error}") from None
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Content-Type": "application/json",
+            "User-Agent": f"tokvigil-python/{__version__}",
+        }
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._connections = connections
 
-    def request(
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """As `ask`, for a caller that blocks."""
+        return self.run(self.ask(method, path, **options))
+
+    async def request_async(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """As `ask`, for a caller that awaits."""
+        return await self.run_async(self.ask(method, path, **options))
+
+    def run(self, wanted: Steps[T]) -> T:
+        return steps.run(wanted, self._connections.blocking.send)
+
+    async def run_async(self, wanted: Steps[T]) -> T:
+        return await steps.run_async(wanted, self._connections.awaiting.send)
+
+    def ask(
         self,
         method: str,
         path: str,
@@ -69,48 +91,56 @@ class Transport:
         params: Mapping[str, str] | None = None,
         retry: bool = True,
         within_s: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Steps[dict[str, Any]]:
         """The answer as a JSON object ({} if it has no body). The same bytes go out at every attempt.
 
-        No attempt begins, and none waits, after `within_s` seconds (connecting and answering may each take what is
-        left of them).
+        An attempt takes `timeout_s` at most; with `within_s` all of them together take no longer than that.
 
         Raises `APIStatusError` for a 4xx and `TokVigilUnavailableError` for everything else that is no
         answer.
         """
-        request = self._http.build_request(method, path, content=_json(body), params=params)
+        import httpx2
+
+        request = httpx2.Request(
+            method, self._base_url + path, params=params, headers=self._headers, content=_json(body)
+        )
         deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
         while True:
-            outcome, retry_after_s = self._attempt(request)
+            request.extensions["timeout"] = _Left(deadline or time.monotonic() + self._timeout_s)
+            outcome, retry_after_s = yield from _attempt(request)
             if not isinstance(outcome, TokVigilError):
                 return outcome
-            delay_s = self._retry.delay_s(attempt, retry_after_s) if retry and _retryable(outcome) else None
-            if delay_s is None:
+            delay_s = self._retry.delay_s(attempt, retry_after_s) if retry and is_retryable(outcome) else None
+            if delay_s is None or (deadline is not None and time.monotonic() + delay_s >= deadline):
                 raise outcome
-            if deadline is not None:
-                left_s = deadline - time.monotonic() - delay_s
-                if left_s <= 0:
-                    raise outcome
-                request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left_s)
-            time.sleep(delay_s)
+            yield delay_s
             attempt += 1
 
-    def close(self) -> None:
-        self._http.close()
 
-    def _attempt(self, request: httpx2.Request) -> tuple[dict[str, Any] | TokVigilError, float | None]:
-        import httpx2
+class _Left(dict[str, float]):
+    """The timeouts of one request, read anew before each phase of it: what is left until one deadline."""
 
-        try:
-            response = self._http.send(request)
-        except httpx2.TransportError as error:
-            return _caused(TokVigilUnavailableError(f"TokVigil cannot be reached: {error!r}"), error), None
-        except httpx2.RequestError as error:
-            return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
-        if response.is_success:
-            return _read_object(response), None
-        return _error_from(response), parse_retry_after(response.headers.get("Retry-After"))
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def get(self, phase: str, default: Any = None) -> float:
+        return max(WAIT_S_MIN, self._deadline - time.monotonic())
+
+
+def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilError, float | None]]:
+    import httpx2
+
+    try:
+        response = yield request
+    except httpx2.TransportError as error:
+        return _caused(TokVigilUnavailableError(f"TokVigil cannot be reached: {error!r}"), error), None
+    except httpx2.RequestError as error:
+        return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
+    if response.is_success:
+        return _read_object(response), None
+    return _error_from(response), parse_retry_after(response.headers.get("Retry-After"))
 
 
 def _json(body: Mapping[str, Any] | None) -> bytes | None:
@@ -122,7 +152,7 @@ def _json(body: Mapping[str, Any] | None) -> bytes | None:
         raise ConfigurationError(f"the call cannot be written as JSON: {error}") from None
 
 
-def _retryable(error: TokVigilError) -> bool:
+def is_retryable(error: TokVigilError) -> bool:
     if isinstance(error, MalformedAnswerError):
         return False
     if isinstance(error, TokVigilUnavailableError):

@@ -29,8 +29,12 @@ _BLANK = b" \t\r\n\xef\xbb\xbf"
 class Tally(ABC):
     """What one answer has said so far: figures of the provider, and text to count where there are none."""
 
+    # Whether an answer that is no JSON is none.
+    expects_json = True
+
     def __init__(self, call: ProviderCall) -> None:
         self._call = call
+        self.is_answer = not self.expects_json
         # The provider's figures so far, and whether no others will come.
         self.said: Usage | None = None
         self.is_final = False
@@ -38,13 +42,23 @@ class Tally(ABC):
         self._chars_kept = 0
         self._chars_seen = 0
 
+    def take_answer(self, answer: Mapping[str, Any]) -> None:
+        """The whole answer, as one JSON object."""
+        self.is_answer = self.is_answer or not answer.get("error")
+        self.read_answer(answer)
+
+    def take_event(self, name: str, event: Mapping[str, Any]) -> bool:
+        """One event of a stream; returns whether the caller is to see it."""
+        self.is_answer = self.is_answer or not event.get("error")
+        return self.read_event(name, event)
+
     @abstractmethod
     def read_answer(self, answer: Mapping[str, Any]) -> None:
-        """The whole answer, as one JSON object."""
+        """What a whole answer says."""
 
     @abstractmethod
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        """One event of a stream; returns whether the caller is to see it."""
+        """What one event says; returns whether the caller is to see it."""
 
     def end(self) -> None:
         """The answer ended as it should: what it said last is final."""
@@ -117,6 +131,9 @@ class PassingReader(AnswerReader):
         self._tally.end()
         return left
 
+    def is_answer(self) -> bool:
+        return self._tally.is_answer
+
     def usage(self) -> Usage | None:
         return self._tally.said if self._tally.is_final else None
 
@@ -143,6 +160,7 @@ class Whole(Form):
             self._body += data
             self._reads = len(self._body) <= ANSWER_BYTES_MAX
             if not self._reads:
+                self._tally.is_answer = True
                 self._body.clear()
         return data
 
@@ -150,7 +168,7 @@ class Whole(Form):
         answer = json_values.parse_object(self._body)
         if answer is not None:
             self._body.clear()
-            self._tally.read_answer(answer)
+            self._tally.take_answer(answer)
         return b""
 
     def unread(self) -> str:
@@ -181,7 +199,7 @@ class Events(Form):
             self._tally.end()
             return True
         fields = json_values.parse_object(data)
-        return fields is None or self._tally.read_event(name, fields)
+        return fields is None or self._tally.take_event(name, fields)
 
 
 class GrowingArray(Form):
@@ -195,7 +213,7 @@ class GrowingArray(Form):
         for item in self._parser.feed(data):
             fields = json_values.parse_object(item)
             if fields is not None:
-                self._tally.read_event("", fields)
+                self._tally.take_event("", fields)
         return data
 
     def finish(self) -> bytes:

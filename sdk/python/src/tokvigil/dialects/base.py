@@ -56,6 +56,10 @@ class AnswerReader(ABC):
         """The answer ended as it should; returns what is left for the caller to see."""
 
     @abstractmethod
+    def is_answer(self) -> bool:
+        """Whether what has come is an answer at all: not a proxy's page, nor an error under a status of success."""
+
+    @abstractmethod
     def usage(self) -> Usage | None:
         """What the provider says the whole call used; None as long as it has not said so."""
 

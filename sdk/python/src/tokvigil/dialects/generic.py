@@ -41,6 +41,8 @@ class FormCall(GenericCall):
 class GenericTally(Tally):
     """Nothing is known of the answer but where usage stands by custom; text in it is not counted."""
 
+    expects_json = False
+
     def read_answer(self, answer: Mapping[str, Any]) -> None:
         self.said = read_usage(answer)
 

@@ -1,0 +1,65 @@
+"""Who an AI call is for, and for what: said once around the code that makes the calls.
+
+    with tv.context(user_id="user_123", feature="chat"):
+        client.chat.completions.create(...)
+
+It is kept in a context variable, so it follows `await`, `asyncio.create_task` and `asyncio.to_thread`, and never leaks
+into another request. A thread started by hand begins without it: run its target in `contextvars.copy_context()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tokvigil.errors import MissingAttributionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """None: not said (here; a context around this one may have said it)."""
+
+    user_id: str | None = None
+    feature: str | None = None
+    plan: str | None = None
+    run_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metadata is not None:
+            # The caller's may change before the report.
+            object.__setattr__(self, "metadata", dict(self.metadata))
+
+    def within(self, outer: Attribution) -> Attribution:
+        """What holds inside both: this one where it says something, else the outer one."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Attribution(
+            **{name: getattr(outer, name) if value is None else value for name, value in said.items()}
+        )
+
+
+NOBODY = Attribution()
+_current: ContextVar[Attribution] = ContextVar("tokvigil_attribution", default=NOBODY)
+
+
+@contextmanager
+def context(attribution: Attribution) -> Iterator[None]:
+    """The calls of guarded clients inside are this user's, for this feature. Inner contexts add to outer ones."""
+    token = _current.set(attribution.within(_current.get()))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current(default: Attribution) -> Attribution:
+    """What holds here. Raises `MissingAttributionError` if nobody said whose call it is."""
+    found = _current.get().within(default)
+    if not found.user_id:
+        raise MissingAttributionError(
+            "nobody said whose AI call this is: make it inside `with tv.context(user_id=..., feature=...)`"
+        )
+    return found

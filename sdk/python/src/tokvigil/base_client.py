@@ -1,0 +1,223 @@
+"""What the sync and the async client have in common: everything that does not wait for the control plane."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+from tokvigil import attribution, estimating, tokens, wrapping
+from tokvigil.attribution import Attribution
+from tokvigil.availability import Availability, OnUnavailable
+from tokvigil.chat import Chat
+from tokvigil.configuration import Configuration
+from tokvigil.connections import Connections
+from tokvigil.errors import MalformedAnswerError
+from tokvigil.evaluation import Evaluation, Question
+from tokvigil.models import Usage, UsageEvent, UsageStatus
+from tokvigil.open_call import Desk
+from tokvigil.pending import PendingUsage
+from tokvigil.reporting import Reporter
+from tokvigil.retries import RetryPolicy
+from tokvigil.spool import Spool, default_path
+from tokvigil.transport import Transport
+from tokvigil.wrapping.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+class BaseClient:
+    """Use `TokVigil` or `AsyncTokVigil`.
+
+    `api_key` and `base_url` default to TOKVIGIL_API_KEY and TOKVIGIL_BASE_URL. `timeout` is in seconds: of an attempt,
+    and of an evaluate with all its retries. If the control plane gives no usable answer, `on_unavailable` decides:
+    "last_known" repeats its last block for the same user, feature, model and plan and allows all else, "allow" lets
+    AI calls go out uncounted until their usage can be reported, "block" stops them.
+
+    `spool` is the file that keeps usage until TokVigil has confirmed it: True for TOKVIGIL_SPOOL or a file in the
+    user's state directory, a path, or False to keep it in memory only.
+
+    `http_client` and `async_http_client` talk to TokVigil instead of own ones: for a proxy, or certificates. Reports
+    go out through `http_client`.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        *,
+        timeout: float = 2.0,
+        max_retries: int = 2,
+        on_unavailable: OnUnavailable = "last_known",
+        spool: bool | str | os.PathLike[str] = True,
+        http_client: httpx2.Client | None = None,
+        async_http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        configuration = Configuration.read(
+            api_key, base_url, timeout=timeout, max_retries=max_retries, on_unavailable=on_unavailable
+        )
+        self.base_url = configuration.base_url
+        self.on_unavailable: OnUnavailable = configuration.on_unavailable
+        self._connections = Connections(http_client, async_http_client)
+        self._transport = Transport(
+            configuration.api_key,
+            configuration.base_url,
+            timeout_s=configuration.timeout_s,
+            retry=RetryPolicy(retries_max=configuration.retries_max),
+            connections=self._connections,
+        )
+        self._reporter = Reporter(_usage_store(spool, configuration.destination), self._transport)
+        availability = Availability(configuration.on_unavailable, on_return=self._reporter.send_now)
+        self._evaluation = Evaluation(
+            self._transport, availability, self._reporter, timeout_s=configuration.timeout_s
+        )
+        self._desk = Desk(self._evaluation, self._reporter)
+        self._chat = Chat(Wrapper(desk=self._desk, transport=self._transport))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, on_unavailable={self.on_unavailable!r})"
+
+    @property
+    def pending_usage(self) -> tuple[UsageEvent, ...]:
+        """Usage that TokVigil has not confirmed yet, oldest first; with a spool, that of all its processes."""
+        return self._reporter.store.oldest()
+
+    def context(
+        self,
+        *,
+        user_id: str | None = None,
+        feature: str | None = None,
+        plan: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> AbstractContextManager[None]:
+        """Whose the calls of wrapped clients are, and what for. Contexts nest: the inner one adds to the outer.
+
+        with tv.context(user_id="user_123", feature="chat", plan="free"):
+            client.chat.completions.create(...)
+        """
+        return attribution.context(
+            Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+        )
+
+    def wrap(
+        self,
+        client: T,
+        *,
+        user_id: str | None = None,
+        feature: str | None = None,
+        plan: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> T:
+        """The same client of `openai`, `anthropic`, `google-genai` or `langchain-openai`, whose AI calls ask first.
+
+        Every AI call it makes, in whatever style, sync or async, is evaluated once and reported once. A block is an
+        `AIUsageBlockedError` that is also the provider SDK's own status error; the provider is not called. Whose a
+        call is says the `context` around it, else what is named here; nobody: `MissingAttributionError`.
+
+        The client given stays as it is. Raises `ConfigurationError` for clients of other SDKs.
+        """
+        default = Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+        return wrapping.wrap(client, Wrapper(desk=self._desk, transport=self._transport, default=default))
+
+    def track(self, event: UsageEvent) -> None:
+        """Report usage in the background: written down now, sent at once, counted once. Does not raise."""
+        self._reporter.report(event)
+
+    estimate = staticmethod(estimating.estimate)
+
+
+class UsageDetails(TypedDict, total=False):
+    """What a usage report may say besides its ids and totals; see `Usage` and `UsageEvent`."""
+
+    cached_input_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    feature: str | None
+    plan: str | None
+    run_id: str | None
+    provider: str | None
+    status: UsageStatus
+    latency_ms: int | None
+    reported_cost_usd: Decimal | str | None
+    occurred_at: datetime | None
+    metadata: Mapping[str, Any] | None
+
+
+class CallDetails(TypedDict, total=False):
+    """What an AI call may say of itself before it goes out. Of `input_tokens`, `input_text` and `messages` one: texts
+    are counted here and go no further. `max_output_tokens` is the most it may produce, all answers together."""
+
+    plan: str | None
+    input_tokens: int | None
+    input_text: str | None
+    messages: Iterable[Mapping[str, Any]] | None
+    max_output_tokens: int | None
+    run_id: str | None
+    metadata: Mapping[str, Any] | None
+
+
+class EvaluateDetails(CallDetails, total=False):
+    """`dry_run` decides and holds nothing, `explain` fills the decision's `trace`."""
+
+    feature: str | None
+    request_id: str | None
+    dry_run: bool
+    explain: bool
+
+
+def question(user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Question:
+    """What `evaluate` and `guard` ask."""
+    said: dict[str, Any] = {**details}
+    text, messages = said.pop("input_text", None), said.pop("messages", None)
+    if said.get("input_tokens") is None and messages is not None:
+        said["input_tokens"] = tokens.count_messages(messages, model)
+    elif said.get("input_tokens") is None and text is not None:
+        said["input_tokens"] = tokens.count_text(text, model)
+    if said.get("metadata") is not None:
+        said["metadata"] = dict(said["metadata"])  # the caller's may change before the report
+    return Question(user_id=user_id, model=model, **said)
+
+
+def usage_event(
+    request_id: str,
+    user_id: str,
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    details: UsageDetails,
+) -> UsageEvent:
+    """What `log_usage` reports."""
+    said: dict[str, Any] = {**details}
+    parts = {name: said.pop(name) for name in PARTS if name in said}
+    if said.get("reported_cost_usd") is not None:
+        said["reported_cost_usd"] = Decimal(said["reported_cost_usd"])
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **parts)
+    return UsageEvent(request_id=request_id, user_id=user_id, model=model, usage=usage, **said)
+
+
+def read_expiry(answer: Mapping[str, Any]) -> datetime:
+    """The new end of an extended hold."""
+    try:
+        return datetime.fromisoformat(answer["expires_at"])
+    except (KeyError, TypeError, ValueError):
+        raise MalformedAnswerError("the answer has no expires_at") from None
+
+
+def _usage_store(spool: bool | str | os.PathLike[str], destination: str) -> PendingUsage | Spool:
+    if spool is False:
+        return PendingUsage()
+    return Spool(default_path() if spool is True else spool, destination)
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,57 @@
+"""What a client is made from: read, checked, complete."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from tokvigil.availability import ON_UNAVAILABLE, OnUnavailable
+from tokvigil.credentials import clean_key, key_name
+from tokvigil.errors import ConfigurationError
+from tokvigil.retries import RETRIES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """`timeout_s` is of an attempt, and of an evaluate with all its retries."""
+
+    api_key: str
+    base_url: str
+    timeout_s: float
+    retries_max: int
+    on_unavailable: OnUnavailable
+
+    @classmethod
+    def read(
+        cls,
+        api_key: str | None,
+        base_url: str | None,
+        *,
+        timeout: float,
+        max_retries: int,
+        on_unavailable: OnUnavailable,
+    ) -> Self:
+        """Raises `ConfigurationError` for what can never work."""
+        api_key = clean_key(api_key or os.environ.get("TOKVIGIL_API_KEY"))
+        base_url = (base_url or os.environ.get("TOKVIGIL_BASE_URL") or "").strip()
+        if not api_key:
+            raise ConfigurationError("no API key: pass api_key or set TOKVIGIL_API_KEY")
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigurationError("no http(s) address: pass base_url or set TOKVIGIL_BASE_URL")
+        if on_unavailable not in ON_UNAVAILABLE:
+            raise ConfigurationError(f"on_unavailable is one of {', '.join(ON_UNAVAILABLE)}")
+        if not timeout > 0 or not 0 <= max_retries <= RETRIES_MAX:
+            raise ConfigurationError(f"timeout must be positive, max_retries 0 to {RETRIES_MAX}")
+        return cls(
+            api_key=api_key,
+            base_url=base_url,
+            timeout_s=timeout,
+            retries_max=max_retries,
+            on_unavailable=on_unavailable,
+        )
+
+    @property
+    def destination(self) -> str:
+        """Whose usage it is: the control plane and the API key, without its secret."""
+        return f"{self.base_url.rstrip('/')} {key_name(self.api_key)}"

@@ -1,0 +1,86 @@
+"""HTTP clients that outlive forks and event loops: made when first used, one for each process and loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from tokvigil import forking
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+class Connections:
+    """Safe to share between threads. `options` are those of httpx2's clients.
+
+    `given` and `given_async` are clients to use instead; they stay their owner's to close.
+    """
+
+    _own: httpx2.Client | None
+    _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient]
+
+    def __init__(
+        self,
+        given: httpx2.Client | None = None,
+        given_async: httpx2.AsyncClient | None = None,
+        **options: Any,
+    ) -> None:
+        _import_all()
+        self._given, self._given_async = given, given_async
+        self._options = options
+        self.restart_in_child()
+        forking.register(self)
+
+    @property
+    def blocking(self) -> httpx2.Client:
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            with self._making:
+                import httpx2  # here, so that `import tokvigil` stays light
+
+                self._own = self._own or httpx2.Client(**self._options)
+        return self._own
+
+    @property
+    def awaiting(self) -> httpx2.AsyncClient:
+        """For the running event loop, which its connections cannot leave."""
+        import httpx2
+
+        if self._given_async is not None:
+            return self._given_async
+        loop = asyncio.get_running_loop()
+        with self._making:
+            if loop not in self._by_loop:
+                self._by_loop[loop] = httpx2.AsyncClient(**self._options)
+            return self._by_loop[loop]
+
+    def close(self) -> None:
+        """Those of event loops end with their loops."""
+        if self._own is not None:
+            self._own.close()
+
+    async def close_async(self) -> None:
+        self.close()
+        mine = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if mine is not None:
+            await mine.aclose()
+
+    def restart_in_child(self) -> None:
+        """The parent's connections are the parent's, and a thread of the parent may have been making one."""
+        self._making = threading.Lock()
+        self._own = None
+        self._by_loop = weakref.WeakKeyDictionary()
+
+
+def _import_all() -> None:
+    """What the first request would import, and looking up its host: a fork while a thread imports leaves the child
+    with a lock on the module that nobody will ever release."""
+    import encodings.idna  # noqa: F401
+
+    import httpx2
+
+    httpx2.HTTPTransport(verify=False).close()  # never connects; httpx2 imports httpcore2 here

@@ -1,0 +1,125 @@
+"""Sending pending usage in batches, and what each answer means for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tokvigil import forking
+from tokvigil.errors import MalformedAnswerError, ValidationError
+from tokvigil.models import UsageEvent
+from tokvigil.pending import PendingUsage
+from tokvigil.spool import Spool
+from tokvigil.transport import Transport
+
+logger = logging.getLogger("tokvigil")
+
+BATCH_EVENTS_MAX = 100
+BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
+ATTEMPT_S_MAX = 10.0
+
+_TAKEN = frozenset({"recorded", "duplicate"})
+_REFUSED = frozenset({"conflict", "invalid"})
+_SETTLED = _TAKEN | _REFUSED
+
+
+class Delivery:
+    """Safe to share between threads; one sends at a time."""
+
+    def __init__(self, store: PendingUsage | Spool, transport: Transport) -> None:
+        self._store = store
+        self._transport = transport
+        self._sending = threading.Lock()
+        forking.register(self)
+
+    def restart_in_child(self) -> None:
+        """A thread of the parent may have been sending."""
+        self._sending = threading.Lock()
+
+    def send_all(self, deadline: float | None = None) -> None:
+        """Batch after batch until none is left; an event leaves the store only once TokVigil has answered for it.
+
+        Raises the `TokVigilError` that stopped it, TokVigilUnavailableError also when the deadline (of time.monotonic)
+        came. The rest is worth another try later: the control plane back, the key mended.
+        """
+        left_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._sending.acquire(timeout=left_s):
+            return
+        try:
+            while events := self._store.claim(BATCH_EVENTS_MAX):
+                if not self._send_claimed(events, deadline):
+                    return
+        finally:
+            self._sending.release()
+
+    def _send_claimed(self, events: tuple[UsageEvent, ...], deadline: float | None) -> bool:
+        batch = _fitting(events)
+        try:
+            return self._send(batch, deadline)
+        finally:
+            self._store.put_back([event.request_id for event in events])
+
+    def _send(self, batch: list[UsageEvent], deadline: float | None) -> bool:
+        """False: what was settled could not be written down, so going on would send the same again."""
+        within_s = ATTEMPT_S_MAX if deadline is None else min(ATTEMPT_S_MAX, deadline - time.monotonic())
+        body = {"events": [event.to_wire() for event in batch]}
+        try:
+            answer = self._transport.request(
+                "POST", "/v1/usage/batch", body=body, within_s=within_s, retry=False
+            )
+        except ValidationError as error:
+            # One event spoils the whole batch: find it, so that the others go out.
+            if len(batch) == 1:
+                self._refused(batch[0], str(error), error.errors)
+                return True
+            half = len(batch) // 2
+            return self._send(batch[:half], deadline) and self._send(batch[half:], deadline)
+        return self._settle(batch, answer)
+
+    def _settle(self, batch: list[UsageEvent], answer: Mapping[str, Any]) -> bool:
+        by_id = {event.request_id: event for event in batch}
+        results = [result for result in _results(answer) if result[0] in by_id and result[1] in _SETTLED]
+        if not results:
+            raise MalformedAnswerError("the batch answer settles no event")
+        for request_id, status, problem in results:
+            if status in _REFUSED:
+                self._refused(by_id[request_id], f"{status}: {problem}", problem)
+        return self._store.remove([request_id for request_id, status, _ in results if status in _TAKEN])
+
+    def _refused(self, event: UsageEvent, reason: str, problem: Any) -> None:
+        if event.occurred_at is not None and "occurred_at" in str(problem):
+            # This machine's clock is wrong. Nothing was recorded, so the event may still change.
+            logger.warning("usage of request %s: %s; sent without its time", event.request_id, reason)
+            self._store.remove((event.request_id,))
+            self._store.add(replace(event, occurred_at=None))
+            return
+        logger.error("usage of request %s was refused: %s", event.request_id, reason)
+        self._store.give_up(event.request_id, reason)
+
+
+def _fitting(events: Iterable[UsageEvent]) -> list[UsageEvent]:
+    """As many of the events as one batch can carry, at least the first."""
+    batch: list[UsageEvent] = []
+    free_bytes = BATCH_BYTES_MAX
+    for event in events:
+        free_bytes -= len(json.dumps(event.to_wire())) + 2
+        if free_bytes < 0 and batch:
+            break
+        batch.append(event)
+    return batch
+
+
+def _results(answer: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    results = answer.get("results")
+    if not isinstance(results, list):
+        raise MalformedAnswerError("the batch answer has no results")
+    return [
+        (str(result["request_id"]), str(result.get("status")), result.get("error"))
+        for result in results
+        if isinstance(result, dict) and "request_id" in result
+    ]

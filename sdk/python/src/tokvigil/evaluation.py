@@ -1,0 +1,138 @@
+"""Asking the control plane whether an AI call may go out, and deciding without it while it is away."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from tokvigil import telemetry
+from tokvigil.attribution import Attribution
+from tokvigil.availability import Asked, Availability
+from tokvigil.errors import TokVigilError, TokVigilUnavailableError
+from tokvigil.models import Decision
+from tokvigil.reporting import Reporter
+from tokvigil.steps import Steps
+from tokvigil.transport import Transport
+
+logger = logging.getLogger("tokvigil")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One AI call that may go out or not. `input_tokens` None: not known."""
+
+    user_id: str
+    model: str
+    feature: str | None = None
+    plan: str | None = None
+    input_tokens: int | None = None
+    max_output_tokens: int | None = None
+    request_id: str | None = None
+    run_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    dry_run: bool = False
+    explain: bool = False
+
+    @classmethod
+    def of(
+        cls, attribution: Attribution, model: str, *, input_tokens: int, max_output_tokens: int | None
+    ) -> Self:
+        """A call for whom the attribution names."""
+        return cls(
+            user_id=attribution.user_id or "",
+            model=model,
+            feature=attribution.feature,
+            plan=attribution.plan,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            run_id=attribution.run_id,
+            metadata=attribution.metadata,
+        )
+
+    def named(self) -> Self:
+        """With a request id, so that repeating it asks the same question."""
+        return replace(self, request_id=self.request_id or new_request_id())
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON body of POST /v1/evaluate; what is not said is left out."""
+        body = {
+            "request_id": self.request_id,
+            "user_id": self.user_id,
+            "model": self.model,
+            "feature": self.feature,
+            "plan": self.plan,
+            "input_tokens": self.input_tokens,
+            "max_output_tokens": self.max_output_tokens,
+            "run_id": self.run_id,
+            "metadata": self.metadata,
+            "dry_run": self.dry_run or None,
+            "explain": self.explain or None,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+
+class Evaluation:
+    """Safe to share between threads."""
+
+    def __init__(
+        self, transport: Transport, availability: Availability, reporter: Reporter, *, timeout_s: float
+    ) -> None:
+        self._transport = transport
+        self._availability = availability
+        self._reporter = reporter
+        self._timeout_s = timeout_s
+
+    def evaluate(self, question: Question) -> Steps[Decision]:
+        """The decision on a named question; `on_unavailable` decides if the control plane gives none.
+
+        Raises `APIStatusError` if TokVigil refuses the call itself: a wrong key must not switch the limits off.
+        """
+        asked = Asked(
+            user_id=question.user_id, feature=question.feature, model=question.model, plan=question.plan
+        )
+        request_id = question.request_id or ""
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            decision = yield from self._ask(question, deadline)
+            # Calls in flight stand in the way, and this process may not yet have told that its own are over.
+            if decision.reason_class == "transient" and (yield from self._reporter.catch_up()):
+                decision = yield from self._ask(question, deadline)
+        except TokVigilUnavailableError as error:
+            logger.warning(
+                "request %s: %s; on_unavailable=%s", request_id, error, self._availability.on_unavailable
+            )
+            decision = self._availability.decide(asked, request_id, error)
+        except TokVigilError:
+            # A refusal is an answer: the control plane is there.
+            self._availability.answered()
+            raise
+        else:
+            self._availability.answered()
+            self._availability.remember(asked, decision)
+        telemetry.note_decision(question, decision)
+        return decision
+
+    def _ask(self, question: Question, deadline: float) -> Steps[Decision]:
+        self._availability.admit()
+        try:
+            answer = yield from self._transport.ask(
+                "POST", "/v1/evaluate", body=question.to_wire(), within_s=deadline - time.monotonic()
+            )
+            return Decision.from_wire(answer)
+        except TokVigilUnavailableError:
+            self._availability.failed()
+            raise
+
+
+def new_request_id() -> str:
+    """A UUIDv7: unique without coordination, and in order of time, which keeps the server's index compact."""
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = uuid.uuid4().int & ((1 << 76) - 1)
+    value = (milliseconds & ((1 << 48) - 1)) << 80 | random_bits
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,108 @@
+"""Calls between their decision and their report: keeps their holds open, and their places while a provider's SDK
+pauses between two attempts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from tokvigil import forking
+
+if TYPE_CHECKING:
+    from tokvigil.open_call import OpenCall
+
+# TokVigil keeps a hold for 10 minutes unless told that the call goes on.
+EXTEND_EVERY_S = 240.0
+# The providers' SDKs wait up to 60 s before they try again.
+RETRY_WITHIN_S = 75.0
+
+
+class InFlight:
+    """Safe to share between threads. `clock` is in seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reset()
+        forking.register(self)
+
+    def began(self, call: OpenCall) -> None:
+        with self._lock:
+            self._extend_at[call.request_id] = self._clock() + EXTEND_EVERY_S
+
+    def ended(self, request_id: str) -> None:
+        with self._lock:
+            self._extend_at.pop(request_id, None)
+
+    def defer(self, request_id: str, act: Callable[[], object]) -> None:
+        """Keep what is to be done for a call until `do_deferred`. Takes no lock: objects are collected at any time,
+        also in a thread that holds one. A forked child that loses its copy of a parent's call does nothing for it.
+        """
+        if request_id in self._extend_at:
+            self._deferred.put(act)
+
+    def do_deferred(self) -> None:
+        """When it returns, everything is done that was deferred before."""
+        with self._doing:
+            while True:
+                try:
+                    act = self._deferred.get_nowait()
+                except Empty:
+                    return
+                act()
+
+    def due_for_extension(self) -> list[str]:
+        """The request ids of calls that have been going on since their last extension."""
+        now = self._clock()
+        with self._lock:
+            due = [request_id for request_id, at in self._extend_at.items() if at <= now]
+            self._extend_at.update(dict.fromkeys(due, now + EXTEND_EVERY_S))
+        return due
+
+    def pause(self, key: Hashable, call: OpenCall) -> None:
+        """An attempt failed and the provider's SDK will try again: `resume` finds the call by the same key."""
+        with self._lock:
+            self._paused.setdefault(key, deque()).append((call, self._clock() + RETRY_WITHIN_S))
+
+    def resume(self, key: Hashable) -> OpenCall | None:
+        """The call that an attempt goes on with."""
+        with self._lock:
+            waiting = self._paused.get(key)
+            if not waiting:
+                return None
+            call, _ = waiting.popleft()
+            if not waiting:
+                del self._paused[key]
+            return call
+
+    def given_up(self, *, all_of_them: bool = False) -> list[OpenCall]:
+        """Paused calls that nobody came back for."""
+        now = self._clock()
+        over = []
+        with self._lock:
+            for key, waiting in list(self._paused.items()):
+                while waiting and (all_of_them or waiting[0][1] <= now):
+                    over.append(waiting.popleft()[0])
+                if not waiting:
+                    del self._paused[key]
+        return over
+
+    def next_due_s(self) -> float | None:
+        """Seconds until there is something to do for a call; None while there is none."""
+        with self._lock:
+            times = [*self._extend_at.values(), *(waiting[0][1] for waiting in self._paused.values())]
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def restart_in_child(self) -> None:
+        """The parent's calls are the parent's."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._extend_at: dict[str, float] = {}
+        self._paused: dict[Hashable, deque[tuple[OpenCall, float]]] = {}
+        self._doing = threading.Lock()
+        self._deferred: SimpleQueue[Callable[[], object]] = SimpleQueue()

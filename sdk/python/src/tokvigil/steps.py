@@ -1,0 +1,57 @@
+"""Code that waits, written once for callers that block and for callers that await.
+
+Such code is a generator: it yields what it waits for, a request to be answered or seconds to pass, and goes on with
+what came of it. `run` and `run_async` drive it; an exception of the waiting is raised inside it, at the yield.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator["httpx2.Request | float", Any, T]
+
+
+def run(steps: Steps[T], send: Callable[[httpx2.Request], httpx2.Response]) -> T:
+    resume: Callable[[], Any] = partial(next, steps)
+    while True:
+        try:
+            wanted = resume()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        try:
+            answer = None
+            if isinstance(wanted, float):
+                time.sleep(wanted)
+            else:
+                answer = send(wanted)
+        except BaseException as error:
+            resume = partial(steps.throw, error)
+        else:
+            resume = partial(steps.send, answer)
+
+
+async def run_async(steps: Steps[T], send: Callable[[httpx2.Request], Awaitable[httpx2.Response]]) -> T:
+    resume: Callable[[], Any] = partial(next, steps)
+    while True:
+        try:
+            wanted = resume()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        try:
+            answer = None
+            if isinstance(wanted, float):
+                await asyncio.sleep(wanted)
+            else:
+                answer = await send(wanted)
+        except BaseException as error:
+            resume = partial(steps.throw, error)
+        else:
+            resume = partial(steps.send, answer)

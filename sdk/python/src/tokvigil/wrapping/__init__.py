@@ -1,0 +1,23 @@
+"""`tv.wrap(client)`: a provider SDK's own client, guarded where its HTTP requests leave it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from tokvigil.errors import ConfigurationError
+from tokvigil.wrapping import genai, langchain, stainless
+from tokvigil.wrapping.wrapper import Wrapper
+
+T = TypeVar("T")
+SDKS = (stainless, genai, langchain)
+
+
+def wrap(client: T, wrapper: Wrapper) -> T:
+    """The same type back. Raises `ConfigurationError` for a client of an SDK that is not known here."""
+    for sdk in SDKS:
+        if sdk.is_one(client):
+            return sdk.wrap(client, wrapper)  # type: ignore[no-any-return]
+    raise ConfigurationError(
+        f"wrap takes clients of openai, anthropic, google-genai and langchain-openai, and this is a"
+        f" {type(client).__module__}.{type(client).__qualname__}: put tv.guard(...) around its calls instead"
+    )

@@ -1,0 +1,219 @@
+"""A guarded HTTP client over a provider SDK's own one, of the same library: httpx or httpx2, neither imported here.
+
+The guard is the transport of a new client; behind it the old client sends, with its proxies, hooks and certificates.
+What the provider's SDK sees is a client as it knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from tokvigil.errors import ConfigurationError, TokVigilError
+from tokvigil.steps import Steps
+from tokvigil.wrapping.gate import Gate, Passage, Passing, refusal
+
+LIBRARIES = ("httpx2", "httpx")
+REFUSAL_STATUS = 403
+# Under these names a response's `extensions` say what TokVigil did.
+ERROR = "tokvigil_error"
+CALL = "tokvigil_call"
+
+Run = Callable[[Steps[Any]], Any]
+RaisedAs = Callable[[TokVigilError], Exception]
+RunAsync = Callable[[Steps[Any]], Awaitable[Any]]
+
+
+def guarded_client(inner: Any, transport: Any) -> Any:
+    """A client of the same library and kind as `inner` that sends through the guarded transport over it."""
+    library, kind = _kind(inner)
+    return getattr(library, kind)(
+        transport=transport,
+        base_url=inner.base_url,
+        headers=inner.headers,
+        params=inner.params,
+        cookies=inner.cookies,
+        timeout=inner.timeout,
+    )
+
+
+def guarded_transport(
+    inner: Any, gate: Gate, run: Run, run_async: RunAsync, raised_as: RaisedAs | None
+) -> GuardedTransport | GuardedAsyncTransport:
+    """A transport that sends through the client `inner`, and whose AI calls pass the gate.
+
+    A refusal is a 403 that the provider's SDK does not retry, with the exception in its `extensions`: most SDKs take
+    an exception here for a broken connection, and try again. With `raised_as` it is what that makes of it, raised.
+    Raises `ConfigurationError` for anything that is no client of these libraries.
+    """
+    library, kind = _kind(inner)
+    if kind == "Client":
+        return GuardedTransport(inner, gate, run, library, raised_as)
+    return GuardedAsyncTransport(inner, gate, run_async, library, raised_as)
+
+
+def _kind(client: Any) -> tuple[ModuleType, str]:
+    for base in type(client).__mro__:
+        library = base.__module__.partition(".")[0]
+        if library in LIBRARIES and base.__name__ in ("Client", "AsyncClient"):
+            return sys.modules[library], base.__name__
+    raise ConfigurationError(
+        f"{type(client).__name__} is no HTTP client of httpx or httpx2: it cannot be guarded"
+    )
+
+
+class _Guarded:
+    """What sync and async have in common."""
+
+    def __init__(
+        self, inner: Any, gate: Gate, run: Any, library: ModuleType, raised_as: RaisedAs | None
+    ) -> None:
+        self._inner = inner
+        self._gate = gate
+        self._run = run
+        self._library = library
+        self._raised_as = raised_as
+
+    def _admit(self, request: Any) -> Steps[Passage | None]:
+        return self._gate.admit(*_read(request))
+
+    def _outgoing(self, request: Any, passage: Passage) -> Any:
+        if passage.body == request.content:
+            return request
+        headers = request.headers.copy()
+        headers.pop("content-length", None)
+        headers.pop("transfer-encoding", None)
+        return self._library.Request(
+            request.method, request.url, headers=headers, content=passage.body, extensions=request.extensions
+        )
+
+    def _answer(self, response: Any, passage: Passage, stream: type) -> Any:
+        """The provider's answer as the caller is to have it."""
+        if not response.is_success:
+            passage.refused(response.status_code, response.headers)
+            return response
+        headers = response.headers.copy()
+        for name in ("content-encoding", "content-length", "transfer-encoding"):
+            # The caller gets the decoded bytes, perhaps without some.
+            headers.pop(name, None)
+        return self._library.Response(
+            response.status_code,
+            headers=headers,
+            stream=stream(response, passage.answered()),
+            extensions={**response.extensions, CALL: passage.call},
+        )
+
+    def _refusal(self, request: Any, error: TokVigilError) -> Any:
+        if self._raised_as is not None:
+            raise self._raised_as(error)
+        return self._library.Response(
+            REFUSAL_STATUS,
+            headers={"content-type": "application/json", "x-should-retry": "false"},
+            content=json.dumps(refusal(error, *_read(request))).encode(),
+            extensions={ERROR: error},
+        )
+
+
+class GuardedTransport(_Guarded):
+    def handle_request(self, request: Any) -> Any:
+        request.read()
+        try:
+            passage = self._run(self._admit(request))
+        except TokVigilError as error:
+            return self._refusal(request, error)
+        if passage is None:
+            return self._inner.send(request, stream=True)
+        try:
+            response = self._inner.send(self._outgoing(request, passage), stream=True)
+        except BaseException as error:
+            passage.broke(error)
+            raise
+        return self._answer(response, passage, _stream_type(self._library.SyncByteStream, _Stream))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __enter__(self) -> GuardedTransport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class GuardedAsyncTransport(_Guarded):
+    async def handle_async_request(self, request: Any) -> Any:
+        await request.aread()
+        try:
+            passage = await self._run(self._admit(request))
+        except TokVigilError as error:
+            return self._refusal(request, error)
+        if passage is None:
+            return await self._inner.send(request, stream=True)
+        try:
+            response = await self._inner.send(self._outgoing(request, passage), stream=True)
+        except BaseException as error:
+            passage.broke(error)
+            raise
+        return self._answer(response, passage, _stream_type(self._library.AsyncByteStream, _AsyncStream))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> GuardedAsyncTransport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _read(request: Any) -> tuple[str, str, str, Any, bytes]:
+    """Method, path with query, host, headers and body, which must have been read."""
+    url = request.url
+    return request.method, url.raw_path.decode("ascii"), url.host, request.headers, request.content
+
+
+class _PassingStream:
+    """The body of an answer. Whoever drops it half-read has cut it."""
+
+    def __init__(self, response: Any, passing: Passing) -> None:
+        self._response = response
+        self._passing = passing
+
+    def __del__(self) -> None:
+        self._passing.end()
+
+
+class _Stream(_PassingStream):
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._response.iter_bytes():
+            if seen := self._passing.feed(data):
+                yield seen
+        if rest := self._passing.finish():
+            yield rest
+
+    def close(self) -> None:
+        self._passing.end()
+        self._response.close()
+
+
+class _AsyncStream(_PassingStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._response.aiter_bytes():
+            if seen := self._passing.feed(data):
+                yield seen
+        if rest := self._passing.finish():
+            yield rest
+
+    async def aclose(self) -> None:
+        self._passing.end()
+        await self._response.aclose()
+
+
+@cache
+def _stream_type(base: type, stream: type) -> type:
+    """The stream as the library knows streams: it looks at the class."""
+    return type(stream.__name__, (stream, base), {})

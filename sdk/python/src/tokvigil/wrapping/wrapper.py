@@ -1,0 +1,30 @@
+"""What the wrappers of all provider SDKs need: guarded HTTP clients for one TokVigil client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokvigil.attribution import NOBODY, Attribution
+from tokvigil.open_call import Desk
+from tokvigil.transport import Transport
+from tokvigil.wrapping.gate import Gate, Retrying
+from tokvigil.wrapping.http import RaisedAs, guarded_client, guarded_transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapper:
+    """`default` is whose the calls are where no context says otherwise."""
+
+    desk: Desk
+    transport: Transport
+    default: Attribution = NOBODY
+
+    def guarded_http(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
+        """A client as `inner` is one, guarded."""
+        return guarded_client(inner, self.guarded_transport(inner, retrying, raised_as))
+
+    def guarded_transport(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
+        """See `http.guarded_transport`."""
+        gate = Gate(self.desk, self.default, retrying)
+        return guarded_transport(inner, gate, self.transport.run, self.transport.run_async, raised_as)

@@ -1,0 +1,283 @@
+"""Usage on its way to TokVigil in the background: batches, refusals, outages, forks and exits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil.delivery import BATCH_EVENTS_MAX
+from tokvigil.pending import PendingUsage
+from tokvigil.reporting import BACKOFF_S_FIRST, EXIT_S_MAX, SEND_WITHIN_S
+from tokvigil.spool import Spool
+
+BATCH = "/v1/usage/batch"
+# Tracks one event and ends without a close.
+TRACKS_AND_ENDS = """
+import sys
+from tokvigil import TokVigil, Usage, UsageEvent
+client = TokVigil("tv_dev_id_secret", sys.argv[1], spool=sys.argv[2])
+client.track(UsageEvent(request_id="r1", user_id="u", model="m", usage=Usage(input_tokens=1, output_tokens=1)))
+"""
+
+
+def event(request_id: str = "r1", user_id: str = "user_123", **changes: Any) -> UsageEvent:
+    usage = Usage(input_tokens=10, output_tokens=5)
+    return UsageEvent(request_id=request_id, user_id=user_id, model="gpt-4o-mini", usage=usage, **changes)
+
+
+def wait_for(condition: Callable[[], Any], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def test_tracked_usage_arrives_by_itself(tv: TokVigil, control_plane: Any) -> None:
+    started = time.monotonic()
+    for number in range(5):
+        tv.track(event(str(number)))
+    assert time.monotonic() - started < SEND_WITHIN_S / 2, "track does not wait for the control plane"
+    wait_for(lambda: len(control_plane.charged) == 5)
+    (batch,) = control_plane.calls(BATCH)
+    assert [sent["request_id"] for sent in batch.body["events"]] == ["0", "1", "2", "3", "4"]
+    wait_for(lambda: tv.pending_usage == ())
+
+
+def test_a_full_batch_does_not_wait(tv: TokVigil, control_plane: Any) -> None:
+    for number in range(BATCH_EVENTS_MAX):
+        tv.track(event(str(number)))
+    wait_for(lambda: control_plane.charged, within_s=SEND_WITHIN_S * 0.9)
+    tv.flush()
+    assert len(control_plane.charged) == BATCH_EVENTS_MAX
+
+
+def test_many_more_than_a_batch_all_arrive_once(tv: TokVigil, control_plane: Any) -> None:
+    for number in range(3 * BATCH_EVENTS_MAX + 7):
+        tv.track(event(str(number)))
+    assert tv.flush() == 0
+    sent = [each["request_id"] for seen in control_plane.calls(BATCH) for each in seen.body["events"]]
+    assert sorted(sent) == sorted(map(str, range(3 * BATCH_EVENTS_MAX + 7)))
+    assert all(len(seen.body["events"]) <= BATCH_EVENTS_MAX for seen in control_plane.calls(BATCH))
+
+
+def test_batches_are_no_larger_than_the_server_takes(
+    tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.delivery.BATCH_BYTES_MAX", 900)
+    for number in range(12):
+        tv.track(event(str(number), user_id="u" * 100))
+    assert tv.flush() == 0
+    batches = control_plane.calls(BATCH)
+    assert sum(len(seen.body["events"]) for seen in batches) == 12
+    assert len(batches) > 1
+    assert all(len(seen.raw) <= 920 for seen in batches)
+
+
+def test_a_report_whose_answer_was_lost_is_repeated_unchanged_and_charged_once(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    def charge_then_fail(seen: Any) -> Any:
+        del control_plane.defaults[BATCH]
+        control_plane.defaults[BATCH] = settle
+        settle(seen)
+        return wire.Answer(503)
+
+    settle = control_plane.defaults[BATCH]
+    control_plane.defaults[BATCH] = charge_then_fail
+    tv.track(event())
+    assert tv.flush() == 0
+    assert list(control_plane.charged) == ["r1"]
+    assert len({seen.raw for seen in control_plane.calls(BATCH)}) == 1
+    assert len(control_plane.calls(BATCH)) == 2
+
+
+def test_an_outage_costs_nothing_and_its_end_is_noticed_with_the_next_evaluate(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(500)] * 1)
+    control_plane.script(BATCH, *[wire.Answer(503)] * 3)
+    tv.evaluate("user_123", "gpt-4o-mini")
+    tv.track(event())
+    wait_for(lambda: len(control_plane.calls(BATCH)) == 3, within_s=4 * BACKOFF_S_FIRST)
+    assert [pending.request_id for pending in tv.pending_usage] == ["r1"]
+    tv.evaluate("user_123", "gpt-4o-mini")
+    wait_for(lambda: "r1" in control_plane.charged, within_s=2.0)
+
+
+def test_one_event_that_spoils_a_batch_is_found_and_set_aside(
+    tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle = control_plane.defaults[BATCH]
+
+    def refuse_the_bad_one(seen: Any) -> Any:
+        if any(sent["request_id"] == "5" for sent in seen.body["events"]):
+            return wire.Answer(422, {"detail": "events[...]: no such thing"})
+        return settle(seen)
+
+    control_plane.defaults[BATCH] = refuse_the_bad_one
+    for number in range(12):
+        tv.track(event(str(number)))
+    assert tv.flush() == 0
+    assert sorted(control_plane.charged, key=int) == [str(n) for n in range(12) if n != 5]
+    assert "request 5 was refused" in caplog.text
+    assert len(control_plane.calls(BATCH)) < 12
+
+
+def test_a_conflicting_event_does_not_stop_the_others(
+    tv: TokVigil, control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    control_plane.charged["first"] = {"something": "else"}
+    tv.track(event("first"))
+    tv.track(event("second"))
+    assert tv.flush() == 0
+    assert control_plane.charged["second"]["user_id"] == "user_123"
+    assert control_plane.charged["first"] == {"something": "else"}
+    assert "request first was refused: conflict" in caplog.text
+
+
+def test_a_wrong_clock_does_not_cost_the_report(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    error = {"code": "VALIDATION_ERROR", "errors": [{"field": "occurred_at", "message": "in the future"}]}
+    control_plane.script(
+        BATCH, wire.Answer(200, {"results": [{"request_id": "r1", "status": "invalid", "error": error}]})
+    )
+    tv.track(event(occurred_at=datetime(2031, 1, 1, tzinfo=UTC)))
+    assert tv.flush() == 0
+    assert "occurred_at" not in control_plane.charged["r1"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_refusal_that_may_pass_keeps_the_event(
+    tv: TokVigil, control_plane: Any, wire: Any, status: int
+) -> None:
+    control_plane.script(BATCH, wire.Answer(status))
+    tv.track(event())
+    assert tv.flush() == 1
+    assert [pending.request_id for pending in tv.pending_usage] == ["r1"]
+    assert tv.flush() == 0
+
+
+@pytest.mark.parametrize("body", [{}, {"results": []}, {"results": [7, {"status": "recorded"}]}, b"<html>"])
+def test_a_nonsense_answer_settles_nothing(tv: TokVigil, control_plane: Any, wire: Any, body: Any) -> None:
+    control_plane.script(BATCH, wire.Answer(200, body))
+    tv.track(event())
+    assert tv.flush() == 1
+    assert tv.flush() == 0
+    assert list(control_plane.charged) == ["r1"]
+
+
+def test_a_flush_takes_no_longer_than_it_may(control_plane: Any, wire: Any) -> None:
+    control_plane.script(BATCH, *[wire.Answer(503)] * 100)
+    with TokVigil("key", control_plane.url) as client:
+        client.track(event())
+        started = time.monotonic()
+        assert client.flush(timeout=0.5) == 1
+        assert time.monotonic() - started < 2.0
+        control_plane.scripts[BATCH].clear()
+
+
+def test_closing_sends_what_is_pending(control_plane: Any) -> None:
+    with TokVigil("key", control_plane.url, spool=False) as client:
+        client.track(event())
+    assert list(control_plane.charged) == ["r1"]
+
+
+def test_closing_without_a_control_plane_and_without_a_spool_says_what_is_lost(
+    unreachable: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.client.EXIT_S_MAX", 0.3)
+    with TokVigil("key", unreachable, spool=False) as client:
+        client.track(event())
+    assert "1 usage events were not reported and are lost" in caplog.text
+
+
+def test_pending_usage_in_memory_is_bounded_and_drops_the_oldest() -> None:
+    pending = PendingUsage(events_max=2)
+    events = [event(str(number)) for number in range(3)]
+    assert [pending.add(each) for each in events] == [None, None, events[0]]
+    assert pending.oldest() == (events[1], events[2])
+
+
+def test_two_processes_do_not_send_the_same(tmp_path: Path) -> None:
+    first, second = (Spool(tmp_path / "usage", "here") for _ in range(2))
+    for number in range(10):
+        first.add(event(str(number)))
+    claimed = first.claim(6), second.claim(6)
+    assert [len(events) for events in claimed] == [6, 4]
+    assert {each.request_id for events in claimed for each in events} == set(map(str, range(10)))
+    assert len(first) == 6
+    first.put_back([each.request_id for each in claimed[0]])
+    assert {each.request_id for each in second.claim(10)} == {each.request_id for each in claimed[0]}
+    first.close()
+    second.close()
+
+
+def test_a_process_that_ends_without_a_close_has_sent_its_usage(control_plane: Any, tmp_path: Path) -> None:
+    script = [sys.executable, "-c", TRACKS_AND_ENDS, control_plane.url, str(tmp_path / "usage")]
+    subprocess.run(script, check=True, timeout=30)
+    assert list(control_plane.charged) == ["r1"]
+
+
+def test_a_process_that_ends_without_a_control_plane_ends_soon_and_leaves_its_usage(
+    control_plane: Any, unreachable: str, tmp_path: Path
+) -> None:
+    port_of_the_dead = unreachable
+    script = [sys.executable, "-c", TRACKS_AND_ENDS, port_of_the_dead, str(tmp_path / "usage")]
+    started = time.monotonic()
+    subprocess.run(script, check=True, timeout=30)
+    assert time.monotonic() - started < EXIT_S_MAX + 5
+    left = Spool(tmp_path / "usage", f"{port_of_the_dead} tv_dev_id")
+    assert [each.request_id for each in left.oldest()] == ["r1"]
+    left.close()
+
+
+def test_parent_and_forked_child_report_their_own_usage_once(tv: TokVigil, control_plane: Any) -> None:
+    tv.track(event("before"))
+    child = os.fork()
+    if child == 0:
+        tv.track(event("child"))
+        os._exit(tv.flush())
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    tv.track(event("after"))
+    assert tv.flush() == 0
+    sent = [each["request_id"] for seen in control_plane.calls(BATCH) for each in seen.body["events"]]
+    assert set(sent) == {"before", "child", "after"}
+    assert set(control_plane.charged) == set(sent)
+
+
+def test_a_fork_while_other_threads_report_does_not_hang_the_child(
+    control_plane: Any, tmp_path: Path
+) -> None:
+    script = """
+import os, sys, threading
+from tokvigil import TokVigil, Usage, UsageEvent
+client = TokVigil("tv_dev_id_secret", sys.argv[1], spool=sys.argv[2])
+def report(prefix, count):
+    for n in range(count):
+        client.track(UsageEvent(request_id=f"{prefix}-{n}", user_id="u", model="m",
+                                usage=Usage(input_tokens=1, output_tokens=1)))
+threads = [threading.Thread(target=report, args=(f"t{t}", 300)) for t in range(4)]
+for thread in threads: thread.start()
+children = []
+for number in range(10):
+    child = os.fork()
+    if child == 0:
+        report(f"c{number}", 5)
+        client.flush()  # others go on adding, so something may be left
+        os._exit(0)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+for thread in threads: thread.join()
+sys.exit(max(codes) or client.flush())
+"""
+    run = [sys.executable, "-c", script, control_plane.url, str(tmp_path / "usage")]
+    assert subprocess.run(run, timeout=60).returncode == 0
+    assert len(control_plane.charged) == 4 * 300 + 10 * 5
