@@ -1,0 +1,192 @@
+"""A wrapped client of anthropic, in every style of calling: asked once, settled once, answered as ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anthropic
+import pytest
+import tokvigil
+from tokvigil import TokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wire_provider.content import TEXT
+from sdk.python.tests.wrapped import CLAUDE, SCHEMA, TOOL_MESSAGES, Books, plain, wait_for
+
+TOOLS: Any = [{"name": "weather", "input_schema": SCHEMA}]
+THINKING: Any = {"thinking": {"type": "enabled", "budget_tokens": 50}}
+
+
+def whole_stream(manager: Any) -> Any:
+    with manager as stream:
+        return list(stream), stream.get_final_message()
+
+
+def streamed_and_parsed(response: Any) -> Any:
+    with response as answer:
+        return answer.parse()
+
+
+STYLES: dict[str, Callable[[Any], Any]] = {
+    "create": lambda c: c.messages.create(**CLAUDE),
+    "create, streaming": lambda c: list(c.messages.create(**CLAUDE, stream=True)),
+    "create, tools": lambda c: c.messages.create(**CLAUDE | {"messages": TOOL_MESSAGES}, tools=TOOLS),
+    "stream, tools": lambda c: whole_stream(
+        c.messages.stream(**CLAUDE | {"messages": TOOL_MESSAGES}, tools=TOOLS)
+    ),
+    "create, thinking": lambda c: c.messages.create(**CLAUDE, **THINKING),
+    "stream": lambda c: whole_stream(c.messages.stream(**CLAUDE)),
+    "stream, thinking": lambda c: whole_stream(c.messages.stream(**CLAUDE, **THINKING)),
+    "with_raw_response": lambda c: c.messages.with_raw_response.create(**CLAUDE).parse(),
+    "with_streaming_response": lambda c: streamed_and_parsed(
+        c.messages.with_streaming_response.create(**CLAUDE)
+    ),
+    "with_options": lambda c: c.with_options(max_retries=5, timeout=9).messages.create(**CLAUDE),
+    "copy of a copy": lambda c: c.copy(max_retries=0).with_options(timeout=9).messages.create(**CLAUDE),
+}
+
+
+async def every(stream: Any) -> Any:
+    return [event async for event in await stream]
+
+
+async def whole_stream_async(manager: Any) -> Any:
+    async with manager as stream:
+        return [event async for event in stream], await stream.get_final_message()
+
+
+async def parsed(raw: Any) -> Any:
+    return await (await raw).parse()
+
+
+ASYNC_STYLES: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "create": lambda c: c.messages.create(**CLAUDE),
+    "create, streaming": lambda c: every(c.messages.create(**CLAUDE, stream=True)),
+    "stream": lambda c: whole_stream_async(c.messages.stream(**CLAUDE)),
+    "with_raw_response": lambda c: parsed(c.messages.with_raw_response.create(**CLAUDE)),
+    "with_options": lambda c: c.with_options(max_retries=5).messages.create(**CLAUDE),
+}
+
+
+@pytest.fixture
+def bare(wire_provider: WireProvider) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=wire_provider.url, api_key="sk-ant") as client:
+        yield client
+
+
+@pytest.fixture
+def client(tv: TokVigil, bare: anthropic.Anthropic) -> anthropic.Anthropic:
+    return tv.wrap(bare, user_id="user_123", feature="chat")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_call_is_asked_and_settled_once_and_answered_as_ever(
+    client: anthropic.Anthropic,
+    bare: anthropic.Anthropic,
+    wire_provider: WireProvider,
+    books: Books,
+    style: str,
+) -> None:
+    assert plain(STYLES[style](client)) == plain(STYLES[style](bare))
+    settled = books.only()
+    figures = wire_provider.anthropic
+    expected = figures.THINKING_USAGE if "thinking" in style else figures.USAGE
+    assert (settled.status, settled.usage, settled.provider) == ("succeeded", expected, "anthropic")
+    assert (settled.user_id, settled.feature, settled.model) == ("user_123", "chat", "claude-haiku-4-5")
+    assert books.asked[0]["max_output_tokens"] == 500
+
+
+@pytest.mark.parametrize("style", ASYNC_STYLES)
+def test_an_awaited_call_is_asked_and_settled_once_and_answered_as_ever(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, style: str
+) -> None:
+    async def both() -> None:
+        async with anthropic.AsyncAnthropic(base_url=wire_provider.url, api_key="sk-ant") as bare:
+            wrapped = tv.wrap(bare, user_id="user_123")
+            assert type(wrapped) is anthropic.AsyncAnthropic
+            assert plain(await ASYNC_STYLES[style](wrapped)) == plain(await ASYNC_STYLES[style](bare))
+
+    asyncio.run(both())
+    assert (books.only().status, books.only().usage) == ("succeeded", wire_provider.anthropic.USAGE)
+
+
+@pytest.mark.parametrize("style", ["create", "create, streaming", "stream"])
+@pytest.mark.parametrize("trouble", ["gzip streams", "fragments"])
+def test_an_answer_is_read_in_whatever_pieces_and_encoding_it_comes(
+    client: anthropic.Anthropic, wire_provider: WireProvider, books: Books, style: str, trouble: str
+) -> None:
+    wire_provider.gzip_streams = trouble == "gzip streams"
+    wire_provider.fragment_bytes = 1 if trouble == "fragments" else None
+    STYLES[style](client)
+    assert books.only().usage == wire_provider.anthropic.USAGE
+
+
+def close(stream: Any) -> None:
+    stream.close()
+
+
+def drop(stream: Any) -> None:
+    """Whoever calls this holds it no longer."""
+
+
+@pytest.mark.parametrize("end", [close, drop])
+def test_a_stream_left_early_is_partial_with_the_input_the_provider_said(
+    client: anthropic.Anthropic, wire_provider: WireProvider, books: Books, end: Callable[[Any], None]
+) -> None:
+    wire_provider.pause_after(7)  # the start of message and block, a ping, four pieces of text
+    stream = client.messages.create(**CLAUDE, stream=True)
+    for _, _ in zip(range(6), stream, strict=False):
+        pass
+    end(stream)
+    del stream
+    gc.collect()
+    wait_for(books.settled)
+    settled, figures = books.only(), wire_provider.anthropic.USAGE
+    assert settled.status == "partial"
+    assert settled.usage.input_tokens == figures.input_tokens
+    assert settled.usage.cached_input_tokens == figures.cached_input_tokens
+    seen = tokvigil.count_text(TEXT[: 4 * 9], settled.model)
+    assert tokvigil.count_text(TEXT[: 3 * 9], settled.model) <= settled.usage.output_tokens <= seen
+    wire_provider.resume()
+
+
+@pytest.mark.parametrize("trouble", ["cut_after", "error_after"])
+def test_a_stream_that_breaks_off_is_partial(
+    client: anthropic.Anthropic, wire_provider: WireProvider, books: Books, trouble: str
+) -> None:
+    getattr(wire_provider, trouble)(7)
+    with pytest.raises(Exception, match=r"(?i)overloaded|incomplete|peer closed"):
+        list(client.messages.create(**CLAUDE, stream=True))
+    settled = books.only()
+    assert settled.status == "partial"
+    assert settled.usage.input_tokens == wire_provider.anthropic.USAGE.input_tokens
+    assert settled.usage.output_tokens == tokvigil.count_text(TEXT[: 4 * 9], settled.model)
+
+
+def test_attempts_share_one_evaluation(
+    client: anthropic.Anthropic, wire_provider: WireProvider, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.001)
+    wire_provider.fail(529)
+    wire_provider.hang_up()
+    client.messages.create(**CLAUDE)
+    assert (books.only().status, len(wire_provider.seen)) == ("succeeded", 3)
+
+
+def test_counting_tokens_is_free_and_needs_no_user(
+    tv: TokVigil, bare: anthropic.Anthropic, books: Books
+) -> None:
+    asked: Any = {name: CLAUDE[name] for name in ("model", "messages")}
+    assert tv.wrap(bare).messages.count_tokens(**asked) == bare.messages.count_tokens(**asked)
+    assert books.asked == books.settled() == []
+
+
+def test_a_batch_is_refused_with_what_to_do_instead(
+    client: anthropic.Anthropic, wire_provider: WireProvider
+) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match="one by one"):
+        client.messages.batches.create(requests=[{"custom_id": "1", "params": CLAUDE}])
+    assert wire_provider.seen == []
