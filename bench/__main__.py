@@ -1,6 +1,6 @@
 """`make bench`: prints the ratios that DESIGN promises, each measured side by side in one run.
 
-    python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3]
+    python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3] [--only-sdk]
 
 Figures of one machine say little; the ratios are the result. Medians of `--runs` interleaved runs.
 """
@@ -23,6 +23,7 @@ class Options:
     policies: int
     seconds: int
     runs: int
+    only_sdk: bool
 
 
 def main() -> None:
@@ -52,8 +53,9 @@ def _options() -> Options:
     parser.add_argument("--policies", type=int, default=10_000)
     parser.add_argument("--seconds", type=int, default=5, help="of each load")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only-sdk", action="store_true", help="measure the Python SDK alone")
     found = parser.parse_args()
-    return Options(found.rows, found.policies, found.seconds, found.runs)
+    return Options(found.rows, found.policies, found.seconds, found.runs, found.only_sdk)
 
 
 if __name__ == "__main__":

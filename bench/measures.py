@@ -7,12 +7,12 @@ import secrets
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
-from bench import load, scene
+from bench import load, python_sdk, scene
 from bench.load import Load
+from bench.result import Result
 from bench.scene import Scene
 from bench.servers import web
 from usage import counters, recount
@@ -30,22 +30,14 @@ BATCHES = 40
 SINGLES_CLIENTS = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    what: str
-    value: str
-    target: str
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{'ok  ' if self.met else 'MISS'}  {self.what}: {self.value} (target {self.target})"
-
-
 def all_measures(options: Options) -> list[Result]:
     scene.prepare()
     small = scene.make("small")
     results: list[Result] = []
     with web() as url:
+        results += python_sdk.measures(url, scene.make("sdk"), options.runs)
+        if options.only_sdk:
+            return results
         results += _against_empty(url, small, options)
         results += _batch_against_single(url, scene.make("reports"))
         wide = scene.make("wide", scene.many_policies(options.policies))

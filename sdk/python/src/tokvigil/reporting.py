@@ -15,7 +15,7 @@ from tokvigil import telemetry
 from tokvigil.background import Background
 from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
 from tokvigil.errors import TokVigilError
-from tokvigil.in_flight import InFlight
+from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
 from tokvigil.spool import Spool
@@ -67,11 +67,7 @@ class Reporter:
         """A call is about to go out: written down as what it may use, its hold kept open until its report."""
         self.store.hold(call.unknown())
         self._in_flight.began(call)
-        self._background.within(self._in_flight.next_due_s() or 0.0)
-
-    def update(self, event: UsageEvent) -> None:
-        """What would have to be reported if this process died now."""
-        self.store.hold(event)
+        self._background.within(EXTEND_EVERY_S)
 
     def report(self, event: UsageEvent) -> None:
         """Write an event down; it is sent at once, in the background."""
@@ -87,7 +83,7 @@ class Reporter:
         """See `InFlight.pause`. Until the call is taken up again it counts as failed."""
         self.store.hold(call.failed())
         self._in_flight.pause(key, call)
-        self._background.within(self._in_flight.next_due_s() or 0.0)
+        self._background.within(RETRY_WITHIN_S)
 
     def resume(self, key: Hashable) -> OpenCall | None:
         call = self._in_flight.resume(key)

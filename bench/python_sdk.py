@@ -1,0 +1,78 @@
+"""What the Python SDK adds to an AI call: the same client bare and wrapped, in turns, beside a real control plane."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from openai import OpenAI
+from tokvigil import TokVigil, Usage, UsageEvent
+
+from bench.result import Result
+from bench.scene import Scene
+from tokvigil_site.demo.provider import start_provider
+
+MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence, for a child. " * 10}]
+MODEL = "gpt-4o-mini"
+CALLS = 200
+ADDED_MS_MAX = 3.0
+TRACKED = 2_000
+TRACK_US_MAX = 100.0
+
+
+def measures(url: str, scene: Scene, runs: int) -> list[Result]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        TokVigil(scene.key, url, spool=Path(folder) / "usage.sqlite3") as tv,
+        start_provider(latency_ms=0) as provider_url,
+    ):
+        return [_wrap(tv, provider_url, runs), _track(tv)]
+
+
+def _wrap(tv: TokVigil, provider_url: str, runs: int) -> Result:
+    bare = OpenAI(api_key="sk-bench", base_url=provider_url)
+    wrapped = tv.wrap(bare, user_id="user_1", feature="chat", plan="free")
+    seconds: dict[str, list[float]] = {"bare": [], "wrapped": []}
+    for run in range(runs + 1):
+        for name, client in (("bare", bare), ("wrapped", wrapped)):
+            took = [_seconds(lambda client=client: _call(client)) for _ in range(CALLS)]  # type: ignore[misc]
+            if run:  # the first round warms both up
+                seconds[name] += took
+                print(f"{name} client: median {1000 * statistics.median(took):.2f} ms", flush=True)
+    bare_ms, wrapped_ms = (1000 * statistics.median(seconds[name]) for name in ("bare", "wrapped"))
+    return Result(
+        "wrap, one call after the other",
+        f"+{wrapped_ms - bare_ms:.2f} ms a call ({bare_ms:.2f} -> {wrapped_ms:.2f} ms, {wrapped_ms / bare_ms:.2f} x)",
+        f"< {ADDED_MS_MAX:.0f} ms",
+        wrapped_ms - bare_ms < ADDED_MS_MAX,
+    )
+
+
+def _call(client: OpenAI) -> None:
+    client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=20)  # type: ignore[arg-type]
+
+
+def _track(tv: TokVigil) -> Result:
+    usage = Usage(input_tokens=374, output_tokens=44)
+    events = [
+        UsageEvent(request_id=f"tracked-{time.time_ns()}-{n}", user_id="user_1", model=MODEL, usage=usage)
+        for n in range(TRACKED)
+    ]
+    took = [_seconds(lambda event=event: tv.track(event)) for event in events]  # type: ignore[misc]
+    left = tv.flush()
+    median_us, p99_us = 1e6 * statistics.median(took), 1e6 * statistics.quantiles(took, n=100)[-1]
+    return Result(
+        f"track, {TRACKED} events on disk",
+        f"median {median_us:.0f} us, p99 {p99_us:.0f} us, {left} not delivered",
+        f"median < {TRACK_US_MAX:.0f} us, 0 not delivered",
+        median_us < TRACK_US_MAX and not left,
+    )
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
