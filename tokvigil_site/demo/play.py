@@ -13,7 +13,6 @@ from tokvigil_site.demo import bursts, traffic
 from tokvigil_site.demo.bursts import Burst
 from tokvigil_site.demo.conversations import Conversation
 from tokvigil_site.demo.progress import Progress
-from tokvigil_site.demo.provider import start_provider
 from tokvigil_site.demo.stage import Stage
 from tokvigil_site.demo.traffic import Exchange
 
@@ -40,8 +39,8 @@ def connect(url: str, stage: Stage) -> TokVigil:
     return TokVigil(stage.api_key, url, timeout=TIMEOUT_S, on_unavailable="block", spool=False)
 
 
-def play(client: TokVigil, out: OutputWrapper, *, parallel: int = PARALLEL) -> Played:
-    exchanges, elapsed_s = _send(client, traffic.conversations(), out, parallel)
+def play(client: TokVigil, provider_url: str, out: OutputWrapper, *, parallel: int = PARALLEL) -> Played:
+    exchanges, elapsed_s = _send(client, provider_url, traffic.conversations(), out, parallel)
     unreported = client.flush()
     progress = Progress(
         out, f"calls of one user at once, {bursts.REQUESTS_LIMIT} allowed", bursts.REQUESTS_SENT
@@ -65,11 +64,10 @@ def play(client: TokVigil, out: OutputWrapper, *, parallel: int = PARALLEL) -> P
 
 
 def _send(
-    client: TokVigil, sent: Iterable[Conversation], out: OutputWrapper, parallel: int
+    client: TokVigil, provider_url: str, sent: Iterable[Conversation], out: OutputWrapper, parallel: int
 ) -> tuple[list[Exchange], float]:
     sent = list(sent)
-    with start_provider() as provider_url:
-        progress = Progress(out, "conversations", len(sent))
-        started = time.monotonic()
-        exchanges = traffic.send(client, provider_url, sent, threads=parallel, step=progress.step)
-        return exchanges, time.monotonic() - started
+    progress = Progress(out, "conversations", len(sent))
+    started = time.monotonic()
+    exchanges = traffic.send(client, provider_url, sent, threads=parallel, step=progress.step)
+    return exchanges, time.monotonic() - started

@@ -38,13 +38,27 @@ def set_up() -> Stage:
     return Stage(environment=environment, api_key=text)
 
 
+def set_up_for_visitor(stage: Stage) -> Stage:
+    """With the same rules and nothing used, for calls that are made by hand: the run has used up the budget of its
+    own."""
+    with acting_as(ACTOR):
+        environment = _beside(stage, "yours")
+        _publish(environment, POLICIES)
+        _, text = ApiKey.issue(environment, "demo", PRESETS["server"])
+    return Stage(environment=environment, api_key=text)
+
+
 def set_up_for_trace(stage: Stage) -> Environment:
     """Beside the run's own environment, whose budget the trace would use up."""
     with acting_as(ACTOR):
-        tenant, slug = stage.environment.tenant, f"{stage.environment.slug}-trace"
-        environment = Environment.objects.create(tenant=tenant, slug=slug)
+        environment = _beside(stage, "trace")
         _publish(environment, TRACE_POLICIES)
     return environment
+
+
+def _beside(stage: Stage, what: str) -> Environment:
+    run = stage.environment
+    return Environment.objects.create(tenant=run.tenant, slug=f"{run.slug}-{what}")
 
 
 def _new_environment() -> Environment:

@@ -21,7 +21,7 @@ from tokvigil_site.demo.replay import ASSIGNMENT, Outcome
 from tokvigil_site.demo.stage import KNOWN_PLANS, Stage
 from tokvigil_site.demo.tables import table
 from tokvigil_site.demo.trace import Trace
-from tokvigil_site.demo.traffic import Exchange
+from tokvigil_site.demo.traffic import PROVIDER_KEY, Exchange
 from tokvigil_site.running import Site
 from usage import recount
 from usage.amounts import Amounts, Metric
@@ -265,3 +265,12 @@ Look around
   Rules      {manage} export_policies {path}
   Counters   {manage} check_counters {path}
   Audit      {manage} verify_audit"""
+
+
+def how_to_call(site: Site, visitor: Stage, provider_url: str) -> str:
+    """What the README's quick start needs, to be pasted into a shell."""
+    return f"""
+Call it yourself, by the same rules, in {visitor.environment}; the AI provider is local and answers with filler
+  export TOKVIGIL_BASE_URL={site.url} TOKVIGIL_API_KEY={visitor.api_key}
+  export OPENAI_BASE_URL={provider_url} OPENAI_API_KEY={PROVIDER_KEY}
+  Then run the quick start of sdk/python/README.md."""

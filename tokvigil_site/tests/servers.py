@@ -38,6 +38,10 @@ class WebProcess:
     log: Path
     process: subprocess.Popen[bytes]
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def kill(self) -> None:
         # Its session: the supervisor and the worker.
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ from tokvigil import TokVigilError
 from tokvigil_site import running
 from tokvigil_site.demo import play, stage, summary
 from tokvigil_site.demo.progress import Progress
+from tokvigil_site.demo.provider import start_provider
 from tokvigil_site.demo.replay import replay
 from tokvigil_site.demo.stage import Stage
 from tokvigil_site.demo.summary import Check
@@ -55,17 +56,23 @@ class Command(BaseCommand):
             opened = None if trace is None else open_trace(trace, limit=limit)
         except TraceError as error:
             raise CommandError(str(error)) from error
-        with running.running(port=port, workers=workers, say=self.stdout.write) as site:
+        with (
+            running.running(port=port, workers=workers, say=self.stdout.write) as site,
+            start_provider() as provider_url,
+        ):
             try:
                 load_shared_prices()
                 found = stage.set_up()
-                failed = [check for check in self._play(site, found, parallel, opened) if not check.ok]
+                checks = self._play(site, provider_url, found, parallel, opened)
+                failed = [check for check in checks if not check.ok]
+                visitor = stage.set_up_for_visitor(found)
             except (TokVigilError, StoreUnavailable) as error:
                 site.require_running()
                 raise CommandError(f"The demo broke off: {error} {site.logs} may say why.") from error
             running.let_go_of_the_database()
             if not exit:
                 self.stdout.write(summary.where_to_look(site, found))
+                self.stdout.write(summary.how_to_call(site, visitor, provider_url))
                 self.stdout.write("\nIt stays up. Ctrl-C stops all of it.")
                 site.watch()
             elif failed:
@@ -73,10 +80,12 @@ class Command(BaseCommand):
             else:
                 self.stdout.write("\nLook around with `make demo`.")
 
-    def _play(self, site: Site, found: Stage, parallel: int, trace: Trace | None) -> list[Check]:
+    def _play(
+        self, site: Site, provider_url: str, found: Stage, parallel: int, trace: Trace | None
+    ) -> list[Check]:
         self.stdout.write(f"Playing in the new environment {found.environment}")
         with play.connect(site.url, found) as client:
-            played = play.play(client, self.stdout, parallel=parallel)
+            played = play.play(client, provider_url, self.stdout, parallel=parallel)
             meters = summary.read_meters(client, played)
         for part in summary.story(site, found, played, meters):
             self.stdout.write(part)

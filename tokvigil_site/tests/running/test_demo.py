@@ -1,15 +1,26 @@
-"""`manage.py demo --exit`, as CI and a newcomer run it."""
+"""`manage.py demo`, as CI and a newcomer run it."""
 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
+from openai import OpenAI
+from tokvigil import AIUsageBlockedError, TokVigil
 
 from tokvigil_site.embedded import ports
-from tokvigil_site.tests.running.commands import Command, processes_of, servers_run
+from tokvigil_site.tests.running.commands import (
+    START_S_MAX,
+    STOP_S_MAX,
+    Command,
+    processes_of,
+    servers_run,
+    wait_until,
+)
 
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -76,3 +87,41 @@ def test_counters_and_ledger_agree_at_the_end(demo: Command) -> None:
 def test_it_names_the_source_and_the_licence_of_a_trace(demo: Command) -> None:
     assert "Azure Public Dataset, Microsoft, CC BY 4.0" in demo.output
     assert "trace.csv: 3 requests into demo/run-1-trace" in demo.output
+
+
+@pytest.fixture(scope="module")
+def staying(new_home: Callable[[], Path]) -> Command:
+    command = Command(new_home(), "demo", "--port", str(ports.pick_free()))
+    wait_until(lambda: "It stays up" in command.output or command.process.poll() is not None, START_S_MAX)
+    assert command.process.poll() is None, command.output
+    return command
+
+
+def printed_variables(command: Command) -> dict[str, str]:
+    lines = re.findall(r"^  export (.+)$", command.output, re.MULTILINE)
+    return dict(pair.split("=", 1) for line in lines for pair in line.split())
+
+
+def test_while_it_stays_up_its_rules_and_its_provider_take_calls(staying: Command) -> None:
+    variables = printed_variables(staying)
+    with TokVigil(variables["TOKVIGIL_API_KEY"], variables["TOKVIGIL_BASE_URL"], spool=False) as tv:
+        client = tv.wrap(
+            OpenAI(api_key=variables["OPENAI_API_KEY"], base_url=variables["OPENAI_BASE_URL"]),
+            user_id="visitor",
+            plan="free",
+        )
+        for _ in range(5):
+            client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
+        with pytest.raises(AIUsageBlockedError) as blocked:
+            client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
+    assert blocked.value.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+
+
+def test_ended_it_leaves_nothing_running(staying: Command) -> None:
+    provider = printed_variables(staying)["OPENAI_BASE_URL"]
+    assert staying.end(signal.SIGINT) < STOP_S_MAX
+    assert staying.process.returncode == 0, staying.output
+    assert processes_of(staying.home) == {}
+    assert not servers_run(staying.home)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{provider}/models")

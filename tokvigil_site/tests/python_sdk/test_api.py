@@ -1,20 +1,11 @@
-"""The Python SDK against the application itself: a web process, PostgreSQL and Valkey. The ledger is the judge."""
+"""What the SDK asks and reports, against the application. The ledger is the judge."""
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +13,6 @@ import tokvigil
 from tokvigil import TokVigil, Usage
 
 from policies import answers
-from policies.evaluation import HOLD_MS
 from policies.views import reservations
 from sdk.python.tests.wire_provider import WireProvider
 from tenants.models import Environment
@@ -34,74 +24,11 @@ from tokvigil_site.testing import (
     ledger,
     limits,
     new_request_id,
-    set_clock,
     set_price,
 )
 from tokvigil_site.tests.callers import caller_with
-from tokvigil_site.tests.servers import WebProcess, launch, manage, session_variables, web_processes
-from usage import counters, expiry, limit_state, recount, reporting
-from usage.assessment import unpack
-
-# `TOKVIGIL_KILLS=200` is the long run.
-KILLS = int(os.environ.get("TOKVIGIL_KILLS", "12"))
-CHATS_PER_PROCESS = 10_000
-# After a process's first call: among its first calls, and about when what it used is sent in a batch.
-KILL_DELAYS_S = ((0.0, 0.06), (0.0, 0.06), (0.8, 1.4))
-PATIENT_S = 10.0
-MODEL = "gpt-4o-mini"
-MESSAGES = [{"role": "user", "content": "Say hello to Ada"}]
-DAILY_3 = "{metric: requests, window: day, amount: 3, per: user}"
-Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
-    with web_processes(1, tmp_path_factory.mktemp("web"), session_variables()) as (process,):
-        yield process
-
-
-@pytest.fixture
-def provider() -> Iterator[WireProvider]:
-    server = WireProvider()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def connect(web: WebProcess, environment: Environment, tmp_path: Path) -> Iterator[Callable[..., TokVigil]]:
-    """A client for an API key; all of them are closed while the environment is still there."""
-    with ExitStack() as clients:
-
-        def connected(api: Api, port: int = web.port, **options: Any) -> TokVigil:
-            defaults: dict[str, Any] = {
-                "spool": tmp_path / f"{api.key.key_id}.sqlite3",
-                "timeout": PATIENT_S,
-            }
-            return clients.enter_context(TokVigil(api.text, address(port), **(defaults | options)))
-
-        yield connected
-
-
-@pytest.fixture
-def client(connect: Callable[..., TokVigil], api: Api) -> TokVigil:
-    return connect(api)
-
-
-@pytest.fixture
-def chat(client: TokVigil, provider: WireProvider) -> Call:
-    def call(user_id: str = "user_1", client: TokVigil = client, **changes: Any) -> Any:
-        arguments: dict[str, Any] = {
-            "provider_base_url": provider.url + "/v1",
-            "provider_api_key": "sk-caller",
-            "max_output_tokens": 100,
-        }
-        return client.chat(user_id, "chat", MODEL, MESSAGES, **(arguments | changes))
-
-    return call
-
-
-def address(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
+from tokvigil_site.tests.python_sdk import DAILY_3, MODEL, Call
+from usage import limit_state, recount, reporting
 
 
 def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
@@ -404,147 +331,3 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_again(
         hurried.evaluate("anna", MODEL)
 
     assert 0 < (refusal.value.retry_after or 0) <= 60
-
-
-def test_a_chat_is_in_the_ledger_with_the_providers_figures(
-    client: TokVigil, chat: Call, provider: WireProvider, environment: Environment
-) -> None:
-    apply_policies(environment, limits(DAILY_3))
-
-    answer = chat("anna", plan="free", run_id="run-1", metadata={"trace": "t"})
-    assert client.flush() == 0
-
-    assert (answer.text, answer.usage) == (provider.openai.TEXT, provider.openai.USAGE)
-    (row,) = ledger(environment)
-    assert (row.request_id, row.user_id, row.feature, row.plan) == (answer.request_id, "anna", "chat", "free")
-    assert (row.input_tokens, row.cached_input_tokens) == (1_200, 1_024)
-    assert (row.output_tokens, row.reasoning_tokens) == (90, 64)
-    assert (row.status, row.run_id, row.metadata) == ("succeeded", "run-1", {"trace": "t"})
-    assert row.latency_ms is not None
-    assert row.policy_version == 1
-    assert_settled(environment)
-
-
-def test_a_call_that_failed_takes_nothing_of_the_limits(
-    client: TokVigil, chat: Call, provider: WireProvider, environment: Environment
-) -> None:
-    apply_policies(environment, limits(DAILY_3))
-    provider.fail(400)
-    with pytest.raises(tokvigil.ProviderError):
-        chat("anna")
-    with pytest.raises(RuntimeError), client.guard("anna", "chat", MODEL, max_output_tokens=10):
-        raise RuntimeError
-    assert client.flush() == 0
-
-    assert [(row.status, row.requests, row.output_tokens) for row in ledger(environment)] == [
-        ("failed", 0, 0)
-    ] * 2
-    assert assert_settled(environment).drifts == ()
-    assert client.limits("anna").limit_state[0].remaining == 3
-
-
-def test_what_was_used_while_the_application_was_away_arrives_in_one_batch(
-    connect: Callable[..., TokVigil], api: Api, environment: Environment, tmp_path: Path
-) -> None:
-    apply_policies(environment, limits("{metric: tokens, window: month, amount: 1000000, per: environment}"))
-    with web_processes(1, tmp_path, session_variables()) as processes:
-        (process,) = processes
-        client = connect(api, process.port, max_retries=0)
-        with ExitStack() as calls:
-            guards = [
-                calls.enter_context(client.guard(f"user_{n}", "chat", MODEL, max_output_tokens=90))
-                for n in range(50)
-            ]
-            process.kill()
-            for guard in guards:
-                guard.record(Usage(input_tokens=1_200, output_tokens=90))
-        assert len(client.pending_usage) == 50
-        assert ledger(environment) == []
-
-        processes.append(launch(tmp_path, session_variables(), process.port))
-        processes[-1].await_ready()
-        assert client.flush() == 0
-
-    assert client.pending_usage == ()
-    assert Counter(row.user_id for row in ledger(environment)) == {f"user_{n}": 1 for n in range(50)}
-    assert_settled(environment)
-
-
-CHATS = """
-import sys
-from tokvigil import TokVigil
-control_plane, key, provider, spool, first, count = sys.argv[1:]
-client = TokVigil(key, control_plane, spool=spool, timeout=10)
-print("ready", flush=True)
-for number in range(int(first), int(first) + int(count)):
-    client.chat(f"user_{number}", "chat", "gpt-4o-mini", [{"role": "user", "content": f"user_{number}"}],
-                provider_base_url=provider + "/v1", provider_api_key="sk", max_output_tokens=100)
-"""
-
-
-def test_each_call_is_in_the_ledger_once_however_its_process_is_killed(
-    connect: Callable[..., TokVigil],
-    api: Api,
-    web: WebProcess,
-    provider: WireProvider,
-    environment: Environment,
-    tmp_path: Path,
-) -> None:
-    apply_policies(
-        environment,
-        limits(
-            "{metric: tokens, window: total, amount: 1000000000, per: environment}",
-            "{metric: requests, window: total, amount: 1000, per: user}",
-        ),
-    )
-    spool = tmp_path / "killed.sqlite3"
-    chance = random.Random(20261124)
-    for kill in range(KILLS):
-        chat_until_killed(
-            [address(web.port), api.text, provider.url, str(spool), str(kill * CHATS_PER_PROCESS)],
-            provider,
-            chance.uniform(*KILL_DELAYS_S[kill % len(KILL_DELAYS_S)]),
-        )
-
-    assert connect(api, spool=spool).flush() == 0
-
-    called = {seen.body["messages"][0]["content"] for seen in provider.seen if seen.body}
-    recorded = Counter(row.user_id for row in ledger(environment))
-    assert len(called) >= KILLS
-    assert called <= recorded.keys()
-    assert max(recorded.values()) == 1
-    # One call of each process may have been written down without having reached the provider.
-    assert len(recorded.keys() - called) <= KILLS
-    assert recount.check(environment).drifts == ()
-    assert "drift 0 of" in manage("check_counters", str(environment), variables=session_variables())
-    assert_nothing_is_held_but_for_calls_that_never_went_out(environment, called)
-
-
-def chat_until_killed(arguments: list[str], provider: WireProvider, delay_s: float) -> None:
-    """Killed so long after the first of its calls has reached the provider."""
-    command = [sys.executable, "-c", CHATS, *arguments, str(CHATS_PER_PROCESS)]
-    before = len(provider.seen)
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            deadline = time.monotonic() + 20
-            while len(provider.seen) == before and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(delay_s)
-            assert child.poll() is None, "it ended by itself"
-        finally:
-            child.send_signal(signal.SIGKILL)
-
-
-def assert_nothing_is_held_but_for_calls_that_never_went_out(
-    environment: Environment, called: set[str]
-) -> None:
-    """A process killed between the decision and its own note of it leaves a hold, which ends by itself."""
-    now = datetime.now(UTC)
-    held = counters.open_holds(environment.pk, int(now.timestamp() * 1000) + 2 * HOLD_MS, KILLS + 1)
-    assert len(held) <= KILLS
-    assert not {unpack(hold.assessment).user_id for hold in held} & called
-    set_clock(now + timedelta(milliseconds=HOLD_MS + 1000))
-    assert expiry.settle_expired(environment) == (len(held), 0)
-    assert assert_settled(environment).complete > 0
