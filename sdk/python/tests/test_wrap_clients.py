@@ -1,0 +1,190 @@
+"""What a wrapped client is: the client it was made from, and nothing else has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import tokvigil
+from google import genai
+from tokvigil import TokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, Books
+
+# The library that this version of openai speaks.
+http: Any = __import__("sys").modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
+
+
+@pytest.fixture
+def url(wire_provider: WireProvider) -> str:
+    return wire_provider.url + "/v1"
+
+
+@pytest.fixture
+def bare(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key="sk") as client:
+        yield client
+
+
+MAKE: dict[str, Callable[[str], Any]] = {
+    "openai": lambda url: openai.OpenAI(base_url=url, api_key="sk"),
+    "openai async": lambda url: openai.AsyncOpenAI(base_url=url, api_key="sk"),
+    "azure": lambda url: openai.AzureOpenAI(azure_endpoint=url, api_version="2024-10-21", api_key="sk"),
+    "anthropic": lambda url: anthropic.Anthropic(base_url=url, api_key="sk"),
+    "anthropic async": lambda url: anthropic.AsyncAnthropic(base_url=url, api_key="sk"),
+    "foundry": lambda url: anthropic.AnthropicFoundry(base_url=url, api_key="sk"),
+    "gemini": lambda url: genai.Client(api_key="k", http_options={"base_url": url}),
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_the_same_class_comes_back_and_the_client_given_is_another(tv: TokVigil, url: str, name: str) -> None:
+    bare = MAKE[name](url)
+    before = dict(vars(bare))
+    wrapped = tv.wrap(bare)
+    assert type(wrapped) is type(bare)
+    assert wrapped is not bare
+    assert {key: vars(bare)[key] for key in before} == before
+
+
+def test_a_class_of_ones_own_stays_it(tv: TokVigil, url: str, books: Books) -> None:
+    class Ours(openai.OpenAI):
+        def hello(self) -> Any:
+            return self.chat.completions.create(**CHAT)
+
+    wrapped = tv.wrap(Ours(base_url=url, api_key="sk"), user_id="user_123")
+    assert type(wrapped) is Ours
+    wrapped.hello()
+    wrapped.with_options(timeout=9).hello()
+    assert len(books.settled()) == 2
+
+
+def test_neither_the_client_given_nor_any_other_is_guarded(
+    tv: TokVigil, bare: openai.OpenAI, url: str, books: Books
+) -> None:
+    tv.wrap(bare)
+    bare.chat.completions.create(**CHAT)
+    bare.with_options(timeout=9).chat.completions.create(**CHAT)
+    openai.OpenAI(base_url=url, api_key="sk").chat.completions.create(**CHAT)
+    assert books.asked == []
+
+
+def test_options_stay_as_they_were(tv: TokVigil, url: str, wire_provider: WireProvider) -> None:
+    bare = openai.OpenAI(
+        base_url=url,
+        api_key="sk",
+        organization="org-1",
+        project="proj-1",
+        timeout=12.5,
+        max_retries=7,
+        default_headers={"x-app": "ours"},
+        default_query={"from": "ours"},
+    )
+    wrapped = tv.wrap(bare, user_id="user_123")
+    for made in (wrapped, wrapped.with_options(), wrapped.copy().copy()):
+        for option in ("base_url", "api_key", "organization", "project", "timeout", "max_retries"):
+            assert getattr(made, option) == getattr(bare, option)
+    wrapped.with_options(max_retries=1).chat.completions.create(**CHAT, extra_headers={"x-call": "this"})
+    bare.with_options(max_retries=1).chat.completions.create(**CHAT, extra_headers={"x-call": "this"})
+    ours, bares = wire_provider.seen
+    assert ours.headers == bares.headers | {"content-length": ours.headers["content-length"]}
+    assert (ours.headers["x-app"], ours.headers["openai-organization"]) == ("ours", "org-1")
+    assert ours.query == bares.query == {"from": "ours"}
+
+
+def test_a_clients_own_http_client_sends_with_its_hooks_headers_and_mounts(
+    tv: TokVigil, bare: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    noted: list[str] = []
+    mounted = http.HTTPTransport()
+    own = http.Client(
+        headers={"x-http": "ours"},
+        event_hooks={
+            "request": [lambda request: noted.append(f"asks {request.url.path}")],
+            "response": [lambda response: noted.append(f"got {response.status_code}")],
+        },
+        mounts={"http://": mounted},
+        trust_env=False,
+    )
+    used: list[Any] = []
+    sends = mounted.handle_request
+    mounted.handle_request = lambda request: (used.append(request), sends(request))[1]
+    wrapped = tv.wrap(bare.copy(http_client=own), user_id="user_123")
+    wrapped.chat.completions.create(**CHAT)
+    wrapped.with_options(timeout=9).chat.completions.create(**CHAT)
+    assert noted == ["asks /v1/chat/completions", "got 200"] * 2
+    assert len(used) == 2
+    assert [seen.headers["x-http"] for seen in wire_provider.seen] == ["ours", "ours"]
+    assert len(books.settled()) == 2
+
+
+def test_a_proxy_stays_the_proxy(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
+    """The local provider takes requests for any host, as a proxy does."""
+    bare = openai.OpenAI(
+        base_url="http://provider.invalid/v1", api_key="sk", http_client=http.Client(proxy=wire_provider.url)
+    )
+    tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
+    assert wire_provider.seen[0].headers["host"] == "provider.invalid"
+    assert books.only().status == "succeeded"
+
+
+def test_another_http_client_for_a_copy_is_guarded_too(
+    tv: TokVigil, bare: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    wrapped = tv.wrap(bare, user_id="user_123").with_options(
+        http_client=http.Client(headers={"x-http": "other"})
+    )
+    wrapped.chat.completions.create(**CHAT)
+    assert wire_provider.seen[0].headers["x-http"] == "other"
+    assert books.only().status == "succeeded"
+
+
+def test_wrapping_twice_asks_once(tv: TokVigil, bare: openai.OpenAI, books: Books) -> None:
+    twice = tv.wrap(tv.wrap(bare, user_id="ada"), user_id="bob")
+    twice.chat.completions.create(**CHAT)
+    assert books.only().user_id == "bob"
+
+
+def test_redirects_are_followed_as_before(
+    tv: TokVigil, wire_provider: WireProvider, provider: Any, wire: Any, books: Books
+) -> None:
+    target = wire_provider.url + "/v1/chat/completions"
+    provider.script("/v1/chat/completions", wire.Answer(307, headers={"Location": target}))
+    bare = openai.OpenAI(base_url=provider.url + "/v1", api_key="sk", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):  # no key goes to another host
+        tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
+    assert len(wire_provider.seen) == 1
+    assert books.only().status == "failed"
+
+
+def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: str) -> None:
+    bare = openai.OpenAI(base_url=url, api_key="sk")
+    with tv.wrap(bare, user_id="user_123") as wrapped:
+        wrapped.chat.completions.create(**CHAT)
+    assert wrapped.is_closed()
+    assert bare.is_closed()
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        object(),
+        "client",
+        None,
+        openai.OpenAI,
+        lambda: anthropic.AnthropicBedrock(aws_region="eu-west-1", aws_access_key="a", aws_secret_key="b"),
+        lambda: anthropic.AnthropicVertex(region="global", project_id="p", access_token="t"),
+    ],
+)
+def test_an_unknown_client_is_refused_with_what_to_do_instead(tv: TokVigil, client: Any) -> None:
+    if callable(client) and not isinstance(client, type):
+        try:
+            client = client()
+        except ImportError as error:
+            pytest.skip(str(error))
+    with pytest.raises(tokvigil.ConfigurationError, match="put tv.guard"):
+        tv.wrap(client)
