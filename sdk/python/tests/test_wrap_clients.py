@@ -186,5 +186,5 @@ def test_an_unknown_client_is_refused_with_what_to_do_instead(tv: TokVigil, clie
             client = client()
         except ImportError as error:
             pytest.skip(str(error))
-    with pytest.raises(tokvigil.ConfigurationError, match="put tv.guard"):
+    with pytest.raises(tokvigil.ConfigurationError, match="put tv"):
         tv.wrap(client)

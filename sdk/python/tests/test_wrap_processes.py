@@ -1,0 +1,162 @@
+"""Wrapped clients in threads, event loops and forked children, and while the control plane is away."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+from google import genai
+from tokvigil import AsyncTokVigil, TokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, GEMINI, Books, wait_for
+
+THREADS = 16
+CALLS_EACH = 4
+TIMEOUT_S = 0.3
+
+
+@pytest.fixture
+def client(tv: TokVigil, wire_provider: WireProvider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
+        yield tv.wrap(bare, user_id="user_123")
+
+
+def test_many_threads_may_share_a_wrapped_client(
+    client: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    def call(_: int) -> None:
+        for number in range(CALLS_EACH):
+            if number % 2:
+                list(client.chat.completions.create(**CHAT, stream=True))
+            else:
+                client.chat.completions.create(**CHAT)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(call, range(THREADS)))
+    settled = books.settled()
+    assert {event.request_id for event in settled} == {asked["request_id"] for asked in books.asked}
+    assert len(books.asked) == len(settled) == THREADS * CALLS_EACH
+    assert {(event.status, event.usage) for event in settled} == {("succeeded", wire_provider.openai.USAGE)}
+
+
+@pytest.mark.parametrize("kind", [TokVigil, AsyncTokVigil])
+def test_one_tokvigil_serves_event_loops_one_after_the_other(
+    control_plane: Any, wire_provider: WireProvider, kind: Any
+) -> None:
+    tv = kind("tv_dev_id_secret", control_plane.url, timeout=1.0)
+    gemini = tv.wrap(
+        genai.Client(api_key="k", http_options={"base_url": wire_provider.url}), user_id="user_123"
+    )
+
+    async def call() -> None:
+        async with openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
+            await tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
+        await gemini.aio.models.generate_content(**GEMINI)
+
+    async def close() -> None:
+        await tv.close()
+
+    for _ in range(2):
+        asyncio.run(call())
+    tv.close() if kind is TokVigil else asyncio.run(close())
+    assert len(control_plane.calls("/v1/evaluate")) == len(control_plane.charged) == 4
+    assert {event["status"] for event in control_plane.charged.values()} == {"succeeded"}
+
+
+def in_child(work: Any) -> None:
+    """Runs in a forked child and ends it; a child that fails fails the test."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_makes_calls_of_its_own(
+    tv: TokVigil, client: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    client.chat.completions.create(**CHAT)
+
+    def work() -> None:
+        # A connection that the parent has open is the parent's, as with any client of openai.
+        bare = openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk")
+        tv.wrap(bare, user_id="child").chat.completions.create(**CHAT)
+        assert tv.flush() == 0
+
+    in_child(work)
+    client.chat.completions.create(**CHAT)
+    settled = books.settled()
+    assert sorted(event.user_id for event in settled) == ["child", "user_123", "user_123"]
+    assert len(books.asked) == 3
+    sent = [
+        each["request_id"]
+        for seen in books.control_plane.calls("/v1/usage/batch")
+        for each in seen.body["events"]
+    ]
+    assert sorted(sent) == sorted(event.request_id for event in settled), "each is sent once"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_that_drops_its_copy_of_a_stream_ends_nothing(
+    tv: TokVigil, client: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    wire_provider.pause_after(3)
+    streams = [client.chat.completions.create(**CHAT, stream=True)]
+    next(iter(streams[0]))
+
+    def work() -> None:
+        streams[0]._iterator = None
+        streams.clear()
+        gc.collect()
+        assert tv.flush() == 0
+
+    in_child(work)
+    assert books.settled() == []
+    wire_provider.resume()
+    list(streams[0])
+    assert (books.only().status, books.only().usage) == ("succeeded", wire_provider.openai.USAGE)
+
+
+def test_calls_go_on_while_the_control_plane_is_away_and_are_reported_later(
+    control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
+    away = wire.Answer(503)
+    for path in ("/v1/evaluate", "/v1/usage/batch"):
+        control_plane.script(path, *[away] * 50)
+    with TokVigil("tv_dev_id_secret", control_plane.url, timeout=TIMEOUT_S) as tv:
+        client = tv.wrap(openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk"), user_id="user_123")
+        began = time.monotonic()
+        answer = client.chat.completions.create(**CHAT)
+        assert time.monotonic() - began < TIMEOUT_S + 0.5
+        assert answer.choices
+        (pending,) = tv.pending_usage
+        assert (pending.status, pending.usage) == ("succeeded", wire_provider.openai.USAGE)
+        assert control_plane.charged == {}
+        control_plane.scripts.clear()
+        assert tv.flush() == 0
+        assert control_plane.charged[pending.request_id]["status"] == "succeeded"
+
+
+def test_a_control_plane_that_says_nothing_delays_a_call_by_the_timeout(
+    control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(503, delay_s=2.0)] * 9)
+    with TokVigil("tv_dev_id_secret", control_plane.url, timeout=TIMEOUT_S) as tv:
+        client = tv.wrap(openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk"), user_id="user_123")
+        began = time.monotonic()
+        list(client.chat.completions.create(**CHAT, stream=True))
+        assert TIMEOUT_S * 0.9 < time.monotonic() - began < TIMEOUT_S + 0.5
+        wait_for(lambda: control_plane.charged)
