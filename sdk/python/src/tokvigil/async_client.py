@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import quote
 
-from tokvigil import guarding
+from tokvigil import guarding, telemetry
 from tokvigil.attribution import Attribution
 from tokvigil.base_client import (
     BaseClient,
@@ -62,6 +62,7 @@ class AsyncTokVigil(BaseClient):
     ) -> UsageReceipt:
         """See `TokVigil.log_usage`."""
         event = usage_event(request_id, user_id, model, input_tokens, output_tokens, details)
+        telemetry.note_usage(telemetry.current_span(), event)
         answer = await self._transport.request_async("POST", "/v1/usage", body=event.to_wire())
         return UsageReceipt.from_wire(answer)
 

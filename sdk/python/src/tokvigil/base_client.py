@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from tokvigil import attribution, estimating, tokens, wrapping
+from tokvigil import attribution, estimating, telemetry, tokens, wrapping
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Availability, OnUnavailable
 from tokvigil.chat import Chat
@@ -44,6 +44,9 @@ class BaseClient:
     `spool` is the file that keeps usage until TokVigil has confirmed it: True for TOKVIGIL_SPOOL or a file in the
     user's state directory, a path, or False to keep it in memory only.
 
+    In an application that traces with OpenTelemetry, decisions and usage are attributes of its current span;
+    `telemetry_user_id` adds whose call it is.
+
     `http_client` and `async_http_client` talk to TokVigil instead of own ones: for a proxy, or certificates. Reports
     go out through `http_client`.
     """
@@ -57,6 +60,7 @@ class BaseClient:
         max_retries: int = 2,
         on_unavailable: OnUnavailable = "last_known",
         spool: bool | str | os.PathLike[str] = True,
+        telemetry_user_id: bool = False,
         http_client: httpx2.Client | None = None,
         async_http_client: httpx2.AsyncClient | None = None,
     ) -> None:
@@ -76,7 +80,11 @@ class BaseClient:
         self._reporter = Reporter(_usage_store(spool, configuration.destination), self._transport)
         availability = Availability(configuration.on_unavailable, on_return=self._reporter.send_now)
         self._evaluation = Evaluation(
-            self._transport, availability, self._reporter, timeout_s=configuration.timeout_s
+            self._transport,
+            availability,
+            self._reporter,
+            timeout_s=configuration.timeout_s,
+            trace_users=telemetry_user_id,
         )
         self._desk = Desk(self._evaluation, self._reporter)
         self._chat = Chat(Wrapper(desk=self._desk, transport=self._transport))
@@ -131,6 +139,7 @@ class BaseClient:
     def track(self, event: UsageEvent) -> None:
         """Report usage in the background: written down now, sent at once, counted once. Does not raise."""
         self._reporter.report(event)
+        telemetry.note_usage(telemetry.current_span(), event)
 
     estimate = staticmethod(estimating.estimate)
 

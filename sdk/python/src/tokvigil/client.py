@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import quote
 
-from tokvigil import guarding
+from tokvigil import guarding, telemetry
 from tokvigil.attribution import Attribution
 from tokvigil.base_client import (
     BaseClient,
@@ -69,6 +69,7 @@ class TokVigil(BaseClient):
         Raises if TokVigil could not take it; the event is then the caller's to send again. `track` does not wait.
         """
         event = usage_event(request_id, user_id, model, input_tokens, output_tokens, details)
+        telemetry.note_usage(telemetry.current_span(), event)
         return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))
 
     def release(self, request_id: str) -> bool:

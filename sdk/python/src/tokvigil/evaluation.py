@@ -79,12 +79,19 @@ class Evaluation:
     """Safe to share between threads."""
 
     def __init__(
-        self, transport: Transport, availability: Availability, reporter: Reporter, *, timeout_s: float
+        self,
+        transport: Transport,
+        availability: Availability,
+        reporter: Reporter,
+        *,
+        timeout_s: float,
+        trace_users: bool = False,
     ) -> None:
         self._transport = transport
         self._availability = availability
         self._reporter = reporter
         self._timeout_s = timeout_s
+        self._trace_users = trace_users
 
     def evaluate(self, question: Question) -> Steps[Decision]:
         """The decision on a named question; `on_unavailable` decides if the control plane gives none.
@@ -113,7 +120,7 @@ class Evaluation:
         else:
             self._availability.answered()
             self._availability.remember(asked, decision)
-        telemetry.note_decision(question, decision)
+        telemetry.note_decision(question, decision, name_user=self._trace_users)
         return decision
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tokvigil import telemetry
 from tokvigil.errors import AIUsageBlockedError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
 from tokvigil.evaluation import Evaluation, Question
@@ -31,6 +32,7 @@ class OpenCall:
         # How often it was sent to the provider.
         self.attempts = 1
         self._reporter = reporter
+        self._span = telemetry.current_span()
         self._started_s = time.perf_counter()
         # One at most. A dictionary, because threads that write to it agree on who was first.
         self._reports: dict[str, UsageEvent] = {}
@@ -59,6 +61,7 @@ class OpenCall:
         first = self._reports.setdefault(self.request_id, event)
         if first is event:
             self._reporter.report(event)
+            telemetry.note_usage(self._span, event)
         return first
 
     def report_failed(self) -> UsageEvent:
@@ -89,6 +92,10 @@ class OpenCall:
     def unknown(self) -> UsageEvent:
         """The report if nobody ever learns what it used: what it may use at most."""
         return self._event("partial", self._usage_at_most())
+
+    def cancelled(self) -> UsageEvent:
+        """The report of a call that never goes out."""
+        return self._event("cancelled", NO_USAGE)
 
     def failed(self) -> UsageEvent:
         """The report if no other attempt comes."""
@@ -132,22 +139,22 @@ class Desk:
     def open(self, question: Question, provider: str | None) -> Steps[OpenCall]:
         """Raises `AIUsageBlockedError`."""
         question = question.named()
+        asking = OpenCall(_undecided(question), question, provider, self.reporter)
+        self.reporter.ask(asking)
         try:
             decision = yield from self.evaluation.evaluate(question)
+            if not decision.allowed:
+                raise AIUsageBlockedError(decision)
         except Exception:
+            self.reporter.forget(asking)
             raise
         except BaseException:
             # Interrupted: something may be held for a call that will never go out.
-            self._call(_undecided(question), question, provider).report_cancelled()
+            asking.report_cancelled()
             raise
-        if not decision.allowed:
-            raise AIUsageBlockedError(decision)
-        call = self._call(decision, question, provider)
+        call = OpenCall(decision, question, provider, self.reporter)
         self.reporter.begin(call)
         return call
-
-    def _call(self, decision: Decision, question: Question, provider: str | None) -> OpenCall:
-        return OpenCall(decision, question, provider, self.reporter)
 
 
 def _undecided(question: Question) -> Decision:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tokvigil import telemetry
 from tokvigil.background import Background
 from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
 from tokvigil.errors import TokVigilError
@@ -63,6 +62,14 @@ class Reporter:
         if len(store):
             self._background.within(0)
 
+    def ask(self, call: OpenCall) -> None:
+        """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
+        self.store.hold(call.cancelled())
+
+    def forget(self, call: OpenCall) -> None:
+        """It does not go out, and nothing is held for it."""
+        self.store.remove((call.request_id,))
+
     def begin(self, call: OpenCall) -> None:
         """A call is about to go out: written down as what it may use, its hold kept open until its report."""
         self.store.hold(call.unknown())
@@ -75,7 +82,6 @@ class Reporter:
         overflowed = self.store.add(event)
         if overflowed is not None:
             logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
-        telemetry.note_usage(event)
         self._since_sent += 1
         self._background.within(0 if self._since_sent >= BATCH_EVENTS_MAX else SEND_WITHIN_S)
 
