@@ -84,7 +84,7 @@ class BaseClient:
             availability,
             self._reporter,
             timeout_s=configuration.timeout_s,
-            trace_users=telemetry_user_id,
+            telemetry_user_id=telemetry_user_id,
         )
         self._desk = Desk(self._evaluation, self._reporter)
         self._chat = Chat(Wrapper(desk=self._desk, transport=self._transport))

@@ -85,13 +85,13 @@ class Evaluation:
         reporter: Reporter,
         *,
         timeout_s: float,
-        trace_users: bool = False,
+        telemetry_user_id: bool = False,
     ) -> None:
         self._transport = transport
         self._availability = availability
         self._reporter = reporter
         self._timeout_s = timeout_s
-        self._trace_users = trace_users
+        self._telemetry_user_id = telemetry_user_id
 
     def evaluate(self, question: Question) -> Steps[Decision]:
         """The decision on a named question; `on_unavailable` decides if the control plane gives none.
@@ -120,7 +120,7 @@ class Evaluation:
         else:
             self._availability.answered()
             self._availability.remember(asked, decision)
-        telemetry.note_decision(question, decision, name_user=self._trace_users)
+        telemetry.note_decision(question, decision, name_user=self._telemetry_user_id)
         return decision
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:
