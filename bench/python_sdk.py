@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +23,19 @@ CALLS = 200
 ADDED_MS_MAX = 3.0
 TRACKED = 2_000
 TRACK_US_MAX = 100.0
+COUNT_S_MAX = 1.0
+# In a process of its own, in which every attempt to reach the network is an error.
+FIRST_COUNT = """
+import socket, sys, time
+def refuse(*_, **__): raise AssertionError("a socket was opened")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from tokvigil import count_text
+texts = {"first": "hello", "spaces": " " * 1_000_000, "phrase": "\u4f60\u597d\u4e16\u754c" * 25_000}
+for name, text in texts.items():
+    started = time.perf_counter()
+    tokens = count_text(text, "gpt-4o-mini")
+    print(name, time.perf_counter() - started, tokens)
+"""
 
 
 def measures(url: str, scene: Scene, runs: int) -> list[Result]:
@@ -29,7 +44,7 @@ def measures(url: str, scene: Scene, runs: int) -> list[Result]:
         TokVigil(scene.key, url, spool=Path(folder) / "usage.sqlite3") as tv,
         start_provider(latency_ms=0) as provider_url,
     ):
-        return [_wrap(tv, provider_url, runs), _track(tv)]
+        return [_wrap(tv, provider_url, runs), _track(tv), _count()]
 
 
 def _wrap(tv: TokVigil, provider_url: str, runs: int) -> Result:
@@ -69,6 +84,18 @@ def _track(tv: TokVigil) -> Result:
         f"median {median_us:.0f} us, p99 {p99_us:.0f} us, {left} not delivered",
         f"median < {TRACK_US_MAX:.0f} us, 0 not delivered",
         median_us < TRACK_US_MAX and not left,
+    )
+
+
+def _count() -> Result:
+    run = subprocess.run([sys.executable, "-c", FIRST_COUNT], check=True, capture_output=True, text=True)
+    took_s = {name: float(seconds) for name, seconds, _ in map(str.split, run.stdout.splitlines())}
+    return Result(
+        "counting without a network",
+        f"first count {took_s['first']:.2f} s, 1,000,000 spaces {took_s['spaces']:.2f} s, "
+        f"25,000 times one phrase {took_s['phrase']:.2f} s, no socket opened",
+        f"< {COUNT_S_MAX:.0f} s each",
+        max(took_s.values()) < COUNT_S_MAX,
     )
 
 

@@ -145,3 +145,24 @@ def test_content_parts_attachments_and_tool_calls_count() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city": "Paris"}'}}]
     called = [{"role": "assistant", "content": None, "tool_calls": calls}]
     assert tokens.count_messages(called, "gpt-4o") > 20
+
+
+def test_an_application_may_know_better_how_a_vendor_counts() -> None:
+    counted = tokens.count_text("Ada Lovelace wrote the first program.", "gpt-4o")
+    shipped = tokens.count_text("Ada Lovelace wrote the first program.", "claude-haiku-4-5")
+    try:
+        tokens.set_token_factor("claude", 2)
+        tokens.set_token_factor("anthropic/claude-haiku-4", 3)
+        assert tokens.count_text("Ada Lovelace wrote the first program.", "claude-haiku-4-5") == 3 * counted
+        assert tokens.count_text("Ada Lovelace wrote the first program.", "claude-opus-4-8") == 2 * counted
+        assert tokens.count_text("Ada Lovelace wrote the first program.", "gpt-4o") == counted
+    finally:
+        tokens.set_token_factor("claude", None)
+        tokens.set_token_factor("claude-haiku-4", None)
+    assert tokens.count_text("Ada Lovelace wrote the first program.", "claude-haiku-4-5") == shipped
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), 101])
+def test_a_token_factor_that_makes_no_sense_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match="token factor"):
+        tokens.set_token_factor("claude", factor)

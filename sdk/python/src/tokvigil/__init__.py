@@ -38,7 +38,7 @@ from tokvigil.models import (
     UsageReceipt,
     UsageStatus,
 )
-from tokvigil.tokens import count_messages, count_text
+from tokvigil.tokens import count_messages, count_text, set_token_factor
 from tokvigil.usage_reading import read_usage
 from tokvigil.version import __version__
 
@@ -79,4 +79,5 @@ __all__ = [
     "count_text",
     "estimate",
     "read_usage",
+    "set_token_factor",
 ]

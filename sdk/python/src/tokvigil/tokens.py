@@ -80,6 +80,10 @@ CLAUDE_NEW_PERCENT = 153
 GEMINI_PERCENT = 108
 CLAUDE_VERSION = re.compile(r"claude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:-(?P<minor>\d{1,2}))?(?!\d)")
 
+# By the beginning of model names, in percent: what the application has measured itself.
+_factors_percent: dict[str, int] = {}
+FACTOR_MAX = 100
+
 _encodings: dict[str, Encoding] = {}
 _loading = threading.Lock()
 
@@ -148,7 +152,27 @@ def _vendor_scaled(tokens: int, model: str) -> int:
     return -(-tokens * _vendor_percent(_bare(model)) // 100)
 
 
+def set_token_factor(model_prefix: str, factor: float | None) -> None:
+    """How many tokens a vendor bills for each one counted here, for models whose names begin so; None: as shipped.
+
+    Of several beginnings that fit, the longest counts. For the whole process. Raises ValueError for a factor that is
+    not above 0, or above FACTOR_MAX.
+    """
+    prefix = _bare(model_prefix)
+    if factor is None:
+        _factors_percent.pop(prefix, None)
+        return
+    if not 0 < factor <= FACTOR_MAX:
+        raise ValueError(f"a token factor is above 0 and at most {FACTOR_MAX}, and this is {factor}")
+    _factors_percent[prefix] = round(factor * 100)
+
+
 def _vendor_percent(name: str) -> int:
+    own = max((prefix for prefix in _factors_percent if name.startswith(prefix)), key=len, default=None)
+    return _shipped_percent(name) if own is None else _factors_percent[own]
+
+
+def _shipped_percent(name: str) -> int:
     if name.startswith("gemini"):
         return GEMINI_PERCENT
     if not name.startswith("claude"):
