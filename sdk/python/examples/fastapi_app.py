@@ -1,0 +1,75 @@
+"""A FastAPI application. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
+
+uvicorn fastapi_app:app
+curl localhost:8000/ask -H "X-User: ana" -H "Content-Type: application/json" -d '{"text": "What is a ledger?"}'
+
+It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+from tokvigil import AIUsageBlockedError, AsyncTokVigil
+
+MODEL = "gpt-4o-mini"
+WORTH_WAITING = {"transient", "exhausted", "degraded"}
+
+
+class Question(BaseModel):
+    text: str
+
+    @property
+    def messages(self) -> Any:
+        return [{"role": "user", "content": self.text}]
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async with AsyncTokVigil() as tv, tv.wrap(AsyncOpenAI()) as client:
+        yield {"tv": tv, "openai": client}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+async def openai_of_user(request: Request, x_user: Annotated[str, Header()]) -> AsyncIterator[AsyncOpenAI]:
+    """The client, while a context says whose its calls are. Put your own authentication in place of the header.
+
+    Keep it `async`: a plain function would run in a thread of its own, and the context would stay there.
+    """
+    with request.state.tv.context(user_id=x_user, feature="ask", plan="free"):
+        yield request.state.openai
+
+
+Client = Annotated[AsyncOpenAI, Depends(openai_of_user)]
+
+
+@app.post("/ask")
+async def ask(question: Question, client: Client) -> dict[str, str | None]:
+    answer = await client.chat.completions.create(model=MODEL, messages=question.messages)
+    return {"text": answer.choices[0].message.content}
+
+
+@app.post("/stream")
+async def stream(question: Question, client: Client) -> StreamingResponse:
+    # Asked for here and not in `pieces`: a block must be known before the response begins.
+    answer = await client.chat.completions.create(model=MODEL, messages=question.messages, stream=True)
+
+    async def pieces() -> AsyncIterator[str]:
+        async with answer:  # a reader who leaves ends it
+            async for chunk in answer:
+                yield chunk.choices[0].delta.content or ""
+
+    return StreamingResponse(pieces(), media_type="text/plain")
+
+
+@app.exception_handler(AIUsageBlockedError)
+async def blocked(_: Request, error: AIUsageBlockedError) -> JSONResponse:
+    status = 429 if error.reason_class in WORTH_WAITING else 403
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return JSONResponse({"code": error.reason_code, "detail": error.message}, status, headers)
