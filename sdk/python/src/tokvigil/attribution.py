@@ -10,7 +10,7 @@ into another request. A thread started by hand begins without it: run its target
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,7 +52,9 @@ def context(attribution: Attribution) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.reset(token)
+        # A generator that was begun in one context may be ended in another, where nothing was set.
+        with suppress(ValueError):
+            _current.reset(token)
 
 
 def current(default: Attribution) -> Attribution:

@@ -17,12 +17,8 @@ from tokvigil.dialects.base import AnswerReader, ProviderCall
 from tokvigil.errors import AIUsageBlockedError, TokVigilError
 from tokvigil.evaluation import Question
 from tokvigil.open_call import Desk, OpenCall
-from tokvigil.retries import parse_retry_after
 from tokvigil.steps import Steps
 
-# As the providers' SDKs have it.
-RETRIED_STATUSES = frozenset({408, 409, 429})
-RETRY_AFTER_S_MAX = 60.0
 COUNT_DIGITS_MAX = 4
 # The provider has seen nothing of such a request. After any other failure it may have worked, and bill.
 NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
@@ -30,10 +26,15 @@ NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying:
-    """How a provider's SDK tries again: how often in all, and the header that counts, if it sends one."""
+    """How a provider's SDK tries again: how often in all, after what, and the header that counts, if it sends one.
 
-    attempts_max: Callable[[], int]
-    count_header: str | None
+    `after_status` is asked with an answer's status and headers, `after_error` with what was raised instead of one.
+    """
+
+    attempts_max: Callable[[], int] = lambda: 1
+    after_status: Callable[[int, Mapping[str, str]], bool] = lambda status, headers: False
+    after_error: Callable[[Exception], bool] = lambda error: False
+    count_header: str | None = None
 
     def may_be_retry(self, headers: Mapping[str, str]) -> bool:
         if self.count_header is None:
@@ -46,7 +47,7 @@ class Retrying:
         return int(said) if said.isdecimal() and len(said) <= COUNT_DIGITS_MAX else 0
 
 
-ONE_ATTEMPT = Retrying(attempts_max=lambda: 1, count_header=None)
+ONE_ATTEMPT = Retrying()
 
 
 class Gate:
@@ -93,9 +94,7 @@ class Gate:
         return self._passage(call, asked, key)
 
     def _passage(self, call: OpenCall, asked: ProviderCall, key: Hashable) -> Passage:
-        return Passage(
-            call, asked, key, self._desk.reporter.pause, last=call.attempts >= self._retrying.attempts_max()
-        )
+        return Passage(call, asked, key, self._desk.reporter.pause, self._retrying)
 
 
 class Passage:
@@ -107,21 +106,21 @@ class Passage:
         asked: ProviderCall,
         key: Hashable,
         pause: Callable[[Hashable, OpenCall], None],
-        *,
-        last: bool,
+        retrying: Retrying,
     ) -> None:
         self.call = call
         self.asked = asked
         self.body = asked.body(call.decision.max_output_tokens)
         self._key = key
         self._pause = pause
-        self._last = last
+        self._retrying = retrying
+        self._is_last = call.attempts >= retrying.attempts_max()
 
     def broke(self, error: BaseException) -> None:
         """No answer came."""
         if not isinstance(error, Exception):
             self.call.put_off(self.call.report_unheard)
-        elif not self._last:
+        elif not self._is_last and self._retrying.after_error(error):
             self._pause(self._key, self.call)
         elif type(error).__name__ in NEVER_SENT:
             self.call.report_failed()
@@ -130,7 +129,7 @@ class Passage:
 
     def refused(self, status: int, headers: Mapping[str, str]) -> None:
         """The provider answered with an error."""
-        if not self._last and _is_retried(status, headers):
+        if not self._is_last and self._retrying.after_status(status, headers):
             self._pause(self._key, self.call)
         else:
             self.call.report_failed()
@@ -191,13 +190,3 @@ def refusal(
     if asked is not None:
         return asked.refusal(message, code)
     return {"error": {"message": message, "type": "tokvigil_error", "param": None, "code": code}}
-
-
-def _is_retried(status: int, headers: Mapping[str, str]) -> bool:
-    retry_after_s = parse_retry_after(headers.get("retry-after"))
-    if retry_after_s is not None and retry_after_s > RETRY_AFTER_S_MAX:
-        return False
-    asked_for = headers.get("x-should-retry")
-    if asked_for in ("true", "false"):
-        return asked_for == "true"
-    return status in RETRIED_STATUSES or status >= 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from tokvigil.errors import AIUsageBlockedError, ConfigurationError, TokVigilError
@@ -12,6 +13,8 @@ from tokvigil.wrapping.gate import Retrying
 from tokvigil.wrapping.http import REFUSAL_STATUS
 from tokvigil.wrapping.wrapper import Wrapper
 
+RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+RETRIED_ERRORS = frozenset({"TimeoutException", "ConnectError"})  # of the HTTP library
 # Clients of newer endpoints, with the HTTP client in many places; the client makes them when they are first used.
 MADE_WHEN_USED = "google.genai._gaos."
 
@@ -29,7 +32,11 @@ def wrap(client: Any, wrapper: Wrapper) -> Any:
     if api._httpx_client is None or api._async_httpx_client is None:
         raise ConfigurationError("this google-genai client does not send through httpx: it cannot be guarded")
     guarded_api = copy.copy(api)
-    retrying = Retrying(attempts_max=lambda: _attempts_max(api), count_header=None)
+    retrying = Retrying(
+        attempts_max=lambda: _attempts_max(api),
+        after_status=lambda status, headers: status in _retried_statuses(api),
+        after_error=_is_retried,
+    )
     sync, asynchronous = (
         wrapper.guarded_http(inner, retrying, _as_client_error)
         for inner in (api._httpx_client, api._async_httpx_client)
@@ -56,6 +63,15 @@ def _as_client_error(error: TokVigilError) -> Exception:
 def _attempts_max(api: Any) -> int:
     options = api._http_options.retry_options
     return 1 if options is None else int(options.attempts or 5)
+
+
+def _retried_statuses(api: Any) -> Collection[int]:
+    options = api._http_options.retry_options
+    return (options and options.http_status_codes) or RETRIED_STATUSES
+
+
+def _is_retried(error: Exception) -> bool:
+    return any(base.__name__ in RETRIED_ERRORS for base in type(error).__mro__)
 
 
 def _rebound(part: Any, api: Any, guarded_api: Any) -> Any:

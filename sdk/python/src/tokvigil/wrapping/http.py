@@ -56,6 +56,12 @@ def guarded_transport(
     return GuardedAsyncTransport(inner, gate, run_async, library, raised_as)
 
 
+def unguarded(client: Any) -> Any:
+    """The client behind a guarded one; any other as it is. Two guards would ask twice."""
+    transport = getattr(client, "_transport", None)
+    return transport._inner if isinstance(transport, _Guarded) else client
+
+
 def _kind(client: Any) -> tuple[ModuleType, str]:
     for base in type(client).__mro__:
         library = base.__module__.partition(".")[0]

@@ -9,7 +9,7 @@ from tokvigil.attribution import NOBODY, Attribution
 from tokvigil.open_call import Desk
 from tokvigil.transport import Transport
 from tokvigil.wrapping.gate import Gate, Retrying
-from tokvigil.wrapping.http import RaisedAs, guarded_client, guarded_transport
+from tokvigil.wrapping.http import RaisedAs, guarded_client, guarded_transport, unguarded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,8 @@ class Wrapper:
     default: Attribution = NOBODY
 
     def guarded_http(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
-        """A client as `inner` is one, guarded."""
+        """A client as `inner` is one, guarded by this wrapper alone."""
+        inner = unguarded(inner)
         return guarded_client(inner, self.guarded_transport(inner, retrying, raised_as))
 
     def guarded_transport(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
