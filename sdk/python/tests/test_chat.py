@@ -449,3 +449,17 @@ def test_a_call_that_others_stand_in_the_way_of_is_blocked_without_delay(
     with pytest.raises(tokvigil.AIUsageBlockedError):
         chat()
     assert len(control_plane.calls("/v1/evaluate")) == 1
+
+
+def test_a_block_stays_a_block_though_the_second_question_finds_nobody(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    chat()
+    control_plane.script(
+        "/v1/evaluate",
+        wire.Answer(200, wire.blocked() | {"reason_class": "transient"}),
+        *[wire.Answer(500)] * 5,
+    )
+    with pytest.raises(tokvigil.AIUsageBlockedError) as caught:
+        chat()
+    assert not caught.value.decision.degraded

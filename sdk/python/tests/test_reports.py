@@ -198,6 +198,20 @@ def test_closing_without_a_control_plane_and_without_a_spool_says_what_is_lost(
     assert "1 usage events were not reported and are lost" in caplog.text
 
 
+def test_a_call_still_open_at_the_close_is_reported_as_what_it_may_use(
+    control_plane: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TokVigil("tv_dev_id_secret", control_plane.url, spool=tmp_path / "usage")
+    with client.guard("user_123", "chat", "gpt-4o-mini", input_tokens=10) as call:
+        client.close()
+        call.record(Usage(input_tokens=10, output_tokens=3))
+    assert "came after close()" in caplog.text
+    with TokVigil("tv_dev_id_secret", control_plane.url, spool=tmp_path / "usage") as later:
+        assert later.flush() == 0
+    (report,) = control_plane.charged.values()
+    assert (report["request_id"], report["status"]) == (call.request_id, "partial")
+
+
 def test_pending_usage_in_memory_is_bounded_and_drops_the_oldest() -> None:
     pending = PendingUsage(events_max=2)
     events = [event(str(number)) for number in range(3)]

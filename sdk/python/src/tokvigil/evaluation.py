@@ -105,9 +105,6 @@ class Evaluation:
         deadline = time.monotonic() + self._timeout_s
         try:
             decision = yield from self._ask(question, deadline)
-            # Calls in flight stand in the way, and this process may not yet have told that its own are over.
-            if decision.reason_class == "transient" and (yield from self._reporter.catch_up()):
-                decision = yield from self._ask(question, deadline)
         except TokVigilUnavailableError as error:
             logger.warning(
                 "request %s: %s; on_unavailable=%s", request_id, error, self._availability.on_unavailable
@@ -119,9 +116,20 @@ class Evaluation:
             raise
         else:
             self._availability.answered()
+            if decision.reason_class == "transient":
+                decision = yield from self._ask_again(question, decision, deadline)
             self._availability.remember(asked, decision)
         telemetry.note_decision(question, decision, name_user=self._telemetry_user_id)
         return decision
+
+    def _ask_again(self, question: Question, decision: Decision, deadline: float) -> Steps[Decision]:
+        """Calls in flight stand in the way, and this process may not yet have told that its own are over."""
+        if not (yield from self._reporter.catch_up(deadline)):
+            return decision
+        try:
+            return (yield from self._ask(question, deadline))
+        except TokVigilUnavailableError:
+            return decision
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:
         self._availability.admit()

@@ -78,6 +78,10 @@ class Reporter:
 
     def report(self, event: UsageEvent) -> None:
         """Write an event down; it is sent at once, in the background."""
+        if self._closed:
+            # A call that was open at the close has been handed over as what it may use.
+            logger.error("usage of request %s came after close() and is not reported", event.request_id)
+            return
         self._in_flight.ended(event.request_id)
         overflowed = self.store.add(event)
         if overflowed is not None:
@@ -107,16 +111,19 @@ class Reporter:
         self._send_from = 0.0
         self._background.within(0)
 
-    def catch_up(self) -> Steps[bool]:
-        """Waits a moment until what is pending by now was sent; False: nothing is pending."""
+    def catch_up(self, deadline: float) -> Steps[bool]:
+        """Waits a moment until what is pending by now was sent, not past the deadline (of time.monotonic).
+
+        False: nothing is pending, or it was not sent.
+        """
         if not len(self.store):
             return False
         sending = self._sendings_begun + 1
-        deadline = time.monotonic() + CATCH_UP_S
+        deadline = min(deadline, time.monotonic() + CATCH_UP_S)
         self.send_now()
         while self._sendings_ended < sending and time.monotonic() < deadline:
             yield CATCH_UP_STEP_S
-        return True
+        return self._sendings_ended >= sending
 
     def flush(self, timeout_s: float = FLUSH_S) -> int:
         """Send what is pending, with retries; returns how many events are left. Waits as long as `timeout_s`."""
