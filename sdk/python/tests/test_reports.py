@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil.base_client import question
 from tokvigil.delivery import BATCH_EVENTS_MAX
 from tokvigil.pending import PendingUsage
 from tokvigil.reporting import BACKOFF_S_FIRST, EXIT_S_MAX, SEND_WITHIN_S
@@ -210,6 +211,14 @@ def test_a_call_still_open_at_the_close_is_reported_as_what_it_may_use(
         assert later.flush() == 0
     (report,) = control_plane.charged.values()
     assert (report["request_id"], report["status"]) == (call.request_id, "partial")
+
+
+def test_a_call_that_waits_for_its_retry_at_the_close_has_failed(control_plane: Any) -> None:
+    with TokVigil("key", control_plane.url) as client:
+        call = client._transport.run(client._desk.open(question("u", "m", input_tokens=1), None))
+        client._reporter.pause("the same request", call)
+    (report,) = control_plane.charged.values()
+    assert (report["request_id"], report["status"]) == (call.request_id, "failed")
 
 
 def test_pending_usage_in_memory_is_bounded_and_drops_the_oldest() -> None:

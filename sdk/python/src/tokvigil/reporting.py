@@ -147,9 +147,8 @@ class Reporter:
 
     def close(self, timeout_s: float = EXIT_S_MAX) -> int:
         """Send what can be sent in that time; what is left stays in the spool. Returns how many events that are."""
-        if self._closed:
+        if self not in _reporters:
             return 0
-        self._closed = True
         _reporters.discard(self)
         self._background.stop(timeout_s)
         for call in self._in_flight.given_up(all_of_them=True):
@@ -159,6 +158,7 @@ class Reporter:
             logger.warning("%d usage events are not reported yet and stay in %s", left, self.store.path)
         elif left:
             logger.error("%d usage events were not reported and are lost with this client", left)
+        self._closed = True
         self.store.close()
         return left
 
