@@ -343,6 +343,19 @@ class TestEveryProvider:
             list(stream)
         assert last_report(tv, control_plane)["status"] == "partial"
 
+    def test_an_error_in_the_middle_of_a_stream_is_a_provider_error_and_partial(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
+    ) -> None:
+        wire_provider.error_after(4)
+        with (
+            pytest.raises(tokvigil.ProviderError, match="provider answered"),
+            tv.chat(**call, stream=True) as stream,
+        ):
+            list(stream)
+        report = last_report(tv, control_plane)
+        assert report["status"] == "partial"
+        assert report["input_tokens"] > 0
+
     def test_a_block_is_raised_before_the_provider_is_called(
         self, tv: TokVigil, control_plane: Any, wire_provider: Any, wire: Any, call: Any
     ) -> None:

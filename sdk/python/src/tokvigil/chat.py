@@ -55,9 +55,9 @@ class ChatResult:
 class Chat:
     """Sends chat requests to providers. Safe to share between threads, event loops and forked children."""
 
-    def __init__(self, wrapper: Wrapper) -> None:
+    def __init__(self, wrapper: Wrapper, connections: Connections | None = None) -> None:
         self._wrapper = wrapper
-        self._connections = Connections(
+        self._connections = connections or Connections(
             headers={"User-Agent": f"tokvigil-python/{__version__}"}, timeout=TIMEOUT_S
         )
 
@@ -137,6 +137,8 @@ class _Answer:
         """The text in some of the stream's events."""
         for event in events:
             fields = _read_object(event.data or "")
+            if fields.get("error"):
+                raise _refused(self._response, fields)
             text = chatting.text_delta(self._request.provider, fields)
             self.finish_reason = chatting.finish_reason(self._request.provider, fields) or self.finish_reason
             if text:
@@ -267,7 +269,7 @@ def _refused(response: httpx2.Response, answer: Mapping[str, Any]) -> ProviderEr
         f"the provider answered {response.status_code}: {fields.get('message') or no_answer}",
         status_code=response.status_code,
         code=None if code is None else str(code),
-        body=answer or response.text[:ERROR_BODY_CHARS_MAX],
+        body=answer or response.content[:ERROR_BODY_CHARS_MAX].decode(errors="replace"),
         request_id=response.headers.get("x-request-id") or response.headers.get("request-id"),
         retry_after=parse_retry_after(response.headers.get("Retry-After")),
     )
