@@ -151,17 +151,25 @@ def test_two_same_calls_at_once_stay_two(
 
 
 def test_the_same_call_of_another_user_is_not_taken_for_a_retry(
-    tv: TokVigil, client: openai.OpenAI, wire_provider: WireProvider, books: Books
+    tv: TokVigil,
+    client: openai.OpenAI,
+    wire_provider: WireProvider,
+    books: Books,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever comes with a retry header of his own gets a call of his own."""
+    """Bob asks what Ada asked, while her call pauses, and with a retry's header."""
+
+    def bob_asks(*_: Any, **__: Any) -> None:
+        with tv.context(user_id="bob"):
+            client.chat.completions.create(**CHAT, extra_headers={"x-stainless-retry-count": "1"})
+
+    monkeypatch.setattr(openai.OpenAI, "_sleep_for_retry", bob_asks)
     wire_provider.fail(500)
-    retried = {"x-stainless-retry-count": "1"}
-    with pytest.raises(openai.InternalServerError), tv.context(user_id="ada"):
-        client.with_options(max_retries=0).chat.completions.create(**CHAT)
-    with tv.context(user_id="bob"):
-        client.chat.completions.create(**CHAT, extra_headers=retried)
-    assert [(event.user_id, event.status) for event in books.settled()] == [
-        ("ada", "failed"),
+    with tv.context(user_id="ada"):
+        client.chat.completions.create(**CHAT)
+    assert [asked["user_id"] for asked in books.asked] == ["ada", "bob"]
+    assert sorted((event.user_id, event.status) for event in books.settled()) == [
+        ("ada", "succeeded"),
         ("bob", "succeeded"),
     ]
 
