@@ -93,6 +93,11 @@ class Availability:
             self._failures += 1
             self._open_until = self._clock() + OPEN_S
 
+    def forget(self) -> None:
+        """What was decided so far holds for no one any more."""
+        with self._lock:
+            self._known.clear()
+
     def decide(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
         """By `on_unavailable`. `last_known` repeats a block until its `retry_after` is over, and allows all else."""
         known = self._last_known_block(asked)

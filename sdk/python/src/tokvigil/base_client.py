@@ -78,10 +78,10 @@ class BaseClient:
             connections=self._connections,
         )
         self._reporter = Reporter(_usage_store(spool, configuration.destination), self._transport)
-        availability = Availability(configuration.on_unavailable, on_return=self._reporter.send_now)
+        self._availability = Availability(configuration.on_unavailable, on_return=self._reporter.send_now)
         self._evaluation = Evaluation(
             self._transport,
-            availability,
+            self._availability,
             self._reporter,
             timeout_s=configuration.timeout_s,
             telemetry_user_id=telemetry_user_id,
