@@ -33,6 +33,8 @@ def streamed_and_parsed(response: Any) -> Any:
 STYLES: dict[str, Callable[[Any], Any]] = {
     "create": lambda c: c.messages.create(**CLAUDE),
     "create, streaming": lambda c: list(c.messages.create(**CLAUDE, stream=True)),
+    "beta": lambda c: c.beta.messages.create(**CLAUDE),
+    "beta, stream": lambda c: whole_stream(c.beta.messages.stream(**CLAUDE)),
     "create, tools": lambda c: c.messages.create(**CLAUDE | {"messages": TOOL_MESSAGES}, tools=TOOLS),
     "stream, tools": lambda c: whole_stream(
         c.messages.stream(**CLAUDE | {"messages": TOOL_MESSAGES}, tools=TOOLS)

@@ -122,6 +122,34 @@ def test_a_clients_own_http_client_sends_with_its_hooks_headers_and_mounts(
     assert len(books.settled()) == 2
 
 
+def test_a_hook_that_raises_for_a_status_reports_nothing_as_used(
+    tv: TokVigil, bare: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    own = http.Client(event_hooks={"response": [lambda response: response.raise_for_status()]})
+    wire_provider.fail(400, times=9)
+    with pytest.raises((openai.APIError, http.HTTPStatusError)):
+        tv.wrap(bare.copy(http_client=own, max_retries=0), user_id="u").chat.completions.create(**CHAT)
+    assert (books.only().status, books.only().usage.output_tokens) == ("failed", 0)
+
+
+def test_what_the_sdk_tells_of_the_http_response_is_still_told(tv: TokVigil, bare: openai.OpenAI) -> None:
+    ours = tv.wrap(bare, user_id="user_123").chat.completions.with_raw_response.create(**CHAT)
+    bares = bare.chat.completions.with_raw_response.create(**CHAT)
+    for raw in (ours, bares):
+        assert raw.headers["x-request-id"] == raw.request_id == raw.parse()._request_id
+        assert raw.elapsed.total_seconds() > 0
+        assert raw.retries_taken == 0
+    assert (ours.status_code, ours.http_version, ours.url) == (
+        bares.status_code,
+        bares.http_version,
+        bares.url,
+    )
+    assert (ours.text, ours.http_request.url) == (bares.text, bares.http_request.url)
+    of_the_transfer = {"content-encoding", "content-length", "transfer-encoding"}
+    assert set(bares.headers) - set(ours.headers) <= of_the_transfer
+    assert set(ours.headers) <= set(bares.headers)
+
+
 def test_a_proxy_stays_the_proxy(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
     """The local provider takes requests for any host, as a proxy does."""
     bare = openai.OpenAI(

@@ -260,6 +260,19 @@ def test_a_batch_is_refused_with_what_to_do_instead(
     assert books.asked == wire_provider.seen == []
 
 
+def test_a_form_with_a_file_is_evaluated_and_arrives_as_it_is(
+    tv: TokVigil, bare: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    """The local provider takes no recordings: what it says to this one does not matter."""
+    with pytest.raises(openai.NotFoundError):
+        tv.wrap(bare, user_id="user_123").audio.transcriptions.create(
+            model="whisper-1", file=("ada.wav", b"RIFF" * 1_000)
+        )
+    assert books.only().model == books.asked[0]["model"] == "whisper-1"
+    assert b"RIFF" * 1_000 in wire_provider.seen[0].raw
+    assert wire_provider.seen[0].headers["content-type"].startswith("multipart/form-data")
+
+
 def test_azure_is_guarded_like_openai(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
     bare = openai.AzureOpenAI(
         azure_endpoint=wire_provider.url, api_version="2024-10-21", api_key="azure", azure_deployment="gpt-4o"

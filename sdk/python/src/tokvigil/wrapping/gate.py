@@ -20,8 +20,11 @@ from tokvigil.open_call import Desk, OpenCall
 from tokvigil.steps import Steps
 
 COUNT_DIGITS_MAX = 4
-# The provider has seen nothing of such a request. After any other failure it may have worked, and bill.
-NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
+# The provider has seen nothing of such a request, or refused it and a hook of the caller's made an exception of that.
+# After any other failure it may have worked, and bill.
+NOTHING_USED = frozenset(
+    {"ConnectError", "ConnectTimeout", "HTTPStatusError", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +125,7 @@ class Passage:
             self.call.put_off(self.call.report_unheard)
         elif not self._is_last and self._retrying.after_error(error):
             self._pause(self._key, self.call)
-        elif type(error).__name__ in NEVER_SENT:
+        elif type(error).__name__ in NOTHING_USED:
             self.call.report_failed()
         else:
             self.call.report_unknown()
