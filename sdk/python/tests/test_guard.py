@@ -110,3 +110,13 @@ def test_inside_the_call_is_on_disk_with_what_it_may_use(tv: TokVigil) -> None:
         call.record(Usage(input_tokens=10, output_tokens=3))
     written = json.loads(body)
     assert (written["status"], written["input_tokens"], written["output_tokens"]) == ("partial", 10, 100)
+
+
+def test_the_cap_asked_for_holds_while_nobody_can_lower_it(unreachable: str) -> None:
+    with (
+        TokVigil("tv_dev_id_secret", unreachable, timeout=0.2, max_retries=0, spool=False) as client,
+        client.guard(**ASKED, max_output_tokens=500) as call,
+    ):
+        call.record(Usage(input_tokens=10, output_tokens=3))
+    assert call.decision.degraded
+    assert call.max_output_tokens == 500

@@ -110,6 +110,9 @@ class Evaluation:
                 "request %s: %s; on_unavailable=%s", request_id, error, self._availability.on_unavailable
             )
             decision = self._availability.decide(asked, request_id, error)
+            if decision.allowed:
+                # Nobody lowered it, and callers pass it on.
+                decision = replace(decision, max_output_tokens=question.max_output_tokens)
         except TokVigilError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
