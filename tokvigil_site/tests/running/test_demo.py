@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
-from openai import OpenAI
-from tokvigil import AIUsageBlockedError, TokVigil
 
+from sdk.python.tests.readme import SDK_README, quick_start
 from tokvigil_site.embedded import ports
 from tokvigil_site.tests.running.commands import (
     START_S_MAX,
@@ -102,19 +104,25 @@ def printed_variables(command: Command) -> dict[str, str]:
     return dict(pair.split("=", 1) for line in lines for pair in line.split())
 
 
-def test_while_it_stays_up_its_rules_and_its_provider_take_calls(staying: Command) -> None:
-    variables = printed_variables(staying)
-    with TokVigil(variables["TOKVIGIL_API_KEY"], variables["TOKVIGIL_BASE_URL"], spool=False) as tv:
-        client = tv.wrap(
-            OpenAI(api_key=variables["OPENAI_API_KEY"], base_url=variables["OPENAI_BASE_URL"]),
-            user_id="visitor",
-            plan="free",
-        )
-        for _ in range(5):
-            client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
-        with pytest.raises(AIUsageBlockedError) as blocked:
-            client.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
-    assert blocked.value.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+def test_while_it_stays_up_the_quick_start_needs_only_what_it_prints(
+    staying: Command, tmp_path: Path
+) -> None:
+    script = tmp_path / "quickstart.py"
+    script.write_text(quick_start())
+    system = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, script],
+        env=printed_variables(staying) | system,
+        capture_output=True,
+        text=True,
+        timeout=START_S_MAX,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *answers, block, again = done.stdout.splitlines()
+    assert [line.split()[0] for line in answers] == ["1", "2", "3", "4", "5"]
+    # As the README says it.
+    assert f"```\n{block}\n```" in SDK_README.read_text()
+    assert re.fullmatch(r"Again in \d+ seconds", again)
 
 
 def test_ended_it_leaves_nothing_running(staying: Command) -> None:

@@ -1,0 +1,48 @@
+"""The Python in a README, as a reader would copy it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SDK_README = Path(__file__).parents[1] / "README.md"
+ROOT_README = Path(__file__).parents[3] / "README.md"
+FENCE = re.compile(r"^```(\w*)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """`line` is where the code begins in the file."""
+
+    file: Path
+    heading: str
+    line: int
+    code: str
+
+
+def python_blocks(file: Path) -> Iterator[Block]:
+    heading, language, code = "", None, list[str]()
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        fence = FENCE.match(line)
+        if language is None and line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif language is None and fence is not None:
+            language, code = fence[1], []
+        elif language is not None and fence is not None:
+            if language == "python":
+                yield Block(
+                    file=file,
+                    heading=heading,
+                    line=number - len(code),
+                    code="\n".join(code) + "\n",
+                )
+            language = None
+        else:
+            code.append(line)
+
+
+def quick_start() -> str:
+    """The first thing a reader runs."""
+    return next(block.code for block in python_blocks(SDK_README) if block.heading == "Quick start")
