@@ -73,8 +73,9 @@ def test_what_the_caller_changes_later_is_not_reported(
 ) -> None:
     metadata = {"a": 1}
     with tv.context(user_id="ada", metadata=metadata):
-        client.chat.completions.create(**CHAT)
-    metadata["a"] = 2
+        stream = client.chat.completions.create(**CHAT, stream=True)
+        metadata["a"] = 2
+        list(stream)
     assert books.only().metadata == {"a": 1}
 
 
