@@ -159,11 +159,7 @@ def _event(batch: int, n: int) -> dict[str, object]:
     return {
         "request_id": f"batch_{batch}_{n}_{secrets.token_hex(4)}",
         "user_id": f"user_{n % scene.USERS}",
-        "model": "gpt-4o-mini",
-        "feature": "chat",
-        "plan": "free",
-        "input_tokens": 374,
-        "output_tokens": 44,
+        **scene.USED,
     }
 
 

@@ -40,10 +40,14 @@ CALL: dict[str, object] = {
 }
 # wrk writes the bodies, in Lua.
 EVALUATE = f"""'{{"user_id":"user_' .. (n % {USERS}) .. '",{json.dumps(CALL)[1:]}'"""
-USAGE = (
-    """'{"request_id":"' .. SEED .. n .. '","user_id":"user_' .. (n % 200) .. '","model":"gpt-4o-mini","""
-    """"feature":"chat","plan":"free","input_tokens":374,"output_tokens":44}'"""
-)
+USED: dict[str, object] = {
+    "model": "gpt-4o-mini",
+    "feature": "chat",
+    "plan": "free",
+    "input_tokens": 374,
+    "output_tokens": 44,
+}
+USAGE = f"""'{{"request_id":"' .. SEED .. n .. '","user_id":"user_' .. (n % {USERS}) .. '",{json.dumps(USED)[1:]}'"""
 
 
 @dataclass(frozen=True, slots=True)
