@@ -88,6 +88,17 @@ def version() -> str:
     return _book().version
 
 
+def newest(at: datetime) -> datetime:
+    """When the newest of the prices in force at an instant came into force: the snapshot is no older than that."""
+    instant = at.astimezone(UTC)
+    return max(
+        price.effective_from
+        for timeline in _book().named.values()
+        for price in timeline
+        if price.effective_from <= instant
+    )
+
+
 def cost(
     model: str, usage: Usage, at: datetime, *, provider: str | None = None, batch: bool = False
 ) -> Decimal | None:

@@ -150,7 +150,7 @@ class Spool:
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
         for (owner,) in owners or ():
-            if owner != self._owner and _OwnerFile(self.path, owner).is_dead():
+            if owner != self._owner and OwnerFile(self.path, owner).is_dead():
                 self._run(
                     lambda db, owner=owner: db.execute(  # type: ignore[misc]
                         "UPDATE event SET owner = NULL WHERE owner = ?", (owner,)
@@ -175,7 +175,7 @@ class Spool:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._owner = uuid.uuid4().hex
-        self._owned = _OwnerFile(self.path, self._owner)
+        self._owned = OwnerFile(self.path, self._owner)
         self._claimed = {}
         self._db = None
         try:
@@ -235,7 +235,7 @@ class Spool:
 _inherited: list[Any] = []
 
 
-class _OwnerFile:
+class OwnerFile:
     """A file that a process keeps locked for as long as it lives."""
 
     def __init__(self, spool: Path, owner: str) -> None:

@@ -1,0 +1,300 @@
+"""`python -m tokvigil doctor`: whether this machine, this key and this control plane work together.
+
+It asks the control plane who the key is, and changes nothing, there or here. The key's secret is never shown.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from inspect import signature
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from tokvigil import prices, tokens
+from tokvigil.base_client import BaseClient
+from tokvigil.configuration import Configuration
+from tokvigil.credentials import key_name
+from tokvigil.errors import ConfigurationError, TokVigilError
+from tokvigil.spool import default_path
+from tokvigil.spool_survey import survey
+from tokvigil.version import __version__
+
+if TYPE_CHECKING:
+    import httpx2
+
+ANSWER_WITHIN_S = 5.0
+KEY_SHAPE = re.compile(r"tv_[a-z]+_[0-9A-Za-z]{12}_[0-9A-Za-z]{40}")
+NEEDED_SCOPES = {"evaluate": "no AI call is decided", "usage:write": "no usage is reported"}
+USEFUL_SCOPES = {"usage:read": "`limits` is refused"}
+# The server refuses a report from further ahead than 5 minutes; the SDK then sends it without its time.
+CLOCK_OFF_S_MAX = 60.0
+KEY_ENDS_WITHIN = timedelta(days=14)
+PENDING_SINCE_MAX = timedelta(minutes=10)
+PRICES_SINCE_MAX = timedelta(days=120)
+# What `wrap` is tested with.
+WRAPPED_MAJORS: Mapping[str, tuple[int, ...]] = {
+    "openai": (2, 3),
+    "anthropic": (2,),
+    "google-genai": (3,),
+    "langchain-openai": (1,),
+}
+TEXT_CHARS_MAX = 200
+HIDDEN = "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line: how it stands, and what to do about it."""
+
+    level: Literal["ok", "warning", "problem"]
+    about: str
+    found: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        mend = f". {self.mend[0].upper()}{self.mend[1:]}." if self.mend else ""
+        # Whatever it holds, it is one line.
+        return f"{self.level:<8} {' '.join(f'{self.about}: {self.found}{mend}'.split())}"
+
+    def without(self, secret: str) -> Finding:
+        """Should an answer have repeated it."""
+        if not secret:
+            return self
+        return replace(self, found=self.found.replace(secret, HIDDEN), mend=self.mend.replace(secret, HIDDEN))
+
+
+def examine(
+    api_key: str | None = None, base_url: str | None = None, spool: str | None = None
+) -> Iterator[Finding]:
+    """The findings, one after the other as they come; what is None is read from the environment, as a client does."""
+    yield _ok("tokvigil", f"{__version__}, Python {platform.python_version()}")
+    on_unavailable = signature(BaseClient).parameters["on_unavailable"].default
+    try:
+        configuration = Configuration.read(
+            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unavailable=on_unavailable
+        )
+    except ConfigurationError as error:
+        yield _problem("configuration", str(error), "set it, then run this again")
+        destination = ""
+    else:
+        secret = configuration.api_key.rpartition("_")[2]
+        for finding in (*_configured(configuration), *_answered(configuration)):
+            yield finding.without(secret)
+        destination = configuration.destination
+    yield from _spooled(Path(spool) if spool else default_path(), destination)
+    yield from _counted()
+    yield _priced(datetime.now(UTC))
+    for package in WRAPPED_MAJORS:
+        yield _wrapped(package)
+    yield _ok("on_unavailable", f"{on_unavailable!r}, for clients that are not made with another one")
+
+
+def _configured(configuration: Configuration) -> Iterator[Finding]:
+    shown = f"{_shown(configuration.base_url)} with key {key_name(configuration.api_key)}"
+    url = urlsplit(configuration.base_url)
+    if url.scheme == "http" and not _is_near(url.hostname or ""):
+        yield _warning("configuration", f"{shown}: the key is sent unencrypted", "use https")
+    else:
+        yield _ok("configuration", shown)
+    if not KEY_SHAPE.fullmatch(configuration.api_key):
+        yield _warning(
+            "key", "it is not shaped as TokVigil's are: tv_<env>_<id>_<secret>", "check what was copied"
+        )
+
+
+def _shown(url: str) -> str:
+    """Without a name and password in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _is_near(host: str) -> bool:
+    """On this machine, or in its own network, as far as an address can tell."""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host
+
+
+def _answered(configuration: Configuration) -> Iterator[Finding]:
+    """What the control plane says of the key."""
+    import httpx2
+
+    asked_at, started_s = datetime.now(UTC), time.perf_counter()
+    try:
+        response = httpx2.get(
+            configuration.base_url.rstrip("/") + "/v1/me",
+            headers={"Authorization": f"Bearer {configuration.api_key}"},
+            timeout=ANSWER_WITHIN_S,
+        )
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
+        yield _problem(
+            "control plane", f"no answer: {error!r}", "check the address, the network and the server"
+        )
+        return
+    took = timedelta(seconds=time.perf_counter() - started_s)
+    answer = _object(response)
+    if response.status_code >= 500:
+        said = f"it answered {response.status_code}: {_detail(answer)}"
+        yield _problem("control plane", said, "see `GET /readyz` of the server")
+    elif not answer or (response.is_success and "key" not in answer):
+        said = f"something else than TokVigil answered {response.status_code}"
+        yield _problem("control plane", said, "check the address and proxies on the way")
+    else:
+        yield _ok("control plane", f"it answers within {took / timedelta(milliseconds=1):.0f} ms")
+        yield _clock(response, asked_at + took / 2)
+        yield from _known(response, answer)
+
+
+def _clock(response: httpx2.Response, now: datetime) -> Finding:
+    try:
+        theirs = parsedate_to_datetime(response.headers["Date"])
+    except (KeyError, ValueError):
+        return _warning("clock", "the server does not say its time")
+    off_s = (now - theirs).total_seconds()
+    if abs(off_s) <= CLOCK_OFF_S_MAX:
+        return _ok("clock", f"within {CLOCK_OFF_S_MAX:.0f} s of the server's")
+    where = "ahead of" if off_s > 0 else "behind"
+    return _warning(
+        "clock",
+        f"{abs(off_s):.0f} s {where} the server's, so late reports count in the wrong window or are refused",
+        "synchronise this machine's clock",
+    )
+
+
+def _known(response: httpx2.Response, answer: Mapping[str, Any]) -> Iterator[Finding]:
+    if not response.is_success:
+        said = f"refused with {response.status_code} {answer.get('code')}: {_detail(answer)}"
+        yield _problem("key", said, "use another one: `manage.py issue_key` makes keys")
+        return
+    try:
+        tenant, environment, key = answer["tenant"], answer["environment"], answer["key"]
+        whose = f"{tenant['slug']}/{environment['slug']}"
+        scopes, name = frozenset(key["scopes"]), key["name"]
+        ends_at = None if key["expires_at"] is None else datetime.fromisoformat(key["expires_at"])
+        frozen = environment["frozen"]
+    except (KeyError, TypeError, ValueError) as error:
+        yield _problem("key", f"the answer of GET /v1/me cannot be read: {error!r}", "update tokvigil")
+        return
+    if frozen:
+        yield _warning(
+            "environment", f"{whose} is frozen: every AI call is blocked", "unfreeze it in the admin"
+        )
+    else:
+        yield _ok("environment", whose)
+    yield _ending(name, ends_at)
+    yield from _scoped(scopes)
+
+
+def _ending(name: str, ends_at: datetime | None) -> Finding:
+    if ends_at is not None and ends_at - datetime.now(UTC) < KEY_ENDS_WITHIN:
+        return _warning("key", f"{name!r} ends on {ends_at:%Y-%m-%d %H:%M} UTC", "issue a new one before")
+    return _ok("key", repr(name))
+
+
+def _scoped(scopes: frozenset[str]) -> Iterator[Finding]:
+    mend = "issue a key with it"
+    missing = {scope: why for scope, why in NEEDED_SCOPES.items() if scope not in scopes}
+    unused = {scope: why for scope, why in USEFUL_SCOPES.items() if scope not in scopes}
+    for scope, why in missing.items():
+        yield _problem("scopes", f"{scope} is missing: {why}", mend)
+    for scope, why in unused.items():
+        yield _warning("scopes", f"{scope} is missing: {why}", mend)
+    if not missing and not unused:
+        yield _ok("scopes", ", ".join(sorted(scopes)))
+
+
+def _spooled(path: Path, destination: str) -> Iterator[Finding]:
+    try:
+        found = survey(path, destination)
+    except (OSError, sqlite3.OperationalError) as error:
+        mend = "make it writable, or set TOKVIGIL_SPOOL; until then usage is kept in memory only"
+        yield _problem("spool", f"{path} cannot be used: {error}", mend)
+        return
+    except sqlite3.DatabaseError as error:
+        mend = "the next client moves it aside and begins a new one"
+        yield _warning("spool", f"{path} is damaged: {error}", mend)
+        return
+    said = f"{path}: {found.pending} pending, {found.under_way} under way"
+    if found.oldest_at is not None and datetime.now(UTC) - found.oldest_at > PENDING_SINCE_MAX:
+        said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
+        yield _warning("spool", said, "see the log of whatever uses it, or run a client, which sends them")
+    else:
+        yield _ok("spool", said)
+    if found.of_dead_processes:
+        said = f"{found.of_dead_processes} events of processes that died"
+        yield _warning("spool", said, "the next client sends them")
+    if found.of_others and destination:
+        said = f"{found.of_others} events of another key or address"
+        yield _warning("spool", said, "run a client with that one once: only it sends them")
+    for reason, count in found.quarantined.items():
+        said = f"{count} events were refused for good: {reason[:TEXT_CHARS_MAX]}"
+        yield _warning("spool", said, f"they stay in the table quarantine of {path}")
+
+
+def _counted() -> Iterator[Finding]:
+    for name in tokens.RANKS_SHA256:
+        started_s = time.perf_counter()
+        try:
+            tokens.encoding(name)
+        except (TokVigilError, ImportError, OSError, ValueError) as error:
+            yield _problem("tokens", f"{name}: {error}", "reinstall tokvigil and tiktoken")
+        else:
+            took_s = time.perf_counter() - started_s
+            yield _ok("tokens", f"{name} is intact, loaded in {took_s:.2f} s")
+
+
+def _priced(now: datetime) -> Finding:
+    since = prices.newest(now)
+    said = f"{prices.version()}, the newest price in force since {since:%Y-%m-%d}"
+    if now - since > PRICES_SINCE_MAX:
+        return _warning("prices", said, "update tokvigil, or local estimates are of old prices")
+    return _ok("prices", said)
+
+
+def _wrapped(package: str) -> Finding:
+    """From the package's metadata: it is not imported."""
+    tested = " and ".join(str(major) for major in WRAPPED_MAJORS[package])
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return _ok(package, "not installed")
+    if version.partition(".")[0] not in {str(major) for major in WRAPPED_MAJORS[package]}:
+        mend = f"`wrap` is tested with major version {tested}: test it, or put `guard` around the calls"
+        return _warning(package, version, mend)
+    return _ok(package, f"{version}, which `wrap` guards")
+
+
+def _object(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        answer = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _detail(problem: Mapping[str, Any]) -> str:
+    return str(problem.get("detail") or problem.get("title") or "no detail")[:TEXT_CHARS_MAX]
+
+
+def _ok(about: str, found: str) -> Finding:
+    return Finding(level="ok", about=about, found=found)
+
+
+def _warning(about: str, found: str, mend: str = "") -> Finding:
+    return Finding(level="warning", about=about, found=found, mend=mend)
+
+
+def _problem(about: str, found: str, mend: str) -> Finding:
+    return Finding(level="problem", about=about, found=found, mend=mend)
