@@ -28,7 +28,7 @@ lint: setup ## check style, types, import directions, migrations and openapi.yam
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy .
-	cd sdk/python && ../../$(python) -m mypy src
+	cd sdk/python && ../../$(python) -m mypy src examples
 	.venv/bin/lint-imports
 	$(checked) check --fail-level WARNING
 	$(checked) makemigrations --check --dry-run

@@ -1,7 +1,7 @@
 """A Django application in one file. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
 
 python django_app.py runserver
-curl localhost:8000/ask/ -H "X-User: ana" -d text="What is a ledger?"
+curl 127.0.0.1:8000/ask/ -H "X-User: ana" -d text="What is a ledger?"
 
 It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY.
 """
@@ -15,15 +15,14 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.urls import path
 from django.views.decorators.http import require_POST
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from tokvigil import AIUsageBlockedError, TokVigil
 
 MODEL = "gpt-4o-mini"
 WORTH_WAITING = {"transient", "exhausted", "degraded"}
 
 settings.configure(
-    ALLOWED_HOSTS=["localhost", "127.0.0.1"],
-    MIDDLEWARE=[f"{__name__}.AIUsageMiddleware"],
-    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["127.0.0.1"], MIDDLEWARE=[f"{__name__}.AIUsageMiddleware"], ROOT_URLCONF=__name__
 )
 
 # Made once, before a server forks: each process sends what it has used itself.
@@ -50,18 +49,20 @@ class AIUsageMiddleware:
         )
 
 
+def messages(request: HttpRequest) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": request.POST["text"]}]
+
+
 @require_POST
 def ask(request: HttpRequest) -> HttpResponse:
-    messages = [{"role": "user", "content": request.POST["text"]}]
-    answer = client.chat.completions.create(model=MODEL, messages=messages)
+    answer = client.chat.completions.create(model=MODEL, messages=messages(request))
     return JsonResponse({"text": answer.choices[0].message.content})
 
 
 @require_POST
 def stream(request: HttpRequest) -> StreamingHttpResponse:
-    messages = [{"role": "user", "content": request.POST["text"]}]
     # Asked for here and not in `pieces`: that runs when the middleware and its context are over.
-    answer = client.chat.completions.create(model=MODEL, messages=messages, stream=True)
+    answer = client.chat.completions.create(model=MODEL, messages=messages(request), stream=True)
 
     def pieces() -> Iterator[str]:
         with answer:  # a reader who leaves ends it

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 from tokvigil import AIUsageBlockedError, AsyncTokVigil
 
@@ -24,7 +25,7 @@ class Question(BaseModel):
     text: str
 
     @property
-    def messages(self) -> Any:
+    def messages(self) -> list[ChatCompletionMessageParam]:
         return [{"role": "user", "content": self.text}]
 
 

@@ -22,8 +22,9 @@ def ask(client: OpenAI, question: str) -> str:
 
 def ask_streaming(client: OpenAI, question: str) -> Iterator[str]:
     """Piece by piece. Who stops early pays for what has come: the rest is not asked for."""
-    messages = [{"role": "user", "content": question}]
-    with client.chat.completions.create(model=MODEL, messages=messages, stream=True) as stream:
+    with client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": question}], stream=True
+    ) as stream:
         for chunk in stream:
             yield chunk.choices[0].delta.content or ""
 
