@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from tokvigil import TokVigil
 
@@ -224,6 +225,18 @@ def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         monkeypatch.delenv(f"{owner}_BASE_URL", raising=False)
     monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL", raising=False)
     monkeypatch.setenv("TOKVIGIL_SPOOL", str(tmp_path / "usage.sqlite3"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All servers here speak plain HTTP, and each HTTP client would take 20 ms to read all certificates there are."""
+    certificates = Path(certifi.where()).read_text()
+    end = "-----END CERTIFICATE-----"
+    path = tmp_path_factory.mktemp("certificates") / "one.pem"
+    path.write_text(certificates.partition(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture
