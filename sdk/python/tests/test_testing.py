@@ -22,7 +22,7 @@ import tokvigil
 import yaml
 from jsonschema import Draft202012Validator
 from tokvigil import AIUsageBlockedError, Usage
-from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil, Question, script
+from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil, Question, bodies, script
 
 from policies.reasons import ALL_CODES, CLASSES
 from sdk.python.tests.wire_provider import WireProvider
@@ -297,10 +297,61 @@ def test_other_answers_are_as_the_server_s_too(answer: Any, model: str) -> None:
     report = event | {"status": "succeeded"}
     answer("UsageReceipt", "POST", "/v1/usage", report)
     bad = [report | {"output_tokens": 2}, report | {"request_id": "s", "cached_input_tokens": 2}]
+    bad += [report | {"request_id": "t", "user_id": ""}]
     settled = answer("BatchAnswer", "POST", "/v1/usage/batch", {"events": [report, *bad]})
-    assert [result["status"] for result in settled["results"]] == ["duplicate", "conflict", "invalid"]
+    assert [result["status"] for result in settled["results"]] == [
+        "duplicate",
+        "conflict",
+        "invalid",
+        "invalid",
+    ]
     answer("MeterAnswer", "GET", "/v1/limits")
+    answer("ProblemAnswer", "POST", "/v1/evaluate", ASKED | {"user_id": ""})
     answer("ProblemAnswer", "DELETE", "/v1/reservations/chat%2F1")
+
+
+BROKEN: list[tuple[str, Any]] = [
+    *((name, value) for name in bodies.TEXTS_CHARS_MAX for value in ("", "x" * 256, "a\0b", "x" * 128, 7)),
+    *((name, value) for name in bodies.COUNTS for value in (-1, 0, 10**8, 10**8 + 1, 1.5, True, "1")),
+    *(
+        ("metadata", value)
+        for value in (
+            {},
+            {f"k{number}": number for number in range(16)},
+            {f"k{number}": number for number in range(17)},
+            {"k": "x" * 512, "": 1},
+            {"k": "x" * 512, "l": None, "m": True, "n": "", "o": 2**53, "p": -(2**53)},
+            {"k": "x" * 513},
+            {"k" * 65: 1},
+            {"k": 2**53 + 1},
+            {"k": -(2**53) - 1},
+            {"k": 1.5},
+            {"k": {"l": 1}},
+            [],
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("schema", ["EvaluateRequest", "UsageReport"])
+def test_it_refuses_the_bodies_that_the_server_refuses(components: Any, schema: str) -> None:
+    validator = Draft202012Validator({"$ref": f"#/components/schemas/{schema}", "components": components})
+    base: Any = {"request_id": "r", "user_id": "ada", "model": "m", "input_tokens": 1}
+    base |= {"output_tokens": 1} if schema == "UsageReport" else {}
+    refused = 0
+    for name, value in BROKEN:
+        if name in components["schemas"][schema]["properties"]:
+            body = base | {name: value}
+            assert (bodies.first_error(body) is None) == validator.is_valid(body), body
+            refused += not validator.is_valid(body)
+    assert refused > 20
+
+
+def test_a_refused_question_is_the_error_that_the_server_makes_of_it(tv: FakeTokVigil) -> None:
+    with pytest.raises(tokvigil.ValidationError) as caught:
+        tv.evaluate("", "gpt-4o-mini")
+    assert caught.value.errors[0]["field"] == "user_id"
+    assert tv.evaluated == []
 
 
 def test_the_fixtures_come_with_one_line(tmp_path: Path) -> None:

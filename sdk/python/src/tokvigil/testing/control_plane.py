@@ -17,15 +17,17 @@ from tokvigil import prices
 from tokvigil.errors import MalformedAnswerError
 from tokvigil.evaluation import Question, new_request_id
 from tokvigil.models import UsageEvent
+from tokvigil.testing.bodies import first_error
 from tokvigil.testing.script import HOLD_S, POLICY, Script, instant
 
 
 class Refused(Exception):
     """A problem document instead of an answer."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
+        self.errors = [] if field is None else [{"field": field, "message": detail}]
 
 
 class ControlPlane:
@@ -76,6 +78,7 @@ class ControlPlane:
         raise Refused(404, "NOT_FOUND", f"a fake TokVigil has no {request.method} {path}")
 
     def _evaluate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        _check(body)
         question = Question(**body).named()
         request_id = question.request_id or ""
         decision = self.script.decide(question, datetime.now(UTC))
@@ -100,12 +103,13 @@ class ControlPlane:
             _, duplicate, cost_usd = self._record(body)
         except Refused as refused:
             status = "conflict" if refused.status == HTTPStatus.CONFLICT else "invalid"
-            error = {"code": refused.code, "detail": refused.detail, "errors": []}
+            error = {"code": refused.code, "detail": refused.detail, "errors": refused.errors}
             return said | {"status": status, "error": error}
         return said | {"status": "duplicate" if duplicate else "recorded", "cost_usd": _text(cost_usd)}
 
     def _record(self, body: Mapping[str, Any]) -> tuple[UsageEvent, bool, Decimal | None]:
         """The event, whether it was known, and what it costs by list price."""
+        _check(body)
         try:
             event = UsageEvent.from_wire(body)
             at = event.occurred_at or datetime.now(UTC)
@@ -153,6 +157,13 @@ class ControlPlane:
         }
 
 
+def _check(body: Mapping[str, Any]) -> None:
+    error = first_error(body)
+    if error is not None:
+        field, message = error
+        raise Refused(422, "VALIDATION_ERROR", f"{field} {message}", field)
+
+
 def _problem(refused: Refused) -> Mapping[str, Any]:
     return {
         "type": "about:blank",
@@ -160,7 +171,7 @@ def _problem(refused: Refused) -> Mapping[str, Any]:
         "status": refused.status,
         "code": refused.code,
         "detail": refused.detail,
-        "errors": [],
+        "errors": refused.errors,
         "request_id": new_request_id(),
     }
 
