@@ -16,7 +16,7 @@ import httpx
 import pytest
 import tokvigil
 from openai import OpenAI
-from tokvigil import AIUsageBlockedError, TokVigil, testing
+from tokvigil import AIUsageBlockedError, TokVigil, doctor, testing
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil
 
 from sdk.python.tests.readme import ROOT_README, SDK_README, Block, python_blocks, quick_start
@@ -252,6 +252,11 @@ def test_the_figures_of_the_table_are_those_of_the_code() -> None:
         f"0 to {retries.RETRIES_MAX}",
     ):
         assert figure in text
+
+
+def test_the_versions_it_names_are_those_that_doctor_knows() -> None:
+    said = [f"{sdk} {' and '.join(map(str, majors))}" for sdk, majors in doctor.WRAPPED_MAJORS.items()]
+    assert f"It is tested with {', '.join(said[:-1])} and {said[-1]}." in SDK_README.read_text()
 
 
 @pytest.mark.parametrize("file", [SDK_README, ROOT_README], ids=["sdk", "project"])
