@@ -118,7 +118,14 @@ def test_a_control_plane_that_does_not_answer_is_a_problem(examine: Examine, unr
 
 @pytest.mark.parametrize(
     ("status", "answer"),
-    [(200, b"<html>"), (200, {"status": "ok"}), (404, b"not here"), (502, b""), (503, {})],
+    [
+        (200, b"<html>"),
+        (200, {"status": "ok"}),
+        (404, b"not here"),
+        (401, {"detail": "Not authenticated"}),
+        (502, b""),
+        (503, {}),
+    ],
 )
 def test_whatever_else_answers_is_a_problem(examine: Examine, status: int, answer: Any) -> None:
     found = examine(answer, status)
@@ -138,6 +145,10 @@ def test_a_refused_key_is_a_problem_even_if_the_answer_repeats_its_secret(examin
     assert refused.level == "problem"
     assert "INVALID_API_KEY" in refused.found
     assert "who is tv_dev_0123456789ab_***? Nobody" in str(refused)
+
+
+def test_a_key_that_asks_too_often_is_a_warning(examine: Examine) -> None:
+    assert levels(examine({"code": "RATE_LIMITED", "detail": "wait"}, 429), "key") == ["warning"]
 
 
 def test_a_scope_that_the_sdk_needs_is_a_problem_and_one_that_is_useful_a_warning(examine: Examine) -> None:

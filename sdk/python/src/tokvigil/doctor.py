@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from importlib import metadata
 from inspect import signature
 from ipaddress import ip_address
@@ -148,7 +149,7 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
     if response.status_code >= 500:
         said = f"it answered {response.status_code}: {_detail(answer)}"
         yield _problem("control plane", said, "see `GET /readyz` of the server")
-    elif not answer or (response.is_success and "key" not in answer):
+    elif ("key" if response.is_success else "code") not in answer:
         said = f"something else than TokVigil answered {response.status_code}"
         yield _problem("control plane", said, "check the address and proxies on the way")
     else:
@@ -175,8 +176,11 @@ def _clock(response: httpx2.Response, now: datetime) -> Finding:
 
 def _known(response: httpx2.Response, answer: Mapping[str, Any]) -> Iterator[Finding]:
     if not response.is_success:
-        said = f"refused with {response.status_code} {answer.get('code')}: {_detail(answer)}"
-        yield _problem("key", said, "use another one: `manage.py issue_key` makes keys")
+        said = f"refused with {response.status_code} {answer['code']}: {_detail(answer)}"
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            yield _warning("key", said, "run this again later, or let the key ask more often")
+        else:
+            yield _problem("key", said, "use another one: `manage.py issue_key` makes keys")
         return
     try:
         tenant, environment, key = answer["tenant"], answer["environment"], answer["key"]
@@ -240,7 +244,7 @@ def _spooled(path: Path, destination: str) -> Iterator[Finding]:
         yield _warning("spool", said, "run a client with that one once: only it sends them")
     for reason, count in found.quarantined.items():
         said = f"{count} events were refused for good: {reason[:TEXT_CHARS_MAX]}"
-        yield _warning("spool", said, f"they stay in the table quarantine of {path}")
+        yield _warning("spool", said, "they stay in its table `quarantine` until you delete them there")
 
 
 def _counted() -> Iterator[Finding]:
