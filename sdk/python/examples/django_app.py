@@ -19,7 +19,6 @@ from openai.types.chat import ChatCompletionMessageParam
 from tokvigil import AIUsageBlockedError, TokVigil
 
 MODEL = "gpt-4o-mini"
-WORTH_WAITING = {"transient", "exhausted", "degraded"}
 
 settings.configure(
     ALLOWED_HOSTS=["127.0.0.1"], MIDDLEWARE=[f"{__name__}.AIUsageMiddleware"], ROOT_URLCONF=__name__
@@ -42,11 +41,8 @@ class AIUsageMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, AIUsageBlockedError):
             return None
-        status = 429 if error.reason_class in WORTH_WAITING else 403
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return JsonResponse(
-            {"code": error.reason_code, "detail": error.message}, status=status, headers=headers
-        )
+        body = {"code": error.reason_code, "detail": error.message}
+        return JsonResponse(body, status=error.http_status, headers=error.http_headers)
 
 
 def messages(request: HttpRequest) -> list[ChatCompletionMessageParam]:

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from tokvigil import AIUsageBlockedError, AsyncTokVigil
 
 MODEL = "gpt-4o-mini"
-WORTH_WAITING = {"transient", "exhausted", "degraded"}
 
 
 class Question(BaseModel):
@@ -71,6 +70,5 @@ async def stream(question: Question, client: Client) -> StreamingResponse:
 
 @app.exception_handler(AIUsageBlockedError)
 async def blocked(_: Request, error: AIUsageBlockedError) -> JSONResponse:
-    status = 429 if error.reason_class in WORTH_WAITING else 403
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse({"code": error.reason_code, "detail": error.message}, status, headers)
+    body = {"code": error.reason_code, "detail": error.message}
+    return JSONResponse(body, error.http_status, error.http_headers)

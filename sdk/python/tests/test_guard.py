@@ -120,3 +120,15 @@ def test_the_cap_asked_for_holds_while_nobody_can_lower_it(unreachable: str) -> 
         call.record(Usage(input_tokens=10, output_tokens=3))
     assert call.decision.degraded
     assert call.max_output_tokens == 500
+
+
+def test_a_call_inside_a_guard_that_asks_by_itself_is_pointed_out(
+    tv: TokVigil, chat: Any, control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tv.guard(**ASKED) as call:
+        chat()
+        call.record(Usage(input_tokens=10, output_tokens=3))
+    assert f"inside the guard of request {call.request_id} asks by itself" in caplog.text
+    caplog.clear()
+    chat()
+    assert "inside the guard" not in caplog.text

@@ -7,6 +7,7 @@ with TokVigil() as tv:  # TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL
 """
 
 from tokvigil.async_client import AsyncTokVigil
+from tokvigil.attribution import context
 from tokvigil.availability import OnUnavailable
 from tokvigil.chat import AsyncChatStream, ChatResult, ChatStream
 from tokvigil.client import TokVigil
@@ -75,6 +76,7 @@ __all__ = [
     "UsageStatus",
     "ValidationError",
     "__version__",
+    "context",
     "count_messages",
     "count_text",
     "estimate",

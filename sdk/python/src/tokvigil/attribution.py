@@ -10,7 +10,7 @@ into another request. A thread started by hand begins without it: run its target
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any
@@ -42,12 +42,30 @@ class Attribution:
 
 
 NOBODY = Attribution()
+# The request id of the guard around this code, if there is one.
+inside_guard: ContextVar[str | None] = ContextVar("tokvigil_inside_guard", default=None)
 _current: ContextVar[Attribution] = ContextVar("tokvigil_attribution", default=NOBODY)
 
 
+def context(
+    *,
+    user_id: str | None = None,
+    feature: str | None = None,
+    plan: str | None = None,
+    run_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> AbstractContextManager[None]:
+    """Whose the calls of wrapped clients are, and what for. Contexts nest: the inner one adds to the outer.
+
+    with tokvigil.context(user_id="user_123", feature="chat", plan="free"):
+        client.chat.completions.create(...)
+    """
+    return applied(Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata))
+
+
 @contextmanager
-def context(attribution: Attribution) -> Iterator[None]:
-    """The calls of guarded clients inside are this user's, for this feature. Inner contexts add to outer ones."""
+def applied(attribution: Attribution) -> Iterator[None]:
+    """The calls of guarded clients inside are attributed so. It holds in the whole process, for all clients."""
     token = _current.set(attribution.within(_current.get()))
     try:
         yield

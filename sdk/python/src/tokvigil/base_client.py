@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
@@ -97,23 +96,8 @@ class BaseClient:
         """Usage that TokVigil has not confirmed yet, oldest first; with a spool, that of all its processes."""
         return self._reporter.store.oldest()
 
-    def context(
-        self,
-        *,
-        user_id: str | None = None,
-        feature: str | None = None,
-        plan: str | None = None,
-        run_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> AbstractContextManager[None]:
-        """Whose the calls of wrapped clients are, and what for. Contexts nest: the inner one adds to the outer.
-
-        with tv.context(user_id="user_123", feature="chat", plan="free"):
-            client.chat.completions.create(...)
-        """
-        return attribution.context(
-            Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
-        )
+    # It holds for all clients of the process; `tokvigil.context` is the same.
+    context = staticmethod(attribution.context)
 
     def wrap(
         self,

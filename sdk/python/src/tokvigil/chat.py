@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tokvigil import chatting, prices
-from tokvigil.attribution import Attribution, context
+from tokvigil.attribution import Attribution, applied
 from tokvigil.chatting import ChatRequest
 from tokvigil.connections import Connections
 from tokvigil.dialects.sse import Event, EventParser
@@ -73,7 +73,7 @@ class Chat:
 
     def stream(self, request: ChatRequest, attribution: Attribution) -> ChatStream:
         """The answer as it comes. Raises `AIUsageBlockedError` and `ProviderError`."""
-        with _provider_errors(), context(attribution):
+        with _provider_errors(), applied(attribution):
             response = self._guard(self._connections.blocking).handle_request(_http(request))
             if not response.is_success:
                 response.read()
@@ -81,7 +81,7 @@ class Chat:
 
     async def stream_async(self, request: ChatRequest, attribution: Attribution) -> AsyncChatStream:
         """The answer as it comes. Raises `AIUsageBlockedError` and `ProviderError`."""
-        with _provider_errors(), context(attribution):
+        with _provider_errors(), applied(attribution):
             response = await self._guard(self._connections.awaiting).handle_async_request(_http(request))
             if not response.is_success:
                 await response.aread()

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from tokvigil.models import Decision, LimitState
 
 
+# Blocks that pass without anybody doing anything.
+PASSING_CLASSES = frozenset({"transient", "exhausted", "degraded"})
+
+
 class TokVigilError(Exception):
     """The root of the tree."""
 
@@ -111,6 +115,16 @@ class AIUsageBlockedError(TokVigilError):
     def retry_after(self) -> int | None:
         """Whole seconds until the same request may pass; None where waiting cannot help."""
         return self.decision.retry_after
+
+    @property
+    def http_status(self) -> int:
+        """What a web application answers its own caller with: 429 for a block that passes with time, else 403."""
+        return 429 if self.reason_class in PASSING_CLASSES else 403
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """The headers of that answer: Retry-After, where it is known when the block passes."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     @property
     def request_id(self) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from contextvars import Token
 from functools import wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
+from tokvigil.attribution import inside_guard
 from tokvigil.errors import ConfigurationError
 from tokvigil.models import Decision, Usage, UsageStatus
 from tokvigil.open_call import OpenCall
@@ -34,6 +36,7 @@ class Guard:
         self._call = call
         # An answer came, and nobody could say what it used.
         self._answered = False
+        self._entered: Token[str | None] | None = None
 
     @property
     def decision(self) -> Decision:
@@ -64,11 +67,14 @@ class Guard:
         return self._call.report(status, usage).usage
 
     def __enter__(self) -> Self:
+        self._entered = inside_guard.set(self.request_id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._entered is not None:
+            inside_guard.reset(self._entered)
         if self._call.reported is not None:
             return
         if self._answered:
@@ -97,7 +103,7 @@ class AsyncGuard:
 
     async def __aenter__(self) -> Guard:
         self._guard = await self._opening()
-        return self._guard
+        return self._guard.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

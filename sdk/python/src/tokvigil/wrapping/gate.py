@@ -6,18 +6,21 @@ answer  -> passage: passed through a reader; its usage written down before the c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from tokvigil.attribution import Attribution, current
+from tokvigil.attribution import Attribution, current, inside_guard
 from tokvigil.dialects import read_call
 from tokvigil.dialects.base import AnswerReader, ProviderCall
 from tokvigil.errors import AIUsageBlockedError, TokVigilError
 from tokvigil.evaluation import Question
 from tokvigil.open_call import Desk, OpenCall
 from tokvigil.steps import Steps
+
+logger = logging.getLogger("tokvigil")
 
 COUNT_DIGITS_MAX = 4
 # The provider has seen nothing of such a request, or refused it and a hook of the caller's made an exception of that.
@@ -72,6 +75,9 @@ class Gate:
         if asked is None:
             return None
         attribution = current(self._default)
+        guarded = inside_guard.get()
+        if guarded is not None:
+            logger.warning("the call inside the guard of request %s asks by itself: it counts twice", guarded)
         key = (
             host,
             path,
