@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS event (
     UNIQUE (destination, request_id)
 );
 CREATE INDEX IF NOT EXISTS event_owner ON event (owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS event_pending ON event (destination, place) WHERE owner IS NULL;
 CREATE TABLE IF NOT EXISTS quarantine (
     destination TEXT NOT NULL,
     request_id TEXT NOT NULL,
