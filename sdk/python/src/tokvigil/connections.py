@@ -32,7 +32,7 @@ class Connections:
         self._given, self._given_async = given, given_async
         self._options = options
         self.restart_in_child()
-        forking.register(self)
+        forking.register_quiet(self)
 
     @property
     def blocking(self) -> httpx2.Client:
@@ -68,6 +68,13 @@ class Connections:
         mine = self._by_loop.pop(asyncio.get_running_loop(), None)
         if mine is not None:
             await mine.aclose()
+
+    def hold_for_fork(self) -> None:
+        """No thread is reading certificates when this returns."""
+        self._making.acquire()
+
+    def go_on_in_parent(self) -> None:
+        self._making.release()
 
     def restart_in_child(self) -> None:
         """The parent's connections are the parent's, and a thread of the parent may have been making one."""

@@ -87,7 +87,7 @@ class Spool:
         self._destination = destination
         self._memory = PendingUsage()
         self._start()
-        forking.register(self)
+        forking.register_quiet(self)
 
     def hold(self, event: UsageEvent) -> None:
         """Write an event that this process is still busy with."""
@@ -166,6 +166,13 @@ class Spool:
                 self._db.close()
                 self._db = None
         self._owned.close()
+
+    def hold_for_fork(self) -> None:
+        """No thread is inside SQLite when this returns."""
+        self._lock.acquire()
+
+    def go_on_in_parent(self) -> None:
+        self._lock.release()
 
     def restart_in_child(self) -> None:
         """A child must neither use nor close what its parent has open, and the parent sends its own events."""
