@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 from decimal import Decimal
 from typing import Any
 
+import openai
 import pytest
 import tokvigil
 from tokvigil import AsyncTokVigil, TokVigil
 
-MESSAGES = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
+MESSAGES: Any = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
 
 
 def asked_and_reported(tv: TokVigil, control_plane: Any) -> tuple[list[Any], list[Any]]:
@@ -476,3 +478,18 @@ def test_a_block_stays_a_block_though_the_second_question_finds_nobody(
     with pytest.raises(tokvigil.AIUsageBlockedError) as caught:
         chat()
     assert not caught.value.decision.degraded
+
+
+def test_a_stream_that_ended_without_usage_has_succeeded_by_estimate(
+    tv: TokVigil, control_plane: Any, provider: Any, wire: Any
+) -> None:
+    """A compatible server that knows no stream options; the SDK of openai reads no further than [DONE]."""
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choices = [{"index": 0, "delta": {"content": "Hello!"}, "finish_reason": "stop"}]
+    body = f"data: {json.dumps(chunk | {'choices': choices})}\n\ndata: [DONE]\n\n".encode()
+    answer = wire.Answer(200, body, {"Content-Type": "text/event-stream"})
+    provider.script("/v1/chat/completions", answer)
+    wrapped = tv.wrap(openai.OpenAI(api_key="sk", base_url=provider.url + "/v1"), user_id="u", feature="f")
+    list(wrapped.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, stream=True))
+    report = last_report(tv, control_plane)
+    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("succeeded", 14, 2)

@@ -134,6 +134,9 @@ class PassingReader(AnswerReader):
     def is_answer(self) -> bool:
         return self._tally.is_answer
 
+    def is_complete(self) -> bool:
+        return self._tally.is_final
+
     def usage(self) -> Usage | None:
         return self._tally.said if self._tally.is_final else None
 

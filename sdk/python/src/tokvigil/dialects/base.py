@@ -60,6 +60,10 @@ class AnswerReader(ABC):
         """Whether what has come is an answer at all: not a proxy's page, nor an error under a status of success."""
 
     @abstractmethod
+    def is_complete(self) -> bool:
+        """Whether the provider has said that nothing more comes. Many callers read no further then."""
+
+    @abstractmethod
     def usage(self) -> Usage | None:
         """What the provider says the whole call used; None as long as it has not said so."""
 

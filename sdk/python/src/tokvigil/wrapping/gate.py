@@ -157,19 +157,23 @@ class Passing:
     def feed(self, data: bytes) -> bytes:
         """What the caller is to see of it; the usage is written down first, once the provider has said it."""
         seen = self._reader.feed(data)
-        usage = self._reader.usage()
-        if usage is not None:
-            self._call.report("succeeded", usage)
+        if self._reader.usage() is not None or self._reader.is_complete():
+            self._report_whole()
         return seen
 
     def finish(self) -> bytes:
         """The answer is complete."""
         rest = self._reader.finish()
+        self._report_whole()
+        return rest
+
+    def _report_whole(self) -> None:
+        if not self._call.is_open:
+            return
         if self._reader.is_answer():
             self._call.report("succeeded", self._reader.usage() or self._reader.estimate())
         else:
             self._call.report_failed()
-        return rest
 
     def end(self) -> None:
         """Nothing will be read any more. If the answer was not complete, it broke off, or nobody wanted the rest: the
