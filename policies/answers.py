@@ -128,7 +128,8 @@ class EvaluateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: Annotated[
         int | None,
         Meta(
-            description="Pass this to the provider: the answer must not be longer. Null: no cap, or blocked."
+            description="Pass this to the provider: the answer must not be longer. Null: blocked, or the "
+            "call named no cap and no policy in force counts its output."
         ),
     ]
     suggested_model: Annotated[

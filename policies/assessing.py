@@ -62,7 +62,10 @@ def assess(call: Call, terms: Terms, ground: Ground, price: Price | None, output
         output_tokens=output_tokens,
         cost_nano=cost or 0,
         priced=cost is not None,
-        max_output_tokens=output_tokens,
+        # A cap that nobody asked for and no policy needs would only cut answers short.
+        max_output_tokens=output_tokens
+        if call.max_output_tokens is not None or terms.bounds_output
+        else None,
     )
 
 

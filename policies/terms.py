@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policies.resolution import Matched, StoredPolicy
-from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled
+from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled, PolicyRule
 from usage.amounts import Metric, Pair, Subjects
 from usage.assessment import LimitRef, PolicyRef
 from usage.pricing import TOKENS_MAX
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
+OUTPUT_METRICS = frozenset({Metric.TOKENS, Metric.OUTPUT_TOKENS, Metric.COST_USD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +27,8 @@ class Terms:
     pairs: tuple[Pair | None, ...]
     # The tightest cap on output per request.
     output_cap: int | None
+    # Whether a policy in force stands or falls with how much the call produces.
+    bounds_output: bool
     charge_on_expiry: bool
     # Whether the policies let calls pass while counters cannot be read; None: there are none to say.
     allow_unavailable: bool | None
@@ -48,12 +51,20 @@ def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) ->
         pairs=tuple(limit.pair for _, _, limit in found),
         # One that no call can reach is none: it would be held for each call that does not say what it may produce.
         output_cap=min((cap for cap in caps if cap is not None and cap <= TOKENS_MAX), default=None),
+        bounds_output=any(_bounds_output(rule) for rule in enforced),
         charge_on_expiry=any(rule.on_unsettled is OnUnsettled.CHARGE for rule in enforced),
         # One policy in force that blocks is enough to block.
         allow_unavailable=all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)
         if enforced
         else None,
     )
+
+
+def _bounds_output(rule: PolicyRule) -> bool:
+    caps = rule.per_request
+    if caps.output_tokens is not None or caps.cost_nano is not None:
+        return True
+    return any(limit.metric in OUTPUT_METRICS for limit in rule.limits)
 
 
 def _limit_ref(place: int, policy: StoredPolicy, limit: LimitRule, spans: dict[Window, Span]) -> LimitRef:

@@ -233,6 +233,34 @@ def test_what_is_held_is_the_input_and_the_output_the_call_may_produce() -> None
     assert found.max_output_tokens == 20
 
 
+@pytest.mark.parametrize(
+    ("rules", "caps"),
+    [
+        ({}, False),
+        ({"limits": (LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=9, per=Per.USER),)}, False),
+        (
+            {"limits": (LimitRule(metric=Metric.INPUT_TOKENS, window=Window.DAY, amount=9, per=Per.USER),)},
+            False,
+        ),
+        ({"limits": (LimitRule(metric=Metric.TOKENS, window=Window.DAY, amount=900, per=Per.USER),)}, True),
+        (
+            {"limits": (LimitRule(metric=Metric.COST_USD, window=Window.DAY, amount=NANO, per=Per.USER),)},
+            True,
+        ),
+        ({"per_request": PerRequest(output_tokens=50)}, True),
+        ({"per_request": PerRequest(cost_nano=NANO)}, True),
+        ({"per_request": PerRequest(output_tokens=50), "mode": Mode.MONITOR}, False),
+    ],
+)
+def test_a_call_that_names_no_cap_gets_one_only_from_a_policy_that_needs_it(
+    rules: dict[str, Any], caps: bool
+) -> None:
+    found = assessed(policy(**rules), max_output_tokens=None)
+    assert found.max_output_tokens == (20 if caps else None)
+    assert found.output_tokens == 20, "what is held stays the same"
+    assert assessed(policy(**rules), max_output_tokens=7).max_output_tokens == 7
+
+
 class TestTerms:
     def test_a_limit_meets_only_calls_that_belong_to_its_subject(self) -> None:
         limits = tuple(LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=1, per=per) for per in Per)
