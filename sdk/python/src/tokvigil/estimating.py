@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from tokvigil import prices, tokens
+from tokvigil import message_reading, prices, tokens
 from tokvigil.models import Usage
 
 # As the server holds for a call that names no cap and whose feature has no history.
@@ -33,7 +33,7 @@ class Estimate:
 
 def estimate(
     model: str,
-    messages: Iterable[Mapping[str, Any]],
+    messages: Iterable[Any],
     *,
     tools: Sequence[Any] | None = None,
     max_output_tokens: int | None = None,
@@ -42,9 +42,10 @@ def estimate(
 ) -> Estimate:
     """The tokens and USD of a chat call at an instant, now by default; the first call takes about 0.3 s.
 
-    Any model name will do. Raises ValueError for max_output_tokens below 0 or above prices.TOKENS_MAX.
+    Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with. Raises
+    `ConfigurationError` for what are no messages, ValueError for max_output_tokens below 0 or above prices.TOKENS_MAX.
     """
-    messages = list(messages)
+    messages = message_reading.read_messages(messages)
     usage = Usage(
         input_tokens=tokens.count_messages(messages, model, tools=tools),
         output_tokens=OUTPUT_TOKENS_WITHOUT_CAP if max_output_tokens is None else max_output_tokens,

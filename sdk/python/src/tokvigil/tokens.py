@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import math
 import re
 import threading
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from tokvigil import message_reading
 from tokvigil.errors import TokVigilError
 
 if TYPE_CHECKING:
@@ -108,39 +108,42 @@ def count_text(text: str, model: str) -> int:
     return _vendor_scaled(tokens, model)
 
 
-def count_messages(
-    messages: Iterable[Mapping[str, Any]], model: str, *, tools: Sequence[Any] | None = None
-) -> int:
-    """Input tokens of a chat request: exact for plain OpenAI messages, estimated for tools and files."""
+def count_messages(messages: Iterable[Any], model: str, *, tools: Sequence[Any] | None = None) -> int:
+    """Input tokens of a chat request: exact for plain OpenAI messages, estimated for tools and files.
+
+    Messages are dicts in OpenAI's or Anthropic's shape, or the objects that the providers' SDKs answer with. Raises
+    `ConfigurationError` for what are no messages.
+    """
     used = encoding(encoding_name(model))
-    tokens = TOKENS_PER_REPLY
-    for message in messages:
+    tokens, attachments = TOKENS_PER_REPLY, 0
+    for message in message_reading.read_messages(messages):
         tokens += TOKENS_PER_MESSAGE
-        for key, value in message.items():
-            tokens += _count_value(value, used)
-            tokens += TOKENS_PER_NAME if key == "name" else 0
-    if tools:
-        tokens += _count_value(tools, used)
-    return _vendor_scaled(tokens, model)
+        tokens += TOKENS_PER_NAME if "name" in message else 0
+        for piece in message_reading.pieces_of_message(message):
+            if isinstance(piece, str):
+                tokens += _count(piece, used)
+            else:
+                attachments += 1
+    tokens += sum(_count(message_reading.compact(tool), used) for tool in tools or ())
+    return _vendor_scaled(tokens, model) + attachments * TOKENS_PER_ATTACHMENT
 
 
-def is_counted_exactly(messages: Iterable[Mapping[str, Any]], model: str) -> bool:
+def is_counted_exactly(messages: Iterable[Any], model: str) -> bool:
     """Whether `count_messages` is no estimate: plain text, in the encoding that OpenAI names for the model."""
     from tiktoken.model import encoding_name_for_model
 
+    read = message_reading.read_messages(messages)
     try:
         has_own_encoding = encoding_name_for_model(_bare(model)) == encoding_name(model)
     except KeyError:
         return False
-    return has_own_encoding and all(_is_plain(value) for message in messages for value in message.values())
+    return has_own_encoding and all(_is_plain(value) for message in read for value in message.values())
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(
-            isinstance(part, Mapping) and part.get("type") == "text" and _is_plain(part.get("text"))
-            for part in value
-        )
+    if isinstance(value, list | tuple):
+        parts = [message_reading.fields(part) or {} for part in value]
+        return all(part.get("type") == "text" and _is_plain(part.get("text")) for part in parts)
     return value is None or (isinstance(value, str) and len(value) <= CHUNK_CHARS * COUNTED_CHUNKS_MAX)
 
 
@@ -155,8 +158,8 @@ def _vendor_scaled(tokens: int, model: str) -> int:
 def set_token_factor(model_prefix: str, factor: float | None) -> None:
     """How many tokens a vendor bills for each one counted here, for models whose names begin so; None: as shipped.
 
-    Of several beginnings that fit, the longest counts. For the whole process. Raises ValueError for a factor that is
-    not above 0, or above FACTOR_MAX.
+    Any beginning is taken, also one that no known model has: a misspelt one changes nothing. Of several that fit, the
+    longest counts. For the whole process. Raises ValueError for a factor that is not above 0, or above FACTOR_MAX.
     """
     prefix = _bare(model_prefix)
     if factor is None:
@@ -183,24 +186,6 @@ def _shipped_percent(name: str) -> int:
     major, minor = int(version["major"]), int(version["minor"] or 0)
     new = major >= 5 or (version["family"] == "opus" and (major, minor) >= (4, 7))
     return CLAUDE_NEW_PERCENT if new else CLAUDE_PERCENT
-
-
-def _count_value(value: Any, used: Encoding) -> int:
-    if isinstance(value, str):
-        return _count(value, used)
-    if value is None:
-        return 0
-    if isinstance(value, list) and all(isinstance(part, Mapping) and "type" in part for part in value):
-        return sum(_count_part(part, used) for part in value)
-    return _count(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str), used)
-
-
-def _count_part(part: Mapping[str, Any], used: Encoding) -> int:
-    """One element of a list: a content part, a tool call or a tool definition."""
-    if part["type"] == "function":
-        return _count(json.dumps(part, ensure_ascii=False, separators=(",", ":"), default=str), used)
-    text = part.get("text", part.get("refusal"))
-    return _count(text, used) if isinstance(text, str) else TOKENS_PER_ATTACHMENT
 
 
 def _count(text: str, used: Encoding) -> int:

@@ -9,7 +9,7 @@ from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
 from tokvigil.dialects.json_values import compact, mapping, mappings, positive, string
 from tokvigil.dialects.openai import BLOCKED_TYPE
-from tokvigil.dialects.prompt import Prompt
+from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage, read_usage_block
 
 CAP_NAME = "max_tokens"
@@ -38,15 +38,10 @@ class MessagesCall(JsonCall):
         return MessagesTally(self)
 
     def _count_input(self) -> int:
-        prompt = Prompt()
-        prompt.add_message()
-        _add_content(prompt, self._fields.get("system"))
-        for message in mappings(self._fields.get("messages")):
-            prompt.add_message()
-            _add_content(prompt, message.get("content"))
-        for tool in mappings(self._fields.get("tools")):
-            prompt.add_json(tool)
-        return prompt.count(self.model)
+        messages = mappings(self._fields.get("messages"))
+        if self._fields.get("system"):
+            messages = [{"role": "system", "content": self._fields["system"]}, *messages]
+        return count_messages(messages, self.model, tools=mappings(self._fields.get("tools")))
 
 
 class MessagesTally(Tally):
@@ -96,24 +91,3 @@ class MessagesTally(Tally):
             elif value is not None:
                 self._usage[name] = value
         self.said = read_usage_block(self._usage) or self.said
-
-
-def _add_content(prompt: Prompt, content: Any) -> None:
-    """A text, or blocks: texts, tools' calls and results, documents, images."""
-    prompt.add_text(content)
-    for block in mappings(content):
-        _add_block(prompt, block)
-
-
-def _add_block(prompt: Prompt, block: Mapping[str, Any]) -> None:
-    source = mapping(block.get("source"))
-    if source.get("type") == "text":
-        prompt.add_text(source.get("data"))
-    elif source.get("type") == "content":
-        _add_content(prompt, source.get("content"))
-    elif source:
-        prompt.add_attachment()
-    for name in ("text", "thinking", "name", "title"):
-        prompt.add_text(block.get(name))
-    prompt.add_json(block.get("input"))
-    _add_content(prompt, block.get("content"))

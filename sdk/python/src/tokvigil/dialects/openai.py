@@ -74,12 +74,11 @@ class ChatCall(GeneratingCall):
         return {**self._fields, **dict.fromkeys(named or [cap_name(self.model)], cap)}
 
     def _count_input(self) -> int:
-        tokens = count_messages(mappings(self._fields.get("messages")), self.model)
+        tools = mappings(self._fields.get("tools")) + mappings(self._fields.get("functions"))
         beside = Prompt()
-        for tool in mappings(self._fields.get("tools")) + mappings(self._fields.get("functions")):
-            beside.add_json(tool)
         beside.add_json(mapping(self._fields.get("response_format")).get("json_schema"))
-        return tokens + beside.count(self.model)
+        messages = mappings(self._fields.get("messages"))
+        return count_messages(messages, self.model, tools=tools) + beside.count(self.model)
 
 
 class CompletionsCall(GeneratingCall):

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tokvigil.dialects import json_values
+from tokvigil.message_reading import pieces_of_any
 from tokvigil.tokens import TOKENS_PER_ATTACHMENT, TOKENS_PER_MESSAGE, count_text
-
-# Longer ASCII without a single space is a file in base64, not something a model reads as text.
-FILE_CHARS_MIN = 1_000
 
 
 class Prompt:
@@ -42,16 +40,11 @@ class Prompt:
 
     def add_strings(self, value: Any) -> None:
         """All strings anywhere in a value of unknown shape; files among them are attachments."""
-        if isinstance(value, str):
-            if is_file(value):
-                self.add_attachment()
+        for piece in pieces_of_any(value):
+            if isinstance(piece, str):
+                self.add_text(piece)
             else:
-                self._texts.append(value)
-        elif isinstance(value, dict):
-            self.add_strings(list(value.values()))
-        elif isinstance(value, list):
-            for item in value:
-                self.add_strings(item)
+                self.add_attachment()
 
     def count(self, model: str) -> int:
         """Counted as one text: milliseconds for long prompts."""
@@ -62,7 +55,3 @@ class Prompt:
             + self._messages * TOKENS_PER_MESSAGE
             + self._attachments * TOKENS_PER_ATTACHMENT
         )
-
-
-def is_file(text: str) -> bool:
-    return text.startswith("data:") or (len(text) >= FILE_CHARS_MIN and text.isascii() and " " not in text)
