@@ -31,7 +31,7 @@ ANA = {"X-User": "ana"}
 BLOCKS = [
     ({}, 429, "3600"),
     ({"reason_class": "transient", "retry_after": 2}, 429, "2"),
-    ({"reason_class": "exhausted", "retry_after": None}, 429, None),
+    ({"reason_class": "exhausted", "retry_after": None}, 403, None),
     ({"reason_class": "forbidden", "retry_after": None}, 403, None),
     ({"reason_class": "too_large", "retry_after": None}, 403, None),
 ]

@@ -203,7 +203,6 @@ def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: st
         object(),
         "client",
         None,
-        openai.OpenAI,
         lambda: anthropic.AnthropicBedrock(aws_region="eu-west-1", aws_access_key="a", aws_secret_key="b"),
         lambda: anthropic.AnthropicVertex(region="global", project_id="p", access_token="t"),
     ],

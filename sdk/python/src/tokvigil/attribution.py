@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any
 
+from tokvigil import checked
 from tokvigil.errors import MissingAttributionError
 
 
@@ -29,9 +30,9 @@ class Attribution:
     metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.metadata is not None:
-            # The caller's may change before the report.
-            object.__setattr__(self, "metadata", dict(self.metadata))
+        for field in ("user_id", "feature", "plan", "run_id"):
+            object.__setattr__(self, field, checked.name(field, getattr(self, field)))
+        object.__setattr__(self, "metadata", checked.metadata(self.metadata))
 
     def within(self, outer: Attribution) -> Attribution:
         """What holds inside both: this one where it says something, else the outer one."""
@@ -75,11 +76,18 @@ def applied(attribution: Attribution) -> Iterator[None]:
             _current.reset(token)
 
 
+def around() -> Attribution:
+    """What the contexts around this code say."""
+    return _current.get()
+
+
 def current(default: Attribution) -> Attribution:
     """What holds here. Raises `MissingAttributionError` if nobody said whose call it is."""
     found = _current.get().within(default)
     if not found.user_id:
         raise MissingAttributionError(
-            "nobody said whose AI call this is: make it inside `with tv.context(user_id=..., feature=...)`"
+            "nobody said whose AI call this is: make it inside `with tv.context(user_id=..., feature=...)`; a thread,"
+            " an executor or a background task that starts anew has no context: run it in"
+            " contextvars.copy_context().run, or open the context there"
         )
     return found

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from tokvigil import attribution, estimating, telemetry, tokens, wrapping
+from tokvigil import attribution, checked, estimating, telemetry, tokens, wrapping
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Availability, OnUnavailable
 from tokvigil.chat import Chat
@@ -168,16 +168,21 @@ class EvaluateDetails(CallDetails, total=False):
 
 
 def question(user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Question:
-    """What `evaluate` and `guard` ask."""
+    """What `evaluate` and `guard` ask: as said, else as the context around says."""
     said: dict[str, Any] = {**details}
+    around = attribution.around()
+    for field in ("feature", "plan", "run_id", "metadata"):
+        if said.get(field) is None:
+            said[field] = getattr(around, field)
+        elif field != "metadata":
+            said[field] = checked.name(field, said[field])
     text, messages = said.pop("input_text", None), said.pop("messages", None)
     if said.get("input_tokens") is None and messages is not None:
         said["input_tokens"] = tokens.count_messages(messages, model)
     elif said.get("input_tokens") is None and text is not None:
         said["input_tokens"] = tokens.count_text(text, model)
-    if said.get("metadata") is not None:
-        said["metadata"] = dict(said["metadata"])  # the caller's may change before the report
-    return Question(user_id=user_id, model=model, **said)
+    said["metadata"] = checked.metadata(said["metadata"])
+    return Question(user_id=checked.user_id(user_id), model=model, **said)
 
 
 def usage_event(

@@ -41,11 +41,14 @@ class Configuration:
             raise ConfigurationError("no http(s) address: pass base_url or set TOKVIGIL_BASE_URL")
         if on_unavailable not in ON_UNAVAILABLE:
             raise ConfigurationError(f"on_unavailable is one of {', '.join(ON_UNAVAILABLE)}")
-        if not timeout > 0 or not 0 <= max_retries <= RETRIES_MAX:
-            raise ConfigurationError(f"timeout must be positive, max_retries 0 to {RETRIES_MAX}")
+        if not isinstance(timeout, int | float) or not timeout > 0:
+            raise ConfigurationError("timeout is a positive number of seconds")
+        if not isinstance(max_retries, int) or not 0 <= max_retries <= RETRIES_MAX:
+            raise ConfigurationError(f"max_retries is from 0 to {RETRIES_MAX}")
         return cls(
             api_key=api_key,
-            base_url=base_url,
+            # Providers' addresses end in their version, and hands write it here too.
+            base_url=base_url.rstrip("/").removesuffix("/v1"),
             timeout_s=timeout,
             retries_max=max_retries,
             on_unavailable=on_unavailable,
@@ -54,4 +57,4 @@ class Configuration:
     @property
     def destination(self) -> str:
         """Whose usage it is: the control plane and the API key, without its secret."""
-        return f"{self.base_url.rstrip('/')} {key_name(self.api_key)}"
+        return f"{self.base_url} {key_name(self.api_key)}"

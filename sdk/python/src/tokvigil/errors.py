@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from tokvigil.models import Decision, LimitState
 
 
-# Blocks that pass without anybody doing anything.
-PASSING_CLASSES = frozenset({"transient", "exhausted", "degraded"})
+# Blocks that pass without anybody doing anything, even where nobody can say when.
+PASSING_CLASSES = frozenset({"transient", "degraded"})
 
 
 class TokVigilError(Exception):
@@ -119,7 +119,8 @@ class AIUsageBlockedError(TokVigilError):
     @property
     def http_status(self) -> int:
         """What a web application answers its own caller with: 429 for a block that passes with time, else 403."""
-        return 429 if self.reason_class in PASSING_CLASSES else 403
+        passes = self.retry_after is not None or self.reason_class in PASSING_CLASSES
+        return 429 if passes else 403
 
     @property
     def http_headers(self) -> dict[str, str]:

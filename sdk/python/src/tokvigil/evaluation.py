@@ -12,7 +12,7 @@ from typing import Any, Self
 from tokvigil import telemetry
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Asked, Availability
-from tokvigil.errors import TokVigilError, TokVigilUnavailableError
+from tokvigil.errors import ConfigurationError, TokVigilError, TokVigilUnavailableError
 from tokvigil.models import Decision
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
@@ -98,6 +98,10 @@ class Evaluation:
 
         Raises `APIStatusError` if TokVigil refuses the call itself: a wrong key must not switch the limits off.
         """
+        if self._reporter.is_closed:
+            raise ConfigurationError(
+                "this TokVigil client is closed, so nothing could be reported: make calls inside its `with`"
+            )
         asked = Asked(
             user_id=question.user_id, feature=question.feature, model=question.model, plan=question.plan
         )
@@ -106,10 +110,14 @@ class Evaluation:
         try:
             decision = yield from self._ask(question, deadline)
         except TokVigilUnavailableError as error:
-            logger.warning(
-                "request %s: %s; on_unavailable=%s", request_id, error, self._availability.on_unavailable
-            )
             decision = self._availability.decide(asked, request_id, error)
+            logger.warning(
+                "request %s is %s without TokVigil (on_unavailable=%s): %s",
+                request_id,
+                "allowed" if decision.allowed else "blocked",
+                self._availability.on_unavailable,
+                error,
+            )
             if decision.allowed:
                 # Nobody lowered it, and callers pass it on.
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)

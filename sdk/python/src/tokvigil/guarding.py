@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
@@ -144,7 +144,7 @@ def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: Guar
 
 def guarded_async(
     function: Callable[P, Awaitable[R]], guard: Callable[..., AsyncGuard], options: GuardOptions
-) -> Callable[P, Awaitable[R]]:
+) -> Callable[P, Coroutine[Any, Any, R]]:
     """As `guarded`, for a coroutine function."""
     wants_guard = _wants_guard(function)
 

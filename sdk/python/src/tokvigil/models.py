@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeVar, get_args
 
+from tokvigil import checked
 from tokvigil.errors import MalformedAnswerError
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
@@ -172,6 +173,12 @@ class UsageEvent:
     reported_cost_usd: Decimal | None = None
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "user_id", checked.user_id(self.user_id))
+        for said in ("feature", "plan", "run_id"):
+            object.__setattr__(self, said, checked.name(said, getattr(self, said)))
+        object.__setattr__(self, "metadata", checked.metadata(self.metadata))
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON body of POST /v1/usage; what is None or zero is left out."""

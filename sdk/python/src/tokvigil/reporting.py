@@ -62,6 +62,10 @@ class Reporter:
         if len(store):
             self._background.within(0)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def ask(self, call: OpenCall) -> None:
         """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
         self.store.hold(call.cancelled())

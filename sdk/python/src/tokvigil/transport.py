@@ -135,7 +135,10 @@ def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilEr
     try:
         response = yield request
     except httpx2.TransportError as error:
-        return _caused(TokVigilUnavailableError(f"TokVigil cannot be reached: {error!r}"), error), None
+        where = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        return _caused(
+            TokVigilUnavailableError(f"TokVigil cannot be reached at {where}: {error!r}"), error
+        ), None
     except httpx2.RequestError as error:
         return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
     if response.is_success:
@@ -188,7 +191,7 @@ def _error_from(response: httpx2.Response) -> TokVigilError:
     if status < 400:
         return MalformedAnswerError(f"unexpected answer {status}: is base_url right?", status_code=status)
     return ERRORS_BY_STATUS.get(status, APIStatusError)(
-        f"TokVigil answered {status}: {detail}",
+        f"TokVigil answered {status}: {detail}" + (f" ({response.request.url})" if status == 404 else ""),
         status_code=status,
         code=problem.get("code"),
         errors=problem.get("errors"),

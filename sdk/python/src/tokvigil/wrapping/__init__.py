@@ -17,6 +17,10 @@ def wrap(client: T, wrapper: Wrapper) -> T:
     for sdk in SDKS:
         if sdk.is_one(client):
             return sdk.wrap(client, wrapper)  # type: ignore[no-any-return]
+    if isinstance(client, type):
+        raise ConfigurationError(
+            f"wrap takes a client, and {client.__name__} is its class: wrap({client.__name__}())"
+        )
     raise ConfigurationError(
         f"wrap takes clients of openai, anthropic, google-genai and langchain-openai, and this is a"
         f" {type(client).__module__}.{type(client).__qualname__}: put tv.guard(...) around its calls instead"

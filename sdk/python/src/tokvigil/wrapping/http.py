@@ -207,12 +207,27 @@ class _Stream(_PassingStream):
 
 
 class _AsyncStream(_PassingStream):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._response.aiter_bytes():
-            if seen := self._passing.feed(data):
-                yield seen
-        if rest := self._passing.finish():
-            yield rest
+    """No asynchronous generator: those that nobody closed end in an order that makes them stumble over each other."""
+
+    _bytes: AsyncIterator[bytes] | None = None
+    _finished = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._bytes = self._response.aiter_bytes()
+        return self
+
+    async def __anext__(self) -> bytes:
+        assert self._bytes is not None
+        while not self._finished:
+            data = await anext(self._bytes, None)
+            if data is None:
+                self._finished = True
+                seen = self._passing.finish()
+            else:
+                seen = self._passing.feed(data)
+            if seen:
+                return seen
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._passing.end()

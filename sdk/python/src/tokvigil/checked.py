@@ -1,0 +1,74 @@
+"""What callers say of a call, checked where they say it: a report must not be refused when it is too late to ask.
+
+The bounds are the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from tokvigil.errors import ConfigurationError
+
+NAME_CHARS_MAX = 255
+METADATA_KEYS_MAX = 16
+METADATA_KEY_CHARS_MAX = 64
+METADATA_CHARS_MAX = 512
+METADATA_NUMBER_MAX = 2**53
+
+
+def user_id(value: Any) -> str:
+    """As `name`, of the one that every call must have."""
+    said = name("user_id", value)
+    if said is None:
+        raise ConfigurationError("user_id is missing: say whose call it is")
+    return said
+
+
+def name(field: str, value: Any) -> str | None:
+    """A user, feature, plan or run. Numbers and UUIDs, as databases have them, are written out; "" says nothing.
+
+    Raises `ConfigurationError` for anything else that is no string, and for strings that the server does not take.
+    """
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
+        value = str(value)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{field} is a string, and this is a {type(value).__name__}")
+    _check_text(field, value, NAME_CHARS_MAX)
+    return value
+
+
+def metadata(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A copy, because the caller's may change before the report. Raises `ConfigurationError`, which names the key."""
+    if said is None:
+        return None
+    if len(said) > METADATA_KEYS_MAX:
+        raise ConfigurationError(f"metadata has at most {METADATA_KEYS_MAX} keys, and this has {len(said)}")
+    for key, value in said.items():
+        if not isinstance(key, str) or not key:
+            raise ConfigurationError(f"the keys of metadata are strings, and {key!r} is none")
+        _check_text("a key of metadata", key, METADATA_KEY_CHARS_MAX)
+        _check_value(f"metadata[{key!r}]", value)
+    return dict(said)
+
+
+def _check_value(field: str, value: Any) -> None:
+    if isinstance(value, str):
+        _check_text(field, value, METADATA_CHARS_MAX)
+    elif isinstance(value, int):
+        if abs(value) > METADATA_NUMBER_MAX:
+            raise ConfigurationError(f"{field} is a number beyond {METADATA_NUMBER_MAX}: pass it as a string")
+    elif value is not None:
+        raise ConfigurationError(
+            f"{field} is a {type(value).__name__}: pass a string, an integer, a bool or None"
+        )
+
+
+def _check_text(field: str, value: str, chars_max: int) -> None:
+    if len(value) > chars_max:
+        raise ConfigurationError(f"{field} has {len(value)} characters, and at most {chars_max} are taken")
+    if "\0" in value:
+        raise ConfigurationError(f"{field} holds a NUL character")

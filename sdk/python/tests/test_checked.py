@@ -1,0 +1,109 @@
+"""What callers say of a call is checked where they say it."""
+
+from __future__ import annotations
+
+import enum
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import openai
+import pytest
+from tokvigil import ConfigurationError, TokVigil, Usage, UsageEvent
+
+USAGE = Usage(input_tokens=1, output_tokens=1)
+
+
+class Plan(enum.StrEnum):
+    FREE = "free"
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [("ana", "ana"), (123, "123"), (UUID(int=7), str(UUID(int=7))), (Plan.FREE, "free")],
+)
+def test_the_ids_of_a_database_are_written_out(
+    tv: TokVigil, control_plane: Any, said: Any, written: str
+) -> None:
+    tv.evaluate(said, "gpt-4o-mini")
+    with tv.context(user_id=said, plan=said), tv.guard(said, "chat", "gpt-4o-mini") as call:
+        call.record(USAGE)
+    tv.track(UsageEvent(request_id="r", user_id=said, model="m", usage=USAGE))
+    assert tv.flush() == 0
+    assert {seen.body["user_id"] for seen in control_plane.calls("/v1/evaluate")} == {written}
+    assert {body["user_id"] for body in control_plane.charged.values()} == {written}
+
+
+@pytest.mark.parametrize("said", [None, "", 1.5, b"ana", True, ["ana"], "a" * 256, "a\0b"])
+def test_a_user_that_is_none_is_refused_before_anything_is_asked(
+    tv: TokVigil, control_plane: Any, said: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="user_id"):
+        tv.evaluate(said, "gpt-4o-mini")
+    with pytest.raises(ConfigurationError, match="user_id"):
+        UsageEvent(request_id="r", user_id=said, model="m", usage=USAGE)
+    assert control_plane.seen == []
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ({"when": Decimal(1)}, "when"),
+        ({"ratio": 0.5}, "ratio"),
+        ({"long": "x" * 513}, "long"),
+        ({"huge": 2**53 + 1}, "huge"),
+        ({"nul": "a\0"}, "nul"),
+        ({"list": []}, "list"),
+        ({7: "x"}, "7"),
+        ({"k" * 65: 1}, "key"),
+        ({f"k{n}": n for n in range(17)}, "16"),
+    ],
+)
+def test_metadata_that_the_server_would_refuse_is_refused_by_its_key(
+    tv: TokVigil, control_plane: Any, said: Any, key: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=key):
+        tv.evaluate("ana", "gpt-4o-mini", metadata=said)
+    with pytest.raises(ConfigurationError, match=key):
+        tv.context(metadata=said)
+    assert control_plane.seen == []
+
+
+def test_a_guard_and_an_evaluate_follow_the_context(tv: TokVigil, control_plane: Any) -> None:
+    with tv.context(user_id="ana", plan="free", run_id="run-1", feature="around", metadata={"a": 1}):
+        tv.evaluate("ben", "gpt-4o-mini")
+        with tv.guard("ben", "chat", "gpt-4o-mini", run_id="run-2") as call:
+            call.record(USAGE)
+    bare, guarded = (seen.body for seen in control_plane.calls("/v1/evaluate"))
+    assert (bare["user_id"], bare["feature"], bare["plan"], bare["run_id"]) == (
+        "ben",
+        "around",
+        "free",
+        "run-1",
+    )
+    assert (guarded["feature"], guarded["plan"], guarded["run_id"]) == ("chat", "free", "run-2")
+    assert guarded["metadata"] == {"a": 1}
+
+
+def test_a_client_that_is_closed_asks_nothing_and_lets_nothing_out(
+    control_plane: Any, wire_provider: Any
+) -> None:
+    with TokVigil("key", control_plane.url) as client:
+        bare = openai.OpenAI(api_key="sk", base_url=wire_provider.url + "/v1")
+        wrapped = client.wrap(bare, user_id="ana")
+    with pytest.raises(ConfigurationError, match="closed"):
+        wrapped.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
+    with pytest.raises(ConfigurationError, match="closed"):
+        client.evaluate("ana", "gpt-4o-mini")
+    assert (control_plane.seen, wire_provider.seen) == ([], [])
+
+
+def test_an_address_with_a_version_is_the_servers_address(control_plane: Any) -> None:
+    with TokVigil("key", control_plane.url + "/v1/") as client:
+        assert client.evaluate("ana", "gpt-4o-mini").allowed
+    assert control_plane.seen[0].path == "/v1/evaluate"
+
+
+def test_a_class_in_place_of_its_client_is_pointed_out(tv: TokVigil) -> None:
+    with pytest.raises(ConfigurationError, match=r"wrap\(OpenAI\(\)\)"):
+        tv.wrap(openai.OpenAI)
