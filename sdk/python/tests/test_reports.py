@@ -248,6 +248,24 @@ def test_a_process_that_ends_without_a_close_has_sent_its_usage(control_plane: A
     assert list(control_plane.charged) == ["r1"]
 
 
+def test_a_process_and_its_forked_child_end_without_leaving_sockets_open(
+    control_plane: Any, tmp_path: Path
+) -> None:
+    script = """
+import gc, os, sys
+from tokvigil import TokVigil
+client = TokVigil("tv_dev_id_secret", sys.argv[1], spool=sys.argv[2])
+client.evaluate("ana", "m")
+child = os.fork()
+client.evaluate("ben", "m")
+gc.collect()
+if child:
+    os.waitpid(child, 0)
+"""
+    run = [sys.executable, "-X", "dev", "-c", script, control_plane.url, str(tmp_path / "usage")]
+    assert subprocess.run(run, check=True, timeout=30, capture_output=True, text=True).stderr == ""
+
+
 def test_a_process_that_ends_without_a_control_plane_ends_soon_and_leaves_its_usage(
     control_plane: Any, unreachable: str, tmp_path: Path
 ) -> None:

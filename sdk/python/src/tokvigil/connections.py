@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,9 @@ class Connections:
         _import_all()
         self._given, self._given_async = given, given_async
         self._options = options
-        self.restart_in_child()
+        self._begin()
         forking.register_quiet(self)
+        _all.add(self)
 
     @property
     def blocking(self) -> httpx2.Client:
@@ -77,10 +79,25 @@ class Connections:
         self._making.release()
 
     def restart_in_child(self) -> None:
-        """The parent's connections are the parent's, and a thread of the parent may have been making one."""
+        """The parent's connections are the parent's, and not to be closed here."""
+        _inherited.append((self._own, dict(self._by_loop)))
+        self._begin()
+
+    def _begin(self) -> None:
         self._making = threading.Lock()
         self._own = None
         self._by_loop = weakref.WeakKeyDictionary()
+
+
+_inherited: list[object] = []
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """Those of clients that were not closed; after what is left to report was sent, as that is registered later."""
+    for connections in list(_all):
+        connections.close()
 
 
 def _import_all() -> None:
