@@ -18,7 +18,7 @@ import pytest
 from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices
 from tokvigil.__main__ import main
 from tokvigil.doctor import Finding
-from tokvigil.spool import OwnerFile
+from tokvigil.spool import OwnerFile, Spool
 
 SECRET = "s" * 40
 KEY = f"tv_dev_0123456789ab_{SECRET}"
@@ -198,7 +198,9 @@ def test_the_spool_shows_what_waits_in_it_and_is_left_as_it_is(
             ("pending", None, destination, old),
             ("unreadable", None, destination, "{"),
             ("dead", "f" * 32, destination, old),
-            ("other", None, "http://other tv_x_y", old),
+            ("other", None, "http://ada:swordfish@other tv_live_y", old),
+            ("other 2", None, "http://ada:swordfish@other tv_live_y", old),
+            ("third", None, "http://third tv_live_z", old),
         ):
             db.execute(
                 "INSERT INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)",
@@ -209,11 +211,13 @@ def test_the_spool_shows_what_waits_in_it_and_is_left_as_it_is(
         )
     before = sqlite3.connect(path).execute("SELECT * FROM event ORDER BY place").fetchall()
     found = [str(line) for line in examine()["spool"]]
-    assert [line.split()[0] for line in found] == ["warning"] * 4
+    assert [line.split()[0] for line in found] == ["warning"] * 5
     assert "2 pending, 0 under way, the oldest since 2026-01-02 03:04 UTC" in found[0]
-    assert "1 events of processes that died" in found[1]
-    assert "1 events of another key or address" in found[2]
-    assert "1 events were refused for good: invalid: no such model" in found[3]
+    assert "1 event of a process that died" in found[1]
+    assert "2 events for http://other with key tv_live_y. Run a client with that address and key" in found[2]
+    assert "1 event for http://third with key tv_live_z. Run" in found[3]
+    assert "1 event was refused for good: invalid: no such model" in found[4]
+    assert "swordfish" not in " ".join(found)
     assert sqlite3.connect(path).execute("SELECT * FROM event ORDER BY place").fetchall() == before
 
 
@@ -256,9 +260,63 @@ def test_a_spool_that_is_not_there_yet_is_well_and_not_made(path: Path) -> None:
 
 
 def test_a_damaged_spool_is_a_warning(path: Path) -> None:
-    path.write_bytes(b"no database" * 1000)
+    path.write_bytes(b"SQLite format 3\0" + b"no database" * 1000)
     (line,) = doctor._spooled(path, "d")
     assert line.level == "warning"
+
+
+def test_a_file_that_is_somebody_elses_is_a_problem(path: Path) -> None:
+    path.write_bytes(b"a letter to Ada")
+    (letter,) = doctor._spooled(path, "d")
+    path.unlink()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE event (title TEXT)")
+    db.close()
+    (database,) = doctor._spooled(path, "d")
+    for line in (letter, database):
+        assert line.level == "problem"
+        assert "name another file" in line.mend
+
+
+def test_no_spool_at_all_is_well_if_the_variable_says_so(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKVIGIL_SPOOL", "off")
+    (line,) = examine()["spool"]
+    assert (line.level, "memory only" in line.found) == ("ok", True)
+
+
+def test_many_other_destinations_are_counted_and_the_largest_shown(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.close()
+    with sqlite3.connect(path) as db:
+        for number in range(8):
+            db.executemany(
+                "INSERT INTO event (destination, request_id, body) VALUES (?, ?, '{}')",
+                [(f"http://h{number} tv_x_{number}", str(event)) for event in range(number + 1)],
+            )
+    db.close()
+    _, *others = doctor._spooled(path, "here")
+    assert len(others) == 6
+    assert "8 events for http://h7 with key tv_x_7" in others[0].found
+    assert others[-1].found == "6 events for 3 more destinations"
+
+
+def test_a_sentence_that_ends_by_itself_gets_no_second_full_stop(examine: Examine) -> None:
+    (refused,) = examine({"code": "INVALID_API_KEY", "detail": "No such key."}, 401)["key"]
+    assert "No such key. Use another one" in str(refused)
+
+
+@pytest.mark.parametrize("answer", [{"code": "NOT_FOUND", "detail": "No such page."}, b"not here"])
+def test_a_page_that_does_not_exist_is_a_matter_of_the_address(
+    examine: Examine, control_plane: Any, answer: Any
+) -> None:
+    found = examine(answer, 404, url=control_plane.url + "/")
+    (line,) = found["control plane"]
+    assert line.level == "problem"
+    assert f"{control_plane.url}/v1/me answered 404" in line.found
+    assert "base_url" in line.mend
+    assert "key" not in found
 
 
 def test_old_prices_are_a_warning() -> None:

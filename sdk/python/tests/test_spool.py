@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
-from tokvigil.spool import Spool
+from tokvigil.spool import APPLICATION_ID, Spool, default_path
 
 # `TOKVIGIL_KILLS=200` is the long run.
 KILLS = int(os.environ.get("TOKVIGIL_KILLS", "12"))
@@ -230,18 +230,136 @@ def test_a_refused_event_is_set_aside_with_the_reason(
     assert "no such model" in reason
 
 
-def test_a_corrupt_file_is_moved_away_and_a_new_one_begun(
-    path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("sign", ["header", "-wal", "-shm", ".owner-0123"])
+def test_a_corrupt_spool_is_moved_away_and_a_new_one_begun(
+    path: Path, sign: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"this is no database" * 1000)
+    Spool(path, "here").close()
+    kept = path.read_bytes()[:16] if sign == "header" else b""
+    path.write_bytes(kept + b"this is no database" * 1000)
+    if sign != "header":
+        path.with_name(path.name + sign).touch()
     spool = Spool(path, "here")
     spool.add(event())
     assert spool.oldest() == (event(),)
     spool.close()
     (moved,) = [file for file in path.parent.iterdir() if ".corrupt-" in file.name]
-    assert moved.read_bytes().startswith(b"this is no database")
+    assert b"this is no database" in moved.read_bytes()
     assert "is corrupt" in caplog.text
+
+
+def test_a_file_that_never_was_a_spool_is_left_alone_however_often_it_is_named(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    path.write_text("a letter to Ada")
+    spools = [Spool(path, "here"), Spool(path, "here")]
+    for spool in spools:
+        spool.add(event())
+        assert spool.oldest() == (event(),)
+    assert path.read_text() == "a letter to Ada"
+    assert list(path.parent.iterdir()) == [path]
+    assert "name another file" in caplog.text
+    for spool in spools:
+        spool.close()
+
+
+FOREIGN = {
+    "another table": "CREATE TABLE customer (name TEXT)",
+    "a table beside ours": "CREATE TABLE event (place, destination, request_id, owner, body);"
+    " CREATE TABLE customer (name TEXT)",
+    "a table of our name": "CREATE TABLE event (id INTEGER PRIMARY KEY, title TEXT)",
+    "another application": "PRAGMA application_id = 7",
+}
+
+
+@pytest.mark.parametrize("made", FOREIGN.values(), ids=FOREIGN)
+def test_somebody_elses_database_gets_no_tables_of_ours(
+    path: Path, made: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.executescript(made)
+    db.close()
+    before = path.read_bytes(), path.stat().st_mode
+    spool = Spool(path, "here")
+    spool.add(event())
+    assert spool.oldest() == (event(),)
+    spool.close()
+    assert (path.read_bytes(), path.stat().st_mode) == before
+    assert list(path.parent.iterdir()) == [path]
+    assert "name another file" in caplog.text
+
+
+def application_id(path: Path) -> int:
+    with sqlite3.connect(path) as db:
+        (found,) = db.execute("PRAGMA application_id").fetchone()
+    return int(found)
+
+
+def test_a_spool_of_an_earlier_version_is_taken_and_marked(path: Path) -> None:
+    earlier = Spool(path, "here")
+    earlier.add(event())
+    earlier.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA application_id = 0")
+    db.close()
+    spool = Spool(path, "here")
+    assert spool.oldest() == (event(),)
+    spool.close()
+    assert application_id(path) == APPLICATION_ID
+
+
+def test_a_marked_spool_stays_ours_whatever_was_added_to_it(path: Path) -> None:
+    Spool(path, "here").close()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE mine (note TEXT)")
+    db.close()
+    spool = Spool(path, "here")
+    spool.add(event())
+    assert len(rows(path, "event")) == 1
+    spool.close()
+
+
+@pytest.mark.parametrize("word", ["false", "False", "0", "off", "NO", " no "])
+def test_the_variable_may_say_that_there_is_no_spool(
+    word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chat: Any, control_plane: Any, wire: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("TOKVIGIL_SPOOL", word)
+    assert default_path() is None
+    before = sorted(tmp_path.rglob("*"))
+    with TokVigil("tv_dev_id_secret", control_plane.url) as client:
+        chat(client)
+        assert len(client.pending_usage) <= 1
+        assert client.flush() == 0
+    assert len(control_plane.charged) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("word", ["true", "TRUE", "1", "on", "Yes", "", None])
+def test_the_variable_may_ask_for_the_file_that_is_taken_anyway(
+    word: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("TOKVIGIL_SPOOL")
+    if word is not None:
+        monkeypatch.setenv("TOKVIGIL_SPOOL", word)
+    assert default_path() == tmp_path / "tokvigil" / "usage.sqlite3"
+
+
+def test_without_a_file_a_forked_child_begins_with_nothing() -> None:
+    spool = Spool(None, "here")
+    spool.add(event("parent"))
+    child = os.fork()
+    if child == 0:
+        os._exit(len(spool))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(spool) == 1
+    spool.adopt()
+    spool.close()
 
 
 def test_an_event_comes_back_from_disk_as_it_was_written(path: Path) -> None:

@@ -27,8 +27,8 @@ from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
 from tokvigil.errors import ConfigurationError, TokVigilError
-from tokvigil.spool import default_path
-from tokvigil.spool_survey import survey
+from tokvigil.spool import NotASpoolError, default_path, was_spool
+from tokvigil.spool_survey import Survey, survey
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
@@ -64,9 +64,11 @@ class Finding:
     mend: str = ""
 
     def __str__(self) -> str:
-        mend = f". {self.mend[0].upper()}{self.mend[1:]}." if self.mend else ""
+        found = self.found
+        if self.mend:
+            found = f"{found.rstrip().removesuffix('.')}. {self.mend[0].upper()}{self.mend[1:]}."
         # Whatever it holds, it is one line.
-        return f"{self.level:<8} {' '.join(f'{self.about}: {self.found}{mend}'.split())}"
+        return f"{self.level:<8} {' '.join(f'{self.about}: {found}'.split())}"
 
     def without(self, secret: str) -> Finding:
         """Should an answer have repeated it."""
@@ -116,7 +118,10 @@ def _configured(configuration: Configuration) -> Iterator[Finding]:
 
 def _shown(url: str) -> str:
     """Without a name and password in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
@@ -132,10 +137,11 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
     """What the control plane says of the key."""
     import httpx2
 
+    address = configuration.base_url.rstrip("/") + "/v1/me"
     asked_at, started_s = datetime.now(UTC), time.perf_counter()
     try:
         response = httpx2.get(
-            configuration.base_url.rstrip("/") + "/v1/me",
+            address,
             headers={"Authorization": f"Bearer {configuration.api_key}"},
             timeout=ANSWER_WITHIN_S,
         )
@@ -149,6 +155,10 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
     if response.status_code >= 500:
         said = f"it answered {response.status_code}: {_detail(answer)}"
         yield _problem("control plane", said, "see `GET /readyz` of the server")
+    elif response.status_code == HTTPStatus.NOT_FOUND:
+        said = f"{_shown(address)} answered 404: {_detail(answer)}"
+        mend = "base_url is the server's address: leave out what follows it, and check proxies on the way"
+        yield _problem("control plane", said, mend)
     elif ("key" if response.is_success else "code") not in answer:
         said = f"something else than TokVigil answered {response.status_code}"
         yield _problem("control plane", said, "check the address and proxies on the way")
@@ -219,32 +229,63 @@ def _scoped(scopes: frozenset[str]) -> Iterator[Finding]:
         yield _ok("scopes", ", ".join(sorted(scopes)))
 
 
-def _spooled(path: Path, destination: str) -> Iterator[Finding]:
+def _spooled(path: Path | None, destination: str) -> Iterator[Finding]:
+    if path is None:
+        yield _ok("spool", "TOKVIGIL_SPOOL says none: usage is kept in memory only")
+        return
     try:
         found = survey(path, destination)
     except (OSError, sqlite3.OperationalError) as error:
         mend = "make it writable, or set TOKVIGIL_SPOOL; until then usage is kept in memory only"
         yield _problem("spool", f"{path} cannot be used: {error}", mend)
-        return
-    except sqlite3.DatabaseError as error:
-        mend = "the next client moves it aside and begins a new one"
-        yield _warning("spool", f"{path} is damaged: {error}", mend)
-        return
-    said = f"{path}: {found.pending} pending, {found.under_way} under way"
-    if found.oldest_at is not None and datetime.now(UTC) - found.oldest_at > PENDING_SINCE_MAX:
-        said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
-        yield _warning("spool", said, "see the log of whatever uses it, or run a client, which sends them")
+    except (sqlite3.DatabaseError, NotASpoolError) as error:
+        yield _unusable(path, error)
     else:
-        yield _ok("spool", said)
-    if found.of_dead_processes:
-        said = f"{found.of_dead_processes} events of processes that died"
-        yield _warning("spool", said, "the next client sends them")
-    if found.of_others and destination:
-        said = f"{found.of_others} events of another key or address"
-        yield _warning("spool", said, "run a client with that one once: only it sends them")
+        yield _waiting(path, found)
+        yield from _left_over(found, destination)
+
+
+def _unusable(path: Path, error: Exception) -> Finding:
+    if not isinstance(error, NotASpoolError) and was_spool(path):
+        mend = "the next client moves it aside and begins a new one"
+        return _warning("spool", f"{path} is damaged: {error}", mend)
+    mend = "name another file with TOKVIGIL_SPOOL or spool=; until then usage is kept in memory only"
+    return _problem("spool", f"{path} is no spool: {error}", mend)
+
+
+def _waiting(path: Path, found: Survey) -> Finding:
+    said = f"{path}: {found.pending} pending, {found.under_way} under way"
+    if found.oldest_at is None or datetime.now(UTC) - found.oldest_at <= PENDING_SINCE_MAX:
+        return _ok("spool", said)
+    said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
+    return _warning("spool", said, "see the log of whatever uses it, or run a client, which sends them")
+
+
+def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
+    """What others must send, and what nobody will."""
+    dead = found.of_dead_processes
+    if dead:
+        whose = "a process" if dead == 1 else "processes"
+        yield _warning("spool", f"{_events(dead)} of {whose} that died", "the next client sends them")
+    if destination:
+        for other, count in found.of_others.items():
+            address, _, key = other.rpartition(" ")
+            said = f"{_events(count)} for {_shown(address)} with key {key}"
+            yield _warning("spool", said, "run a client with that address and key once: only it sends them")
+        destinations, count = found.unnamed_others
+        if destinations:
+            more = f"{destinations} more destination{'' if destinations == 1 else 's'}"
+            yield _warning("spool", f"{_events(count)} for {more}")
     for reason, count in found.quarantined.items():
-        said = f"{count} events were refused for good: {reason[:TEXT_CHARS_MAX]}"
-        yield _warning("spool", said, "they stay in its table `quarantine` until you delete them there")
+        said = (
+            f"{_events(count)} {'was' if count == 1 else 'were'} refused for good: {reason[:TEXT_CHARS_MAX]}"
+        )
+        mend = "what was refused stays in its table `quarantine` until you delete it there"
+        yield _warning("spool", said, mend)
+
+
+def _events(count: int) -> str:
+    return f"{count} event{'' if count == 1 else 's'}"
 
 
 def _counted() -> Iterator[Finding]:

@@ -42,6 +42,12 @@ FILE_NAME = "usage.sqlite3"
 # Another process writes for microseconds; one that needs longer is stuck.
 BUSY_TIMEOUT_S = 1.0
 OWNER_STALE_S = 24 * 3600.0
+# What TOKVIGIL_SPOOL may say instead of a path.
+MEMORY_ONLY = frozenset({"false", "0", "off", "no"})
+DEFAULT_FILE = frozenset({"true", "1", "on", "yes"})
+# "tokv", in the header of each spool; those of earlier versions have 0 there.
+APPLICATION_ID = int.from_bytes(b"tokv")
+_SQLITE_HEADER = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     place INTEGER PRIMARY KEY,
@@ -61,12 +67,22 @@ CREATE TABLE IF NOT EXISTS quarantine (
     at REAL NOT NULL
 );
 """
+_COLUMNS = {
+    "event": ["place", "destination", "request_id", "owner", "body"],
+    "quarantine": ["destination", "request_id", "body", "reason", "at"],
+}
 
 
-def default_path() -> Path:
-    """`TOKVIGIL_SPOOL`, else usage.sqlite3 in the user's state directory."""
-    named = os.environ.get("TOKVIGIL_SPOOL")
-    if named:
+class NotASpoolError(Exception):
+    """A file that is somebody else's: it must neither be written nor moved."""
+
+
+def default_path() -> Path | None:
+    """`TOKVIGIL_SPOOL`, else usage.sqlite3 in the user's state directory; None: usage is kept in memory only."""
+    named = os.environ.get("TOKVIGIL_SPOOL", "").strip()
+    if named.lower() in MEMORY_ONLY:
+        return None
+    if named and named.lower() not in DEFAULT_FILE:
         return Path(named)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "tokvigil" / FILE_NAME
@@ -75,15 +91,17 @@ def default_path() -> Path:
 class Spool:
     """The events of one destination in one file. Safe to share between threads, and across a fork.
 
-    What cannot be written (full disk, no such directory) is kept in memory and said in the log.
+    What cannot be written (full disk, no such directory, a file that is somebody else's) is kept in memory and said in
+    the log. Without a path there is only memory.
     """
 
     _db: sqlite3.Connection | None
+    _owned: OwnerFile | None
     # Being sent by this process.
     _claimed: dict[str, UsageEvent]
 
-    def __init__(self, path: str | os.PathLike[str], destination: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | None, destination: str) -> None:
+        self.path = None if path is None else Path(path)
         self._destination = destination
         self._memory = PendingUsage()
         self._start()
@@ -151,7 +169,7 @@ class Spool:
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
         for (owner,) in owners or ():
-            if owner != self._owner and OwnerFile(self.path, owner).is_dead():
+            if self.path is not None and owner != self._owner and OwnerFile(self.path, owner).is_dead():
                 self._run(
                     lambda db, owner=owner: db.execute(  # type: ignore[misc]
                         "UPDATE event SET owner = NULL WHERE owner = ?", (owner,)
@@ -165,7 +183,8 @@ class Spool:
             if self._db is not None:
                 self._db.close()
                 self._db = None
-        self._owned.close()
+        if self._owned is not None:
+            self._owned.close()
 
     def hold_for_fork(self) -> None:
         """No thread is inside SQLite when this returns."""
@@ -177,21 +196,36 @@ class Spool:
     def restart_in_child(self) -> None:
         """A child must neither use nor close what its parent has open, and the parent sends its own events."""
         _inherited.append(self._db)
-        self._owned.drop()
+        if self._owned is not None:
+            self._owned.drop()
         self._start()
 
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._owner = uuid.uuid4().hex
-        self._owned = OwnerFile(self.path, self._owner)
+        self._owned = None
         self._claimed = {}
         self._db = None
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # First: an event whose owner has no file would be taken for a dead process's.
-            self._owned.take()
-            self._db = _open(self.path)
+            db = _open(self.path)
+            # Before any event: one whose owner has no file would be taken for a dead process's.
+            self._owned = OwnerFile(self.path, self._owner)
+            try:
+                self._owned.take()
+            except OSError:
+                db.close()
+                raise
+            self._db = db
             self.adopt()
+        except NotASpoolError as error:
+            logger.error(
+                "%s is no spool and is left as it is, usage is kept in memory only: name another file (%s)",
+                self.path,
+                error,
+            )
         except (OSError, sqlite3.Error) as error:
             logger.error("the spool %s cannot be used, usage is kept in memory only: %s", self.path, error)
 
@@ -286,13 +320,41 @@ class OwnerFile:
             self.drop()
 
 
+def was_spool(path: Path) -> bool:
+    """Whether a file that is no usable database shows that it was one: by its header, or by what lies beside it."""
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER:
+            return True
+    beside = (f"{path.name}-wal", f"{path.name}-shm")
+    owner = f"{path.name}.owner-"
+    return any(file.name in beside or file.name.startswith(owner) for file in path.parent.iterdir())
+
+
+def check_is_ours(db: sqlite3.Connection) -> None:
+    """Raises `NotASpoolError` for a database with anything in it that no version of this module made."""
+    (application_id,) = db.execute("PRAGMA application_id").fetchone()
+    if application_id == APPLICATION_ID:
+        return
+    if application_id != 0:
+        raise NotASpoolError(f"it is a database with the application id {application_id}")
+    tables = db.execute(
+        "SELECT DISTINCT tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite$_%' ESCAPE '$'"
+    )
+    for (table,) in tables.fetchall():
+        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        if _COLUMNS.get(table) != columns:
+            raise NotASpoolError(f"it is a database with a table {table!r}")
+
+
 def _open(path: Path) -> sqlite3.Connection:
-    """The file; one that is no database any more is moved out of the way."""
+    """The file; a spool that is no database any more is moved out of the way."""
     try:
         return _connect(path)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
+        if not was_spool(path):
+            raise NotASpoolError(str(error)) from None
         moved = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
         logger.error("the spool %s is corrupt and was moved to %s: %s", path, moved, error)
         path.rename(moved)
@@ -304,10 +366,13 @@ def _open(path: Path) -> sqlite3.Connection:
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
+        check_is_ours(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
-    except sqlite3.Error:
+        if db.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    except (sqlite3.Error, NotASpoolError):
         db.close()
         raise
     path.chmod(0o600)

@@ -10,35 +10,40 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tokvigil.spool import BUSY_TIMEOUT_S, OwnerFile
+from tokvigil.spool import BUSY_TIMEOUT_S, OwnerFile, check_is_ours
 
 REASONS_MAX = 5
+OTHERS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """Events of one destination, but for `of_others`, which wait for clients with another key or address.
 
-    `quarantined` is the number of events set aside, by reason; the commonest `REASONS_MAX`.
+    `of_others` is their number by destination, the largest `OTHERS_MAX`; `unnamed_others` says how many more
+    destinations there are, and how many events for them. `quarantined` is the number of events set aside, by reason;
+    the commonest `REASONS_MAX`.
     """
 
     pending: int = 0
     under_way: int = 0
     of_dead_processes: int = 0
-    of_others: int = 0
+    of_others: Mapping[str, int]
+    unnamed_others: tuple[int, int] = (0, 0)
     oldest_at: datetime | None = None
     quarantined: Mapping[str, int]
 
 
 def survey(path: Path, destination: str) -> Survey:
-    """Raises `OSError` and `sqlite3.Error` if nothing can be written there."""
+    """Raises `OSError` and `sqlite3.Error` if nothing can be written there, `NotASpoolError` if it must not be."""
     if not path.exists():
         _check_directory(path.parent)
-        return Survey(quarantined={})
+        return Survey(of_others={}, quarantined={})
     with closing(
         sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S)
     ) as db:
         db.isolation_level = None
+        check_is_ours(db)
         db.execute("BEGIN IMMEDIATE")  # fails if it cannot be written
         try:
             return _survey(db, path, destination)
@@ -48,7 +53,7 @@ def survey(path: Path, destination: str) -> Survey:
 
 def _survey(db: sqlite3.Connection, path: Path, destination: str) -> Survey:
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'event'").fetchone():
-        return Survey(quarantined={})
+        return Survey(of_others={}, quarantined={})
     owned = db.execute(
         "SELECT owner, count(*) FROM event WHERE destination = ? AND owner IS NOT NULL GROUP BY owner",
         (destination,),
@@ -59,9 +64,12 @@ def _survey(db: sqlite3.Connection, path: Path, destination: str) -> Survey:
         " FROM event WHERE destination = ? AND owner IS NULL",
         (destination,),
     ).fetchone()
-    (of_others,) = db.execute(
-        "SELECT count(*) FROM event WHERE destination <> ? AND owner IS NULL", (destination,)
-    ).fetchone()
+    others = db.execute(
+        "SELECT destination, count(*) FROM event WHERE destination <> ? AND owner IS NULL GROUP BY destination"
+        " ORDER BY count(*) DESC, destination",
+        (destination,),
+    ).fetchall()
+    unnamed = others[OTHERS_MAX:]
     quarantined = db.execute(
         "SELECT reason, count(*) FROM quarantine WHERE destination = ? GROUP BY reason"
         " ORDER BY count(*) DESC, reason LIMIT ?",
@@ -71,7 +79,8 @@ def _survey(db: sqlite3.Connection, path: Path, destination: str) -> Survey:
         pending=pending,
         under_way=sum(count for _, count in owned) - dead,
         of_dead_processes=dead,
-        of_others=of_others,
+        of_others=dict(others[:OTHERS_MAX]),
+        unnamed_others=(len(unnamed), sum(count for _, count in unnamed)),
         oldest_at=_time(oldest),
         quarantined=dict(quarantined),
     )
