@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import threading
 import time
 from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import Decision, TokVigil
+from tokvigil import AsyncTokVigil, Decision, TokVigil
 from tokvigil.availability import FAILURES_TO_OPEN, OPEN_S, Asked, Availability
 
 ASKED = Asked(user_id="user_123", feature="chat", model="gpt-4o-mini", plan=None)
@@ -131,3 +135,50 @@ def test_all_retries_of_an_evaluate_stay_within_the_timeout(control_plane: Any, 
     assert 2 <= len(control_plane.calls("/v1/evaluate")) <= 3
     # Ten retries without the bound take more than ten seconds.
     assert took_s < 3
+
+
+def drip(head: bytes, piece: bytes) -> str:
+    """The address of a server that answers with a head and then never stops, a piece now and then."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with listener, connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(head)
+            for _ in range(200):
+                connection.sendall(piece)
+                time.sleep(0.05)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", b" "),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b""),
+    ],
+    ids=["header", "body", "continue", "silent"],
+)
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_control_plane_that_never_finishes_costs_no_more_than_the_timeout(
+    head: bytes, piece: bytes, awaited: bool
+) -> None:
+    url = drip(head, piece)
+
+    async def ask() -> bool:
+        async with AsyncTokVigil("key", url, timeout=0.5, spool=False) as client:
+            return (await client.evaluate("user_123", "gpt-4o-mini")).degraded
+
+    started = time.perf_counter()
+    if awaited:
+        assert asyncio.run(ask())
+    else:
+        with TokVigil("key", url, timeout=0.5, spool=False) as client:
+            assert client.evaluate("user_123", "gpt-4o-mini").degraded
+    # Without the bound it takes the ten seconds that the server goes on.
+    assert time.perf_counter() - started < 4

@@ -49,7 +49,7 @@ class Availability:
         # Called when the control plane answers again.
         self._on_return = on_return
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._failures = 0
         self._open_until = 0.0
         self._known: OrderedDict[Asked, tuple[Decision, float]] = OrderedDict()
@@ -57,7 +57,7 @@ class Availability:
 
     def restart_in_child(self) -> None:
         """What is known stays true; a thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def admit(self) -> None:
         """Raises `TokVigilUnavailableError` if the control plane is to be left alone just now."""

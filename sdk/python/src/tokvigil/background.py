@@ -64,7 +64,7 @@ class Background:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()
         self._due = None
         self._thread = None
 

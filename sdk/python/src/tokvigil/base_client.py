@@ -16,7 +16,7 @@ from tokvigil.configuration import Configuration
 from tokvigil.connections import Connections
 from tokvigil.errors import MalformedAnswerError
 from tokvigil.evaluation import Evaluation, Question
-from tokvigil.models import Usage, UsageEvent, UsageStatus
+from tokvigil.models import PARTS, Usage, UsageEvent, UsageStatus
 from tokvigil.open_call import Desk
 from tokvigil.pending import PendingUsage
 from tokvigil.reporting import Reporter
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 class BaseClient:
@@ -152,7 +151,7 @@ class CallDetails(TypedDict, total=False):
     plan: str | None
     input_tokens: int | None
     input_text: str | None
-    messages: Iterable[Mapping[str, Any]] | None
+    messages: Iterable[Any] | None
     max_output_tokens: int | None
     run_id: str | None
     metadata: Mapping[str, Any] | None
@@ -211,9 +210,8 @@ def read_expiry(answer: Mapping[str, Any]) -> datetime:
 
 
 def _usage_store(spool: bool | str | os.PathLike[str], destination: str) -> PendingUsage | Spool:
-    if spool is False:
-        return PendingUsage()
-    return Spool(default_path() if spool is True else spool, destination)
+    path = default_path() if spool is True else spool
+    return PendingUsage() if path is False or path is None else Spool(path, destination)
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:

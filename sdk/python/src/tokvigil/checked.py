@@ -12,6 +12,7 @@ from uuid import UUID
 from tokvigil.errors import ConfigurationError
 
 NAME_CHARS_MAX = 255
+REQUEST_ID_CHARS_MAX = 128
 METADATA_KEYS_MAX = 16
 METADATA_KEY_CHARS_MAX = 64
 METADATA_CHARS_MAX = 512
@@ -41,10 +42,27 @@ def name(field: str, value: Any) -> str | None:
     return value
 
 
+def request_id(value: Any) -> str:
+    """Raises `ConfigurationError` for what cannot be one."""
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError("request_id is a string of at least one character")
+    _check_text("request_id", value, REQUEST_ID_CHARS_MAX)
+    return value
+
+
+def count(field: str, value: Any) -> int:
+    """Raises `ConfigurationError` for what is no whole number from 0 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(f"{field} is a whole number from 0 on, and this is {value!r}")
+    return value
+
+
 def metadata(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A copy, because the caller's may change before the report. Raises `ConfigurationError`, which names the key."""
     if said is None:
         return None
+    if not isinstance(said, Mapping):
+        raise ConfigurationError(f"metadata is a mapping, and this is a {type(said).__name__}")
     if len(said) > METADATA_KEYS_MAX:
         raise ConfigurationError(f"metadata has at most {METADATA_KEYS_MAX} keys, and this has {len(said)}")
     for key, value in said.items():
@@ -72,3 +90,7 @@ def _check_text(field: str, value: str, chars_max: int) -> None:
         raise ConfigurationError(f"{field} has {len(value)} characters, and at most {chars_max} are taken")
     if "\0" in value:
         raise ConfigurationError(f"{field} holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{field} holds half a character (a lone surrogate)") from None

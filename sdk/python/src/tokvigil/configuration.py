@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from tokvigil.availability import ON_UNAVAILABLE, OnUnavailable
@@ -16,7 +16,7 @@ from tokvigil.retries import RETRIES_MAX
 class Configuration:
     """`timeout_s` is of an attempt, and of an evaluate with all its retries."""
 
-    api_key: str
+    api_key: str = field(repr=False)
     base_url: str
     timeout_s: float
     retries_max: int

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import forking
+from tokvigil.deadlines import hold_to_deadlines
 
 if TYPE_CHECKING:
     import httpx2
@@ -44,7 +45,10 @@ class Connections:
             with self._making:
                 import httpx2  # here, so that `import tokvigil` stays light
 
-                self._own = self._own or httpx2.Client(**self._options)
+                if self._own is None:
+                    made = httpx2.Client(**self._options)
+                    hold_to_deadlines(made)
+                    self._own = made
         return self._own
 
     @property

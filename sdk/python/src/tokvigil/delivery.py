@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokvigil import forking
-from tokvigil.errors import MalformedAnswerError, ValidationError
+from tokvigil.errors import ConfigurationError, MalformedAnswerError, ValidationError
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
 from tokvigil.spool import Spool
@@ -72,10 +72,10 @@ class Delivery:
             answer = self._transport.request(
                 "POST", "/v1/usage/batch", body=body, within_s=within_s, retry=False
             )
-        except ValidationError as error:
+        except (ValidationError, ConfigurationError) as error:
             # One event spoils the whole batch: find it, so that the others go out.
             if len(batch) == 1:
-                self._refused(batch[0], str(error), error.errors)
+                self._refused(batch[0], str(error), getattr(error, "errors", None))
                 return True
             half = len(batch) // 2
             return self._send(batch[:half], deadline) and self._send(batch[half:], deadline)

@@ -31,11 +31,17 @@ class InFlight:
 
     def began(self, call: OpenCall) -> None:
         with self._lock:
+            self._open[call.request_id] = call
             self._extend_at[call.request_id] = self._clock() + EXTEND_EVERY_S
 
     def ended(self, request_id: str) -> None:
         with self._lock:
+            self._open.pop(request_id, None)
             self._extend_at.pop(request_id, None)
+
+    def open_calls(self) -> list[OpenCall]:
+        with self._lock:
+            return list(self._open.values())
 
     def defer(self, request_id: str, act: Callable[[], object]) -> None:
         """Keep what is to be done for a call until `do_deferred`. Takes no lock: objects are collected at any time,
@@ -101,8 +107,9 @@ class InFlight:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._open: dict[str, OpenCall] = {}
         self._extend_at: dict[str, float] = {}
         self._paused: dict[Hashable, deque[tuple[OpenCall, float]]] = {}
-        self._doing = threading.Lock()
+        self._doing = threading.RLock()
         self._deferred: SimpleQueue[Callable[[], object]] = SimpleQueue()

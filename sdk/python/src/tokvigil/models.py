@@ -18,6 +18,7 @@ from tokvigil.errors import MalformedAnswerError
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
 USAGE_STATUSES = frozenset(get_args(UsageStatus))
+PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 Amount = int | Decimal
 T = TypeVar("T")
 
@@ -175,7 +176,12 @@ class UsageEvent:
     metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        checked.request_id(self.request_id)
         object.__setattr__(self, "user_id", checked.user_id(self.user_id))
+        for part in ("input_tokens", "output_tokens", *PARTS):
+            checked.count(part, getattr(self.usage, part))
+        if self.latency_ms is not None:
+            checked.count("latency_ms", self.latency_ms)
         for said in ("feature", "plan", "run_id"):
             object.__setattr__(self, said, checked.name(said, getattr(self, said)))
         object.__setattr__(self, "metadata", checked.metadata(self.metadata))

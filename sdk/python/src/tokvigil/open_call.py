@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -34,9 +35,12 @@ class OpenCall:
         self._reporter = reporter
         self._span = telemetry.current_span()
         self._started_s = time.perf_counter()
+        self._pid = os.getpid()
         # One at most. A dictionary, because threads that write to it agree on who was first.
         self._reports: dict[str, UsageEvent] = {}
         self._put_off: Callable[[], object] | None = None
+        # Its report, should nobody be there any more to hear the end of its answer.
+        self.report_as_it_stands: Callable[[], object] = self.report_unknown
 
     @property
     def request_id(self) -> str:
@@ -58,6 +62,9 @@ class OpenCall:
     def report(self, status: UsageStatus, usage: Usage) -> UsageEvent:
         """The first report counts; any later one is the first again."""
         event = self._event(status, usage)
+        if os.getpid() != self._pid:
+            # A forked child has a copy of its parent's call. The call is the parent's.
+            return event
         first = self._reports.setdefault(self.request_id, event)
         if first is event:
             self._reporter.report(event)

@@ -17,7 +17,7 @@ class PendingUsage:
     def __init__(self, events_max: int = PENDING_MAX) -> None:
         self._events: dict[str, UsageEvent] = {}
         self._events_max = events_max
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         forking.register(self)
 
     def hold(self, event: UsageEvent) -> None:
@@ -61,7 +61,7 @@ class PendingUsage:
 
     def restart_in_child(self) -> None:
         """The parent sends its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._events = {}
 
     def __len__(self) -> int:

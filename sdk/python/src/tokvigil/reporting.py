@@ -39,6 +39,8 @@ BACKOFF_S_MAX = 60.0
 ADOPT_EVERY_S = 60.0
 FLUSH_S = 30.0
 EXIT_S_MAX = 5.0
+# However long the work under way has taken.
+CLOSE_S_MIN = 0.5
 RETRY_PAUSE_S = 0.2
 
 
@@ -143,25 +145,32 @@ class Reporter:
             except TokVigilError as error:
                 left = len(self.store)
                 if time.monotonic() + pause_s >= deadline or not is_retryable(error):
-                    logger.warning("%d usage events stay pending: %s", left, error)
+                    logger.warning("not reported yet: usage of %d calls: %s", left, error)
                     break
             time.sleep(pause_s)
             pause_s *= 2
         return len(self.store)
 
     def close(self, timeout_s: float = EXIT_S_MAX) -> int:
-        """Send what can be sent in that time; what is left stays in the spool. Returns how many events that are."""
+        """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool.
+
+        Returns how many events that are.
+        """
         if self not in _reporters:
             return 0
         _reporters.discard(self)
+        deadline = time.monotonic() + timeout_s
         self._background.stop(timeout_s)
+        self._in_flight.do_deferred()
         for call in self._in_flight.given_up(all_of_them=True):
             call.report_failed()
-        left = self.flush(timeout_s)
+        for call in self._in_flight.open_calls():
+            call.report_as_it_stands()
+        left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
         if left and isinstance(self.store, Spool):
-            logger.warning("%d usage events are not reported yet and stay in %s", left, self.store.path)
+            logger.warning("not reported yet, and kept in %s: usage of %d calls", self.store.path, left)
         elif left:
-            logger.error("%d usage events were not reported and are lost with this client", left)
+            logger.error("not reported, and lost with this client: usage of %d calls", left)
         self._closed = True
         self.store.close()
         return left
@@ -191,7 +200,7 @@ class Reporter:
             delay_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
             self._failures += 1
             self._send_from = time.monotonic() + delay_s
-            logger.warning("%d usage events stay pending: %s", len(self.store), error)
+            logger.warning("not reported yet: usage of %d calls: %s", len(self.store), error)
         else:
             self._succeeded()
 

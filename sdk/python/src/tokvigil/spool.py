@@ -39,8 +39,11 @@ logger = logging.getLogger("tokvigil")
 T = TypeVar("T")
 
 FILE_NAME = "usage.sqlite3"
-# Another process writes for microseconds; one that needs longer is stuck.
-BUSY_TIMEOUT_S = 1.0
+# Another process writes for microseconds. One that needs longer is stuck, and callers, event loops among them, are not
+# to wait for it; only opening waits longer, because processes that start together open together.
+BUSY_TIMEOUT_S = 0.05
+OPEN_TIMEOUT_S = 1.0
+LEAVE_ALONE_S = 1.0
 OWNER_STALE_S = 24 * 3600.0
 # What TOKVIGIL_SPOOL may say instead of a path.
 MEMORY_ONLY = frozenset({"false", "0", "off", "no"})
@@ -104,8 +107,9 @@ class Spool:
         self.path = None if path is None else Path(path)
         self._destination = destination
         self._memory = PendingUsage()
-        self._start()
+        self._begin()
         forking.register_quiet(self)
+        self.adopt()
 
     def hold(self, event: UsageEvent) -> None:
         """Write an event that this process is still busy with."""
@@ -165,6 +169,8 @@ class Spool:
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
+        if self._owned is not None:
+            self._owned.renew()
         owners = self._run(
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
@@ -187,47 +193,59 @@ class Spool:
             self._owned.close()
 
     def hold_for_fork(self) -> None:
-        """No thread is inside SQLite when this returns."""
+        """Nothing is open, and no thread is inside SQLite, when this returns: its own memory of what it has locked in
+        the file would mislead the child."""
         self._lock.acquire()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+            self._is_to_open = True
 
     def go_on_in_parent(self) -> None:
         self._lock.release()
 
     def restart_in_child(self) -> None:
-        """A child must neither use nor close what its parent has open, and the parent sends its own events."""
-        _inherited.append(self._db)
+        """The parent sends its own events; this process opens the file when it has something for it."""
         if self._owned is not None:
             self._owned.drop()
-        self._start()
+        self._begin()
 
-    def _start(self) -> None:
-        self._lock = threading.Lock()
+    def _begin(self) -> None:
+        # Reentrant, because a signal handler may report while its thread is in here.
+        self._lock = threading.RLock()
         self._owner = uuid.uuid4().hex
         self._owned = None
         self._claimed = {}
         self._db = None
-        if self.path is None:
-            return
+        self._is_to_open = self.path is not None
+        self._is_in_use = False
+        self._leave_alone_until = 0.0
+
+    def _open_file(self, path: Path) -> None:
+        self._is_to_open = False
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            db = _open(self.path)
-            # Before any event: one whose owner has no file would be taken for a dead process's.
-            self._owned = OwnerFile(self.path, self._owner)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            db = _open(path)
             try:
+                # Before any event: one whose owner has no file would be taken for a dead process's.
+                self._owned = self._owned or OwnerFile(path, self._owner)
                 self._owned.take()
             except OSError:
                 db.close()
                 raise
             self._db = db
-            self.adopt()
         except NotASpoolError as error:
             logger.error(
                 "%s is no spool and is left as it is, usage is kept in memory only: name another file (%s)",
-                self.path,
+                path,
                 error,
             )
         except (OSError, sqlite3.Error) as error:
-            logger.error("the spool %s cannot be used, usage is kept in memory only: %s", self.path, error)
+            if is_locked(error):
+                self._is_to_open = True
+                self._leave_alone(error)
+            else:
+                logger.error("the spool %s cannot be used, usage is kept in memory only: %s", path, error)
 
     def _unowned(self, count_max: int) -> list[tuple[str, str]] | None:
         return self._run(
@@ -265,16 +283,34 @@ class Spool:
     def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `use` answers; None, said in the log, if the file cannot be used."""
         with self._lock:
+            if time.monotonic() < self._leave_alone_until:
+                return None
+            if self._is_to_open and self.path is not None:
+                self._open_file(self.path)
             if self._db is None:
                 return None
+            nested, self._is_in_use = self._is_in_use, True
             try:
+                if self._db.in_transaction and not nested:
+                    # Whoever began it was interrupted, by Ctrl-C for one.
+                    self._db.execute("ROLLBACK")
                 return use(self._db)
             except sqlite3.Error as error:
-                logger.error("the spool %s failed, usage is kept in memory meanwhile: %s", self.path, error)
+                self._leave_alone(error)
                 return None
+            finally:
+                self._is_in_use = nested
+
+    def _leave_alone(self, error: Exception) -> None:
+        """For a moment: an event loop must not wait for a file that others keep locked, call after call."""
+        logger.error("the spool %s failed, usage is kept in memory meanwhile: %s", self.path, error)
+        if is_locked(error):
+            self._leave_alone_until = time.monotonic() + LEAVE_ALONE_S
 
 
-_inherited: list[Any] = []
+def is_locked(error: Exception) -> bool:
+    """Whether another process has the file just now."""
+    return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class OwnerFile:
@@ -285,9 +321,18 @@ class OwnerFile:
         self._descriptor: int | None = None
 
     def take(self) -> None:
+        """Does nothing if it is taken already."""
+        if self._descriptor is not None:
+            return
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         if fcntl is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def renew(self) -> None:
+        """Should somebody have tidied it away."""
+        if self._descriptor is not None and not self._path.exists():
+            self.drop()
+            self.take()
 
     def is_dead(self) -> bool:
         """Whether its process ended; its file is then gone."""
@@ -364,7 +409,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         check_is_ours(db)
         db.execute("PRAGMA journal_mode = WAL")
@@ -372,6 +417,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.executescript(_SCHEMA)
         if db.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
     except (sqlite3.Error, NotASpoolError):
         db.close()
         raise
@@ -381,8 +427,12 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
+    if db.in_transaction:
+        # In a signal handler, in the middle of another one: part of that.
+        yield
+        return
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield
     except BaseException:
         if db.in_transaction:  # SQLite ends it itself when the disk is full

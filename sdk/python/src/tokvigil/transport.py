@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokvigil import steps
 from tokvigil.connections import Connections
+from tokvigil.deadlines import Until
 from tokvigil.errors import (
     APIStatusError,
     AuthenticationError,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-# No wait is shorter: the HTTP library takes 0 for "do not wait at all", which fails at once.
-WAIT_S_MIN = 0.001
 
 ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: ValidationError,
@@ -80,7 +80,17 @@ class Transport:
         return steps.run(wanted, self._connections.blocking.send)
 
     async def run_async(self, wanted: Steps[T]) -> T:
-        return await steps.run_async(wanted, self._connections.awaiting.send)
+        return await steps.run_async(wanted, self._send_async)
+
+    async def _send_async(self, request: httpx2.Request) -> httpx2.Response:
+        import httpx2
+
+        left_s = request.extensions["timeout"].get("read")
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._connections.awaiting.send(request)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("no answer in time", request=request) from error
 
     def ask(
         self,
@@ -107,7 +117,7 @@ class Transport:
         deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
         while True:
-            request.extensions["timeout"] = _Left(deadline or time.monotonic() + self._timeout_s)
+            request.extensions["timeout"] = _Timeouts(deadline or time.monotonic() + self._timeout_s)
             outcome, retry_after_s = yield from _attempt(request)
             if not isinstance(outcome, TokVigilError):
                 return outcome
@@ -118,15 +128,15 @@ class Transport:
             attempt += 1
 
 
-class _Left(dict[str, float]):
-    """The timeouts of one request, read anew before each phase of it: what is left until one deadline."""
+class _Timeouts(dict[str, float]):
+    """Those of one request: whatever the phase, what is left until one deadline."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__()
-        self._deadline = deadline
+        self.deadline = deadline
 
     def get(self, phase: str, default: Any = None) -> float:
-        return max(WAIT_S_MIN, self._deadline - time.monotonic())
+        return Until(self.deadline)
 
 
 def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilError, float | None]]:
@@ -151,7 +161,7 @@ def _json(body: Mapping[str, Any] | None) -> bytes | None:
         return None
     try:
         return json.dumps(body, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the call cannot be written as JSON: {error}") from None
 
 

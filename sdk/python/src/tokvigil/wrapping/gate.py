@@ -78,14 +78,8 @@ class Gate:
         guarded = inside_guard.get()
         if guarded is not None:
             logger.warning("the call inside the guard of request %s asks by itself: it counts twice", guarded)
-        key = (
-            host,
-            path,
-            sha256(body).digest(),
-            attribution.user_id,
-            attribution.feature,
-            attribution.run_id,
-        )
+        # The same request of the same call of the same client.
+        key = (id(self), host, path, sha256(body).digest(), repr(attribution))
         if self._retrying.may_be_retry(headers):
             call = self._desk.reporter.resume(key)
             if call is not None:
@@ -153,6 +147,7 @@ class Passing:
     def __init__(self, call: OpenCall, reader: AnswerReader) -> None:
         self._call = call
         self._reader = reader
+        call.report_as_it_stands = self._report_cut
 
     def feed(self, data: bytes) -> bytes:
         """What the caller is to see of it; the usage is written down first, once the provider has said it."""
