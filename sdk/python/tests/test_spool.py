@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import signal
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
-from tokvigil.spool import APPLICATION_ID, Spool, default_path
+from tokvigil.spool import APPLICATION_ID, BUSY_TIMEOUT_S, LEAVE_ALONE_S, Spool, default_path
 
 # `TOKVIGIL_KILLS=200` is the long run.
 KILLS = int(os.environ.get("TOKVIGIL_KILLS", "12"))
@@ -380,3 +382,87 @@ def test_an_event_comes_back_from_disk_as_it_was_written(path: Path) -> None:
     assert read.to_wire() == written.to_wire()
     spool.close()
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_file_that_another_process_keeps_locked_costs_no_event_and_hardly_any_time(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(path, "here")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        for number in range(50):
+            spool.add(event(str(number)))
+        # One wait of 50 ms, and not fifty: an event loop may be behind it.
+        assert time.monotonic() - started < 50 * BUSY_TIMEOUT_S / 2
+        assert len(spool) == 50
+        other.execute("ROLLBACK")
+    assert caplog.text.count("locked") == 1
+    time.sleep(LEAVE_ALONE_S)
+    spool.add(event("on disk again"))
+    assert [row[2] for row in rows(path, "event")] == ["on disk again"]
+    assert len(spool) == 51
+    spool.close()
+
+
+def test_a_transaction_that_ctrl_c_left_open_locks_nobody_out(path: Path) -> None:
+    spool, other = Spool(path, "here"), Spool(path, "here")
+    assert spool._db is not None
+    spool._db.execute("BEGIN IMMEDIATE")  # where the interruption came
+    spool.add(event("after it"))
+    other.add(event("from the other"))
+    assert {row[2] for row in rows(path, "event")} == {"after it", "from the other"}
+    spool.close()
+    other.close()
+
+
+def test_a_signal_handler_may_report_in_the_middle_of_anything(path: Path) -> None:
+    spool = Spool(path, "here")
+    number = itertools.count()
+
+    def report(*_: object) -> None:
+        spool.add(event(f"signal {next(number)}"))
+
+    before = signal.signal(signal.SIGALRM, report)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for own in range(1_000):
+            spool.add(event(str(own)))
+            spool.put_back([claimed.request_id for claimed in spool.claim(3)])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    signals = next(number)
+    assert signals > 10
+    assert len(spool) == 1_000 + signals
+    spool.close()
+
+
+def test_a_forked_childs_events_stay_though_its_parent_lets_go_of_the_file(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.add(event("parent"))
+    go, went = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(go, 1)
+        for number in range(5):
+            spool.add(event(f"child {number}"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    spool.close()
+    # Whoever opens and closes it now would take the file's log away from a child that locked nothing.
+    Spool(path, "here").close()
+    os.write(went, b"x")
+    os.waitpid(child, 0)
+    assert [row[2] for row in rows(path, "event")] == ["parent", *(f"child {n}" for n in range(5))]
+
+
+def test_an_owner_file_that_was_tidied_away_comes_back(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.hold(event())
+    for file in path.parent.glob("*.owner-*"):
+        file.unlink()
+    spool.adopt()
+    other = Spool(path, "here")
+    assert len(other) == 0, "the event is still its owner's"
+    spool.close()
+    other.close()

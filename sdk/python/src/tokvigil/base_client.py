@@ -116,6 +116,8 @@ class BaseClient:
 
         The client given stays as it is. Raises `ConfigurationError` for clients of other SDKs.
         """
+        # A third of a second that the first call, perhaps in an event loop, need not wait for.
+        tokens.encoding(tokens.DEFAULT_ENCODING)
         default = Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
         return wrapping.wrap(client, Wrapper(desk=self._desk, transport=self._transport, default=default))
 

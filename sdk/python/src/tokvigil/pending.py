@@ -29,7 +29,8 @@ class PendingUsage:
             self._events.setdefault(event.request_id, event)
             if len(self._events) <= self._events_max:
                 return None
-            return self._events.pop(next(iter(self._events)))
+            # A signal handler may have made room meanwhile.
+            return self._events.pop(next(iter(self._events)), None)
 
     def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
         """The oldest events, to send them. Nobody else can take them: they are in this process only."""

@@ -72,6 +72,7 @@ SPECIAL_TOKENS = {
     },
 }
 
+DEFAULT_ENCODING = "o200k_base"
 CL100K_MODELS = ("gpt-4-", "gpt-3.5", "text-embedding-")
 # Vendors without a public tokenizer, in percent of o200k, as others measured it (sammcj/ingest#65 for Claude,
 # alehatsman/dex#183 for Gemini). Opus 4.7 and the fifth generation of Claude have a tokenizer of their own.
@@ -91,7 +92,7 @@ _loading = threading.Lock()
 def encoding_name(model: str) -> str:
     """The encoding of a model name; prefixes such as "openai/" and "ft:" do not matter."""
     name = _bare(model)
-    return "cl100k_base" if name == "gpt-4" or name.startswith(CL100K_MODELS) else "o200k_base"
+    return "cl100k_base" if name == "gpt-4" or name.startswith(CL100K_MODELS) else DEFAULT_ENCODING
 
 
 def encoding(name: str) -> Encoding:
