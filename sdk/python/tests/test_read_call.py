@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokvigil import ConfigurationError, Usage, prices, tokens
+from tokvigil import ConfigurationError, Usage, estimate, prices, tokens
 from tokvigil.dialects import ProviderCall, read_call
 from tokvigil.dialects.providers import PROVIDERS_BY_DOMAIN, provider_of
+from tokvigil.dialects.recognising import UNSPECIFIED
 
 OPENAI = "api.openai.com"
 GOOGLE = "generativelanguage.googleapis.com"
@@ -46,7 +47,13 @@ def generic(path: str, **fields: Any) -> ProviderCall:
         "/v1/audio/speech",
         "/v2/rerank",
         "/v1/threads/thread_1/runs",
+        "/v1/agents/completions",
         "/a/path/of/tomorrow",
+        # Names in a base URL say nothing, nor does a thing's name where no version stands before it.
+        "/organization/acme/v1/path/of/tomorrow",
+        "/v1/organization/acme/v1/path/of/tomorrow",
+        "/v1/organization/acme/images/generations",
+        "/organization/path/of/tomorrow",
     ],
 )
 def test_a_post_that_runs_a_model_is_a_call(path: str) -> None:
@@ -68,7 +75,12 @@ def test_a_post_that_runs_a_model_is_a_call(path: str) -> None:
         "/v1/batches/batch_1/cancel",
         "/v1beta/batches/1:cancel",
         "/v1/messages/batches/b/cancel",
-        "/v1/fine_tuning/jobs",
+        "/v1/batches/batch_1/%63ancel",
+        "/v1beta1/projects/p/locations/l/publishers/google/models/veo-3:fetchPredictOperation",
+        "/v1/agents",
+        "/v1/fine_tuning/jobs/job_1/pause",
+        "/v1/fine_tuning/alpha/graders/validate",
+        "/v1/evals",
         "/v1/vector_stores",
         "/v1/vector_stores/vs_1/file_batches",
         "/v1/assistants",
@@ -76,18 +88,123 @@ def test_a_post_that_runs_a_model_is_a_call(path: str) -> None:
         "/v1/files",
         "/v1/uploads",
         "/v1/realtime/sessions",
-        "/v1beta/cachedContents",
-        "/v1/projects/p/locations/l/tuningJobs",
+        "/v1/organization/projects",
+        "/openai/assistants",
+        "/v1beta/cachedContents/1",
+        "/v1/projects/p/locations/l/cachedContents/1",
+        "/upload/v1beta/files",
+        "/v1beta/fileSearchStores/1:importFile",
     ],
 )
 def test_what_costs_no_tokens_is_no_call(path: str) -> None:
     assert read(path) is None
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "PUT", "HEAD", "OPTIONS"])
-def test_only_a_post_is_a_call(method: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/files", "/v1beta/fileSearchStores/1:uploadToFileSearchStore"])
+def test_a_file_to_be_kept_may_be_of_any_bytes(path: str) -> None:
+    assert read(path, b'{"not": json', content_type="multipart/form-data") is None
+    assert read("/a/path/of/tomorrow", b"\x89PNG") is None
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD", "OPTIONS"])
+def test_a_method_without_body_makes_no_call(method: str) -> None:
     assert read_call(method, "/v1/chat/completions", OPENAI, {}, BODY) is None
-    assert read_call("post", "/v1/chat/completions", OPENAI, {}, BODY) is not None
+
+
+@pytest.mark.parametrize("method", ["POST", "post", "PUT", "PATCH"])
+def test_a_method_with_body_makes_a_call(method: str) -> None:
+    found = read_call(method, "/v1/chat/completions", OPENAI, {}, BODY)
+    assert found is not None
+    assert json.loads(found.body(7))["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1//chat//completions",
+        "/V1/CHAT/COMPLETIONS",
+        "/v1/chat%2Fcompletions",
+        "/v1/chat%2fcomple%74ions/",
+        "/v1/files/%2e%2e/chat/./completions?x=/files",
+    ],
+)
+def test_a_path_is_read_as_lenient_servers_read_it(path: str) -> None:
+    found = read(path, json.dumps({"model": "gpt-4o", "messages": [], "stream": True}).encode())
+    assert found is not None
+    sent = json.loads(found.body(7))
+    assert (sent["max_tokens"], sent["stream_options"]) == (7, {"include_usage": True})
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/v1beta/Models/Gemini-X:GenerateContent", "Gemini-X"),
+        ("/v1beta/models/gemini-x%3AstreamGenerateContent", "gemini-x"),
+        ("/v1beta//models//gemini-x:STREAMGENERATECONTENT?alt=sse", "gemini-x"),
+    ],
+)
+def test_a_model_in_a_path_keeps_its_case(path: str, model: str) -> None:
+    found = read(path, b'{"contents": []}', host=GOOGLE)
+    assert found is not None
+    assert (found.model, found.streams) == (model, "stream" in path.lower())
+    assert json.loads(found.body(7))["generationConfig"]["maxOutputTokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": []}),
+        ("/v1/chat/completions", {"model": None, "messages": []}),
+        ("/v1/images/generations", {"prompt": "a cat"}),
+        ("/v1/responses", {"prompt": {"id": "pmpt_1"}}),
+        ("/v1/responses", {"previous_response_id": "resp_1", "input": "hi"}),
+        ("/v1/videos", {"prompt": "a cat"}),
+        ("/v1/videos/video_1/remix", {"prompt": "a cat"}),
+        ("/v1/videos/edits", {"prompt": "a cat"}),
+        ("/v1/threads/thread_1/runs", {"assistant_id": "asst_1"}),
+        ("/v1/threads/runs", {"assistant_id": "asst_1"}),
+        ("/v1/threads/thread_1/runs/run_1/submit_tool_outputs", {"tool_outputs": []}),
+        ("/v1/sessions?beta=true", {"agent": "agent_1"}),
+        ("/v1/sessions/session_1/events?beta=true", {"events": []}),
+        ("/v1/deployments", {"agent": "agent_1"}),
+        ("/v1/deployments/deployment_1/run", {}),
+        ("/v1/agents/sessions", {"agent_id": "agent_1"}),
+        ("/v1/agents/automations/a_1/invocations", {}),
+        ("/v1beta/interactions", {"agent": "deep-research", "input": "hi"}),
+        ("/v1beta/triggers/t_1/executions", {}),
+        ("/v1/fine_tuning/alpha/graders/run", {"grader": {"type": "score_model", "model": "gpt-4o"}}),
+        ("/v1/vector_stores/vs_1/search", {"query": "a cat"}),
+        ("/v1beta/cachedContents", {"contents": []}),
+        ("/a/path/of/tomorrow", {"agent_id": "agent_1"}),
+    ],
+)
+def test_a_call_that_names_no_model_has_one_without_a_price(path: str, body: dict[str, Any]) -> None:
+    found = read(path, json.dumps(body).encode())
+    assert found is not None
+    assert found.model == UNSPECIFIED
+    assert estimate(found.model, []).cost_usd is None
+
+
+def test_without_a_body_a_known_path_is_a_call_all_the_same() -> None:
+    found = read("/v1/deployments/deployment_1/run", b"")
+    assert found is not None
+    assert found.model == UNSPECIFIED
+    assert read("/a/path/of/tomorrow", b"") is None
+
+
+@pytest.mark.parametrize(
+    "model", ["models/gemini-x", "projects/p/locations/l/publishers/google/models/gemini-x"]
+)
+def test_google_may_name_a_model_by_its_resource(model: str) -> None:
+    found = read("/v1beta/cachedContents", json.dumps({"model": model}).encode(), host=GOOGLE)
+    assert found is not None
+    assert found.model == "gemini-x"
+
+
+def test_a_model_may_be_an_object_with_an_id() -> None:
+    found = read("/v1/dreams", b'{"model": {"id": "claude-opus-4-6", "speed": "fast"}}')
+    assert found is not None
+    assert found.model == "claude-opus-4-6"
 
 
 @pytest.mark.parametrize(
@@ -106,34 +223,111 @@ def test_a_batch_cannot_be_settled_and_the_error_names_the_mend(path: str) -> No
         read(path)
 
 
-def test_a_body_that_cannot_be_read_is_not_let_through_unseen() -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/evals/eval_1/runs",
+        "/v1/fine_tuning/jobs",
+        "/v1/fine_tuning/jobs/job_1/resume",
+        "/v1/projects/p/locations/l/tuningJobs",
+        "/v1beta/tunedModels",
+    ],
+)
+def test_what_else_is_billed_later_is_refused_too(path: str) -> None:
+    for body in (BODY, b"{}", b""):
+        with pytest.raises(ConfigurationError, match=r"billed later.*a client that is not wrapped"):
+            read(path, body)
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1beta/interactions"])
+@pytest.mark.parametrize("named", [{"model": "m"}, {"prompt": {"id": "pmpt_1"}}, {"agent": "deep-research"}])
+def test_what_runs_in_the_background_cannot_be_settled(path: str, named: dict[str, Any]) -> None:
+    for background in (True, 1, "true"):
+        with pytest.raises(ConfigurationError, match="stream it"):
+            read(path, json.dumps({**named, "background": background}).encode())
+    streamed = read(path, json.dumps({**named, "background": True, "stream": True}).encode())
+    assert streamed is not None
+    assert streamed.streams
+
+
+def test_a_compressed_body_is_not_let_through_unseen() -> None:
     with pytest.raises(ConfigurationError, match="compressed"):
         read("/v1/chat/completions", b"\x1f\x8b", content_encoding="gzip")
     assert read("/v1/chat/completions", content_encoding="identity") is not None
 
 
+CHAT = b'{"model": "gpt-4o", "messages": []}'
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"{",
         b"[]",
         b"null",
         b'"model"',
-        b"{}",
-        b'{"model": null}',
         b'{"model": 7}',
+        b'{"model": ["gpt-4o"]}',
+        b'{"model": {}}',
         b'{"model": ""}',
         b'{"model": "  "}',
         b"\xff\xfe",
         b"[" * 100_000,
         b'{"model": ' * 100_000,
         b'{"model": "x", "n": 1' + b"0" * 5_000 + b"}",
+        b'{"model": "x", "metadata": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"model": "x", "input": "caf\xe9"}',
+        b'{"model": "x", "input": "a\nb"}',
+        CHAT + b" //x",
+        CHAT + CHAT,
+        b"model=gpt-4o&prompt=x",
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/images/generations"])
-def test_without_a_usable_model_it_is_left_to_the_provider(path: str, body: bytes) -> None:
-    assert read(path, body) is None
+def test_a_body_that_cannot_be_read_is_not_let_through_unseen(path: str, body: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read(path, body)
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/images/edits", "/a/path/of/tomorrow"])
+def test_json_that_is_called_a_form_cannot_be_read(path: str, content_type: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read(path, CHAT, content_type=content_type)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/vector_stores/vs_1/search"])
+def test_a_form_is_read_where_forms_are_taken_and_nowhere_else(path: str) -> None:
+    body = form(('name="model"', b"gpt-4o"))
+    with pytest.raises(ConfigurationError, match="one JSON object"):
+        read(path, body, content_type="multipart/form-data; boundary=b0undary")
+
+
+def test_json_that_cannot_be_read_is_refused_on_an_unknown_path_too() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read("/a/path/of/tomorrow", CHAT + b" //x")
+    with pytest.raises(ConfigurationError, match="`model` cannot be read"):
+        read("/a/path/of/tomorrow", b'{"model": ["x"]}')
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf" + CHAT, CHAT.decode().encode("utf-16"), CHAT[:-1] + b', "model": "gpt-4o"}']
+)
+def test_what_every_server_reads_alike_is_read(body: bytes) -> None:
+    found = read("/v1/chat/completions", body)
+    assert found is not None
+    assert found.model == "gpt-4o"
+
+
+def test_of_a_name_that_stands_twice_the_last_counts() -> None:
+    found = read("/v1/chat/completions", b'{"model": "gpt-4o-mini", "model": "gpt-4o"}')
+    assert found is not None
+    assert found.model == "gpt-4o"
+
+
+def test_a_prompt_does_not_get_into_a_log() -> None:
+    found = read("/v1/chat/completions", b'{"model": "m", "messages": [{"content": "secret"}]}')
+    assert "secret" not in repr(vars(found)["_request"])
 
 
 NAMES = [
@@ -308,17 +502,50 @@ class TestForms:
         reader.finish()
         assert reader.usage() == Usage(input_tokens=14, output_tokens=45)
 
+    @pytest.mark.parametrize("word", [b"false", b"0", b""])
+    def test_a_form_may_say_that_it_wants_no_stream(self, word: bytes) -> None:
+        found = self.read(form(self.MODEL, ('name="stream"', word)))
+        assert found is not None
+        assert not found.streams
+
     def test_a_file_is_no_field(self) -> None:
-        assert self.read(form(('name="model"; filename="model"', b"gpt-4o"))) is None
+        found = self.read(form(('name="model"; filename="model"', b"gpt-4o")))
+        assert found is not None
+        assert found.model == UNSPECIFIED
+
+    def test_a_form_may_name_no_model(self) -> None:
+        body = form(('name="prompt"', b"a cat"), self.FILE)
+        found = read("/v1/images/edits", body, content_type="multipart/form-data; boundary=b0undary")
+        assert found is not None
+        assert (found.model, found.body(5)) == (UNSPECIFIED, body)
+
+    def test_a_form_on_an_unknown_path_is_a_call_if_it_names_a_model(self) -> None:
+        content_type = "multipart/form-data; boundary=b0undary"
+        assert read("/v1/audio/voices", form(self.MODEL), content_type=content_type) is not None
+        assert read("/v1/audio/voices", form(self.FILE), content_type=content_type) is None
 
     def test_a_boundary_may_be_quoted(self) -> None:
         found = self.read(form(self.MODEL), 'Multipart/Form-Data; charset=utf-8; boundary="b0undary"')
         assert found is not None
 
     @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary="])
-    def test_a_form_without_boundary_is_no_call(self, content_type: str) -> None:
-        assert self.read(form(self.MODEL), content_type) is None
+    def test_a_form_without_boundary_cannot_be_read(self, content_type: str) -> None:
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            self.read(form(self.MODEL), content_type)
 
-    @pytest.mark.parametrize("body", [b"", b"--b0undary", b"junk", form(("name=", b"x"), ("", b""))])
-    def test_a_broken_form_is_no_call(self, body: bytes) -> None:
-        assert self.read(body) is None
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"--b0undary",
+            b"junk",
+            form(("name=", b"x"), ("", b"")),
+            form(MODEL).replace(b"\r\n", b"\n"),
+            form(MODEL).removesuffix(b"--b0undary--\r\n"),
+            form(MODEL, ('name="model"', b"whisper-1")),
+            form(*[MODEL] * 2_000),
+        ],
+    )
+    def test_a_broken_form_cannot_be_read(self, body: bytes) -> None:
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            self.read(body)

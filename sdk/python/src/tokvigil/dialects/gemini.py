@@ -14,7 +14,7 @@ from tokvigil.dialects.json_values import compact, mapping, mappings, positive, 
 from tokvigil.dialects.prompt import Prompt
 from tokvigil.usage_reading import read_usage
 
-STREAMING_VERB = ":streamGenerateContent"
+STREAMING_VERB = ":streamgeneratecontent"
 CONFIG_NAMES = ("generationConfig", "generation_config")
 CAP_NAMES = ("maxOutputTokens", "max_output_tokens")
 CALL_NAMES = ("functionCall", "function_call", "executableCode", "executable_code")
@@ -49,7 +49,7 @@ class GeminiCall(JsonCall):
 
 class ContentCall(GeminiCall):
     def _streams(self) -> bool:
-        return self._request.path.endswith(STREAMING_VERB)
+        return self._request.path.lower().endswith(STREAMING_VERB)
 
     def _answers(self) -> int:
         return positive(_either(self._config(), "candidateCount", "candidate_count")) or 1

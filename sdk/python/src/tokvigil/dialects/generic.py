@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_values import mapping
+from tokvigil.dialects.json_values import is_true, mapping
 from tokvigil.dialects.openai import OpenAICall
 from tokvigil.dialects.prompt import Prompt
 from tokvigil.usage_reading import read_usage
@@ -19,6 +19,7 @@ FORM = "multipart/form-data"
 BOUNDARY_CHARS_MAX = 70  # RFC 2046
 MODEL_BYTES_MAX = 1_000
 PARTS_MAX = 1_000
+READ_OF_FORMS = ("model", "stream")
 
 
 class GenericCall(OpenAICall):
@@ -56,18 +57,28 @@ class GenericTally(Tally):
         return 0
 
 
-def read_form(content_type: str, body: bytes) -> Mapping[str, Any]:
-    """The `model` of a multipart form, and whether it asks for a stream; what it does not say is absent."""
+def read_form(content_type: str, body: bytes) -> Mapping[str, Any] | None:
+    """The `model` of a multipart form, and whether it asks for a stream; what it does not say is absent.
+
+    None for anything that is no whole form, or says a thing twice: a server may read it otherwise.
+    """
     boundary = _boundary(content_type)
     if boundary is None:
-        return {}
+        return None
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS_MAX)
+    if not parts or not parts.pop().startswith(b"--"):
+        return None
     fields: dict[str, Any] = {}
-    for part in body.split(b"--" + boundary, PARTS_MAX):
-        head, _, value = part.partition(b"\r\n\r\n")
-        name = _field_name(head)
-        if name in ("model", "stream") and len(value) <= MODEL_BYTES_MAX:
-            fields.setdefault(name, value.strip().decode("utf-8", "replace"))
-    return fields | {"stream": fields.get("stream", "").lower() == "true"}
+    for part in parts:
+        head, separator, value = part.partition(b"\r\n\r\n")
+        name = _part_name(head)
+        if not separator or name is None:
+            return None
+        if name in READ_OF_FORMS and not _is_file(head):
+            text = value[:MODEL_BYTES_MAX].strip().decode("utf-8", "replace")
+            if fields.setdefault(name, text) != text:
+                return None
+    return fields | {"stream": is_true(fields.get("stream"))}
 
 
 def _boundary(content_type: str) -> bytes | None:
@@ -82,10 +93,13 @@ def _boundary(content_type: str) -> bytes | None:
     return None
 
 
-def _field_name(head: bytes) -> str | None:
-    """The name of a field that is no file."""
+def _part_name(head: bytes) -> str | None:
     for line in head.decode("utf-8", "replace").split("\r\n"):
-        if line.lower().startswith("content-disposition:") and "filename" not in line.lower():
+        if line.lower().startswith("content-disposition:"):
             names = (part.strip() for part in line.split(";")[1:])
-            return next((part[5:].strip('"') for part in names if part.startswith("name=")), None)
+            return next((part[5:].strip('"') for part in names if part.lower().startswith("name=")), None)
     return None
+
+
+def _is_file(head: bytes) -> bool:
+    return b"filename" in head.lower()

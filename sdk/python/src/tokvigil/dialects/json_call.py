@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokvigil.dialects import json_values
@@ -23,8 +23,9 @@ class Request:
     model: str
     path: str
     query: str
-    fields: Mapping[str, Any]
-    body: bytes
+    # They hold the prompt, which must not get into a log or a traceback.
+    fields: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
     # A signature over the body goes with it: it must arrive as it is.
     is_signed: bool
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})
+
 
 def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
     """The JSON object that a text is; None for any other text."""
@@ -36,6 +38,11 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
 
 def string(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def is_true(value: Any) -> bool:
+    """What lenient servers take for true: also a number, and the words for it."""
+    return value == 1 if isinstance(value, int | float) else string(value).strip().lower() in TRUE_WORDS
 
 
 def positive(value: Any) -> int | None:

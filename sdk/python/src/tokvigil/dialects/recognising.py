@@ -1,108 +1,67 @@
-"""Which request is an AI call, of which kind, and of which model. Pure."""
+"""Which request is an AI call, of which kind, and of which model. Pure.
+
+On a path that can bill, a request is an AI call or is refused: what cannot be read is not let through unseen.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
-from tokvigil.dialects import json_values
-from tokvigil.dialects.anthropic import MessagesCall
+from tokvigil.dialects import json_values, paths
 from tokvigil.dialects.base import ProviderCall
-from tokvigil.dialects.gemini import ContentCall, EmbedCall
-from tokvigil.dialects.generic import FORM, FormCall, GenericCall, read_form
-from tokvigil.dialects.json_call import JsonCall, Request
-from tokvigil.dialects.json_values import string
-from tokvigil.dialects.openai import ChatCall, CompletionsCall, EmbeddingsCall
-from tokvigil.dialects.openai_responses import CompactCall, ResponsesCall
+from tokvigil.dialects.generic import FORM, FormCall, read_form
+from tokvigil.dialects.json_call import Request
+from tokvigil.dialects.json_values import mapping, string
+from tokvigil.dialects.paths import Use
 from tokvigil.dialects.providers import provider_of
 from tokvigil.errors import ConfigurationError
 
-_CALLS_BY_ENDING: Mapping[str, type[JsonCall]] = {
-    "/chat/completions": ChatCall,
-    "/completions": CompletionsCall,
-    "/responses/compact": CompactCall,
-    "/responses": ResponsesCall,
-    "/embeddings": EmbeddingsCall,
-    "/v1/messages": MessagesCall,
-}
-_CALLS_BY_VERB: Mapping[str, type[JsonCall]] = {
-    "generateContent": ContentCall,
-    "streamGenerateContent": ContentCall,
-    "embedContent": EmbedCall,
-    "batchEmbedContents": EmbedCall,
-    "predict": GenericCall,
-    "predictLongRunning": GenericCall,
-    "rawPredict": GenericCall,
-    "streamRawPredict": GenericCall,
-}
-# Google names a model and what to do with it in the path; a tuned model of Vertex is an endpoint.
-_GOOGLE = re.compile(r"/(?:models|tunedModels|endpoints)/(?P<model>[^/:]+):(?P<verb>\w+)$")
-_CLAUDE_ON_VERTEX = re.compile(r"/publishers/anthropic/models/[^/:]+:(?:rawPredict|streamRawPredict)$")
-# The path by which Anthropic's own client counts tokens on Vertex.
-_COUNTING_ON_VERTEX = re.compile(r"/models/count-tokens:rawPredict$")
-_AZURE_DEPLOYMENT = re.compile(r"/deployments/(?P<model>[^/]+)/")
-_BEDROCK = re.compile(r"/model/(?P<model>[^/]+)/(?:invoke|converse)[a-z-]*$")
+# The model of a call that names none: the provider's default, or that of an agent. It has no price, so that
+# policies decide by their `unknown_price`.
+UNSPECIFIED = "unspecified"
 
-_BILLED_LATER = re.compile(r"/batches$|/batchPredictionJobs$|:batchGenerateContent$|:asyncBatchEmbedContent$")
-_FREE = re.compile(r"/moderations$|/count_tokens$|/input_tokens$|[:/]cancel$|:countTokens$|:computeTokens$")
-# Things kept on a server: making one may name a model, and runs none. Realtime sessions run theirs over a
-# socket, which is not seen here.
-_KEPT_THINGS = frozenset(
-    (
-        "assistants",
-        "batches",
-        "cachedContents",
-        "containers",
-        "conversations",
-        "evals",
-        "files",
-        "fine_tuning",
-        "organization",
-        "realtime",
-        "threads",
-        "tuningJobs",
-        "uploads",
-        "vector_stores",
-    )
-)
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# A request that names one of these runs its model, on a path that nobody knows.
+_RUNNERS = ("agent", "agent_id", "assistant_id")
+# How Google writes the name of a model that does not stand in the path.
+_GOOGLE_RESOURCES = ("models/", "projects/")
 # A body signed by AWS must arrive as it was signed.
 _SIGNED_BY_AWS = "AWS4-"
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+
+_UNREADABLE = "the request's {} cannot be read, so its cost cannot be limited: send {}"
 
 
 def read_call(
     method: str, url_path: str, host: str, headers: Mapping[str, str], body: bytes
 ) -> ProviderCall | None:
-    """The AI call that a request is; None for any other request, and for one that names no model.
+    """The AI call that a request is; None for any other request.
+
+    One that names no model is an AI call too, on a path that is known to run one.
 
     `url_path` may have a query. Raises `ConfigurationError` for an AI call that cannot be settled: one that
     is billed later, or whose body cannot be read.
     """
-    if method.upper() != "POST":
+    if method.upper() not in _WITH_BODY:
         return None
-    path, _, query = url_path.partition("?")
-    path = path.rstrip("/")
-    if _BILLED_LATER.search(path):
-        raise ConfigurationError(
-            "a batch is billed later, when nobody is there to report it: send its calls one by one, or make "
-            "it with a client that is not wrapped"
-        )
-    kind = _kind_of(path)
-    if kind is None:
+    raw_path, _, query = url_path.partition("?")
+    path = paths.normalized(raw_path)
+    _check_can_be_settled(path)
+    use = paths.use_of(path)
+    if use is None:
         return None
     named = {name.lower(): value for name, value in headers.items()}
     if named.get("content-encoding", "identity") != "identity":
         raise ConfigurationError("the request's body is compressed: send it as it is, so that it can be read")
-    if named.get("content-type", "").lower().startswith(FORM):
-        kind, fields = FormCall, read_form(named["content-type"], body)
-    else:
-        fields = json_values.parse_object(body) or {}
-    model = _model(path, fields)
-    if not fields or not model:
+    is_form = named.get("content-type", "").lower().startswith(FORM)
+    fields = _fields(use, named["content-type"] if is_form else None, body)
+    model = None if fields is None else _model(path, fields, use)
+    if fields is None or model is None:
         return None
-    _check_is_billed_now(kind, fields)
-    return kind(
+    if paths.may_run_in_the_background(path):
+        _check_is_billed_now(fields)
+    return (FormCall if is_form else use.format)(
         Request(
             provider=provider_of(host),
             model=model,
@@ -115,35 +74,49 @@ def read_call(
     )
 
 
-def _kind_of(path: str) -> type[JsonCall] | None:
-    """What a path is for; None: no AI call."""
-    if _FREE.search(path) or _COUNTING_ON_VERTEX.search(path):
-        return None
-    for ending, kind in _CALLS_BY_ENDING.items():
-        if path.endswith(ending):
-            return kind
-    if _CLAUDE_ON_VERTEX.search(path):
-        return MessagesCall
-    google = _GOOGLE.search(path)
-    if google is not None and google["verb"] in _CALLS_BY_VERB:
-        return _CALLS_BY_VERB[google["verb"]]
-    # A run of an assistant is on a thread, and bills.
-    is_kept = not _KEPT_THINGS.isdisjoint(path.split("/")) and not path.endswith("/runs")
-    return None if is_kept else GenericCall
-
-
-def _check_is_billed_now(kind: type[JsonCall], fields: Mapping[str, Any]) -> None:
-    if kind is ResponsesCall and fields.get("background") is True and fields.get("stream") is not True:
+def _check_can_be_settled(path: str) -> None:
+    later = paths.billed_later(path)
+    if later is not None:
+        what, instead = later
         raise ConfigurationError(
-            "a response in the background is billed later, when nobody is there to report it: stream it, or "
-            "leave out `background`"
+            f"{what} is billed later, when nobody is there to report it: {instead}make it with a client that "
+            "is not wrapped"
         )
 
 
-def _model(path: str, fields: Mapping[str, Any]) -> str:
-    """The path's where it says what runs, else the body's, else Azure's deployment; "" if none is named."""
-    found = _GOOGLE.search(path) or _BEDROCK.search(path)
-    if found is not None:
-        return unquote(found["model"]).strip()
-    deployment = _AZURE_DEPLOYMENT.search(path)
-    return string(fields.get("model")).strip() or ("" if deployment is None else unquote(deployment["model"]))
+def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
+    if json_values.is_true(fields.get("background")) and fields.get("stream") is not True:
+        raise ConfigurationError(
+            "what runs in the background is billed later, when nobody is there to report it: stream it, leave "
+            "out `background`, or make it with a client that is not wrapped"
+        )
+
+
+def _fields(use: Use, form_type: str | None, body: bytes) -> Mapping[str, Any] | None:
+    """What the body says; None for what is neither JSON nor a form, on a path that is not known."""
+    if form_type is not None:
+        fields = read_form(form_type, body) if use.takes_forms else None
+    else:
+        fields = json_values.parse_object(body) if body.strip() else {}
+    is_meant_to_be_read = form_type is not None or body.lstrip(_BLANK).startswith(b"{")
+    if fields is None and (use.runs_a_model or is_meant_to_be_read):
+        is_form = form_type is not None and use.takes_forms
+        wanted = "a form with boundary and CRLF" if is_form else "one JSON object in UTF-8"
+        raise ConfigurationError(_UNREADABLE.format("body", wanted))
+    return fields
+
+
+def _model(path: str, fields: Mapping[str, Any], use: Use) -> str | None:
+    """The path's where it says what runs, else the body's, else Azure's deployment; None: none is run."""
+    in_path = paths.model_in(path)
+    if in_path:
+        return in_path
+    named = fields.get("model")
+    # Some say more than the name: `{"id": ..., "speed": ...}`.
+    in_body = string(mapping(named).get("id", named)).strip() or paths.deployment_in(path)
+    if in_body:
+        return in_body.rpartition("models/")[2] if in_body.startswith(_GOOGLE_RESOURCES) else in_body
+    if named is not None:
+        raise ConfigurationError(_UNREADABLE.format("`model`", "its name as a string"))
+    runs = use.runs_a_model or any(fields.get(name) is not None for name in _RUNNERS)
+    return UNSPECIFIED if runs else None
