@@ -233,3 +233,10 @@ def test_what_are_no_messages_is_refused_with_a_word(messages: Any) -> None:
     ):
         with pytest.raises(ConfigurationError, match="messages are dicts, as OpenAI takes them"):
             ask()
+
+
+@pytest.mark.parametrize("kind", [[], {}, 7, None, True])
+def test_a_part_of_a_kind_that_is_none_is_counted_all_the_same(kind: Any) -> None:
+    part = {"type": kind, "text": "alpha beta gamma"}
+    plain = tokens.count_messages([{"role": "user", "content": "alpha beta gamma"}], "gpt-4o")
+    assert tokens.count_messages([{"role": "user", "content": [part]}], "gpt-4o") == plain

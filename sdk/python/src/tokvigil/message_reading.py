@@ -110,7 +110,7 @@ def _pieces_of_part(part: Mapping[str, Any]) -> Iterator[str | Attachment]:
 
 
 def _is_attachment(part: Mapping[str, Any]) -> bool:
-    return part.get("type") in ATTACHMENT_TYPES or not ATTACHMENT_FIELDS.isdisjoint(part)
+    return str(part.get("type")) in ATTACHMENT_TYPES or not ATTACHMENT_FIELDS.isdisjoint(part)
 
 
 def _text_or_json(value: Any) -> Iterator[str]:
