@@ -83,6 +83,7 @@ def test_vertex_tuned_models_and_gateways(path: str, host: str, model: str) -> N
     [
         {"generationConfig": {"maxOutputTokens": 100, "candidateCount": 2}},
         {"generation_config": {"max_output_tokens": 100, "candidate_count": 2}},
+        {"generationConfig": {"maxOutputTokens": 100, "candidateCount": "2"}},
     ],
 )
 def test_the_cap_is_per_candidate_in_either_spelling(config: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,21 @@ class TestChatRequest:
     def test_a_cap_is_shared_out_among_the_answers(self) -> None:
         assert sent(chat(n=4), 100)["max_tokens"] == 25
         assert sent(chat(n=4), 2)["max_tokens"] == 1
+
+    @pytest.mark.parametrize("n", ["4", " 4 ", "4.0", 4.0])
+    def test_a_number_may_be_written_as_lenient_servers_take_it(self, n: Any) -> None:
+        assert chat(n=n, max_tokens=10).max_output_tokens == 40
+        assert sent(chat(n=n), 100) | {"messages": []} == {
+            "model": "gpt-4o",
+            "messages": [],
+            "n": n,
+            "max_tokens": 25,
+        }
+        assert call(COMPLETIONS, prompt="x", max_tokens=10, best_of=n).max_output_tokens == 40
+
+    @pytest.mark.parametrize("n", ["many", "", "-4", "0", 1.5, True, [], "9" * 300, "inf", float("inf")])
+    def test_what_is_no_number_of_answers_is_one(self, n: Any) -> None:
+        assert chat(n=n, max_tokens=10).max_output_tokens == 10
 
     @pytest.mark.parametrize(
         ("model", "name"),
@@ -322,6 +338,46 @@ class TestChatStream:
             assert (seen, reader.usage()) == (start + body, SAID)
 
 
+class TestFormOfAnswer:
+    """What the request says of streaming is not always what comes."""
+
+    @pytest.mark.parametrize("stream", ["true", "True", "1", "yes", 1, 1.0])
+    def test_what_lenient_servers_take_for_true_asks_for_a_stream(self, stream: Any) -> None:
+        asked = chat(stream=stream)
+        assert asked.streams
+        assert sent(asked)["stream_options"] == {"include_usage": True}
+        seen, reader = pass_through(asked, *STREAM, USAGE_CHUNK, DONE)
+        assert (seen, reader.usage()) == (b"".join([*STREAM, DONE]), SAID)
+        assert reader.is_answer()
+
+    def test_the_caller_may_ask_for_usage_as_leniently(self) -> None:
+        asked = chat(stream="true", stream_options={"include_usage": "true"})
+        assert sent(asked)["stream_options"] == {"include_usage": "true"}
+        assert pass_through(asked, *STREAM, USAGE_CHUNK)[0] == b"".join([*STREAM, USAGE_CHUNK])
+
+    @pytest.mark.parametrize("stream", ["false", "0", 0, 2, None, "perhaps", [True]])
+    def test_anything_else_asks_for_none(self, stream: Any) -> None:
+        asked = chat(stream=stream)
+        assert not asked.streams
+        assert "stream_options" not in sent(asked)
+
+    def test_a_stream_that_nobody_asked_for_is_read_as_one(self) -> None:
+        stream = b"".join([b": hello\n\n", *STREAM, USAGE_CHUNK, DONE])
+        for cut in range(len(stream)):
+            seen, reader = pass_through(chat(), stream[:cut], stream[cut:])
+            assert seen == stream
+            assert reader.usage() == SAID
+        seen, reader = pass_through(chat(), *(bytes([byte]) for byte in b"\n" + stream))
+        assert (seen, reader.usage()) == (b"\n" + stream, SAID)
+
+    @pytest.mark.parametrize("text", [b"d", b"data", b"dat no event", b"event", b"retry later", b"i", b" "])
+    def test_a_text_that_only_begins_as_an_event_passes(self, text: bytes) -> None:
+        for pieces in ([text], [text[:1], text[1:]], [bytes([byte]) for byte in text]):
+            seen, reader = pass_through(chat(), *pieces)
+            assert seen == text
+            assert not reader.is_answer()
+
+
 class TestChatAnswer:
     ANSWER = json.dumps(
         {
@@ -339,6 +395,30 @@ class TestChatAnswer:
         assert reader.feed(self.ANSWER[30:]) == self.ANSWER[30:]
         assert reader.usage() is None
         assert reader.finish() == b""
+        assert reader.usage() == SAID
+
+    def test_whoever_leaves_when_all_of_it_has_come_has_used_what_the_provider_says(self) -> None:
+        said = replace(SAID, source="estimated")
+        reader = chat(max_tokens=3).reader()
+        for piece in (self.ANSWER[:30], self.ANSWER[30:]):
+            reader.feed(piece)
+        assert reader.estimate() == said
+        assert reader.estimate() == said
+
+    def test_what_the_provider_says_of_a_whole_answer_is_not_raised_by_counting(self) -> None:
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        choice = {"message": {"content": "many more words than the provider bills"}}
+        reader = chat().reader()
+        reader.feed(json.dumps({"choices": [choice], "usage": usage}).encode())
+        assert reader.estimate() == Usage(input_tokens=7, output_tokens=2, source="estimated")
+
+    def test_looking_at_an_answer_that_has_not_come_whole_changes_nothing(self) -> None:
+        reader = chat().reader()
+        reader.feed(self.ANSWER[:-5])
+        cut = reader.estimate()
+        assert reader.estimate() == cut
+        reader.feed(self.ANSWER[-5:])
+        reader.finish()
         assert reader.usage() == SAID
 
     def test_without_usage_its_text_is_counted(self) -> None:

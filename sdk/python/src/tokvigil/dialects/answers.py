@@ -24,6 +24,8 @@ ANSWER_BYTES_MAX = 32 * 1024 * 1024
 TEXT_CHARS_MAX = 4_000_000
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+# How a stream of events begins.
+_EVENT_FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 
 class Tally(ABC):
@@ -84,6 +86,8 @@ class Tally(ABC):
             return Usage(
                 input_tokens=self._call.count_input(), output_tokens=output_tokens, source="estimated"
             )
+        if self.is_final:
+            return replace(self.said, source="estimated")
         return replace(
             self.said,
             input_tokens=self.said.input_tokens or self._call.count_input(),
@@ -116,20 +120,32 @@ class PassingReader(AnswerReader):
     def __init__(self, call: ProviderCall, tally: Tally) -> None:
         self._streams = call.streams
         self._tally = tally
-        self._form: Form | None = None if call.streams else Whole(tally)
+        # Known by how the answer begins: some servers stream unasked, and others do not when asked.
+        self._form: Form | None = None
+        self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        if self._form is None:
-            start = data.lstrip(_BLANK)[:1]
-            if not start:
-                return data
-            self._form = self._form_of_stream(start)
+        if self._form is not None:
+            return self._form.feed(data)
+        data, self._held = self._held + data, b""
+        start = data.lstrip(_BLANK)
+        if not start:
+            return data
+        if not self._streams and any(
+            len(start) < len(name) and name.startswith(start) for name in _EVENT_FIELDS
+        ):
+            self._held = data
+            return b""
+        self._form = self._form_that_begins(start)
         return self._form.feed(data)
 
     def finish(self) -> bytes:
+        if self._held:
+            self._form = Whole(self._tally)
+            self._form.feed(self._held)
         left = b"" if self._form is None else self._form.finish()
         self._tally.end()
-        return left
+        return self._held + left
 
     def is_answer(self) -> bool:
         return self._tally.is_answer
@@ -141,13 +157,17 @@ class PassingReader(AnswerReader):
         return self._tally.said if self._tally.is_final else None
 
     def estimate(self) -> Usage:
+        if isinstance(self._form, Whole) and self._form.has_all():
+            # Whoever read it to its end need not wait to be told that nothing more comes.
+            self.finish()
         return self._tally.estimate("" if self._form is None else self._form.unread())
 
-    def _form_of_stream(self, start: bytes) -> Form:
-        """Some servers answer a request for a stream with plain JSON."""
-        if start == b"{":
+    def _form_that_begins(self, start: bytes) -> Form:
+        if not self._streams:
+            return Events(self._tally) if start.startswith(_EVENT_FIELDS) else Whole(self._tally)
+        if start.startswith(b"{"):
             return Whole(self._tally)
-        return GrowingArray(self._tally) if start == b"[" else Events(self._tally)
+        return GrowingArray(self._tally) if start.startswith(b"[") else Events(self._tally)
 
 
 class Whole(Form):
@@ -173,6 +193,10 @@ class Whole(Form):
             self._body.clear()
             self._tally.take_answer(answer)
         return b""
+
+    def has_all(self) -> bool:
+        """Whether what has come is an answer that nothing is missing of. As costly as reading it."""
+        return json_values.parse_object(self._body) is not None
 
     def unread(self) -> str:
         return self._body.decode("utf-8", "ignore")

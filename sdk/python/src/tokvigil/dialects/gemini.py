@@ -10,7 +10,7 @@ from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import compact, mapping, mappings, positive, string
+from tokvigil.dialects.json_values import compact, count, mapping, mappings, positive, string
 from tokvigil.dialects.prompt import Prompt
 from tokvigil.usage_reading import read_usage
 
@@ -52,7 +52,7 @@ class ContentCall(GeminiCall):
         return self._request.path.lower().endswith(STREAMING_VERB)
 
     def _answers(self) -> int:
-        return positive(_either(self._config(), "candidateCount", "candidate_count")) or 1
+        return count(_either(self._config(), "candidateCount", "candidate_count")) or 1
 
     def _cap(self) -> int | None:
         return positive(_either(self._config(), *CAP_NAMES))

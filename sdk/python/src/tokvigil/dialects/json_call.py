@@ -70,7 +70,7 @@ class JsonCall(ProviderCall):
     def _tally(self) -> Tally: ...
 
     def _streams(self) -> bool:
-        return self._fields.get("stream") is True
+        return json_values.is_true(self._fields.get("stream"))
 
     def _answers(self) -> int:
         """How many answers the request asks for. A provider's cap is per answer."""

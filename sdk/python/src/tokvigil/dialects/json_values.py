@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})
+NUMBER_CHARS_MAX = 20
 
 
 def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
@@ -48,3 +49,13 @@ def is_true(value: Any) -> bool:
 def positive(value: Any) -> int | None:
     """A whole number above zero. Some servers take -1 for "no cap", which is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def count(value: Any) -> int | None:
+    """As `positive`, of a number that may be written as lenient servers take it: "4", 4.0."""
+    if isinstance(value, str) and len(value) <= NUMBER_CHARS_MAX:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return positive(int(value) if isinstance(value, float) and value.is_integer() else value)

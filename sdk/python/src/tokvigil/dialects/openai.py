@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import mapping, mappings, positive, string
+from tokvigil.dialects.json_values import count, is_true, mapping, mappings, positive, string
 from tokvigil.dialects.prompt import Prompt
 from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage
@@ -48,7 +48,7 @@ class GeneratingCall(OpenAICall):
 
     def _asks(self) -> bool:
         """Whether usage must be asked for: the caller has not, and the server takes the question."""
-        asked = mapping(self._fields.get("stream_options")).get("include_usage") is True
+        asked = is_true(mapping(self._fields.get("stream_options")).get("include_usage"))
         return self.streams and not asked and not self._request.is_signed and self._may_ask()
 
     def _may_ask(self) -> bool:
@@ -63,7 +63,7 @@ class GeneratingCall(OpenAICall):
 
 class ChatCall(GeneratingCall):
     def _answers(self) -> int:
-        return positive(self._fields.get("n")) or 1
+        return count(self._fields.get("n")) or 1
 
     def _cap(self) -> int | None:
         caps = [cap for name in CAP_NAMES if (cap := positive(self._fields.get(name))) is not None]
@@ -85,7 +85,7 @@ class CompletionsCall(GeneratingCall):
     """The older completions: one or more prompts, each answered `n` times."""
 
     def _answers(self) -> int:
-        per_prompt = (positive(self._fields.get("n")) or 1, positive(self._fields.get("best_of")) or 1)
+        per_prompt = (count(self._fields.get("n")) or 1, count(self._fields.get("best_of")) or 1)
         return max(per_prompt) * max(1, len(_inputs(self._fields.get("prompt"))))
 
     def _cap(self) -> int | None:

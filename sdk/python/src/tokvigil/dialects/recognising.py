@@ -93,7 +93,7 @@ def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
 
 
 def _fields(use: Use, form_type: str | None, body: bytes) -> Mapping[str, Any] | None:
-    """What the body says; None for what is neither JSON nor a form, on a path that is not known."""
+    """What the body says; None for what is neither JSON nor a form, on a path that nobody knows."""
     if form_type is not None:
         fields = read_form(form_type, body) if use.takes_forms else None
     else:
