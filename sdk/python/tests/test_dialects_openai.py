@@ -351,6 +351,8 @@ class TestFormOfAnswer:
         assert reader.is_answer()
 
     def test_the_caller_may_ask_for_usage_as_leniently(self) -> None:
+        unasked = chat(stream=True, stream_options={"include_usage": "false"})
+        assert sent(unasked)["stream_options"] == {"include_usage": True}
         asked = chat(stream="true", stream_options={"include_usage": "true"})
         assert sent(asked)["stream_options"] == {"include_usage": "true"}
         assert pass_through(asked, *STREAM, USAGE_CHUNK)[0] == b"".join([*STREAM, USAGE_CHUNK])
@@ -362,11 +364,12 @@ class TestFormOfAnswer:
         assert "stream_options" not in sent(asked)
 
     def test_a_stream_that_nobody_asked_for_is_read_as_one(self) -> None:
-        stream = b"".join([b": hello\n\n", *STREAM, USAGE_CHUNK, DONE])
-        for cut in range(len(stream)):
-            seen, reader = pass_through(chat(), stream[:cut], stream[cut:])
-            assert seen == stream
-            assert reader.usage() == SAID
+        stream = b"".join([*STREAM, USAGE_CHUNK, DONE])
+        for start in (b"", b": hello\n\n", b"event: x\n", b"id: 1\n", b"retry: 5\n\n"):
+            for cut in range(40):
+                seen, reader = pass_through(chat(), (start + stream)[:cut], (start + stream)[cut:])
+                assert seen == start + stream
+                assert reader.usage() == SAID
         seen, reader = pass_through(chat(), *(bytes([byte]) for byte in b"\n" + stream))
         assert (seen, reader.usage()) == (b"\n" + stream, SAID)
 

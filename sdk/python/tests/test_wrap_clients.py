@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,16 +178,123 @@ def test_wrapping_twice_asks_once(tv: TokVigil, bare: openai.OpenAI, books: Book
     assert books.only().user_id == "bob"
 
 
+CHAT_PATH = "/v1/chat/completions"
+
+
 def test_redirects_are_followed_as_before(
     tv: TokVigil, wire_provider: WireProvider, provider: Any, wire: Any, books: Books
 ) -> None:
-    target = wire_provider.url + "/v1/chat/completions"
-    provider.script("/v1/chat/completions", wire.Answer(307, headers={"Location": target}))
+    provider.script(CHAT_PATH, wire.Answer(307, headers={"Location": wire_provider.url + CHAT_PATH}))
     bare = openai.OpenAI(base_url=provider.url + "/v1", api_key="sk", max_retries=0)
     with pytest.raises(openai.AuthenticationError):  # no key goes to another host
         tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
     assert len(wire_provider.seen) == 1
+    assert {settled.status for settled in books.settled()} == {"failed"}
+
+
+@pytest.fixture
+def moved(provider: Any, wire: Any) -> Any:
+    """A provider whose files are its chat completions, and whose chat has moved to another path."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    answer = {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [],
+        "usage": usage,
+    }
+    there = {"Location": "/there" + CHAT_PATH}
+    provider.defaults["/there" + CHAT_PATH] = lambda seen: wire.Answer(200, answer)
+    provider.defaults["/v1/files"] = provider.defaults[CHAT_PATH] = lambda seen: wire.Answer(
+        307, headers=there
+    )
+    return provider
+
+
+def test_a_redirect_to_an_ai_call_is_one(tv: TokVigil, moved: Any, books: Books) -> None:
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0)
+    tv.wrap(bare, user_id="user_123").post("/files", body=CHAT, cast_to=object)
+    assert books.only().usage.input_tokens == 9
+
+
+def test_a_redirect_to_an_ai_call_is_one_for_who_awaits(tv: TokVigil, moved: Any, books: Books) -> None:
+    bare = openai.AsyncOpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0)
+    asyncio.run(tv.wrap(bare, user_id="user_123").post("/files", body=CHAT, cast_to=object))
+    assert books.only().usage.input_tokens == 9
+
+
+def test_a_redirect_to_a_blocked_ai_call_goes_nowhere(
+    tv: TokVigil, moved: Any, control_plane: Any, wire: Any
+) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.blocked(seen.body["request_id"])
+    )
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0)
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        tv.wrap(bare, user_id="user_123").post("/files", body=CHAT, cast_to=object)
+    assert [seen.path for seen in moved.seen] == ["/v1/files"]
+
+
+def test_an_ai_call_that_has_moved_is_asked_for_where_it_is(tv: TokVigil, moved: Any, books: Books) -> None:
+    """What did not run takes nothing of the limits."""
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0)
+    wrapped = tv.wrap(bare, user_id="user_123")
+    ours, bares = (
+        client.chat.completions.with_raw_response.create(**CHAT, max_tokens=5) for client in (wrapped, bare)
+    )
+    assert ours.http_response.url == bares.http_response.url
+    assert [seen.url for seen in ours.http_response.history] == [
+        seen.url for seen in bares.http_response.history
+    ]
+    assert len(ours.http_response.history) == 1
+    assert [asked["max_output_tokens"] for asked in books.asked] == [5, 5]
+    assert sorted((settled.status, settled.usage.input_tokens) for settled in books.settled()) == [
+        ("failed", 0),
+        ("succeeded", 9),
+    ]
+
+
+def test_a_client_that_follows_no_redirects_still_follows_none(
+    tv: TokVigil, moved: Any, books: Books
+) -> None:
+    own = http.Client(follow_redirects=False)
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0, http_client=own)
+    with pytest.raises(openai.APIStatusError):
+        tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
+    assert len(moved.seen) == 1
     assert books.only().status == "failed"
+
+
+def test_redirects_end_where_they_ended(tv: TokVigil, moved: Any, wire: Any, books: Books) -> None:
+    moved.defaults["/there" + CHAT_PATH] = moved.defaults[CHAT_PATH]
+    own = http.Client(follow_redirects=True, max_redirects=3)
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0, http_client=own)
+    with pytest.raises(openai.APIConnectionError):
+        tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
+    assert len(moved.seen) == 4
+    assert {settled.status for settled in books.settled()} == {"failed"}
+
+
+def test_a_clients_own_password_stays_with_its_host(
+    tv: TokVigil, moved: Any, wire_provider: WireProvider, control_plane: Any, wire: Any
+) -> None:
+    """Also where the request that goes out is not the one that came, and over a host in between."""
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.decision(seen.body["request_id"], max_output_tokens=70)
+    )
+    own = http.Client(auth=("ada", "secret"), follow_redirects=True)
+    bare = openai.OpenAI(base_url=moved.url + "/v1", api_key="sk", max_retries=0, http_client=own)
+    wrapped = tv.wrap(bare, user_id="user_123")
+    wrapped.chat.completions.create(**CHAT)
+    here, there = (seen.headers.get("Authorization") for seen in moved.seen)
+    assert here == there
+    assert here.startswith("Basic ")
+    away = {"Location": wire_provider.url + CHAT_PATH}
+    moved.defaults[CHAT_PATH] = lambda seen: wire.Answer(307, headers=away)
+    with pytest.raises(openai.AuthenticationError):
+        wrapped.chat.completions.create(**CHAT)
+    assert "authorization" not in wire_provider.seen[0].headers
 
 
 def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: str) -> None:

@@ -131,9 +131,7 @@ class PassingReader(AnswerReader):
         start = data.lstrip(_BLANK)
         if not start:
             return data
-        if not self._streams and any(
-            len(start) < len(name) and name.startswith(start) for name in _EVENT_FIELDS
-        ):
+        if not self._streams and any(name.startswith(start) for name in _EVENT_FIELDS):
             self._held = data
             return b""
         self._form = self._form_that_begins(start)

@@ -1,6 +1,8 @@
 """A guarded HTTP client over a provider SDK's own one, of the same library: httpx or httpx2, neither imported here.
 
 The guard is the transport of a new client; behind it the old client sends, with its proxies, hooks and certificates.
+The new client follows redirects, so that each request on the way passes the gate: an AI call that has moved is asked
+for where it is, and what did not run is reported as failed.
 What the provider's SDK sees is a client as it knows it.
 """
 
@@ -22,6 +24,8 @@ REFUSAL_STATUS = 403
 # Under these names a response's `extensions` say what TokVigil did.
 ERROR = "tokvigil_error"
 CALL = "tokvigil_call"
+# And under this one a request's where its way began, or None once it led to another host.
+ORIGIN = "tokvigil_origin"
 
 Run = Callable[[Steps[Any]], Any]
 RaisedAs = Callable[[TokVigilError], Exception]
@@ -38,6 +42,8 @@ def guarded_client(inner: Any, transport: Any) -> Any:
         params=inner.params,
         cookies=inner.cookies,
         timeout=inner.timeout,
+        follow_redirects=inner.follow_redirects,
+        max_redirects=inner.max_redirects,
     )
 
 
@@ -87,6 +93,19 @@ class _Guarded:
     def _admit(self, request: Any) -> Steps[Passage | None]:
         return self._gate.admit(*_read(request))
 
+    def _sending(self, request: Any) -> dict[str, Any]:
+        """How the inner client sends a request: as its own, but for redirects.
+
+        It would add its own password to each, and one that was redirected to another host must go without.
+        """
+        origin = (request.url.scheme, request.url.host, request.url.port)
+        options = {"stream": True, "follow_redirects": False}
+        # What the client makes to follow a redirect has the extensions of the request before it.
+        if request.extensions.setdefault(ORIGIN, origin) != origin:
+            request.extensions[ORIGIN] = None
+            options["auth"] = self._library.Auth()
+        return options
+
     def _outgoing(self, request: Any, passage: Passage) -> Any:
         if passage.body == request.content:
             return request
@@ -132,9 +151,9 @@ class GuardedTransport(_Guarded):
         except TokVigilError as error:
             return self._refusal(request, error)
         if passage is None:
-            return self._inner.send(request, stream=True)
+            return self._inner.send(request, **self._sending(request))
         try:
-            response = self._inner.send(self._outgoing(request, passage), stream=True)
+            response = self._inner.send(self._outgoing(request, passage), **self._sending(request))
         except BaseException as error:
             passage.broke(error)
             raise
@@ -158,9 +177,9 @@ class GuardedAsyncTransport(_Guarded):
         except TokVigilError as error:
             return self._refusal(request, error)
         if passage is None:
-            return await self._inner.send(request, stream=True)
+            return await self._inner.send(request, **self._sending(request))
         try:
-            response = await self._inner.send(self._outgoing(request, passage), stream=True)
+            response = await self._inner.send(self._outgoing(request, passage), **self._sending(request))
         except BaseException as error:
             passage.broke(error)
             raise
