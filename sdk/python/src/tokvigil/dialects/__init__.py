@@ -1,7 +1,8 @@
 """The wire formats of AI providers: what a request asks for, what its answer used. Pure, no I/O and no clock.
 
-`recognising` finds the format of a request, by what `paths` knows of its path. Each format is a `ProviderCall` (what is asked) and a `Tally`
-(what was answered); `answers` passes the answer through to the caller while the tally reads it.
+`recognising` finds the format of a request, by what `paths` knows of its path. Each format is a `ProviderCall`
+(what is asked) and a `Tally` (what was answered); `answers` passes the answer through to the caller while the
+tally reads it.
 """
 
 from tokvigil.dialects.base import AnswerReader, ProviderCall
