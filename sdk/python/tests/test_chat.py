@@ -12,6 +12,8 @@ import openai
 import pytest
 import tokvigil
 from tokvigil import AsyncTokVigil, TokVigil
+from tokvigil.dialects.json_call import Request
+from tokvigil.dialects.openai import ChatCall
 
 MESSAGES: Any = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
 
@@ -493,3 +495,31 @@ def test_a_stream_that_ended_without_usage_has_succeeded_by_estimate(
     list(wrapped.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, stream=True))
     report = last_report(tv, control_plane)
     assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("succeeded", 14, 2)
+
+
+def test_a_request_that_its_cap_cannot_be_written_into_gives_its_hold_back(
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_deep(*_: object, **__: object) -> bytes:
+        raise RecursionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tokvigil.dialects.json_values.json.dumps", too_deep)
+        call = ChatCall(
+            Request(
+                provider=None,
+                model="gpt-4o-mini",
+                path="/v1/chat/completions",
+                query="",
+                fields={"messages": []},
+                body=b"{}",
+                is_signed=False,
+            )
+        )
+        with pytest.raises(tokvigil.ConfigurationError, match="nested too deeply"):
+            call.body(100)
+    monkeypatch.setattr(ChatCall, "body", lambda *_: too_deep())
+    with pytest.raises(RecursionError):
+        chat()
+    assert last_report(tv, control_plane)["status"] == "cancelled"
+    assert provider.seen == []

@@ -128,3 +128,17 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         return SimpleNamespace(**{name: _object(part) for name, part in value.items()})
     return value
+
+
+def test_an_interaction_of_gemini_names_thoughts_and_tool_prompts_beside_its_totals() -> None:
+    usage = {
+        "total_input_tokens": 100,
+        "total_tool_use_tokens": 20,
+        "total_cached_tokens": 60,
+        "total_output_tokens": 30,
+        "total_thought_tokens": 50,
+        "total_tokens": 200,
+    }
+    assert read_usage({"usage": usage}) == Usage(
+        input_tokens=120, output_tokens=80, cached_input_tokens=60, reasoning_tokens=50
+    )

@@ -42,6 +42,8 @@ def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
         )
     if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
         return _anthropic(usage)
+    if "total_input_tokens" in usage:
+        return _gemini_interaction(usage)
     return _usage(
         _whole(usage, "input_tokens"),
         _whole(usage, "output_tokens"),
@@ -99,6 +101,21 @@ def _gemini(usage: Mapping[str, Any]) -> Usage | None:
         input_tokens=input_tokens,
         output_tokens=(_whole(usage, "candidates_token_count", "candidatesTokenCount") or 0) + thoughts,
         cached_input_tokens=min(cached, input_tokens),
+        reasoning_tokens=thoughts,
+    )
+
+
+def _gemini_interaction(usage: Mapping[str, Any]) -> Usage | None:
+    """Its totals are named so, and are none: thoughts and tool prompts stand beside them."""
+    prompt = _whole(usage, "total_input_tokens")
+    if prompt is None:
+        return None
+    thoughts = _whole(usage, "total_thought_tokens") or 0
+    input_tokens = prompt + (_whole(usage, "total_tool_use_tokens") or 0)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=(_whole(usage, "total_output_tokens") or 0) + thoughts,
+        cached_input_tokens=min(_whole(usage, "total_cached_tokens") or 0, input_tokens),
         reasoning_tokens=thoughts,
     )
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tokvigil.errors import ConfigurationError
+
 TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})
 NUMBER_CHARS_MAX = 20
 
@@ -20,7 +22,11 @@ def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
 
 
 def write(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
+    """Raises `ConfigurationError` for what is nested deeper than can be written."""
+    try:
+        return json.dumps(fields, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ConfigurationError("the request is nested too deeply to write its output cap into it") from None
 
 
 def compact(value: Any) -> str:

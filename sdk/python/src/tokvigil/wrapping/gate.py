@@ -97,7 +97,12 @@ class Gate:
         return self._passage(call, asked, key)
 
     def _passage(self, call: OpenCall, asked: ProviderCall, key: Hashable) -> Passage:
-        return Passage(call, asked, key, self._desk.reporter.pause, self._retrying)
+        try:
+            return Passage(call, asked, key, self._desk.reporter.pause, self._retrying)
+        except Exception:
+            # A request that the cap cannot be written into.
+            call.report_cancelled()
+            raise
 
 
 class Passage:
