@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from policies import evaluation
 from tenants import last_used
@@ -14,6 +15,14 @@ from usage import expected_output
 from usage.counter_store import Breaker, store
 
 pytest_plugins = ["audit.testing"]
+
+# The same examples in every run, so that a change is judged by itself: `--hypothesis-profile=search` looks for others.
+# How long one takes, to make or to run, says how busy the machine is.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False, max_examples=3_000)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

@@ -543,12 +543,12 @@ NAMES = [
 ]
 JSON = st.recursive(
     st.none() | st.integers() | st.text(max_size=3) | st.just("content_block_delta"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
     max_leaves=10,
 )
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), JSON))
+@given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6))
 def test_no_answer_makes_reading_fail(answer: dict[str, Any]) -> None:
     for provider in ANSWERS:
         assert isinstance(read_text(provider, answer) + text_delta(provider, answer), str)
