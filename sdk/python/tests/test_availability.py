@@ -9,9 +9,10 @@ import threading
 import time
 from typing import Any
 
+import httpx2
 import pytest
 import tokvigil
-from tokvigil import AsyncTokVigil, Decision, TokVigil
+from tokvigil import AsyncTokVigil, Decision, TokVigil, deadlines
 from tokvigil.availability import FAILURES_TO_OPEN, OPEN_S, Asked, Availability
 
 ASKED = Asked(user_id="user_123", feature="chat", model="gpt-4o-mini", plan=None)
@@ -182,3 +183,28 @@ def test_a_control_plane_that_never_finishes_costs_no_more_than_the_timeout(
             assert client.evaluate("user_123", "gpt-4o-mini").degraded
     # Without the bound it takes the ten seconds that the server goes on.
     assert time.perf_counter() - started < 4
+
+
+def test_the_timeout_holds_for_a_client_of_the_callers_too() -> None:
+    url = drip(b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n")
+    started = time.perf_counter()
+    with httpx2.Client() as http, TokVigil("key", url, timeout=0.5, spool=False, http_client=http) as client:
+        assert client.evaluate("user_123", "gpt-4o-mini").degraded
+    assert time.perf_counter() - started < 4
+
+
+def test_a_connection_is_made_secure_as_the_http_library_asks_for_it() -> None:
+    """Through a proxy it does so by position."""
+    asked = []
+
+    class Plain:
+        def start_tls(self, *arguments: object) -> Plain:
+            asked.append(arguments)
+            return self
+
+    stream = deadlines._Stream(Plain())
+    stream.start_tls("context", "host", deadlines.Until(time.monotonic() + 5))
+    stream.start_tls(ssl_context="context", server_hostname="host", timeout=3.0)
+    assert [arguments[:2] for arguments in asked] == [("context", "host")] * 2
+    assert 4 < asked[0][2] <= 5
+    assert asked[1][2] == 3.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -392,3 +393,67 @@ def test_an_event_that_cannot_be_written_does_not_stop_the_others(
         assert client.flush() == 0
     assert sorted(control_plane.charged) == ["after", "before"]
     assert "poison was refused" in caplog.text
+
+
+def test_a_close_under_traffic_lets_no_call_begin_and_loses_none(
+    control_plane: Any, wire_provider: Any
+) -> None:
+    client = TokVigil("key", control_plane.url, spool=False)
+    answered = []
+    closed = threading.Event()
+
+    def call_until_closed() -> None:
+        while not closed.is_set():
+            try:
+                client.chat(
+                    "user_123",
+                    "chat",
+                    "gpt-4o-mini",
+                    [{"role": "user", "content": "Hi"}],
+                    provider_base_url=wire_provider.url + "/v1",
+                    provider_api_key="sk",
+                )
+            except ConfigurationError:
+                return
+            answered.append(1)
+
+    callers = [threading.Thread(target=call_until_closed) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    wait_for(lambda: len(answered) > 20)
+    client.close()
+    closed.set()
+    for caller in callers:
+        caller.join()
+    assert len(control_plane.charged) >= len(answered)
+    assert {report["status"] for report in control_plane.charged.values()} <= {"succeeded", "partial"}
+
+
+def test_forks_from_several_threads_lose_no_event_and_hang_no_child(
+    control_plane: Any, tmp_path: Path
+) -> None:
+    script = """
+import os, sys, threading
+from tokvigil import TokVigil, Usage, UsageEvent
+client = TokVigil("tv_dev_id_secret", sys.argv[1], spool=sys.argv[2])
+def report(request_id):
+    client.track(UsageEvent(request_id=request_id, user_id="u", model="m",
+                            usage=Usage(input_tokens=1, output_tokens=1)))
+children = []
+def fork_and_report(thread):
+    for number in range(20):
+        child = os.fork()
+        if child == 0:
+            report(f"child {thread} {number}")
+            os._exit(0)
+        children.append(child)
+        report(f"parent {thread} {number}")
+threads = [threading.Thread(target=fork_and_report, args=(n,)) for n in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+codes = {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
+sys.exit(max(codes) or client.flush())
+"""
+    run = [sys.executable, "-c", script, control_plane.url, str(tmp_path / "usage")]
+    assert subprocess.run(run, timeout=100).returncode == 0
+    assert len(control_plane.charged) == 2 * 8 * 20

@@ -6,10 +6,12 @@ import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -466,3 +468,49 @@ def test_an_owner_file_that_was_tidied_away_comes_back(path: Path) -> None:
     assert len(other) == 0, "the event is still its owner's"
     spool.close()
     other.close()
+
+
+def test_a_folder_that_was_tidied_away_is_made_again_with_what_was_in_it(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(path, "here")
+    spool.hold(event("held"))
+    spool.add(event("pending"))
+    shutil.rmtree(path.parent)
+    spool.add(event("later"))
+    spool.adopt()
+    assert [pending.request_id for pending in spool.oldest()] == ["pending", "later"]
+    assert {row[2]: row[3] is not None for row in rows(path, "event")} == {
+        "held": True,
+        "pending": False,
+        "later": False,
+    }
+    assert "is made again" in caplog.text
+    spool.close()
+
+
+def test_a_fork_that_is_interrupted_leaves_nothing_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(path, "here")
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_let_go", interrupt)
+        patched.setattr(sys, "unraisablehook", lambda _: None)  # Python says it, and forks all the same
+        reap(os.fork())
+    reap(os.fork())
+    done = threading.Thread(target=spool.add, args=(event(),), daemon=True)
+    done.start()
+    done.join(10)
+    assert not done.is_alive()
+    assert len(spool) == 1
+    spool.close()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def reap(child: int) -> None:
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)

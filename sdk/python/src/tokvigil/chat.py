@@ -20,6 +20,7 @@ from tokvigil.errors import ConfigurationError, ProviderError, TokVigilError
 from tokvigil.models import Decision, Usage, UsageEvent
 from tokvigil.open_call import OpenCall
 from tokvigil.retries import parse_retry_after
+from tokvigil.transport import CLOSED
 from tokvigil.version import __version__
 from tokvigil.wrapping.gate import ONE_ATTEMPT
 from tokvigil.wrapping.http import CALL
@@ -250,6 +251,10 @@ def _provider_errors() -> Iterator[None]:
         yield
     except httpx2.RequestError as error:
         raise ProviderError(f"the provider cannot be reached: {error!r}") from error
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConfigurationError(CLOSED) from error
 
 
 def _read_object(content: bytes | str) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Connections:
     ) -> None:
         _import_all()
         self._given, self._given_async = given, given_async
+        if given is not None:
+            hold_to_deadlines(given)
         self._options = options
         self._begin()
         forking.register_quiet(self)
@@ -88,7 +90,7 @@ class Connections:
         self._begin()
 
     def _begin(self) -> None:
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._own = None
         self._by_loop = weakref.WeakKeyDictionary()
 

@@ -29,10 +29,10 @@ class Until(float):
 
 
 def hold_to_deadlines(client: httpx2.Client) -> None:
-    """Have the client's connections obey `Until`. It holds for those it makes itself, through a proxy or not."""
+    """Have the client's connections obey `Until`, through a proxy or not. Any other timeout holds as before."""
     for transport in {client._transport, *client._mounts.values()}:
         pool: Any = getattr(transport, "_pool", None)
-        if pool is not None:
+        if pool is not None and not isinstance(pool._network_backend, _Backend):
             pool._network_backend = _Backend(pool._network_backend)
 
 
@@ -50,11 +50,15 @@ class _Backend:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _Stream:
-        return _Stream(self._inner.connect_tcp(host, port, timeout=_now(timeout), **options))
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any
+    ) -> _Stream:
+        return _Stream(self._inner.connect_tcp(host, port, _now(timeout), *rest, **options))
 
-    def connect_unix_socket(self, path: str, timeout: float | None = None, **options: Any) -> _Stream:
-        return _Stream(self._inner.connect_unix_socket(path, timeout=_now(timeout), **options))
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, *rest: Any, **options: Any
+    ) -> _Stream:
+        return _Stream(self._inner.connect_unix_socket(path, _now(timeout), *rest, **options))
 
     def sleep(self, seconds: float) -> None:
         self._inner.sleep(seconds)
@@ -77,8 +81,10 @@ class _Stream:
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, timeout=_now(timeout))
 
-    def start_tls(self, *arguments: Any, timeout: float | None = None, **options: Any) -> _Stream:
-        return _Stream(self._inner.start_tls(*arguments, timeout=_now(timeout), **options))
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _Stream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _now(timeout)))
 
     def close(self) -> None:
         self._inner.close()

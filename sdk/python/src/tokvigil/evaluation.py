@@ -16,7 +16,7 @@ from tokvigil.errors import ConfigurationError, TokVigilError, TokVigilUnavailab
 from tokvigil.models import Decision
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
-from tokvigil.transport import Transport
+from tokvigil.transport import CLOSED, Transport
 
 logger = logging.getLogger("tokvigil")
 
@@ -99,9 +99,7 @@ class Evaluation:
         Raises `APIStatusError` if TokVigil refuses the call itself: a wrong key must not switch the limits off.
         """
         if self._reporter.is_closed:
-            raise ConfigurationError(
-                "this TokVigil client is closed, so nothing could be reported: make calls inside its `with`"
-            )
+            raise ConfigurationError(CLOSED)
         asked = Asked(
             user_id=question.user_id, feature=question.feature, model=question.model, plan=question.plan
         )

@@ -1,11 +1,15 @@
-"""What a forked child must make anew: locks that a thread of the parent may have held, threads, connections."""
+"""What a fork must find at rest, and what a forked child must make anew: locks that a thread of the parent may have
+held, threads, connections, files."""
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
 from typing import Protocol
+
+logger = logging.getLogger("tokvigil")
 
 
 class Forkable(Protocol):
@@ -14,46 +18,56 @@ class Forkable(Protocol):
 
 class Quiet(Forkable, Protocol):
     """Whose threads must not be in the middle of something at a fork, because a library's own locks stay locked in the
-    child for good: SQLite's, OpenSSL's."""
+    child for good: SQLite's."""
 
-    def hold_for_fork(self) -> None: ...
+    def hold_for_fork(self) -> None:
+        """Holds all of it or, if it raises, nothing."""
+
     def go_on_in_parent(self) -> None: ...
 
 
 _forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _quiet: weakref.WeakSet[Quiet] = weakref.WeakSet()
-# Those that this fork holds: more may be made before it is done.
-_held: list[Quiet] = []
-_forking = threading.Lock()
+# What each fork under way holds: one of several at once, a signal handler's, may begin in the middle of another.
+_held: list[list[Quiet]] = []
+# Reentrant for the same reason. It guards the sets too.
+_forking = threading.RLock()
 
 
 def register(forkable: Forkable) -> None:
     """From now on `restart_in_child` is called in every forked child, as long as the object lives."""
-    _forkables.add(forkable)
+    with _forking:
+        _forkables.add(forkable)
 
 
 def register_quiet(quiet: Quiet) -> None:
     """As `register`; and before each fork it is held."""
-    register(quiet)
-    _quiet.add(quiet)
+    with _forking:
+        _forkables.add(quiet)
+        _quiet.add(quiet)
 
 
 def _hold_all() -> None:
     _forking.acquire()
-    _held.extend(_quiet)
-    for quiet in _held:
+    held: list[Quiet] = []
+    _held.append(held)
+    for quiet in list(_quiet):
         quiet.hold_for_fork()
+        held.append(quiet)
 
 
 def _go_on() -> None:
-    while _held:
-        _held.pop().go_on_in_parent()
-    _forking.release()
+    try:
+        for quiet in _held.pop():
+            quiet.go_on_in_parent()
+    finally:
+        _forking.release()
 
 
 def _restart_all() -> None:
+    global _forking
+    _forking = threading.RLock()
     _held.clear()
-    _forking.release()
     for forkable in list(_forkables):
         forkable.restart_in_child()
 

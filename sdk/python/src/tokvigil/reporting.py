@@ -59,6 +59,7 @@ class Reporter:
         self._failures = 0
         self._send_from = 0.0
         self._adopt_from = time.monotonic() + ADOPT_EVERY_S
+        self._closing = False
         self._closed = False
         _reporters.add(self)
         if len(store):
@@ -66,7 +67,8 @@ class Reporter:
 
     @property
     def is_closed(self) -> bool:
-        return self._closed
+        """No call may begin any more."""
+        return self._closing
 
     def ask(self, call: OpenCall) -> None:
         """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
@@ -158,15 +160,20 @@ class Reporter:
         """
         if self not in _reporters:
             return 0
+        self._closing = True
         _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
         self._background.stop(timeout_s)
-        self._in_flight.do_deferred()
-        for call in self._in_flight.given_up(all_of_them=True):
-            call.report_failed()
-        for call in self._in_flight.open_calls():
-            call.report_as_it_stands()
-        left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
+        while True:
+            self._in_flight.do_deferred()
+            for call in self._in_flight.given_up(all_of_them=True):
+                call.report_failed()
+            for call in self._in_flight.open_calls():
+                call.report_as_it_stands()
+            left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
+            # Calls that were being decided when this began may have begun meanwhile.
+            if not self._in_flight.open_calls() or time.monotonic() >= deadline:
+                break
         if left and isinstance(self.store, Spool):
             logger.warning("not reported yet, and kept in %s: usage of %d calls", self.store.path, left)
         elif left:

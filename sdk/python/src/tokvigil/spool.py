@@ -169,8 +169,7 @@ class Spool:
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
-        if self._owned is not None:
-            self._owned.renew()
+        self._renew_owner()
         owners = self._run(
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
@@ -181,6 +180,32 @@ class Spool:
                         "UPDATE event SET owner = NULL WHERE owner = ?", (owner,)
                     )
                 )
+
+    def _renew_owner(self) -> None:
+        with self._lock:
+            try:
+                if self._owned is not None:
+                    self._owned.renew()
+            except OSError as error:
+                logger.error("the folder of the spool %s is gone, and is made again: %s", self.path, error)
+                self._move_to_new_file()
+
+    def _move_to_new_file(self) -> None:
+        """The old one has no name any more, and can still be read."""
+        rows = self._run(
+            lambda db: db.execute(
+                "SELECT destination, request_id, owner, body FROM event WHERE owner IS NULL OR owner = ?",
+                (self._owner,),
+            ).fetchall()
+        )
+        self._let_go()
+        self._owned = None
+        self._run(
+            lambda db: db.executemany(
+                "INSERT OR IGNORE INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)",
+                rows or (),
+            )
+        )
 
     def close(self) -> None:
         """Hand over what is held, and let go of the file."""
@@ -196,6 +221,14 @@ class Spool:
         """Nothing is open, and no thread is inside SQLite, when this returns: its own memory of what it has locked in
         the file would mislead the child."""
         self._lock.acquire()
+        try:
+            self._let_go()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _let_go(self) -> None:
+        """Of the file, until it is needed again."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -294,7 +327,7 @@ class Spool:
                 if self._db.in_transaction and not nested:
                     # Whoever began it was interrupted, by Ctrl-C for one.
                     self._db.execute("ROLLBACK")
-                return use(self._db)
+                return _without_cursor(use(self._db))
             except sqlite3.Error as error:
                 self._leave_alone(error)
                 return None
@@ -306,6 +339,13 @@ class Spool:
         logger.error("the spool %s failed, usage is kept in memory meanwhile: %s", self.path, error)
         if is_locked(error):
             self._leave_alone_until = time.monotonic() + LEAVE_ALONE_S
+
+
+def _without_cursor(answer: T) -> T:
+    """A cursor that somebody keeps would keep the file open behind a closed connection, also at a fork."""
+    if isinstance(answer, sqlite3.Cursor):
+        answer.close()
+    return answer
 
 
 def is_locked(error: Exception) -> bool:

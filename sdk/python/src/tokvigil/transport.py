@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
+CLOSED = "this TokVigil client is closed, so nothing could be reported: make calls inside its `with`"
 
 ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: ValidationError,
@@ -149,6 +150,10 @@ def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilEr
         return _caused(
             TokVigilUnavailableError(f"TokVigil cannot be reached at {where}: {error!r}"), error
         ), None
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConfigurationError(CLOSED) from error
     except httpx2.RequestError as error:
         return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
     if response.is_success:
