@@ -18,7 +18,8 @@ import pytest
 from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices
 from tokvigil.__main__ import main
 from tokvigil.doctor import Finding
-from tokvigil.spool import OwnerFile, Spool
+from tokvigil.owner_file import OwnerFile
+from tokvigil.spool import Spool
 
 SECRET = "s" * 40
 KEY = f"tv_dev_0123456789ab_{SECRET}"

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
-from tokvigil.spool import APPLICATION_ID, BUSY_TIMEOUT_S, LEAVE_ALONE_S, Spool, default_path
+from tokvigil.spool import LEAVE_ALONE_S, Spool
+from tokvigil.spool_file import APPLICATION_ID, BUSY_TIMEOUT_S, default_path
 
 # `TOKVIGIL_KILLS=200` is the long run.
 KILLS = int(os.environ.get("TOKVIGIL_KILLS", "12"))

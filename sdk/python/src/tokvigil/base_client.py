@@ -21,7 +21,8 @@ from tokvigil.open_call import Desk
 from tokvigil.pending import PendingUsage
 from tokvigil.reporting import Reporter
 from tokvigil.retries import RetryPolicy
-from tokvigil.spool import Spool, default_path
+from tokvigil.spool import Spool
+from tokvigil.spool_file import default_path
 from tokvigil.transport import Transport
 from tokvigil.wrapping.wrapper import Wrapper
 

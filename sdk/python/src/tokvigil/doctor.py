@@ -27,7 +27,7 @@ from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
 from tokvigil.errors import ConfigurationError, TokVigilError
-from tokvigil.spool import NotASpoolError, default_path, was_spool
+from tokvigil.spool_file import NotASpoolError, default_path, was_spool
 from tokvigil.spool_survey import Survey, survey
 from tokvigil.version import __version__
 

@@ -7,8 +7,7 @@ dead process's lock on its owner file, however it died; another process then mak
 stand: a call whose answer was never seen is reported with what was held for it.
 
 Several processes may share one file, and several clients: each sees the events of its own destination only, which is
-the control plane and the API key they were made with. The file is SQLite in WAL mode with synchronous=NORMAL: a write
-takes tens of microseconds and survives the death of the process, though the last ones may not survive a loss of power.
+the control plane and the API key they were made with.
 """
 
 from __future__ import annotations
@@ -28,67 +27,15 @@ from typing import Any, TypeVar
 from tokvigil import forking
 from tokvigil.errors import TokVigilError
 from tokvigil.models import UsageEvent
+from tokvigil.owner_file import OwnerFile
 from tokvigil.pending import PENDING_MAX, PendingUsage
-
-try:
-    import fcntl
-except ImportError:  # Windows: the events of a dead process wait for `OWNER_STALE_S` instead
-    fcntl = None  # type: ignore[assignment]
+from tokvigil.spool_file import NotASpoolError, open_spool
 
 logger = logging.getLogger("tokvigil")
 T = TypeVar("T")
 
-FILE_NAME = "usage.sqlite3"
-# Another process writes for microseconds. One that needs longer is stuck, and callers, event loops among them, are not
-# to wait for it; only opening waits longer, because processes that start together open together.
-BUSY_TIMEOUT_S = 0.05
-OPEN_TIMEOUT_S = 1.0
+# A file that another process keeps locked is not tried again for so long.
 LEAVE_ALONE_S = 1.0
-OWNER_STALE_S = 24 * 3600.0
-# What TOKVIGIL_SPOOL may say instead of a path.
-MEMORY_ONLY = frozenset({"false", "0", "off", "no"})
-DEFAULT_FILE = frozenset({"true", "1", "on", "yes"})
-# "tokv", in the header of each spool; those of earlier versions have 0 there.
-APPLICATION_ID = int.from_bytes(b"tokv")
-_SQLITE_HEADER = b"SQLite format 3\0"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS event (
-    place INTEGER PRIMARY KEY,
-    destination TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    owner TEXT,
-    body TEXT NOT NULL,
-    UNIQUE (destination, request_id)
-);
-CREATE INDEX IF NOT EXISTS event_owner ON event (owner) WHERE owner IS NOT NULL;
-CREATE INDEX IF NOT EXISTS event_pending ON event (destination, place) WHERE owner IS NULL;
-CREATE TABLE IF NOT EXISTS quarantine (
-    destination TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    body TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    at REAL NOT NULL
-);
-"""
-_COLUMNS = {
-    "event": ["place", "destination", "request_id", "owner", "body"],
-    "quarantine": ["destination", "request_id", "body", "reason", "at"],
-}
-
-
-class NotASpoolError(Exception):
-    """A file that is somebody else's: it must neither be written nor moved."""
-
-
-def default_path() -> Path | None:
-    """`TOKVIGIL_SPOOL`, else usage.sqlite3 in the user's state directory; None: usage is kept in memory only."""
-    named = os.environ.get("TOKVIGIL_SPOOL", "").strip()
-    if named.lower() in MEMORY_ONLY:
-        return None
-    if named and named.lower() not in DEFAULT_FILE:
-        return Path(named)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "tokvigil" / FILE_NAME
 
 
 class Spool:
@@ -258,7 +205,7 @@ class Spool:
         self._is_to_open = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            db = _open(path)
+            db = open_spool(path)
             try:
                 # Before any event: one whose owner has no file would be taken for a dead process's.
                 self._owned = self._owned or OwnerFile(path, self._owner)
@@ -351,118 +298,6 @@ def _without_cursor(answer: T) -> T:
 def is_locked(error: Exception) -> bool:
     """Whether another process has the file just now."""
     return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-class OwnerFile:
-    """A file that a process keeps locked for as long as it lives."""
-
-    def __init__(self, spool: Path, owner: str) -> None:
-        self._path = spool.with_name(f"{spool.name}.owner-{owner}")
-        self._descriptor: int | None = None
-
-    def take(self) -> None:
-        """Does nothing if it is taken already."""
-        if self._descriptor is not None:
-            return
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def renew(self) -> None:
-        """Should somebody have tidied it away."""
-        if self._descriptor is not None and not self._path.exists():
-            self.drop()
-            self.take()
-
-    def is_dead(self) -> bool:
-        """Whether its process ended; its file is then gone."""
-        try:
-            descriptor = os.open(self._path, os.O_RDWR)
-        except FileNotFoundError:
-            return True
-        try:
-            if fcntl is None:
-                if time.time() - os.fstat(descriptor).st_mtime < OWNER_STALE_S:
-                    return False
-            else:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._path.unlink(missing_ok=True)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
-
-    def drop(self) -> None:
-        """In a forked child: let go of the parent's file, which stays the parent's."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            self._path.unlink(missing_ok=True)
-            self.drop()
-
-
-def was_spool(path: Path) -> bool:
-    """Whether a file that is no usable database shows that it was one: by its header, or by what lies beside it."""
-    with path.open("rb") as file:
-        if file.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER:
-            return True
-    beside = (f"{path.name}-wal", f"{path.name}-shm")
-    owner = f"{path.name}.owner-"
-    return any(file.name in beside or file.name.startswith(owner) for file in path.parent.iterdir())
-
-
-def check_is_ours(db: sqlite3.Connection) -> None:
-    """Raises `NotASpoolError` for a database with anything in it that no version of this module made."""
-    (application_id,) = db.execute("PRAGMA application_id").fetchone()
-    if application_id == APPLICATION_ID:
-        return
-    if application_id != 0:
-        raise NotASpoolError(f"it is a database with the application id {application_id}")
-    tables = db.execute(
-        "SELECT DISTINCT tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite$_%' ESCAPE '$'"
-    )
-    for (table,) in tables.fetchall():
-        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-        if _COLUMNS.get(table) != columns:
-            raise NotASpoolError(f"it is a database with a table {table!r}")
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """The file; a spool that is no database any more is moved out of the way."""
-    try:
-        return _connect(path)
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        if not was_spool(path):
-            raise NotASpoolError(str(error)) from None
-        moved = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-        logger.error("the spool %s is corrupt and was moved to %s: %s", path, moved, error)
-        path.rename(moved)
-        for rest in ("-wal", "-shm"):
-            path.with_name(path.name + rest).unlink(missing_ok=True)
-        return _connect(path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        check_is_ours(db)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
-        if db.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
-    except (sqlite3.Error, NotASpoolError):
-        db.close()
-        raise
-    path.chmod(0o600)
-    return db
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tokvigil.spool import BUSY_TIMEOUT_S, OwnerFile, check_is_ours
+from tokvigil.owner_file import OwnerFile
+from tokvigil.spool_file import BUSY_TIMEOUT_S, check_is_ours
 
 REASONS_MAX = 5
 OTHERS_MAX = 5

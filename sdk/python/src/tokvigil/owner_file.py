@@ -1,0 +1,69 @@
+"""Whether the process that an event of the spool belongs to is still there.
+
+The operating system ends a process's lock on its owner file, however the process died.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: the events of a dead process wait for `OWNER_STALE_S` instead
+    fcntl = None  # type: ignore[assignment]
+
+OWNER_STALE_S = 24 * 3600.0
+
+
+class OwnerFile:
+    """A file that a process keeps locked for as long as it lives."""
+
+    def __init__(self, spool: Path, owner: str) -> None:
+        self._path = spool.with_name(f"{spool.name}.owner-{owner}")
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Does nothing if it is taken already."""
+        if self._descriptor is not None:
+            return
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        if fcntl is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def renew(self) -> None:
+        """Should somebody have tidied it away."""
+        if self._descriptor is not None and not self._path.exists():
+            self.drop()
+            self.take()
+
+    def is_dead(self) -> bool:
+        """Whether its process ended; its file is then gone."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            if fcntl is None:
+                if time.time() - os.fstat(descriptor).st_mtime < OWNER_STALE_S:
+                    return False
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._path.unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def drop(self) -> None:
+        """In a forked child: let go of the parent's file, which stays the parent's."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            self.drop()
