@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import threading
 import weakref
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import forking
@@ -106,6 +107,7 @@ def _close_at_exit() -> None:
         connections.close()
 
 
+@cache
 def _import_all() -> None:
     """What the first request would import, and looking up its host: a fork while a thread imports leaves the child
     with a lock on the module that nobody will ever release."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import compact, count, mapping, mappings, positive, string
+from tokvigil.dialects.json_values import count, mapping, mappings, positive, string
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.message_reading import compact
 from tokvigil.usage_reading import read_usage
 
 STREAMING_VERB = ":streamgeneratecontent"

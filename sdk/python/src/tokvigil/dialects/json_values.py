@@ -29,11 +29,6 @@ def write(fields: Mapping[str, Any]) -> bytes:
         raise ConfigurationError("the request is nested too deeply to write its output cap into it") from None
 
 
-def compact(value: Any) -> str:
-    """JSON as models get to see it, for counting."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokvigil.dialects import json_values
-from tokvigil.message_reading import pieces_of_any
+from tokvigil.message_reading import compact, pieces_of_any
 from tokvigil.tokens import TOKENS_PER_ATTACHMENT, TOKENS_PER_MESSAGE, count_text
 
 
@@ -30,7 +29,7 @@ class Prompt:
     def add_json(self, value: Any) -> None:
         """A value that the model reads as JSON: a tool, its arguments, its result."""
         if value not in (None, [], {}):
-            self._texts.append(json_values.compact(value))
+            self._texts.append(compact(value))
 
     def add_attachment(self) -> None:
         self._attachments += 1
