@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -441,10 +442,18 @@ def test_a_task_cancelled_while_it_asks_gives_back_what_may_be_held(
     assert provider.seen == []
 
 
+@pytest.mark.parametrize("takes_s", [0.0, 0.4])
 def test_a_call_is_not_blocked_by_the_hold_of_the_finished_call_before_it(
-    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any, takes_s: float
 ) -> None:
-    """A limit of one call at once, and calls one after the other."""
+    """A limit of one call at once, and calls one after the other; the control plane may be slow to take reports."""
+    take = control_plane.defaults["/v1/usage/batch"]
+
+    def take_slowly(seen: Any) -> Any:
+        time.sleep(takes_s)
+        return take(seen)
+
+    control_plane.defaults["/v1/usage/batch"] = take_slowly
     held: list[str] = []
 
     def one_at_a_time(seen: Any) -> Any:

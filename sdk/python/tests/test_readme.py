@@ -248,7 +248,6 @@ def test_the_figures_of_the_table_are_those_of_the_code() -> None:
         f"sent again after {reporting.BACKOFF_S_FIRST:g} to {reporting.BACKOFF_S_MAX:g} s",
         f"kept in memory, {pending.PENDING_MAX:,} at most",
         f"extended every {in_flight.EXTEND_EVERY_S / 60:g} minutes",
-        f"waits up to {reporting.CATCH_UP_S:g} s",
         f"0 to {retries.RETRIES_MAX}",
     ):
         assert figure in text

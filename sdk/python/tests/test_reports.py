@@ -62,6 +62,19 @@ def test_a_full_batch_does_not_wait(
     assert len(control_plane.charged) == BATCH_EVENTS_MAX
 
 
+def test_while_calls_keep_coming_their_reports_share_batches(
+    tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.BATCHES_APART_S", 1.0)
+    tv.track(event("first"))
+    wait_for(lambda: control_plane.charged)
+    for number in range(10):
+        tv.track(event(str(number)))
+        time.sleep(0.02)
+    wait_for(lambda: len(control_plane.charged) == 11)
+    assert [len(seen.body["events"]) for seen in control_plane.calls(BATCH)] == [1, 10]
+
+
 def test_many_more_than_a_batch_all_arrive_once(tv: TokVigil, control_plane: Any) -> None:
     for number in range(3 * BATCH_EVENTS_MAX + 7):
         tv.track(event(str(number)))

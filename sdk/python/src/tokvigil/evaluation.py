@@ -133,7 +133,9 @@ class Evaluation:
 
     def _ask_again(self, question: Question, decision: Decision, deadline: float) -> Steps[Decision]:
         """Calls in flight stand in the way, and this process may not yet have told that its own are over."""
-        if not (yield from self._reporter.catch_up(deadline)):
+        now = time.monotonic()
+        # Half of what is left, so that there is time to ask.
+        if not (yield from self._reporter.catch_up(now + (deadline - now) / 2)):
             return decision
         try:
             return (yield from self._ask(question, deadline))

@@ -28,10 +28,10 @@ logger = logging.getLogger("tokvigil")
 
 # A batch goes out when it is full, or this long after its first event: until then its calls are still held.
 SEND_WITHIN_S = 0.05
+# While calls keep coming, this long after the batch before: each costs the control plane as much as two dozen events.
+BATCHES_APART_S = 0.25
 # While the control plane works, what is left over is looked for this often.
 LOOK_AGAIN_S = 1.0
-# How long a blocked call waits for this process's own reports to arrive.
-CATCH_UP_S = 0.25
 CATCH_UP_STEP_S = 0.005
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
@@ -58,6 +58,7 @@ class Reporter:
         self._sendings_ended = 0
         self._failures = 0
         self._send_from = 0.0
+        self._batch_from = 0.0
         self._adopt_from = time.monotonic() + ADOPT_EVERY_S
         self._closing = False
         self._closed = False
@@ -95,7 +96,7 @@ class Reporter:
         if overflowed is not None:
             logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
         self._since_sent += 1
-        self._background.within(0 if self._since_sent >= BATCH_EVENTS_MAX else SEND_WITHIN_S)
+        self._background.within(0 if self._since_sent >= BATCH_EVENTS_MAX else self._next_batch_in_s())
 
     def pause(self, key: Hashable, call: OpenCall) -> None:
         """See `InFlight.pause`. Until the call is taken up again it counts as failed."""
@@ -120,14 +121,13 @@ class Reporter:
         self._background.within(0)
 
     def catch_up(self, deadline: float) -> Steps[bool]:
-        """Waits a moment until what is pending by now was sent, not past the deadline (of time.monotonic).
+        """Waits until what is pending by now was sent, not past the deadline (of time.monotonic).
 
         False: nothing is pending, or it was not sent.
         """
         if not len(self.store):
             return False
         sending = self._sendings_begun + 1
-        deadline = min(deadline, time.monotonic() + CATCH_UP_S)
         self.send_now()
         while self._sendings_ended < sending and time.monotonic() < deadline:
             yield CATCH_UP_STEP_S
@@ -197,6 +197,7 @@ class Reporter:
             self._sendings_begun += 1
             self._try_to_send()
             self._sendings_ended = self._sendings_begun
+            self._batch_from = time.monotonic() + BATCHES_APART_S
         return self._next_in_s()
 
     def _try_to_send(self) -> None:
@@ -214,6 +215,9 @@ class Reporter:
     def _succeeded(self) -> None:
         self._failures = 0
         self._send_from = 0.0
+
+    def _next_batch_in_s(self) -> float:
+        return max(SEND_WITHIN_S, self._batch_from - time.monotonic())
 
     def _next_in_s(self) -> float:
         now = time.monotonic()
