@@ -65,14 +65,22 @@ def test_a_full_batch_does_not_wait(
 def test_while_calls_keep_coming_their_reports_share_batches(
     tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also those that come while a batch is on its way."""
     monkeypatch.setattr("tokvigil.reporting.BATCHES_APART_S", 1.0)
+    take = control_plane.defaults[BATCH]
+
+    def take_slowly(seen: Any) -> Any:
+        time.sleep(0.1)
+        return take(seen)
+
+    control_plane.defaults[BATCH] = take_slowly
     tv.track(event("first"))
-    wait_for(lambda: control_plane.charged)
-    for number in range(10):
+    wait_for(lambda: control_plane.calls(BATCH))
+    for number in range(30):
         tv.track(event(str(number)))
         time.sleep(0.02)
-    wait_for(lambda: len(control_plane.charged) == 11)
-    assert [len(seen.body["events"]) for seen in control_plane.calls(BATCH)] == [1, 10]
+    wait_for(lambda: len(control_plane.charged) == 31)
+    assert [len(seen.body["events"]) for seen in control_plane.calls(BATCH)] == [1, 30]
 
 
 def test_many_more_than_a_batch_all_arrive_once(tv: TokVigil, control_plane: Any) -> None:
@@ -203,6 +211,26 @@ def test_closing_sends_what_is_pending(control_plane: Any) -> None:
     with TokVigil("key", control_plane.url, spool=False) as client:
         client.track(event())
     assert list(control_plane.charged) == ["r1"]
+
+
+def test_what_is_reported_during_a_flush_waits_and_during_a_close_goes_out(
+    control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.SEND_WITHIN_S", 60.0)
+    take = control_plane.defaults[BATCH]
+    client = TokVigil("key", control_plane.url, spool=False)
+
+    def take_while_another_call_ends(seen: Any) -> Any:
+        if len(control_plane.calls(BATCH)) < 4:
+            client.track(event(f"during {len(control_plane.calls(BATCH))}"))
+        return take(seen)
+
+    control_plane.defaults[BATCH] = take_while_another_call_ends
+    client.track(event("before"))
+    assert client.flush() == 1
+    assert set(control_plane.charged) == {"before"}
+    assert client.close() is None
+    assert set(control_plane.charged) == {"before", "during 1", "during 2", "during 3"}
 
 
 def test_closing_without_a_control_plane_and_without_a_spool_says_what_is_lost(

@@ -41,8 +41,10 @@ class Delivery:
         """A thread of the parent may have been sending."""
         self._sending = threading.Lock()
 
-    def send_all(self, deadline: float | None = None) -> None:
-        """Batch after batch until none is left; an event leaves the store only once TokVigil has answered for it.
+    def send_all(self, deadline: float | None = None, *, to_the_last: bool = False) -> None:
+        """Batch after batch, until what was pending is gone; an event leaves the store only once TokVigil has answered
+        for it. What is new by then waits for the next time, unless this is `to_the_last`: while calls keep coming there
+        would be no end.
 
         Raises the `TokVigilError` that stopped it, TokVigilUnavailableError also when the deadline (of time.monotonic)
         came. The rest is worth another try later: the control plane back, the key mended.
@@ -52,20 +54,22 @@ class Delivery:
             return
         try:
             while events := self._store.claim(BATCH_EVENTS_MAX):
-                if not self._send_claimed(events, deadline):
+                settled = self._send_claimed(events, deadline)
+                if settled == len(events) < BATCH_EVENTS_MAX and not to_the_last:
                     return
+        except _NotWrittenDown:
+            return
         finally:
             self._sending.release()
 
-    def _send_claimed(self, events: tuple[UsageEvent, ...], deadline: float | None) -> bool:
-        batch = _fitting(events)
+    def _send_claimed(self, events: tuple[UsageEvent, ...], deadline: float | None) -> int:
         try:
-            return self._send(batch, deadline)
+            return self._send(_fitting(events), deadline)
         finally:
             self._store.put_back([event.request_id for event in events])
 
-    def _send(self, batch: list[UsageEvent], deadline: float | None) -> bool:
-        """False: what was settled could not be written down, so going on would send the same again."""
+    def _send(self, batch: list[UsageEvent], deadline: float | None) -> int:
+        """How many of them are settled for good. Raises `_NotWrittenDown`."""
         within_s = ATTEMPT_S_MAX if deadline is None else min(ATTEMPT_S_MAX, deadline - time.monotonic())
         body = {"events": [event.to_wire() for event in batch]}
         try:
@@ -75,31 +79,41 @@ class Delivery:
         except (ValidationError, ConfigurationError) as error:
             # One event spoils the whole batch: find it, so that the others go out.
             if len(batch) == 1:
-                self._refused(batch[0], str(error), getattr(error, "errors", None))
-                return True
+                return self._refused(batch[0], str(error), getattr(error, "errors", None))
             half = len(batch) // 2
-            return self._send(batch[:half], deadline) and self._send(batch[half:], deadline)
+            return self._send(batch[:half], deadline) + self._send(batch[half:], deadline)
         return self._settle(batch, answer)
 
-    def _settle(self, batch: list[UsageEvent], answer: Mapping[str, Any]) -> bool:
+    def _settle(self, batch: list[UsageEvent], answer: Mapping[str, Any]) -> int:
         by_id = {event.request_id: event for event in batch}
         results = [result for result in _results(answer) if result[0] in by_id and result[1] in _SETTLED]
         if not results:
             raise MalformedAnswerError("the batch answer settles no event")
-        for request_id, status, problem in results:
-            if status in _REFUSED:
-                self._refused(by_id[request_id], f"{status}: {problem}", problem)
-        return self._store.remove([request_id for request_id, status, _ in results if status in _TAKEN])
+        given_up = sum(
+            self._refused(by_id[request_id], f"{status}: {problem}", problem)
+            for request_id, status, problem in results
+            if status in _REFUSED
+        )
+        taken = [request_id for request_id, status, _ in results if status in _TAKEN]
+        if not self._store.remove(taken):
+            raise _NotWrittenDown
+        return given_up + len(taken)
 
-    def _refused(self, event: UsageEvent, reason: str, problem: Any) -> None:
+    def _refused(self, event: UsageEvent, reason: str, problem: Any) -> int:
+        """1 if it is given up, 0 if it is to be sent again."""
         if event.occurred_at is not None and "occurred_at" in str(problem):
             # This machine's clock is wrong. Nothing was recorded, so the event may still change.
             logger.warning("usage of request %s: %s; sent without its time", event.request_id, reason)
             self._store.remove((event.request_id,))
             self._store.add(replace(event, occurred_at=None))
-            return
+            return 0
         logger.error("usage of request %s was refused: %s", event.request_id, reason)
         self._store.give_up(event.request_id, reason)
+        return 1
+
+
+class _NotWrittenDown(Exception):
+    """What was settled could not be written down: going on would send the same again."""
 
 
 def _fitting(events: Iterable[UsageEvent]) -> list[UsageEvent]:

@@ -141,7 +141,7 @@ class Reporter:
         pause_s = RETRY_PAUSE_S
         while True:
             try:
-                self._delivery.send_all(deadline)
+                self._delivery.send_all(deadline, to_the_last=self._closing)
                 self._succeeded()
                 break
             except TokVigilError as error:
@@ -194,10 +194,10 @@ class Reporter:
             self.store.adopt()
         if now >= self._send_from:
             self._since_sent = 0
+            self._batch_from = now + BATCHES_APART_S
             self._sendings_begun += 1
             self._try_to_send()
             self._sendings_ended = self._sendings_begun
-            self._batch_from = time.monotonic() + BATCHES_APART_S
         return self._next_in_s()
 
     def _try_to_send(self) -> None:
