@@ -69,7 +69,11 @@ HELP_TEXTS = {
 
 
 class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
-    models_allow = _globs_field("Allowed", "Models that may be called; empty = all.")
+    models_allow = _globs_field(
+        "Allowed",
+        "Models that may be called; empty = all. To a call blocked for its model the first that is named in full, "
+        "without a wildcard, and would be allowed is suggested instead.",
+    )
     models_deny = _globs_field("Denied", "Models that may not be called, even if allowed above.")
 
     class Meta:

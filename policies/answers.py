@@ -133,7 +133,11 @@ class EvaluateAnswer(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     suggested_model: Annotated[
-        str | None, Meta(description="A model that would be allowed; null if there is none to suggest.")
+        str | None,
+        Meta(
+            description="If the call is blocked for its model or its cost: the first model named in full in the allow "
+            "lists of policies in force that would be allowed now. Null: there is none."
+        ),
     ]
     degraded: Annotated[
         bool,
@@ -163,7 +167,7 @@ def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:
         reserved=_reserved(assessed) if held else None,
         expires_at=limit_state.instant(evaluated.expires_at_ms),
         max_output_tokens=assessed.max_output_tokens if verdict.allowed else None,
-        suggested_model=None,
+        suggested_model=evaluated.suggested_model,
         degraded=evaluated.degraded,
         trace=_trace(evaluated) if explain else None,
     )

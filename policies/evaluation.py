@@ -27,6 +27,7 @@ from policies.assessing import Call, assess
 from policies.decision import Decision
 from policies.end_users import StoredUser
 from policies.snapshot import Snapshot
+from policies.suggesting import suggested_model
 from policies.terms import Terms
 from tenants import authentication, keys, problems, scopes
 from tenants.authentication import Credential
@@ -120,6 +121,8 @@ class Evaluated:
     decision: Decision
     # When the hold ends, in ms; None: nothing is held.
     expires_at_ms: int | None
+    # For a call that is blocked for its model or its cost.
+    suggested_model: str | None
     degraded: bool
     # What `explain` shows.
     snapshot: Snapshot
@@ -239,7 +242,6 @@ class Attempt:
         matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
         present = known.metering.tracked.at(now_ms)
         terms = known.terms.find(matched, subjects, present.spans)
-        match = known.metering.prices.find(body.model, datetime.fromtimestamp(now_ms / 1000, UTC))
         call = Call(
             request_id=self.request_id,
             subjects=subjects,
@@ -248,16 +250,24 @@ class Attempt:
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
         )
-        output_tokens = _output_tokens(body, terms, known.environment_id)
-        assessed = assess(call, terms, known.ground, None if match is None else match.price, output_tokens)
+        assessed, match = self.assess(call, terms, now_ms)
         return Prepared(
             attempt=self,
+            call=call,
             assessment=assessed,
             terms=terms,
             request=self._request(assessed, terms, record, subjects, present),
             user=user,
             match=match,
         )
+
+    def assess(self, call: Call, terms: Terms, now_ms: int) -> tuple[Assessment, Match | None]:
+        """With the price that it was made with."""
+        known = self.snapshot
+        match = known.metering.prices.find(call.model, datetime.fromtimestamp(now_ms / 1000, UTC))
+        output_tokens = _output_tokens(call, terms, known.environment_id)
+        price = None if match is None else match.price
+        return assess(call, terms, known.ground, price, output_tokens), match
 
     def _request(
         self, assessed: Assessment, terms: Terms, record: str, subjects: Subjects, present: Present
@@ -322,6 +332,7 @@ class Attempt:
             assessment=prepared.assessment,
             decision=decision.degraded(prepared.assessment, allowed=allowed),
             expires_at_ms=None,
+            suggested_model=None,
             degraded=True,
             snapshot=self.snapshot,
             user=prepared.user,
@@ -334,6 +345,7 @@ class Prepared:
     """An attempt, ready for the reserve script."""
 
     attempt: Attempt
+    call: Call
     assessment: Assessment
     terms: Terms
     request: Request
@@ -341,11 +353,23 @@ class Prepared:
     match: Match | None
 
     def done(self, done: Done) -> Evaluated:
+        decided = decision.decide(self.assessment, done.readings, done.at_ms)
         return self._evaluated(
             self.assessment,
-            decision.decide(self.assessment, done.readings, done.at_ms),
+            decided,
             done.deadline_ms if done.held else None,
+            suggested_model(
+                decided.verdict,
+                self.terms.named_models,
+                lambda model: self._with_model(model, done.at_ms),
+                done.readings,
+                done.at_ms,
+            ),
         )
+
+    def _with_model(self, model: str, now_ms: int) -> Assessment:
+        assessed, _ = self.attempt.assess(replace(self.call, model=model), self.terms, now_ms)
+        return assessed
 
     def replayed(self, replay: Replay) -> Evaluated:
         first = assessment.unpack(replay.assessment)
@@ -353,11 +377,14 @@ class Prepared:
             first, decision.decide(first, replay.readings, replay.at_ms), replay.deadline_ms
         )
 
-    def _evaluated(self, assessed: Assessment, decided: Decision, expires_at_ms: int | None) -> Evaluated:
+    def _evaluated(
+        self, assessed: Assessment, decided: Decision, expires_at_ms: int | None, suggested: str | None = None
+    ) -> Evaluated:
         return Evaluated(
             assessment=assessed,
             decision=decided,
             expires_at_ms=expires_at_ms,
+            suggested_model=suggested,
             degraded=False,
             snapshot=self.attempt.snapshot,
             user=self.user,
@@ -371,13 +398,13 @@ def _input_tokens(body: EvaluateRequest) -> int:
     return 0 if body.input_text is None else count_tokens(body.input_text, body.model)
 
 
-def _output_tokens(body: EvaluateRequest, terms: Terms, environment_id: int) -> int:
+def _output_tokens(call: Call, terms: Terms, environment_id: int) -> int:
     """What to hold for the answer: as asked, else the policy's cap, else what such calls used lately."""
-    if body.max_output_tokens is not None:
-        return body.max_output_tokens
+    if call.max_output_tokens is not None:
+        return call.max_output_tokens
     if terms.output_cap is not None:
         return terms.output_cap
-    return expected_output(environment_id, body.feature or "", body.model)
+    return expected_output(environment_id, call.subjects.feature, call.model)
 
 
 def _digest(body: EvaluateRequest) -> str:

@@ -15,6 +15,7 @@ from usage.pricing import TOKENS_MAX
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
+WILDCARDS = frozenset("*?[")
 OUTPUT_METRICS = frozenset({Metric.TOKENS, Metric.OUTPUT_TOKENS, Metric.COST_USD})
 
 
@@ -29,6 +30,8 @@ class Terms:
     output_cap: int | None
     # Whether a policy in force stands or falls with how much the call produces.
     bounds_output: bool
+    # The models that allow lists in force name in full, without a wildcard, in their order.
+    named_models: tuple[str, ...]
     charge_on_expiry: bool
     # Whether the policies let calls pass while counters cannot be read; None: there are none to say.
     allow_unavailable: bool | None
@@ -52,6 +55,11 @@ def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) ->
         # One that no call can reach is none: it would be held for each call that does not say what it may produce.
         output_cap=min((cap for cap in caps if cap is not None and cap <= TOKENS_MAX), default=None),
         bounds_output=any(_bounds_output(rule) for rule in enforced),
+        named_models=tuple(
+            dict.fromkeys(
+                name for rule in enforced for name in rule.models.allow if not WILDCARDS & set(name)
+            )
+        ),
         charge_on_expiry=any(rule.on_unsettled is OnUnsettled.CHARGE for rule in enforced),
         # One policy in force that blocks is enough to block.
         allow_unavailable=all(rule.on_unavailable is OnUnavailable.ALLOW for rule in enforced)

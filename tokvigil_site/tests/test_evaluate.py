@@ -249,6 +249,81 @@ def test_models_are_allowed_and_denied_by_globs(api: Api, environment: Environme
     assert api.evaluate(model="gpt-4o")["reason_code"] == "MODEL_DENIED"
 
 
+BUDGET = '{metric: cost_usd, window: day, amount: "1.00", per: user}'
+
+
+@pytest.mark.parametrize(
+    ("policy", "model", "reason", "suggested"),
+    [
+        ('models: {allow: ["gpt-*", small, dear]}', "claude-x", "MODEL_NOT_ALLOWED", "small"),
+        ('models: {allow: ["gpt-*"]}', "claude-x", "MODEL_NOT_ALLOWED", None),
+        ("models: {allow: [small, dear], deny: [SMALL]}", "claude-x", "MODEL_NOT_ALLOWED", "dear"),
+        ("models: {allow: [small, dear], deny: [dear]}", "dear", "MODEL_DENIED", "small"),
+        ("models: {deny: [dear]}", "dear", "MODEL_DENIED", None),
+        ("models: {allow: [unpriced, small]}", "unpriced", "PRICE_UNKNOWN", "small"),
+        (
+            'models: {allow: [dear, small]}, per_request: {cost_usd: "1.00"}',
+            "dear",
+            "REQUEST_COST_EXCEEDED",
+            "small",
+        ),
+        (f"models: {{allow: [dear, small]}}, limits: [{BUDGET}]", "dear", "DAILY_BUDGET_EXCEEDED", "small"),
+        (
+            "models: {allow: [small]}, limits: [{metric: requests, window: day, amount: 0, per: user}]",
+            "dear",
+            "MODEL_NOT_ALLOWED",
+            None,
+        ),
+        (
+            "models: {allow: [small, dear]}, limits: [{metric: requests, window: day, amount: 0, per: user}]",
+            "dear",
+            "DAILY_REQUEST_LIMIT_EXCEEDED",
+            None,
+        ),
+        ("mode: monitor, models: {allow: [small]}", "dear", "ALLOWED", None),
+    ],
+)
+def test_a_block_suggests_the_first_model_that_the_policies_name_and_would_allow(
+    api: Api, environment: Environment, policy: str, model: str, reason: str, suggested: str | None
+) -> None:
+    set_price("small", output_usd="1")
+    set_price("dear", output_usd="10000")
+    apply_policies(environment, f"policies: [{{name: P, {policy}}}]")
+
+    blocked = api.evaluate(model=model, max_output_tokens=1000)
+
+    assert (blocked["reason_code"], blocked["suggested_model"]) == (reason, suggested)
+    if suggested is not None:
+        assert api.evaluate(model=suggested, max_output_tokens=1000)["allowed"]
+
+
+def test_a_suggestion_is_one_that_the_guardrails_allow_too(api: Api, environment: Environment) -> None:
+    for model in ("small", "medium"):
+        set_price(model)
+    apply_policies(
+        environment,
+        "policies: [{name: P, models: {allow: [small, medium]}},"
+        " {name: G, kind: guardrail, models: {allow: [medium]}},"
+        " {name: M, kind: guardrail, mode: monitor, models: {deny: [medium]}}]",
+    )
+
+    assert api.evaluate(model="small")["suggested_model"] == "medium"
+
+
+def test_a_suggestion_fits_what_the_budget_has_left(api: Api, environment: Environment) -> None:
+    set_price("small", output_usd="400")
+    set_price("dear", output_usd="10000")
+    apply_policies(
+        environment, f"policies: [{{name: P, models: {{allow: [dear, small]}}, limits: [{BUDGET}]}}]"
+    )
+    suggestions = []
+    for _ in range(3):
+        suggestions.append(api.evaluate(model="dear", max_output_tokens=1000)["suggested_model"])
+        api.evaluate(model="small", max_output_tokens=1000)
+
+    assert suggestions == ["small", "small", None]
+
+
 def test_a_model_without_a_price_is_blocked_unless_the_policy_lets_it(
     api: Api, environment: Environment
 ) -> None:

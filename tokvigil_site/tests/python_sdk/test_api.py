@@ -121,6 +121,18 @@ def test_a_block_says_who_what_and_until_when(
     assert [row.user_id for row in ledger(environment)] == ["anna"]
 
 
+def test_a_block_for_the_model_suggests_one_that_is_allowed(
+    client: TokVigil, environment: Environment
+) -> None:
+    set_price(MODEL)
+    apply_policies(environment, f"policies: [{{name: Small ones, models: {{allow: [{MODEL}]}}}}]")
+
+    suggested = client.evaluate("anna", "gpt-4o").suggested_model
+
+    assert suggested == MODEL
+    assert client.evaluate("anna", suggested).allowed
+
+
 def test_a_policy_on_trial_says_what_it_would_have_done(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits("{metric: requests, window: day, amount: 0}", mode="monitor"))
 

@@ -1,0 +1,38 @@
+"""Another model for a blocked call: one that the policies name, and that would be allowed as things stand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+from policies.decision import Verdict, decide
+from policies.reasons import WINDOW_CODES, Reason
+from usage.amounts import Metric
+from usage.assessment import Assessment, Reading
+
+# Blocks that another model may not meet.
+_BY_MODEL = frozenset(
+    {
+        Reason.MODEL_NOT_ALLOWED.value,
+        Reason.MODEL_DENIED.value,
+        Reason.PRICE_UNKNOWN.value,
+        Reason.REQUEST_COST_EXCEEDED.value,
+        *(code for (_, metric), code in WINDOW_CODES.items() if metric is Metric.COST_USD),
+    }
+)
+# A block is answered as fast as an allowed call is.
+TRIED_MAX = 8
+
+
+def suggested_model(
+    verdict: Verdict,
+    named: Iterable[str],
+    assess: Callable[[str], Assessment],
+    readings: Sequence[Reading],
+    now_ms: int,
+) -> str | None:
+    """The first of the named models that would have been allowed, `assess` being the same call with another model."""
+    if verdict.reason_code not in _BY_MODEL:
+        return None
+    tried = islice(named, TRIED_MAX)
+    return next((model for model in tried if decide(assess(model), readings, now_ms).verdict.allowed), None)
