@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -21,6 +23,7 @@ from tokvigil.doctor import Finding
 from tokvigil.owner_file import OwnerFile
 from tokvigil.spool import Spool
 
+NOBODY = 65_534
 SECRET = "s" * 40
 KEY = f"tv_dev_0123456789ab_{SECRET}"
 EVENT = UsageEvent(
@@ -244,11 +247,19 @@ def test_a_spool_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
         assert line.level == "problem"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_without_write_permission_is_a_problem(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    (line,) = doctor._spooled(tmp_path / "deep" / "usage.sqlite3", "d")
-    assert line.level == "problem"
+def test_a_directory_without_write_permission_is_a_problem() -> None:
+    """As nobody, where the tests run as root, who may write anywhere; so not in pytest's directory, which is root's."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                if os.geteuid() == 0:
+                    os.setuid(NOBODY)
+                (line,) = doctor._spooled(Path(directory) / "deep" / "usage.sqlite3", "d")
+                os._exit(0 if line.level == "problem" else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_spool_that_is_not_there_yet_is_well_and_not_made(path: Path) -> None:

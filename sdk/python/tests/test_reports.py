@@ -136,6 +136,23 @@ def test_an_outage_costs_nothing_and_its_end_is_noticed_with_the_next_evaluate(
     wait_for(lambda: "r1" in control_plane.charged, within_s=2.0)
 
 
+def test_after_an_error_that_nobody_foresaw_the_sending_goes_on_by_itself(
+    tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tokvigil.background.AFTER_ERROR_S", 0.1)
+    claim, failures = tv._reporter.store.claim, iter([MemoryError("for once")])
+
+    def fail_once(count_max: int) -> Any:
+        for error in failures:
+            raise error
+        return claim(count_max)
+
+    monkeypatch.setattr(tv._reporter.store, "claim", fail_once)
+    tv.track(event())
+    wait_for(lambda: control_plane.charged)
+    assert "the background work of TokVigil failed" in caplog.text
+
+
 def test_one_event_that_spoils_a_batch_is_found_and_set_aside(
     tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

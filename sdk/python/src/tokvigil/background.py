@@ -11,6 +11,9 @@ from tokvigil import forking
 
 logger = logging.getLogger("tokvigil")
 
+# How long after an error that nobody foresaw the work is tried again.
+AFTER_ERROR_S = 10.0
+
 
 class Background:
     """Calls `work` when its time has come, in a thread of its own; `work` says in how many seconds again, if at all.
@@ -83,7 +86,7 @@ class Background:
                 delay_s = self._work()
             except Exception:
                 logger.exception("the background work of TokVigil failed; it goes on")
-                delay_s = None
+                delay_s = AFTER_ERROR_S
             if delay_s is not None:
                 self.within(delay_s)
 

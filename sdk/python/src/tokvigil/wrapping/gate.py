@@ -78,10 +78,13 @@ class Gate:
         guarded = inside_guard.get()
         if guarded is not None:
             logger.warning("the call inside the guard of request %s asks by itself: it counts twice", guarded)
-        # The same request of the same call of the same client.
-        key = (id(self), host, path, sha256(body).digest(), repr(attribution))
+
+        def key() -> Hashable:
+            """Of the same request of the same call of the same client. Large bodies take their time."""
+            return id(self), host, path, sha256(body).digest(), repr(attribution)
+
         if self._retrying.may_be_retry(headers):
-            call = self._desk.reporter.resume(key)
+            call = self._desk.reporter.resume(key())
             if call is not None:
                 call.attempts += 1
                 return self._passage(call, asked, key)
@@ -96,7 +99,7 @@ class Gate:
         call.attempts += self._retrying.attempts_before(headers)
         return self._passage(call, asked, key)
 
-    def _passage(self, call: OpenCall, asked: ProviderCall, key: Hashable) -> Passage:
+    def _passage(self, call: OpenCall, asked: ProviderCall, key: Callable[[], Hashable]) -> Passage:
         try:
             return Passage(call, asked, key, self._desk.reporter.pause, self._retrying)
         except Exception:
@@ -112,7 +115,7 @@ class Passage:
         self,
         call: OpenCall,
         asked: ProviderCall,
-        key: Hashable,
+        key: Callable[[], Hashable],
         pause: Callable[[Hashable, OpenCall], None],
         retrying: Retrying,
     ) -> None:
@@ -129,7 +132,7 @@ class Passage:
         if not isinstance(error, Exception):
             self.call.put_off(self.call.report_unheard)
         elif not self._is_last and self._retrying.after_error(error):
-            self._pause(self._key, self.call)
+            self._pause(self._key(), self.call)
         elif type(error).__name__ in NOTHING_USED:
             self.call.report_failed()
         else:
@@ -138,7 +141,7 @@ class Passage:
     def refused(self, status: int, headers: Mapping[str, str]) -> None:
         """The provider answered with an error."""
         if not self._is_last and self._retrying.after_status(status, headers):
-            self._pause(self._key, self.call)
+            self._pause(self._key(), self.call)
         else:
             self.call.report_failed()
 
