@@ -29,7 +29,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tokvigil.tokens import count_messages, count_text, encoding, encoding_name
+from tokvigil.token_encodings import encoding
+from tokvigil.tokens import count_messages, count_text, encoding_name
 
 from tokvigil_site.demo.conversations import digest, digests, load_conversations
 

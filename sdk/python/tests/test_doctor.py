@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices
+from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices, token_encodings
 from tokvigil.__main__ import main
 from tokvigil.doctor import Finding
 from tokvigil.owner_file import OwnerFile
@@ -339,8 +339,8 @@ def test_old_prices_are_a_warning() -> None:
 
 
 def test_damaged_ranks_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokvigil.tokens._encodings", {})
-    monkeypatch.setitem(doctor.tokens.RANKS_SHA256, "o200k_base", "0" * 64)
+    monkeypatch.setattr(token_encodings, "_encodings", token_encodings.Encodings())
+    monkeypatch.setitem(token_encodings.RANKS_SHA256, "o200k_base", "0" * 64)
     assert [line.level for line in doctor._counted()] == ["problem", "ok"]
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from typing import Any
 
 import pytest
 import tiktoken_ext.openai_public
-from tokvigil import TokVigilError, tokens
+from tokvigil import TokVigilError, token_encodings, tokens
 
 # The six messages of OpenAI's cookbook; it prints 129 for gpt-4, as the API does.
 COOKBOOK = [
@@ -78,9 +80,9 @@ def test_the_encodings_are_tiktokens_own(name: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(tiktoken_ext.openai_public, "load_tiktoken_bpe", no_download)
     official = tiktoken_ext.openai_public.ENCODING_CONSTRUCTORS[name]()
-    assert tokens.PATTERNS[name] == official["pat_str"]
-    assert tokens.SPECIAL_TOKENS[name] == official["special_tokens"]
-    assert tokens.RANKS_SHA256[name] == asked["hash"]
+    assert token_encodings.PATTERNS[name] == official["pat_str"]
+    assert token_encodings.SPECIAL_TOKENS[name] == official["special_tokens"]
+    assert token_encodings.RANKS_SHA256[name] == asked["hash"]
 
 
 def test_counting_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,14 +91,34 @@ def test_counting_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(tokens, "_encodings", {})
+    monkeypatch.setattr(token_encodings, "_encodings", token_encodings.Encodings())
     assert tokens.count_text("hello world", "gpt-4o") == 2
     assert tokens.count_text("hello world", "gpt-4") == 2
 
 
+def test_a_child_forked_while_a_thread_counts_for_the_first_time_can_count() -> None:
+    script = """
+import os, signal, threading
+from tokvigil import count_text, token_encodings
+read, begun = token_encodings.gzip.decompress, threading.Event()
+def read_and_say_so(data):
+    begun.set()
+    return read(data)
+token_encodings.gzip.decompress = read_and_say_so
+threading.Thread(target=count_text, args=("Hello", "gpt-4o")).start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(count_text("Hello", "gpt-4o"))
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 1, "a token"
+
+
 def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "_encodings", {})
-    monkeypatch.setitem(tokens.RANKS_SHA256, "cl100k_base", "0" * 64)
+    monkeypatch.setattr(token_encodings, "_encodings", token_encodings.Encodings())
+    monkeypatch.setitem(token_encodings.RANKS_SHA256, "cl100k_base", "0" * 64)
     with pytest.raises(TokVigilError, match="damaged"):
         tokens.count_text("hello", "gpt-4")
 
@@ -116,7 +138,7 @@ def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("model", ["gpt-4", "gpt-4o"])
 def test_hostile_text_is_counted_quickly_and_never_raises(text: str, model: str) -> None:
-    tokens.encoding(tokens.encoding_name(model))
+    token_encodings.encoding(tokens.encoding_name(model))
     started = time.perf_counter()
     count = tokens.count_text(text, model)
     assert time.perf_counter() - started < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import openai
 import pytest
 import tokvigil
 from tokvigil import TokVigil
+from tokvigil.dialects.openai import ChatCall
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wrapped import (
@@ -282,6 +284,33 @@ def test_azure_is_guarded_like_openai(tv: TokVigil, wire_provider: WireProvider,
     assert type(wrapped) is openai.AzureOpenAI
     assert [plain(chunk) for chunk in wrapped.chat.completions.create(**CHAT, stream=True)] == expected
     assert books.only().usage == wire_provider.openai.USAGE
+
+
+@pytest.mark.parametrize(("text", "is_large"), [("Hello", False), ("\u4f60\u597d" * 10_000, True)])
+def test_a_large_prompt_is_not_counted_in_the_event_loop(
+    tv: TokVigil,
+    wire_provider: WireProvider,
+    books: Books,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    is_large: bool,
+) -> None:
+    count, threads = ChatCall.count_input, []
+
+    def count_and_say_where(call: ChatCall) -> int:
+        threads.append(threading.current_thread())
+        return count(call)
+
+    monkeypatch.setattr(ChatCall, "count_input", count_and_say_where)
+    client = tv.wrap(
+        openai.AsyncOpenAI(api_key="sk-test", base_url=wire_provider.url + "/v1"), user_id="ada", feature="f"
+    )
+    messages: Any = [{"role": "user", "content": text}]
+    asyncio.run(client.chat.completions.create(model="gpt-4o-mini", messages=messages))
+
+    assert [thread is not threading.main_thread() for thread in threads] == [is_large]
+    assert books.only().usage.input_tokens > 0
+    assert books.asked[0]["input_tokens"] == tokvigil.count_messages(messages, "gpt-4o-mini")
 
 
 def test_messages_are_counted_as_they_are_sent(tv: TokVigil, bare: openai.OpenAI, books: Books) -> None:

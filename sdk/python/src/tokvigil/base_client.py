@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from tokvigil import attribution, checked, estimating, telemetry, tokens, wrapping
+from tokvigil import attribution, checked, estimating, telemetry, token_encodings, tokens, wrapping
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Availability, OnUnavailable
 from tokvigil.chat import Chat
@@ -118,7 +118,7 @@ class BaseClient:
         The client given stays as it is. Raises `ConfigurationError` for clients of other SDKs.
         """
         # A third of a second that the first call, perhaps in an event loop, need not wait for.
-        tokens.encoding(tokens.DEFAULT_ENCODING)
+        token_encodings.encoding(tokens.DEFAULT_ENCODING)
         default = Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
         return wrapping.wrap(client, Wrapper(desk=self._desk, transport=self._transport, default=default))
 

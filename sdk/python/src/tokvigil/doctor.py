@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from tokvigil import prices, tokens
+from tokvigil import prices, token_encodings
 from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
@@ -289,10 +289,10 @@ def _events(count: int) -> str:
 
 
 def _counted() -> Iterator[Finding]:
-    for name in tokens.RANKS_SHA256:
+    for name in token_encodings.RANKS_SHA256:
         started_s = time.perf_counter()
         try:
-            tokens.encoding(name)
+            token_encodings.encoding(name)
         except (TokVigilError, ImportError, OSError, ValueError) as error:
             yield _problem("tokens", f"{name}: {error}", "reinstall tokvigil and tiktoken")
         else:

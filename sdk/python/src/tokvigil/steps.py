@@ -1,7 +1,8 @@
 """Code that waits, written once for callers that block and for callers that await.
 
-Such code is a generator: it yields what it waits for, a request to be answered or seconds to pass, and goes on with
-what came of it. `run` and `run_async` drive it; an exception of the waiting is raised inside it, at the yield.
+Such code is a generator: it yields what it waits for, and goes on with what came of it. That is a request to be
+answered, seconds to pass, or work that takes so long that an event loop has a thread do it. `run` and `run_async` drive
+it; an exception of the waiting is raised inside it, at the yield.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-Steps: TypeAlias = Generator["httpx2.Request | float", Any, T]
+Work: TypeAlias = Callable[[], Any]
+Steps: TypeAlias = Generator["httpx2.Request | float | Work", Any, T]
 
 
 def run(steps: Steps[T], send: Callable[[httpx2.Request], httpx2.Response]) -> T:
@@ -30,6 +32,8 @@ def run(steps: Steps[T], send: Callable[[httpx2.Request], httpx2.Response]) -> T
             answer = None
             if isinstance(wanted, float):
                 time.sleep(wanted)
+            elif callable(wanted):
+                answer = wanted()
             else:
                 answer = send(wanted)
         except BaseException as error:
@@ -49,6 +53,8 @@ async def run_async(steps: Steps[T], send: Callable[[httpx2.Request], Awaitable[
             answer = None
             if isinstance(wanted, float):
                 await asyncio.sleep(wanted)
+            elif callable(wanted):
+                answer = await asyncio.to_thread(wanted)
             else:
                 answer = await send(wanted)
         except BaseException as error:

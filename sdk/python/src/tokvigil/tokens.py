@@ -1,24 +1,15 @@
-"""Counting tokens without a network.
-
-tiktoken downloads its ranks at first use, without a time-out and holding a lock. The SDK ships them instead
-(see ranks/NOTICE), checks the SHA-256 that tiktoken expects, and builds the encodings from them. The text
-counted may come from anyone: no text makes these functions raise or take minutes.
-"""
+"""Counting tokens without a network. The text counted may come from anyone: no text makes these functions raise or take
+minutes."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
 import re
-import threading
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import message_reading
-from tokvigil.errors import TokVigilError
+from tokvigil.token_encodings import encoding
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -38,40 +29,6 @@ TOKENS_PER_REPLY = 3
 # zero.
 TOKENS_PER_ATTACHMENT = 1_600
 
-RANKS_SHA256 = {
-    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-}
-# The split patterns and special tokens of tiktoken_ext.openai_public, which only hands them out after a
-# download.
-PATTERNS = {
-    "o200k_base": "|".join(
-        [
-            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
-            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
-            r"""\p{N}{1,3}""",
-            r""" ?[^\s\p{L}\p{N}]+[\r\n/]*""",
-            r"""\s*[\r\n]+""",
-            r"""\s+(?!\S)""",
-            r"""\s+""",
-        ]
-    ),
-    "cl100k_base": (
-        r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
-        r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
-    ),
-}
-SPECIAL_TOKENS = {
-    "o200k_base": {"<|endoftext|>": 199999, "<|endofprompt|>": 200018},
-    "cl100k_base": {
-        "<|endoftext|>": 100257,
-        "<|fim_prefix|>": 100258,
-        "<|fim_middle|>": 100259,
-        "<|fim_suffix|>": 100260,
-        "<|endofprompt|>": 100276,
-    },
-}
-
 DEFAULT_ENCODING = "o200k_base"
 CL100K_MODELS = ("gpt-4-", "gpt-3.5", "text-embedding-")
 # Vendors without a public tokenizer, in percent of o200k, as others measured it (sammcj/ingest#65 for Claude,
@@ -85,22 +42,11 @@ CLAUDE_VERSION = re.compile(r"claude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:-(?
 _factors_percent: dict[str, int] = {}
 FACTOR_MAX = 100
 
-_encodings: dict[str, Encoding] = {}
-_loading = threading.Lock()
-
 
 def encoding_name(model: str) -> str:
     """The encoding of a model name; prefixes such as "openai/" and "ft:" do not matter."""
     name = _bare(model)
     return "cl100k_base" if name == "gpt-4" or name.startswith(CL100K_MODELS) else DEFAULT_ENCODING
-
-
-def encoding(name: str) -> Encoding:
-    """The named tiktoken encoding, built from the shipped ranks: about 0.3 s the first time, then free."""
-    with _loading:
-        if name not in _encodings:
-            _encodings[name] = _load(name)
-        return _encodings[name]
 
 
 def count_text(text: str, model: str) -> int:
@@ -202,17 +148,3 @@ def _count(text: str, used: Encoding) -> int:
 def _encode(chunk: str, used: Encoding) -> list[int]:
     # Text that spells a special token ("<|endoftext|>") is text: the default would raise.
     return used.encode(chunk, disallowed_special=())
-
-
-def _load(name: str) -> Encoding:
-    from tiktoken import Encoding
-
-    ranks = gzip.decompress(files("tokvigil").joinpath("ranks", f"{name}.tiktoken.gz").read_bytes())
-    if hashlib.sha256(ranks).hexdigest() != RANKS_SHA256[name]:
-        raise TokVigilError(f"the rank file of {name} is damaged: reinstall tokvigil")
-    return Encoding(
-        name=name,
-        pat_str=PATTERNS[name],
-        mergeable_ranks={b64decode(token): int(rank) for token, rank in map(bytes.split, ranks.splitlines())},
-        special_tokens=SPECIAL_TOKENS[name],
-    )

@@ -23,6 +23,8 @@ from tokvigil.steps import Steps
 logger = logging.getLogger("tokvigil")
 
 COUNT_DIGITS_MAX = 4
+# Counting the tokens of more than this takes milliseconds.
+LARGE_BYTES = 50_000
 # The provider has seen nothing of such a request, or refused it and a hook of the caller's made an exception of that.
 # After any other failure it may have worked, and bill.
 NOTHING_USED = frozenset(
@@ -91,7 +93,7 @@ class Gate:
         question = Question.of(
             attribution,
             asked.model,
-            input_tokens=asked.count_input(),
+            input_tokens=(yield asked.count_input) if len(body) > LARGE_BYTES else asked.count_input(),
             max_output_tokens=asked.max_output_tokens,
         )
         call = yield from self._desk.open(question, asked.provider)
