@@ -468,6 +468,19 @@ def test_a_call_is_not_blocked_by_the_hold_of_the_finished_call_before_it(
     assert len(held) == 5
 
 
+def test_a_blocked_call_asks_no_second_time_if_the_reports_did_not_arrive(
+    chat: Any, control_plane: Any, wire: Any
+) -> None:
+    control_plane.defaults["/v1/usage/batch"] = lambda _: wire.Answer(503)
+    chat()
+    control_plane.script(
+        "/v1/evaluate", *[wire.Answer(200, wire.blocked() | {"reason_class": "transient"})] * 2
+    )
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        chat()
+    assert len(control_plane.calls("/v1/evaluate")) == 2
+
+
 def test_a_call_that_others_stand_in_the_way_of_is_blocked_without_delay(
     chat: Any, control_plane: Any, wire: Any
 ) -> None:

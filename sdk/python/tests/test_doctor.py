@@ -239,6 +239,20 @@ def test_a_living_process_s_events_are_not_taken_for_a_dead_one_s(
         call.record(EVENT.usage)
 
 
+def test_looking_leaves_a_dead_processs_file_to_whoever_takes_its_events(path: Path) -> None:
+    spool = Spool(path, "d")
+    spool.add(EVENT)
+    owner = path.with_name(f"{path.name}.owner-dead")
+    owner.touch()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE event SET owner = 'dead'")
+    assert "that died" in " ".join(map(str, doctor._spooled(path, "d")))
+    assert owner.exists()
+    spool.adopt()
+    assert (len(spool), owner.exists()) == (1, False)
+    spool.close()
+
+
 def test_a_spool_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "directory").mkdir()

@@ -197,7 +197,7 @@ def test_a_chain_that_is_blocked_half_way_says_so(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Daily request limit of 50 reached for user user_123.\n"
     assert (len(told.asked), len(wire_provider.seen)) == (2, 1)
-    assert list(control_plane.charged) == ["first"]
+    assert list(control_plane.charged) == [told.asked[0]["request_id"]]
 
 
 def test_a_request_is_answered_for_its_user(site: Site, told: Told, wire_provider: WireProvider) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokvigil import TokVigil
 from tokvigil.evaluation import Question
-from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
+from tokvigil.in_flight import EXTEND_EVERY_S, EXTEND_S_MAX, RETRY_WITHIN_S, InFlight
 from tokvigil.open_call import OpenCall
 
 from sdk.python.tests.wrapped import Books
@@ -39,7 +39,9 @@ def make(tv: TokVigil) -> Callable[[str], OpenCall]:
     def call(user_id: str = "user_123") -> OpenCall:
         question = Question(user_id=user_id, model="gpt-4o-mini", input_tokens=10).named()
         decision = tv._transport.run(tv._evaluation.evaluate(question))
-        return OpenCall(decision, question, "openai", tv._reporter)
+        opened = OpenCall(question, "openai", tv._reporter)
+        opened.allow(decision)
+        return opened
 
     return call
 
@@ -60,6 +62,19 @@ def test_a_hold_is_extended_again_and_again_until_its_call_ends(
     clock.now_s += 10 * EXTEND_EVERY_S
     assert in_flight.due_for_extension() == []
     assert in_flight.next_due_s() is None
+
+
+def test_the_hold_of_a_guard_that_somebody_forgot_to_leave_is_not_extended_for_ever(
+    in_flight: InFlight, clock: Clock, make: Callable[..., OpenCall]
+) -> None:
+    call = make()
+    in_flight.began(call)
+    clock.now_s += EXTEND_S_MAX - 1
+    assert in_flight.due_for_extension() == [call.request_id]
+    clock.now_s += EXTEND_EVERY_S
+    assert in_flight.due_for_extension() == []
+    assert in_flight.next_due_s() is None
+    assert in_flight.open_calls() == [call], "its report still counts"
 
 
 def test_a_retry_takes_the_call_that_paused_first_and_each_only_once(
@@ -144,13 +159,49 @@ def test_the_reporter_extends_the_hold_of_a_long_call(
 
 
 def test_a_hold_that_cannot_be_extended_stops_nothing(
-    tv: TokVigil, clock: Clock, make: Callable[..., OpenCall], caplog: pytest.LogCaptureFixture
+    tv: TokVigil,
+    clock: Clock,
+    control_plane: Any,
+    wire: Any,
+    make: Callable[..., OpenCall],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reporter, calls = given_clock(tv, clock), [make(), make()]
+    paths = [f"/v1/reservations/{call.request_id}/extend" for call in calls]
+    for call, path in zip(calls, paths, strict=True):
+        reporter.begin(call)
+        control_plane.script(path, wire.Answer(503))
+        control_plane.defaults[path] = lambda _: wire.Answer(200)
+    clock.now_s += EXTEND_EVERY_S
+    reporter._work()
+    assert "the holds of long calls are not extended this time" in caplog.text
+    assert sum(len(control_plane.calls(path)) for path in paths) == 1, "nobody waits for each of them in turn"
+    clock.now_s += EXTEND_EVERY_S
+    control_plane.scripts.clear()
+    reporter._work()
+    assert [len(control_plane.calls(path)) for path in paths] == [2, 1]
+
+
+def test_a_hold_that_is_gone_is_not_extended_again(
+    tv: TokVigil, clock: Clock, control_plane: Any, make: Callable[..., OpenCall]
 ) -> None:
     reporter, call = given_clock(tv, clock), make()
     reporter.begin(call)
+    for _ in range(2):
+        clock.now_s += EXTEND_EVERY_S
+        reporter._work()
+    assert len(control_plane.calls(f"/v1/reservations/{call.request_id}/extend")) == 1
+
+
+def test_reports_do_not_wait_for_extensions(
+    tv: TokVigil, clock: Clock, control_plane: Any, make: Callable[..., OpenCall]
+) -> None:
+    reporter, long, short = given_clock(tv, clock), make(), make()
+    reporter.begin(long)
     clock.now_s += EXTEND_EVERY_S
-    assert reporter._work() is not None
-    assert f"the hold of request {call.request_id} was not extended" in caplog.text
+    reporter.store.add(short.failed())
+    reporter._work()
+    assert [seen.path.rpartition("/")[2] for seen in control_plane.seen[-2:]] == ["batch", "extend"]
 
 
 def test_the_reporter_reports_a_call_nobody_came_back_for_as_failed(

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from tokvigil import ConfigurationError, TokVigil, Usage, UsageEvent
 from tokvigil.base_client import question
@@ -250,6 +251,29 @@ def test_what_is_reported_during_a_flush_waits_and_during_a_close_goes_out(
     assert set(control_plane.charged) == {"before", "during 1", "during 2", "during 3"}
 
 
+def test_what_a_closed_http_client_could_not_send_is_sent_by_the_next_one(
+    control_plane: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = httpx2.Client()
+    client = TokVigil("key", control_plane.url, spool=tmp_path / "usage", http_client=given)
+    given.close()
+    client.track(event())
+    client.close()
+    assert "not reported yet, and kept in" in caplog.text
+    with TokVigil("key", control_plane.url, spool=tmp_path / "usage") as following:
+        assert following.flush() == 0
+    assert list(control_plane.charged) == ["r1"]
+
+
+def test_a_flush_beside_a_sending_that_does_not_end_says_what_is_left(
+    tv: TokVigil, control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tv._reporter._delivery._sending:
+        tv.track(event())
+        assert tv.flush(0.1) == 1
+    assert "another thread is sending" in caplog.text
+
+
 def test_closing_without_a_control_plane_and_without_a_spool_says_what_is_lost(
     unreachable: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +341,7 @@ def test_two_processes_do_not_send_the_same(tmp_path: Path) -> None:
     assert [len(events) for events in claimed] == [6, 4]
     assert {each.request_id for events in claimed for each in events} == set(map(str, range(10)))
     assert len(first) == 6
+    second.remove([each.request_id for each in claimed[1]])
     first.put_back([each.request_id for each in claimed[0]])
     assert {each.request_id for each in second.claim(10)} == {each.request_id for each in claimed[0]}
     first.close()
@@ -492,7 +517,8 @@ def test_forks_from_several_threads_lose_no_event_and_hang_no_child(
 ) -> None:
     script = """
 import os, sys, threading
-from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil import TokVigil, Usage, UsageEvent, spool_file
+spool_file.BUSY_TIMEOUT_S = 20  # on a busy machine others may keep the file for long, and nobody closes a child's spool
 client = TokVigil("tv_dev_id_secret", sys.argv[1], spool=sys.argv[2])
 def report(request_id):
     client.track(UsageEvent(request_id=request_id, user_id="u", model="m",

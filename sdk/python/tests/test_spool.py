@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil.pending import PendingUsage
 from tokvigil.spool import LEAVE_ALONE_S, Spool
 from tokvigil.spool_file import APPLICATION_ID, BUSY_TIMEOUT_S, default_path
 
@@ -219,6 +221,8 @@ def test_a_record_that_cannot_be_read_is_set_aside(path: Path, caplog: pytest.Lo
     with sqlite3.connect(path) as db:
         db.execute("UPDATE event SET body = '{\"request_id\": 7' WHERE request_id = '1'")
     assert [pending.request_id for pending in spool.oldest()] == ["0", "2"]
+    assert rows(path, "quarantine") == [], "looking moves nothing"
+    assert [pending.request_id for pending in spool.claim(10)] == ["0", "2"]
     assert [row[1:4] for row in rows(path, "quarantine")] == [("1", '{"request_id": 7', "cannot be read")]
     assert "cannot be read" in caplog.text
     spool.close()
@@ -337,7 +341,6 @@ def test_the_variable_may_say_that_there_is_no_spool(
     before = sorted(tmp_path.rglob("*"))
     with TokVigil("tv_dev_id_secret", control_plane.url) as client:
         chat(client)
-        assert len(client.pending_usage) <= 1
         assert client.flush() == 0
     assert len(control_plane.charged) == 1
     assert sorted(tmp_path.rglob("*")) == before
@@ -352,19 +355,6 @@ def test_the_variable_may_ask_for_the_file_that_is_taken_anyway(
     if word is not None:
         monkeypatch.setenv("TOKVIGIL_SPOOL", word)
     assert default_path() == tmp_path / "tokvigil" / "usage.sqlite3"
-
-
-def test_without_a_file_a_forked_child_begins_with_nothing() -> None:
-    spool = Spool(None, "here")
-    spool.add(event("parent"))
-    child = os.fork()
-    if child == 0:
-        os._exit(len(spool))
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert len(spool) == 1
-    spool.adopt()
-    spool.close()
 
 
 def test_an_event_comes_back_from_disk_as_it_was_written(path: Path) -> None:
@@ -405,7 +395,67 @@ def test_a_file_that_another_process_keeps_locked_costs_no_event_and_hardly_any_
     spool.add(event("on disk again"))
     assert [row[2] for row in rows(path, "event")] == ["on disk again"]
     assert len(spool) == 51
+    # And with the next sending, the others.
+    spool.put_back([claimed.request_id for claimed in spool.claim(1)])
+    assert len(rows(path, "event")) == 51
+    assert spool.close() == 0
+
+
+def test_what_fell_into_memory_is_written_down_at_the_close(path: Path) -> None:
+    spool = Spool(path, "here")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        spool.add(event())
+        other.execute("ROLLBACK")
+    time.sleep(LEAVE_ALONE_S)
+    assert spool.close() == 0
+    assert [row[2] for row in rows(path, "event")] == ["r1"]
+
+
+def test_what_could_not_be_put_back_is_sent_again_by_this_process(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.add(event())
+    assert spool.claim(10) == (event(),)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        spool.put_back(["r1"])
+        assert not spool.remove(["r1"])
+        other.execute("ROLLBACK")
+    time.sleep(LEAVE_ALONE_S)
+    assert (len(spool), spool.has_pending()) == (1, True)
+    assert spool.claim(10) == (event(),)
+    assert spool.remove(["r1"])
+    assert (len(spool), spool.has_pending()) == (0, False)
     spool.close()
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_of_two_reports_of_a_call_the_first_is_kept(path: Path, on_disk: bool) -> None:
+    store = Spool(path, "here") if on_disk else PendingUsage()
+    first, second = event(), replace(event(), status="partial")
+    store.hold(second)
+    store.add(first)
+    store.add(second)
+    store.hold(second)
+    assert store.claim(10) == (first,)
+    store.add(second)
+    store.put_back(["r1"])
+    assert store.oldest() == (first,)
+    store.close()
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_claimed_event_may_be_replaced(path: Path, on_disk: bool) -> None:
+    store = Spool(path, "here") if on_disk else PendingUsage()
+    changed = replace(event(), status="partial")
+    store.add(event())
+    store.claim(10)
+    store.replace(changed)
+    store.put_back(["r1"])
+    assert store.claim(10) == (changed,)
+    store.replace(replace(event("unknown"), status="partial"))
+    assert len(store) == 1
+    store.close()
 
 
 def test_a_transaction_that_ctrl_c_left_open_locks_nobody_out(path: Path) -> None:

@@ -16,7 +16,7 @@ AFTER_ERROR_S = 10.0
 
 
 class Background:
-    """Calls `work` when its time has come, in a thread of its own; `work` says in how many seconds again, if at all.
+    """Calls `work` when its time has come, in a thread of its own; `work` says in how many seconds again.
 
     Safe to share between threads. A forked child gets a thread of its own at the next `within`.
     """
@@ -24,7 +24,7 @@ class Background:
     _due: float | None
     _thread: threading.Thread | None
 
-    def __init__(self, work: Callable[[], float | None], name: str) -> None:
+    def __init__(self, work: Callable[[], float], name: str) -> None:
         self._work = work
         self._name = name
         self._stopped = False
@@ -32,7 +32,7 @@ class Background:
         forking.register(self)
 
     def within(self, delay_s: float) -> None:
-        """See to it that `work` is called in at most so many seconds: microseconds, if that is so already."""
+        """See to it that `work` is called in at most so many seconds. Costs a caller microseconds."""
         due = time.monotonic() + delay_s
         with self._changed:
             if self._stopped or (self._due is not None and self._due <= due and self._thread is not None):
@@ -87,8 +87,7 @@ class Background:
             except Exception:
                 logger.exception("the background work of TokVigil failed; it goes on")
                 delay_s = AFTER_ERROR_S
-            if delay_s is not None:
-                self.within(delay_s)
+            self.within(delay_s)
 
     def _is_due(self) -> bool:
         """Waits until there is work. False: the thread is to end."""

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from tokvigil import forking
 from tokvigil.deadlines import hold_to_deadlines
+from tokvigil.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import httpx2
 
 
+CLOSED = "this TokVigil client is closed, so nothing could be reported: make calls inside its `with`"
+
+
 class Connections:
     """Safe to share between threads. `options` are those of httpx2's clients.
 
-    `given` and `given_async` are clients to use instead; they stay their owner's to close.
+    `given` and `given_async` are clients to use instead; they stay their owner's to close. Asking for a client raises
+    `ConfigurationError` once this, or the one that was given, is closed.
     """
 
     _own: httpx2.Client | None
@@ -36,12 +41,14 @@ class Connections:
         if given is not None:
             hold_to_deadlines(given)
         self._options = options
+        self._is_closed = False
         self._begin()
         forking.register_quiet(self)
         _all.add(self)
 
     @property
     def blocking(self) -> httpx2.Client:
+        self._check_is_open(self._given)
         if self._given is not None:
             return self._given
         if self._own is None:
@@ -59,6 +66,7 @@ class Connections:
         """For the running event loop, which its connections cannot leave."""
         import httpx2
 
+        self._check_is_open(self._given_async)
         if self._given_async is not None:
             return self._given_async
         loop = asyncio.get_running_loop()
@@ -69,6 +77,7 @@ class Connections:
 
     def close(self) -> None:
         """Those of event loops end with their loops."""
+        self._is_closed = True
         if self._own is not None:
             self._own.close()
 
@@ -89,6 +98,10 @@ class Connections:
         """The parent's connections are the parent's, and not to be closed here."""
         _inherited.append((self._own, dict(self._by_loop)))
         self._begin()
+
+    def _check_is_open(self, given: httpx2.Client | httpx2.AsyncClient | None) -> None:
+        if self._is_closed or (given is not None and given.is_closed):
+            raise ConfigurationError(CLOSED)
 
     def _begin(self) -> None:
         self._making = threading.RLock()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from tokvigil import forking
-from tokvigil.errors import ConfigurationError, MalformedAnswerError, ValidationError
+from tokvigil.errors import MalformedAnswerError, TokVigilUnavailableError, ValidationError
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
 from tokvigil.spool import Spool
@@ -51,7 +52,7 @@ class Delivery:
         """
         left_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._sending.acquire(timeout=left_s):
-            return
+            raise TokVigilUnavailableError("another thread is sending, and has not come to an end in time")
         try:
             while events := self._store.claim(BATCH_EVENTS_MAX):
                 settled = self._send_claimed(events, deadline)
@@ -63,29 +64,41 @@ class Delivery:
             self._sending.release()
 
     def _send_claimed(self, events: tuple[UsageEvent, ...], deadline: float | None) -> int:
+        """How many of them are settled for good. Raises `_NotWrittenDown`."""
         try:
-            return self._send(_fitting(events), deadline)
+            written = [each for event in events if (each := self._write(event)) is not None]
+            refused = len(events) - len(written)
+            return refused + self._send(_fitting(written), deadline)
         finally:
             self._store.put_back([event.request_id for event in events])
 
-    def _send(self, batch: list[UsageEvent], deadline: float | None) -> int:
-        """How many of them are settled for good. Raises `_NotWrittenDown`."""
+    def _write(self, event: UsageEvent) -> _Written | None:
+        """None: it cannot be sent, and is given up."""
+        try:
+            return _Written(event, json.dumps(event.to_wire(), allow_nan=False).encode())
+        except (TypeError, ValueError, RecursionError) as error:
+            self._refused(event, f"it cannot be written as JSON: {error}", None)
+            return None
+
+    def _send(self, batch: list[_Written], deadline: float | None) -> int:
+        if not batch:
+            return 0
         within_s = ATTEMPT_S_MAX if deadline is None else min(ATTEMPT_S_MAX, deadline - time.monotonic())
-        body = {"events": [event.to_wire() for event in batch]}
+        body = b'{"events": [' + b", ".join(each.body for each in batch) + b"]}"
         try:
             answer = self._transport.request(
                 "POST", "/v1/usage/batch", body=body, within_s=within_s, retry=False
             )
-        except (ValidationError, ConfigurationError) as error:
+        except ValidationError as error:
             # One event spoils the whole batch: find it, so that the others go out.
             if len(batch) == 1:
-                return self._refused(batch[0], str(error), getattr(error, "errors", None))
+                return self._refused(batch[0].event, str(error), error.errors)
             half = len(batch) // 2
             return self._send(batch[:half], deadline) + self._send(batch[half:], deadline)
         return self._settle(batch, answer)
 
-    def _settle(self, batch: list[UsageEvent], answer: Mapping[str, Any]) -> int:
-        by_id = {event.request_id: event for event in batch}
+    def _settle(self, batch: list[_Written], answer: Mapping[str, Any]) -> int:
+        by_id = {each.event.request_id: each.event for each in batch}
         results = [result for result in _results(answer) if result[0] in by_id and result[1] in _SETTLED]
         if not results:
             raise MalformedAnswerError("the batch answer settles no event")
@@ -104,27 +117,34 @@ class Delivery:
         if event.occurred_at is not None and "occurred_at" in str(problem):
             # This machine's clock is wrong. Nothing was recorded, so the event may still change.
             logger.warning("usage of request %s: %s; sent without its time", event.request_id, reason)
-            self._store.remove((event.request_id,))
-            self._store.add(replace(event, occurred_at=None))
+            self._store.replace(dataclasses.replace(event, occurred_at=None))
             return 0
         logger.error("usage of request %s was refused: %s", event.request_id, reason)
         self._store.give_up(event.request_id, reason)
         return 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An event, and as JSON."""
+
+    event: UsageEvent
+    body: bytes
+
+
 class _NotWrittenDown(Exception):
     """What was settled could not be written down: going on would send the same again."""
 
 
-def _fitting(events: Iterable[UsageEvent]) -> list[UsageEvent]:
+def _fitting(events: Iterable[_Written]) -> list[_Written]:
     """As many of the events as one batch can carry, at least the first."""
-    batch: list[UsageEvent] = []
+    batch: list[_Written] = []
     free_bytes = BATCH_BYTES_MAX
-    for event in events:
-        free_bytes -= len(json.dumps(event.to_wire())) + 2
+    for each in events:
+        free_bytes -= len(each.body) + 2
         if free_bytes < 0 and batch:
             break
-        batch.append(event)
+        batch.append(each)
     return batch
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from tokvigil import telemetry
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Asked, Availability
-from tokvigil.errors import ConfigurationError, TokVigilError, TokVigilUnavailableError
+from tokvigil.errors import APIStatusError, ConfigurationError, TokVigilUnavailableError
 from tokvigil.models import Decision
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
@@ -98,7 +98,7 @@ class Evaluation:
 
         Raises `APIStatusError` if TokVigil refuses the call itself: a wrong key must not switch the limits off.
         """
-        if self._reporter.is_closed:
+        if self._reporter.is_closing:
             raise ConfigurationError(CLOSED)
         asked = Asked(
             user_id=question.user_id, feature=question.feature, model=question.model, plan=question.plan
@@ -119,7 +119,7 @@ class Evaluation:
             if decision.allowed:
                 # Nobody lowered it, and callers pass it on.
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)
-        except TokVigilError:
+        except APIStatusError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
             raise

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # TokVigil keeps a hold for 10 minutes unless told that the call goes on.
 EXTEND_EVERY_S = 240.0
+# What goes on for longer is a guard that somebody forgot to leave: its hold must not stand in the way for ever.
+EXTEND_S_MAX = 6 * 3600.0
 # The providers' SDKs wait up to 60 s before they try again.
 RETRY_WITHIN_S = 75.0
 
@@ -30,14 +32,16 @@ class InFlight:
         forking.register(self)
 
     def began(self, call: OpenCall) -> None:
+        now = self._clock()
         with self._lock:
             self._open[call.request_id] = call
-            self._extend_at[call.request_id] = self._clock() + EXTEND_EVERY_S
+            self._extend_at[call.request_id] = now + EXTEND_EVERY_S
+            self._extend_until[call.request_id] = now + EXTEND_S_MAX
 
     def ended(self, request_id: str) -> None:
         with self._lock:
             self._open.pop(request_id, None)
-            self._extend_at.pop(request_id, None)
+        self.stop_extending(request_id)
 
     def open_calls(self) -> list[OpenCall]:
         with self._lock:
@@ -47,7 +51,7 @@ class InFlight:
         """Keep what is to be done for a call until `do_deferred`. Takes no lock: objects are collected at any time,
         also in a thread that holds one. A forked child that loses its copy of a parent's call does nothing for it.
         """
-        if request_id in self._extend_at:
+        if request_id in self._open:
             self._deferred.put(act)
 
     def do_deferred(self) -> None:
@@ -64,9 +68,16 @@ class InFlight:
         """The request ids of calls that have been going on since their last extension."""
         now = self._clock()
         with self._lock:
+            for request_id in [each for each, until in self._extend_until.items() if until <= now]:
+                self.stop_extending(request_id)
             due = [request_id for request_id, at in self._extend_at.items() if at <= now]
             self._extend_at.update(dict.fromkeys(due, now + EXTEND_EVERY_S))
         return due
+
+    def stop_extending(self, request_id: str) -> None:
+        with self._lock:
+            self._extend_at.pop(request_id, None)
+            self._extend_until.pop(request_id, None)
 
     def pause(self, key: Hashable, call: OpenCall) -> None:
         """An attempt failed and the provider's SDK will try again: `resume` finds the call by the same key."""
@@ -110,6 +121,7 @@ class InFlight:
         self._lock = threading.RLock()
         self._open: dict[str, OpenCall] = {}
         self._extend_at: dict[str, float] = {}
+        self._extend_until: dict[str, float] = {}
         self._paused: dict[Hashable, deque[tuple[OpenCall, float]]] = {}
         self._doing = threading.RLock()
         self._deferred: SimpleQueue[Callable[[], object]] = SimpleQueue()

@@ -22,12 +22,12 @@ NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
 class OpenCall:
-    """An allowed call, written down from its beginning, until its one report."""
+    """A call from before its decision until its one report. `question` has its request id."""
 
-    def __init__(
-        self, decision: Decision, question: Question, provider: str | None, reporter: Reporter
-    ) -> None:
-        self.decision = decision
+    # Once it is allowed.
+    decision: Decision
+
+    def __init__(self, question: Question, provider: str | None, reporter: Reporter) -> None:
         self.question = question
         self.provider = provider
         # How often it was sent to the provider.
@@ -42,9 +42,15 @@ class OpenCall:
         # Its report, should nobody be there any more to hear the end of its answer.
         self.report_as_it_stands: Callable[[], object] = self.report_unknown
 
+    def allow(self, decision: Decision) -> None:
+        """It may go out, and what it takes is measured from now on."""
+        self.decision = decision
+        self._span = telemetry.current_span()
+        self._started_s = time.perf_counter()
+
     @property
     def request_id(self) -> str:
-        return self.decision.request_id
+        return self.question.request_id or ""
 
     @property
     def is_open(self) -> bool:
@@ -61,7 +67,9 @@ class OpenCall:
 
     def report(self, status: UsageStatus, usage: Usage) -> UsageEvent:
         """The first report counts; any later one is the first again."""
-        event = self._event(status, usage)
+        return self._report(self._event(status, usage))
+
+    def _report(self, event: UsageEvent) -> UsageEvent:
         if os.getpid() != self._pid:
             # A forked child has a copy of its parent's call. The call is the parent's.
             return event
@@ -73,11 +81,11 @@ class OpenCall:
 
     def report_failed(self) -> UsageEvent:
         """The provider did not answer: nothing was used, its hold ends."""
-        return self.report("failed", NO_USAGE)
+        return self._report(self.failed())
 
     def report_cancelled(self) -> UsageEvent:
         """It did not go out."""
-        return self.report("cancelled", NO_USAGE)
+        return self._report(self.cancelled())
 
     def report_unheard(self) -> UsageEvent:
         """It went out, and nobody waited for the answer: the provider has read the prompt at least."""
@@ -88,7 +96,7 @@ class OpenCall:
 
     def report_unknown(self) -> UsageEvent:
         """It was answered, and nobody can say what it used."""
-        return self.report("partial", self._usage_at_most())
+        return self._report(self.unknown())
 
     def put_off(self, report: Callable[[], object]) -> None:
         """Have its report made in the background, or when somebody asks for it. Takes no lock; see `Reporter.later`."""
@@ -145,26 +153,19 @@ class Desk:
 
     def open(self, question: Question, provider: str | None) -> Steps[OpenCall]:
         """Raises `AIUsageBlockedError`."""
-        question = question.named()
-        asking = OpenCall(_undecided(question), question, provider, self.reporter)
-        self.reporter.ask(asking)
+        call = OpenCall(question.named(), provider, self.reporter)
+        self.reporter.expect(call)
         try:
-            decision = yield from self.evaluation.evaluate(question)
+            decision = yield from self.evaluation.evaluate(call.question)
             if not decision.allowed:
                 raise AIUsageBlockedError(decision)
         except Exception:
-            self.reporter.forget(asking)
+            self.reporter.forget(call)
             raise
         except BaseException:
             # Interrupted: something may be held for a call that will never go out.
-            asking.report_cancelled()
+            call.report_cancelled()
             raise
-        call = OpenCall(decision, question, provider, self.reporter)
+        call.allow(decision)
         self.reporter.begin(call)
         return call
-
-
-def _undecided(question: Question) -> Decision:
-    return Decision(
-        request_id=question.request_id or "", allowed=False, reason_code="", reason_class="", message=""
-    )

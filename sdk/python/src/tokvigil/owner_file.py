@@ -39,23 +39,24 @@ class OwnerFile:
             self.take()
 
     def is_dead(self) -> bool:
-        """Whether its process ended; its file is then gone."""
+        """Whether its process ended."""
         try:
             descriptor = os.open(self._path, os.O_RDWR)
         except FileNotFoundError:
             return True
         try:
             if fcntl is None:
-                if time.time() - os.fstat(descriptor).st_mtime < OWNER_STALE_S:
-                    return False
-            else:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._path.unlink(missing_ok=True)
+                return time.time() - os.fstat(descriptor).st_mtime >= OWNER_STALE_S
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         finally:
             os.close(descriptor)
         return True
+
+    def remove(self) -> None:
+        """Of a dead process, once nothing is its own any more."""
+        self._path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """In a forked child: let go of the parent's file, which stays the parent's."""

@@ -32,9 +32,15 @@ class PendingUsage:
             # A signal handler may have made room meanwhile.
             return self._events.pop(next(iter(self._events)), None)
 
+    def replace(self, event: UsageEvent) -> None:
+        """Have an event as it is to be sent instead."""
+        with self._lock:
+            if event.request_id in self._events:
+                self._events[event.request_id] = event
+
     def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
         """The oldest events, to send them. Nobody else can take them: they are in this process only."""
-        return self.oldest(count_max)
+        return self.oldest()[:count_max]
 
     def put_back(self, request_ids: Collection[str]) -> None:
         """Claimed events that were not sent; in memory they never left."""
@@ -53,12 +59,16 @@ class PendingUsage:
     def adopt(self) -> None:
         """Memory holds no other process's events."""
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def close(self) -> int:
+        """How many events are lost with it."""
+        return len(self)
 
-    def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
+    def oldest(self) -> tuple[UsageEvent, ...]:
         with self._lock:
-            return tuple(self._events.values())[:count_max]
+            return tuple(self._events.values())
+
+    def has_pending(self) -> bool:
+        return bool(self._events)
 
     def restart_in_child(self) -> None:
         """The parent sends its own."""

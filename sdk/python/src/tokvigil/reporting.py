@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from tokvigil.background import Background
 from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
-from tokvigil.errors import TokVigilError
+from tokvigil.errors import NotFoundError, TokVigilError
 from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
@@ -63,15 +63,15 @@ class Reporter:
         self._closing = False
         self._closed = False
         _reporters.add(self)
-        if len(store):
+        if store.has_pending():
             self._background.within(0)
 
     @property
-    def is_closed(self) -> bool:
+    def is_closing(self) -> bool:
         """No call may begin any more."""
         return self._closing
 
-    def ask(self, call: OpenCall) -> None:
+    def expect(self, call: OpenCall) -> None:
         """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
         self.store.hold(call.cancelled())
 
@@ -125,13 +125,13 @@ class Reporter:
 
         False: nothing is pending, or it was not sent.
         """
-        if not len(self.store):
+        if not self.store.has_pending():
             return False
         sending = self._sendings_begun + 1
         self.send_now()
         while self._sendings_ended < sending and time.monotonic() < deadline:
             yield CATCH_UP_STEP_S
-        return self._sendings_ended >= sending
+        return self._sendings_ended >= sending and not self._failures
 
     def flush(self, timeout_s: float = FLUSH_S) -> int:
         """Send what is pending, with retries; returns how many events are left. Waits as long as `timeout_s`."""
@@ -153,13 +153,10 @@ class Reporter:
             pause_s *= 2
         return len(self.store)
 
-    def close(self, timeout_s: float = EXIT_S_MAX) -> int:
-        """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool.
-
-        Returns how many events that are.
-        """
+    def close(self, timeout_s: float) -> None:
+        """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool."""
         if self not in _reporters:
-            return 0
+            return
         self._closing = True
         _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
@@ -174,21 +171,20 @@ class Reporter:
             # Calls that were being decided when this began may have begun meanwhile.
             if not self._in_flight.open_calls() or time.monotonic() >= deadline:
                 break
-        if left and isinstance(self.store, Spool):
-            logger.warning("not reported yet, and kept in %s: usage of %d calls", self.store.path, left)
-        elif left:
-            logger.error("not reported, and lost with this client: usage of %d calls", left)
         self._closed = True
-        self.store.close()
-        return left
+        lost = self.store.close()
+        if lost:
+            logger.error("not reported, and lost with this client: usage of %d calls", lost)
+        if left > lost and isinstance(self.store, Spool):
+            logger.warning(
+                "not reported yet, and kept in %s: usage of %d calls", self.store.path, left - lost
+            )
 
-    def _work(self) -> float | None:
+    def _work(self) -> float:
         now = time.monotonic()
         self._in_flight.do_deferred()
         for call in self._in_flight.given_up():
             call.report_failed()
-        for request_id in self._in_flight.due_for_extension():
-            self._extend(request_id)
         if now >= self._adopt_from:
             self._adopt_from = now + ADOPT_EVERY_S
             self.store.adopt()
@@ -198,6 +194,7 @@ class Reporter:
             self._sendings_begun += 1
             self._try_to_send()
             self._sendings_ended = self._sendings_begun
+        self._extend_long_holds()
         return self._next_in_s()
 
     def _try_to_send(self) -> None:
@@ -222,16 +219,21 @@ class Reporter:
     def _next_in_s(self) -> float:
         now = time.monotonic()
         due = [self._adopt_from - now, self._in_flight.next_due_s()]
-        if len(self.store):
+        if self.store.has_pending():
             due.append(max(self._send_from - now, LOOK_AGAIN_S))
         return max(0.0, min(delay_s for delay_s in due if delay_s is not None))
 
-    def _extend(self, request_id: str) -> None:
-        path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
-        try:
-            self._transport.request("POST", path, retry=False)
-        except TokVigilError as error:
-            logger.warning("the hold of request %s was not extended: %s", request_id, error)
+    def _extend_long_holds(self) -> None:
+        for request_id in self._in_flight.due_for_extension():
+            path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
+            try:
+                self._transport.request("POST", path, retry=False)
+            except NotFoundError:
+                logger.warning("request %s is held no longer, so its hold is not extended", request_id)
+                self._in_flight.stop_extending(request_id)
+            except TokVigilError as error:
+                logger.warning("the holds of long calls are not extended this time: %s", error)
+                return
 
 
 _reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()

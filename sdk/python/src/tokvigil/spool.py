@@ -42,7 +42,7 @@ class Spool:
     """The events of one destination in one file. Safe to share between threads, and across a fork.
 
     What cannot be written (full disk, no such directory, a file that is somebody else's) is kept in memory and said in
-    the log. Without a path there is only memory.
+    the log. What fell into memory returns to the file once that can be written.
     """
 
     _db: sqlite3.Connection | None
@@ -50,8 +50,8 @@ class Spool:
     # Being sent by this process.
     _claimed: dict[str, UsageEvent]
 
-    def __init__(self, path: str | os.PathLike[str] | None, destination: str) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(self, path: str | os.PathLike[str], destination: str) -> None:
+        self.path = Path(path)
         self._destination = destination
         self._memory = PendingUsage()
         self._begin()
@@ -68,43 +68,70 @@ class Spool:
             return None
         return self._memory.add(event)
 
+    def replace(self, event: UsageEvent) -> None:
+        """Have a claimed event as it is to be sent instead."""
+        body = json.dumps(event.to_wire())
+        if event.request_id in self._claimed:
+            self._claimed[event.request_id] = event
+        self._memory.replace(event)
+        self._run(
+            lambda db: db.execute(
+                "UPDATE event SET body = ? WHERE destination = ? AND request_id = ?",
+                (body, self._destination, event.request_id),
+            )
+        )
+
     def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
         """The oldest pending events, taken so that no other process sends them too. Unreadable ones are set aside."""
+        # What could not be put back the last time.
+        self.put_back(list(self._claimed))
+        self._write_down_what_is_in_memory()
         rows = self._run(lambda db: _claim(db, self._destination, self._owner, count_max))
         if rows is None:
             # The file can perhaps still be read; what is sent twice is counted once.
             rows = self._unowned(count_max)
-        self._claimed = {event.request_id: event for event in self._readable(rows)}
+        for request_id, event in _read_all(rows):
+            if event is None:
+                logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
+                self.give_up(request_id, "cannot be read")
+            else:
+                self._claimed[request_id] = event
         return (*self._claimed.values(), *self._memory.oldest())[:count_max]
 
     def put_back(self, request_ids: Collection[str]) -> None:
         """Make claimed events pending again, those that are still there."""
         claimed = [request_id for request_id in request_ids if request_id in self._claimed]
-        self._run(
-            lambda db: db.executemany(
-                "UPDATE event SET owner = NULL WHERE destination = ? AND request_id = ?",
-                [(self._destination, request_id) for request_id in claimed],
-            )
-        )
-        self._forget(request_ids)
+        if claimed and self._is_done(lambda db: _set_free(db, self._destination, claimed)):
+            self._forget(claimed)
 
     def remove(self, request_ids: Collection[str]) -> bool:
         """Forget events that TokVigil has. False if that could not be written down."""
         self._memory.remove(request_ids)
-        done = self._run(lambda db: _delete(db, self._destination, request_ids))
-        self._forget(request_ids)
-        return done is not None or self._db is None
+        done = self._is_done(lambda db: _delete(db, self._destination, request_ids))
+        if done:
+            self._forget(request_ids)
+        return done
 
     def give_up(self, request_id: str, reason: str) -> None:
         """Set an event aside that will never be taken: it stays in the file, with the reason."""
         self._memory.remove((request_id,))
-        self._run(lambda db: _set_aside(db, self._destination, request_id, reason))
-        self._forget((request_id,))
+        if self._is_done(lambda db: _set_aside(db, self._destination, request_id, reason)):
+            self._forget((request_id,))
 
-    def oldest(self, count_max: int | None = None) -> tuple[UsageEvent, ...]:
-        """Pending events, oldest first. One that cannot be read is set aside."""
-        unowned = self._readable(self._unowned(PENDING_MAX if count_max is None else count_max))
-        return (*self._claimed.values(), *unowned, *self._memory.oldest())[:count_max]
+    def oldest(self) -> tuple[UsageEvent, ...]:
+        """Pending events that can be read, oldest first."""
+        unowned = [event for _, event in _read_all(self._unowned(PENDING_MAX)) if event is not None]
+        return (*self._claimed.values(), *unowned, *self._memory.oldest())
+
+    def has_pending(self) -> bool:
+        """Whether there is something to send. However much that is, it takes microseconds."""
+        found = self._run(
+            lambda db: db.execute(
+                "SELECT EXISTS (SELECT 1 FROM event WHERE destination = ? AND owner IS NULL)",
+                (self._destination,),
+            ).fetchone()
+        )
+        return bool(self._claimed) or self._memory.has_pending() or bool(found and found[0])
 
     def __len__(self) -> int:
         found = self._run(
@@ -121,12 +148,12 @@ class Spool:
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
         for (owner,) in owners or ():
-            if self.path is not None and owner != self._owner and OwnerFile(self.path, owner).is_dead():
-                self._run(
-                    lambda db, owner=owner: db.execute(  # type: ignore[misc]
-                        "UPDATE event SET owner = NULL WHERE owner = ?", (owner,)
-                    )
-                )
+            if owner != self._owner and OwnerFile(self.path, owner).is_dead():
+                self._take_over(owner)
+
+    def _take_over(self, dead: str) -> None:
+        if self._is_done(lambda db: _disown(db, dead)):
+            OwnerFile(self.path, dead).remove()
 
     def _renew_owner(self) -> None:
         with self._lock:
@@ -154,15 +181,17 @@ class Spool:
             )
         )
 
-    def close(self) -> None:
-        """Hand over what is held, and let go of the file."""
-        self._run(lambda db: db.execute("UPDATE event SET owner = NULL WHERE owner = ?", (self._owner,)))
+    def close(self) -> int:
+        """Hand over what is held, and let go of the file. Returns how many events no disk took: they are lost."""
+        self._write_down_what_is_in_memory()
+        self._run(lambda db: _disown(db, self._owner))
         with self._lock:
             if self._db is not None:
                 self._db.close()
                 self._db = None
         if self._owned is not None:
             self._owned.close()
+        return len(self._memory)
 
     def hold_for_fork(self) -> None:
         """Nothing is open, and no thread is inside SQLite, when this returns: its own memory of what it has locked in
@@ -197,12 +226,13 @@ class Spool:
         self._owned = None
         self._claimed = {}
         self._db = None
-        self._is_to_open = self.path is not None
+        self._is_to_open = True
         self._is_in_use = False
         self._leave_alone_until = 0.0
 
-    def _open_file(self, path: Path) -> None:
+    def _open_file(self) -> None:
         self._is_to_open = False
+        path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             db = open_spool(path)
@@ -236,37 +266,42 @@ class Spool:
             ).fetchall()
         )
 
-    def _readable(self, rows: list[tuple[str, str]] | None) -> Iterator[UsageEvent]:
-        for request_id, body in rows or ():
-            event = _read(body)
-            if event is None:
-                logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
-                self.give_up(request_id, "cannot be read")
-            else:
-                yield event
-
     def _forget(self, request_ids: Collection[str]) -> None:
         for request_id in request_ids:
             self._claimed.pop(request_id, None)
 
     def _write(self, event: UsageEvent, *, owner: str | None) -> bool:
+        """False if it could not be written. The first report counts: what is written without an owner stays."""
+        if event.request_id in self._claimed:
+            return True
         body = json.dumps(event.to_wire())
         done = self._run(
             lambda db: db.execute(
                 "INSERT INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (destination, request_id) DO UPDATE SET owner = excluded.owner, body = excluded.body",
+                " ON CONFLICT (destination, request_id) DO UPDATE SET owner = excluded.owner, body = excluded.body"
+                " WHERE event.owner IS NOT NULL",
                 (self._destination, event.request_id, owner, body),
             )
         )
         return done is not None
+
+    def _write_down_what_is_in_memory(self) -> None:
+        for event in self._memory.oldest():
+            if not self._write(event, owner=None):
+                return
+            self._memory.remove((event.request_id,))
+
+    def _is_done(self, use: Callable[[sqlite3.Connection], object]) -> bool:
+        """Whether the file, if there is one that can be used at all, is as `use` makes it."""
+        return self._run(use) is not None or (self._db is None and not self._is_to_open)
 
     def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `use` answers; None, said in the log, if the file cannot be used."""
         with self._lock:
             if time.monotonic() < self._leave_alone_until:
                 return None
-            if self._is_to_open and self.path is not None:
-                self._open_file(self.path)
+            if self._is_to_open:
+                self._open_file()
             if self._db is None:
                 return None
             nested, self._is_in_use = self._is_in_use, True
@@ -327,6 +362,20 @@ def _claim(db: sqlite3.Connection, destination: str, owner: str, count_max: int)
     return [(request_id, body) for _, request_id, body in rows]
 
 
+def _set_free(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
+    with _transaction(db):
+        db.executemany(
+            "UPDATE event SET owner = NULL WHERE destination = ? AND request_id = ?",
+            [(destination, request_id) for request_id in request_ids],
+        )
+    return True
+
+
+def _disown(db: sqlite3.Connection, owner: str) -> bool:
+    db.execute("UPDATE event SET owner = NULL WHERE owner = ?", (owner,))
+    return True
+
+
 def _delete(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
     with _transaction(db):
         db.executemany(
@@ -336,7 +385,7 @@ def _delete(db: sqlite3.Connection, destination: str, request_ids: Collection[st
     return True
 
 
-def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> None:
+def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> bool:
     with _transaction(db):
         db.execute(
             "INSERT INTO quarantine SELECT destination, request_id, body, ?, ? FROM event"
@@ -344,6 +393,13 @@ def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason
             (reason, time.time(), destination, request_id),
         )
         db.execute("DELETE FROM event WHERE destination = ? AND request_id = ?", (destination, request_id))
+    return True
+
+
+def _read_all(rows: list[tuple[str, str]] | None) -> Iterator[tuple[str, UsageEvent | None]]:
+    """By request id; None: it cannot be read."""
+    for request_id, body in rows or ():
+        yield request_id, _read(body)
 
 
 def _read(body: Any) -> UsageEvent | None:

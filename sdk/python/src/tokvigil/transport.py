@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokvigil import steps
+from tokvigil.connections import CLOSED as CLOSED
 from tokvigil.connections import Connections
 from tokvigil.deadlines import Until
 from tokvigil.errors import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-CLOSED = "this TokVigil client is closed, so nothing could be reported: make calls inside its `with`"
 
 ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
     400: ValidationError,
@@ -78,7 +78,7 @@ class Transport:
         return await self.run_async(self.ask(method, path, **options))
 
     def run(self, wanted: Steps[T]) -> T:
-        return steps.run(wanted, self._connections.blocking.send)
+        return steps.run(wanted, lambda request: self._connections.blocking.send(request))
 
     async def run_async(self, wanted: Steps[T]) -> T:
         return await steps.run_async(wanted, self._send_async)
@@ -86,10 +86,11 @@ class Transport:
     async def _send_async(self, request: httpx2.Request) -> httpx2.Response:
         import httpx2
 
+        client = self._connections.awaiting
         left_s = request.extensions["timeout"].get("read")
         try:
             async with asyncio.timeout(left_s):
-                return await self._connections.awaiting.send(request)
+                return await client.send(request)
         except TimeoutError as error:
             raise httpx2.ReadTimeout("no answer in time", request=request) from error
 
@@ -98,14 +99,15 @@ class Transport:
         method: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         params: Mapping[str, str] | None = None,
         retry: bool = True,
         within_s: float | None = None,
     ) -> Steps[dict[str, Any]]:
-        """The answer as a JSON object ({} if it has no body). The same bytes go out at every attempt.
+        """The answer as a JSON object ({} if it has no body). A body of bytes is JSON already; the same bytes go out at
+        every attempt.
 
-        An attempt takes `timeout_s` at most; with `within_s` all of them together take no longer than that.
+        An attempt takes `timeout_s` at most; or, with `within_s`, all of them together no longer than that.
 
         Raises `APIStatusError` for a 4xx and `TokVigilUnavailableError` for everything else that is no
         answer.
@@ -150,10 +152,6 @@ def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilEr
         return _caused(
             TokVigilUnavailableError(f"TokVigil cannot be reached at {where}: {error!r}"), error
         ), None
-    except RuntimeError as error:
-        if "closed" not in str(error):
-            raise
-        raise ConfigurationError(CLOSED) from error
     except httpx2.RequestError as error:
         return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
     if response.is_success:
@@ -161,9 +159,9 @@ def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilEr
     return _error_from(response), parse_retry_after(response.headers.get("Retry-After"))
 
 
-def _json(body: Mapping[str, Any] | None) -> bytes | None:
-    if body is None:
-        return None
+def _json(body: Mapping[str, Any] | bytes | None) -> bytes | None:
+    if body is None or isinstance(body, bytes):
+        return body
     try:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
