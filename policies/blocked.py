@@ -14,7 +14,7 @@ from tenants.http import Name
 from tenants.models import Environment
 from tenants.problems import invalid_field
 from tenants.queries import PAGE_DEFAULT, CursorText, PageSize
-from usage import cursors
+from usage import cursors, ledger
 from usage.counter_store import StoreUnavailable
 from usage.limit_state import LimitState
 from usage.models import Decision
@@ -38,7 +38,11 @@ class DecisionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class DecisionAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A blocked call and the limits as they stood. `policy` is the version that blocked it, if a policy did."""
+    """A blocked call and the limits as they stood. `policy` is the version that blocked it, if a policy did.
+
+    `passed_later`: it was asked for again with the same request id, was allowed, and is in the ledger. The SDKs ask
+    again if calls in flight stood in the way and their own reports of these were still to come.
+    """
 
     decided_at: Instant
     request_id: str
@@ -54,6 +58,7 @@ class DecisionAnswer(msgspec.Struct, frozen=True, kw_only=True):
     policy: BlockingPolicy | None
     limit_state: tuple[LimitState, ...]
     estimated_cost_usd: str | None
+    passed_later: bool
 
 
 class BlockingPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +80,9 @@ def page(environment_id: int, query: DecisionQuery) -> DecisionPage:
     rows = list(found.order_by("-id")[: query.limit + 1])
     shown = rows[: query.limit]
     more = len(rows) > len(shown)
+    passed = ledger.recorded(environment_id, [row.request_id for row in shown]) if shown else set()
     return DecisionPage(
-        decisions=tuple(_answer(row) for row in shown),
+        decisions=tuple(_answer(row, passed_later=row.request_id in passed) for row in shown),
         next_cursor=cursors.write(shown[-1].decided_at, shown[-1].pk) if more else None,
     )
 
@@ -102,7 +108,7 @@ def _matching(environment_id: int, query: DecisionQuery) -> QuerySet[Decision]:
     return Decision.objects.filter(environment_id=environment_id, **given)
 
 
-def _answer(row: Decision) -> DecisionAnswer:
+def _answer(row: Decision, *, passed_later: bool) -> DecisionAnswer:
     policy = None
     if row.policy_id is not None and row.policy_version is not None:
         policy = BlockingPolicy(id=str(row.policy_id), name=row.policy_name, version=row.policy_version)
@@ -121,4 +127,5 @@ def _answer(row: Decision) -> DecisionAnswer:
         policy=policy,
         limit_state=msgspec.convert(row.limit_state, tuple[LimitState, ...]),
         estimated_cost_usd=None if row.estimated_cost_nano is None else format_usd(row.estimated_cost_nano),
+        passed_later=passed_later,
     )

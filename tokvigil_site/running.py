@@ -169,8 +169,8 @@ def _require_free(port: int) -> None:
     # The web server shares its port among its processes, so a second one would not fail but take half the calls.
     if not ports.is_free(port):
         raise CommandError(
-            f"Port {port} is taken: stop what listens there, or choose another with --port, as in "
-            f'`make up ARGS="--port {port % PORT_MAX + 1}"`.'
+            f"Port {port} is taken: stop what listens there, or choose another with "
+            f'`--port {port % PORT_MAX + 1}` (after make: `ARGS="--port {port % PORT_MAX + 1}"`).'
         )
 
 

@@ -18,7 +18,7 @@ from tenants.admin_access import (
     is_superuser,
 )
 from tenants.models import ApiKey
-from usage import pricing
+from usage import ledger, pricing
 from usage.models import Decision, ModelPrice, TrackedPair, UsageEvent
 from usage.models.price import RATE_FIELDS
 from usage.money import format_usd
@@ -162,13 +162,15 @@ class UsageEventAdmin(ReadOnlyAdmin):
 class DecisionAdmin(ReadOnlyAdmin):
     list_display = ["when", "user_id", "reason_code", "model", "feature", "message"]
     fieldsets = [
-        (None, {"fields": ["environment", "decided_at", "reason_code", "reason_class", "message", "policy"]}),
+        (None, {"fields": [
+            "environment", "decided_at", "reason_code", "reason_class", "message", "policy", "passed_later",
+        ]}),
         ("The call", {"fields": [
             "user_id", "feature", "plan", "run_id", "model", "request_id", "estimated_cost_usd",
         ]}),
         ("The limits as they stood", {"fields": ["limits"]}),
     ]  # fmt: skip
-    readonly_fields = ["policy", "estimated_cost_usd", "limits"]
+    readonly_fields = ["policy", "passed_later", "estimated_cost_usd", "limits"]
     list_filter = [OneEnvironmentFilter, "reason_class"]
     search_fields = ["request_id__exact", "user_id__exact", "reason_code__exact"]
     search_help_text = "The exact request_id, user_id or reason_code"
@@ -186,6 +188,11 @@ class DecisionAdmin(ReadOnlyAdmin):
             return None
         name = f"{decision.policy_name}, version {decision.policy_version}"
         return admin_display.link_to("policies.policy", decision.policy_id, name)
+
+    @admin.display(description="passed later", boolean=True)
+    def passed_later(self, decision: Decision) -> bool:
+        """Asked for again, it was allowed, and is in the ledger."""
+        return bool(ledger.recorded(decision.environment_id, [decision.request_id]))
 
     @admin.display(description="estimated cost (USD)")
     def estimated_cost_usd(self, decision: Decision) -> str | None:

@@ -320,6 +320,16 @@ class Entry:
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
+def recorded(environment_id: int, request_ids: Sequence[str]) -> set[str]:
+    """Those of these requests that it holds, whatever their usage."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT request_id FROM usage_request WHERE environment_id = %s AND request_id = ANY(%s)",
+            [environment_id, list(request_ids)],
+        )
+        return {request_id for (request_id,) in cursor.fetchall()}
+
+
 def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]:
     """Those of these requests that it holds. A request's rows share one charged_at, which finds their partition.
 

@@ -42,6 +42,25 @@ def test_a_blocked_call_is_listed_at_once_with_its_reason(api: Api, blocking: No
     assert decision["policy"] == {name: answered["policy"][name] for name in ("id", "name", "version")}
 
 
+def test_a_blocked_call_that_passed_when_it_was_asked_for_again_says_so(
+    api: Api, environment: Environment
+) -> None:
+    apply_policies(environment, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
+    first = api.evaluate("anna")
+    for request_id in ("again", "given-up"):
+        assert not api.evaluate("anna", request_id=request_id)["allowed"]
+    assert [decision["passed_later"] for decision in decisions(api)] == [False, False]
+    api.report(first["request_id"], "anna")
+
+    assert api.evaluate("anna", request_id="again")["allowed"]
+    assert api.report("again", "anna").status == 201
+
+    assert {decision["request_id"]: decision["passed_later"] for decision in decisions(api)} == {
+        "again": True,
+        "given-up": False,
+    }
+
+
 def test_an_allowed_call_is_not_listed(api: Api) -> None:
     api.evaluate()
 

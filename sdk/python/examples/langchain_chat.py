@@ -47,4 +47,6 @@ def main(user: str, question: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python langchain_chat.py USER QUESTION")
     sys.exit(main(*sys.argv[1:]))

@@ -62,4 +62,6 @@ def main(user: str, question: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python plain_script.py USER QUESTION")
     sys.exit(main(*sys.argv[1:]))

@@ -6,6 +6,7 @@ here at once. Then one call asks again, and the others go on being decided here 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -17,11 +18,15 @@ from tokvigil import forking
 from tokvigil.errors import TokVigilUnavailableError
 from tokvigil.models import Decision
 
+logger = logging.getLogger("tokvigil")
+
 OnUnavailable = Literal["last_known", "allow", "block"]
 ON_UNAVAILABLE: tuple[OnUnavailable, ...] = ("last_known", "allow", "block")
 
 FAILURES_TO_OPEN = 3
 OPEN_S = 5.0
+# In an outage, each decision that is made here is worth a line at most so often; the others are for debugging.
+SAY_EVERY_S = 60.0
 # Decisions remembered, of the subjects that asked last.
 REMEMBERED_MAX = 10_000
 
@@ -52,6 +57,9 @@ class Availability:
         self._lock = threading.RLock()
         self._failures = 0
         self._open_until = 0.0
+        # In the outage that is going on.
+        self._decided_here = 0
+        self._said_at: float | None = None
         self._known: OrderedDict[Asked, tuple[Decision, float]] = OrderedDict()
         forking.register(self)
 
@@ -74,6 +82,9 @@ class Availability:
         """The control plane is there."""
         with self._lock:
             was_away, self._failures = self._failures > 0, 0
+            decided_here, self._decided_here, self._said_at = self._decided_here, 0, None
+        if decided_here:
+            logger.warning("TokVigil answers again; %d calls were decided without it", decided_here)
         if was_away:
             self._on_return()
 
@@ -100,6 +111,28 @@ class Availability:
 
     def decide(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
         """By `on_unavailable`. `last_known` repeats a block until its `retry_after` is over, and allows all else."""
+        decision = self._decided(asked, request_id, error)
+        self._say(decision, error)
+        return decision
+
+    def _say(self, decision: Decision, error: TokVigilUnavailableError) -> None:
+        now = self._clock()
+        with self._lock:
+            self._decided_here += 1
+            is_due = self._said_at is None or now - self._said_at >= SAY_EVERY_S
+            if is_due:
+                self._said_at = now
+        logger.log(
+            logging.WARNING if is_due else logging.DEBUG,
+            "request %s is %s without TokVigil, as call %d since it went away (on_unavailable=%s): %s",
+            decision.request_id,
+            "allowed" if decision.allowed else "blocked",
+            self._decided_here,
+            self.on_unavailable,
+            error,
+        )
+
+    def _decided(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
         known = self._last_known_block(asked)
         if known is not None:
             return replace(

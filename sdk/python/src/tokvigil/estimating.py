@@ -33,7 +33,7 @@ class Estimate:
 
 def estimate(
     model: str,
-    messages: Iterable[Any],
+    messages: Iterable[Any] | str,
     *,
     tools: Sequence[Any] | None = None,
     max_output_tokens: int | None = None,
@@ -42,9 +42,12 @@ def estimate(
 ) -> Estimate:
     """The tokens and USD of a chat call at an instant, now by default; the first call takes about 0.3 s.
 
-    Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with. Raises
+    Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with; a text is the one
+    message of a user. Raises
     `ConfigurationError` for what are no messages, ValueError for max_output_tokens below 0 or above prices.TOKENS_MAX.
     """
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     messages = message_reading.read_messages(messages)
     usage = Usage(
         input_tokens=tokens.count_messages(messages, model, tools=tools),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,8 +16,6 @@ from tokvigil.models import Decision
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
 from tokvigil.transport import CLOSED, Transport
-
-logger = logging.getLogger("tokvigil")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +106,6 @@ class Evaluation:
             decision = yield from self._ask(question, deadline)
         except TokVigilUnavailableError as error:
             decision = self._availability.decide(asked, request_id, error)
-            logger.warning(
-                "request %s is %s without TokVigil (on_unavailable=%s): %s",
-                request_id,
-                "allowed" if decision.allowed else "blocked",
-                self._availability.on_unavailable,
-                error,
-            )
             if decision.allowed:
                 # Nobody lowered it, and callers pass it on.
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)
