@@ -49,9 +49,10 @@ def blocked(**changes: Any) -> Decision:
 
 
 def test_a_block_is_repeated_until_its_time_is_over(availability: Availability, clock: Clock) -> None:
-    availability.remember(ASKED, blocked())
+    availability.remember(ASKED, blocked(suggested_model="gpt-4.1-nano"))
     clock.now += 20.5
     decision = availability.decide(ASKED, "r2", AWAY)
+    assert decision.suggested_model is None, "nobody knows whether it is allowed now"
     assert (decision.allowed, decision.degraded, decision.request_id) == (False, True, "r2")
     assert (decision.reason_code, decision.reason_class) == ("DEGRADED_BLOCKED", "degraded")
     assert decision.retry_after == 40
@@ -107,6 +108,23 @@ def test_after_failures_in_a_row_one_call_at_a_time_asks_again(
     availability.answered()
     availability.admit()
     availability.admit()
+
+
+def test_an_outage_is_said_once_a_minute_and_at_its_end(
+    availability: Availability, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        for _ in range(100):
+            availability.decide(ASKED, "r", AWAY)
+        clock.now += 60
+    availability.answered()
+    availability.answered()
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "request r is allowed without TokVigil, as call 1 since it went away",
+        "request r is allowed without TokVigil, as call 101 since it went away",
+        "request r is allowed without TokVigil, as call 201 since it went away",
+        "TokVigil answers again; 300 calls were decided without it",
+    ]
 
 
 def test_a_client_repeats_the_last_block_without_asking(control_plane: Any, wire: Any) -> None:

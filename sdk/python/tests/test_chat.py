@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import threading
 import time
 from decimal import Decimal
 from typing import Any
@@ -468,6 +469,56 @@ def test_a_call_is_not_blocked_by_the_hold_of_the_finished_call_before_it(
     assert len(held) == 5
 
 
+def test_a_call_waits_for_its_process_own_reports_though_another_process_is_sending_them(
+    chat: Any, control_plane: Any, wire: Any, tmp_path: Any
+) -> None:
+    first, other = (TokVigil("key", control_plane.url, spool=tmp_path / "usage") for _ in range(2))
+    chat(first)
+    claimed = other._reporter.store.claim(10)
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | {"reason_class": "transient"}))
+
+    def settle() -> None:
+        time.sleep(0.2)
+        other._reporter.store.remove([event.request_id for event in claimed])
+
+    threading.Thread(target=settle).start()
+    assert len(claimed) == 1
+    assert chat(first).text == "Hello!"
+    first.close()
+    other.close()
+
+
+@pytest.mark.parametrize("problem", [429, 409, 401, 422])
+def test_a_block_stays_a_block_though_the_second_question_is_refused(
+    chat: Any, control_plane: Any, wire: Any, problem: int
+) -> None:
+    chat()
+    blocked = wire.Answer(200, wire.blocked() | {"reason_class": "transient"})
+    control_plane.script("/v1/evaluate", blocked, *[wire.Answer(problem)] * 5)
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        chat()
+    assert len(control_plane.calls("/v1/evaluate")) >= 3
+
+
+def test_what_a_question_without_an_answer_may_hold_is_given_back(
+    chat: Any, tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    chat()
+    blocked = wire.Answer(200, wire.blocked() | {"reason_class": "transient"})
+    control_plane.script("/v1/evaluate", blocked, *[wire.Answer(500)] * 5)
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        chat()
+    with TokVigil("key", control_plane.url, timeout=0.2, on_unavailable="block", spool=False) as client:
+        control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("late"), delay_s=0.5))
+        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="late").allowed
+        control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("dry"), delay_s=0.5))
+        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="dry", dry_run=True).allowed
+    assert tv.flush() == 0
+    asked = control_plane.calls("/v1/evaluate")[1].body["request_id"]
+    statuses = {request_id: report["status"] for request_id, report in control_plane.charged.items()}
+    assert (statuses[asked], statuses["late"], "dry" in statuses) == ("cancelled", "cancelled", False)
+
+
 def test_a_blocked_call_asks_no_second_time_if_the_reports_did_not_arrive(
     chat: Any, control_plane: Any, wire: Any
 ) -> None:
@@ -479,6 +530,11 @@ def test_a_blocked_call_asks_no_second_time_if_the_reports_did_not_arrive(
     with pytest.raises(tokvigil.AIUsageBlockedError):
         chat()
     assert len(control_plane.calls("/v1/evaluate")) == 2
+    sent = len(control_plane.calls("/v1/usage/batch"))
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | {"reason_class": "transient"}))
+    with pytest.raises(tokvigil.AIUsageBlockedError):
+        chat()
+    assert len(control_plane.calls("/v1/usage/batch")) == sent, "who is refused is not asked more often"
 
 
 def test_a_call_that_others_stand_in_the_way_of_is_blocked_without_delay(

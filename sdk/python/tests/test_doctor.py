@@ -352,6 +352,16 @@ def test_old_prices_are_a_warning() -> None:
     assert doctor._priced(datetime(2036, 1, 1, tzinfo=UTC)).level == "warning"
 
 
+def test_whoever_reads_but_the_first_line_sees_no_traceback() -> None:
+    doctor_run = subprocess.Popen(
+        [sys.executable, "-m", "tokvigil", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}
+    )
+    assert doctor_run.stdout is not None
+    doctor_run.stdout.close()
+    _, said = doctor_run.communicate(timeout=60)
+    assert (doctor_run.returncode, said) == (1, b"")
+
+
 def test_damaged_ranks_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_encodings, "_encodings", token_encodings.Encodings())
     monkeypatch.setitem(token_encodings.RANKS_SHA256, "o200k_base", "0" * 64)

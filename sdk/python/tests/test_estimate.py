@@ -28,6 +28,10 @@ def test_an_estimate_names_tokens_cost_and_where_they_come_from() -> None:
     )
 
 
+def test_a_text_is_the_one_message_of_a_user() -> None:
+    assert estimate("gpt-4o-mini", "Hello", at=NOW) == estimate("gpt-4o-mini", HELLO, at=NOW)
+
+
 def test_an_estimate_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         estimate("gpt-4o", HELLO).input_tokens = 0  # type: ignore[misc]

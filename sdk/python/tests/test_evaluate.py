@@ -235,7 +235,7 @@ def test_a_malformed_answer_is_never_taken_for_permission(control_plane: Any, wi
         decision = client.evaluate("user_123", "gpt-4o-mini")
 
     assert (decision.allowed, decision.reason_code) == (False, "DEGRADED_BLOCKED")
-    assert len(control_plane.seen) == 1
+    assert len(control_plane.calls("/v1/evaluate")) == 1
 
 
 def test_a_redirect_is_not_followed_with_the_key(control_plane: Any, wire: Any) -> None:

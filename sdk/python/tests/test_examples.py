@@ -143,6 +143,12 @@ def test_the_script_prints_both_answers(
     assert used == [("succeeded", wire_provider.openai.USAGE.output_tokens)] * 2
 
 
+@pytest.mark.parametrize("name", ["plain_script.py", "langchain_chat.py"])
+def test_a_script_without_its_arguments_says_what_they_are(name: str, variables: dict[str, str]) -> None:
+    done = run(name, "ana", variables=variables)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"usage: python {name} USER QUESTION\n")
+
+
 def test_the_script_ends_where_it_is_blocked(
     variables: dict[str, str], told: Told, control_plane: Any, wire: Any, wire_provider: WireProvider
 ) -> None:

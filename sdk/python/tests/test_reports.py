@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from tokvigil import ConfigurationError, TokVigil, Usage, UsageEvent
 from tokvigil.base_client import question
 from tokvigil.delivery import BATCH_EVENTS_MAX
 from tokvigil.pending import PendingUsage
-from tokvigil.reporting import BACKOFF_S_FIRST, EXIT_S_MAX
+from tokvigil.reporting import BACKOFF_S_FIRST, BACKOFF_S_MAX, EXIT_S_MAX
 from tokvigil.spool import Spool
 
 BATCH = "/v1/usage/batch"
@@ -154,6 +155,53 @@ def test_after_an_error_that_nobody_foresaw_the_sending_goes_on_by_itself(
     assert "the background work of TokVigil failed" in caplog.text
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refusal_that_is_not_about_the_events_costs_none(
+    tv: TokVigil, control_plane: Any, wire: Any, status: int
+) -> None:
+    """A proxy's, or TokVigil's own to a host that it does not know."""
+    for number in range(5):
+        tv._reporter.store.add(event(str(number)))
+    control_plane.script(BATCH, wire.Answer(status, b"<html>", {"Content-Type": "text/html"}))
+    assert tv.flush(0.1) == 5
+    assert len(control_plane.calls(BATCH)) == 1
+    assert tv.flush() == 0
+    assert len(control_plane.charged) == 5
+
+
+def test_a_flush_sends_all_though_some_cannot_be_read(control_plane: Any, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "usage", f"{control_plane.url} key")
+    with TokVigil("key", control_plane.url, spool=tmp_path / "usage") as client:
+        store = client._reporter.store
+        assert isinstance(store, Spool)
+        spool._destination = store._destination
+        for number in range(3 * BATCH_EVENTS_MAX):
+            spool.add(event(str(number)))
+        with sqlite3.connect(tmp_path / "usage") as db:
+            db.execute("UPDATE event SET body = '?' WHERE request_id = '7'")
+        assert client.flush() == 0
+    spool.close()
+    assert len(control_plane.charged) == 3 * BATCH_EVENTS_MAX - 1
+
+
+def test_a_client_that_does_nothing_reports_for_processes_that_died(
+    control_plane: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.ADOPT_EVERY_S", 0.2)
+    idle = TokVigil("tv_dev_id_secret", control_plane.url, spool=tmp_path / "usage")
+    script = TRACKS_AND_ENDS.replace("sys.argv[1]", "'http://127.0.0.1:9'").replace(
+        "import sys", "import os, sys"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script + "os._exit(0)", "", str(tmp_path / "usage")], check=True, timeout=30
+    )
+    with sqlite3.connect(tmp_path / "usage") as db:
+        assert idle._reporter.store._destination != ""  # type: ignore[union-attr]
+        db.execute("UPDATE event SET destination = ?", (idle._reporter.store._destination,))  # type: ignore[union-attr]
+    wait_for(lambda: list(control_plane.charged) == ["r1"])
+    idle.close()
+
+
 def test_one_event_that_spoils_a_batch_is_found_and_set_aside(
     tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -272,6 +320,89 @@ def test_a_flush_beside_a_sending_that_does_not_end_says_what_is_left(
         tv.track(event())
         assert tv.flush(0.1) == 1
     assert "another thread is sending" in caplog.text
+
+
+def test_a_call_that_is_being_decided_when_its_client_is_closed_does_not_go_out(
+    control_plane: Any, wire_provider: Any, wire: Any
+) -> None:
+    client = TokVigil("key", control_plane.url, spool=False, http_client=httpx2.Client())
+    deciding, closed = threading.Event(), threading.Event()
+
+    def decide_late(seen: Any) -> Any:
+        deciding.set()
+        closed.wait(10)
+        return wire.Answer(200, wire.decision(seen.body["request_id"]))
+
+    control_plane.defaults["/v1/evaluate"] = decide_late
+
+    def close() -> None:
+        deciding.wait(10)
+        client._reporter._in_flight.let_none_begin()
+        client._reporter._closing = True
+        closed.set()
+
+    threading.Thread(target=close).start()
+    with pytest.raises(ConfigurationError, match="closed"):
+        client.chat(
+            "user_123",
+            "chat",
+            "gpt-4o-mini",
+            [{"role": "user", "content": "Hi"}],
+            provider_base_url=wire_provider.url + "/v1",
+            provider_api_key="sk",
+        )
+    assert wire_provider.seen == []
+    assert client.flush() == 0
+    assert [report["status"] for report in control_plane.charged.values()] == ["cancelled"]
+
+
+def test_whoever_closes_a_client_that_is_being_closed_waits_for_the_other(
+    control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.SEND_WITHIN_S", 60.0)
+    take, taking = control_plane.defaults[BATCH], threading.Event()
+
+    def take_slowly(seen: Any) -> Any:
+        taking.set()
+        time.sleep(0.3)
+        return take(seen)
+
+    control_plane.defaults[BATCH] = take_slowly
+    client = TokVigil("key", control_plane.url, spool=False)
+    for number in range(2 * BATCH_EVENTS_MAX - 1):
+        client._reporter.store.add(event(str(number)))
+    first = threading.Thread(target=client.close)
+    first.start()
+    taking.wait(10)
+    client.close()
+    first.join()
+    assert len(control_plane.charged) == 2 * BATCH_EVENTS_MAX - 1
+
+
+def test_however_long_the_outage_the_next_try_is_no_more_than_a_minute_away(tv: TokVigil, wire: Any) -> None:
+    reporter = tv._reporter
+    reporter._failures = 5_000
+    reporter._transport._connections.close()
+    reporter.store.add(event())
+    reporter._try_to_send()
+    assert BACKOFF_S_FIRST < reporter._send_from - time.monotonic() <= BACKOFF_S_MAX
+    reporter._since_sent = BATCH_EVENTS_MAX
+    assert reporter._next_batch_in_s() > BACKOFF_S_FIRST, "new reports do not wake it"
+
+
+def test_a_forked_process_of_multiprocessing_sends_its_usage_at_its_end(control_plane: Any) -> None:
+    script = """
+import multiprocessing, sys
+from tokvigil import TokVigil, Usage, UsageEvent
+client = TokVigil("key", sys.argv[1], spool=False)
+def work():
+    client.track(UsageEvent(request_id="r1", user_id="u", model="m", usage=Usage(input_tokens=1, output_tokens=1)))
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+"""
+    subprocess.run([sys.executable, "-c", script, control_plane.url], check=True, timeout=60)
+    assert list(control_plane.charged) == ["r1"]
 
 
 def test_closing_without_a_control_plane_and_without_a_spool_says_what_is_lost(
@@ -508,8 +639,10 @@ def test_a_close_under_traffic_lets_no_call_begin_and_loses_none(
     closed.set()
     for caller in callers:
         caller.join()
-    assert len(control_plane.charged) >= len(answered)
-    assert {report["status"] for report in control_plane.charged.values()} <= {"succeeded", "partial"}
+    # What was being decided when the close began did not go out.
+    went_out = [report for report in control_plane.charged.values() if report["status"] != "cancelled"]
+    assert len(went_out) == len(wire_provider.seen) >= len(answered)
+    assert {report["status"] for report in went_out} <= {"succeeded", "partial"}
 
 
 def test_forks_from_several_threads_lose_no_event_and_hang_no_child(

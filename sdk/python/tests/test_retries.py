@@ -38,6 +38,7 @@ def test_no_retries_means_one_attempt() -> None:
         ("-4", 0.0),
         ("nan", None),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("Mon, 23 Nov 2026 12:00:30 GMT", 30.0),
         ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),
     ],

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from tokvigil import TokVigil, Usage, UsageEvent
 from tokvigil.pending import PendingUsage
-from tokvigil.spool import LEAVE_ALONE_S, Spool
+from tokvigil.spool import LEAVE_ALONE_S, Spool, SpoolBusyError, is_locked
 from tokvigil.spool_file import APPLICATION_ID, BUSY_TIMEOUT_S, default_path
 
 # `TOKVIGIL_KILLS=200` is the long run.
@@ -419,14 +419,85 @@ def test_what_could_not_be_put_back_is_sent_again_by_this_process(path: Path) ->
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         spool.put_back(["r1"])
-        assert not spool.remove(["r1"])
         other.execute("ROLLBACK")
     time.sleep(LEAVE_ALONE_S)
     assert (len(spool), spool.has_pending()) == (1, True)
     assert spool.claim(10) == (event(),)
-    assert spool.remove(["r1"])
-    assert (len(spool), spool.has_pending()) == (0, False)
     spool.close()
+
+
+def test_what_was_settled_while_the_file_was_locked_is_not_sent_again(path: Path) -> None:
+    spool = Spool(path, "here")
+    for request_id in ("taken", "refused", "left"):
+        spool.add(event(request_id))
+    spool.claim(10)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        spool.remove(["taken"])
+        spool.give_up("refused", "invalid")
+        spool.put_back(["left"])
+        other.execute("ROLLBACK")
+    time.sleep(LEAVE_ALONE_S)
+    assert [pending.request_id for pending in spool.claim(10)] == ["left"]
+    assert [row[2] for row in rows(path, "event")] == ["left"]
+    assert [row[1] for row in rows(path, "quarantine")] == ["refused"]
+    spool.close()
+
+
+def test_a_disk_that_takes_nothing_more_does_not_let_settled_events_stand_in_the_way(path: Path) -> None:
+    spool = Spool(path, "here")
+    for number in range(5):
+        spool.add(event(str(number)))
+    assert spool._db is not None
+    spool._db.execute("PRAGMA query_only = ON")  # it can be read only
+    spool.remove([pending.request_id for pending in spool.claim(2)])
+    spool.add(event("in memory"))
+    assert [pending.request_id for pending in spool.claim(3)] == ["2", "3", "4"]
+    spool.remove(["2", "3", "4"])
+    assert [pending.request_id for pending in spool.claim(3)] == ["in memory"]
+    spool._db.execute("PRAGMA query_only = OFF")
+    spool.claim(1)
+    assert [row[2] for row in rows(path, "event")] == ["in memory"]
+    spool.close()
+
+
+def test_nobody_takes_a_locked_file_for_an_empty_one(path: Path) -> None:
+    spool = Spool(path, "here")
+    spool.add(event())
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        spool.hold(event("under way"))  # in vain, and for a second nobody tries again
+        assert spool.has_pending()
+        assert spool.has_any(["r1"])
+        with pytest.raises(SpoolBusyError):
+            spool.claim(10)
+        other.execute("ROLLBACK")
+    time.sleep(LEAVE_ALONE_S)
+    assert spool.claim(10) == (event(),)
+    spool.close()
+
+
+def test_a_file_that_could_not_be_opened_is_opened_later(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.spool.OPEN_AGAIN_S", 0.1)
+    path.parent.parent.mkdir(exist_ok=True)
+    path.parent.write_text("in the way")
+    spool = Spool(path, "here")
+    spool.add(event())
+    assert "cannot be used, usage is kept in memory; it is tried again in" in caplog.text
+    path.parent.unlink()
+    time.sleep(0.1)
+    assert spool.claim(10) == (event(),)
+    assert [row[2] for row in rows(path, "event")] == ["r1"]
+    spool.close()
+
+
+def test_a_log_that_others_recover_just_now_is_locked() -> None:
+    recovering = sqlite3.OperationalError("database is locked")
+    recovering.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+    assert is_locked(recovering)
+    assert not is_locked(OSError("no such file"))
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

@@ -31,6 +31,10 @@ SAY_EVERY_S = 60.0
 REMEMBERED_MAX = 10_000
 
 
+class LeftAloneError(TokVigilUnavailableError):
+    """Nothing was asked: the control plane was away a moment ago."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What a decision was about."""
@@ -68,13 +72,13 @@ class Availability:
         self._lock = threading.RLock()
 
     def admit(self) -> None:
-        """Raises `TokVigilUnavailableError` if the control plane is to be left alone just now."""
+        """Raises `LeftAloneError` if the control plane is to be left alone just now."""
         with self._lock:
             if self._failures < FAILURES_TO_OPEN:
                 return
             now = self._clock()
             if now < self._open_until:
-                raise TokVigilUnavailableError("TokVigil was away a moment ago")
+                raise LeftAloneError("TokVigil was away a moment ago")
             # This caller asks; the others are decided here until its answer is known.
             self._open_until = now + OPEN_S
 
@@ -142,6 +146,7 @@ class Availability:
                 reason_class="degraded",
                 message=f"{known.message} (The last known decision, {known.reason_code}: {error}.)",
                 reserved=None,
+                suggested_model=None,
                 degraded=True,
                 trace=None,
             )

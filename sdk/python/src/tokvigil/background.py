@@ -13,6 +13,7 @@ logger = logging.getLogger("tokvigil")
 
 # How long after an error that nobody foresaw the work is tried again.
 AFTER_ERROR_S = 10.0
+NUDGE_S_MAX = 0.1
 
 
 class Background:
@@ -44,8 +45,9 @@ class Background:
                 self._changed.notify()
 
     def nudge(self) -> None:
-        """`within(0)` for code that may wait for no lock: if another holds it just now, `work` comes when it would."""
-        if self._thread is None or not self._changed.acquire(blocking=False):
+        """`within(0)` for code that may hold any lock: nothing is waited for while this one is held, so a moment is
+        enough."""
+        if self._thread is None or not self._changed.acquire(timeout=NUDGE_S_MAX):
             return
         try:
             self._due = time.monotonic()

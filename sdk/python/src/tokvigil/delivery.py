@@ -23,6 +23,8 @@ logger = logging.getLogger("tokvigil")
 BATCH_EVENTS_MAX = 100
 BATCH_BYTES_MAX = 900_000  # the server takes 1 MiB
 ATTEMPT_S_MAX = 10.0
+# Too large, invalid. Any other refusal is about the request: a proxy's, of a host that TokVigil does not know.
+ABOUT_THE_EVENTS = frozenset({413, 422})
 
 _TAKEN = frozenset({"recorded", "duplicate"})
 _REFUSED = frozenset({"conflict", "invalid"})
@@ -43,29 +45,28 @@ class Delivery:
         self._sending = threading.Lock()
 
     def send_all(self, deadline: float | None = None, *, to_the_last: bool = False) -> None:
-        """Batch after batch, until what was pending is gone; an event leaves the store only once TokVigil has answered
-        for it. What is new by then waits for the next time, unless this is `to_the_last`: while calls keep coming there
-        would be no end.
+        """Batch after batch, until as many are gone as were pending; an event leaves the store only once TokVigil has
+        answered for it. What is new by then waits for the next time, unless this is `to_the_last`: while calls keep
+        coming there would be no end.
 
         Raises the `TokVigilError` that stopped it, TokVigilUnavailableError also when the deadline (of time.monotonic)
-        came. The rest is worth another try later: the control plane back, the key mended.
+        came. The rest is worth another try later: the control plane back, the key mended, the spool free.
         """
         left_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._sending.acquire(timeout=left_s):
             raise TokVigilUnavailableError("another thread is sending, and has not come to an end in time")
         try:
-            while events := self._store.claim(BATCH_EVENTS_MAX):
-                settled = self._send_claimed(events, deadline)
-                if settled == len(events) < BATCH_EVENTS_MAX and not to_the_last:
-                    return
-        except _NotWrittenDown:
-            return
+            to_send = max(1, len(self._store))
+            while (to_send > 0 or to_the_last) and self._store.has_pending():
+                to_send -= self._send_some(deadline)
         finally:
             self._sending.release()
 
-    def _send_claimed(self, events: tuple[UsageEvent, ...], deadline: float | None) -> int:
-        """How many of them are settled for good. Raises `_NotWrittenDown`."""
+    def _send_some(self, deadline: float | None) -> int:
+        """How many events were settled for good."""
+        events: tuple[UsageEvent, ...] = ()
         try:
+            events = self._store.claim(BATCH_EVENTS_MAX)
             written = [each for event in events if (each := self._write(event)) is not None]
             refused = len(events) - len(written)
             return refused + self._send(_fitting(written), deadline)
@@ -90,6 +91,8 @@ class Delivery:
                 "POST", "/v1/usage/batch", body=body, within_s=within_s, retry=False
             )
         except ValidationError as error:
+            if error.status_code not in ABOUT_THE_EVENTS:
+                raise
             # One event spoils the whole batch: find it, so that the others go out.
             if len(batch) == 1:
                 return self._refused(batch[0].event, str(error), error.errors)
@@ -108,8 +111,7 @@ class Delivery:
             if status in _REFUSED
         )
         taken = [request_id for request_id, status, _ in results if status in _TAKEN]
-        if not self._store.remove(taken):
-            raise _NotWrittenDown
+        self._store.remove(taken)
         return given_up + len(taken)
 
     def _refused(self, event: UsageEvent, reason: str, problem: Any) -> int:
@@ -130,10 +132,6 @@ class _Written:
 
     event: UsageEvent
     body: bytes
-
-
-class _NotWrittenDown(Exception):
-    """What was settled could not be written down: going on would send the same again."""
 
 
 def _fitting(events: Iterable[_Written]) -> list[_Written]:

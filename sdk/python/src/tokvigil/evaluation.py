@@ -6,16 +6,19 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from tokvigil import telemetry
 from tokvigil.attribution import Attribution
-from tokvigil.availability import Asked, Availability
-from tokvigil.errors import APIStatusError, ConfigurationError, TokVigilUnavailableError
-from tokvigil.models import Decision
+from tokvigil.availability import Asked, Availability, LeftAloneError
+from tokvigil.errors import APIStatusError, ConfigurationError, TokVigilError, TokVigilUnavailableError
+from tokvigil.models import Decision, Usage, UsageEvent
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
-from tokvigil.transport import CLOSED, Transport
+from tokvigil.transport import CLOSED, NotReachedError, Transport
+
+NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,21 @@ class Question:
         }
         return {name: value for name, value in body.items() if value is not None}
 
+    def cancelled(self) -> UsageEvent:
+        """The report of a call that does not go out. `request_id` must be there."""
+        return UsageEvent(
+            request_id=self.request_id or "",
+            user_id=self.user_id,
+            model=self.model,
+            usage=NO_USAGE,
+            status="cancelled",
+            feature=self.feature,
+            plan=self.plan,
+            run_id=self.run_id,
+            occurred_at=datetime.now(UTC),
+            metadata=self.metadata,
+        )
+
 
 class Evaluation:
     """Safe to share between threads."""
@@ -109,6 +127,8 @@ class Evaluation:
             if decision.allowed:
                 # Nobody lowered it, and callers pass it on.
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)
+            elif not isinstance(error, LeftAloneError | NotReachedError):
+                self._give_back(question)
         except APIStatusError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
@@ -130,7 +150,15 @@ class Evaluation:
         try:
             return (yield from self._ask(question, deadline))
         except TokVigilUnavailableError:
+            self._give_back(question)
             return decision
+        except TokVigilError:
+            return decision
+
+    def _give_back(self, question: Question) -> None:
+        """It was asked, is blocked without an answer, and may be held all the same."""
+        if not question.dry_run:
+            self._reporter.report(question.cancelled())
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:
         self._availability.admit()

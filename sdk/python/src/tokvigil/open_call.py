@@ -9,16 +9,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokvigil import telemetry
-from tokvigil.errors import AIUsageBlockedError
+from tokvigil.connections import CLOSED
+from tokvigil.errors import AIUsageBlockedError, ConfigurationError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
-from tokvigil.evaluation import Evaluation, Question
+from tokvigil.evaluation import NO_USAGE, Evaluation, Question
 from tokvigil.models import Decision, Usage, UsageEvent, UsageStatus
 from tokvigil.steps import Steps
 
 if TYPE_CHECKING:
     from tokvigil.reporting import Reporter
-
-NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
 class OpenCall:
@@ -167,5 +166,7 @@ class Desk:
             call.report_cancelled()
             raise
         call.allow(decision)
-        self.reporter.begin(call)
+        if not self.reporter.begin(call):
+            call.report_cancelled()
+            raise ConfigurationError(CLOSED)
         return call

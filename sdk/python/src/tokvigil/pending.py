@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from tokvigil import forking
 from tokvigil.models import UsageEvent
@@ -22,6 +22,9 @@ class PendingUsage:
 
     def hold(self, event: UsageEvent) -> None:
         """An event that this process is still busy with: in memory there is nothing to do before it is added."""
+
+    def withdraw(self, request_id: str) -> None:
+        """Forget an event that is only held: in memory it never was."""
 
     def add(self, event: UsageEvent) -> UsageEvent | None:
         """Keep an event; returns the oldest one if it had to make room."""
@@ -45,12 +48,11 @@ class PendingUsage:
     def put_back(self, request_ids: Collection[str]) -> None:
         """Claimed events that were not sent; in memory they never left."""
 
-    def remove(self, request_ids: Collection[str]) -> bool:
-        """Forget events that TokVigil has. False if that could not be written down."""
+    def remove(self, request_ids: Iterable[str]) -> None:
+        """Forget events that TokVigil has."""
         with self._lock:
             for request_id in request_ids:
                 self._events.pop(request_id, None)
-        return True
 
     def give_up(self, request_id: str, reason: str) -> None:
         """Drop an event that will never be taken."""
@@ -69,6 +71,10 @@ class PendingUsage:
 
     def has_pending(self) -> bool:
         return bool(self._events)
+
+    def has_any(self, request_ids: Iterable[str]) -> bool:
+        """Whether one of these reports is still here."""
+        return any(request_id in self._events for request_id in request_ids)
 
     def restart_in_child(self) -> None:
         """The parent sends its own."""

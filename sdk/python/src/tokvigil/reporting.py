@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import random
+import sys
+import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from tokvigil import spool_rows
 from tokvigil.background import Background
 from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
 from tokvigil.errors import NotFoundError, TokVigilError
 from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
-from tokvigil.spool import Spool
+from tokvigil.spool import Spool, SpoolBusyError
 from tokvigil.steps import Steps
 from tokvigil.transport import Transport, is_retryable
 
@@ -32,15 +38,22 @@ SEND_WITHIN_S = 0.05
 BATCHES_APART_S = 0.25
 # While the control plane works, what is left over is looked for this often.
 LOOK_AGAIN_S = 1.0
-CATCH_UP_STEP_S = 0.005
+# How often a blocked call looks whether this process's own reports have arrived; a longer wait looks less often.
+LOOK_S_FIRST = 0.005
+LOOK_S_MAX = 0.05
+# Of so many the latest.
+CAUGHT_UP_MAX = spool_rows.IDS_MAX
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
+DOUBLINGS_MAX = 10
 # How often events of processes that died are looked for.
 ADOPT_EVERY_S = 60.0
 FLUSH_S = 30.0
 EXIT_S_MAX = 5.0
 # However long the work under way has taken.
 CLOSE_S_MIN = 0.5
+# From 0 on, finalizers run before the process waits for its own children.
+FINALIZER_PRIORITY = 0
 RETRY_PAUSE_S = 0.2
 
 
@@ -54,17 +67,19 @@ class Reporter:
         self._in_flight = InFlight()
         self._background = Background(self._work, "tokvigil-reports")
         self._since_sent = 0
-        self._sendings_begun = 0
-        self._sendings_ended = 0
         self._failures = 0
         self._send_from = 0.0
         self._batch_from = 0.0
         self._adopt_from = time.monotonic() + ADOPT_EVERY_S
+        # The latest that this process has reported, whoever sends them.
+        self._reported: deque[str] = deque(maxlen=CAUGHT_UP_MAX)
         self._closing = False
-        self._closed = False
+        self._closed = threading.Event()
         _reporters.add(self)
         if store.has_pending():
             self._background.within(0)
+        elif isinstance(store, Spool):
+            self._background.within(ADOPT_EVERY_S)
 
     @property
     def is_closing(self) -> bool:
@@ -77,17 +92,20 @@ class Reporter:
 
     def forget(self, call: OpenCall) -> None:
         """It does not go out, and nothing is held for it."""
-        self.store.remove((call.request_id,))
+        self.store.withdraw(call.request_id)
 
-    def begin(self, call: OpenCall) -> None:
-        """A call is about to go out: written down as what it may use, its hold kept open until its report."""
+    def begin(self, call: OpenCall) -> bool:
+        """A call is about to go out: written down as what it may use, its hold kept open until its report. False: this
+        is closing, and it must not go out."""
         self.store.hold(call.unknown())
-        self._in_flight.began(call)
+        if not self._in_flight.began(call):
+            return False
         self._background.within(EXTEND_EVERY_S)
+        return True
 
     def report(self, event: UsageEvent) -> None:
         """Write an event down; it is sent at once, in the background."""
-        if self._closed:
+        if self._closed.is_set():
             # A call that was open at the close has been handed over as what it may use.
             logger.error("usage of request %s came after close() and is not reported", event.request_id)
             return
@@ -95,8 +113,10 @@ class Reporter:
         overflowed = self.store.add(event)
         if overflowed is not None:
             logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
+        self._reported.append(event.request_id)
         self._since_sent += 1
-        self._background.within(0 if self._since_sent >= BATCH_EVENTS_MAX else self._next_batch_in_s())
+        _end_with_multiprocessing(os.getpid())
+        self._background.within(self._next_batch_in_s())
 
     def pause(self, key: Hashable, call: OpenCall) -> None:
         """See `InFlight.pause`. Until the call is taken up again it counts as failed."""
@@ -121,17 +141,21 @@ class Reporter:
         self._background.within(0)
 
     def catch_up(self, deadline: float) -> Steps[bool]:
-        """Waits until what is pending by now was sent, not past the deadline (of time.monotonic).
+        """Waits until what this process has reported by now has arrived, not past the deadline (of time.monotonic).
 
-        False: nothing is pending, or it was not sent.
+        False: there is nothing to wait for, or it was in vain.
         """
-        if not self.store.has_pending():
+        reported = tuple(self._reported)
+        if not self.store.has_any(reported) or self._is_backing_off():
             return False
-        sending = self._sendings_begun + 1
-        self.send_now()
-        while self._sendings_ended < sending and time.monotonic() < deadline:
-            yield CATCH_UP_STEP_S
-        return self._sendings_ended >= sending and not self._failures
+        self._background.within(0)
+        look_s = LOOK_S_FIRST
+        while time.monotonic() < deadline and not self._is_backing_off():
+            yield look_s
+            if not self.store.has_any(reported):
+                return True
+            look_s = min(LOOK_S_MAX, 2 * look_s)
+        return False
 
     def flush(self, timeout_s: float = FLUSH_S) -> int:
         """Send what is pending, with retries; returns how many events are left. Waits as long as `timeout_s`."""
@@ -143,36 +167,35 @@ class Reporter:
             try:
                 self._delivery.send_all(deadline, to_the_last=self._closing)
                 self._succeeded()
-                break
+                return len(self.store)
             except TokVigilError as error:
-                left = len(self.store)
-                if time.monotonic() + pause_s >= deadline or not is_retryable(error):
+                left = max(1, len(self.store))
+                may_pass = isinstance(error, SpoolBusyError) or is_retryable(error)
+                if time.monotonic() + pause_s >= deadline or not may_pass:
                     logger.warning("not reported yet: usage of %d calls: %s", left, error)
-                    break
+                    return left
             time.sleep(pause_s)
             pause_s *= 2
-        return len(self.store)
 
     def close(self, timeout_s: float) -> None:
         """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool."""
         if self not in _reporters:
+            # Another thread is closing it, and goes on to close what is needed for that.
+            self._closed.wait(timeout_s + CLOSE_S_MIN)
             return
         self._closing = True
         _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
+        self._in_flight.let_none_begin()
         self._background.stop(timeout_s)
-        while True:
-            self._in_flight.do_deferred()
-            for call in self._in_flight.given_up(all_of_them=True):
-                call.report_failed()
-            for call in self._in_flight.open_calls():
-                call.report_as_it_stands()
-            left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
-            # Calls that were being decided when this began may have begun meanwhile.
-            if not self._in_flight.open_calls() or time.monotonic() >= deadline:
-                break
-        self._closed = True
+        self._in_flight.do_deferred()
+        for call in self._in_flight.given_up(all_of_them=True):
+            call.report_failed()
+        for call in self._in_flight.open_calls():
+            _report_as_it_stands(call)
+        left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
         lost = self.store.close()
+        self._closed.set()
         if lost:
             logger.error("not reported, and lost with this client: usage of %d calls", lost)
         if left > lost and isinstance(self.store, Spool):
@@ -191,9 +214,7 @@ class Reporter:
         if now >= self._send_from:
             self._since_sent = 0
             self._batch_from = now + BATCHES_APART_S
-            self._sendings_begun += 1
             self._try_to_send()
-            self._sendings_ended = self._sendings_begun
         self._extend_long_holds()
         return self._next_in_s()
 
@@ -202,9 +223,11 @@ class Reporter:
             self._delivery.send_all()
         except TokVigilError as error:
             # Spread, so that many processes do not come back together.
-            delay_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311
+            doubled_s = BACKOFF_S_FIRST * 2.0 ** min(self._failures, DOUBLINGS_MAX)
+            delay_s = min(BACKOFF_S_MAX, doubled_s) * random.uniform(0.5, 1.0)  # noqa: S311
+            asked_s = getattr(error, "retry_after", None) or 0.0
             self._failures += 1
-            self._send_from = time.monotonic() + delay_s
+            self._send_from = time.monotonic() + max(delay_s, min(BACKOFF_S_MAX, asked_s))
             logger.warning("not reported yet: usage of %d calls: %s", len(self.store), error)
         else:
             self._succeeded()
@@ -213,8 +236,13 @@ class Reporter:
         self._failures = 0
         self._send_from = 0.0
 
+    def _is_backing_off(self) -> bool:
+        return time.monotonic() < self._send_from
+
     def _next_batch_in_s(self) -> float:
-        return max(SEND_WITHIN_S, self._batch_from - time.monotonic())
+        now = time.monotonic()
+        in_s = 0.0 if self._since_sent >= BATCH_EVENTS_MAX else max(SEND_WITHIN_S, self._batch_from - now)
+        return max(in_s, self._send_from - now)
 
     def _next_in_s(self) -> float:
         now = time.monotonic()
@@ -236,7 +264,27 @@ class Reporter:
                 return
 
 
+def _report_as_it_stands(call: OpenCall) -> None:
+    try:
+        call.report_as_it_stands()
+    except Exception:
+        logger.exception(
+            "request %s: what came of it cannot be read; what it may use is reported", call.request_id
+        )
+        call.report_unknown()
+
+
 _reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
+
+
+@cache
+def _end_with_multiprocessing(pid: int) -> None:
+    """A process that multiprocessing forked ends without `atexit`, and with finalizers of its own."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _send_at_exit, exitpriority=FINALIZER_PRIORITY)
 
 
 @atexit.register

@@ -12,19 +12,17 @@ the control plane and the API key they were made with.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from tokvigil import forking
+from tokvigil import forking, spool_rows
 from tokvigil.errors import TokVigilError
 from tokvigil.models import UsageEvent
 from tokvigil.owner_file import OwnerFile
@@ -36,6 +34,12 @@ T = TypeVar("T")
 
 # A file that another process keeps locked is not tried again for so long.
 LEAVE_ALONE_S = 1.0
+# And one that cannot be opened: no disk, no permission, too many open files.
+OPEN_AGAIN_S = 60.0
+
+
+class SpoolBusyError(TokVigilError):
+    """Others keep the spool's file; a moment later it can be read again."""
 
 
 class Spool:
@@ -49,6 +53,8 @@ class Spool:
     _owned: OwnerFile | None
     # Being sent by this process.
     _claimed: dict[str, UsageEvent]
+    # Settled, and the file could not be told yet: why it is set aside, None if TokVigil has it.
+    _settled: dict[str, str | None]
 
     def __init__(self, path: str | os.PathLike[str], destination: str) -> None:
         self.path = Path(path)
@@ -62,6 +68,10 @@ class Spool:
         """Write an event that this process is still busy with."""
         self._write(event, owner=self._owner)
 
+    def withdraw(self, request_id: str) -> None:
+        """Forget an event that is only held."""
+        self._run(lambda db: spool_rows.withdraw(db, self._destination, self._owner, request_id))
+
     def add(self, event: UsageEvent) -> UsageEvent | None:
         """Write an event that is to be sent; returns one that had to make room in memory, if the disk failed."""
         if self._write(event, owner=None):
@@ -70,27 +80,29 @@ class Spool:
 
     def replace(self, event: UsageEvent) -> None:
         """Have a claimed event as it is to be sent instead."""
-        body = json.dumps(event.to_wire())
         if event.request_id in self._claimed:
             self._claimed[event.request_id] = event
         self._memory.replace(event)
-        self._run(
-            lambda db: db.execute(
-                "UPDATE event SET body = ? WHERE destination = ? AND request_id = ?",
-                (body, self._destination, event.request_id),
-            )
-        )
+        self._run(lambda db: spool_rows.replace(db, self._destination, event))
 
     def claim(self, count_max: int) -> tuple[UsageEvent, ...]:
-        """The oldest pending events, taken so that no other process sends them too. Unreadable ones are set aside."""
+        """The oldest pending events, taken so that no other process sends them too. Unreadable ones are set aside.
+
+        Raises `SpoolBusyError` if others keep the file, so that nobody knows what is pending.
+        """
         # What could not be put back the last time.
         self.put_back(list(self._claimed))
         self._write_down_what_is_in_memory()
-        rows = self._run(lambda db: _claim(db, self._destination, self._owner, count_max))
+        self._tell_the_file()
+        rows = self._run(lambda db: spool_rows.claim(db, self._destination, self._owner, count_max))
         if rows is None:
             # The file can perhaps still be read; what is sent twice is counted once.
-            rows = self._unowned(count_max)
-        for request_id, event in _read_all(rows):
+            rows = self._unowned(count_max + len(self._settled))
+        if rows is None and self._is_usable and not (self._claimed or self._memory.has_pending()):
+            raise SpoolBusyError(f"the spool {self.path} cannot be read just now")
+        for request_id, event in spool_rows.read(rows or ()):
+            if request_id in self._settled:
+                continue
             if event is None:
                 logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
                 self.give_up(request_id, "cannot be read")
@@ -101,45 +113,46 @@ class Spool:
     def put_back(self, request_ids: Collection[str]) -> None:
         """Make claimed events pending again, those that are still there."""
         claimed = [request_id for request_id in request_ids if request_id in self._claimed]
-        if claimed and self._is_done(lambda db: _set_free(db, self._destination, claimed)):
+        if not claimed:
+            return
+        if self._run(lambda db: spool_rows.set_free(db, self._destination, claimed)):
             self._forget(claimed)
 
-    def remove(self, request_ids: Collection[str]) -> bool:
-        """Forget events that TokVigil has. False if that could not be written down."""
-        self._memory.remove(request_ids)
-        done = self._is_done(lambda db: _delete(db, self._destination, request_ids))
-        if done:
-            self._forget(request_ids)
-        return done
+    def remove(self, request_ids: Collection[str]) -> None:
+        """Forget events that TokVigil has."""
+        self._settle(dict.fromkeys(request_ids))
 
     def give_up(self, request_id: str, reason: str) -> None:
         """Set an event aside that will never be taken: it stays in the file, with the reason."""
-        self._memory.remove((request_id,))
-        if self._is_done(lambda db: _set_aside(db, self._destination, request_id, reason)):
-            self._forget((request_id,))
+        self._settle({request_id: reason})
 
     def oldest(self) -> tuple[UsageEvent, ...]:
         """Pending events that can be read, oldest first."""
-        unowned = [event for _, event in _read_all(self._unowned(PENDING_MAX)) if event is not None]
+        unowned = [
+            event for _, event in spool_rows.read(self._unowned(PENDING_MAX) or ()) if event is not None
+        ]
         return (*self._claimed.values(), *unowned, *self._memory.oldest())
 
     def has_pending(self) -> bool:
-        """Whether there is something to send. However much that is, it takes microseconds."""
-        found = self._run(
-            lambda db: db.execute(
-                "SELECT EXISTS (SELECT 1 FROM event WHERE destination = ? AND owner IS NULL)",
-                (self._destination,),
-            ).fetchone()
-        )
-        return bool(self._claimed) or self._memory.has_pending() or bool(found and found[0])
+        """Whether there is something to send, or nobody knows. However much that is, it takes microseconds."""
+        if self._claimed or self._memory.has_pending():
+            return True
+        is_there = self._run(lambda db: spool_rows.has_unowned(db, self._destination))
+        return self._is_usable if is_there is None else is_there
+
+    def has_any(self, request_ids: Collection[str]) -> bool:
+        """Whether one of these reports (`spool_rows.IDS_MAX` at most) is still here, whoever is sending it, or nobody
+        knows."""
+        waiting = tuple(request_id for request_id in request_ids if request_id not in self._settled)
+        if self._memory.has_any(waiting):
+            return True
+        is_there = self._run(lambda db: spool_rows.has_any(db, self._destination, waiting))
+        return self._is_usable if is_there is None else is_there
 
     def __len__(self) -> int:
-        found = self._run(
-            lambda db: db.execute(
-                "SELECT count(*) FROM event WHERE destination = ? AND owner IS NULL", (self._destination,)
-            ).fetchone()
-        )
-        return (found[0] if found else 0) + len(self._claimed) + len(self._memory)
+        """As far as the file can be read."""
+        found = self._run(lambda db: spool_rows.count(db, self._destination))
+        return (found or 0) + len(self._claimed) + len(self._memory)
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
@@ -152,7 +165,7 @@ class Spool:
                 self._take_over(owner)
 
     def _take_over(self, dead: str) -> None:
-        if self._is_done(lambda db: _disown(db, dead)):
+        if self._run(lambda db: spool_rows.disown(db, dead)):
             OwnerFile(self.path, dead).remove()
 
     def _renew_owner(self) -> None:
@@ -184,11 +197,11 @@ class Spool:
     def close(self) -> int:
         """Hand over what is held, and let go of the file. Returns how many events no disk took: they are lost."""
         self._write_down_what_is_in_memory()
-        self._run(lambda db: _disown(db, self._owner))
+        self._tell_the_file()
+        self._run(lambda db: spool_rows.disown(db, self._owner))
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            self._let_go()
+            self._is_to_open = False
         if self._owned is not None:
             self._owned.close()
         return len(self._memory)
@@ -225,8 +238,10 @@ class Spool:
         self._owner = uuid.uuid4().hex
         self._owned = None
         self._claimed = {}
+        self._settled = {}
         self._db = None
         self._is_to_open = True
+        self._cannot_be_opened = False
         self._is_in_use = False
         self._leave_alone_until = 0.0
 
@@ -244,46 +259,51 @@ class Spool:
                 db.close()
                 raise
             self._db = db
+            self._cannot_be_opened = False
         except NotASpoolError as error:
+            self._cannot_be_opened = True
             logger.error(
                 "%s is no spool and is left as it is, usage is kept in memory only: name another file (%s)",
                 path,
                 error,
             )
         except (OSError, sqlite3.Error) as error:
+            self._is_to_open = True
             if is_locked(error):
-                self._is_to_open = True
                 self._leave_alone(error)
-            else:
-                logger.error("the spool %s cannot be used, usage is kept in memory only: %s", path, error)
+                return
+            logger.error(
+                "the spool %s cannot be used, usage is kept in memory; it is tried again in %.0f s: %s",
+                path,
+                OPEN_AGAIN_S,
+                error,
+            )
+            self._cannot_be_opened = True
+            self._leave_alone_until = time.monotonic() + OPEN_AGAIN_S
 
-    def _unowned(self, count_max: int) -> list[tuple[str, str]] | None:
-        return self._run(
-            lambda db: db.execute(
-                "SELECT request_id, body FROM event WHERE destination = ? AND owner IS NULL"
-                " ORDER BY place LIMIT ?",
-                (self._destination, count_max),
-            ).fetchall()
-        )
+    @property
+    def _is_usable(self) -> bool:
+        """If not now, then in a moment."""
+        return not self._cannot_be_opened
 
-    def _forget(self, request_ids: Collection[str]) -> None:
-        for request_id in request_ids:
-            self._claimed.pop(request_id, None)
+    def _unowned(self, count_max: int) -> list[spool_rows.Row] | None:
+        return self._run(lambda db: spool_rows.unowned(db, self._destination, count_max))
 
     def _write(self, event: UsageEvent, *, owner: str | None) -> bool:
-        """False if it could not be written. The first report counts: what is written without an owner stays."""
+        """False if it could not be written."""
         if event.request_id in self._claimed:
             return True
-        body = json.dumps(event.to_wire())
-        done = self._run(
-            lambda db: db.execute(
-                "INSERT INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (destination, request_id) DO UPDATE SET owner = excluded.owner, body = excluded.body"
-                " WHERE event.owner IS NOT NULL",
-                (self._destination, event.request_id, owner, body),
-            )
-        )
-        return done is not None
+        return self._run(lambda db: spool_rows.write(db, self._destination, event, owner)) is not None
+
+    def _settle(self, reasons: Mapping[str, str | None]) -> None:
+        self._memory.remove(reasons)
+        self._forget(reasons)
+        self._settled.update(reasons)
+        self._tell_the_file()
+
+    def _forget(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            self._claimed.pop(request_id, None)
 
     def _write_down_what_is_in_memory(self) -> None:
         for event in self._memory.oldest():
@@ -291,9 +311,16 @@ class Spool:
                 return
             self._memory.remove((event.request_id,))
 
-    def _is_done(self, use: Callable[[sqlite3.Connection], object]) -> bool:
-        """Whether the file, if there is one that can be used at all, is as `use` makes it."""
-        return self._run(use) is not None or (self._db is None and not self._is_to_open)
+    def _tell_the_file(self) -> None:
+        """What has been settled."""
+        reasons = dict(self._settled)
+        if not reasons or self._run(lambda db: spool_rows.settle(db, self._destination, reasons)):
+            told: Iterable[str] = reasons
+        else:
+            # Sent again when it is forgotten here, and counted once all the same.
+            told = list(reasons)[: max(0, len(reasons) - PENDING_MAX)]
+        for request_id in told:
+            self._settled.pop(request_id, None)
 
     def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `use` answers; None, said in the log, if the file cannot be used."""
@@ -332,79 +359,5 @@ def _without_cursor(answer: T) -> T:
 
 def is_locked(error: Exception) -> bool:
     """Whether another process has the file just now."""
-    return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    if db.in_transaction:
-        # In a signal handler, in the middle of another one: part of that.
-        yield
-        return
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-    except BaseException:
-        if db.in_transaction:  # SQLite ends it itself when the disk is full
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _claim(db: sqlite3.Connection, destination: str, owner: str, count_max: int) -> list[tuple[str, str]]:
-    with _transaction(db):
-        rows = db.execute(
-            "SELECT place, request_id, body FROM event WHERE destination = ? AND owner IS NULL"
-            " ORDER BY place LIMIT ?",
-            (destination, count_max),
-        ).fetchall()
-        db.executemany("UPDATE event SET owner = ? WHERE place = ?", [(owner, place) for place, _, _ in rows])
-    return [(request_id, body) for _, request_id, body in rows]
-
-
-def _set_free(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
-    with _transaction(db):
-        db.executemany(
-            "UPDATE event SET owner = NULL WHERE destination = ? AND request_id = ?",
-            [(destination, request_id) for request_id in request_ids],
-        )
-    return True
-
-
-def _disown(db: sqlite3.Connection, owner: str) -> bool:
-    db.execute("UPDATE event SET owner = NULL WHERE owner = ?", (owner,))
-    return True
-
-
-def _delete(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
-    with _transaction(db):
-        db.executemany(
-            "DELETE FROM event WHERE destination = ? AND request_id = ?",
-            [(destination, request_id) for request_id in request_ids],
-        )
-    return True
-
-
-def _set_aside(db: sqlite3.Connection, destination: str, request_id: str, reason: str) -> bool:
-    with _transaction(db):
-        db.execute(
-            "INSERT INTO quarantine SELECT destination, request_id, body, ?, ? FROM event"
-            " WHERE destination = ? AND request_id = ?",
-            (reason, time.time(), destination, request_id),
-        )
-        db.execute("DELETE FROM event WHERE destination = ? AND request_id = ?", (destination, request_id))
-    return True
-
-
-def _read_all(rows: list[tuple[str, str]] | None) -> Iterator[tuple[str, UsageEvent | None]]:
-    """By request id; None: it cannot be read."""
-    for request_id, body in rows or ():
-        yield request_id, _read(body)
-
-
-def _read(body: Any) -> UsageEvent | None:
-    try:
-        data: Mapping[str, Any] = json.loads(body)
-        return UsageEvent.from_wire(data)
-    except (TypeError, ValueError, AttributeError, TokVigilError):
-        return None
+    extended_code = getattr(error, "sqlite_errorcode", 0)
+    return extended_code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -48,6 +48,10 @@ ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
 }
 
 
+class NotReachedError(TokVigilUnavailableError):
+    """No connection came about, so nothing has arrived."""
+
+
 class Transport:
     """Safe to share between threads, event loops and, after a fork, processes. Connects at the first request."""
 
@@ -149,9 +153,9 @@ def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilEr
         response = yield request
     except httpx2.TransportError as error:
         where = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        return _caused(
-            TokVigilUnavailableError(f"TokVigil cannot be reached at {where}: {error!r}"), error
-        ), None
+        was_reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+        kind = TokVigilUnavailableError if was_reached else NotReachedError
+        return _caused(kind(f"TokVigil cannot be reached at {where}: {error!r}"), error), None
     except httpx2.RequestError as error:
         return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
     if response.is_success:
