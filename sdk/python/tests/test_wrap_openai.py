@@ -214,7 +214,9 @@ def test_who_did_not_ask_for_usage_sees_no_chunk_without_choices(
     tv: TokVigil, bare: openai.OpenAI, wire_provider: WireProvider
 ) -> None:
     wrapped = tv.wrap(bare, user_id="user_123")
-    assert all(chunk.choices for chunk in wrapped.chat.completions.create(**CHAT, stream=True))
+    chunks = list(wrapped.chat.completions.create(**CHAT, stream=True))
+    assert all(chunk.choices for chunk in chunks)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wire_provider.openai.TEXT
     assert wire_provider.seen[0].body["stream_options"] == {"include_usage": True}
     last = list(wrapped.chat.completions.create(**CHAT, **ASKED_USAGE))[-1]
     assert last.choices == []
