@@ -25,8 +25,8 @@ TARGET = REPOSITORY / "sdk/python/src/tokvigil/prices.json.gz"
 def build() -> str:
     """The snapshot as JSON: the rules by which the server reads a name, and its prices. Needs Django set up.
 
-    Rates are nano-USD per million tokens. What is absent costs what its total costs, in a batch what it costs
-    outside of one.
+    Rates are nano-USD per million tokens; what is absent costs what its total costs. Those of batches stay with the
+    server: the SDK sees no call in a batch.
     """
     from usage import pricing
     from usage.price_import import package_rows
@@ -54,23 +54,15 @@ def _price(price: Price) -> dict[str, Any]:
             "aliases": price.aliases,
             "from": price.effective_from.isoformat(),
             "rates": _rates(price.rates),
-            "batch": _rates(price.batch),
             "tiers": [
-                _without_absent(
-                    {
-                        "above": tier.above_input_tokens,
-                        "rates": _rates(tier.rates),
-                        "batch": _rates(tier.batch),
-                    }
-                )
-                for tier in price.tiers
+                {"above": tier.above_input_tokens, "rates": _rates(tier.rates)} for tier in price.tiers
             ],
         }
     )
 
 
-def _rates(rates: Rates | None) -> dict[str, int] | None:
-    return None if rates is None else _without_absent(asdict(rates))
+def _rates(rates: Rates) -> dict[str, int]:
+    return _without_absent(asdict(rates))
 
 
 def _without_absent(values: Mapping[str, Any]) -> dict[str, Any]:

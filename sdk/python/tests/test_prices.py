@@ -96,10 +96,6 @@ def test_a_price_starts_at_the_same_instant_in_every_time_zone() -> None:
     assert usd("gpt-5.6-sol", MILLIONS, start.astimezone(timezone(timedelta(hours=-7)))) == "38.00"
 
 
-def test_a_batch_costs_its_own_rates() -> None:
-    assert usd("gpt-5", MILLIONS, batch=True) == "5.625"
-
-
 @pytest.mark.parametrize(
     "model",
     [
@@ -157,10 +153,10 @@ def test_reasoning_costs_its_own_rate_and_the_rest_of_the_output_not() -> None:
         provider="acme",
         model="thinker",
         effective_from=NOW,
-        tiers=(prices.Tier(above_input_tokens=-1, rates=rates, batch=rates),),
+        tiers=(prices.Tier(above_input_tokens=-1, rates=rates),),
     )
     usage = Usage(input_tokens=1, output_tokens=10, reasoning_tokens=4)
-    assert prices._cost_nano(price, usage, batch=False) == 6 * 2 + 4 * 7
+    assert prices._cost_nano(price, usage) == 6 * 2 + 4 * 7
 
 
 def test_a_name_longer_than_any_that_the_server_takes_has_no_price() -> None:
@@ -212,17 +208,16 @@ def test_every_name_costs_what_the_server_charges(server_book: Any) -> None:
         for at in instants(compared):
             match = server_book.find(name, at, provider)
             for usage in (CACHED, WRITING, LONG, ODD):
-                batch = compared % 3 == 0
-                expected = None if match is None else server_nano(match.price, usage, batch=batch)
-                cost = prices.cost(name, usage, at, provider=provider, batch=batch)
-                assert cost == expected, (name, provider, at, usage, batch)
+                expected = None if match is None else server_usd(match.price, usage)
+                cost = prices.cost(name, usage, at, provider=provider)
+                assert cost == expected, (name, provider, at, usage)
                 priced += cost is not None
                 compared += 1
     assert compared > 20_000
     assert compared / 4 < priced < compared
 
 
-def server_nano(price: Any, usage: Usage, *, batch: bool) -> Decimal:
+def server_usd(price: Any, usage: Usage) -> Decimal:
     from usage.pricing import TokenUse, cost_nano
 
     use = TokenUse(
@@ -232,7 +227,7 @@ def server_nano(price: Any, usage: Usage, *, batch: bool) -> Decimal:
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
     )
-    return Decimal(cost_nano(price, use, batch=batch)) / 10**9
+    return Decimal(cost_nano(price, use)) / 10**9
 
 
 def questions(book: Any) -> Iterator[tuple[str, str | None]]:

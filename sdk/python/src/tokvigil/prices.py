@@ -52,14 +52,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """The rates of ALL tokens of a call whose total input, cached tokens included, is above the threshold.
-
-    `batch` are those of a call in a batch.
-    """
+    """The rates of ALL tokens of a call whose total input, cached tokens included, is above the threshold."""
 
     above_input_tokens: int
     rates: Rates
-    batch: Rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +95,18 @@ def newest(at: datetime) -> datetime:
     )
 
 
-def cost(
-    model: str, usage: Usage, at: datetime, *, provider: str | None = None, batch: bool = False
-) -> Decimal | None:
+def cost(model: str, usage: Usage, at: datetime, *, provider: str | None = None) -> Decimal | None:
     """The USD of one call at an instant, exact and rounded up once to a nano-USD; None: the model has no price.
 
     Formula: tokens x rate, summed over uncached input, cached input, cache writes, visible output and
     reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
-    Anthropic and Google bill. A call in a batch costs the batch rates, where the model has some.
+    Anthropic and Google bill.
 
     Raises ValueError for a count below 0 or above TOKENS_MAX and for parts larger than their total.
     """
     _check(usage)
     price = find(model, at, provider)
-    return None if price is None else _usd(_cost_nano(price, usage, batch=batch))
+    return None if price is None else _usd(_cost_nano(price, usage))
 
 
 def find(model: str, at: datetime, provider: str | None = None) -> Price | None:
@@ -146,9 +140,8 @@ def _check(usage: Usage) -> None:
         raise ValueError("reasoning_tokens must not exceed output_tokens: they are a part of them")
 
 
-def _cost_nano(price: Price, usage: Usage, *, batch: bool) -> int:
-    tier = next(tier for tier in reversed(price.tiers) if usage.input_tokens > tier.above_input_tokens)
-    rates = tier.batch if batch else tier.rates
+def _cost_nano(price: Price, usage: Usage) -> int:
+    rates = next(tier.rates for tier in reversed(price.tiers) if usage.input_tokens > tier.above_input_tokens)
     total = (
         (usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens) * rates.input
         + usage.cached_input_tokens * rates.cached_input
@@ -256,16 +249,10 @@ def _price(row: Mapping[str, Any]) -> Price:
         provider=row["provider"],
         model=row["model"],
         effective_from=datetime.fromisoformat(row["from"]),
-        tiers=tuple(_tier(tier) for tier in ({"above": -1, **row}, *row.get("tiers", ()))),
-    )
-
-
-def _tier(row: Mapping[str, Any]) -> Tier:
-    rates = _rates(row["rates"])
-    return Tier(
-        above_input_tokens=row["above"],
-        rates=rates,
-        batch=_rates(row["batch"]) if "batch" in row else rates,
+        tiers=tuple(
+            Tier(above_input_tokens=tier["above"], rates=_rates(tier["rates"]))
+            for tier in ({"above": -1, **row}, *row.get("tiers", ()))
+        ),
     )
 
 
