@@ -582,7 +582,7 @@ def test_a_request_that_its_cap_cannot_be_written_into_gives_its_hold_back(
         raise RecursionError
 
     with monkeypatch.context() as patched:
-        patched.setattr("tokvigil.dialects.json_values.json.dumps", too_deep)
+        patched.setattr("tokvigil.json_values.json.dumps", too_deep)
         call = ChatCall(
             Request(
                 provider=None,

@@ -124,6 +124,10 @@ def test_a_model_is_read_by_what_it_dumps() -> None:
     assert read_usage(SimpleNamespace(usage=Dumped(OPENAI_CHAT["usage"]))) == OPENAI_USAGE
 
 
+def test_a_class_of_answers_is_no_answer() -> None:
+    assert read_usage(Dumped) is None
+
+
 def _object(value: Any) -> Any:
     if isinstance(value, dict):
         return SimpleNamespace(**{name: _object(part) for name, part in value.items()})

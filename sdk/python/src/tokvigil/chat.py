@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from tokvigil.chatting import ChatRequest
 from tokvigil.connections import Connections
 from tokvigil.dialects.sse import Event, EventParser
 from tokvigil.errors import ConfigurationError, ProviderError, TokVigilError
+from tokvigil.json_values import parse_object
 from tokvigil.models import Decision, Usage, UsageEvent
 from tokvigil.open_call import OpenCall
 from tokvigil.retries import parse_retry_after
@@ -103,7 +103,7 @@ class _Answer:
 
     def __init__(self, request: ChatRequest, response: httpx2.Response) -> None:
         if not response.is_success:
-            raise _refused(response, _read_object(response.content))
+            raise _refused(response, parse_object(response.content) or {})
         self._request = request
         self._response = response
         self._call: OpenCall = response.extensions[CALL]
@@ -137,7 +137,7 @@ class _Answer:
     def _take(self, events: list[Event]) -> Iterator[str]:
         """The text in some of the stream's events."""
         for event in events:
-            fields = _read_object(event.data or "")
+            fields = parse_object(event.data or "") or {}
             if fields.get("error"):
                 raise _refused(self._response, fields)
             text = chatting.text_delta(self._request.provider, fields)
@@ -147,7 +147,7 @@ class _Answer:
                 yield text
 
     def _result(self, content: bytes) -> ChatResult:
-        answer = _read_object(content)
+        answer = parse_object(content) or {}
         if not chatting.is_answer(self._request.provider, answer):
             raise _refused(self._response, answer)
         reported = self._call.reported
@@ -255,14 +255,6 @@ def _provider_errors() -> Iterator[None]:
         if "closed" not in str(error):
             raise
         raise ConfigurationError(CLOSED) from error
-
-
-def _read_object(content: bytes | str) -> dict[str, Any]:
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def _refused(response: httpx2.Response, answer: Mapping[str, Any]) -> ProviderError:

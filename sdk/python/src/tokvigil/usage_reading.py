@@ -16,16 +16,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokvigil import message_reading
+from tokvigil.json_values import either
 from tokvigil.models import Usage
 
 
 def read_usage(answer: Any) -> Usage | None:
     """The usage of an answer: a provider SDK's object, or its JSON as a mapping. None if it says none."""
     fields = _mapping(answer)
-    openai_or_anthropic = _mapping(_either(fields, "usage"))
+    openai_or_anthropic = _mapping(either(fields, "usage"))
     if openai_or_anthropic:
         return read_usage_block(openai_or_anthropic)
-    return _gemini(_mapping(_either(fields, "usage_metadata", "usageMetadata")))
+    return _gemini(_mapping(either(fields, "usage_metadata", "usageMetadata")))
 
 
 def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
@@ -121,20 +123,11 @@ def _gemini_interaction(usage: Mapping[str, Any]) -> Usage | None:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """A mapping as it is, a provider SDK's object by its fields; of anything else, none."""
-    if isinstance(value, Mapping):
-        return value
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        dumped = dump()
-        return dumped if isinstance(dumped, Mapping) else {}
-    return getattr(value, "__dict__", {})
-
-
-def _either(fields: Mapping[str, Any], *names: str) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+    """The fields of a mapping or of an object, as a provider's SDK or an older one makes it; of anything else, none."""
+    said = message_reading.fields(value)
+    return getattr(value, "__dict__", {}) if said is None else said
 
 
 def _whole(fields: Mapping[str, Any], *names: str) -> int | None:
-    value = _either(fields, *names)
+    value = either(fields, *names)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

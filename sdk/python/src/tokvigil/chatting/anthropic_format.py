@@ -22,8 +22,8 @@ from tokvigil.chatting.chat_format import (
     with_options,
 )
 from tokvigil.dialects.anthropic import CAP_NAME
-from tokvigil.dialects.json_values import mapping, mappings, positive, string
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
+from tokvigil.json_values import mapping, mappings, positive, string
 
 API_VERSION = "2023-06-01"
 # Anthropic takes no request without a cap. What stands here is also what TokVigil is asked for and holds, and

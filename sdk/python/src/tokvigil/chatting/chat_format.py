@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokvigil.dialects import json_values
-from tokvigil.dialects.json_values import mapping, mappings, string
+from tokvigil import json_values
 from tokvigil.errors import ConfigurationError
+from tokvigil.json_values import mapping, mappings, string
 
 SYSTEM_ROLES = ("system", "developer")
 

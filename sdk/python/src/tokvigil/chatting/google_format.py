@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from tokvigil import json_values
 from tokvigil.chatting.chat_format import (
     SYSTEM_ROLES,
     ChatFormat,
@@ -25,9 +26,8 @@ from tokvigil.chatting.chat_format import (
     tool_calls_of,
     with_options,
 )
-from tokvigil.dialects import json_values
-from tokvigil.dialects.json_values import mapping, mappings, string
 from tokvigil.errors import ConfigurationError
+from tokvigil.json_values import mapping, mappings, string
 
 CONFIG_NAME = "generationConfig"
 CAP_NAME = "maxOutputTokens"

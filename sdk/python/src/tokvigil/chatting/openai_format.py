@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.chatting.chat_format import ChatFormat, Conversation, first, text_or_none, with_options
-from tokvigil.dialects.json_values import mapping, mappings, string
 from tokvigil.dialects.openai import CAP_NAMES, cap_name
+from tokvigil.json_values import mapping, mappings, string
 
 
 class OpenAIFormat(ChatFormat):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tokvigil.dialects import json_values
+from tokvigil import json_values
 from tokvigil.dialects.base import AnswerReader, ProviderCall
 from tokvigil.dialects.json_array import ArrayParser
 from tokvigil.dialects.sse import EventParser
@@ -23,7 +23,6 @@ ANSWER_BYTES_MAX = 32 * 1024 * 1024
 # Of longer text than this, no more is kept: the count is extrapolated.
 TEXT_CHARS_MAX = 4_000_000
 
-_BLANK = b" \t\r\n\xef\xbb\xbf"
 # How a stream of events begins.
 _EVENT_FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
@@ -128,7 +127,7 @@ class PassingReader(AnswerReader):
         if self._form is not None:
             return self._form.feed(data)
         data, self._held = self._held + data, b""
-        start = data.lstrip(_BLANK)
+        start = data.lstrip(json_values.BLANK)
         if not start:
             return data
         if not self._streams and any(name.startswith(start) for name in _EVENT_FIELDS):

@@ -7,8 +7,8 @@ from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import mapping, mappings, positive, string
 from tokvigil.dialects.openai import BLOCKED_TYPE
+from tokvigil.json_values import mapping, mappings, positive, string
 from tokvigil.message_reading import compact
 from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage, read_usage_block

@@ -10,8 +10,8 @@ from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import count, mapping, mappings, positive, string
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.json_values import count, either, mapping, mappings, positive, string
 from tokvigil.message_reading import compact
 from tokvigil.usage_reading import read_usage
 
@@ -53,10 +53,10 @@ class ContentCall(GeminiCall):
         return self._request.path.lower().endswith(STREAMING_VERB)
 
     def _answers(self) -> int:
-        return count(_either(self._config(), "candidateCount", "candidate_count")) or 1
+        return count(either(self._config(), "candidateCount", "candidate_count")) or 1
 
     def _cap(self) -> int | None:
-        return positive(_either(self._config(), *CAP_NAMES))
+        return positive(either(self._config(), *CAP_NAMES))
 
     def _with_cap(self, cap: int) -> Mapping[str, Any]:
         config = self._config()
@@ -64,21 +64,21 @@ class ContentCall(GeminiCall):
         return {**self._fields, config_name: {**config, _name_in(config, CAP_NAMES): cap}}
 
     def _config(self) -> Mapping[str, Any]:
-        return mapping(_either(self._fields, *CONFIG_NAMES))
+        return mapping(either(self._fields, *CONFIG_NAMES))
 
     def _tally(self) -> Tally:
         return ContentTally(self)
 
     def _count_input(self) -> int:
         prompt = Prompt()
-        _add_content(prompt, _either(self._fields, "systemInstruction", "system_instruction"))
+        _add_content(prompt, either(self._fields, "systemInstruction", "system_instruction"))
         contents = self._fields.get("contents")
         for content in [contents] if isinstance(contents, dict) else mappings(contents):
             _add_content(prompt, content)
         for tool in mappings(self._fields.get("tools")):
             prompt.add_json(tool)
         schemas = ("responseSchema", "response_schema", "responseJsonSchema", "response_json_schema")
-        prompt.add_json(_either(self._config(), *schemas))
+        prompt.add_json(either(self._config(), *schemas))
         return prompt.count(self.model)
 
 
@@ -106,7 +106,7 @@ class ContentTally(Tally):
         for candidate in mappings(event.get("candidates")):
             for part in mappings(mapping(candidate.get("content")).get("parts")):
                 self.add_text(string(part.get("text")))
-                call = _either(part, *CALL_NAMES)
+                call = either(part, *CALL_NAMES)
                 self.add_text(compact(call) if call is not None else "")
         return True
 
@@ -134,10 +134,6 @@ def _add_content(prompt: Prompt, content: Any) -> None:
             prompt.add_json(part.get(name))
         if any(name in part for name in FILE_NAMES):
             prompt.add_attachment()
-
-
-def _either(fields: Mapping[str, Any], *names: str) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
 def _name_in(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:

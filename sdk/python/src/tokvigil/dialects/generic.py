@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_values import is_true, mapping
 from tokvigil.dialects.openai import OpenAICall
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.json_values import is_true, mapping
 from tokvigil.usage_reading import read_usage
 
 FORM = "multipart/form-data"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokvigil.dialects import json_values
+from tokvigil import json_values
 from tokvigil.dialects.answers import PassingReader, Tally
 from tokvigil.dialects.base import AnswerReader, ProviderCall
 

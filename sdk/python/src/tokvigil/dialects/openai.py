@@ -9,8 +9,8 @@ from urllib.parse import parse_qs
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.json_call import JsonCall
-from tokvigil.dialects.json_values import count, is_true, mapping, mappings, positive, string
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.json_values import count, is_true, mapping, mappings, positive, string
 from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_values import mapping, mappings, positive, string
 from tokvigil.dialects.openai import OpenAICall
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.json_values import mapping, mappings, positive, string
 from tokvigil.usage_reading import read_usage
 
 CAP_NAME = "max_output_tokens"

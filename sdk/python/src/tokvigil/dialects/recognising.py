@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokvigil.dialects import json_values, paths
+from tokvigil import json_values
+from tokvigil.dialects import paths
 from tokvigil.dialects.base import ProviderCall
 from tokvigil.dialects.generic import FORM, FormCall, read_form
 from tokvigil.dialects.json_call import Request
-from tokvigil.dialects.json_values import mapping, string
 from tokvigil.dialects.paths import Use
 from tokvigil.dialects.providers import provider_of
 from tokvigil.errors import ConfigurationError
+from tokvigil.json_values import mapping, string
 
 # The model of a call that names none: the provider's default, or that of an agent. It has no price, so that
 # policies decide by their `unknown_price`.
@@ -28,7 +29,6 @@ _RUNNERS = ("agent", "agent_id", "assistant_id")
 _GOOGLE_RESOURCES = ("models/", "projects/")
 # A body signed by AWS must arrive as it was signed.
 _SIGNED_BY_AWS = "AWS4-"
-_BLANK = b" \t\r\n\xef\xbb\xbf"
 
 _UNREADABLE = "the request's {} cannot be read, so its cost cannot be limited: send {}"
 
@@ -98,7 +98,7 @@ def _fields(use: Use, form_type: str | None, body: bytes) -> Mapping[str, Any] |
         fields = read_form(form_type, body) if use.takes_forms else None
     else:
         fields = json_values.parse_object(body) if body.strip() else {}
-    is_meant_to_be_read = form_type is not None or body.lstrip(_BLANK).startswith(b"{")
+    is_meant_to_be_read = form_type is not None or body.lstrip(json_values.BLANK).startswith(b"{")
     if fields is None and (use.runs_a_model or is_meant_to_be_read):
         is_form = form_type is not None and use.takes_forms
         wanted = "a form with boundary and CRLF" if is_form else "one JSON object in UTF-8"

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-TEXTS_CHARS_MAX = {"request_id": 128} | dict.fromkeys(
-    ("user_id", "model", "feature", "plan", "run_id", "provider"), 255
+from tokvigil.checked import (
+    METADATA_CHARS_MAX,
+    METADATA_KEY_CHARS_MAX,
+    METADATA_KEYS_MAX,
+    METADATA_NUMBER_MAX,
+    NAME_CHARS_MAX,
+    REQUEST_ID_CHARS_MAX,
+)
+from tokvigil.prices import TOKENS_MAX
+
+TEXTS_CHARS_MAX = {"request_id": REQUEST_ID_CHARS_MAX} | dict.fromkeys(
+    ("user_id", "model", "feature", "plan", "run_id", "provider"), NAME_CHARS_MAX
 )
 COUNTS = (
     "input_tokens",
@@ -16,11 +26,6 @@ COUNTS = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
-COUNT_MAX = 100_000_000
-METADATA_PAIRS_MAX = 16
-METADATA_KEY_CHARS_MAX = 64
-METADATA_TEXT_CHARS_MAX = 512
-METADATA_INTEGER_MAX = 2**53
 
 
 def first_error(body: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -33,13 +38,13 @@ def _errors(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if body.get(name) is not None and not _is_text(body[name], chars_max):
             yield name, f"must be a text of 1 to {chars_max} characters without NUL"
     for name in COUNTS:
-        if body.get(name) is not None and not _is_integer(body[name], 0, COUNT_MAX):
-            yield name, f"must be an integer from 0 to {COUNT_MAX}"
+        if body.get(name) is not None and not _is_integer(body[name], 0, TOKENS_MAX):
+            yield name, f"must be an integer from 0 to {TOKENS_MAX}"
     metadata = body.get("metadata")
     if metadata is not None and not _is_metadata(metadata):
         yield (
             "metadata",
-            f"must be at most {METADATA_PAIRS_MAX} flat pairs of short texts, integers and booleans",
+            f"must be at most {METADATA_KEYS_MAX} flat pairs of short texts, integers and booleans",
         )
 
 
@@ -54,7 +59,7 @@ def _is_integer(value: Any, least: int, most: int) -> bool:
 def _is_metadata(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and len(value) <= METADATA_PAIRS_MAX
+        and len(value) <= METADATA_KEYS_MAX
         and all(_is_text(name, METADATA_KEY_CHARS_MAX) for name in value)
         and all(_is_flat(item) for item in value.values())
     )
@@ -64,6 +69,6 @@ def _is_flat(item: Any) -> bool:
     return (
         item is None
         or isinstance(item, bool)
-        or _is_integer(item, -METADATA_INTEGER_MAX, METADATA_INTEGER_MAX)
-        or _is_text(item, METADATA_TEXT_CHARS_MAX, chars_min=0)
+        or _is_integer(item, -METADATA_NUMBER_MAX, METADATA_NUMBER_MAX)
+        or _is_text(item, METADATA_CHARS_MAX, chars_min=0)
     )

@@ -10,6 +10,8 @@ from tokvigil.errors import ConfigurationError
 
 TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})
 NUMBER_CHARS_MAX = 20
+# What may stand before JSON: white space, and a byte order mark.
+BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
 def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
@@ -40,6 +42,11 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
 
 def string(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def either(fields: Mapping[str, Any], *names: str) -> Any:
+    """The value under the first of these names that is said; None if none is."""
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
 def is_true(value: Any) -> bool:
