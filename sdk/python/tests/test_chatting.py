@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokvigil import ConfigurationError
-from tokvigil.chatting import ChatRequest, finish_reason, is_answer, model_name, read_text, text_delta
+from tokvigil.chatting import ChatRequest
+from tokvigil.chatting.formats import FORMATS
 from tokvigil.dialects import ProviderCall, read_call
 
 OPENAI, CLAUDE, GEMINI = "gpt-4o", "claude-sonnet-4-5", "gemini-2.5-flash"
@@ -89,7 +90,7 @@ class TestProvider:
         ],
     )
     def test_it_is_chosen_by_argument_address_and_model(self, arguments: Any, provider: str) -> None:
-        assert build(**arguments).provider == provider
+        assert build(**arguments).format is FORMATS[provider]
 
     @pytest.mark.parametrize(
         ("model", "stream", "url"),
@@ -252,7 +253,8 @@ class TestCaps:
     def test_the_guard_reads_what_was_built(self, model: str, stream: bool) -> None:
         request = build(model, max_output_tokens=70, stream=stream, messages=HISTORY, tools=[WEATHER])
         call = as_call(request)
-        assert (call.provider, call.model) == (request.provider, model)
+        assert call.model == model
+        assert FORMATS[call.provider or ""] is request.format
         assert (call.max_output_tokens, call.streams) == (70, stream)
         assert call.count_input() > 50
 
@@ -509,32 +511,32 @@ SAYS = {
 
 @pytest.mark.parametrize("provider", ANSWERS)
 def test_an_answer_says_its_text_its_end_and_its_model(provider: str) -> None:
-    answer = ANSWERS[provider]
-    assert is_answer(provider, answer)
-    assert read_text(provider, answer) == "2,850 km."
-    assert (finish_reason(provider, answer), model_name(provider, answer)) == SAYS[provider]
+    answer, format_ = ANSWERS[provider], FORMATS[provider]
+    assert format_.is_answer(answer)
+    assert format_.text(answer) == "2,850 km."
+    assert (format_.finish_reason(answer), format_.model_name(answer)) == SAYS[provider]
 
 
 @pytest.mark.parametrize("provider", STREAMS)
-def test_a_stream_says_the_same_event_by_event(provider: str) -> None:
-    events = STREAMS[provider]
-    assert "".join(text_delta(provider, event) for event in events) == "2,850 km."
-    ends = [end for event in events if (end := finish_reason(provider, event))]
-    models = [name for event in events if (name := model_name(provider, event))]
-    assert (ends, models) == ([SAYS[provider][0]], [SAYS[provider][1]])
+def test_a_stream_says_its_text_and_its_end_event_by_event(provider: str) -> None:
+    events, format_ = STREAMS[provider], FORMATS[provider]
+    assert "".join(format_.text_delta(event) for event in events) == "2,850 km."
+    ends = [end for event in events if (end := format_.finish_reason(event))]
+    assert ends == [SAYS[provider][0]]
 
 
 @pytest.mark.parametrize("provider", ANSWERS)
 def test_an_error_is_no_answer(provider: str) -> None:
-    assert not is_answer(provider, {"error": {"message": "overloaded"}})
-    assert not is_answer(provider, ANSWERS[provider] | {"error": {"message": "overloaded"}})
-    assert not is_answer(provider, {})
+    format_ = FORMATS[provider]
+    assert not format_.is_answer({"error": {"message": "overloaded"}})
+    assert not format_.is_answer(ANSWERS[provider] | {"error": {"message": "overloaded"}})
+    assert not format_.is_answer({})
 
 
 def test_a_prompt_that_google_blocks_is_answered_without_text() -> None:
-    answer = {"promptFeedback": {"blockReason": "SAFETY"}}
-    assert is_answer("google", answer)
-    assert (read_text("google", answer), finish_reason("google", answer)) == ("", "SAFETY")
+    answer, format_ = {"promptFeedback": {"blockReason": "SAFETY"}}, FORMATS["google"]
+    assert format_.is_answer(answer)
+    assert (format_.text(answer), format_.finish_reason(answer)) == ("", "SAFETY")
 
 
 NAMES = [
@@ -550,10 +552,11 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6))
 def test_no_answer_makes_reading_fail(answer: dict[str, Any]) -> None:
-    for provider in ANSWERS:
-        assert isinstance(read_text(provider, answer) + text_delta(provider, answer), str)
-        assert isinstance(finish_reason(provider, answer), str | None)
-        assert isinstance(model_name(provider, answer), str | None)
+    for format_ in FORMATS.values():
+        assert isinstance(format_.is_answer(answer), bool)
+        assert isinstance(format_.text(answer) + format_.text_delta(answer), str)
+        assert isinstance(format_.finish_reason(answer), str | None)
+        assert isinstance(format_.model_name(answer), str | None)
 
 
 @given(

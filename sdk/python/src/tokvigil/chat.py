@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tokvigil import chatting, prices
+from tokvigil import prices
 from tokvigil.attribution import Attribution, applied
 from tokvigil.chatting import ChatRequest
 from tokvigil.connections import Connections
@@ -140,27 +140,28 @@ class _Answer:
             fields = parse_object(event.data or "") or {}
             if fields.get("error"):
                 raise _refused(self._response, fields)
-            text = chatting.text_delta(self._request.provider, fields)
-            self.finish_reason = chatting.finish_reason(self._request.provider, fields) or self.finish_reason
+            text = self._request.format.text_delta(fields)
+            self.finish_reason = self._request.format.finish_reason(fields) or self.finish_reason
             if text:
                 self._texts.append(text)
                 yield text
 
     def _result(self, content: bytes) -> ChatResult:
         answer = parse_object(content) or {}
-        if not chatting.is_answer(self._request.provider, answer):
+        format_ = self._request.format
+        if not format_.is_answer(answer):
             raise _refused(self._response, answer)
         reported = self._call.reported
         assert reported is not None  # the answer was read to its end
         return ChatResult(
-            text=chatting.read_text(self._request.provider, answer),
+            text=format_.text(answer),
             raw=answer,
             usage=reported.usage,
             cost_usd=_list_price(reported),
             decision=self.decision,
             request_id=self.request_id,
-            model=chatting.model_name(self._request.provider, answer) or self._request.model,
-            finish_reason=chatting.finish_reason(self._request.provider, answer),
+            model=format_.model_name(answer) or self._request.model,
+            finish_reason=format_.finish_reason(answer),
             latency_ms=reported.latency_ms or 0,
         )
 

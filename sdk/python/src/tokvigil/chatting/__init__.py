@@ -1,18 +1,9 @@
 """The provider's request that `tv.chat(...)` sends, and what its answer says. Pure: no I/O and no clock.
 
 Messages and tools are written as OpenAI takes them, whoever the provider is. Each provider has a `ChatFormat`
-that translates them; everything else goes to the provider as the caller wrote it.
+that translates them and reads the answer; everything else goes to the provider as the caller wrote it.
 """
 
-from tokvigil.chatting.answer import finish_reason, is_answer, model_name, read_text, text_delta
-from tokvigil.chatting.request import ChatRequest, choose_provider
+from tokvigil.chatting.request import ChatRequest
 
-__all__ = [
-    "ChatRequest",
-    "choose_provider",
-    "finish_reason",
-    "is_answer",
-    "model_name",
-    "read_text",
-    "text_delta",
-]
+__all__ = ["ChatRequest"]

@@ -65,7 +65,7 @@ class AnthropicFormat(ChatFormat):
             fields["stream"] = True
         return with_options(fields, conversation.options)
 
-    def is_answer(self, answer: Mapping[str, Any]) -> bool:
+    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
         return isinstance(answer.get("content"), list)
 
     def text(self, answer: Mapping[str, Any]) -> str:
@@ -81,8 +81,7 @@ class AnthropicFormat(ChatFormat):
         return text_or_none(said_by.get("stop_reason"))
 
     def model_name(self, answer: Mapping[str, Any]) -> str | None:
-        said_by = answer if "model" in answer else mapping(answer.get("message"))
-        return text_or_none(said_by.get("model"))
+        return text_or_none(answer.get("model"))
 
 
 def _default_cap(options: Mapping[str, Any]) -> int:

@@ -46,13 +46,17 @@ class ChatFormat(ABC):
     def body(self, conversation: Conversation) -> Mapping[str, Any]:
         """Raises `ConfigurationError` for messages that the format cannot say."""
 
-    @abstractmethod
     def is_answer(self, answer: Mapping[str, Any]) -> bool:
-        """Whether it is an answer of the model, not an error or something else."""
+        """Whether it is an answer of the model. Some servers say 200 and send an error."""
+        return answer.get("error") is None and self._has_answer(answer)
+
+    @abstractmethod
+    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
+        """Whether something stands where the model's answer does."""
 
     @abstractmethod
     def text(self, answer: Mapping[str, Any]) -> str:
-        """The text of the first answer."""
+        """The text of the first answer; "" if it has none, as when it calls a tool."""
 
     @abstractmethod
     def text_delta(self, event: Mapping[str, Any]) -> str:
@@ -64,7 +68,7 @@ class ChatFormat(ABC):
 
     @abstractmethod
     def model_name(self, answer: Mapping[str, Any]) -> str | None:
-        """The model that answered; of an answer, or of the event that says it."""
+        """The model that answered."""
 
 
 def with_options(fields: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

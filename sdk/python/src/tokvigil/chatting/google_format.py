@@ -94,7 +94,7 @@ class GoogleFormat(ChatFormat):
             fields[CONFIG_NAME] = config
         return with_options(fields, beside)
 
-    def is_answer(self, answer: Mapping[str, Any]) -> bool:
+    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
         """A prompt that Google blocks is answered too, without a candidate."""
         return isinstance(answer.get("candidates"), list) or isinstance(answer.get("promptFeedback"), dict)
 

@@ -32,7 +32,7 @@ class OpenAIFormat(ChatFormat):
             fields[cap_name(conversation.model)] = conversation.max_output_tokens
         return with_options(fields, conversation.options)
 
-    def is_answer(self, answer: Mapping[str, Any]) -> bool:
+    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
         return isinstance(answer.get("choices"), list)
 
     def text(self, answer: Mapping[str, Any]) -> str:

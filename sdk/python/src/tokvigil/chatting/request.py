@@ -16,14 +16,13 @@ from tokvigil.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A POST to the provider. `provider` names its format; the key is in the headers alone."""
+    """A POST to the provider, whose answer `format` reads. The key is in the headers alone."""
 
-    provider: str
+    format: ChatFormat
     model: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    streams: bool
 
     @classmethod
     def build(
@@ -46,8 +45,7 @@ class ChatRequest:
         address. `options` go to the provider as they are. Raises `ConfigurationError` for what cannot work,
         before anything is held or spent.
         """
-        provider = choose_provider(provider, model, base_url)
-        format_ = FORMATS[provider]
+        format_ = _format(provider, model, base_url)
         options = _without_empty_caps(format_, options or {})
         conversation = Conversation(
             model=model,
@@ -59,7 +57,7 @@ class ChatRequest:
         )
         _check_cap_is_given_once(format_, max_output_tokens, options)
         return cls(
-            provider=provider,
+            format=format_,
             model=model,
             url=format_.url(_base_url(format_, base_url, environment), model, streams=stream),
             headers={
@@ -67,22 +65,23 @@ class ChatRequest:
                 **format_.headers(_key(format_, api_key, environment)),
             },
             body=_written(format_.body(conversation)),
-            streams=stream,
         )
 
 
-def choose_provider(provider: str | None, model: str, base_url: str | None) -> str:
-    """The name of a format. Raises `ConfigurationError` for one that does not exist."""
-    if provider is not None:
-        if provider not in FORMATS:
-            raise ConfigurationError(
-                f"provider is one of {', '.join(FORMATS)}; of an OpenAI-compatible endpoint pass the address"
-            )
-        return provider
-    name = model.lower()
-    if base_url is None and name.startswith("claude"):
+def _format(provider: str | None, model: str, base_url: str | None) -> ChatFormat:
+    if provider is None:
+        provider = "openai" if base_url is not None else _provider_by_model(model.lower())
+    if provider not in FORMATS:
+        raise ConfigurationError(
+            f"provider is one of {', '.join(FORMATS)}; of an OpenAI-compatible endpoint pass the address"
+        )
+    return FORMATS[provider]
+
+
+def _provider_by_model(model: str) -> str:
+    if model.startswith("claude"):
         return "anthropic"
-    return "google" if base_url is None and name.startswith("gemini") else "openai"
+    return "google" if model.startswith("gemini") else "openai"
 
 
 def _without_empty_caps(format_: ChatFormat, options: Mapping[str, Any]) -> dict[str, Any]:
