@@ -238,6 +238,30 @@ def test_tools_count_as_input(chat: Any, control_plane: Any) -> None:
     assert control_plane.seen[0].body["input_tokens"] > 25
 
 
+def test_a_client_that_is_closed_while_its_call_is_asked_for_says_so(
+    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any
+) -> None:
+    def close_and_allow(seen: Any) -> Any:
+        tv._chat.close()
+        return wire.Answer(200, wire.decision(seen.body["request_id"]))
+
+    control_plane.defaults["/v1/evaluate"] = close_and_allow
+    with pytest.raises(tokvigil.ConfigurationError, match="client is closed"):
+        chat()
+    assert provider.seen == []
+
+
+def test_what_else_is_closed_is_not_taken_for_the_client(
+    chat: Any, tv: TokVigil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    monkeypatch.setattr(tv._chat._connections.blocking, "send", fail)
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        chat()
+
+
 def test_block_on_unavailable_stops_a_chat_before_the_provider(
     chat: Any, provider: Any, unreachable: str
 ) -> None:
@@ -341,6 +365,29 @@ class TestEveryProvider:
         assert report["input_tokens"] > 0
         assert report["output_tokens"] > 0
 
+    def test_reading_goes_on_where_it_stopped_and_nothing_comes_after_the_end(
+        self, tv: TokVigil, call: Any, said: Any
+    ) -> None:
+        with tv.chat(**call, stream=True) as stream:
+            first = next(iter(stream))
+            assert stream.text == first
+            assert first + "".join(stream) == stream.text == said.TEXT
+            assert list(stream) == []
+        assert list(stream) == []
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_a_stream_that_was_closed_before_its_end_says_so(
+        self, tv: TokVigil, control_plane: Any, call: Any, begun: bool
+    ) -> None:
+        with tv.chat(**call, stream=True) as stream:
+            pieces = iter(stream)
+            if begun:
+                next(pieces)
+        for reading in (pieces, stream):
+            with pytest.raises(tokvigil.ConfigurationError, match="stream was closed before its end"):
+                list(reading)
+        assert last_report(tv, control_plane)["status"] == "partial"
+
     def test_a_stream_that_breaks_is_a_provider_error_and_partial(
         self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
     ) -> None:
@@ -388,15 +435,21 @@ class TestEveryProvider:
             async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
                 result = await tv.chat(**call)
                 async with await tv.chat(**call, stream=True) as stream:
-                    pieces = [piece async for piece in stream]
+                    pieces = [await anext(aiter(stream))]
+                    pieces += [piece async for piece in stream]
+                assert [piece async for piece in stream] == []
                 assert stream.usage == result.usage == said.USAGE
+                async with await tv.chat(**call, stream=True) as left:
+                    await anext(aiter(left))
+                with pytest.raises(tokvigil.ConfigurationError, match="closed before its end"):
+                    await anext(aiter(left))
                 with pytest.raises(tokvigil.ProviderError):
                     await tv.chat(**call | {"provider_base_url": unreachable})
                 return result.text, "".join(pieces)
 
         assert asyncio.run(talk()) == (said.TEXT, said.TEXT)
         statuses = sorted(report["status"] for report in control_plane.charged.values())
-        assert statuses == ["failed", "succeeded", "succeeded"]
+        assert statuses == ["failed", "partial", "succeeded", "succeeded"]
 
     def test_a_cancelled_task_counts_what_the_provider_had_to_read(
         self, control_plane: Any, wire_provider: Any, call: Any

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
 ERROR_BODY_CHARS_MAX = 2_000
+STREAM_CLOSED = "this stream was closed before its end: read it inside its `with`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,26 +66,28 @@ class Chat:
 
     def complete(self, request: ChatRequest, attribution: Attribution) -> ChatResult:
         """Raises `AIUsageBlockedError` and `ProviderError`."""
-        with self.stream(request, attribution) as stream:
-            return stream.result()
+        with self.stream(request, attribution) as answer:
+            return answer._read_whole()
 
     async def complete_async(self, request: ChatRequest, attribution: Attribution) -> ChatResult:
         """Raises `AIUsageBlockedError` and `ProviderError`."""
-        async with await self.stream_async(request, attribution) as stream:
-            return await stream.result()
+        async with await self.stream_async(request, attribution) as answer:
+            return await answer._read_whole()
 
     def stream(self, request: ChatRequest, attribution: Attribution) -> ChatStream:
         """The answer as it comes. Raises `AIUsageBlockedError` and `ProviderError`."""
-        with _provider_errors(), applied(attribution):
-            response = self._guard(self._connections.blocking).handle_request(_http(request))
+        http = self._connections.blocking
+        with _client_errors(http), _provider_errors(), applied(attribution):
+            response = self._guard(http).handle_request(_http(request))
             if not response.is_success:
                 response.read()
         return ChatStream(request, response)
 
     async def stream_async(self, request: ChatRequest, attribution: Attribution) -> AsyncChatStream:
         """The answer as it comes. Raises `AIUsageBlockedError` and `ProviderError`."""
-        with _provider_errors(), applied(attribution):
-            response = await self._guard(self._connections.awaiting).handle_async_request(_http(request))
+        http = self._connections.awaiting
+        with _client_errors(http), _provider_errors(), applied(attribution):
+            response = await self._guard(http).handle_async_request(_http(request))
             if not response.is_success:
                 await response.aread()
         return AsyncChatStream(request, response)
@@ -107,13 +111,16 @@ class _Answer:
         self._request = request
         self._response = response
         self._call: OpenCall = response.extensions[CALL]
-        self._events = EventParser()
+        self._parser = EventParser()
+        self._events: deque[Event] = deque()
+        self._has_ended = False
+        self._is_closed = False
         self._texts: list[str] = []
         self.finish_reason: str | None = None
 
     @property
     def text(self) -> str:
-        """What has come so far."""
+        """What was read so far."""
         return "".join(self._texts)
 
     @property
@@ -134,19 +141,28 @@ class _Answer:
         """See `ChatResult`."""
         return None if self._call.reported is None else _list_price(self._call.reported)
 
-    def _take(self, events: list[Event]) -> Iterator[str]:
-        """The text in some of the stream's events."""
-        for event in events:
-            fields = parse_object(event.data or "") or {}
+    def _next_text(self) -> str | None:
+        """Of what has come; None: more must come first, if anything more does."""
+        if self._is_closed and not self._has_ended:
+            raise ConfigurationError(STREAM_CLOSED)
+        while self._events:
+            fields = parse_object(self._events.popleft().data or "") or {}
             if fields.get("error"):
                 raise _refused(self._response, fields)
             text = self._request.format.text_delta(fields)
             self.finish_reason = self._request.format.finish_reason(fields) or self.finish_reason
             if text:
                 self._texts.append(text)
-                yield text
+                return text
+        return None
+
+    def _take(self, data: bytes | None) -> None:
+        """The next bytes of the stream; None: it has ended."""
+        self._has_ended = data is None
+        self._events += self._parser.finish() if data is None else self._parser.feed(data)
 
     def _result(self, content: bytes) -> ChatResult:
+        """Of the whole of an answer that does not stream."""
         answer = parse_object(content) or {}
         format_ = self._request.format
         if not format_.is_answer(answer):
@@ -168,21 +184,35 @@ class _Answer:
 
 class ChatStream(_Answer):
     """The text of an answer, piece by piece. Close it, or leave its `with`, to end it early: it is then reported as
-    `partial`, with what it has used as far as anybody can tell."""
+    `partial`, with what it has used as far as anybody can tell.
 
-    def __iter__(self) -> Iterator[str]:
-        with _provider_errors():
-            for data in self._response.iter_bytes():
-                yield from self._take(self._events.feed(data))
-            yield from self._take(self._events.finish())
+    It is read once: reading goes on where it stopped, and after the end nothing comes. Raises `ProviderError` where the
+    provider breaks off, and `ConfigurationError` if it is read on after it was closed before its end.
+    """
 
-    def result(self) -> ChatResult:
-        """The whole of an answer that does not stream."""
+    def __init__(self, request: ChatRequest, response: httpx2.Response) -> None:
+        super().__init__(request, response)
+        self._bytes = response.iter_bytes()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        while (text := self._next_text()) is None:
+            if self._has_ended:
+                raise StopIteration
+            with _provider_errors():
+                data = next(self._bytes, None)
+            self._take(data)
+        return text
+
+    def _read_whole(self) -> ChatResult:
         with _provider_errors():
             content = self._response.read()
         return self._result(content)
 
     def close(self) -> None:
+        self._is_closed = True
         self._response.close()
 
     def __enter__(self) -> Self:
@@ -197,21 +227,29 @@ class ChatStream(_Answer):
 class AsyncChatStream(_Answer):
     """As `ChatStream`, for `async for` and `async with`."""
 
-    async def __aiter__(self) -> AsyncIterator[str]:
-        with _provider_errors():
-            async for data in self._response.aiter_bytes():
-                for text in self._take(self._events.feed(data)):
-                    yield text
-            for text in self._take(self._events.finish()):
-                yield text
+    def __init__(self, request: ChatRequest, response: httpx2.Response) -> None:
+        super().__init__(request, response)
+        self._bytes = response.aiter_bytes()
 
-    async def result(self) -> ChatResult:
-        """The whole of an answer that does not stream."""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while (text := self._next_text()) is None:
+            if self._has_ended:
+                raise StopAsyncIteration
+            with _provider_errors():
+                data = await anext(self._bytes, None)
+            self._take(data)
+        return text
+
+    async def _read_whole(self) -> ChatResult:
         with _provider_errors():
             content = await self._response.aread()
         return self._result(content)
 
     async def close(self) -> None:
+        self._is_closed = True
         await self._response.aclose()
 
     async def __aenter__(self) -> Self:
@@ -252,8 +290,15 @@ def _provider_errors() -> Iterator[None]:
         yield
     except httpx2.RequestError as error:
         raise ProviderError(f"the provider cannot be reached: {error!r}") from error
+
+
+@contextmanager
+def _client_errors(http: httpx2.Client | httpx2.AsyncClient) -> Iterator[None]:
+    """Another thread may close the client while its call is being asked for."""
+    try:
+        yield
     except RuntimeError as error:
-        if "closed" not in str(error):
+        if not http.is_closed:
             raise
         raise ConfigurationError(CLOSED) from error
 
