@@ -14,8 +14,8 @@ import openai
 import pytest
 import tokvigil
 from tokvigil import AsyncTokVigil, TokVigil
-from tokvigil.dialects.json_call import Request
 from tokvigil.dialects.openai import ChatCall
+from tokvigil.dialects.provider_call import Request
 
 MESSAGES: Any = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
 

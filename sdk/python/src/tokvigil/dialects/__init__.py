@@ -1,11 +1,12 @@
 """The wire formats of AI providers: what a request asks for, what its answer used. Pure, no I/O and no clock.
 
 `recognising` finds the format of a request, by what `paths` knows of its path. Each format is a `ProviderCall`
-(what is asked) and a `Tally` (what was answered); `answers` passes the answer through to the caller while the
-tally reads it.
+(what is asked) and a `Tally` (what was answered); an `AnswerReader` passes the answer through to the caller while
+the tally reads it.
 """
 
-from tokvigil.dialects.base import AnswerReader, ProviderCall
+from tokvigil.dialects.answers import AnswerReader
+from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.dialects.recognising import read_call
 
 __all__ = ["AnswerReader", "ProviderCall", "read_call"]

@@ -1,6 +1,6 @@
 """How an answer passes through to the caller while it is read. Pure.
 
-`PassingReader` knows the forms in which answers come: one JSON value, server-sent events, or a JSON array
+`AnswerReader` knows the forms in which answers come: one JSON value, server-sent events, or a JSON array
 that grows. What the JSON in them says is the business of a `Tally`, one per wire format.
 """
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokvigil import json_values
-from tokvigil.dialects.base import AnswerReader, ProviderCall
 from tokvigil.dialects.json_array import ArrayParser
 from tokvigil.dialects.sse import EventParser
 from tokvigil.models import Usage
 from tokvigil.tokens import count_text
+
+if TYPE_CHECKING:
+    from tokvigil.dialects.provider_call import ProviderCall
 
 # A longer answer (many images or embeddings) is passed on; its usage is estimated.
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
@@ -115,15 +117,18 @@ class Form(ABC):
         return ""
 
 
-class PassingReader(AnswerReader):
-    def __init__(self, call: ProviderCall, tally: Tally) -> None:
-        self._streams = call.streams
+class AnswerReader:
+    """Reads a successful answer while it passes through to the caller. `streams`: whether a stream was asked for."""
+
+    def __init__(self, tally: Tally, *, streams: bool) -> None:
         self._tally = tally
+        self._streams = streams
         # Known by how the answer begins: some servers stream unasked, and others do not when asked.
         self._form: Form | None = None
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
+        """Takes the next decoded bytes; returns what the caller is to see now. Whole events, in a stream."""
         if self._form is not None:
             return self._form.feed(data)
         data, self._held = self._held + data, b""
@@ -137,6 +142,7 @@ class PassingReader(AnswerReader):
         return self._form.feed(data)
 
     def finish(self) -> bytes:
+        """The answer ended as it should; returns what is left for the caller to see."""
         if self._held:
             self._form = Whole(self._tally)
             self._form.feed(self._held)
@@ -145,15 +151,22 @@ class PassingReader(AnswerReader):
         return self._held + left
 
     def is_answer(self) -> bool:
+        """Whether what has come is an answer at all: not a proxy's page, nor an error under a status of success."""
         return self._tally.is_answer
 
     def is_complete(self) -> bool:
+        """Whether the provider has said that nothing more comes. Many callers read no further then."""
         return self._tally.is_final
 
     def usage(self) -> Usage | None:
+        """What the provider says the whole call used; None as long as it has not said so."""
         return self._tally.said if self._tally.is_final else None
 
     def estimate(self) -> Usage:
+        """What the call used as far as the answer was seen; `source` is "estimated".
+
+        The provider's own figures where it gave some, else counted here. Input with text in it is never 0.
+        """
         if isinstance(self._form, Whole) and self._form.has_all():
             # Whoever read it to its end need not wait to be told that nothing more comes.
             self.finish()

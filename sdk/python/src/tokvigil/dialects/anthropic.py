@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_call import JsonCall
 from tokvigil.dialects.openai import BLOCKED_TYPE
+from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import mapping, mappings, positive, string
 from tokvigil.message_reading import compact
 from tokvigil.tokens import count_messages
@@ -17,7 +17,7 @@ CAP_NAME = "max_tokens"
 DELTA_TEXTS = ("text", "partial_json", "thinking")
 
 
-class MessagesCall(JsonCall):
+class MessagesCall(ProviderCall):
     provider_by_format = "anthropic"
 
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_call import JsonCall
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import count, either, mapping, mappings, positive, string
 from tokvigil.message_reading import compact
 from tokvigil.usage_reading import read_usage
@@ -28,7 +28,7 @@ RESULT_NAMES = (
 FILE_NAMES = ("inlineData", "inline_data", "fileData", "file_data")
 
 
-class GeminiCall(JsonCall):
+class GeminiCall(ProviderCall):
     provider_by_format = "google"
 
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.json_call import JsonCall
 from tokvigil.dialects.prompt import Prompt
+from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import count, is_true, mapping, mappings, positive, string
 from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage
@@ -25,7 +25,7 @@ TELLS_USAGE_UNASKED = frozenset({"mistral"})
 AZURE_VERSION_WITH_STREAM_OPTIONS = "2024-09-01"
 
 
-class OpenAICall(JsonCall):
+class OpenAICall(ProviderCall):
     """Any call whose errors are in OpenAI's shape."""
 
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:

@@ -15,12 +15,12 @@ from urllib.parse import unquote
 from tokvigil.dialects.anthropic import MessagesCall
 from tokvigil.dialects.gemini import ContentCall, EmbedCall
 from tokvigil.dialects.generic import GenericCall
-from tokvigil.dialects.json_call import JsonCall
 from tokvigil.dialects.openai import ChatCall, CompletionsCall, EmbeddingsCall
 from tokvigil.dialects.openai_responses import CompactCall, ResponsesCall
+from tokvigil.dialects.provider_call import ProviderCall
 
 # Tried in this order.
-_FORMATS_BY_ENDING: Mapping[str, type[JsonCall]] = {
+_FORMATS_BY_ENDING: Mapping[str, type[ProviderCall]] = {
     "/chat/completions": ChatCall,
     "/agents/completions": ChatCall,
     "/completions": CompletionsCall,
@@ -29,7 +29,7 @@ _FORMATS_BY_ENDING: Mapping[str, type[JsonCall]] = {
     "/embeddings": EmbeddingsCall,
     "/v1/messages": MessagesCall,
 }
-_FORMATS_BY_VERB: Mapping[str, type[JsonCall]] = {
+_FORMATS_BY_VERB: Mapping[str, type[ProviderCall]] = {
     "generatecontent": ContentCall,
     "streamgeneratecontent": ContentCall,
     "embedcontent": EmbedCall,
@@ -87,7 +87,7 @@ _KEPT = re.compile(
 class Use:
     """What is done with a POST to a path. `runs_a_model`: for certain; else it does if its body names one."""
 
-    format: type[JsonCall]
+    format: type[ProviderCall]
     runs_a_model: bool
     takes_forms: bool
 
@@ -137,7 +137,7 @@ def deployment_in(path: str) -> str | None:
     return None if found is None else found["model"]
 
 
-def _format_of(path: str) -> type[JsonCall] | None:
+def _format_of(path: str) -> type[ProviderCall] | None:
     for ending, known in _FORMATS_BY_ENDING.items():
         if path.endswith(ending):
             return known

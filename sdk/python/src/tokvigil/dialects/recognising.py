@@ -10,10 +10,9 @@ from typing import Any
 
 from tokvigil import json_values
 from tokvigil.dialects import paths
-from tokvigil.dialects.base import ProviderCall
 from tokvigil.dialects.generic import FORM, FormCall, read_form
-from tokvigil.dialects.json_call import Request
 from tokvigil.dialects.paths import Use
+from tokvigil.dialects.provider_call import ProviderCall, Request
 from tokvigil.dialects.providers import provider_of
 from tokvigil.errors import ConfigurationError
 from tokvigil.json_values import mapping, string

@@ -13,8 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from tokvigil.attribution import Attribution, current, inside_guard
-from tokvigil.dialects import read_call
-from tokvigil.dialects.base import AnswerReader, ProviderCall
+from tokvigil.dialects import AnswerReader, ProviderCall, read_call
 from tokvigil.errors import AIUsageBlockedError, TokVigilError
 from tokvigil.evaluation import Question
 from tokvigil.open_call import Desk, OpenCall

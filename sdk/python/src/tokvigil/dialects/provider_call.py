@@ -1,15 +1,14 @@
-"""What all calls have in common whose body holds named fields. Pure."""
+"""What a provider's request asks for, whatever its wire format. Pure."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokvigil import json_values
-from tokvigil.dialects.answers import PassingReader, Tally
-from tokvigil.dialects.base import AnswerReader, ProviderCall
+from tokvigil.dialects.answers import AnswerReader, Tally
 
 # Where a request is nested too deeply for its text to be walked: the median over 96 languages.
 BYTES_PER_TOKEN = 4
@@ -30,8 +29,11 @@ class Request:
     is_signed: bool
 
 
-class JsonCall(ProviderCall):
-    """Subclasses say where their format keeps cap and text."""
+class ProviderCall(ABC):
+    """One AI call as a provider's request says it, in a body that holds named fields.
+
+    Subclasses say where their format keeps cap and text.
+    """
 
     # Of whom a path of this format speaks, whatever the host.
     provider_by_format: str | None = None
@@ -40,13 +42,17 @@ class JsonCall(ProviderCall):
         self._request = request
         self._fields = request.fields
         self._input_tokens: int | None = None
+        # As usage reports name it ("openai", "anthropic", "google", ...); None: an endpoint nobody knows.
         self.provider = request.provider or self.provider_by_format
         self.model = request.model
+        # Whether the answer is to come as a stream of events.
         self.streams = self._streams()
         cap = self._cap()
+        # The most it may produce, all answers together; None: the request sets no cap, or produces no tokens.
         self.max_output_tokens = None if cap is None else cap * self._answers()
 
     def count_input(self) -> int:
+        """Input tokens, counted here: milliseconds for long prompts."""
         if self._input_tokens is None:
             try:
                 self._input_tokens = self._count_input()
@@ -55,13 +61,23 @@ class JsonCall(ProviderCall):
         return self._input_tokens
 
     def body(self, max_output_tokens: int | None) -> bytes:
+        """The request body to send; the original bytes if nothing changes.
+
+        The cap is written in: never above the request's own, shared out among several answers, and never so
+        low that the provider refuses it. Usage is asked for where a stream does not tell it by itself.
+        """
         if self._request.is_signed:
             return self._request.body
         fields = self._asking_for_usage(self._capped(max_output_tokens))
         return self._request.body if fields is self._fields else json_values.write(fields)
 
     def reader(self) -> AnswerReader:
-        return PassingReader(self, self._tally())
+        """A new reader for this call's answer."""
+        return AnswerReader(self._tally(), streams=self.streams)
+
+    @abstractmethod
+    def refusal(self, message: str, code: str) -> Mapping[str, Any]:
+        """The body of a 403 in the provider's own error shape."""
 
     @abstractmethod
     def _count_input(self) -> int: ...
