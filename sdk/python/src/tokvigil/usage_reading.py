@@ -123,7 +123,7 @@ def _gemini_interaction(usage: Mapping[str, Any]) -> Usage | None:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """The fields of a mapping or of an object, as a provider's SDK or an older one makes it; of anything else, none."""
+    """What a mapping or an object says, also one that cannot be dumped; nothing, of anything else."""
     said = message_reading.fields(value)
     return getattr(value, "__dict__", {}) if said is None else said
 

@@ -6,7 +6,7 @@ the user. Neighbouring messages of one role become one turn, as Anthropic wants 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokvigil.chatting.chat_format import (
@@ -17,6 +17,7 @@ from tokvigil.chatting.chat_format import (
     image_url_of,
     is_function,
     parts_of,
+    system_parts_of,
     text_or_none,
     tool_calls_of,
     with_options,
@@ -51,12 +52,7 @@ class AnthropicFormat(ChatFormat):
         if CAP_NAME not in conversation.options:
             cap = conversation.max_output_tokens
             fields[CAP_NAME] = _default_cap(conversation.options) if cap is None else cap
-        system = [
-            _block(part)
-            for message in conversation.messages
-            if message.get("role") in SYSTEM_ROLES
-            for part in parts_of(message.get("content"))
-        ]
+        system = [_block(part) for part in system_parts_of(conversation.messages)]
         if system:
             fields["system"] = system
         if conversation.tools:
@@ -89,7 +85,7 @@ def _default_cap(options: Mapping[str, Any]) -> int:
     return (positive(mapping(options.get("thinking")).get("budget_tokens")) or 0) + OUTPUT_TOKENS_DEFAULT
 
 
-def _turns(messages: Any) -> list[dict[str, Any]]:
+def _turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     for message in messages:
         if message.get("role") in SYSTEM_ROLES:

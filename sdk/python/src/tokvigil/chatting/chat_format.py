@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,16 @@ def parts_of(content: Any) -> list[Mapping[str, Any]]:
     """The parts of a message's content, of which a text is one. Empty texts, which some refuse, are none."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else mappings(content)
     return [part for part in parts if part.get("type") != "text" or part.get("text")]
+
+
+def system_parts_of(messages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The parts of all system messages, which others than OpenAI take beside the conversation."""
+    return [
+        part
+        for message in messages
+        if message.get("role") in SYSTEM_ROLES
+        for part in parts_of(message.get("content"))
+    ]
 
 
 def is_function(tool: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from tokvigil.chatting.chat_format import (
     image_url_of,
     is_function,
     parts_of,
+    system_parts_of,
     text_or_none,
     tool_calls_of,
     with_options,
@@ -77,12 +78,7 @@ class GoogleFormat(ChatFormat):
 
     def body(self, conversation: Conversation) -> Mapping[str, Any]:
         fields: dict[str, Any] = {"contents": _contents(conversation.messages)}
-        system = [
-            _part(part)
-            for message in conversation.messages
-            if message.get("role") in SYSTEM_ROLES
-            for part in parts_of(message.get("content"))
-        ]
+        system = [_part(part) for part in system_parts_of(conversation.messages)]
         if system:
             fields["systemInstruction"] = {"parts": system}
         if conversation.tools:

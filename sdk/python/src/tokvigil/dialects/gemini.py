@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
+from tokvigil.dialects.openai import EmbeddingsTally
 from tokvigil.dialects.prompt import Prompt
 from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import count, either, mapping, mappings, positive, string
@@ -86,7 +87,7 @@ class EmbedCall(GeminiCall):
     """One or many contents become vectors: no tokens come out."""
 
     def _tally(self) -> Tally:
-        return VectorsTally(self)
+        return EmbeddingsTally(self)
 
     def _count_input(self) -> int:
         prompt = Prompt()
@@ -109,17 +110,6 @@ class ContentTally(Tally):
                 call = either(part, *CALL_NAMES)
                 self.add_text(compact(call) if call is not None else "")
         return True
-
-
-class VectorsTally(Tally):
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
-
-    def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        return True
-
-    def _count_unread(self, unread: str) -> int:
-        return 0
 
 
 def _add_content(prompt: Prompt, content: Any) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.openai import OpenAICall
 from tokvigil.dialects.prompt import Prompt
-from tokvigil.json_values import is_true, mapping
+from tokvigil.json_values import mapping
 from tokvigil.usage_reading import read_usage
 
 FORM = "multipart/form-data"
 BOUNDARY_CHARS_MAX = 70  # RFC 2046
-MODEL_BYTES_MAX = 1_000
+VALUE_BYTES_MAX = 1_000
 PARTS_MAX = 1_000
 READ_OF_FORMS = ("model", "stream")
 
@@ -58,7 +58,7 @@ class GenericTally(Tally):
 
 
 def read_form(content_type: str, body: bytes) -> Mapping[str, Any] | None:
-    """The `model` of a multipart form, and whether it asks for a stream; what it does not say is absent.
+    """The `model` and the `stream` of a multipart form, as it writes them; what it does not say is absent.
 
     None for anything that is no whole form, or says a thing twice: a server may read it otherwise.
     """
@@ -68,17 +68,17 @@ def read_form(content_type: str, body: bytes) -> Mapping[str, Any] | None:
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS_MAX)
     if not parts or not parts.pop().startswith(b"--"):
         return None
-    fields: dict[str, Any] = {}
+    fields: dict[str, str] = {}
     for part in parts:
         head, separator, value = part.partition(b"\r\n\r\n")
         name = _part_name(head)
         if not separator or name is None:
             return None
         if name in READ_OF_FORMS and not _is_file(head):
-            text = value[:MODEL_BYTES_MAX].strip().decode("utf-8", "replace")
+            text = value[:VALUE_BYTES_MAX].strip().decode("utf-8", "replace")
             if fields.setdefault(name, text) != text:
                 return None
-    return fields | {"stream": is_true(fields.get("stream"))}
+    return fields
 
 
 def _boundary(content_type: str) -> bytes | None:
