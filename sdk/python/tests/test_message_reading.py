@@ -223,7 +223,7 @@ def test_any_mapping_is_a_message() -> None:
 
 @pytest.mark.parametrize(
     "messages",
-    ["hello", b"hello", None, 7, QUESTION, ["hello"], [None], [QUESTION, object()], [[QUESTION]], [Stranger]],
+    [b"hello", None, 7, QUESTION, ["hello"], [None], [QUESTION, object()], [[QUESTION]], [Stranger]],
 )
 def test_what_are_no_messages_is_refused_with_a_word(messages: Any) -> None:
     for ask in (
@@ -233,6 +233,14 @@ def test_what_are_no_messages_is_refused_with_a_word(messages: Any) -> None:
     ):
         with pytest.raises(ConfigurationError, match="messages are dicts, as OpenAI takes them"):
             ask()
+
+
+def test_a_text_is_a_users_message_to_estimate_alone() -> None:
+    asked = [{"role": "user", "content": "hello"}]
+    assert estimate("gpt-4o-mini", "hello").input_tokens == estimate("gpt-4o-mini", asked).input_tokens
+    for count in (tokens.count_messages, tokens.is_counted_exactly):
+        with pytest.raises(ConfigurationError, match="messages are dicts, as OpenAI takes them"):
+            count("hello", "gpt-4o-mini")
 
 
 @pytest.mark.parametrize("kind", [[], {}, 7, None, True])
