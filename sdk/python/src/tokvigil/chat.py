@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 from tokvigil import prices
 from tokvigil.attribution import Attribution, applied
 from tokvigil.chatting import ChatRequest
-from tokvigil.connections import Connections
+from tokvigil.connections import CLOSED, Connections
 from tokvigil.dialects.sse import Event, EventParser
 from tokvigil.errors import ConfigurationError, ProviderError, TokVigilError
 from tokvigil.json_values import parse_object
 from tokvigil.models import Decision, Usage, UsageEvent
 from tokvigil.open_call import OpenCall
 from tokvigil.retries import parse_retry_after
-from tokvigil.transport import CLOSED
 from tokvigil.version import __version__
 from tokvigil.wrapping.gate import ONE_ATTEMPT
 from tokvigil.wrapping.http import CALL
