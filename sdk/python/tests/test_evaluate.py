@@ -243,7 +243,7 @@ def test_a_redirect_is_not_followed_with_the_key(control_plane: Any, wire: Any) 
     with TokVigil("key", control_plane.url, on_unavailable="block") as client:
         assert not client.evaluate("user_123", "gpt-4o-mini").allowed
 
-    assert len(control_plane.seen) == 1
+    assert len(control_plane.calls("/v1/evaluate")) == 1
 
 
 def test_unknown_fields_are_ignored_and_absent_ones_have_defaults(

@@ -5,7 +5,6 @@ It asks the control plane who the key is, and changes nothing, there or here. Th
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import sqlite3
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from tokvigil import prices, token_encodings
+from tokvigil import json_values, prices, token_encodings
 from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
@@ -151,7 +150,7 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
         )
         return
     took = timedelta(seconds=time.perf_counter() - started_s)
-    answer = _object(response)
+    answer = json_values.parse_object(response.content) or {}
     if response.status_code >= 500:
         said = f"it answered {response.status_code}: {_detail(answer)}"
         yield _problem("control plane", said, "see `GET /readyz` of the server")
@@ -319,14 +318,6 @@ def _wrapped(package: str) -> Finding:
         mend = f"`wrap` is tested with major version {tested}: test it, or put `guard` around the calls"
         return _warning(package, version, mend)
     return _ok(package, f"{version}, which `wrap` guards")
-
-
-def _object(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        answer = json.loads(response.content)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def _detail(problem: Mapping[str, Any]) -> str:

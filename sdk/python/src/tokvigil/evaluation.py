@@ -12,11 +12,12 @@ from typing import Any, Self
 from tokvigil import telemetry
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Asked, Availability, LeftAloneError
+from tokvigil.connections import CLOSED
 from tokvigil.errors import APIStatusError, ConfigurationError, TokVigilError, TokVigilUnavailableError
 from tokvigil.models import Decision, Usage, UsageEvent
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
-from tokvigil.transport import CLOSED, NotReachedError, Transport
+from tokvigil.transport import NotReachedError, Transport
 
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 

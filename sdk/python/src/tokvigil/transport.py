@@ -10,7 +10,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokvigil import steps
-from tokvigil.connections import CLOSED as CLOSED
 from tokvigil.connections import Connections
 from tokvigil.deadlines import Until
 from tokvigil.errors import (
