@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
 import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import TokVigil, Usage
+from tokvigil import AsyncTokVigil, TokVigil, Usage
 
-ASKED = {"user_id": "user_123", "feature": "chat", "model": "claude-haiku-4-5", "input_tokens": 10}
+ASKED: Any = {"user_id": "user_123", "feature": "chat", "model": "claude-haiku-4-5", "input_tokens": 10}
+
+
+class Whole:
+    """A whole number that is no `int`, as numpy has them."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
 
 
 def only_report(tv: TokVigil, control_plane: Any) -> Any:
@@ -101,6 +114,82 @@ def test_an_answer_without_usage_may_still_be_recorded_by_hand(tv: TokVigil, con
             call.record({"text": "hello"})
         call.record(Usage(input_tokens=10, output_tokens=2))
     assert only_report(tv, control_plane)["output_tokens"] == 2
+
+
+@pytest.mark.parametrize("count", [10.0, -1, "10", True, None])
+def test_counts_that_are_none_are_an_error_and_the_call_was_made_all_the_same(
+    tv: TokVigil, control_plane: Any, count: Any
+) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match="input_tokens"), tv.guard(**ASKED) as call:
+        call.record(Usage(input_tokens=count, output_tokens=3))
+    body = only_report(tv, control_plane)
+    assert (body["status"], body["input_tokens"], body["output_tokens"]) == ("partial", 10, 100)
+
+
+def test_counts_that_are_none_do_not_keep_a_guarded_functions_answer(
+    tv: TokVigil, control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tv.guarded(**ASKED)
+    def answer() -> Usage:
+        return Usage(input_tokens=10, output_tokens=3.0)  # type: ignore[arg-type]
+
+    assert answer().output_tokens == 3.0
+    assert only_report(tv, control_plane)["status"] == "partial"
+    assert "output_tokens is a whole number" in caplog.text
+
+
+def test_an_answer_that_cannot_be_read_is_the_guarded_functions_answer_all_the_same(
+    tv: TokVigil, control_plane: Any
+) -> None:
+    class Answer:
+        def model_dump(self) -> Any:
+            raise RuntimeError("no fields")
+
+    @tv.guarded(**ASKED)
+    def answer() -> Answer:
+        return Answer()
+
+    assert isinstance(answer(), Answer)
+    assert only_report(tv, control_plane)["status"] == "partial"
+
+
+def test_whole_numbers_of_other_kinds_are_counts(tv: TokVigil, control_plane: Any) -> None:
+    with tv.guard(**ASKED) as call:
+        used = call.record(Usage(input_tokens=Whole(10), output_tokens=Whole(3)))  # type: ignore[arg-type]
+    assert used == Usage(input_tokens=10, output_tokens=3)
+    body = only_report(tv, control_plane)
+    assert (body["status"], body["input_tokens"], body["output_tokens"]) == ("succeeded", 10, 3)
+
+
+def test_a_guard_may_end_elsewhere_than_it_began(tv: TokVigil, control_plane: Any) -> None:
+    """As in a dependency of a web framework that runs before and after the view in two threads."""
+
+    def dependency() -> Iterator[Any]:
+        with tv.guard(**ASKED) as call:
+            yield call
+
+    running = dependency()
+    contextvars.copy_context().run(next, running)
+    assert next(running, None) is None
+    assert only_report(tv, control_plane)["status"] == "cancelled"
+
+
+def test_a_guard_of_an_async_generator_that_is_left_early_is_reported(control_plane: Any) -> None:
+    async def stream(tv: AsyncTokVigil) -> AsyncIterator[int]:
+        async with tv.guard(**ASKED) as call:
+            yield 1
+            call.record(Usage(input_tokens=10, output_tokens=3))
+
+    async def leaves_early() -> None:
+        async with AsyncTokVigil("key", control_plane.url) as tv:
+            left = stream(tv)
+            await asyncio.create_task(anext(left))  # type: ignore[arg-type]
+            await left.aclose()  # type: ignore[attr-defined]
+            assert await tv.flush() == 0
+
+    asyncio.run(leaves_early())
+    (body,) = control_plane.charged.values()
+    assert body["status"] == "cancelled"
 
 
 def test_inside_the_call_is_on_disk_with_what_it_may_use(tv: TokVigil) -> None:

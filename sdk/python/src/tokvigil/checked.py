@@ -6,6 +6,8 @@ The bounds are the server's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from operator import index
 from typing import Any
 from uuid import UUID
 
@@ -51,10 +53,13 @@ def request_id(value: Any) -> str:
 
 
 def count(field: str, value: Any) -> int:
-    """Raises `ConfigurationError` for what is no whole number from 0 on."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigurationError(f"{field} is a whole number from 0 on, and this is {value!r}")
-    return value
+    """As an int, whatever kind of whole number it is. Raises `ConfigurationError` for what is none from 0 on."""
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            whole = index(value)
+            if whole >= 0:
+                return whole
+    raise ConfigurationError(f"{field} is a whole number from 0 on, and this is {value!r}")
 
 
 def metadata(said: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
@@ -34,7 +35,7 @@ class Guard:
 
     def __init__(self, call: OpenCall) -> None:
         self._call = call
-        # An answer came, and nobody could say what it used.
+        # An answer came: never 0, even if nobody can say what it used.
         self._answered = False
         self._entered: Token[str | None] | None = None
 
@@ -53,12 +54,12 @@ class Guard:
     def record(self, used: Any, *, status: UsageStatus = "succeeded") -> Usage:
         """Report what the call used: a `Usage`, or the provider's answer. The first record counts.
 
-        Raises `ConfigurationError` for an answer that says no usage: pass a `Usage` then. If nobody does, the call is
-        reported as `partial` with what it may use.
+        Raises `ConfigurationError` for an answer that says no usage, and for counts that are no whole numbers: pass a
+        `Usage` that is right then. If nobody does, the call is reported as `partial` with what it may use.
         """
+        self._answered = True
         usage = used if isinstance(used, Usage) else read_usage(used)
         if usage is None:
-            self._answered = True
             raise ConfigurationError(
                 "the answer says no usage: record(Usage(input_tokens=..., output_tokens=...))"
             )
@@ -73,8 +74,16 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entered is not None:
-            inside_guard.reset(self._entered)
+        try:
+            self._report_end(error)
+        finally:
+            if self._entered is not None:
+                # A generator that was begun in one context may be ended in another, where nothing was set.
+                with suppress(ValueError):
+                    inside_guard.reset(self._entered)
+
+    def _report_end(self, error: BaseException | None) -> None:
+        """What is known, if nothing was recorded."""
         if self._call.reported is not None:
             return
         if self._answered:
@@ -172,6 +181,6 @@ def _recorded(guard: Guard, answer: R) -> R:
     if guard._call.reported is None:
         try:
             guard.record(answer)
-        except ConfigurationError as error:
+        except Exception as error:
             logger.warning("request %s: %s", guard.request_id, error)
     return answer

@@ -8,7 +8,7 @@ a `MalformedAnswerError`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeVar, get_args
@@ -19,6 +19,7 @@ from tokvigil.errors import MalformedAnswerError
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
 USAGE_STATUSES = frozenset(get_args(UsageStatus))
 PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+COUNTS = ("input_tokens", "output_tokens", *PARTS)
 Amount = int | Decimal
 T = TypeVar("T")
 
@@ -178,10 +179,10 @@ class UsageEvent:
     def __post_init__(self) -> None:
         checked.request_id(self.request_id)
         object.__setattr__(self, "user_id", checked.user_id(self.user_id))
-        for part in ("input_tokens", "output_tokens", *PARTS):
-            checked.count(part, getattr(self.usage, part))
+        counts: dict[str, Any] = {name: checked.count(name, getattr(self.usage, name)) for name in COUNTS}
+        object.__setattr__(self, "usage", replace(self.usage, **counts))
         if self.latency_ms is not None:
-            checked.count("latency_ms", self.latency_ms)
+            object.__setattr__(self, "latency_ms", checked.count("latency_ms", self.latency_ms))
         for said in ("feature", "plan", "run_id"):
             object.__setattr__(self, said, checked.name(said, getattr(self, said)))
         object.__setattr__(self, "metadata", checked.metadata(self.metadata))
