@@ -33,6 +33,7 @@ def test_a_client_that_can_never_work_is_refused_at_once(arguments: dict[str, An
     with pytest.raises(tokvigil.ConfigurationError) as caught:
         TokVigil(**arguments)
     assert "line" not in str(caught.value)
+    assert isinstance(caught.value, ValueError), "as Python has it for arguments that cannot be"
 
 
 def test_key_and_address_come_from_the_environment(

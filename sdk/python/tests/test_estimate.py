@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tiktoken.model import encoding_name_for_model
-from tokvigil import count_messages, prices
+from tokvigil import ConfigurationError, count_messages, prices
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP, Estimate, estimate
 from tokvigil.tokens import CHUNK_CHARS, COUNTED_CHUNKS_MAX
 
@@ -115,7 +115,7 @@ def test_messages_may_be_an_iterator() -> None:
 
 @pytest.mark.parametrize("cap", [-1, prices.TOKENS_MAX + 1])
 def test_an_impossible_cap_is_refused(cap: int) -> None:
-    with pytest.raises(ValueError, match="from 0 to"):
+    with pytest.raises(ConfigurationError, match="from 0 to"):
         estimate("gpt-4o", HELLO, max_output_tokens=cap)
 
 

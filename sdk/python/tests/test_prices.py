@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokvigil import Usage, prices
+from tokvigil import ConfigurationError, Usage, prices
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/build_prices.py"
@@ -142,7 +142,7 @@ def test_a_provider_without_prices_sells_nothing() -> None:
 @pytest.mark.parametrize("model", ["gpt-4o", "no-such-model"])
 def test_parts_larger_than_their_total_are_refused(counts: dict[str, int], reason: str, model: str) -> None:
     usage = Usage(**({"input_tokens": 10, "output_tokens": 5} | counts))
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ConfigurationError, match=reason):
         prices.cost(model, usage, NOW)
 
 

@@ -112,7 +112,7 @@ def test_a_block_is_about_those_whom_the_test_names(tv: FakeTokVigil) -> None:
 
 def test_a_reason_that_tokvigil_does_not_have_is_a_mistake_in_the_test(tv: FakeTokVigil) -> None:
     for code in ("DAILY_LIMIT_EXCEEDED", "ALLOWED"):
-        with pytest.raises(ValueError, match="DAILY_REQUEST_LIMIT_EXCEEDED"):
+        with pytest.raises(tokvigil.ConfigurationError, match="DAILY_REQUEST_LIMIT_EXCEEDED"):
             tv.block(code)
 
 

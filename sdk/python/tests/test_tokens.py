@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiktoken_ext.openai_public
-from tokvigil import TokVigilError, token_encodings, tokens
+from tokvigil import ConfigurationError, TokVigilError, token_encodings, tokens
 
 # The six messages of OpenAI's cookbook; it prints 129 for gpt-4, as the API does.
 COOKBOOK = [
@@ -186,5 +186,5 @@ def test_an_application_may_know_better_how_a_vendor_counts() -> None:
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan"), 101])
 def test_a_token_factor_that_makes_no_sense_is_refused(factor: float) -> None:
-    with pytest.raises(ValueError, match="token factor"):
+    with pytest.raises(ConfigurationError, match="token factor"):
         tokens.set_token_factor("claude", factor)

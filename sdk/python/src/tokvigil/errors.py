@@ -1,4 +1,4 @@
-"""Everything the SDK raises. Catch `AIUsageBlockedError` to tell a user about a limit.
+"""Everything the SDK raises by itself. Catch `AIUsageBlockedError` to tell a user about a limit.
 
 Every error survives pickling, because task queues carry exceptions between processes.
 """
@@ -19,8 +19,9 @@ class TokVigilError(Exception):
     """The root of the tree."""
 
 
-class ConfigurationError(TokVigilError):
-    """The client was set up or called in a way that can never work: no key, no address, an unknown option."""
+class ConfigurationError(TokVigilError, ValueError):
+    """Something was set up or called in a way that can never work: no key, no address, an unknown option, a count
+    below 0. A ValueError, as Python has it for arguments that cannot be."""
 
 
 class MissingAttributionError(ConfigurationError):
@@ -69,7 +70,7 @@ class PermissionDeniedError(APIStatusError):
 
 
 class NotFoundError(APIStatusError):
-    """404: no such reservation, or no such path on this server."""
+    """404: no such hold, or no such path on this server."""
 
 
 class ConflictError(APIStatusError):

@@ -43,8 +43,8 @@ def estimate(
     """The tokens and USD of a chat call at an instant, now by default; the first call takes about 0.3 s.
 
     Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with; a text is the one
-    message of a user. Raises `ConfigurationError` for what are no messages, ValueError for max_output_tokens below 0 or
-    above prices.TOKENS_MAX.
+    message of a user. Raises `ConfigurationError` for what are no messages, and for max_output_tokens below 0 or above
+    prices.TOKENS_MAX.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]

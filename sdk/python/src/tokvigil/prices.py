@@ -23,6 +23,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from tokvigil.errors import ConfigurationError
 from tokvigil.models import Usage
 
 NANO_DIGITS = 9
@@ -102,7 +103,7 @@ def cost(model: str, usage: Usage, at: datetime, *, provider: str | None = None)
     reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
     Anthropic and Google bill.
 
-    Raises ValueError for a count below 0 or above TOKENS_MAX and for parts larger than their total.
+    Raises `ConfigurationError` for a count below 0 or above TOKENS_MAX and for parts larger than their total.
     """
     _check(usage)
     price = find(model, at, provider)
@@ -128,16 +129,16 @@ def _check(usage: Usage) -> None:
     cached, written = usage.cached_input_tokens, usage.cache_write_tokens
     counts = (usage.input_tokens, usage.output_tokens, cached, written, usage.reasoning_tokens)
     if any(not 0 <= count <= TOKENS_MAX for count in counts):
-        raise ValueError(f"each token count must be from 0 to {TOKENS_MAX}")
+        raise ConfigurationError(f"each token count must be from 0 to {TOKENS_MAX}")
     if cached > usage.input_tokens:
-        raise ValueError("cached_input_tokens must not exceed input_tokens: they are a part of them")
+        raise ConfigurationError("cached_input_tokens must not exceed input_tokens: they are a part of them")
     if cached + written > usage.input_tokens:
-        raise ValueError(
+        raise ConfigurationError(
             "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: they are "
             "separate parts of them"
         )
     if usage.reasoning_tokens > usage.output_tokens:
-        raise ValueError("reasoning_tokens must not exceed output_tokens: they are a part of them")
+        raise ConfigurationError("reasoning_tokens must not exceed output_tokens: they are a part of them")
 
 
 def _cost_nano(price: Price, usage: Usage) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import message_reading
+from tokvigil.errors import ConfigurationError
 from tokvigil.token_encodings import encoding
 
 if TYPE_CHECKING:
@@ -106,14 +107,15 @@ def set_token_factor(model_prefix: str, factor: float | None) -> None:
     """How many tokens a vendor bills for each one counted here, for models whose names begin so; None: as shipped.
 
     Any beginning is taken, also one that no known model has: a misspelt one changes nothing. Of several that fit, the
-    longest counts. For the whole process. Raises ValueError for a factor that is not above 0, or above FACTOR_MAX.
+    longest counts. For the whole process. Raises `ConfigurationError` for a factor that is not above 0, or above
+    FACTOR_MAX.
     """
     prefix = _bare(model_prefix)
     if factor is None:
         _factors_percent.pop(prefix, None)
         return
     if not 0 < factor <= FACTOR_MAX:
-        raise ValueError(f"a token factor is above 0 and at most {FACTOR_MAX}, and this is {factor}")
+        raise ConfigurationError(f"a token factor is above 0 and at most {FACTOR_MAX}, and this is {factor}")
     _factors_percent[prefix] = round(factor * 100)
 
 

@@ -75,8 +75,8 @@ class _Fake(BaseClient):
     ) -> None:
         """From now on such calls are blocked: all of them, or those of a user, a feature, a model.
 
-        What is not said is as TokVigil would say it for that reason. `limit` is in USD for a budget. Raises ValueError
-        for a reason code that TokVigil has not.
+        What is not said is as TokVigil would say it for that reason. `limit` is in USD for a budget. Raises
+        `ConfigurationError` for a reason code that TokVigil has not.
         """
         block = Block(
             reason_code=reason_code,

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from tokvigil import prices
+from tokvigil.errors import ConfigurationError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
 from tokvigil.evaluation import Question
 from tokvigil.models import Usage
@@ -70,7 +71,8 @@ class Whose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """None: as TokVigil would say it for this reason. Raises ValueError for a reason that it has not."""
+    """None: as TokVigil would say it for this reason. Raises `ConfigurationError` for a reason that it has
+    not."""
 
     reason_code: str
     message: str | None = None
@@ -81,7 +83,7 @@ class Block:
     def __post_init__(self) -> None:
         if self.reason_code not in LIMITS and self.reason_code not in CLASSES:
             known = ", ".join((*CLASSES, *LIMITS))
-            raise ValueError(f"{self.reason_code!r} is no reason to block; these are: {known}")
+            raise ConfigurationError(f"{self.reason_code!r} is no reason to block; these are: {known}")
 
     @property
     def reason_class(self) -> str:
