@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,8 @@ from uuid import UUID
 import openai
 import pytest
 from tokvigil import ConfigurationError, TokVigil, Usage, UsageEvent
+
+from usage.money import parse_usd
 
 USAGE = Usage(input_tokens=1, output_tokens=1)
 
@@ -67,6 +70,51 @@ def test_metadata_that_the_server_would_refuse_is_refused_by_its_key(
     with pytest.raises(ConfigurationError, match=key):
         tv.context(metadata=said)
     assert control_plane.seen == []
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        *(("model", said) for said in (None, "", 7, object(), "m" * 256, "a\0b", "\ud800")),
+        *(("provider", said) for said in (object(), 1.5, "p" * 256, "a\0b")),
+        *(("status", said) for said in (None, "finished", "", [], "unsettled")),
+        *(("reported_cost_usd", said) for said in (0.1, True, "cheap", Decimal("NaN"), Decimal("Infinity"))),
+        *(("reported_cost_usd", Decimal(said)) for said in ("-1", "9000000.1", "1E-41", "1E-999999", 0.1)),
+        *(("occurred_at", said) for said in ("now", 1_764_000_000, date(2026, 11, 24))),
+        ("occurred_at", datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))),
+        *(("usage", said) for said in (None, {"input_tokens": 1, "output_tokens": 1})),
+    ],
+)
+def test_an_event_that_the_server_would_refuse_is_refused_when_it_is_made(field: str, said: Any) -> None:
+    fields: dict[str, Any] = {"request_id": "r", "user_id": "ana", "model": "m", "usage": USAGE}
+    with pytest.raises(ConfigurationError, match=field):
+        UsageEvent(**fields | {field: said})
+
+
+@pytest.mark.parametrize("text", ["0", "0.25", "9000000", "1E-38", "1e-7", "1E+3", "0.10", "0E-20"])
+def test_a_cost_that_the_server_takes_is_taken(tv: TokVigil, control_plane: Any, text: str) -> None:
+    tv.log_usage("r", "ana", "m", 1, 1, reported_cost_usd=text)
+    assert parse_usd(control_plane.charged["r"]["reported_cost_usd"]) == parse_usd(text)
+
+
+def test_a_cost_that_is_no_number_is_refused_by_its_name(tv: TokVigil, control_plane: Any) -> None:
+    with pytest.raises(ConfigurationError, match="reported_cost_usd"):
+        tv.log_usage("r", "ana", "m", 1, 1, reported_cost_usd="cheap")
+    assert control_plane.seen == []
+
+
+def test_a_provider_that_says_nothing_and_a_time_without_a_zone_are_taken() -> None:
+    event = UsageEvent(
+        request_id="r",
+        user_id="ana",
+        model="m",
+        usage=USAGE,
+        provider="",
+        occurred_at=datetime(2026, 11, 24, 1),  # noqa: DTZ001
+    )
+    body = event.to_wire()
+    assert "provider" not in body
+    assert datetime.fromisoformat(body["occurred_at"]) == datetime(2026, 11, 24, 1).astimezone(UTC)
 
 
 def test_a_guard_and_an_evaluate_follow_the_context(tv: TokVigil, control_plane: Any) -> None:

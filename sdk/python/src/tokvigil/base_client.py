@@ -198,8 +198,6 @@ def usage_event(
     """What `log_usage` reports."""
     said: dict[str, Any] = {**details}
     parts = {name: said.pop(name) for name in PARTS if name in said}
-    if said.get("reported_cost_usd") is not None:
-        said["reported_cost_usd"] = Decimal(said["reported_cost_usd"])
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **parts)
     return UsageEvent(request_id=request_id, user_id=user_id, model=model, usage=usage, **said)
 

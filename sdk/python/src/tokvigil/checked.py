@@ -5,8 +5,10 @@ The bounds are the server's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from operator import index
 from typing import Any
 from uuid import UUID
@@ -15,6 +17,8 @@ from tokvigil.errors import ConfigurationError
 
 NAME_CHARS_MAX = 255
 REQUEST_ID_CHARS_MAX = 128
+COST_USD_MAX = 9_000_000
+COST_CHARS_MAX = 40
 METADATA_KEYS_MAX = 16
 METADATA_KEY_CHARS_MAX = 64
 METADATA_CHARS_MAX = 512
@@ -30,7 +34,8 @@ def user_id(value: Any) -> str:
 
 
 def name(field: str, value: Any) -> str | None:
-    """A user, feature, plan or run. Numbers and UUIDs, as databases have them, are written out; "" says nothing.
+    """A user, feature, plan, run or provider. Numbers and UUIDs, as databases have them, are written out; "" says
+    nothing.
 
     Raises `ConfigurationError` for anything else that is no string, and for strings that the server does not take.
     """
@@ -41,6 +46,16 @@ def name(field: str, value: Any) -> str | None:
     if not isinstance(value, str):
         raise ConfigurationError(f"{field} is a string, and this is a {type(value).__name__}")
     _check_text(field, value, NAME_CHARS_MAX)
+    return value
+
+
+def model(value: Any) -> str:
+    """Raises `ConfigurationError` for what cannot be the name of one."""
+    if value is None or value == "":
+        raise ConfigurationError("model is missing: name it as its provider calls it")
+    if not isinstance(value, str):
+        raise ConfigurationError(f"model is a string, and this is a {type(value).__name__}")
+    _check_text("model", value, NAME_CHARS_MAX)
     return value
 
 
@@ -60,6 +75,38 @@ def count(field: str, value: Any) -> int:
             if whole >= 0:
                 return whole
     raise ConfigurationError(f"{field} is a whole number from 0 on, and this is {value!r}")
+
+
+def one_of(field: str, value: Any, known: Collection[str]) -> None:
+    """Raises `ConfigurationError` for anything else."""
+    if not isinstance(value, str) or value not in known:
+        raise ConfigurationError(f"{field} is one of {', '.join(sorted(known))}, and this is {value!r}")
+
+
+def cost_usd(field: str, value: Any) -> Decimal:
+    """Of a Decimal, a whole number or a decimal string. Raises `ConfigurationError`, for a float too: it is inexact."""
+    try:
+        usd = Decimal(value) if isinstance(value, Decimal | str) else Decimal(index(value))
+    except (InvalidOperation, TypeError):
+        usd = None
+    if usd is None or isinstance(value, bool):
+        raise ConfigurationError(f'{field} is a Decimal or a string such as "0.25", and this is {value!r}')
+    if not usd.is_finite() or usd.is_signed() or usd > COST_USD_MAX:
+        raise ConfigurationError(f"{field} is from 0 to {COST_USD_MAX} USD, and this is {usd}")
+    # The exponent first: written out, 1E-999999 has a million digits.
+    if -int(usd.as_tuple().exponent) > COST_CHARS_MAX or len(f"{usd:f}") > COST_CHARS_MAX:
+        raise ConfigurationError(f"{field} has more than {COST_CHARS_MAX} digits: round it")
+    return usd
+
+
+def instant(field: str, value: Any) -> None:
+    """Without a zone it is local time. Raises `ConfigurationError` for what is none, or none in UTC."""
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{field} is a datetime, and this is a {type(value).__name__}")
+    try:
+        value.astimezone(UTC)
+    except (OverflowError, ValueError, OSError):
+        raise ConfigurationError(f"{field} is beyond all years that UTC has: {value}") from None
 
 
 def metadata(said: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeVar, get_args
 
 from tokvigil import checked
-from tokvigil.errors import MalformedAnswerError
+from tokvigil.errors import ConfigurationError, MalformedAnswerError
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
 USAGE_STATUSES = frozenset(get_args(UsageStatus))
@@ -159,7 +159,8 @@ class UsageEvent:
     """One usage report as it goes over the wire.
 
     The same event may be sent any number of times: TokVigil counts a request_id once and compares the body,
-    so an event is never changed after its first attempt.
+    so an event is never changed after its first attempt. A field that cannot be one is a `ConfigurationError` that
+    names it, before anything is written down. A time without a zone is local time.
     """
 
     request_id: str
@@ -178,12 +179,21 @@ class UsageEvent:
 
     def __post_init__(self) -> None:
         checked.request_id(self.request_id)
+        checked.model(self.model)
+        checked.one_of("status", self.status, USAGE_STATUSES)
         object.__setattr__(self, "user_id", checked.user_id(self.user_id))
+        if not isinstance(self.usage, Usage):
+            raise ConfigurationError(f"usage is a Usage, and this is a {type(self.usage).__name__}")
         counts: dict[str, Any] = {name: checked.count(name, getattr(self.usage, name)) for name in COUNTS}
         object.__setattr__(self, "usage", replace(self.usage, **counts))
         if self.latency_ms is not None:
             object.__setattr__(self, "latency_ms", checked.count("latency_ms", self.latency_ms))
-        for said in ("feature", "plan", "run_id"):
+        if self.reported_cost_usd is not None:
+            cost_usd = checked.cost_usd("reported_cost_usd", self.reported_cost_usd)
+            object.__setattr__(self, "reported_cost_usd", cost_usd)
+        if self.occurred_at is not None:
+            checked.instant("occurred_at", self.occurred_at)
+        for said in ("feature", "plan", "run_id", "provider"):
             object.__setattr__(self, said, checked.name(said, getattr(self, said)))
         object.__setattr__(self, "metadata", checked.metadata(self.metadata))
 
