@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -151,6 +152,69 @@ def test_an_answer_that_cannot_be_read_is_the_guarded_functions_answer_all_the_s
 
     assert isinstance(answer(), Answer)
     assert only_report(tv, control_plane)["status"] == "partial"
+
+
+async def a_coroutine() -> Any: ...
+
+
+async def an_async_generator() -> Any:
+    yield 1
+
+
+def a_generator() -> Any:
+    yield 1
+
+
+class AwaitedWhenCalled:
+    async def __call__(self) -> Any:
+        return Usage(input_tokens=10, output_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("function", "instead"),
+    [
+        (a_coroutine, "AsyncTokVigil"),
+        (functools.partial(a_coroutine), "AsyncTokVigil"),
+        (AwaitedWhenCalled(), "AsyncTokVigil"),
+        (a_generator, "guard"),
+        (an_async_generator, "guard"),
+    ],
+)
+def test_a_function_whose_call_ends_before_it_has_begun_cannot_be_guarded(
+    tv: TokVigil, function: Any, instead: str
+) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match=instead):
+        tv.guarded(**ASKED)(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "instead"),
+    [(lambda: None, r"TokVigil\.guarded"), (a_generator, "guard"), (an_async_generator, "guard")],
+)
+def test_the_async_client_guards_coroutine_functions_only(
+    control_plane: Any, function: Any, instead: str
+) -> None:
+    tv = AsyncTokVigil("key", control_plane.url, spool=False)
+    with pytest.raises(tokvigil.ConfigurationError, match=instead):
+        tv.guarded(**ASKED)(function)
+    asyncio.run(tv.close())
+
+
+@pytest.mark.parametrize("kind", ["function", "partial", "callable object"])
+def test_a_guarded_coroutine_function_is_reported_when_it_is_over(control_plane: Any, kind: str) -> None:
+    async def answer(output_tokens: int = 3) -> Usage:
+        assert control_plane.charged == {}
+        await asyncio.sleep(0)
+        return Usage(input_tokens=10, output_tokens=output_tokens)
+
+    async def main() -> None:
+        async with AsyncTokVigil("key", control_plane.url) as tv:
+            functions = {"partial": functools.partial(answer), "callable object": AwaitedWhenCalled()}
+            assert (await tv.guarded(**ASKED)(functions.get(kind, answer))()).output_tokens == 3
+
+    asyncio.run(main())
+    (body,) = control_plane.charged.values()
+    assert (body["status"], body["output_tokens"]) == ("succeeded", 3)
 
 
 def test_whole_numbers_of_other_kinds_are_counts(tv: TokVigil, control_plane: Any) -> None:

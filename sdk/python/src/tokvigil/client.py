@@ -199,7 +199,8 @@ class TokVigil(BaseClient):
             def answer(user, text): ...
 
         An option may be a function of the call's arguments. A parameter named `call` gets the `Guard`, for its
-        `max_output_tokens`, or to record what the returned value does not say.
+        `max_output_tokens`, or to record what the returned value does not say. Raises `ConfigurationError` for a
+        function that is `async def` (use `AsyncTokVigil`) or yields (use `guard` inside it).
         """
         return lambda function: guarding.guarded(function, self.guard, options)
 

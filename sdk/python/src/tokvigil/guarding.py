@@ -138,7 +138,12 @@ class GuardOptions(TypedDict, total=False):
 
 
 def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: GuardOptions) -> Callable[P, R]:
-    """The function with a guard around each call."""
+    """The function with a guard around each call. Raises `ConfigurationError` for one whose call returns before its
+    work has begun: the guard would be over by then.
+    """
+    _refuse_generators(function)
+    if _is_any(function, inspect.iscoroutinefunction):
+        raise ConfigurationError("this function is `async def`: use the guarded of an AsyncTokVigil")
     wants_guard = _wants_guard(function)
 
     @wraps(function)
@@ -155,6 +160,9 @@ def guarded_async(
     function: Callable[P, Awaitable[R]], guard: Callable[..., AsyncGuard], options: GuardOptions
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """As `guarded`, for a coroutine function."""
+    _refuse_generators(function)
+    if not _is_any(function, inspect.iscoroutinefunction):
+        raise ConfigurationError("this function is not `async def`: make it so, or use TokVigil.guarded")
     wants_guard = _wants_guard(function)
 
     @wraps(function)
@@ -165,6 +173,18 @@ def guarded_async(
             return _recorded(opened, await function(*args, **kwargs))
 
     return call
+
+
+def _refuse_generators(function: Callable[..., Any]) -> None:
+    if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        raise ConfigurationError(
+            "a function that yields cannot be guarded: use `with tv.guard(...)` inside it"
+        )
+
+
+def _is_any(function: Any, *kinds: Callable[[Any], bool]) -> bool:
+    """Of functions, and of objects that are called like them."""
+    return any(kind(function) or kind(function.__call__) for kind in kinds)
 
 
 def _wants_guard(function: Callable[..., Any]) -> bool:
