@@ -117,6 +117,95 @@ def test_a_provider_that_says_nothing_and_a_time_without_a_zone_are_taken() -> N
     assert datetime.fromisoformat(body["occurred_at"]) == datetime(2026, 11, 24, 1).astimezone(UTC)
 
 
+@pytest.mark.parametrize("model", [None, "", 7])
+def test_a_model_that_is_none_is_refused_before_anything_is_asked(
+    tv: TokVigil, control_plane: Any, model: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="model"):
+        tv.evaluate("ana", model, input_text="Hello")
+    with pytest.raises(ConfigurationError, match="model"):
+        tv.guard("ana", "chat", model)
+    assert control_plane.seen == []
+
+
+@pytest.mark.parametrize("field", ["input_tokens", "max_output_tokens"])
+def test_counts_are_checked_before_anything_is_asked(tv: TokVigil, control_plane: Any, field: Any) -> None:
+    for count in (10.0, -1, True, "10"):
+        with pytest.raises(ConfigurationError, match=field):
+            tv.evaluate("ana", "m", **{field: count})
+    assert control_plane.seen == []
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"input_text": "Hi", "messages": []}, "input_text and messages"),
+        ({"input_text": "", "input_tokens": 3}, "input_tokens and input_text"),
+        ({"messages": [], "input_tokens": 0}, "input_tokens and messages"),
+    ],
+)
+def test_an_input_that_is_said_twice_is_refused(
+    tv: TokVigil, control_plane: Any, said: Any, named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        tv.evaluate("ana", "m", **said)
+    with pytest.raises(ConfigurationError, match=named):
+        tv.guard("ana", "chat", "m", **said)
+    assert control_plane.seen == []
+
+
+def test_whoever_says_no_feature_leaves_it_to_the_context(
+    tv: TokVigil, chat: Any, control_plane: Any
+) -> None:
+    @tv.guarded(user_id="ana", model="m")
+    def answer() -> Usage:
+        return USAGE
+
+    def ask_all_ways(nothing: Any) -> None:
+        tv.evaluate("ana", "m", feature=nothing)
+        with tv.guard("ana", nothing, "m") as call:
+            call.record(USAGE)
+        answer()
+        chat(feature=nothing)
+        tv.log_usage("r", "ana", "m", 1, 1, feature=nothing)
+
+    for nothing in (None, ""):
+        with tv.context(feature="around"):
+            ask_all_ways(nothing)
+        ask_all_ways(nothing)
+    asked = [seen.body.get("feature") for seen in control_plane.calls("/v1/evaluate")]
+    assert asked == [*["around"] * 4, *[None] * 4] * 2
+    reported = [seen.body.get("feature") for seen in control_plane.calls("/v1/usage")]
+    assert reported == ["around", None] * 2
+
+
+def test_a_logged_call_follows_the_context_and_an_event_is_as_it_was_made(
+    tv: TokVigil, control_plane: Any
+) -> None:
+    with tv.context(user_id="ana", plan="free", run_id="run-1", feature="around", metadata={"a": 1}):
+        tv.log_usage("logged", "ben", "m", 1, 1, run_id="run-2")
+        tv.track(UsageEvent(request_id="tracked", user_id="ben", model="m", usage=USAGE))
+    assert tv.flush() == 0
+    logged, tracked = control_plane.charged["logged"], control_plane.charged["tracked"]
+    assert (logged["user_id"], logged["feature"], logged["plan"], logged["run_id"], logged["metadata"]) == (
+        "ben",
+        "around",
+        "free",
+        "run-2",
+        {"a": 1},
+    )
+    assert tracked["user_id"] == "ben"
+    assert {"feature", "plan", "run_id", "metadata"}.isdisjoint(tracked)
+
+
+def test_a_detail_that_does_not_exist_is_refused_as_python_does(tv: TokVigil, control_plane: Any) -> None:
+    with pytest.raises(TypeError, match="feture"):
+        tv.evaluate("ana", "m", feture="chat")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="feture"):
+        tv.log_usage("r", "ana", "m", 1, 1, feture="chat")  # type: ignore[call-arg]
+    assert control_plane.seen == []
+
+
 def test_a_guard_and_an_evaluate_follow_the_context(tv: TokVigil, control_plane: Any) -> None:
     with tv.context(user_id="ana", plan="free", run_id="run-1", feature="around", metadata={"a": 1}):
         tv.evaluate("ben", "gpt-4o-mini")

@@ -349,8 +349,8 @@ def test_it_refuses_the_bodies_that_the_server_refuses(components: Any, schema: 
 
 def test_a_refused_question_is_the_error_that_the_server_makes_of_it(tv: FakeTokVigil) -> None:
     with pytest.raises(tokvigil.ValidationError) as caught:
-        tv.evaluate("ada", "")
-    assert caught.value.errors[0]["field"] == "model"
+        tv.evaluate("ada", "gpt-4o-mini", input_tokens=bodies.COUNT_MAX + 1)
+    assert caught.value.errors[0]["field"] == "input_tokens"
     assert tv.evaluated == []
 
 

@@ -324,7 +324,7 @@ def test_a_key_may_do_only_what_its_scopes_allow(
 
 def test_a_wrong_field_is_named(client: TokVigil, environment: Environment) -> None:
     with pytest.raises(tokvigil.ValidationError) as refusal:
-        client.evaluate("anna", MODEL, input_tokens=-1)
+        client.evaluate("anna", MODEL, input_tokens=100_000_001)
     assert [error["field"] for error in refusal.value.errors] == ["input_tokens"]
 
     with pytest.raises(tokvigil.ValidationError) as refusal:

@@ -61,7 +61,7 @@ class AsyncTokVigil(BaseClient):
         **details: Unpack[UsageDetails],
     ) -> UsageReceipt:
         """See `TokVigil.log_usage`."""
-        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, details)
+        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, **details)
         telemetry.note_usage(telemetry.current_span(), event)
         answer = await self._transport.request_async("POST", "/v1/usage", body=event.to_wire())
         return UsageReceipt.from_wire(answer)
@@ -95,7 +95,7 @@ class AsyncTokVigil(BaseClient):
     async def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -107,7 +107,7 @@ class AsyncTokVigil(BaseClient):
     async def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -118,7 +118,7 @@ class AsyncTokVigil(BaseClient):
     async def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -155,7 +155,7 @@ class AsyncTokVigil(BaseClient):
     def guard(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         *,
         provider: str | None = None,

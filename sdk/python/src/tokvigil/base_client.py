@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from tokvigil import attribution, checked, estimating, telemetry, token_encodings, tokens, wrapping
 from tokvigil.attribution import Attribution
@@ -14,7 +15,7 @@ from tokvigil.availability import Availability, OnUnavailable
 from tokvigil.chat import Chat
 from tokvigil.configuration import Configuration
 from tokvigil.connections import Connections
-from tokvigil.errors import MalformedAnswerError
+from tokvigil.errors import ConfigurationError, MalformedAnswerError
 from tokvigil.evaluation import Evaluation, Question
 from tokvigil.models import PARTS, Usage, UsageEvent, UsageStatus
 from tokvigil.open_call import Desk
@@ -131,7 +132,8 @@ class BaseClient:
 
 
 class UsageDetails(TypedDict, total=False):
-    """What a usage report may say besides its ids and totals; see `Usage` and `UsageEvent`."""
+    """What a usage report may say besides its ids and totals; see `Usage` and `UsageEvent`. Feature, plan, run and
+    metadata that are not said are those of the context around."""
 
     cached_input_tokens: int
     cache_write_tokens: int
@@ -149,7 +151,8 @@ class UsageDetails(TypedDict, total=False):
 
 class CallDetails(TypedDict, total=False):
     """What an AI call may say of itself before it goes out. Of `input_tokens`, `input_text` and `messages` one: texts
-    are counted here and go no further. `max_output_tokens` is the most it may produce, all answers together."""
+    are counted here and go no further. `max_output_tokens` is the most it may produce, all answers together. Plan, run
+    and metadata that are not said are those of the context around."""
 
     plan: str | None
     input_tokens: int | None
@@ -169,22 +172,31 @@ class EvaluateDetails(CallDetails, total=False):
     explain: bool
 
 
-def question(user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Question:
+def question(
+    user_id: str,
+    model: str,
+    *,
+    feature: str | None = None,
+    plan: str | None = None,
+    input_tokens: int | None = None,
+    input_text: str | None = None,
+    messages: Iterable[Any] | None = None,
+    max_output_tokens: int | None = None,
+    request_id: str | None = None,
+    run_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    explain: bool = False,
+) -> Question:
     """What `evaluate` and `guard` ask: as said, else as the context around says."""
-    said: dict[str, Any] = {**details}
-    around = attribution.around()
-    for field in ("feature", "plan", "run_id", "metadata"):
-        if said.get(field) is None:
-            said[field] = getattr(around, field)
-        elif field != "metadata":
-            said[field] = checked.name(field, said[field])
-    text, messages = said.pop("input_text", None), said.pop("messages", None)
-    if said.get("input_tokens") is None and messages is not None:
-        said["input_tokens"] = tokens.count_messages(messages, model)
-    elif said.get("input_tokens") is None and text is not None:
-        said["input_tokens"] = tokens.count_text(text, model)
-    said["metadata"] = checked.metadata(said["metadata"])
-    return Question(user_id=checked.user_id(user_id), model=model, **said)
+    whose = _attribution(user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+    asked = Question.of(
+        whose,
+        checked.model(model),
+        input_tokens=_count_input(model, input_tokens=input_tokens, input_text=input_text, messages=messages),
+        max_output_tokens=_count("max_output_tokens", max_output_tokens),
+    )
+    return replace(asked, request_id=request_id, dry_run=dry_run, explain=explain)
 
 
 def usage_event(
@@ -193,13 +205,40 @@ def usage_event(
     model: str,
     input_tokens: int,
     output_tokens: int,
-    details: UsageDetails,
+    *,
+    feature: str | None = None,
+    plan: str | None = None,
+    run_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **details: Any,
 ) -> UsageEvent:
-    """What `log_usage` reports."""
-    said: dict[str, Any] = {**details}
-    parts = {name: said.pop(name) for name in PARTS if name in said}
+    """What `log_usage` reports: as said, else as the context around says."""
+    whose = _attribution(user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+    parts = {name: details.pop(name) for name in PARTS if name in details}
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, **parts)
-    return UsageEvent(request_id=request_id, user_id=user_id, model=model, usage=usage, **said)
+    return UsageEvent(request_id=request_id, model=model, usage=usage, **asdict(whose), **details)
+
+
+def _attribution(user_id: str, **said: Any) -> Attribution:
+    return Attribution(user_id=checked.user_id(user_id), **said).within(attribution.around())
+
+
+def _count_input(
+    model: str, *, input_tokens: int | None, input_text: str | None, messages: Iterable[Any] | None
+) -> int | None:
+    """As said, or counted here. Raises `ConfigurationError` if more than one of them is said."""
+    said = present({"input_tokens": input_tokens, "input_text": input_text, "messages": messages})
+    if len(said) > 1:
+        raise ConfigurationError(f"{' and '.join(said)} say the same: pass one of them")
+    if messages is not None:
+        return tokens.count_messages(messages, model)
+    if input_text is not None:
+        return tokens.count_text(input_text, model)
+    return _count("input_tokens", input_tokens)
+
+
+def _count(field: str, said: int | None) -> int | None:
+    return None if said is None else checked.count(field, said)
 
 
 def read_expiry(answer: Mapping[str, Any]) -> datetime:

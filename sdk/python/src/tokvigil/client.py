@@ -68,7 +68,7 @@ class TokVigil(BaseClient):
 
         Raises if TokVigil could not take it; the event is then the caller's to send again. `track` does not wait.
         """
-        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, details)
+        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, **details)
         telemetry.note_usage(telemetry.current_span(), event)
         return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))
 
@@ -104,7 +104,7 @@ class TokVigil(BaseClient):
     def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -116,7 +116,7 @@ class TokVigil(BaseClient):
     def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -127,7 +127,7 @@ class TokVigil(BaseClient):
     def chat(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         *,
@@ -144,6 +144,7 @@ class TokVigil(BaseClient):
     ) -> ChatResult | ChatStream:
         """Ask TokVigil, call a provider with your own key, report what it used.
 
+        `feature`, `plan`, `run_id` and `metadata` that are None are those of the context around, if there is one.
         `messages` and `tools` are in OpenAI's form for every provider. `provider` is "openai" (and everything
         compatible), "anthropic" or "google"; left out, it follows from `provider_base_url` or the model's name. Keys
         and addresses default to OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY, GEMINI_API_KEY and so on. All
@@ -175,7 +176,7 @@ class TokVigil(BaseClient):
     def guard(
         self,
         user_id: str,
-        feature: str,
+        feature: str | None,
         model: str,
         *,
         provider: str | None = None,
@@ -186,6 +187,8 @@ class TokVigil(BaseClient):
             with tv.guard("user_123", "chat", "claude-haiku-4-5", messages=messages) as call:
                 answer = anthropic.messages.create(..., max_tokens=call.max_output_tokens)
                 call.record(answer)
+
+        Without a `feature` (None) it is that of the context around, if there is one.
 
         Raises `AIUsageBlockedError` at once. Should the process die inside, the call is reported as `partial`.
         """

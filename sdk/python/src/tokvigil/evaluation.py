@@ -40,7 +40,7 @@ class Question:
 
     @classmethod
     def of(
-        cls, attribution: Attribution, model: str, *, input_tokens: int, max_output_tokens: int | None
+        cls, attribution: Attribution, model: str, *, input_tokens: int | None, max_output_tokens: int | None
     ) -> Self:
         """A call for whom the attribution names."""
         return cls(

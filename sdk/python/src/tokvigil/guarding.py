@@ -125,8 +125,8 @@ class GuardOptions(TypedDict, total=False):
     """Of `guarded`: as `guard` takes them, or functions of the guarded function's arguments that give them."""
 
     user_id: Required[str | Callable[..., str]]
-    feature: Required[str | Callable[..., str]]
     model: Required[str | Callable[..., str]]
+    feature: str | Callable[..., str | None] | None
     plan: str | Callable[..., str | None] | None
     messages: Callable[..., Iterable[Mapping[str, Any]]]
     input_text: Callable[..., str]
@@ -193,7 +193,8 @@ def _wants_guard(function: Callable[..., Any]) -> bool:
 
 def _resolved(options: GuardOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they are for one call."""
-    return {name: option(*args, **kwargs) if callable(option) else option for name, option in options.items()}
+    said = {name: option(*args, **kwargs) if callable(option) else option for name, option in options.items()}
+    return {"feature": None} | said
 
 
 def _recorded(guard: Guard, answer: R) -> R:
