@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import TokVigil
+from tokvigil import AsyncTokVigil, TokVigil
 from tokvigil.evaluation import new_request_id
 
 
@@ -153,6 +154,30 @@ def test_limits_are_the_policies_and_their_state(tv: TokVigil, control_plane: An
     assert limits.limit_state[0].limit == 50
     assert limits.raw["user_id"] == "user_123"
     assert control_plane.seen[0].path == "/v1/limits?user_id=user_123&feature=chat"
+
+
+def test_the_async_client_does_the_same(control_plane: Any, wire: Any) -> None:
+    expiry = wire.Answer(200, {"request_id": "r1", "expires_at": "2026-11-24T00:20:00Z"})
+    control_plane.script("/v1/usage", wire.Answer(503))
+    control_plane.script("/v1/reservations/a%2Fb", wire.Answer(204, b""), wire.Answer(404))
+    control_plane.script("/v1/reservations/r1/extend", expiry, wire.Answer(200, {}))
+    control_plane.script("/v1/limits", wire.Answer(200, {"limit_state": wire.blocked()["limit_state"]}))
+
+    async def main() -> None:
+        async with AsyncTokVigil("key", control_plane.url) as tv:
+            with tokvigil.context(feature="chat"):
+                receipt = await tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5, latency_ms=8)
+            assert (receipt.duplicate, receipt.cost_usd) == (False, Decimal("0.000198"))
+            assert [await tv.release("a/b"), await tv.release("a/b")] == [True, False]
+            assert await tv.extend("r1") == datetime(2026, 11, 24, 0, 20, tzinfo=UTC)
+            with pytest.raises(tokvigil.MalformedAnswerError, match="expires_at"):
+                await tv.extend("r1")
+            assert (await tv.limits("user_123", feature="chat")).limit_state[0].limit == 50
+
+    asyncio.run(main())
+    charged = control_plane.charged["r1"]
+    assert (charged["input_tokens"], charged["latency_ms"], charged["feature"]) == (10, 8, "chat")
+    assert control_plane.seen[-1].path == "/v1/limits?user_id=user_123&feature=chat"
 
 
 def test_an_estimate_needs_no_client() -> None:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
-from urllib.parse import quote
 
-from tokvigil import guarding, telemetry
-from tokvigil.attribution import Attribution
+from tokvigil import guarding
 from tokvigil.base_client import (
     BaseClient,
     CallDetails,
     EvaluateDetails,
     UsageDetails,
-    present,
-    question,
-    read_expiry,
-    usage_event,
+    chat_request,
 )
 from tokvigil.chat import AsyncChatStream, ChatResult
-from tokvigil.chatting import ChatRequest
-from tokvigil.errors import NotFoundError
-from tokvigil.guarding import AsyncGuard, Guard, GuardOptions
+from tokvigil.guarding import AsyncGuard, GuardOptions
 from tokvigil.models import Decision, Limits, UsageReceipt
 from tokvigil.reporting import EXIT_S_MAX, FLUSH_S
 
@@ -48,8 +42,7 @@ class AsyncTokVigil(BaseClient):
 
     async def evaluate(self, user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Decision:
         """See `TokVigil.evaluate`."""
-        asked = question(user_id, model, **details).named()
-        return await self._transport.run_async(self._evaluation.evaluate(asked))
+        return await self._transport.run_async(self._evaluate(user_id, model, **details))
 
     async def log_usage(
         self,
@@ -61,23 +54,16 @@ class AsyncTokVigil(BaseClient):
         **details: Unpack[UsageDetails],
     ) -> UsageReceipt:
         """See `TokVigil.log_usage`."""
-        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, **details)
-        telemetry.note_usage(telemetry.current_span(), event)
-        answer = await self._transport.request_async("POST", "/v1/usage", body=event.to_wire())
-        return UsageReceipt.from_wire(answer)
+        steps = self._log_usage(request_id, user_id, model, input_tokens, output_tokens, **details)
+        return await self._transport.run_async(steps)
 
     async def release(self, request_id: str) -> bool:
         """See `TokVigil.release`."""
-        try:
-            await self._transport.request_async("DELETE", f"/v1/reservations/{quote(request_id, safe='')}")
-        except NotFoundError:
-            return False
-        return True
+        return await self._transport.run_async(self._release(request_id))
 
     async def extend(self, request_id: str) -> datetime:
         """See `TokVigil.extend`."""
-        path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
-        return read_expiry(await self._transport.request_async("POST", path))
+        return await self._transport.run_async(self._extend(request_id))
 
     async def limits(
         self,
@@ -88,8 +74,8 @@ class AsyncTokVigil(BaseClient):
         model: str | None = None,
     ) -> Limits:
         """See `TokVigil.limits`."""
-        params = present({"user_id": user_id, "plan": plan, "feature": feature, "model": model})
-        return Limits.from_wire(await self._transport.request_async("GET", "/v1/limits", params=params))
+        steps = self._limits(user_id=user_id, plan=plan, feature=feature, model=model)
+        return await self._transport.run_async(steps)
 
     @overload
     async def chat(
@@ -123,31 +109,10 @@ class AsyncTokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: bool = False,
-        plan: str | None = None,
-        provider: str | None = None,
-        provider_base_url: str | None = None,
-        provider_api_key: str | None = None,
-        max_output_tokens: int | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        run_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        **provider_kwargs: Any,
+        **options: Any,
     ) -> ChatResult | AsyncChatStream:
         """See `TokVigil.chat`; with `stream` it gives an `AsyncChatStream`."""
-        request = ChatRequest.build(
-            provider=provider,
-            model=model,
-            messages=messages,
-            max_output_tokens=max_output_tokens,
-            tools=tools,
-            stream=stream,
-            options=provider_kwargs,
-            base_url=provider_base_url,
-            api_key=provider_api_key,
-        )
-        attribution = Attribution(
-            user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata
-        )
+        request, attribution = chat_request(user_id, feature, model, messages, stream=stream, **options)
         if stream:
             return await self._chat.stream_async(request, attribution)
         return await self._chat.complete_async(request, attribution)
@@ -162,12 +127,8 @@ class AsyncTokVigil(BaseClient):
         **details: Unpack[CallDetails],
     ) -> AsyncGuard:
         """`async with tv.guard(...) as call:`; see `TokVigil.guard`."""
-
-        async def opening() -> Guard:
-            asked = question(user_id, model, feature=feature, **details)
-            return Guard(await self._transport.run_async(self._desk.open(asked, provider)))
-
-        return AsyncGuard(opening)
+        steps = partial(self._guard, user_id, feature, model, provider, **details)
+        return AsyncGuard(lambda: self._transport.run_async(steps()))
 
     def guarded(
         self, **options: Unpack[GuardOptions]

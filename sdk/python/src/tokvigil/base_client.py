@@ -1,29 +1,33 @@
-"""What the sync and the async client have in common: everything that does not wait for the control plane."""
+"""What the sync and the async client have in common: all that they do, in steps where it waits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from urllib.parse import quote
 
 from tokvigil import attribution, checked, estimating, telemetry, token_encodings, tokens, wrapping
 from tokvigil.attribution import Attribution
 from tokvigil.availability import Availability, OnUnavailable
 from tokvigil.chat import Chat
+from tokvigil.chatting import ChatRequest
 from tokvigil.configuration import Configuration
 from tokvigil.connections import Connections
-from tokvigil.errors import ConfigurationError, MalformedAnswerError
+from tokvigil.errors import ConfigurationError, MalformedAnswerError, NotFoundError
 from tokvigil.evaluation import Evaluation, Question
-from tokvigil.models import PARTS, Usage, UsageEvent, UsageStatus
+from tokvigil.guarding import Guard
+from tokvigil.models import PARTS, Decision, Limits, Usage, UsageEvent, UsageReceipt, UsageStatus
 from tokvigil.open_call import Desk
 from tokvigil.pending import PendingUsage
 from tokvigil.reporting import Reporter
 from tokvigil.retries import RetryPolicy
 from tokvigil.spool import Spool
 from tokvigil.spool_file import default_path
+from tokvigil.steps import Steps
 from tokvigil.transport import Transport
 from tokvigil.wrapping.wrapper import Wrapper
 
@@ -130,6 +134,49 @@ class BaseClient:
 
     estimate = staticmethod(estimating.estimate)
 
+    def _evaluate(self, user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Steps[Decision]:
+        return (yield from self._evaluation.evaluate(question(user_id, model, **details).named()))
+
+    def _guard(
+        self,
+        user_id: str,
+        feature: str | None,
+        model: str,
+        provider: str | None,
+        **details: Unpack[CallDetails],
+    ) -> Steps[Guard]:
+        asked = question(user_id, model, feature=feature, **details)
+        return Guard((yield from self._desk.open(asked, provider)))
+
+    def _log_usage(
+        self,
+        request_id: str,
+        user_id: str,
+        model: str,
+        input_tokens: int,
+        output_tokens: int,
+        **details: Unpack[UsageDetails],
+    ) -> Steps[UsageReceipt]:
+        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, **details)
+        telemetry.note_usage(telemetry.current_span(), event)
+        answer = yield from self._transport.ask("POST", "/v1/usage", body=event.to_wire())
+        return UsageReceipt.from_wire(answer)
+
+    def _release(self, request_id: str) -> Steps[bool]:
+        try:
+            yield from self._transport.ask("DELETE", _hold(request_id))
+        except NotFoundError:
+            return False
+        return True
+
+    def _extend(self, request_id: str) -> Steps[datetime]:
+        answer = yield from self._transport.ask("POST", f"{_hold(request_id)}/extend")
+        return _read_expiry(answer)
+
+    def _limits(self, **params: str | None) -> Steps[Limits]:
+        answer = yield from self._transport.ask("GET", "/v1/limits", params=_present(params))
+        return Limits.from_wire(answer)
+
 
 class UsageDetails(TypedDict, total=False):
     """What a usage report may say besides its ids and totals; see `Usage` and `UsageEvent`. Feature, plan, run and
@@ -227,7 +274,7 @@ def _count_input(
     model: str, *, input_tokens: int | None, input_text: str | None, messages: Iterable[Any] | None
 ) -> int | None:
     """As said, or counted here. Raises `ConfigurationError` if more than one of them is said."""
-    said = present({"input_tokens": input_tokens, "input_text": input_text, "messages": messages})
+    said = _present({"input_tokens": input_tokens, "input_text": input_text, "messages": messages})
     if len(said) > 1:
         raise ConfigurationError(f"{' and '.join(said)} say the same: pass one of them")
     if messages is not None:
@@ -241,7 +288,43 @@ def _count(field: str, said: int | None) -> int | None:
     return None if said is None else checked.count(field, said)
 
 
-def read_expiry(answer: Mapping[str, Any]) -> datetime:
+def chat_request(
+    user_id: str,
+    feature: str | None,
+    model: str,
+    messages: Iterable[Mapping[str, Any]],
+    *,
+    stream: bool,
+    plan: str | None = None,
+    provider: str | None = None,
+    provider_base_url: str | None = None,
+    provider_api_key: str | None = None,
+    max_output_tokens: int | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    run_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **provider_kwargs: Any,
+) -> tuple[ChatRequest, Attribution]:
+    """What `chat` sends, and whose it is. Raises `ConfigurationError` for what cannot work."""
+    request = ChatRequest.build(
+        provider=provider,
+        model=model,
+        messages=messages,
+        max_output_tokens=max_output_tokens,
+        tools=tools,
+        stream=stream,
+        options=provider_kwargs,
+        base_url=provider_base_url,
+        api_key=provider_api_key,
+    )
+    return request, Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+
+
+def _hold(request_id: str) -> str:
+    return f"/v1/reservations/{quote(request_id, safe='')}"
+
+
+def _read_expiry(answer: Mapping[str, Any]) -> datetime:
     """The new end of an extended hold."""
     try:
         return datetime.fromisoformat(answer["expires_at"])
@@ -254,6 +337,6 @@ def _usage_store(spool: bool | str | os.PathLike[str], destination: str) -> Pend
     return PendingUsage() if path is False or path is None else Spool(path, destination)
 
 
-def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What was said."""
     return {name: value for name, value in fields.items() if value is not None}

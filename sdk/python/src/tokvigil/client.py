@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
-from urllib.parse import quote
 
-from tokvigil import guarding, telemetry
-from tokvigil.attribution import Attribution
+from tokvigil import guarding
 from tokvigil.base_client import (
     BaseClient,
     CallDetails,
     EvaluateDetails,
     UsageDetails,
-    present,
-    question,
-    read_expiry,
-    usage_event,
+    chat_request,
 )
 from tokvigil.chat import ChatResult, ChatStream
-from tokvigil.chatting import ChatRequest
-from tokvigil.errors import NotFoundError
 from tokvigil.guarding import Guard, GuardOptions
 from tokvigil.models import Decision, Limits, UsageReceipt
 from tokvigil.reporting import EXIT_S_MAX, FLUSH_S
@@ -52,8 +45,7 @@ class TokVigil(BaseClient):
         sent. A block is an answer, not an exception. Raises `APIStatusError` if TokVigil refuses the call
         itself.
         """
-        asked = question(user_id, model, **details).named()
-        return self._transport.run(self._evaluation.evaluate(asked))
+        return self._transport.run(self._evaluate(user_id, model, **details))
 
     def log_usage(
         self,
@@ -68,25 +60,19 @@ class TokVigil(BaseClient):
 
         Raises if TokVigil could not take it; the event is then the caller's to send again. `track` does not wait.
         """
-        event = usage_event(request_id, user_id, model, input_tokens, output_tokens, **details)
-        telemetry.note_usage(telemetry.current_span(), event)
-        return UsageReceipt.from_wire(self._transport.request("POST", "/v1/usage", body=event.to_wire()))
+        steps = self._log_usage(request_id, user_id, model, input_tokens, output_tokens, **details)
+        return self._transport.run(steps)
 
     def release(self, request_id: str) -> bool:
         """Drop the hold of a call that never went out. False if there was no such hold (any more)."""
-        try:
-            self._transport.request("DELETE", f"/v1/reservations/{quote(request_id, safe='')}")
-        except NotFoundError:
-            return False
-        return True
+        return self._transport.run(self._release(request_id))
 
     def extend(self, request_id: str) -> datetime:
         """Keep the hold of a long call open; returns its new end. Raises `NotFoundError` if it is over.
 
         `chat`, `guard` and wrapped clients do that by themselves.
         """
-        path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
-        return read_expiry(self._transport.request("POST", path))
+        return self._transport.run(self._extend(request_id))
 
     def limits(
         self,
@@ -97,8 +83,8 @@ class TokVigil(BaseClient):
         model: str | None = None,
     ) -> Limits:
         """The policies in force and what is used, held and left: for a usage meter. Holds nothing."""
-        params = present({"user_id": user_id, "plan": plan, "feature": feature, "model": model})
-        return Limits.from_wire(self._transport.request("GET", "/v1/limits", params=params))
+        steps = self._limits(user_id=user_id, plan=plan, feature=feature, model=model)
+        return self._transport.run(steps)
 
     @overload
     def chat(
@@ -132,19 +118,12 @@ class TokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: bool = False,
-        plan: str | None = None,
-        provider: str | None = None,
-        provider_base_url: str | None = None,
-        provider_api_key: str | None = None,
-        max_output_tokens: int | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        run_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        **provider_kwargs: Any,
+        **options: Any,
     ) -> ChatResult | ChatStream:
         """Ask TokVigil, call a provider with your own key, report what it used.
 
         `feature`, `plan`, `run_id` and `metadata` that are None are those of the context around, if there is one.
+        Options: plan, provider, provider_base_url, provider_api_key, max_output_tokens, tools, run_id, metadata.
         `messages` and `tools` are in OpenAI's form for every provider. `provider` is "openai" (and everything
         compatible), "anthropic" or "google"; left out, it follows from `provider_base_url` or the model's name. Keys
         and addresses default to OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY, GEMINI_API_KEY and so on. All
@@ -155,20 +134,7 @@ class TokVigil(BaseClient):
         Raises `AIUsageBlockedError` (the provider was not called), `ProviderError` (its hold was released), and
         `ConfigurationError` for a request that cannot work, before anything is held.
         """
-        request = ChatRequest.build(
-            provider=provider,
-            model=model,
-            messages=messages,
-            max_output_tokens=max_output_tokens,
-            tools=tools,
-            stream=stream,
-            options=provider_kwargs,
-            base_url=provider_base_url,
-            api_key=provider_api_key,
-        )
-        attribution = Attribution(
-            user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata
-        )
+        request, attribution = chat_request(user_id, feature, model, messages, stream=stream, **options)
         if stream:
             return self._chat.stream(request, attribution)
         return self._chat.complete(request, attribution)
@@ -192,8 +158,7 @@ class TokVigil(BaseClient):
 
         Raises `AIUsageBlockedError` at once. Should the process die inside, the call is reported as `partial`.
         """
-        asked = question(user_id, model, feature=feature, **details)
-        return Guard(self._transport.run(self._desk.open(asked, provider)))
+        return self._transport.run(self._guard(user_id, feature, model, provider, **details))
 
     def guarded(self, **options: Unpack[GuardOptions]) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """A decorator for a function that makes one AI call and returns the provider's answer.
