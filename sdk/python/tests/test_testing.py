@@ -205,6 +205,19 @@ def test_usage_is_counted_once_and_only_if_it_can_be_true(tv: FakeTokVigil) -> N
     assert not tv.log_usage("t", "ada", "a-model-of-ours", 100, 40).priced
 
 
+def test_the_context_and_the_checks_are_the_real_ones(tv: FakeTokVigil) -> None:
+    with tv.context(feature="search", plan="free"):
+        with tv.guard("ada", None, "gpt-4o-mini") as guard:
+            guard.record(USAGE)
+        tv.log_usage("r", "ada", "gpt-4o-mini", 100, 40)
+    assert [(event.feature, event.plan) for event in tv.reported] == [("search", "free")] * 2
+    with pytest.raises(tokvigil.ConfigurationError, match="reported_cost_usd"):
+        tv.log_usage("s", "ada", "gpt-4o-mini", 100, 40, reported_cost_usd="-1")
+    with pytest.raises(tokvigil.ConfigurationError, match="input_tokens and messages"):
+        tv.evaluate("ada", "gpt-4o-mini", input_tokens=1, messages=[])
+    assert len(tv.evaluated) == 1
+
+
 def test_wrapped_clients_and_guarded_functions_are_the_real_ones(
     tv: FakeTokVigil, wire_provider: WireProvider
 ) -> None:
@@ -297,11 +310,14 @@ def test_other_answers_are_as_the_server_s_too(answer: Any, model: str) -> None:
     report = event | {"status": "succeeded"}
     answer("UsageReceipt", "POST", "/v1/usage", report)
     bad = [report | {"output_tokens": 2}, report | {"request_id": "s", "cached_input_tokens": 2}]
-    bad += [report | {"request_id": "t", "user_id": ""}]
+    bad += [report | {"request_id": "t", "user_id": ""}, report | {"request_id": "u", "status": "finished"}]
+    bad += [report | {"request_id": "v", "reported_cost_usd": "-1"}]
     settled = answer("BatchAnswer", "POST", "/v1/usage/batch", {"events": [report, *bad]})
     assert [result["status"] for result in settled["results"]] == [
         "duplicate",
         "conflict",
+        "invalid",
+        "invalid",
         "invalid",
         "invalid",
     ]
