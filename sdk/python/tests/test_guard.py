@@ -72,14 +72,23 @@ def test_a_block_never_enters(tv: TokVigil, control_plane: Any, wire: Any) -> No
     assert tv.pending_usage == ()
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "cancelled")])
-def test_a_call_that_broke_gives_its_hold_back(
-    tv: TokVigil, control_plane: Any, error: type[BaseException], status: str
-) -> None:
-    with pytest.raises(error), tv.guard(**ASKED):
-        raise error
+def test_a_call_that_broke_gives_its_hold_back(tv: TokVigil, control_plane: Any) -> None:
+    with pytest.raises(RuntimeError), tv.guard(**ASKED):
+        raise RuntimeError
     body = only_report(tv, control_plane)
-    assert (body["status"], body["input_tokens"], body["output_tokens"]) == (status, 0, 0)
+    assert (body["status"], body["input_tokens"], body["output_tokens"]) == ("failed", 0, 0)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+def test_a_call_that_was_interrupted_has_been_read_by_the_provider(
+    tv: TokVigil, control_plane: Any, interruption: type[BaseException]
+) -> None:
+    with pytest.raises(interruption), tv.guard(**ASKED):
+        raise interruption
+    body = only_report(tv, control_plane)
+    asked = control_plane.calls("/v1/evaluate")[0].body["input_tokens"]
+    assert (body["status"], body["input_tokens"], body["output_tokens"]) == ("partial", asked, 0)
+    assert asked > 0
 
 
 def test_leaving_without_a_record_gives_the_hold_back_and_says_so(
@@ -253,7 +262,7 @@ def test_a_guard_of_an_async_generator_that_is_left_early_is_reported(control_pl
 
     asyncio.run(leaves_early())
     (body,) = control_plane.charged.values()
-    assert body["status"] == "cancelled"
+    assert (body["status"], body["input_tokens"]) == ("partial", 10)
 
 
 def test_inside_the_call_is_on_disk_with_what_it_may_use(tv: TokVigil) -> None:

@@ -37,7 +37,7 @@ def make(tv: TokVigil) -> Callable[[str], OpenCall]:
     """A call that was allowed, and not begun."""
 
     def call(user_id: str = "user_123") -> OpenCall:
-        question = Question(user_id=user_id, model="gpt-4o-mini", input_tokens=10).named()
+        question = Question(user_id=user_id, model="gpt-4o-mini", input_tokens=10)
         decision = tv._transport.run(tv._evaluation.evaluate(question))
         opened = OpenCall(question, "openai", tv._reporter)
         opened.allow(decision)

@@ -21,7 +21,7 @@ import pytest
 import tokvigil
 import yaml
 from jsonschema import Draft202012Validator
-from tokvigil import AIUsageBlockedError, Usage
+from tokvigil import AIUsageBlockedError, Usage, prices
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil, Question, bodies, script
 
 from policies.reasons import ALL_CODES, CLASSES
@@ -365,7 +365,7 @@ def test_it_refuses_the_bodies_that_the_server_refuses(components: Any, schema: 
 
 def test_a_refused_question_is_the_error_that_the_server_makes_of_it(tv: FakeTokVigil) -> None:
     with pytest.raises(tokvigil.ValidationError) as caught:
-        tv.evaluate("ada", "gpt-4o-mini", input_tokens=bodies.COUNT_MAX + 1)
+        tv.evaluate("ada", "gpt-4o-mini", input_tokens=prices.TOKENS_MAX + 1)
     assert caught.value.errors[0]["field"] == "input_tokens"
     assert tv.evaluated == []
 

@@ -135,7 +135,7 @@ class BaseClient:
     estimate = staticmethod(estimating.estimate)
 
     def _evaluate(self, user_id: str, model: str, **details: Unpack[EvaluateDetails]) -> Steps[Decision]:
-        return (yield from self._evaluation.evaluate(question(user_id, model, **details).named()))
+        return (yield from self._evaluation.evaluate(question(user_id, model, **details)))
 
     def _guard(
         self,
@@ -243,7 +243,7 @@ def question(
         input_tokens=_count_input(model, input_tokens=input_tokens, input_text=input_text, messages=messages),
         max_output_tokens=_count("max_output_tokens", max_output_tokens),
     )
-    return replace(asked, request_id=request_id, dry_run=dry_run, explain=explain)
+    return replace(asked, request_id=request_id or asked.request_id, dry_run=dry_run, explain=explain)
 
 
 def usage_event(

@@ -318,6 +318,10 @@ def _refused(response: httpx2.Response, answer: Mapping[str, Any]) -> ProviderEr
 
 
 def _list_price(event: UsageEvent) -> Decimal | None:
-    return prices.cost(
-        event.model, event.usage, event.occurred_at or datetime.now(UTC), provider=event.provider
-    )
+    """None also for counts that nobody can mean: they must not cost the caller the answer."""
+    try:
+        return prices.cost(
+            event.model, event.usage, event.occurred_at or datetime.now(UTC), provider=event.provider
+        )
+    except ConfigurationError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -32,7 +32,8 @@ class Question:
     plan: str | None = None
     input_tokens: int | None = None
     max_output_tokens: int | None = None
-    request_id: str | None = None
+    # The same when it is asked again.
+    request_id: str = field(default_factory=lambda: new_request_id())
     run_id: str | None = None
     metadata: Mapping[str, Any] | None = None
     dry_run: bool = False
@@ -54,10 +55,6 @@ class Question:
             metadata=attribution.metadata,
         )
 
-    def named(self) -> Self:
-        """With a request id, so that repeating it asks the same question."""
-        return replace(self, request_id=self.request_id or new_request_id())
-
     def to_wire(self) -> dict[str, Any]:
         """The JSON body of POST /v1/evaluate; what is not said is left out."""
         body = {
@@ -76,9 +73,9 @@ class Question:
         return {name: value for name, value in body.items() if value is not None}
 
     def cancelled(self) -> UsageEvent:
-        """The report of a call that does not go out. `request_id` must be there."""
+        """The report of a call that does not go out."""
         return UsageEvent(
-            request_id=self.request_id or "",
+            request_id=self.request_id,
             user_id=self.user_id,
             model=self.model,
             usage=NO_USAGE,
@@ -110,7 +107,7 @@ class Evaluation:
         self._telemetry_user_id = telemetry_user_id
 
     def evaluate(self, question: Question) -> Steps[Decision]:
-        """The decision on a named question; `on_unavailable` decides if the control plane gives none.
+        """The decision; `on_unavailable` decides if the control plane gives none.
 
         Raises `APIStatusError` if TokVigil refuses the call itself: a wrong key must not switch the limits off.
         """
@@ -119,12 +116,11 @@ class Evaluation:
         asked = Asked(
             user_id=question.user_id, feature=question.feature, model=question.model, plan=question.plan
         )
-        request_id = question.request_id or ""
         deadline = time.monotonic() + self._timeout_s
         try:
             decision = yield from self._ask(question, deadline)
         except TokVigilUnavailableError as error:
-            decision = self._availability.decide(asked, request_id, error)
+            decision = self._availability.decide(asked, question.request_id, error)
             if decision.allowed:
                 # Nobody lowered it, and callers pass it on.
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)

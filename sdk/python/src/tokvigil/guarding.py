@@ -97,7 +97,8 @@ class Guard:
         elif isinstance(error, Exception):
             self._call.report_failed()
         else:
-            self._call.report_cancelled()
+            # Interrupted in the middle, and the call may be under way.
+            self._call.report_unheard()
 
 
 class AsyncGuard:

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from tokvigil.reporting import Reporter
 
 
+# The server takes a day at most.
+LATENCY_MS_MAX = 24 * 3600 * 1000
+
+
 class OpenCall:
-    """A call from before its decision until its one report. `question` has its request id."""
+    """A call from before its decision until its one report."""
 
     # Once it is allowed.
     decision: Decision
@@ -49,7 +53,7 @@ class OpenCall:
 
     @property
     def request_id(self) -> str:
-        return self.question.request_id or ""
+        return self.question.request_id
 
     @property
     def is_open(self) -> bool:
@@ -137,7 +141,7 @@ class OpenCall:
             plan=self.question.plan,
             run_id=self.question.run_id,
             provider=self.provider,
-            latency_ms=round((time.perf_counter() - self._started_s) * 1000),
+            latency_ms=min(LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000)),
             occurred_at=datetime.now(UTC),
             metadata=self.question.metadata,
         )
@@ -152,7 +156,7 @@ class Desk:
 
     def open(self, question: Question, provider: str | None) -> Steps[OpenCall]:
         """Raises `AIUsageBlockedError`."""
-        call = OpenCall(question.named(), provider, self.reporter)
+        call = OpenCall(question, provider, self.reporter)
         self.reporter.expect(call)
         try:
             decision = yield from self.evaluation.evaluate(call.question)

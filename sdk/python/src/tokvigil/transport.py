@@ -76,10 +76,6 @@ class Transport:
         """As `ask`, for a caller that blocks."""
         return self.run(self.ask(method, path, **options))
 
-    async def request_async(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """As `ask`, for a caller that awaits."""
-        return await self.run_async(self.ask(method, path, **options))
-
     def run(self, wanted: Steps[T]) -> T:
         return steps.run(wanted, lambda request: self._connections.blocking.send(request))
 

@@ -79,12 +79,11 @@ class ControlPlane:
 
     def _evaluate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         _check(body)
-        question = Question(**body).named()
-        request_id = question.request_id or ""
+        question = Question(**body)
         decision = self.script.decide(question, datetime.now(UTC))
-        self.evaluated[request_id] = question
+        self.evaluated[question.request_id] = question
         if decision["reserved"] is not None:
-            self.held[request_id] = question
+            self.held[question.request_id] = question
         return decision
 
     def _usage(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
