@@ -188,6 +188,7 @@ def test_an_unreachable_provider_is_a_provider_error(
 ) -> None:
     with pytest.raises(tokvigil.ProviderError) as caught:
         chat(provider_base_url=unreachable)
+    assert f"no answer of the provider at {unreachable}: " in str(caught.value)
     assert caught.value.status_code is None
     assert last_report(tv, control_plane)["status"] == "failed"
 

@@ -288,7 +288,10 @@ def _provider_errors() -> Iterator[None]:
     try:
         yield
     except httpx2.RequestError as error:
-        raise ProviderError(f"the provider cannot be reached: {error!r}") from error
+        url = error.request.url
+        raise ProviderError(
+            f"no answer of the provider at {url.scheme}://{url.netloc.decode()}: {error!r}"
+        ) from error
 
 
 @contextmanager
