@@ -146,7 +146,7 @@ class Reporter:
         False: there is nothing to wait for, or it was in vain.
         """
         reported = tuple(self._reported)
-        if not self.store.has_any(reported) or self._is_backing_off():
+        if not reported or self._is_backing_off() or not self.store.has_any(reported):
             return False
         self._background.within(0)
         look_s = LOOK_S_FIRST
