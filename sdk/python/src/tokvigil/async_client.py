@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -86,7 +86,15 @@ class AsyncTokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: Literal[True],
-        **options: Any,
+        plan: str | None = ...,
+        provider: str | None = ...,
+        provider_base_url: str | None = ...,
+        provider_api_key: str | None = ...,
+        max_output_tokens: int | None = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        run_id: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        **provider_kwargs: Any,
     ) -> AsyncChatStream: ...
 
     @overload
@@ -98,7 +106,15 @@ class AsyncTokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: Literal[False] = False,
-        **options: Any,
+        plan: str | None = ...,
+        provider: str | None = ...,
+        provider_base_url: str | None = ...,
+        provider_api_key: str | None = ...,
+        max_output_tokens: int | None = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        run_id: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        **provider_kwargs: Any,
     ) -> ChatResult: ...
 
     async def chat(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
@@ -95,7 +95,15 @@ class TokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: Literal[True],
-        **options: Any,
+        plan: str | None = ...,
+        provider: str | None = ...,
+        provider_base_url: str | None = ...,
+        provider_api_key: str | None = ...,
+        max_output_tokens: int | None = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        run_id: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        **provider_kwargs: Any,
     ) -> ChatStream: ...
 
     @overload
@@ -107,7 +115,15 @@ class TokVigil(BaseClient):
         messages: Iterable[Mapping[str, Any]],
         *,
         stream: Literal[False] = False,
-        **options: Any,
+        plan: str | None = ...,
+        provider: str | None = ...,
+        provider_base_url: str | None = ...,
+        provider_api_key: str | None = ...,
+        max_output_tokens: int | None = ...,
+        tools: Sequence[Mapping[str, Any]] | None = ...,
+        run_id: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        **provider_kwargs: Any,
     ) -> ChatResult: ...
 
     def chat(
@@ -123,11 +139,13 @@ class TokVigil(BaseClient):
         """Ask TokVigil, call a provider with your own key, report what it used.
 
         `feature`, `plan`, `run_id` and `metadata` that are None are those of the context around, if there is one.
-        Options: plan, provider, provider_base_url, provider_api_key, max_output_tokens, tools, run_id, metadata.
+        Options: `plan`, `provider`, `provider_base_url`, `provider_api_key`, `max_output_tokens`, `tools`, `run_id`,
+        `metadata`; all other keywords go to the provider as they are.
+
         `messages` and `tools` are in OpenAI's form for every provider. `provider` is "openai" (and everything
         compatible), "anthropic" or "google"; left out, it follows from `provider_base_url` or the model's name. Keys
-        and addresses default to OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY, GEMINI_API_KEY and so on. All
-        other keywords go to the provider as they are. Neither key, prompt nor answer goes to TokVigil.
+        and addresses default to OPENAI_API_KEY, OPENAI_BASE_URL, ANTHROPIC_API_KEY, GEMINI_API_KEY and so on. Neither
+        key, prompt nor answer goes to TokVigil.
 
         With `stream` the answer comes as a `ChatStream`: iterate over it, inside `with` if you may leave early.
 
