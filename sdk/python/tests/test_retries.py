@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 
 import pytest
@@ -22,6 +23,12 @@ def test_the_servers_wish_is_a_lower_bound() -> None:
     policy = RetryPolicy(retries_max=2)
     assert policy.delay_s(0, 3.0) == 3.0
     assert policy.delay_s(0, RETRY_AFTER_S_MAX + 0.1) is None
+
+
+def test_the_applications_random_numbers_stay_what_they_are() -> None:
+    before = random.getstate()
+    RetryPolicy(retries_max=2).delay_s(1)
+    assert random.getstate() == before
 
 
 def test_no_retries_means_one_attempt() -> None:

@@ -86,7 +86,8 @@ def test_one_on_the_same_port_is_told_so(up: Up, new_home: Callable[[], Path]) -
     other = Command(new_home(), "up", "--port", str(up.port), DATABASE_URL=database_url, REDIS_URL=redis_url)
     assert other.finish() == 1
     assert f"Port {up.port} is taken" in other.output
-    assert f'make up ARGS="--port {up.port + 1}"' in other.output
+    assert f"`--port {up.port + 1}`" in other.output
+    assert f'ARGS="--port {up.port + 1}"' in other.output
     assert "Traceback" not in other.output
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import random
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from tokvigil.errors import NotFoundError, TokVigilError
 from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
+from tokvigil.retries import jitter
 from tokvigil.spool import Spool, SpoolBusyError
 from tokvigil.steps import Steps
 from tokvigil.transport import Transport, is_retryable
@@ -224,7 +224,7 @@ class Reporter:
         except TokVigilError as error:
             # Spread, so that many processes do not come back together.
             doubled_s = BACKOFF_S_FIRST * 2.0 ** min(self._failures, DOUBLINGS_MAX)
-            delay_s = min(BACKOFF_S_MAX, doubled_s) * random.uniform(0.5, 1.0)  # noqa: S311
+            delay_s = min(BACKOFF_S_MAX, doubled_s) * jitter()
             asked_s = getattr(error, "retry_after", None) or 0.0
             self._failures += 1
             self._send_from = time.monotonic() + max(delay_s, min(BACKOFF_S_MAX, asked_s))

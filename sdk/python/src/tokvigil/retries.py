@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from random import SystemRandom
 
 # Other statuses are answers, not accidents. A 500 is a defect that a second try would only meet again.
 RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
@@ -15,6 +15,9 @@ DELAY_S_MAX = 4.0
 # A server that asks for more is obeyed by not retrying at all: a guard in front of an AI call must not hang.
 RETRY_AFTER_S_MAX = 5.0
 RETRIES_MAX = 10
+# Of its own: an application that seeds `random` gets the same numbers with the SDK as without it, and forked children
+# differ from each other.
+_random = SystemRandom()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,13 @@ class RetryPolicy:
             return None
         if retry_after_s is not None and retry_after_s > RETRY_AFTER_S_MAX:
             return None
-        delay_s = min(DELAY_S_MAX, DELAY_S_FIRST * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
+        delay_s = min(DELAY_S_MAX, DELAY_S_FIRST * 2.0**attempt) * jitter()
         return max(delay_s, retry_after_s or 0.0)
+
+
+def jitter() -> float:
+    """A factor from one half to 1, so that many clients do not come back together."""
+    return _random.uniform(0.5, 1.0)
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
