@@ -243,6 +243,8 @@ def test_a_decision_shows_its_limits_as_a_table(environment: Environment, member
     shown = text(member, page("decision", "change", row.pk))
     assert "<td>&lt;Free&gt;</td><td>requests</td>" in shown
     assert ">0.06<" in shown
+    assert "Passed later" in shown
+    assert 'alt="False"' in shown
     assert "Stream id" not in shown
 
 
