@@ -305,6 +305,24 @@ def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: st
     assert bare.is_closed()
 
 
+def test_nobody_is_asked_for_the_call_of_a_closed_client(tv: TokVigil, url: str, books: Books) -> None:
+    bare = openai.OpenAI(base_url=url, api_key="sk", max_retries=0)
+    wrapped = tv.wrap(bare, user_id="user_123")
+    bare.close()
+    with pytest.raises((RuntimeError, openai.APIConnectionError), match="closed|Connection"):
+        wrapped.chat.completions.create(**CHAT)
+
+    async def awaited() -> None:
+        bare = openai.AsyncOpenAI(base_url=url, api_key="sk", max_retries=0)
+        wrapped = tv.wrap(bare, user_id="user_123")
+        await bare.close()
+        await wrapped.chat.completions.create(**CHAT)
+
+    with pytest.raises((RuntimeError, openai.APIConnectionError), match="closed|Connection"):
+        asyncio.run(awaited())
+    assert books.asked == books.settled() == []
+
+
 @pytest.mark.parametrize(
     "client",
     [

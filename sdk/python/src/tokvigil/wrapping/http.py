@@ -145,6 +145,8 @@ class _Guarded:
 
 class GuardedTransport(_Guarded):
     def handle_request(self, request: Any) -> Any:
+        if self._inner.is_closed:
+            return self._inner.send(request)  # refuses, and nobody was asked
         request.read()
         try:
             passage = self._run(self._admit(request))
@@ -171,6 +173,8 @@ class GuardedTransport(_Guarded):
 
 class GuardedAsyncTransport(_Guarded):
     async def handle_async_request(self, request: Any) -> Any:
+        if self._inner.is_closed:
+            return await self._inner.send(request)  # refuses, and nobody was asked
         await request.aread()
         try:
             passage = await self._run(self._admit(request))
