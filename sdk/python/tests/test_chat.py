@@ -563,14 +563,36 @@ def test_what_a_question_without_an_answer_may_hold_is_given_back(
     with pytest.raises(tokvigil.AIUsageBlockedError):
         chat()
     with TokVigil("key", control_plane.url, timeout=0.2, on_unavailable="block", spool=False) as client:
-        control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("late"), delay_s=0.5))
-        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="late").allowed
-        control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("dry"), delay_s=0.5))
-        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="dry", dry_run=True).allowed
+        late = wire.Answer(200, wire.decision("late"), delay_s=0.5)
+        control_plane.script("/v1/evaluate", *[late] * 3)
+        assert not client.evaluate("user_123", "gpt-4o-mini").allowed
+        assert not client.evaluate("user_123", "gpt-4o-mini", dry_run=True).allowed
+        # By this name its caller may ask again, and report.
+        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="job-1").allowed
     assert tv.flush() == 0
-    asked = control_plane.calls("/v1/evaluate")[1].body["request_id"]
+    second, unnamed, dry = (control_plane.calls("/v1/evaluate")[n].body["request_id"] for n in (1, -3, -2))
     statuses = {request_id: report["status"] for request_id, report in control_plane.charged.items()}
-    assert (statuses[asked], statuses["late"], "dry" in statuses) == ("cancelled", "cancelled", False)
+    assert (statuses[second], statuses[unnamed]) == ("cancelled", "cancelled")
+    assert statuses.keys().isdisjoint({dry, "job-1"})
+
+
+def test_an_awaited_question_that_was_cancelled_gives_back_what_it_may_hold(
+    control_plane: Any, wire: Any
+) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.decision(seen.body["request_id"]), delay_s=0.5
+    )
+
+    async def ask_and_cancel() -> None:
+        async with AsyncTokVigil("key", control_plane.url, timeout=5.0) as client:
+            asking = asyncio.create_task(client.evaluate("user_123", "gpt-4o-mini"))
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(ask_and_cancel())
+    assert [report["status"] for report in control_plane.charged.values()] == ["cancelled"]
 
 
 def test_a_blocked_call_asks_no_second_time_if_the_reports_did_not_arrive(

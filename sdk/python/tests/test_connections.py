@@ -50,3 +50,19 @@ def test_a_question_that_never_left_is_no_sign_that_tokvigil_is_back(control_pla
         with pytest.raises(ConfigurationError):
             client.evaluate("ada", object())  # type: ignore[arg-type]
         assert client._availability._failures == 1
+
+
+def test_what_the_first_attempt_may_hold_is_given_back_though_the_second_found_nobody() -> None:
+    outcomes = [httpx2.ReadError("hung up"), httpx2.ConnectError("refused")]
+
+    def fail(request: httpx2.Request) -> httpx2.Response:
+        raise outcomes.pop(0) if outcomes else httpx2.ConnectError("refused")
+
+    given = httpx2.Client(transport=httpx2.MockTransport(fail))
+    with TokVigil(
+        "key", "http://tokvigil.test", max_retries=1, on_unavailable="block", spool=False, http_client=given
+    ) as client:
+        client.evaluate("ada", "gpt-4o-mini")
+        assert [event.status for event in client.pending_usage] == ["cancelled"]
+        client.evaluate("ada", "gpt-4o-mini")
+        assert len(client.pending_usage) == 1, "nothing arrived of the second"

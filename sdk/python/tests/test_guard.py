@@ -196,17 +196,32 @@ def test_a_function_whose_call_ends_before_it_has_begun_cannot_be_guarded(
         tv.guarded(**ASKED)(function)
 
 
-@pytest.mark.parametrize(
-    ("function", "instead"),
-    [(lambda: None, r"TokVigil\.guarded"), (a_generator, "guard"), (an_async_generator, "guard")],
-)
-def test_the_async_client_guards_coroutine_functions_only(
-    control_plane: Any, function: Any, instead: str
-) -> None:
+@pytest.mark.parametrize("function", [a_generator, an_async_generator])
+def test_the_async_client_guards_no_generators_either(control_plane: Any, function: Any) -> None:
     tv = AsyncTokVigil("key", control_plane.url, spool=False)
-    with pytest.raises(tokvigil.ConfigurationError, match=instead):
+    with pytest.raises(tokvigil.ConfigurationError, match="guard"):
         tv.guarded(**ASKED)(function)
     asyncio.run(tv.close())
+
+
+def test_the_async_client_guards_whatever_returns_something_to_await(control_plane: Any) -> None:
+    """As a coroutine function does under somebody's decorator."""
+
+    async def answer() -> Usage:
+        return Usage(input_tokens=10, output_tokens=3)
+
+    async def guarded_once(function: Any) -> Any:
+        async with AsyncTokVigil("key", control_plane.url, spool=False) as tv:
+            return await tv.guarded(**ASKED)(function)()
+
+    assert asyncio.run(guarded_once(lambda: answer())) == Usage(input_tokens=10, output_tokens=3)
+    (body,) = control_plane.charged.values()
+    assert (body["status"], body["output_tokens"]) == ("succeeded", 3)
+    control_plane.charged.clear()
+    with pytest.raises(tokvigil.ConfigurationError, match=r"TokVigil\.guarded"):
+        asyncio.run(guarded_once(lambda: None))
+    (body,) = control_plane.charged.values()
+    assert body["status"] == "partial", "whatever it did, it did"
 
 
 @pytest.mark.parametrize("kind", ["function", "partial", "callable object"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokvigil import TokVigil
 from tokvigil.evaluation import Question
-from tokvigil.in_flight import EXTEND_EVERY_S, EXTEND_S_MAX, RETRY_WITHIN_S, InFlight
+from tokvigil.in_flight import EXTEND_AGAIN_S, EXTEND_EVERY_S, EXTEND_S_MAX, RETRY_WITHIN_S, InFlight
 from tokvigil.open_call import OpenCall
 
 from sdk.python.tests.wrapped import Books
@@ -57,6 +57,7 @@ def test_a_hold_is_extended_again_and_again_until_its_call_ends(
         assert in_flight.due_for_extension() == []
         clock.now_s += 0.01
         assert in_flight.due_for_extension() == [call.request_id]
+        in_flight.extend_in(call.request_id, EXTEND_EVERY_S)
         assert in_flight.due_for_extension() == []
     in_flight.ended(call.request_id)
     clock.now_s += 10 * EXTEND_EVERY_S
@@ -71,6 +72,7 @@ def test_the_hold_of_a_guard_that_somebody_forgot_to_leave_is_not_extended_for_e
     in_flight.began(call)
     clock.now_s += EXTEND_S_MAX - 1
     assert in_flight.due_for_extension() == [call.request_id]
+    in_flight.extend_in(call.request_id, EXTEND_EVERY_S)
     clock.now_s += EXTEND_EVERY_S
     assert in_flight.due_for_extension() == []
     assert in_flight.next_due_s() is None
@@ -176,10 +178,50 @@ def test_a_hold_that_cannot_be_extended_stops_nothing(
     reporter._work()
     assert "the holds of long calls are not extended this time" in caplog.text
     assert sum(len(control_plane.calls(path)) for path in paths) == 1, "nobody waits for each of them in turn"
-    clock.now_s += EXTEND_EVERY_S
+    clock.now_s += EXTEND_AGAIN_S
     control_plane.scripts.clear()
     reporter._work()
     assert [len(control_plane.calls(path)) for path in paths] == [2, 1]
+
+
+def test_many_long_calls_do_not_hold_up_the_reports_of_others(
+    tv: TokVigil,
+    clock: Clock,
+    control_plane: Any,
+    wire: Any,
+    make: Callable[..., OpenCall],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.EXTEND_FOR_S", 0.0)
+    reporter, call = given_clock(tv, clock), make()
+    path = f"/v1/reservations/{call.request_id}/extend"
+    control_plane.defaults[path] = lambda _: wire.Answer(200, {"expires_at": "2026-11-24T00:20:00Z"})
+    reporter.begin(call)
+    clock.now_s += EXTEND_EVERY_S
+    assert reporter._work() == 0, "its turn comes again at once"
+    assert control_plane.calls(path) == []
+    monkeypatch.setattr("tokvigil.reporting.EXTEND_FOR_S", 1.0)
+    reporter._work()
+    assert len(control_plane.calls(path)) == 1
+
+
+def test_a_report_that_was_interrupted_may_be_made_again(
+    tv: TokVigil, make: Callable[..., OpenCall], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = make()
+    tv._reporter.begin(call)
+    with monkeypatch.context() as patch:
+        patch.setattr(tv._reporter.store, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            call.report_failed()
+    assert call.is_open
+    assert tv._reporter._in_flight.open_calls() == [call]
+    call.report_failed()
+    assert [event.request_id for event in tv.pending_usage] == [call.request_id]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_hold_that_is_gone_is_not_extended_again(

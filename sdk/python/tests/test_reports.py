@@ -126,16 +126,17 @@ def test_a_report_whose_answer_was_lost_is_repeated_unchanged_and_charged_once(
 
 
 def test_an_outage_costs_nothing_and_its_end_is_noticed_with_the_next_evaluate(
-    tv: TokVigil, control_plane: Any, wire: Any
+    tv: TokVigil, control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    control_plane.script("/v1/evaluate", *[wire.Answer(500)] * 1)
-    control_plane.script(BATCH, *[wire.Answer(503)] * 3)
+    monkeypatch.setattr("tokvigil.reporting.BACKOFF_S_FIRST", 60.0)
+    control_plane.script("/v1/evaluate", wire.Answer(500))
+    control_plane.script(BATCH, wire.Answer(503))
     tv.evaluate("user_123", "gpt-4o-mini")
     tv.track(event())
-    wait_for(lambda: len(control_plane.calls(BATCH)) == 3, within_s=4 * BACKOFF_S_FIRST)
+    wait_for(lambda: tv._reporter._is_backing_off())
     assert [pending.request_id for pending in tv.pending_usage] == ["r1"]
     tv.evaluate("user_123", "gpt-4o-mini")
-    wait_for(lambda: "r1" in control_plane.charged, within_s=2.0)
+    wait_for(lambda: "r1" in control_plane.charged)
 
 
 def test_after_an_error_that_nobody_foresaw_the_sending_goes_on_by_itself(
@@ -377,6 +378,60 @@ def test_whoever_closes_a_client_that_is_being_closed_waits_for_the_other(
     client.close()
     first.join()
     assert len(control_plane.charged) == 2 * BATCH_EVENTS_MAX - 1
+
+
+def test_on_a_full_disk_nothing_spins_and_flush_and_close_say_the_truth(
+    control_plane: Any, tmp_path: Path, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TokVigil("key", control_plane.url, spool=tmp_path / "usage")
+    store = client._reporter.store
+    assert isinstance(store, Spool)
+    for number in range(5):
+        store.add(event(str(number)))
+    assert store._db is not None
+    store._db.execute("PRAGMA query_only = ON")  # it can be read only
+    assert client.flush(5.0) == 0
+    assert client.flush(5.0) == 0
+    client.close()
+    assert len(control_plane.charged) == 5
+    assert len(control_plane.calls(BATCH)) == 1
+    assert len(caplog.records) < 100
+
+
+def test_a_flush_waits_for_what_another_process_sends_of_this_one(control_plane: Any, tmp_path: Path) -> None:
+    first, other = (TokVigil("key", control_plane.url, spool=tmp_path / "usage") for _ in range(2))
+    first.track(event())
+    claimed: list[str] = []
+    wait_for(lambda: claimed.extend(each.request_id for each in other._reporter.store.claim(10)) or claimed)
+    assert first.flush(0.3) == 1
+    threading.Timer(0.3, other._reporter.store.remove, [claimed]).start()
+    assert first.flush() == 0
+    first.close()
+    assert first.flush() == 0, "a closed client has nothing to send"
+    other.close()
+
+
+def test_a_close_that_was_interrupted_is_over(
+    control_plane: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TokVigil("key", control_plane.url, spool=False)
+    client._reporter.store.add(event())
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._reporter, "flush", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.close()
+    assert "not reported, and lost with this client: usage of 1 calls" in caplog.text
+    assert client._reporter._closed.is_set()
+    client.track(event("later"))
+    assert "usage of request later came after close()" in caplog.text
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 0.0, -1.0])
+def test_a_flush_takes_any_timeout(tv: TokVigil, timeout: float) -> None:
+    assert tv.flush(timeout) == 0
 
 
 def test_however_long_the_outage_the_next_try_is_no_more_than_a_minute_away(tv: TokVigil, wire: Any) -> None:

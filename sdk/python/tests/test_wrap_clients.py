@@ -309,7 +309,7 @@ def test_nobody_is_asked_for_the_call_of_a_closed_client(tv: TokVigil, url: str,
     bare = openai.OpenAI(base_url=url, api_key="sk", max_retries=0)
     wrapped = tv.wrap(bare, user_id="user_123")
     bare.close()
-    with pytest.raises((RuntimeError, openai.APIConnectionError), match="closed|Connection"):
+    with pytest.raises((RuntimeError, openai.APIConnectionError), match=r"closed|Connection"):
         wrapped.chat.completions.create(**CHAT)
 
     async def awaited() -> None:
@@ -318,7 +318,7 @@ def test_nobody_is_asked_for_the_call_of_a_closed_client(tv: TokVigil, url: str,
         await bare.close()
         await wrapped.chat.completions.create(**CHAT)
 
-    with pytest.raises((RuntimeError, openai.APIConnectionError), match="closed|Connection"):
+    with pytest.raises((RuntimeError, openai.APIConnectionError), match=r"closed|Connection"):
         asyncio.run(awaited())
     assert books.asked == books.settled() == []
 

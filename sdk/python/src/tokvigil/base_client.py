@@ -243,7 +243,8 @@ def question(
         input_tokens=_count_input(model, input_tokens=input_tokens, input_text=input_text, messages=messages),
         max_output_tokens=_count("max_output_tokens", max_output_tokens),
     )
-    return replace(asked, request_id=request_id or asked.request_id, dry_run=dry_run, explain=explain)
+    asked = replace(asked, dry_run=dry_run, explain=explain)
+    return replace(asked, request_id=request_id, is_named_by_caller=True) if request_id else asked
 
 
 def usage_event(

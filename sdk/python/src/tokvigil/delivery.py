@@ -53,23 +53,28 @@ class Delivery:
         came. The rest is worth another try later: the control plane back, the key mended, the spool free.
         """
         left_s = -1 if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._sending.acquire(timeout=left_s):
+        if not self._sending.acquire(timeout=min(left_s, threading.TIMEOUT_MAX)):
             raise TokVigilUnavailableError("another thread is sending, and has not come to an end in time")
+        was_settled = 1
         try:
             to_send = max(1, len(self._store))
-            while (to_send > 0 or to_the_last) and self._store.has_pending():
-                to_send -= self._send_some(deadline)
+            while to_send > 0 or to_the_last:
+                sent, settled = self._send_some(deadline)
+                if not sent or settled == was_settled == 0:
+                    return
+                to_send -= settled
+                was_settled = settled
         finally:
             self._sending.release()
 
-    def _send_some(self, deadline: float | None) -> int:
-        """How many events were settled for good."""
+    def _send_some(self, deadline: float | None) -> tuple[int, int]:
+        """How many events there were, and how many of them are settled for good."""
         events: tuple[UsageEvent, ...] = ()
         try:
             events = self._store.claim(BATCH_EVENTS_MAX)
             written = [each for event in events if (each := self._write(event)) is not None]
             refused = len(events) - len(written)
-            return refused + self._send(_fitting(written), deadline)
+            return len(events), refused + self._send(_fitting(written), deadline)
         finally:
             self._store.put_back([event.request_id for event in events])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Mapping
@@ -32,8 +33,9 @@ class Question:
     plan: str | None = None
     input_tokens: int | None = None
     max_output_tokens: int | None = None
-    # The same when it is asked again.
+    # The same when it is asked again. Whoever names it may ask, and report, by this name again later.
     request_id: str = field(default_factory=lambda: new_request_id())
+    is_named_by_caller: bool = False
     run_id: str | None = None
     metadata: Mapping[str, Any] | None = None
     dry_run: bool = False
@@ -126,6 +128,9 @@ class Evaluation:
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)
             elif not isinstance(error, LeftAloneError | NotReachedError):
                 self._give_back(question)
+        except (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit):
+            self._give_back(question)
+            raise
         except APIStatusError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
@@ -153,8 +158,8 @@ class Evaluation:
             return decision
 
     def _give_back(self, question: Question) -> None:
-        """It was asked, is blocked without an answer, and may be held all the same."""
-        if not question.dry_run:
+        """It was asked, does not go out, has no answer, and may be held all the same."""
+        if not question.dry_run and not question.is_named_by_caller:
             self._reporter.report(question.cancelled())
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:

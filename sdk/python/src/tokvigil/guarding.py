@@ -160,10 +160,8 @@ def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: Guar
 def guarded_async(
     function: Callable[P, Awaitable[R]], guard: Callable[..., AsyncGuard], options: GuardOptions
 ) -> Callable[P, Coroutine[Any, Any, R]]:
-    """As `guarded`, for a coroutine function."""
+    """As `guarded`, for a function that returns an awaitable."""
     _refuse_generators(function)
-    if not _is_any(function, inspect.iscoroutinefunction):
-        raise ConfigurationError("this function is not `async def`: make it so, or use TokVigil.guarded")
     wants_guard = _wants_guard(function)
 
     @wraps(function)
@@ -171,7 +169,13 @@ def guarded_async(
         async with guard(**_resolved(options, args, kwargs)) as opened:
             if wants_guard:
                 kwargs[CALL_PARAMETER] = opened
-            return _recorded(opened, await function(*args, **kwargs))
+            answer = function(*args, **kwargs)
+            if not inspect.isawaitable(answer):
+                opened._call.report_unknown()
+                raise ConfigurationError(
+                    "this function returns nothing to await: use TokVigil.guarded for it"
+                )
+            return _recorded(opened, await answer)
 
     return call
 

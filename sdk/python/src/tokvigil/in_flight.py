@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # TokVigil keeps a hold for 10 minutes unless told that the call goes on.
 EXTEND_EVERY_S = 240.0
+# After an extension that did not succeed.
+EXTEND_AGAIN_S = 60.0
 # What goes on for longer is a guard that somebody forgot to leave: its hold must not stand in the way for ever.
 EXTEND_S_MAX = 6 * 3600.0
 # The providers' SDKs wait up to 60 s before they try again.
@@ -80,9 +82,13 @@ class InFlight:
         with self._lock:
             for request_id in [each for each, until in self._extend_until.items() if until <= now]:
                 self.stop_extending(request_id)
-            due = [request_id for request_id, at in self._extend_at.items() if at <= now]
-            self._extend_at.update(dict.fromkeys(due, now + EXTEND_EVERY_S))
-        return due
+            return [request_id for request_id, at in self._extend_at.items() if at <= now]
+
+    def extend_in(self, request_id: str, seconds: float) -> None:
+        """It is due again after so long, if it still goes on."""
+        with self._lock:
+            if request_id in self._extend_at:
+                self._extend_at[request_id] = self._clock() + seconds
 
     def stop_extending(self, request_id: str) -> None:
         with self._lock:

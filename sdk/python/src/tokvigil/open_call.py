@@ -78,7 +78,12 @@ class OpenCall:
             return event
         first = self._reports.setdefault(self.request_id, event)
         if first is event:
-            self._reporter.report(event)
+            try:
+                self._reporter.report(event)
+            except BaseException:
+                # Interrupted before it was written down: there may be another report.
+                self._reports.pop(self.request_id, None)
+                raise
             telemetry.note_usage(self._span, event)
         return first
 

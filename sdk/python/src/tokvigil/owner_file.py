@@ -5,8 +5,10 @@ The operating system ends a process's lock on its owner file, however the proces
 
 from __future__ import annotations
 
+import glob
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -15,6 +17,19 @@ except ImportError:  # Windows: the events of a dead process wait for `OWNER_STA
     fcntl = None  # type: ignore[assignment]
 
 OWNER_STALE_S = 24 * 3600.0
+# A file that is no older may be on its way to being locked.
+OWNER_NEW_S = 60.0
+
+
+def owners_with_files(spool: Path) -> set[str]:
+    """The owners whose files have been there for a while, alive or dead."""
+    prefix = f"{spool.name}.owner-"
+    found = set()
+    for file in spool.parent.glob(f"{glob.escape(prefix)}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > OWNER_NEW_S:
+                found.add(file.name.removeprefix(prefix))
+    return found
 
 
 class OwnerFile:

@@ -72,9 +72,9 @@ class PendingUsage:
     def has_pending(self) -> bool:
         return bool(self._events)
 
-    def has_any(self, request_ids: Iterable[str]) -> bool:
-        """Whether one of these reports is still here."""
-        return any(request_id in self._events for request_id in request_ids)
+    def count_of(self, request_ids: Iterable[str]) -> int:
+        """How many of these reports are still here."""
+        return sum(request_id in self._events for request_id in request_ids)
 
     def restart_in_child(self) -> None:
         """The parent sends its own."""

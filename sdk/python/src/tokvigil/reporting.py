@@ -15,11 +15,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tokvigil import spool_rows
+from tokvigil import forking, spool_rows
 from tokvigil.background import Background
 from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
 from tokvigil.errors import NotFoundError, TokVigilError
-from tokvigil.in_flight import EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
+from tokvigil.in_flight import EXTEND_AGAIN_S, EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
 from tokvigil.models import UsageEvent
 from tokvigil.pending import PendingUsage
 from tokvigil.retries import jitter
@@ -54,7 +54,9 @@ EXIT_S_MAX = 5.0
 CLOSE_S_MIN = 0.5
 # From 0 on, finalizers run before the process waits for its own children.
 FINALIZER_PRIORITY = 0
-RETRY_PAUSE_S = 0.2
+RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.2, 2.0
+# Reports wait meanwhile; the rest has its turn after them.
+EXTEND_FOR_S = 1.0
 
 
 class Reporter:
@@ -75,11 +77,19 @@ class Reporter:
         self._reported: deque[str] = deque(maxlen=CAUGHT_UP_MAX)
         self._closing = False
         self._closed = threading.Event()
+        # Reentrant, because a signal handler may report in the middle of a report.
+        self._admitting = threading.RLock()
         _reporters.add(self)
+        forking.register(self)
         if store.has_pending():
             self._background.within(0)
         elif isinstance(store, Spool):
             self._background.within(ADOPT_EVERY_S)
+
+    def restart_in_child(self) -> None:
+        """The parent's reports are the parent's."""
+        self._reported.clear()
+        self._admitting = threading.RLock()
 
     @property
     def is_closing(self) -> bool:
@@ -100,17 +110,19 @@ class Reporter:
         self.store.hold(call.unknown())
         if not self._in_flight.began(call):
             return False
+        _end_with_multiprocessing(os.getpid())
         self._background.within(EXTEND_EVERY_S)
         return True
 
     def report(self, event: UsageEvent) -> None:
         """Write an event down; it is sent at once, in the background."""
-        if self._closed.is_set():
-            # A call that was open at the close has been handed over as what it may use.
-            logger.error("usage of request %s came after close() and is not reported", event.request_id)
-            return
+        with self._admitting:
+            if self._closed.is_set():
+                # A call that was open at the close has been handed over as what it may use.
+                logger.error("usage of request %s came after close() and is not reported", event.request_id)
+                return
+            overflowed = self.store.add(event)
         self._in_flight.ended(event.request_id)
-        overflowed = self.store.add(event)
         if overflowed is not None:
             logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
         self._reported.append(event.request_id)
@@ -146,28 +158,38 @@ class Reporter:
         False: there is nothing to wait for, or it was in vain.
         """
         reported = tuple(self._reported)
-        if not reported or self._is_backing_off() or not self.store.has_any(reported):
+        if not reported or self._is_backing_off() or not self.store.count_of(reported):
             return False
         self._background.within(0)
         look_s = LOOK_S_FIRST
         while time.monotonic() < deadline and not self._is_backing_off():
             yield look_s
-            if not self.store.has_any(reported):
+            if not self.store.count_of(reported):
                 return True
             look_s = min(LOOK_S_MAX, 2 * look_s)
         return False
 
     def flush(self, timeout_s: float = FLUSH_S) -> int:
-        """Send what is pending, with retries; returns how many events are left. Waits as long as `timeout_s`."""
+        """Send what is pending, with retries, and wait for what other processes send of this one's; returns how many
+        events are left. Takes no longer than `timeout_s`.
+        """
+        if self._closed.is_set():
+            return 0
         deadline = time.monotonic() + timeout_s
         self._in_flight.do_deferred()
+        reported = tuple(self._reported)
         self.store.adopt()
         pause_s = RETRY_PAUSE_S
         while True:
             try:
                 self._delivery.send_all(deadline, to_the_last=self._closing)
                 self._succeeded()
-                return len(self.store)
+                left = len(self.store)
+                if self._closing or not (elsewhere := self.store.count_of(reported)):
+                    return left
+                if time.monotonic() + pause_s >= deadline:
+                    logger.warning("not reported yet: usage of %d calls, which others send", elsewhere)
+                    return max(left, elsewhere)
             except TokVigilError as error:
                 left = max(1, len(self.store))
                 may_pass = isinstance(error, SpoolBusyError) or is_retryable(error)
@@ -175,7 +197,7 @@ class Reporter:
                     logger.warning("not reported yet: usage of %d calls: %s", left, error)
                     return left
             time.sleep(pause_s)
-            pause_s *= 2
+            pause_s = min(2 * pause_s, RETRY_PAUSE_S_MAX)
 
     def close(self, timeout_s: float) -> None:
         """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool."""
@@ -186,16 +208,23 @@ class Reporter:
         self._closing = True
         _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
-        self._in_flight.let_none_begin()
-        self._background.stop(timeout_s)
-        self._in_flight.do_deferred()
-        for call in self._in_flight.given_up(all_of_them=True):
-            call.report_failed()
-        for call in self._in_flight.open_calls():
-            _report_as_it_stands(call)
-        left = self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
-        lost = self.store.close()
-        self._closed.set()
+        try:
+            self._in_flight.let_none_begin()
+            self._background.stop(timeout_s)
+            self._in_flight.do_deferred()
+            for call in self._in_flight.given_up(all_of_them=True):
+                call.report_failed()
+            for call in self._in_flight.open_calls():
+                _report_as_it_stands(call)
+            self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        left = len(self.store)
+        with self._admitting:
+            lost = self.store.close()
+            self._closed.set()
         if lost:
             logger.error("not reported, and lost with this client: usage of %d calls", lost)
         if left > lost and isinstance(self.store, Spool):
@@ -252,15 +281,22 @@ class Reporter:
         return max(0.0, min(delay_s for delay_s in due if delay_s is not None))
 
     def _extend_long_holds(self) -> None:
-        for request_id in self._in_flight.due_for_extension():
+        until = time.monotonic() + EXTEND_FOR_S
+        due = self._in_flight.due_for_extension()
+        for request_id in due:
+            if time.monotonic() >= until:
+                return
             path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
             try:
                 self._transport.request("POST", path, retry=False)
+                self._in_flight.extend_in(request_id, EXTEND_EVERY_S)
             except NotFoundError:
                 logger.warning("request %s is held no longer, so its hold is not extended", request_id)
                 self._in_flight.stop_extending(request_id)
             except TokVigilError as error:
                 logger.warning("the holds of long calls are not extended this time: %s", error)
+                for each in due:
+                    self._in_flight.extend_in(each, EXTEND_AGAIN_S)
                 return
 
 

@@ -25,9 +25,9 @@ from typing import TypeVar
 from tokvigil import forking, spool_rows
 from tokvigil.errors import TokVigilError
 from tokvigil.models import UsageEvent
-from tokvigil.owner_file import OwnerFile
+from tokvigil.owner_file import OwnerFile, owners_with_files
 from tokvigil.pending import PENDING_MAX, PendingUsage
-from tokvigil.spool_file import NotASpoolError, open_spool
+from tokvigil.spool_file import BUSY_TIMEOUT_S, OPEN_TIMEOUT_S, NotASpoolError, open_spool
 
 logger = logging.getLogger("tokvigil")
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Spool:
                 logger.error("usage of request %s in %s cannot be read: set aside", request_id, self.path)
                 self.give_up(request_id, "cannot be read")
             else:
-                self._claimed[request_id] = event
+                self._claimed.setdefault(request_id, event)
         return (*self._claimed.values(), *self._memory.oldest())[:count_max]
 
     def put_back(self, request_ids: Collection[str]) -> None:
@@ -140,19 +140,20 @@ class Spool:
         is_there = self._run(lambda db: spool_rows.has_unowned(db, self._destination))
         return self._is_usable if is_there is None else is_there
 
-    def has_any(self, request_ids: Collection[str]) -> bool:
-        """Whether one of these reports (`spool_rows.IDS_MAX` at most) is still here, whoever is sending it, or nobody
-        knows."""
+    def count_of(self, request_ids: Collection[str]) -> int:
+        """How many of these reports (`spool_rows.IDS_MAX` at most) are still here, whoever is sending them; all, if
+        nobody knows."""
         waiting = tuple(request_id for request_id in request_ids if request_id not in self._settled)
-        if self._memory.has_any(waiting):
-            return True
-        is_there = self._run(lambda db: spool_rows.has_any(db, self._destination, waiting))
-        return self._is_usable if is_there is None else is_there
+        found = self._run(lambda db: spool_rows.count_of(db, self._destination, waiting))
+        if found is None and self._is_usable:
+            return len(waiting)
+        return (found or 0) + self._memory.count_of(waiting)
 
     def __len__(self) -> int:
         """As far as the file can be read."""
         found = self._run(lambda db: spool_rows.count(db, self._destination))
-        return (found or 0) + len(self._claimed) + len(self._memory)
+        unsettled = max(0, (found or 0) - len(self._settled))
+        return unsettled + len(self._claimed) + len(self._memory)
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
@@ -160,8 +161,10 @@ class Spool:
         owners = self._run(
             lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
         )
-        for (owner,) in owners or ():
-            if owner != self._owner and OwnerFile(self.path, owner).is_dead():
+        # Some have died with nothing here but their file.
+        known = {owner for (owner,) in owners or ()} | owners_with_files(self.path)
+        for owner in known - {self._owner}:
+            if OwnerFile(self.path, owner).is_dead():
                 self._take_over(owner)
 
     def _take_over(self, dead: str) -> None:
@@ -173,8 +176,10 @@ class Spool:
             try:
                 if self._owned is not None:
                     self._owned.renew()
+                if self._db is not None:
+                    self.path.stat()
             except OSError as error:
-                logger.error("the folder of the spool %s is gone, and is made again: %s", self.path, error)
+                logger.error("the spool %s is gone, and is made again: %s", self.path, error)
                 self._move_to_new_file()
 
     def _move_to_new_file(self) -> None:
@@ -186,7 +191,9 @@ class Spool:
             ).fetchall()
         )
         self._let_go()
-        self._owned = None
+        if self._owned is not None:
+            self._owned.drop()
+            self._owned = None
         self._run(
             lambda db: db.executemany(
                 "INSERT OR IGNORE INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)",
@@ -196,12 +203,14 @@ class Spool:
 
     def close(self) -> int:
         """Hand over what is held, and let go of the file. Returns how many events no disk took: they are lost."""
+        self._leave_alone_until = 0.0
         self._write_down_what_is_in_memory()
         self._tell_the_file()
         self._run(lambda db: spool_rows.disown(db, self._owner))
         with self._lock:
             self._let_go()
             self._is_to_open = False
+            self._cannot_be_opened = True
         if self._owned is not None:
             self._owned.close()
         return len(self._memory)
@@ -250,7 +259,8 @@ class Spool:
         path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            db = open_spool(path)
+            # Processes that start together open together; later, others must not be waited for.
+            db = open_spool(path, OPEN_TIMEOUT_S if self._owned is None else BUSY_TIMEOUT_S)
             try:
                 # Before any event: one whose owner has no file would be taken for a dead process's.
                 self._owned = self._owned or OwnerFile(path, self._owner)

@@ -91,10 +91,10 @@ def check_is_ours(db: sqlite3.Connection) -> None:
             raise NotASpoolError(f"it is a database with a table {table!r}")
 
 
-def open_spool(path: Path) -> sqlite3.Connection:
+def open_spool(path: Path, timeout_s: float = OPEN_TIMEOUT_S) -> sqlite3.Connection:
     """The file; a spool that is no database any more is moved out of the way."""
     try:
-        return _connect(path)
+        return _connect(path, timeout_s)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
@@ -105,11 +105,11 @@ def open_spool(path: Path) -> sqlite3.Connection:
         path.rename(moved)
         for rest in ("-wal", "-shm"):
             path.with_name(path.name + rest).unlink(missing_ok=True)
-        return _connect(path)
+        return _connect(path, timeout_s)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
         check_is_ours(db)
         db.execute("PRAGMA journal_mode = WAL")

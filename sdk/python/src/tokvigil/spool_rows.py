@@ -118,14 +118,14 @@ def has_unowned(db: sqlite3.Connection, destination: str) -> bool:
     return bool(found)
 
 
-def has_any(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> bool:
-    """Whether one of them is there, whosever it is; of `IDS_MAX` at most."""
+def count_of(db: sqlite3.Connection, destination: str, request_ids: Collection[str]) -> int:
+    """How many of them are there, whosever they are; of `IDS_MAX` at most."""
     marks = ", ".join("?" * len(request_ids))
     (found,) = db.execute(
-        f"SELECT EXISTS (SELECT 1 FROM event WHERE destination = ? AND request_id IN ({marks}))",  # noqa: S608
+        f"SELECT count(*) FROM event WHERE destination = ? AND request_id IN ({marks})",  # noqa: S608
         (destination, *request_ids),
     ).fetchone()
-    return bool(found)
+    return int(found)
 
 
 def body_of(event: UsageEvent) -> str:

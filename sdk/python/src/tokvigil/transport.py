@@ -118,11 +118,16 @@ class Transport:
         )
         deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
+        may_have_arrived = False
         while True:
             request.extensions["timeout"] = _Timeouts(deadline or time.monotonic() + self._timeout_s)
             outcome, retry_after_s = yield from _attempt(request)
             if not isinstance(outcome, TokVigilError):
                 return outcome
+            if not isinstance(outcome, NotReachedError):
+                may_have_arrived = True
+            elif may_have_arrived:
+                outcome = _caused(TokVigilUnavailableError(str(outcome)), outcome)
             delay_s = self._retry.delay_s(attempt, retry_after_s) if retry and is_retryable(outcome) else None
             if delay_s is None or (deadline is not None and time.monotonic() + delay_s >= deadline):
                 raise outcome
