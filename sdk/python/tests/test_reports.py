@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from tokvigil import ConfigurationError, TokVigil, Usage, UsageEvent
 from tokvigil.base_client import question
+from tokvigil.checked import LATENCY_MS_MAX, TOKENS_MAX
 from tokvigil.delivery import BATCH_EVENTS_MAX
 from tokvigil.pending import PendingUsage
 from tokvigil.reporting import BACKOFF_S_FIRST, BACKOFF_S_MAX, EXIT_S_MAX
@@ -642,6 +643,11 @@ sys.exit(max(codes) or client.flush())
         {"usage": Usage(input_tokens=-1, output_tokens=0)},
         {"usage": Usage(input_tokens=1, output_tokens=float("nan"))},  # type: ignore[arg-type]
         {"usage": Usage(input_tokens=1, output_tokens=1, reasoning_tokens=None)},  # type: ignore[arg-type]
+        {"usage": Usage(input_tokens=TOKENS_MAX + 1, output_tokens=1)},
+        {"usage": Usage(input_tokens=1, output_tokens=10**5_000)},
+        {"usage": Usage(input_tokens=5, output_tokens=1, cached_input_tokens=3, cache_write_tokens=3)},
+        {"usage": Usage(input_tokens=5, output_tokens=1, reasoning_tokens=2)},
+        {"latency_ms": LATENCY_MS_MAX + 1},
         {"metadata": {"x": float("nan")}},
         {"metadata": {"x": object()}},
     ],

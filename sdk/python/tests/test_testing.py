@@ -199,7 +199,7 @@ def test_usage_is_counted_once_and_only_if_it_can_be_true(tv: FakeTokVigil) -> N
     assert tv.log_usage("r", "ada", "gpt-4o-mini", 100, 40).duplicate
     with pytest.raises(tokvigil.ConflictError):
         tv.log_usage("r", "ada", "gpt-4o-mini", 100, 41)
-    with pytest.raises(tokvigil.ValidationError, match="cached_input_tokens"):
+    with pytest.raises(tokvigil.ConfigurationError, match="cached_input_tokens"):
         tv.log_usage("s", "ada", "gpt-4o-mini", 1, 1, cached_input_tokens=2)
     assert tv.charged_usd == Decimal("0.000039")
     assert not tv.log_usage("t", "ada", "a-model-of-ours", 100, 40).priced

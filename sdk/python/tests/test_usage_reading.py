@@ -146,3 +146,7 @@ def test_an_interaction_of_gemini_names_thoughts_and_tool_prompts_beside_its_tot
     assert read_usage({"usage": usage}) == Usage(
         input_tokens=120, output_tokens=80, cached_input_tokens=60, reasoning_tokens=50
     )
+
+
+def test_figures_that_nobody_can_mean_are_not_said() -> None:
+    assert read_usage({"usage": {"prompt_tokens": 10, "completion_tokens": 10**9}}) is None

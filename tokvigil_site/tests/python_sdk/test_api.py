@@ -327,9 +327,8 @@ def test_a_wrong_field_is_named(client: TokVigil, environment: Environment) -> N
         client.evaluate("anna", MODEL, input_tokens=100_000_001)
     assert [error["field"] for error in refusal.value.errors] == ["input_tokens"]
 
-    with pytest.raises(tokvigil.ValidationError) as refusal:
+    with pytest.raises(tokvigil.ConfigurationError, match="cached_input_tokens"):
         report(client, "r-1", cached_input_tokens=1_201)
-    assert [error["field"] for error in refusal.value.errors] == ["cached_input_tokens"]
     assert ledger(environment) == []
 
 

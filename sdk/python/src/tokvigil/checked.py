@@ -23,6 +23,9 @@ METADATA_KEYS_MAX = 16
 METADATA_KEY_CHARS_MAX = 64
 METADATA_CHARS_MAX = 512
 METADATA_NUMBER_MAX = 2**53
+# Of one call.
+TOKENS_MAX = 100_000_000
+LATENCY_MS_MAX = 24 * 3600 * 1000
 
 
 def user_id(value: Any) -> str:
@@ -67,11 +70,13 @@ def request_id(value: Any) -> str:
     return value
 
 
-def count(field: str, value: Any) -> int:
-    """As an int, whatever kind of whole number it is. Raises `ConfigurationError` for what is none from 0 on."""
+def count(field: str, value: Any, most: int | None = None) -> int:
+    """As an int, whatever kind of whole number it is. Raises `ConfigurationError` for any other, and below 0."""
     if not isinstance(value, bool):
         with suppress(TypeError):
             whole = index(value)
+            if most is not None and whole > most:
+                raise ConfigurationError(f"{field} is at most {most}, and this is more")
             if whole >= 0:
                 return whole
     raise ConfigurationError(f"{field} is a whole number from 0 on, and this is {value!r}")

@@ -154,6 +154,20 @@ class Usage:
     source: Literal["provider", "estimated"] = "provider"
 
 
+def _checked_usage(usage: Usage) -> Usage:
+    counts: dict[str, Any] = {
+        name: checked.count(name, getattr(usage, name), checked.TOKENS_MAX) for name in COUNTS
+    }
+    whole = replace(usage, **counts)
+    if whole.cached_input_tokens + whole.cache_write_tokens > whole.input_tokens:
+        raise ConfigurationError(
+            "cached_input_tokens and cache_write_tokens are separate parts of input_tokens, and more together"
+        )
+    if whole.reasoning_tokens > whole.output_tokens:
+        raise ConfigurationError("reasoning_tokens are a part of output_tokens, and more")
+    return whole
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """One usage report as it goes over the wire.
@@ -184,10 +198,10 @@ class UsageEvent:
         object.__setattr__(self, "user_id", checked.user_id(self.user_id))
         if not isinstance(self.usage, Usage):
             raise ConfigurationError(f"usage is a Usage, and this is a {type(self.usage).__name__}")
-        counts: dict[str, Any] = {name: checked.count(name, getattr(self.usage, name)) for name in COUNTS}
-        object.__setattr__(self, "usage", replace(self.usage, **counts))
+        object.__setattr__(self, "usage", _checked_usage(self.usage))
         if self.latency_ms is not None:
-            object.__setattr__(self, "latency_ms", checked.count("latency_ms", self.latency_ms))
+            latency_ms = checked.count("latency_ms", self.latency_ms, checked.LATENCY_MS_MAX)
+            object.__setattr__(self, "latency_ms", latency_ms)
         if self.reported_cost_usd is not None:
             cost_usd = checked.cost_usd("reported_cost_usd", self.reported_cost_usd)
             object.__setattr__(self, "reported_cost_usd", cost_usd)

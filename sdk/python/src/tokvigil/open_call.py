@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tokvigil import telemetry
+from tokvigil import checked, telemetry
 from tokvigil.connections import CLOSED
 from tokvigil.errors import AIUsageBlockedError, ConfigurationError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
@@ -18,10 +18,6 @@ from tokvigil.steps import Steps
 
 if TYPE_CHECKING:
     from tokvigil.reporting import Reporter
-
-
-# The server takes a day at most.
-LATENCY_MS_MAX = 24 * 3600 * 1000
 
 
 class OpenCall:
@@ -146,7 +142,7 @@ class OpenCall:
             plan=self.question.plan,
             run_id=self.question.run_id,
             provider=self.provider,
-            latency_ms=min(LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000)),
+            latency_ms=min(checked.LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000)),
             occurred_at=datetime.now(UTC),
             metadata=self.question.metadata,
         )

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokvigil import message_reading
+from tokvigil.checked import TOKENS_MAX
 from tokvigil.json_values import either
 from tokvigil.models import Usage
 
@@ -130,4 +131,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _whole(fields: Mapping[str, Any], *names: str) -> int | None:
     value = either(fields, *names)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return (
+        value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None
+    )

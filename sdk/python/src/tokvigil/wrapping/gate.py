@@ -14,8 +14,9 @@ from typing import Any
 
 from tokvigil.attribution import Attribution, current, inside_guard
 from tokvigil.dialects import AnswerReader, ProviderCall, read_call
-from tokvigil.errors import AIUsageBlockedError, TokVigilError
+from tokvigil.errors import AIUsageBlockedError, ConfigurationError, TokVigilError
 from tokvigil.evaluation import Question
+from tokvigil.models import UsageStatus
 from tokvigil.open_call import Desk, OpenCall
 from tokvigil.steps import Steps
 
@@ -175,7 +176,7 @@ class Passing:
         if not self._call.is_open:
             return
         if self._reader.is_answer():
-            self._call.report("succeeded", self._reader.usage() or self._reader.estimate())
+            self._report("succeeded")
         else:
             self._call.report_failed()
 
@@ -189,7 +190,15 @@ class Passing:
 
     def _report_cut(self) -> None:
         if self._call.is_open:
-            self._call.report("partial", self._reader.usage() or self._reader.estimate())
+            self._report("partial")
+
+    def _report(self, status: UsageStatus) -> None:
+        try:
+            self._call.report(status, self._reader.usage() or self._reader.estimate())
+        except ConfigurationError as error:
+            # The answer matters more than figures that cannot be.
+            logger.warning("request %s: %s; what it may use is reported", self._call.request_id, error)
+            self._call.report_unknown()
 
 
 def refusal(
