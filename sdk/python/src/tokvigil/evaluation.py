@@ -128,9 +128,6 @@ class Evaluation:
                 decision = replace(decision, max_output_tokens=question.max_output_tokens)
             elif not isinstance(error, LeftAloneError | NotReachedError):
                 self._give_back(question)
-        except (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit):
-            self._give_back(question)
-            raise
         except APIStatusError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
@@ -171,6 +168,9 @@ class Evaluation:
             return Decision.from_wire(answer)
         except TokVigilUnavailableError:
             self._availability.failed()
+            raise
+        except (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit):
+            self._give_back(question)
             raise
 
 
