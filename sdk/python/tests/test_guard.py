@@ -91,6 +91,16 @@ def test_a_call_that_was_interrupted_has_been_read_by_the_provider(
     assert asked > 0
 
 
+def test_a_cap_that_no_answer_can_reach_is_no_reason_to_refuse_a_call(unreachable: str) -> None:
+    with TokVigil("key", unreachable, max_retries=0, on_unavailable="allow", spool=False) as client:
+        asked = ASKED | {"max_output_tokens": 2**31}
+        with client.guard(**asked) as call:
+            assert call.max_output_tokens == 2**31
+        with pytest.raises(KeyboardInterrupt), client.guard(**asked):
+            raise KeyboardInterrupt
+        assert [event.status for event in client.pending_usage] == ["cancelled", "partial"]
+
+
 def test_leaving_without_a_record_gives_the_hold_back_and_says_so(
     tv: TokVigil, control_plane: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

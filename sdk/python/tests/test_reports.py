@@ -435,6 +435,37 @@ def test_a_flush_takes_any_timeout(tv: TokVigil, timeout: float) -> None:
     assert tv.flush(timeout) == 0
 
 
+def test_a_report_in_the_middle_of_another_waits_for_no_other_thread(tv: TokVigil) -> None:
+    """As a signal handler's does."""
+    store = tv._reporter.store
+
+    def report_in_the_middle() -> None:
+        with store.lock:
+            other = threading.Thread(target=tv.track, args=[event("other")])
+            other.start()
+            time.sleep(0.1)  # until it waits
+            tv.track(event("mine"))
+        other.join()
+
+    reporting = threading.Thread(target=report_in_the_middle, daemon=True)
+    reporting.start()
+    reporting.join(10)
+    assert not reporting.is_alive()
+
+
+def test_a_child_forked_in_the_middle_of_a_close_is_closed(
+    control_plane: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TokVigil("key", control_plane.url, spool=False)
+    client._reporter._closing = True
+    client._reporter.restart_in_child()
+    client.track(event())
+    assert "came after close()" in caplog.text
+    client._reporter._closing = False
+    client._reporter.restart_in_child()
+    client.close()
+
+
 def test_however_long_the_outage_the_next_try_is_no_more_than_a_minute_away(tv: TokVigil, wire: Any) -> None:
     reporter = tv._reporter
     reporter._failures = 5_000

@@ -182,7 +182,7 @@ def test_a_stream_can_be_dropped_while_any_lock_is_held(
 ) -> None:
     """Objects in cycles are collected whenever something is allocated, also inside the SDK's own locks."""
     wire_provider.pause_after(TEXT_FROM["chat"] + PIECES_SEEN)
-    held = [tv._reporter._in_flight._lock, tv._reporter._background._changed, tv._reporter.store._lock]
+    held = [tv._reporter._in_flight._lock, tv._reporter._background._changed, tv._reporter.store.lock]
 
     def work() -> None:
         gc.disable()

@@ -77,12 +77,13 @@ class InFlight:
                 act()
 
     def due_for_extension(self) -> list[str]:
-        """The request ids of calls that have been going on since their last extension."""
+        """The request ids of calls that have been going on since their last extension, longest first."""
         now = self._clock()
         with self._lock:
             for request_id in [each for each, until in self._extend_until.items() if until <= now]:
                 self.stop_extending(request_id)
-            return [request_id for request_id, at in self._extend_at.items() if at <= now]
+            due = [request_id for request_id, at in self._extend_at.items() if at <= now]
+            return sorted(due, key=self._extend_at.__getitem__)
 
     def extend_in(self, request_id: str, seconds: float) -> None:
         """It is due again after so long, if it still goes on."""

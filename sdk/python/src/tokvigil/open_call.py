@@ -93,10 +93,7 @@ class OpenCall:
 
     def report_unheard(self) -> UsageEvent:
         """It went out, and nobody waited for the answer: the provider has read the prompt at least."""
-        return self.report(
-            "partial",
-            Usage(input_tokens=self.question.input_tokens or 0, output_tokens=0, source="estimated"),
-        )
+        return self.report("partial", self._estimated(0))
 
     def report_unknown(self) -> UsageEvent:
         """It was answered, and nobody can say what it used."""
@@ -126,8 +123,14 @@ class OpenCall:
         output_tokens = next(
             (tokens for tokens in known if isinstance(tokens, int)), OUTPUT_TOKENS_WITHOUT_CAP
         )
+        return self._estimated(output_tokens)
+
+    def _estimated(self, output_tokens: int) -> Usage:
+        """With the prompt. No call has more than TokVigil takes, whatever its cap says."""
         return Usage(
-            input_tokens=self.question.input_tokens or 0, output_tokens=output_tokens, source="estimated"
+            input_tokens=min(checked.TOKENS_MAX, self.question.input_tokens or 0),
+            output_tokens=min(checked.TOKENS_MAX, output_tokens),
+            source="estimated",
         )
 
     def _event(self, status: UsageStatus, usage: Usage) -> UsageEvent:

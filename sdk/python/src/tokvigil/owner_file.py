@@ -26,7 +26,7 @@ def owners_with_files(spool: Path) -> set[str]:
     prefix = f"{spool.name}.owner-"
     found = set()
     for file in spool.parent.glob(f"{glob.escape(prefix)}*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if time.time() - file.stat().st_mtime > OWNER_NEW_S:
                 found.add(file.name.removeprefix(prefix))
     return found
@@ -44,8 +44,12 @@ class OwnerFile:
         if self._descriptor is not None:
             return
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.drop()
+            raise
 
     def renew(self) -> None:
         """Should somebody have tidied it away."""
@@ -54,16 +58,18 @@ class OwnerFile:
             self.take()
 
     def is_dead(self) -> bool:
-        """Whether its process ended."""
+        """Whether its process ended. One that cannot be asked is taken for alive."""
         try:
             descriptor = os.open(self._path, os.O_RDWR)
         except FileNotFoundError:
             return True
+        except OSError:
+            return False
         try:
             if fcntl is None:
                 return time.time() - os.fstat(descriptor).st_mtime >= OWNER_STALE_S
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return False
         finally:
             os.close(descriptor)

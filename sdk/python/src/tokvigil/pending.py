@@ -17,7 +17,8 @@ class PendingUsage:
     def __init__(self, events_max: int = PENDING_MAX) -> None:
         self._events: dict[str, UsageEvent] = {}
         self._events_max = events_max
-        self._lock = threading.RLock()
+        # Reentrant, because a signal handler may report while its thread is in here.
+        self.lock = threading.RLock()
         forking.register(self)
 
     def hold(self, event: UsageEvent) -> None:
@@ -28,7 +29,7 @@ class PendingUsage:
 
     def add(self, event: UsageEvent) -> UsageEvent | None:
         """Keep an event; returns the oldest one if it had to make room."""
-        with self._lock:
+        with self.lock:
             self._events.setdefault(event.request_id, event)
             if len(self._events) <= self._events_max:
                 return None
@@ -37,7 +38,7 @@ class PendingUsage:
 
     def replace(self, event: UsageEvent) -> None:
         """Have an event as it is to be sent instead."""
-        with self._lock:
+        with self.lock:
             if event.request_id in self._events:
                 self._events[event.request_id] = event
 
@@ -50,7 +51,7 @@ class PendingUsage:
 
     def remove(self, request_ids: Iterable[str]) -> None:
         """Forget events that TokVigil has."""
-        with self._lock:
+        with self.lock:
             for request_id in request_ids:
                 self._events.pop(request_id, None)
 
@@ -66,7 +67,7 @@ class PendingUsage:
         return len(self)
 
     def oldest(self) -> tuple[UsageEvent, ...]:
-        with self._lock:
+        with self.lock:
             return tuple(self._events.values())
 
     def has_pending(self) -> bool:
@@ -74,11 +75,11 @@ class PendingUsage:
 
     def count_of(self, request_ids: Iterable[str]) -> int:
         """How many of these reports are still here."""
-        return sum(request_id in self._events for request_id in request_ids)
+        return len(self._events.keys() & set(request_ids))
 
     def restart_in_child(self) -> None:
         """The parent sends its own."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._events = {}
 
     def __len__(self) -> int:

@@ -77,8 +77,6 @@ class Reporter:
         self._reported: deque[str] = deque(maxlen=CAUGHT_UP_MAX)
         self._closing = False
         self._closed = threading.Event()
-        # Reentrant, because a signal handler may report in the middle of a report.
-        self._admitting = threading.RLock()
         _reporters.add(self)
         forking.register(self)
         if store.has_pending():
@@ -87,9 +85,11 @@ class Reporter:
             self._background.within(ADOPT_EVERY_S)
 
     def restart_in_child(self) -> None:
-        """The parent's reports are the parent's."""
+        """The parent's reports are the parent's, and so is a close that was under way."""
         self._reported.clear()
-        self._admitting = threading.RLock()
+        self._closed = threading.Event()
+        if self._closing:
+            self._closed.set()
 
     @property
     def is_closing(self) -> bool:
@@ -116,7 +116,7 @@ class Reporter:
 
     def report(self, event: UsageEvent) -> None:
         """Write an event down; it is sent at once, in the background."""
-        with self._admitting:
+        with self.store.lock:
             if self._closed.is_set():
                 # A call that was open at the close has been handed over as what it may use.
                 logger.error("usage of request %s came after close() and is not reported", event.request_id)
@@ -158,13 +158,13 @@ class Reporter:
         False: there is nothing to wait for, or it was in vain.
         """
         reported = tuple(self._reported)
-        if not reported or self._is_backing_off() or not self.store.count_of(reported):
+        if not reported or self._is_backing_off() or self.store.count_of(reported) == 0:
             return False
         self._background.within(0)
         look_s = LOOK_S_FIRST
         while time.monotonic() < deadline and not self._is_backing_off():
             yield look_s
-            if not self.store.count_of(reported):
+            if self.store.count_of(reported) == 0:
                 return True
             look_s = min(LOOK_S_MAX, 2 * look_s)
         return False
@@ -185,7 +185,8 @@ class Reporter:
                 self._delivery.send_all(deadline, to_the_last=self._closing)
                 self._succeeded()
                 left = len(self.store)
-                if self._closing or not (elsewhere := self.store.count_of(reported)):
+                elsewhere = 0 if self._closing else self.store.count_of(reported)
+                if not elsewhere:
                     return left
                 if time.monotonic() + pause_s >= deadline:
                     logger.warning("not reported yet: usage of %d calls, which others send", elsewhere)
@@ -222,7 +223,7 @@ class Reporter:
 
     def _let_go(self) -> None:
         left = len(self.store)
-        with self._admitting:
+        with self.store.lock:
             lost = self.store.close()
             self._closed.set()
         if lost:

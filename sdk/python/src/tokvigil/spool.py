@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,20 +141,23 @@ class Spool:
         is_there = self._run(lambda db: spool_rows.has_unowned(db, self._destination))
         return self._is_usable if is_there is None else is_there
 
-    def count_of(self, request_ids: Collection[str]) -> int:
-        """How many of these reports (`spool_rows.IDS_MAX` at most) are still here, whoever is sending them; all, if
-        nobody knows."""
-        waiting = tuple(request_id for request_id in request_ids if request_id not in self._settled)
+    def count_of(self, request_ids: Collection[str]) -> int | None:
+        """How many of these reports (`spool_rows.IDS_MAX` at most) are still here, whoever is sending them; None if the
+        file cannot be read just now."""
+        waiting = tuple({request_id for request_id in request_ids if request_id not in self._settled})
         found = self._run(lambda db: spool_rows.count_of(db, self._destination, waiting))
         if found is None and self._is_usable:
-            return len(waiting)
+            return None
         return (found or 0) + self._memory.count_of(waiting)
 
     def __len__(self) -> int:
         """As far as the file can be read."""
-        found = self._run(lambda db: spool_rows.count(db, self._destination))
-        unsettled = max(0, (found or 0) - len(self._settled))
-        return unsettled + len(self._claimed) + len(self._memory)
+        if self._settled:
+            unowned = self._unowned(PENDING_MAX) or ()
+            found: int | None = sum(request_id not in self._settled for request_id, _ in unowned)
+        else:
+            found = self._run(lambda db: spool_rows.count(db, self._destination))
+        return (found or 0) + len(self._claimed) + len(self._memory)
 
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
@@ -169,37 +173,42 @@ class Spool:
 
     def _take_over(self, dead: str) -> None:
         if self._run(lambda db: spool_rows.disown(db, dead)):
-            OwnerFile(self.path, dead).remove()
+            with suppress(OSError):
+                OwnerFile(self.path, dead).remove()
 
     def _renew_owner(self) -> None:
-        with self._lock:
+        with self.lock:
             try:
                 if self._owned is not None:
                     self._owned.renew()
-                if self._db is not None:
-                    self.path.stat()
-            except OSError as error:
-                logger.error("the spool %s is gone, and is made again: %s", self.path, error)
+                is_gone = self._db is not None and _identity(self.path) != self._identity
+            except OSError:
+                is_gone = True
+            if is_gone:
                 self._move_to_new_file()
 
     def _move_to_new_file(self) -> None:
-        """The old one has no name any more, and can still be read."""
+        """The old one has no name any more, and can still be read. The rows of other destinations come along."""
+        logger.error("the spool %s is gone, and is made again", self.path)
         rows = self._run(
             lambda db: db.execute(
                 "SELECT destination, request_id, owner, body FROM event WHERE owner IS NULL OR owner = ?",
                 (self._owner,),
             ).fetchall()
         )
+        if rows is None:
+            return
         self._let_go()
-        if self._owned is not None:
-            self._owned.drop()
-            self._owned = None
-        self._run(
-            lambda db: db.executemany(
-                "INSERT OR IGNORE INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)",
-                rows or (),
-            )
-        )
+        if self._run(lambda db: spool_rows.insert(db, rows)):
+            return
+        mine = [
+            (request_id, body)
+            for where, request_id, owner, body in rows
+            if where == self._destination and owner is None
+        ]
+        for _, event in spool_rows.read(mine):
+            if event is not None:
+                self._memory.add(event)
 
     def close(self) -> int:
         """Hand over what is held, and let go of the file. Returns how many events no disk took: they are lost."""
@@ -207,7 +216,7 @@ class Spool:
         self._write_down_what_is_in_memory()
         self._tell_the_file()
         self._run(lambda db: spool_rows.disown(db, self._owner))
-        with self._lock:
+        with self.lock:
             self._let_go()
             self._is_to_open = False
             self._cannot_be_opened = True
@@ -218,11 +227,11 @@ class Spool:
     def hold_for_fork(self) -> None:
         """Nothing is open, and no thread is inside SQLite, when this returns: its own memory of what it has locked in
         the file would mislead the child."""
-        self._lock.acquire()
+        self.lock.acquire()
         try:
             self._let_go()
         except BaseException:
-            self._lock.release()
+            self.lock.release()
             raise
 
     def _let_go(self) -> None:
@@ -233,7 +242,7 @@ class Spool:
             self._is_to_open = True
 
     def go_on_in_parent(self) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def restart_in_child(self) -> None:
         """The parent sends its own events; this process opens the file when it has something for it."""
@@ -243,12 +252,13 @@ class Spool:
 
     def _begin(self) -> None:
         # Reentrant, because a signal handler may report while its thread is in here.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._owner = uuid.uuid4().hex
         self._owned = None
         self._claimed = {}
         self._settled = {}
         self._db = None
+        self._identity = (0, 0)
         self._is_to_open = True
         self._cannot_be_opened = False
         self._is_in_use = False
@@ -265,6 +275,8 @@ class Spool:
                 # Before any event: one whose owner has no file would be taken for a dead process's.
                 self._owned = self._owned or OwnerFile(path, self._owner)
                 self._owned.take()
+                self._owned.renew()
+                self._identity = _identity(path)
             except OSError:
                 db.close()
                 raise
@@ -334,7 +346,7 @@ class Spool:
 
     def _run(self, use: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `use` answers; None, said in the log, if the file cannot be used."""
-        with self._lock:
+        with self.lock:
             if time.monotonic() < self._leave_alone_until:
                 return None
             if self._is_to_open:
@@ -358,6 +370,12 @@ class Spool:
         logger.error("the spool %s failed, usage is kept in memory meanwhile: %s", self.path, error)
         if is_locked(error):
             self._leave_alone_until = time.monotonic() + LEAVE_ALONE_S
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of the file that has this name now."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _without_cursor(answer: T) -> T:

@@ -32,6 +32,15 @@ def write(db: sqlite3.Connection, destination: str, event: UsageEvent, owner: st
     return True
 
 
+def insert(db: sqlite3.Connection, rows: Collection[tuple[str, str, str | None, str]]) -> bool:
+    """Rows as they were in another file: destination, request id, owner, body."""
+    with _transaction(db):
+        db.executemany(
+            "INSERT OR IGNORE INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)", rows
+        )
+    return True
+
+
 def replace(db: sqlite3.Connection, destination: str, event: UsageEvent) -> bool:
     db.execute(
         "UPDATE event SET body = ? WHERE destination = ? AND request_id = ?",
