@@ -162,11 +162,9 @@ class Spool:
     def adopt(self) -> None:
         """Make the events of processes that died pending."""
         self._renew_owner()
-        owners = self._run(
-            lambda db: db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
-        )
+        owners = self._run(spool_rows.owners)
         # Some have died with nothing here but their file.
-        known = {owner for (owner,) in owners or ()} | owners_with_files(self.path)
+        known = (owners or set()) | owners_with_files(self.path)
         for owner in known - {self._owner}:
             if OwnerFile(self.path, owner).is_dead():
                 self._take_over(owner)
@@ -190,12 +188,7 @@ class Spool:
     def _move_to_new_file(self) -> None:
         """The old one has no name any more, and can still be read. The rows of other destinations come along."""
         logger.error("the spool %s is gone, and is made again", self.path)
-        rows = self._run(
-            lambda db: db.execute(
-                "SELECT destination, request_id, owner, body FROM event WHERE owner IS NULL OR owner = ?",
-                (self._owner,),
-            ).fetchall()
-        )
+        rows = self._run(lambda db: spool_rows.whole(db, self._owner))
         if rows is None:
             return
         self._let_go()

@@ -17,6 +17,8 @@ from tokvigil.models import UsageEvent
 
 # Request id and body.
 Row = tuple[str, str]
+# Destination, request id, owner and body.
+WholeRow = tuple[str, str, str | None, str]
 # Variables in one statement; SQLite takes 32,766.
 IDS_MAX = 1_000
 
@@ -32,8 +34,20 @@ def write(db: sqlite3.Connection, destination: str, event: UsageEvent, owner: st
     return True
 
 
-def insert(db: sqlite3.Connection, rows: Collection[tuple[str, str, str | None, str]]) -> bool:
-    """Rows as they were in another file: destination, request id, owner, body."""
+def whole(db: sqlite3.Connection, owner: str) -> list[WholeRow]:
+    """All that is to be sent, wherever to, and all that is the owner's."""
+    return db.execute(
+        "SELECT destination, request_id, owner, body FROM event WHERE owner IS NULL OR owner = ?", (owner,)
+    ).fetchall()
+
+
+def owners(db: sqlite3.Connection) -> set[str]:
+    found = db.execute("SELECT DISTINCT owner FROM event WHERE owner IS NOT NULL").fetchall()
+    return {owner for (owner,) in found}
+
+
+def insert(db: sqlite3.Connection, rows: Collection[WholeRow]) -> bool:
+    """Rows as they were in another file."""
     with _transaction(db):
         db.executemany(
             "INSERT OR IGNORE INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)", rows
