@@ -10,7 +10,7 @@ import msgspec
 from policies import evaluation
 from policies.decision import LimitFinding
 from policies.evaluation import Caller, Evaluated, EvaluateRequest
-from policies.reasons import CLASSES, Reason
+from policies.reasons import BY_MODEL, CLASSES, Reason
 from policies.resolution import StoredPolicy
 from tenants import problems
 from tenants.http import Name
@@ -21,7 +21,6 @@ from usage.limit_state import LimitState
 
 # What blocks every call whatever it asks for; with a model, also what blocks every call of that model.
 _ALWAYS = {Reason.NO_POLICY, Reason.ENVIRONMENT_FROZEN, Reason.FEATURE_FROZEN, Reason.USER_BLOCKED}
-_BY_MODEL = {Reason.MODEL_NOT_ALLOWED, Reason.MODEL_DENIED, Reason.PRICE_UNKNOWN}
 _PER_USER = {Per.USER, Per.USER_FEATURE}
 # An evaluation needs names; no one's answer tells of these.
 _NO_USER, _NO_MODEL = "", "-"
@@ -125,7 +124,7 @@ def _state(assessed: Assessment, finding: LimitFinding) -> LimitState:
 
 def _blocked(assessed: Assessment, *, names_model: bool) -> Blocked | None:
     refusal = assessed.refusal
-    told = _ALWAYS | _BY_MODEL if names_model else _ALWAYS
+    told = _ALWAYS | BY_MODEL if names_model else _ALWAYS
     if refusal is None or refusal.reason_code not in told:
         return None
     reason = Reason(refusal.reason_code)

@@ -50,6 +50,9 @@ CLASSES = {
     Reason.CONCURRENCY_LIMIT_EXCEEDED: ReasonClass.TRANSIENT,
 }
 
+# Why no call of a model may go out, whatever it asks for.
+BY_MODEL = frozenset({Reason.MODEL_NOT_ALLOWED, Reason.MODEL_DENIED, Reason.PRICE_UNKNOWN})
+
 _WINDOW_NAMES = {
     Window.MINUTE: "MINUTE",
     Window.HOUR: "HOURLY",

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from policies.decision import Verdict, decide
-from policies.reasons import WINDOW_CODES, Reason
+from policies.reasons import BY_MODEL, WINDOW_CODES, Reason
 from usage.amounts import Metric
 from usage.assessment import Assessment, Reading
 
 # Blocks that another model may not meet.
-_BY_MODEL = frozenset(
+_MENDABLE = frozenset(
     {
-        Reason.MODEL_NOT_ALLOWED.value,
-        Reason.MODEL_DENIED.value,
-        Reason.PRICE_UNKNOWN.value,
+        *(reason.value for reason in BY_MODEL),
         Reason.REQUEST_COST_EXCEEDED.value,
         *(code for (_, metric), code in WINDOW_CODES.items() if metric is Metric.COST_USD),
     }
@@ -32,7 +30,7 @@ def suggested_model(
     now_ms: int,
 ) -> str | None:
     """The first of the named models that would have been allowed, `assess` being the same call with another model."""
-    if verdict.reason_code not in _BY_MODEL:
+    if verdict.reason_code not in _MENDABLE:
         return None
     tried = islice(named, TRIED_MAX)
     return next((model for model in tried if decide(assess(model), readings, now_ms).verdict.allowed), None)
