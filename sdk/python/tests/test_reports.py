@@ -45,6 +45,17 @@ def wait_for(condition: Callable[[], Any], within_s: float = 10.0) -> None:
         time.sleep(0.005)
 
 
+def say_hi(client: TokVigil, wire_provider: Any) -> None:
+    client.chat(
+        "user_123",
+        "chat",
+        "gpt-4o-mini",
+        [{"role": "user", "content": "Hi"}],
+        provider_base_url=wire_provider.url + "/v1",
+        provider_api_key="sk",
+    )
+
+
 def test_tracked_usage_arrives_by_itself(tv: TokVigil, control_plane: Any) -> None:
     for number in range(5):
         tv.track(event(str(number)))
@@ -340,19 +351,11 @@ def test_a_call_that_is_being_decided_when_its_client_is_closed_does_not_go_out(
     def close() -> None:
         deciding.wait(10)
         client._reporter._in_flight.let_none_begin()
-        client._reporter._closing = True
         closed.set()
 
     threading.Thread(target=close).start()
     with pytest.raises(ConfigurationError, match="closed"):
-        client.chat(
-            "user_123",
-            "chat",
-            "gpt-4o-mini",
-            [{"role": "user", "content": "Hi"}],
-            provider_base_url=wire_provider.url + "/v1",
-            provider_api_key="sk",
-        )
+        say_hi(client, wire_provider)
     assert wire_provider.seen == []
     assert client.flush() == 0
     assert [report["status"] for report in control_plane.charged.values()] == ["cancelled"]
@@ -457,12 +460,10 @@ def test_a_child_forked_in_the_middle_of_a_close_is_closed(
     control_plane: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = TokVigil("key", control_plane.url, spool=False)
-    client._reporter._closing = True
+    client._reporter._in_flight.let_none_begin()
     client._reporter.restart_in_child()
     client.track(event())
     assert "came after close()" in caplog.text
-    client._reporter._closing = False
-    client._reporter.restart_in_child()
     client.close()
 
 
@@ -711,14 +712,7 @@ def test_a_close_under_traffic_lets_no_call_begin_and_loses_none(
     def call_until_closed() -> None:
         while not closed.is_set():
             try:
-                client.chat(
-                    "user_123",
-                    "chat",
-                    "gpt-4o-mini",
-                    [{"role": "user", "content": "Hi"}],
-                    provider_base_url=wire_provider.url + "/v1",
-                    provider_api_key="sk",
-                )
+                say_hi(client, wire_provider)
             except ConfigurationError:
                 return
             answered.append(1)

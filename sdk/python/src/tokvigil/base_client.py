@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
-from urllib.parse import quote
 
 from tokvigil import attribution, checked, estimating, telemetry, token_encodings, tokens, wrapping
 from tokvigil.attribution import Attribution
@@ -28,7 +27,7 @@ from tokvigil.retries import RetryPolicy
 from tokvigil.spool import Spool
 from tokvigil.spool_file import default_path
 from tokvigil.steps import Steps
-from tokvigil.transport import Transport
+from tokvigil.transport import Transport, hold_path
 from tokvigil.wrapping.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -164,13 +163,13 @@ class BaseClient:
 
     def _release(self, request_id: str) -> Steps[bool]:
         try:
-            yield from self._transport.ask("DELETE", _hold(request_id))
+            yield from self._transport.ask("DELETE", hold_path(request_id))
         except NotFoundError:
             return False
         return True
 
     def _extend(self, request_id: str) -> Steps[datetime]:
-        answer = yield from self._transport.ask("POST", f"{_hold(request_id)}/extend")
+        answer = yield from self._transport.ask("POST", f"{hold_path(request_id)}/extend")
         return _read_expiry(answer)
 
     def _limits(self, **params: str | None) -> Steps[Limits]:
@@ -319,10 +318,6 @@ def chat_request(
         api_key=provider_api_key,
     )
     return request, Attribution(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
-
-
-def _hold(request_id: str) -> str:
-    return f"/v1/reservations/{quote(request_id, safe='')}"
 
 
 def _read_expiry(answer: Mapping[str, Any]) -> datetime:

@@ -15,7 +15,7 @@ from tokvigil.attribution import Attribution
 from tokvigil.availability import Asked, Availability, LeftAloneError
 from tokvigil.connections import CLOSED
 from tokvigil.errors import APIStatusError, ConfigurationError, TokVigilError, TokVigilUnavailableError
-from tokvigil.models import Decision, Usage, UsageEvent
+from tokvigil.models import Decision, Usage, UsageEvent, UsageStatus
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
 from tokvigil.transport import NotReachedError, Transport
@@ -74,17 +74,21 @@ class Question:
         }
         return {name: value for name, value in body.items() if value is not None}
 
-    def cancelled(self) -> UsageEvent:
-        """The report of a call that does not go out."""
+    def report(
+        self, status: UsageStatus, usage: Usage, *, provider: str | None = None, latency_ms: int | None = None
+    ) -> UsageEvent:
+        """Of this call: stamped now and never changed, so that a late report still belongs to this moment."""
         return UsageEvent(
             request_id=self.request_id,
             user_id=self.user_id,
             model=self.model,
-            usage=NO_USAGE,
-            status="cancelled",
+            usage=usage,
+            status=status,
             feature=self.feature,
             plan=self.plan,
             run_id=self.run_id,
+            provider=provider,
+            latency_ms=latency_ms,
             occurred_at=datetime.now(UTC),
             metadata=self.metadata,
         )
@@ -157,7 +161,7 @@ class Evaluation:
     def _give_back(self, question: Question) -> None:
         """It was asked, does not go out, has no answer, and may be held all the same."""
         if not question.dry_run and not question.is_named_by_caller:
-            self._reporter.report(question.cancelled())
+            self._reporter.report(question.report("cancelled", NO_USAGE))
 
     def _ask(self, question: Question, deadline: float) -> Steps[Decision]:
         self._availability.admit()

@@ -30,20 +30,20 @@ class InFlight:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._is_closing = False
+        self.is_closing = False
         self._reset()
         forking.register(self)
 
     def let_none_begin(self) -> None:
         """From now on; those that have begun are still open."""
         with self._lock:
-            self._is_closing = True
+            self.is_closing = True
 
     def began(self, call: OpenCall) -> bool:
         """False: none may begin any more."""
         now = self._clock()
         with self._lock:
-            if self._is_closing:
+            if self.is_closing:
                 return False
             self._open[call.request_id] = call
             self._extend_at[call.request_id] = now + EXTEND_EVERY_S

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tokvigil import checked, telemetry
@@ -134,21 +133,8 @@ class OpenCall:
         )
 
     def _event(self, status: UsageStatus, usage: Usage) -> UsageEvent:
-        """Stamped now and never changed, so that a late report still belongs to this moment."""
-        return UsageEvent(
-            request_id=self.request_id,
-            user_id=self.question.user_id,
-            model=self.question.model,
-            usage=usage,
-            status=status,
-            feature=self.question.feature,
-            plan=self.question.plan,
-            run_id=self.question.run_id,
-            provider=self.provider,
-            latency_ms=min(checked.LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000)),
-            occurred_at=datetime.now(UTC),
-            metadata=self.question.metadata,
-        )
+        latency_ms = min(checked.LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000))
+        return self.question.report(status, usage, provider=self.provider, latency_ms=latency_ms)
 
 
 class Desk:

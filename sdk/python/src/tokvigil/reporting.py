@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from tokvigil import forking, spool_rows
 from tokvigil.background import Background
@@ -25,7 +24,7 @@ from tokvigil.pending import PendingUsage
 from tokvigil.retries import jitter
 from tokvigil.spool import Spool, SpoolBusyError
 from tokvigil.steps import Steps
-from tokvigil.transport import Transport, is_retryable
+from tokvigil.transport import Transport, hold_path, is_retryable
 
 if TYPE_CHECKING:
     from tokvigil.open_call import OpenCall
@@ -75,7 +74,6 @@ class Reporter:
         self._adopt_from = time.monotonic() + ADOPT_EVERY_S
         # The latest that this process has reported, whoever sends them.
         self._reported: deque[str] = deque(maxlen=CAUGHT_UP_MAX)
-        self._closing = False
         self._closed = threading.Event()
         _reporters.add(self)
         forking.register(self)
@@ -88,13 +86,13 @@ class Reporter:
         """The parent's reports are the parent's, and so is a close that was under way."""
         self._reported.clear()
         self._closed = threading.Event()
-        if self._closing:
+        if self.is_closing:
             self._closed.set()
 
     @property
     def is_closing(self) -> bool:
         """No call may begin any more."""
-        return self._closing
+        return self._in_flight.is_closing
 
     def expect(self, call: OpenCall) -> None:
         """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
@@ -143,7 +141,7 @@ class Reporter:
         return call
 
     def later(self, request_id: str, act: Callable[[], object]) -> None:
-        """Have something done for a call in the background. Takes no lock, so that it is safe in a `__del__`."""
+        """Have something done for a call in the background. Safe in a `__del__`: see `InFlight.defer` and `nudge`."""
         self._in_flight.defer(request_id, act)
         self._background.nudge()
 
@@ -182,10 +180,10 @@ class Reporter:
         pause_s = RETRY_PAUSE_S
         while True:
             try:
-                self._delivery.send_all(deadline, to_the_last=self._closing)
+                self._delivery.send_all(deadline, to_the_last=self.is_closing)
                 self._succeeded()
                 left = len(self.store)
-                elsewhere = 0 if self._closing else self.store.count_of(reported)
+                elsewhere = 0 if self.is_closing else self.store.count_of(reported)
                 if not elsewhere:
                     return left
                 if time.monotonic() + pause_s >= deadline:
@@ -206,11 +204,10 @@ class Reporter:
             # Another thread is closing it, and goes on to close what is needed for that.
             self._closed.wait(timeout_s + CLOSE_S_MIN)
             return
-        self._closing = True
+        self._in_flight.let_none_begin()
         _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
         try:
-            self._in_flight.let_none_begin()
             self._background.stop(timeout_s)
             self._in_flight.do_deferred()
             for call in self._in_flight.given_up(all_of_them=True):
@@ -287,9 +284,8 @@ class Reporter:
         for request_id in due:
             if time.monotonic() >= until:
                 return
-            path = f"/v1/reservations/{quote(request_id, safe='')}/extend"
             try:
-                self._transport.request("POST", path, retry=False)
+                self._transport.request("POST", f"{hold_path(request_id)}/extend", retry=False)
                 self._in_flight.extend_in(request_id, EXTEND_EVERY_S)
             except NotFoundError:
                 logger.warning("request %s is held no longer, so its hold is not extended", request_id)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from tokvigil import steps
 from tokvigil.connections import Connections
@@ -170,6 +171,10 @@ def _json(body: Mapping[str, Any] | bytes | None) -> bytes | None:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the call cannot be written as JSON: {error}") from None
+
+
+def hold_path(request_id: str) -> str:
+    return f"/v1/reservations/{quote(request_id, safe='')}"
 
 
 def is_retryable(error: TokVigilError) -> bool:
