@@ -11,8 +11,8 @@ from policies import evaluation
 from tenants import last_used
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api
-from usage import expected_output
-from usage.counter_store import Breaker, store
+from usage.counting.store import Breaker, store
+from usage.ledger import expected_output
 
 pytest_plugins = ["audit.testing"]
 

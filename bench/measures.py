@@ -15,7 +15,8 @@ from bench.load import Load
 from bench.result import Result
 from bench.scene import Scene
 from bench.servers import web
-from usage import counters, recount
+from usage.counting import inspection
+from usage.settling import recount
 
 if TYPE_CHECKING:
     from bench.__main__ import Options
@@ -102,7 +103,9 @@ def _mismatches(small: Scene, answered: int) -> tuple[int, int]:
     """
     found = recount.check(small.environment)
     budget = next(
-        int(fields[b"hr"]) for key, fields in counters.scan(small.environment.pk) if ":c:environment:" in key
+        int(fields[b"hr"])
+        for key, fields in inspection.scan(small.environment.pk)
+        if ":c:environment:" in key
     )
     wrong = len(found.drifts) + (budget != found.open_reservations) + (found.open_reservations < answered)
     return wrong, found.open_reservations

@@ -10,7 +10,7 @@ from django.db import connection
 from policies import policy_file, publishing
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
-from usage.price_import import load_shared_prices
+from usage.prices.genai import load_shared_prices
 
 USERS = 200
 LEDGER_STEP = 1_000_000

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from policies.call_terms import CallTerms
 from policies.reasons import Reason, rank
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
-from policies.terms import Terms
 from usage.amounts import Subjects
 from usage.assessment import Assessment, Refusal
 from usage.money import format_usd
-from usage.pricing import Price, TokenUse, cost_nano
+from usage.prices.cost import Price, TokenUse, cost_nano
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class EnvironmentState:
     """What holds in the environment whatever the policies say."""
 
     frozen: bool
@@ -37,13 +37,15 @@ class Ground:
     allow_without_policy: bool
 
 
-def assess(call: Call, terms: Terms, ground: Ground, price: Price | None, output_tokens: int) -> Assessment:
+def assess(
+    call: Call, terms: CallTerms, state: EnvironmentState, price: Price | None, output_tokens: int
+) -> Assessment:
     """`output_tokens` is what is held for the answer."""
     subjects = call.subjects
     use = TokenUse(input_tokens=call.input_tokens, output_tokens=output_tokens)
     cost = None if price is None else cost_nano(price, use)
     refusals = [
-        *_ground_refusals(call, terms.matched, ground),
+        *_state_refusals(call, terms.matched, state),
         *_policy_refusals(call, terms.matched, price, cost),
     ]
     return Assessment(
@@ -83,13 +85,13 @@ def _first(found: Iterable[_Found]) -> Refusal | None:
     return None if winner is None else Refusal(winner.reason.value, winner.message, winner.policy)
 
 
-def _ground_refusals(call: Call, matched: Matched, ground: Ground) -> Iterator[_Found]:
-    if matched.override is None and not ground.allow_without_policy:
+def _state_refusals(call: Call, matched: Matched, state: EnvironmentState) -> Iterator[_Found]:
+    if matched.override is None and not state.allow_without_policy:
         yield _Found(Reason.NO_POLICY, "No policy matches this call, and the environment blocks such calls.")
-    if ground.frozen:
+    if state.frozen:
         yield _Found(Reason.ENVIRONMENT_FROZEN, "The environment is frozen: every AI call is blocked.")
     feature = call.subjects.feature
-    if feature in ground.frozen_features:
+    if feature in state.frozen_features:
         yield _Found(Reason.FEATURE_FROZEN, f"Feature {feature} is frozen: its AI calls are blocked.")
     if call.user_blocked:
         yield _Found(Reason.USER_BLOCKED, f"User {call.subjects.user_id} is blocked.")

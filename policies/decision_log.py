@@ -1,4 +1,4 @@
-"""Blocked decisions, from the counter store's stream to the Decision table.
+"""Blocked decisions, from the counter store's stream to the table of blocked decisions.
 
 The reserve script writes what it decided on (assessment and readings) to a bounded stream; `drain` decides the same
 once more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is
@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from policies import answers
+from policies import evaluate_answer
 from policies.decision import decide
+from policies.models import BlockedDecision
 from tenants.models import Environment
-from usage import assessment, counters
+from usage import assessment
 from usage.assessment import Reading
-from usage.models import Decision
+from usage.counting import blocked_stream
 
 BATCH_MAX = 500
 BATCHES_MAX = 200
@@ -26,11 +27,11 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
     """The number of decisions stored, the oldest first. Raises StoreUnavailable, DatabaseError."""
     stored = 0
     for _ in range(batches_max):
-        entries = counters.blocked(environment.pk, BATCH_MAX)
-        Decision.objects.bulk_create(
+        entries = blocked_stream.blocked(environment.pk, BATCH_MAX)
+        BlockedDecision.objects.bulk_create(
             [_row(environment.pk, *entry) for entry in entries], ignore_conflicts=True, batch_size=BATCH_MAX
         )
-        counters.drop_blocked(environment.pk, [stream_id for stream_id, _, _, _ in entries])
+        blocked_stream.drop_blocked(environment.pk, [stream_id for stream_id, _, _, _ in entries])
         stored += len(entries)
         if len(entries) < BATCH_MAX:
             break
@@ -39,11 +40,11 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
 
 def _row(
     environment_id: int, stream_id: str, packed: bytes, readings: tuple[Reading, ...], at_ms: int
-) -> Decision:
+) -> BlockedDecision:
     blocked = assessment.unpack(packed)
     decided = decide(blocked, readings, at_ms)
     verdict = decided.verdict
-    return Decision(
+    return BlockedDecision(
         environment_id=environment_id,
         stream_id=stream_id,
         decided_at=datetime.fromtimestamp(at_ms / 1000, UTC),
@@ -59,6 +60,6 @@ def _row(
         policy_id=None if verdict.policy is None else verdict.policy.id,
         policy_name="" if verdict.policy is None else verdict.policy.name,
         policy_version=None if verdict.policy is None else verdict.policy.version,
-        limit_state=msgspec.to_builtins(answers.limit_states(blocked, decided, held=False)),
+        limit_state=msgspec.to_builtins(evaluate_answer.limit_states(blocked, decided, held=False)),
         estimated_cost_nano=blocked.cost_nano if blocked.priced else None,
     )

@@ -18,9 +18,9 @@ from django.db import connection, transaction
 from audit import log as audit_log
 from policies.models import EndUser, Plan
 from tenants.models import Environment
-from usage import counters
-from usage.charging import note_missed
-from usage.counter_store import StoreUnavailable
+from usage.counting import remember_user
+from usage.counting.store import StoreUnavailable
+from usage.settling.charging import note_missed
 
 UNKNOWN = "-"
 
@@ -112,7 +112,7 @@ def _tell_counter_store(environment_id: int, user_id: str) -> None:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_lock_number(environment_id, user_id)])
-            counters.remember_user(environment_id, user_id, load_record(environment_id, user_id), None)
+            remember_user.remember_user(environment_id, user_id, load_record(environment_id, user_id), None)
     except StoreUnavailable:
         note_missed(environment_id)
 

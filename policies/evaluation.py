@@ -16,101 +16,52 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from secrets import token_hex
-from typing import Annotated
 
 import msgspec
 from django.db import InterfaceError, OperationalError
-from msgspec import Meta
 
 from policies import decision, end_users, snapshot
 from policies.assessing import Call, assess
+from policies.call_terms import CallTerms
+from policies.callers import Caller
 from policies.decision import Decision
 from policies.end_users import StoredUser
+from policies.evaluate_request import EvaluateRequest
 from policies.snapshot import Snapshot
 from policies.suggesting import suggested_model
-from policies.terms import Terms
-from tenants import authentication, keys, problems, scopes
-from tenants.authentication import Credential
-from tenants.http import Metadata, Name, RequestId, TokenCount
-from usage import assessment, counters, recount
+from tenants.api import problems
+from tenants.api.authentication import Credential
+from usage import assessment
 from usage.amounts import Per, Subjects
 from usage.assessment import Assessment
-from usage.counter_store import StoreUnavailable, store
-from usage.counters import (
+from usage.counting import remember_user, reserve
+from usage.counting.reserve import (
     AlreadySettled,
     Check,
     ClockDiffers,
     Cold,
     Conflict,
-    Counter,
     Done,
-    Present,
     RateLimited,
     Replay,
     Request,
     Stale,
     UserUnknown,
 )
-from usage.expected_output import expected_output
-from usage.pricing import Match
-from usage.tokens import count_tokens
+from usage.counting.store import StoreUnavailable, store
+from usage.counting.tracked import Counter, CurrentWindows
+from usage.ledger.expected_output import expected_output
+from usage.prices.book import Match
+from usage.prices.tokens import count_tokens
+from usage.settling import recount
 
 logger = logging.getLogger("tokvigil.evaluate")
-
 HOLD_MS = 600_000
 REQUEST_ID_BYTES = 16
 # Each mends one thing that the process did not know; more than a few in one call means the store is not usable.
 ATTEMPTS_MAX = 12
 # End users' records kept in the process; the store tells when one is out of date.
 USERS_KEPT_MAX = 100_000
-
-
-class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`POST /v1/evaluate`. `input_text` is counted and not stored."""
-
-    user_id: Annotated[Name, Meta(description="Your end user, by your own id: limits per user count for it.")]
-    model: Annotated[Name, Meta(description="The model as the provider calls it, such as gpt-4o-mini.")]
-    feature: Annotated[
-        Name | None,
-        Meta(
-            description="The part of your product that calls, such as chat. Left out: rules for features do not apply."
-        ),
-    ] = None
-    plan: Annotated[
-        Name | None,
-        Meta(description="The end user's plan, unless one is stored for the end user. Left out: none."),
-    ] = None
-    input_tokens: Annotated[
-        TokenCount | None,
-        Meta(
-            description="Tokens of the prompt as you counted them. Left out together with `input_text`: 0 is held."
-        ),
-    ] = None
-    input_text: Annotated[
-        str | None,
-        Meta(description="The prompt, to be counted here if `input_tokens` is left out. Not stored."),
-    ] = None
-    max_output_tokens: Annotated[
-        TokenCount | None,
-        Meta(
-            description="The most tokens of the answer. Left out: the policy's cap, or what such calls used lately."
-        ),
-    ] = None
-    request_id: Annotated[
-        RequestId | None,
-        Meta(
-            description="Names the call; sent again while its hold is open, nothing more is held. Left out: made."
-        ),
-    ] = None
-    run_id: Annotated[
-        Name | None,
-        Meta(description="The agent run or job the call is part of, for limits per run. Left out: none."),
-    ] = None
-    metadata: Annotated[
-        Metadata | None, Meta(description="What else you know about the call: at most 16 flat pairs.")
-    ] = None
-    dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
-    explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +117,7 @@ def _latest(attempt: Attempt, caller: Caller) -> Attempt:
 def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
     for _ in range(ATTEMPTS_MAX):
         prepared = attempt.prepare()
-        match counters.reserve(prepared.request):
+        match reserve.reserve(prepared.request):
             case Done() as done:
                 return prepared.done(done)
             case Replay() as replay:
@@ -185,36 +136,6 @@ def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
             case Conflict() | AlreadySettled():
                 raise problems.idempotency_conflict(attempt.request_id)
     raise StoreUnavailable("the environment did not come to rest")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks: the key as presented, checked anew whenever the environment changed."""
-
-    presented: keys.Presented
-    address: str
-    # What the key must be allowed to do.
-    scope: str = scopes.EVALUATE
-
-    def admitted(self) -> tuple[Snapshot, Credential]:
-        """What the process knows, if that lets the caller in: then the reserve script verifies it.
-
-        Nothing verifies a refusal later, so it is made by what PostgreSQL says now: the key may be a new one.
-        """
-        known = snapshot.of_key(self.presented.key_id)
-        if known is None:
-            raise problems.invalid_api_key()
-        try:
-            return known, self.credential(known)
-        except problems.Problem:
-            known = snapshot.latest(known)
-            return known, self.credential(known)
-
-    def credential(self, known: Snapshot) -> Credential:
-        found = known.credentials.get(self.presented.key_id)
-        credential = authentication.check(found, self.presented.secret, self.address)
-        credential.require(self.scope)
-        return credential
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +161,7 @@ class Attempt:
             run_id=body.run_id or "",
         )
         matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
-        present = known.metering.tracked.at(now_ms)
+        present = known.counting.tracked.at(now_ms)
         terms = known.terms.find(matched, subjects, present.spans)
         call = Call(
             request_id=self.request_id,
@@ -261,16 +182,16 @@ class Attempt:
             match=match,
         )
 
-    def assess(self, call: Call, terms: Terms, now_ms: int) -> tuple[Assessment, Match | None]:
+    def assess(self, call: Call, terms: CallTerms, now_ms: int) -> tuple[Assessment, Match | None]:
         """With the price that it was made with."""
         known = self.snapshot
-        match = known.metering.prices.find(call.model, datetime.fromtimestamp(now_ms / 1000, UTC))
+        match = known.counting.prices.find(call.model, datetime.fromtimestamp(now_ms / 1000, UTC))
         output_tokens = _output_tokens(call, terms, known.environment_id)
         price = None if match is None else match.price
-        return assess(call, terms, known.ground, price, output_tokens), match
+        return assess(call, terms, known.state, price, output_tokens), match
 
     def _request(
-        self, assessed: Assessment, terms: Terms, record: str, subjects: Subjects, present: Present
+        self, assessed: Assessment, terms: CallTerms, record: str, subjects: Subjects, present: CurrentWindows
     ) -> Request:
         known, body = self.snapshot, self.body
         counted = present.counters(subjects)
@@ -299,7 +220,7 @@ class Attempt:
 
     def _concurrency_sets(self, subjects: Subjects) -> dict[Per, str]:
         """Every call takes its place in the sets of all kinds of subject that some limit names."""
-        tracked = self.snapshot.metering.tracked
+        tracked = self.snapshot.counting.tracked
         keys = {per: tracked.concurrency_key(per, subjects) for per in self.snapshot.concurrency_pers}
         return {per: key for per, key in keys.items() if key is not None}
 
@@ -311,7 +232,7 @@ class Attempt:
         environment_id, user_id = self.snapshot.environment_id, self.body.user_id
         record = end_users.load_record(environment_id, user_id)
         self.remember(record)
-        counters.remember_user(environment_id, user_id, record, epoch)
+        remember_user.remember_user(environment_id, user_id, record, epoch)
 
     def remember(self, record: str) -> None:
         _users[self.snapshot.environment_id, self.body.user_id] = record
@@ -327,7 +248,7 @@ class Attempt:
         allowed = prepared.terms.allow_unavailable
         if allowed is None:
             matched = prepared.terms.matched
-            allowed = matched.override is not None or self.snapshot.ground.allow_without_policy
+            allowed = matched.override is not None or self.snapshot.state.allow_without_policy
         return Evaluated(
             assessment=prepared.assessment,
             decision=decision.degraded(prepared.assessment, allowed=allowed),
@@ -347,7 +268,7 @@ class Prepared:
     attempt: Attempt
     call: Call
     assessment: Assessment
-    terms: Terms
+    terms: CallTerms
     request: Request
     user: StoredUser
     match: Match | None
@@ -398,7 +319,7 @@ def _input_tokens(body: EvaluateRequest) -> int:
     return 0 if body.input_text is None else count_tokens(body.input_text, body.model)
 
 
-def _output_tokens(call: Call, terms: Terms, environment_id: int) -> int:
+def _output_tokens(call: Call, terms: CallTerms, environment_id: int) -> int:
     """What to hold for the answer: as asked, else the policy's cap, else what such calls used lately."""
     if call.max_output_tokens is not None:
         return call.max_output_tokens
@@ -414,7 +335,7 @@ def _digest(body: EvaluateRequest) -> str:
 
 
 def _checks(
-    terms: Terms, counted: tuple[Counter, ...], sets: list[Per]
+    terms: CallTerms, counted: tuple[Counter, ...], sets: list[Per]
 ) -> tuple[tuple[str, int, int, bool], ...]:
     places = {counter.slot.pair: place for place, counter in enumerate(counted)}
     return tuple(

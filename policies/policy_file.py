@@ -1,94 +1,29 @@
-"""The policy file: YAML text to a PolicySet and back, strictly. Also the form in which versions are kept.
+"""The policy file: text to a PolicySet and back; what changed between two policies.
 
-Plain values are those of YAML 1.2: to YAML 1.1 `mode: off` is a boolean, as is `plans: [no]`, and 010 an 8.
-Anchors, aliases and tags are refused: a policy file has no use for them, and small files could grow huge.
-All that is wrong with a file is found in one go; each error names its place and how to mend it.
+All that is wrong with a file is found in one go; each error names its place and how to correct it.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from yaml.events import (
-    AliasEvent,
-    Event,
-    MappingEndEvent,
-    MappingStartEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-    StreamEndEvent,
-)
 
+from policies.documents import VERSION, document, policy_set_of
+from policies.file_errors import FileError, raise_any
 from policies.rules import (
-    COUNT_LIMIT_MAX,
-    LIMITS_MAX,
-    MODEL_GLOB_LENGTH_MAX,
-    MODEL_GLOBS_MAX,
-    POLICY_NAME_LENGTH_MAX,
-    PRIORITY_MAX,
-    SCOPE_LENGTH_MAX,
-    Kind,
-    LimitRule,
-    Mode,
-    ModelRules,
-    OnUnavailable,
-    OnUnsettled,
-    PerRequest,
     PolicyRule,
     PolicySet,
-    Scope,
-    UnknownPrice,
 )
-from usage.amounts import Metric, Per
-from usage.money import NANO, format_usd, parse_usd
-from usage.windows import Window
-
-VERSION = 1
-# Room for 10,000 policies as they are exported.
-FILE_BYTES_MAX = 8 * 1024 * 1024
-NESTING_MAX = 8
-PLANS_MAX = 1_000
-PLAN_LENGTH_MAX = 100
-ERRORS_MAX = 100
-# What a message repeats of the file.
-QUOTE_LENGTH_MAX = 60
-
-Choice = TypeVar("Choice", bound=StrEnum)
-
-
-@dataclass(frozen=True, slots=True)
-class FileError:
-    """What is wrong at a place such as `policies[2].limits[0].amount`, and the mend. Of the whole: ""."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
-
-
-class PolicyFileError(Exception):
-    """Policies that cannot be taken as they are."""
-
-    def __init__(self, *errors: FileError) -> None:
-        super().__init__("\n".join(map(str, errors)))
-        self.errors = errors
+from policies.strict_yaml import FLOAT, compose
 
 
 def parse(text: str) -> PolicySet:
     """What a policy file says. Raises PolicyFileError with all errors, at most ERRORS_MAX."""
     errors: list[FileError] = []
-    found = _policy_set(_compose(text, errors), errors)
-    _raise_any(errors)
+    found = policy_set_of(compose(text, errors), errors)
+    raise_any(errors)
     return found
 
 
@@ -103,73 +38,10 @@ def dump(policy_set: PolicySet) -> str:
     )
 
 
-def document(rule: PolicyRule) -> dict[str, Any]:
-    """One policy as in a file: fit for JSON, money as decimal strings; what says nothing is left out."""
-    found: dict[str, Any] = {
-        "name": rule.name,
-        "scope": {
-            name: value
-            for name, value in (
-                ("user", rule.scope.user),
-                ("feature", rule.scope.feature),
-                ("plan", rule.scope.plan),
-            )
-            if value
-        },
-        "kind": rule.kind.value,
-        "mode": rule.mode.value,
-        "priority": rule.priority,
-        "models": {
-            name: list(globs)
-            for name, globs in (("allow", rule.models.allow), ("deny", rule.models.deny))
-            if globs
-        },
-        "per_request": _per_request_document(rule.per_request),
-        "limits": [
-            {
-                "metric": limit.metric.value,
-                "window": limit.window.value,
-                "amount": format_usd(limit.amount) if limit.metric is Metric.COST_USD else limit.amount,
-                "per": limit.per.value,
-            }
-            for limit in rule.limits
-        ],
-        "on_unavailable": rule.on_unavailable.value,
-        "on_unsettled": rule.on_unsettled.value,
-        "unknown_price": rule.unknown_price.value,
-    }
-    return {name: value for name, value in found.items() if value not in ({}, [])}
-
-
-def _per_request_document(caps: PerRequest) -> dict[str, Any]:
-    found = {
-        "cost_usd": None if caps.cost_nano is None else format_usd(caps.cost_nano),
-        "input_tokens": caps.input_tokens,
-        "output_tokens": caps.output_tokens,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def rule_of(document: Mapping[str, Any]) -> PolicyRule:
-    """The policy that a document describes; the opposite of `document`. Raises PolicyFileError."""
-    errors: list[FileError] = []
-    rule = _policy(dict(document), "", errors)
-    _raise_any(errors)
-    return rule
-
-
 def diff(before: PolicyRule | None, after: PolicyRule | None) -> tuple[str, ...]:
     """The lines of a unified diff between two policies as in a file, without its header."""
     old, new = (() if rule is None else _yaml([_laid_out(rule)]).splitlines() for rule in (before, after))
     return tuple(difflib.unified_diff(old, new, n=2, lineterm=""))[2:]
-
-
-def plan_name_error(name: str) -> str | None:
-    """Why this cannot be the name of a plan."""
-    return _text_error(name, PLAN_LENGTH_MAX) or _blank_error(name)
-
-
-# From values to text.
 
 
 class _Flow(list[Any]):
@@ -192,6 +64,8 @@ _Dumper.add_representer(
     _FlowMapping,
     lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value.items(), flow_style=True),
 )
+# A text that would be read as a number here is to be quoted; of those of YAML 1.1 the dumper knows by itself.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def _laid_out(rule: PolicyRule) -> dict[str, Any]:
@@ -209,332 +83,3 @@ def _yaml(value: Any) -> str:
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=110
     )
     return text
-
-
-# From text to plain values.
-
-_INTEGER = re.compile(r"[-+]?[0-9]{1,30}\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
-_WORDS = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-# A text that would be read as a number here is to be quoted; of those of YAML 1.1 the dumper knows by itself.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _compose(text: str, errors: list[FileError]) -> Any:
-    """Dicts, lists and scalars. Raises PolicyFileError for what is no YAML, or more than a policy needs."""
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise _refused("", "the file is not valid UTF-8; save it as UTF-8") from error
-    if size > FILE_BYTES_MAX:
-        raise _refused("", f"the file has {size} bytes; at most {FILE_BYTES_MAX} are read")
-    events = yaml.parse(text, Loader=yaml.CSafeLoader)
-    try:
-        next(events)  # the stream begins
-        if isinstance(next(events), StreamEndEvent):
-            return {}
-        value = _value(next(events), events, "", 0, errors)
-        next(events)  # the document ends
-        if not isinstance(next(events), StreamEndEvent):
-            raise _refused("", "the file holds a second document; keep one and leave `---` out")
-    except (yaml.YAMLError, ValueError) as error:
-        raise _refused("", f"the file is not valid YAML: {' '.join(str(error).split())}") from error
-    return value
-
-
-def _value(event: Event, events: Iterator[Event], path: str, nesting: int, errors: list[FileError]) -> Any:
-    if isinstance(event, AliasEvent) or getattr(event, "anchor", None) is not None:
-        raise _refused(path, "anchors (&name) and aliases (*name) are not read; write the value out")
-    if getattr(event, "tag", None) is not None:
-        raise _refused(path, f"tags such as {_quoted(event.tag)} are not read; leave it out")  # type: ignore[attr-defined]
-    if nesting > NESTING_MAX:
-        raise _refused(path, f"nested more than {NESTING_MAX} levels deep; a policy file needs fewer")
-    if isinstance(event, SequenceStartEvent):
-        items: list[Any] = []
-        while not isinstance(event := next(events), SequenceEndEvent):
-            items.append(_value(event, events, f"{path}[{len(items)}]", nesting + 1, errors))
-        return items
-    if isinstance(event, MappingStartEvent):
-        return _mapping(events, path, nesting, errors)
-    assert isinstance(event, ScalarEvent)
-    return _scalar(event)
-
-
-def _mapping(events: Iterator[Event], path: str, nesting: int, errors: list[FileError]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    while not isinstance(event := next(events), MappingEndEvent):
-        if not isinstance(event, ScalarEvent):
-            raise _refused(path, "a key must be a word, not a list, a mapping or an alias")
-        key = event.value
-        value = _value(next(events), events, _join(path, key), nesting + 1, errors)
-        if key in found:
-            errors.append(FileError(_join(path, key), "given twice; keep one"))
-        found[key] = value
-    return found
-
-
-def _scalar(event: ScalarEvent) -> Any:
-    text: str = event.value
-    plain = event.implicit[0]
-    if not plain:
-        return text
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INTEGER.match(text):
-        return int(text)
-    # Never an amount: only told apart from text, so that the message can say to quote it.
-    return float(text) if _FLOAT.match(text) else text
-
-
-# From plain values to rules.
-
-
-class _Fields:
-    """The keys of one mapping.
-
-    What is wrong is noted, and a stand-in returned, so that all errors of a file are found.
-    """
-
-    def __init__(self, value: Any, path: str, errors: list[FileError], known: Sequence[str]) -> None:
-        self.path = path
-        self._errors = errors
-        self._values: dict[str, Any] = value if isinstance(value, dict) else {}
-        if not isinstance(value, dict):
-            errors.append(FileError(path, f"must be a mapping with the keys {', '.join(known)}"))
-        for key in self._values:
-            if key not in known:
-                errors.append(FileError(_join(path, key), f"unknown key; known here are {', '.join(known)}"))
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def at(self, key: str) -> str:
-        return _join(self.path, key)
-
-    def fail(self, key: str, message: str) -> None:
-        self._errors.append(FileError(self.at(key), message))
-
-    def take(self, key: str, default: Any = None) -> Any:
-        return self._values.get(key, default)
-
-    def text(self, key: str, length_max: int, *, default: str | None = None) -> str:
-        if key not in self and default is not None:
-            return default
-        value = self.take(key)
-        message = _text_error(value, length_max)
-        if message:
-            self.fail(key, message)
-            return ""
-        return str(value)
-
-    def choice(self, key: str, kind: type[Choice], default: Choice | None = None) -> Choice:
-        """The value, or else the default or any other that lets reading go on."""
-        if key not in self and default is not None:
-            return default
-        value = self.take(key)
-        if isinstance(value, str) and value in {choice.value for choice in kind}:
-            return kind(value)
-        self.fail(key, f"must be one of {', '.join(kind)}")
-        return next(iter(kind))
-
-    def whole(self, key: str, least: int, most: int, default: int = 0) -> int:
-        value = self.take(key, default)
-        if type(value) is int and least <= value <= most:
-            return value
-        self.fail(key, f"must be a whole number from {least} to {most}, without quotes")
-        return default
-
-    def usd(self, key: str) -> int:
-        """Nano-USD."""
-        value = self.take(key)
-        if isinstance(value, float):
-            self.fail(key, 'is read inexactly without quotes; write it in quotes, such as "5.00"')
-        elif type(value) is int or isinstance(value, str):
-            try:
-                nano = parse_usd(str(value))
-            except ValueError as error:
-                self.fail(key, str(error))
-            else:
-                if Decimal(nano) == Decimal(value) * NANO:
-                    return nano
-                self.fail(key, "has more than 9 decimals; round it")
-        else:
-            self.fail(key, 'must be an amount of USD in quotes, such as "5.00"')
-        return 0
-
-    def items(self, key: str, most: int) -> list[Any]:
-        value = self.take(key, [])
-        if not isinstance(value, list):
-            self.fail(key, "must be a list")
-            return []
-        if len(value) > most:
-            self.fail(key, f"has {len(value)} entries; at most {most} are allowed")
-            return []
-        return value
-
-    def texts(self, key: str, most: int, length_max: int) -> tuple[str, ...]:
-        """Distinct names without blanks around them."""
-        found = []
-        for number, value in enumerate(self.items(key, most)):
-            message = _text_error(value, length_max) or _blank_error(value)
-            if not message and value in found:
-                message = f"{_quoted(value)} is listed twice; keep one"
-            if message:
-                self.fail(f"{key}[{number}]", message)
-            else:
-                found.append(value)
-        return tuple(found)
-
-
-def _policy_set(value: Any, errors: list[FileError]) -> PolicySet:
-    fields = _Fields(value, "", errors, ("version", "plans", "policies"))
-    if type(fields.take("version")) is not int or fields.take("version") != VERSION:
-        fields.fail("version", f"must be {VERSION}; begin the file with `version: {VERSION}`")
-    plans = fields.texts("plans", PLANS_MAX, PLAN_LENGTH_MAX)
-    # The size of the file bounds the list.
-    values = fields.items("policies", FILE_BYTES_MAX)
-    policies = []
-    first_places: dict[str, str] = {}
-    for number, item in enumerate(values):
-        path = f"policies[{number}]"
-        rule = _policy(item, path, errors)
-        policies.append(rule)
-        first = first_places.setdefault(rule.name, path)
-        if rule.name and first != path:
-            message = f"{_quoted(rule.name)} is the name of {first} too; names must differ"
-            errors.append(FileError(f"{path}.name", message))
-        if rule.scope.plan and rule.scope.plan not in plans:
-            errors.append(unknown_plan(f"{path}.scope.plan", rule.scope.plan))
-    return PolicySet(plans=plans, policies=tuple(policies))
-
-
-def unknown_plan(path: str, plan: str) -> FileError:
-    return FileError(path, f"there is no plan {_quoted(plan)}; add it to `plans`, or name one that is there")
-
-
-def _policy(value: Any, path: str, errors: list[FileError]) -> PolicyRule:
-    known = (
-        "name", "scope", "kind", "mode", "priority", "models", "per_request", "limits",
-        "on_unavailable", "on_unsettled", "unknown_price",
-    )  # fmt: skip
-    fields = _Fields(value, path, errors, known)
-    name = fields.text("name", POLICY_NAME_LENGTH_MAX)
-    if name and _blank_error(name):
-        fields.fail("name", str(_blank_error(name)))
-    return PolicyRule(
-        name=name,
-        scope=_scope(fields.take("scope", {}), fields.at("scope"), errors),
-        kind=fields.choice("kind", Kind, Kind.OVERRIDE),
-        mode=fields.choice("mode", Mode, Mode.ENFORCE),
-        priority=fields.whole("priority", -PRIORITY_MAX, PRIORITY_MAX),
-        models=_models(fields.take("models", {}), fields.at("models"), errors),
-        per_request=_per_request(fields.take("per_request", {}), fields.at("per_request"), errors),
-        limits=_limits(fields, errors),
-        on_unavailable=fields.choice("on_unavailable", OnUnavailable, OnUnavailable.BLOCK),
-        on_unsettled=fields.choice("on_unsettled", OnUnsettled, OnUnsettled.RELEASE),
-        unknown_price=fields.choice("unknown_price", UnknownPrice, UnknownPrice.BLOCK),
-    )
-
-
-def _scope(value: Any, path: str, errors: list[FileError]) -> Scope:
-    fields = _Fields(value, path, errors, ("user", "feature", "plan"))
-    return Scope(
-        user=fields.text("user", SCOPE_LENGTH_MAX, default=""),
-        feature=fields.text("feature", SCOPE_LENGTH_MAX, default=""),
-        plan=fields.text("plan", PLAN_LENGTH_MAX, default=""),
-    )
-
-
-def _models(value: Any, path: str, errors: list[FileError]) -> ModelRules:
-    fields = _Fields(value, path, errors, ("allow", "deny"))
-    return ModelRules(
-        allow=fields.texts("allow", MODEL_GLOBS_MAX, MODEL_GLOB_LENGTH_MAX),
-        deny=fields.texts("deny", MODEL_GLOBS_MAX, MODEL_GLOB_LENGTH_MAX),
-    )
-
-
-def _per_request(value: Any, path: str, errors: list[FileError]) -> PerRequest:
-    fields = _Fields(value, path, errors, ("cost_usd", "input_tokens", "output_tokens"))
-    return PerRequest(
-        cost_nano=fields.usd("cost_usd") if "cost_usd" in fields else None,
-        input_tokens=fields.whole("input_tokens", 0, COUNT_LIMIT_MAX) if "input_tokens" in fields else None,
-        output_tokens=fields.whole("output_tokens", 0, COUNT_LIMIT_MAX)
-        if "output_tokens" in fields
-        else None,
-    )
-
-
-def _limits(policy: _Fields, errors: list[FileError]) -> tuple[LimitRule, ...]:
-    found: list[LimitRule] = []
-    first_places: dict[tuple[Metric, Window, Per], str] = {}
-    for number, value in enumerate(policy.items("limits", LIMITS_MAX)):
-        path = policy.at(f"limits[{number}]")
-        errors_before = len(errors)
-        limit = _limit(value, path, errors)
-        found.append(limit)
-        if len(errors) > errors_before:
-            continue
-        first = first_places.setdefault((limit.metric, limit.window, limit.per), path)
-        if first != path:
-            message = (
-                f"a limit of {limit.metric} per {limit.per} and {limit.window} is in {first} too; keep one"
-            )
-            errors.append(FileError(path, message))
-    return tuple(found)
-
-
-def _limit(value: Any, path: str, errors: list[FileError]) -> LimitRule:
-    fields = _Fields(value, path, errors, ("metric", "window", "amount", "per"))
-    metric = fields.choice("metric", Metric)
-    window = fields.choice("window", Window)
-    if metric is Metric.CONCURRENCY and window is not Window.TOTAL:
-        fields.fail("window", "concurrency has no window of its own; write `window: total`")
-    if "amount" not in fields:
-        fields.fail("amount", "is missing; write how much is allowed (0 means none)")
-        amount = 0
-    elif metric is Metric.COST_USD:
-        amount = fields.usd("amount")
-    else:
-        amount = fields.whole("amount", 0, COUNT_LIMIT_MAX)
-    return LimitRule(metric=metric, window=window, amount=amount, per=fields.choice("per", Per, Per.USER))
-
-
-def _text_error(value: Any, length_max: int) -> str | None:
-    if value is None or value == "":
-        return "is missing or empty; write a text, or leave the key out where that is allowed"
-    if not isinstance(value, str):
-        return "must be a text; write it in quotes"
-    if len(value) > length_max:
-        return f"has {len(value)} characters; at most {length_max} are allowed"
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        return "holds a control character; leave it out"
-    return None
-
-
-def _blank_error(text: str) -> str | None:
-    return None if text == text.strip() else "begins or ends with a blank; leave it out"
-
-
-def _join(path: str, key: str) -> str:
-    key = key if len(key) <= QUOTE_LENGTH_MAX else f"{key[:QUOTE_LENGTH_MAX]}…"
-    return f"{path}.{key}" if path else key
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= QUOTE_LENGTH_MAX else f"{text[:QUOTE_LENGTH_MAX]}…")
-
-
-def _refused(path: str, message: str) -> PolicyFileError:
-    return PolicyFileError(FileError(path, message))
-
-
-def _raise_any(errors: list[FileError]) -> None:
-    if len(errors) > ERRORS_MAX:
-        more = FileError("", f"and {len(errors) - ERRORS_MAX} more errors")
-        errors = [*errors[:ERRORS_MAX], more]
-    if errors:
-        raise PolicyFileError(*errors)

@@ -16,9 +16,10 @@ from django.db.models import Count, Max, QuerySet
 from django.utils import timezone
 
 from audit import log as audit_log
-from policies import policy_file, stored
+from policies import documents, policy_file, policy_rows
+from policies.documents import plan_name_error, unknown_plan
+from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Plan, Policy, PolicyVersion
-from policies.policy_file import FileError, PolicyFileError
 from policies.rules import Mode, PolicyRule, PolicySet
 from tenants import revisions
 from tenants.models import Environment
@@ -126,7 +127,7 @@ def publish_one(
     """
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
-        rule = policy_file.rule_of(policy_file.document(rule))
+        rule = documents.rule_of(documents.document(rule))
         errors = objections(environment, rule, policy_id=policy_id)
         if errors:
             raise PolicyFileError(*errors)
@@ -145,7 +146,7 @@ def objections(
     if namesake is not None and namesake.pk != policy_id:
         found.append(FileError("name", f"another policy is named {rule.name!r}; choose another name"))
     if rule.scope.plan and not environment.plans.filter(name=rule.scope.plan).exists():
-        found.append(policy_file.unknown_plan("scope.plan", rule.scope.plan))
+        found.append(unknown_plan("scope.plan", rule.scope.plan))
     return tuple(found)
 
 
@@ -160,7 +161,7 @@ def archive(policy: Policy, *, actor: str) -> None:
 
 def add_plan(environment: Environment, name: str, *, actor: str) -> Plan:
     """The plan of this name, made if need be. Raises PolicyFileError."""
-    message = policy_file.plan_name_error(name)
+    message = plan_name_error(name)
     if message:
         raise PolicyFileError(FileError("name", message))
     with audit_log.acting_as(actor), transaction.atomic():
@@ -210,14 +211,16 @@ def _change(row: Policy | None, rule: PolicyRule) -> PolicyChange | None:
     """None if the row says so already."""
     if row is None:
         return PolicyChange(before=None, after=rule, version=1)
-    before = stored.rule_of(row)
+    before = policy_rows.rule_of(row)
     if before == rule:
         return None
     return PolicyChange(before=before, after=rule, version=row.version + 1, policy_id=row.pk)
 
 
 def _archiving(row: Policy) -> PolicyChange:
-    return PolicyChange(before=stored.rule_of(row), after=None, version=row.version + 1, policy_id=row.pk)
+    return PolicyChange(
+        before=policy_rows.rule_of(row), after=None, version=row.version + 1, policy_id=row.pk
+    )
 
 
 def _apply(environment: Environment, changes: Iterable[Change], actor: str) -> None:
@@ -243,11 +246,11 @@ def _write(environment: Environment, change: Change, actor: str) -> Policy | Pla
         policy.archived_at = timezone.now()
         policy.save(update_fields=["version", "archived_at"])
     else:
-        stored.write(policy, change.after)
+        policy_rows.write(policy, change.after)
     PolicyVersion.objects.create(
         policy=policy,
         version=change.version,
-        document=None if change.after is None else policy_file.document(change.after),
+        document=None if change.after is None else documents.document(change.after),
         actor=actor[:ACTOR_LENGTH_MAX],
     )
     return policy

@@ -9,32 +9,32 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from policies import stored
-from policies.assessing import Ground
+from policies import policy_rows
+from policies.assessing import EnvironmentState
+from policies.call_terms import TermsCache
 from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
-from policies.terms import TermsBook
-from tenants.authentication import Credential
+from tenants.api.authentication import Credential
 from tenants.models import ApiKey, DefaultAction, Environment
-from usage import metering
 from usage.amounts import Metric, Per
 from usage.assessment import PolicyRef
-from usage.counter_store import StoreUnavailable
-from usage.metering import RELOADS_MAX, Metering
+from usage.counting import rules
+from usage.counting.rules import RELOADS_MAX, CountingRules
+from usage.counting.store import StoreUnavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     environment_id: int
     revision: int
-    metering: Metering
+    counting: CountingRules
     policies: PolicyIndex
     # Concurrency limits name kinds of subject; every call takes its place in the sets of all of them.
     concurrency_pers: tuple[Per, ...]
-    ground: Ground
+    state: EnvironmentState
     credentials: dict[str, Credential]
-    terms: TermsBook
+    terms: TermsCache
 
 
 _snapshots: dict[int, Snapshot] = {}
@@ -66,7 +66,7 @@ def at_revision(environment_id: int, revision: int) -> Snapshot:
         known = _snapshots.get(environment_id)
         if known is not None and known.revision >= revision:
             return known
-        return _compile(environment_id, metering.reload(environment_id))
+        return _compile(environment_id, rules.reload(environment_id))
 
 
 def latest(known: Snapshot) -> Snapshot:
@@ -84,9 +84,9 @@ def renew(stale: Snapshot) -> Snapshot:
         snapshot = stale
         for _ in range(RELOADS_MAX):
             # If nothing changed it is the store that forgot, and there is nothing to compile.
-            if not metering.is_in_force(snapshot.metering):
-                snapshot = _compile(stale.environment_id, metering.reload(stale.environment_id))
-            if metering.introduce(snapshot.metering):
+            if not rules.is_in_force(snapshot.counting):
+                snapshot = _compile(stale.environment_id, rules.reload(stale.environment_id))
+            if rules.introduce(snapshot.counting):
                 return snapshot
     raise StoreUnavailable("the environment changes faster than it can be read")
 
@@ -95,32 +95,32 @@ def forget_all() -> None:
     """As in a new process."""
     _snapshots.clear()
     _environment_of_key.clear()
-    metering.forget_all()
+    rules.forget_all()
 
 
-def _compile(environment_id: int, known: Metering) -> Snapshot:
+def _compile(environment_id: int, known: CountingRules) -> Snapshot:
     """Raises StoreUnavailable if the environment does not come to rest."""
     for _ in range(RELOADS_MAX):
         snapshot = _read(environment_id, known)
         # A change in between would leave it half old and half new: limits whose counters it does not know.
-        if metering.is_in_force(known):
+        if rules.is_in_force(known):
             _snapshots[environment_id] = snapshot
             return snapshot
-        known = metering.reload(environment_id)
+        known = rules.reload(environment_id)
     raise StoreUnavailable("the environment changes faster than it can be read")
 
 
-def _read(environment_id: int, known: Metering) -> Snapshot:
+def _read(environment_id: int, known: CountingRules) -> Snapshot:
     environment = Environment.objects.get(pk=environment_id)
     rows = Policy.objects.filter(environment_id=environment_id, archived_at=None).prefetch_related("limits")
     policies = [_stored_policy(row) for row in rows]
     return Snapshot(
         environment_id=environment_id,
         revision=known.revision,
-        metering=known,
+        counting=known,
         policies=PolicyIndex(policies),
         concurrency_pers=_concurrency_pers(policies),
-        ground=Ground(
+        state=EnvironmentState(
             frozen=environment.frozen,
             frozen_features=frozenset(environment.frozen_features),
             allow_without_policy=environment.default_action == DefaultAction.ALLOW,
@@ -129,12 +129,12 @@ def _read(environment_id: int, known: Metering) -> Snapshot:
             key.key_id: Credential.of(key)
             for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
         },
-        terms=TermsBook(),
+        terms=TermsCache(),
     )
 
 
 def _stored_policy(row: Policy) -> StoredPolicy:
-    rule = stored.rule_of(row)
+    rule = policy_rows.rule_of(row)
     ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import defaults
 
-from tenants.problems import Problem
+from tenants.api.problems import Problem
 
 API = "/v1/"
 

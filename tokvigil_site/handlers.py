@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from policies.views.evaluate import EvaluateView, respond
+from policies.api.evaluate import EvaluateView, respond
 from tokvigil_site import errors
 
 logger = logging.getLogger("tokvigil.api")

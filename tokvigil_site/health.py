@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from psycopg_pool import PoolTimeout
 
-from tenants import http
-from usage.counter_store import StoreUnavailable, store
+from tenants.api import http
+from usage.counting.store import StoreUnavailable, store
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.renderers import OpenApiYamlRenderer
 
-from tenants.openapi import REF_TEMPLATE, portable
+from tenants.api.openapi import REF_TEMPLATE, portable
 
 
 @require_safe

@@ -38,9 +38,9 @@ from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from tokvigil_site import launch
 from tokvigil_site.embedded import files, ports
-from usage import partitions
+from usage.ledger import partitions
 from usage.models import ModelPrice
-from usage.price_import import load_shared_prices
+from usage.prices.genai import load_shared_prices
 
 WORKERS = 2
 BLOCKING_THREADS = 4

@@ -101,7 +101,7 @@ REDIS_URL = _redis_url or "redis://127.0.0.1:6379/0"
 # Slow counts as down: a call to the counter store that takes longer fails, and the policy's on_unavailable answers.
 COUNTER_STORE_TIMEOUT_S = 0.1
 CACHES = {
-    # The counter store is no cache: django-redis lends its connection pool (usage/counters.py).
+    # The counter store is no cache: django-redis lends its connection pool (usage/counting/store.py).
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "counters": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -138,12 +138,12 @@ CELERY_BEAT_SCHEDULE = {
 CELERY_BEAT_SCHEDULE_FILENAME = str(TOKVIGIL_HOME / "celerybeat-schedule")
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["tenants.authentication.HasScope"],
-    "DEFAULT_RENDERER_CLASSES": ["tenants.http.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["tenants.http.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["tenants.api.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["tenants.api.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["tenants.api.http.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["tenants.api.http.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "tenants.problems.answer",
+    "EXCEPTION_HANDLER": "tenants.api.problems.answer",
     # OPTIONS is refused as any other verb: the OpenAPI document describes the API.
     "DEFAULT_METADATA_CLASS": None,
     "UNAUTHENTICATED_USER": None,
@@ -172,7 +172,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "end users", "description": "Their plans, and who is blocked."},
         {"name": "account", "description": "Who the key belongs to."},
     ],
-    # Named by tenants/openapi.py.
+    # Named by tenants/api/openapi.py.
     "APPEND_COMPONENTS": {
         "securitySchemes": {
             "apiKey": {

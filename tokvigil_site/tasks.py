@@ -12,8 +12,9 @@ from django.db import DatabaseError
 from policies import decision_log
 from tenants import revisions
 from tenants.models import Environment
-from usage import charging, expiry, partitions
-from usage.counter_store import StoreUnavailable
+from usage.counting.store import StoreUnavailable
+from usage.ledger import partitions
+from usage.settling import charging, expiry
 
 logger = logging.getLogger("tokvigil.tasks")
 

@@ -17,11 +17,11 @@ from django.test import Client
 from policies import policy_file, publishing
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
-from usage import recount
 from usage.amounts import Amounts
-from usage.counter_store import store
+from usage.counting.store import store
 from usage.models import ModelPrice, UsageEvent
-from usage.recount import CheckReport
+from usage.settling import recount
+from usage.settling.recount import CheckReport
 
 T = TypeVar("T")
 

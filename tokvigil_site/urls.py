@@ -4,17 +4,17 @@ from django.urls.converters import StringConverter
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerView
 
-from policies.views.decisions import DecisionsView
-from policies.views.end_users import EndUserView
-from policies.views.evaluate import EvaluateView
-from policies.views.limits import LimitsView
-from policies.views.policies import PoliciesView, PolicyView
-from policies.views.reservations import ExtendView, ReservationView
+from policies.api.decisions import DecisionsView
+from policies.api.end_users import EndUserView
+from policies.api.evaluate import EvaluateView
+from policies.api.limits import LimitsView
+from policies.api.policies import PoliciesView, PolicyView
+from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
-from usage.views.events import LedgerView, UsageSummaryView
-from usage.views.me import MeView
-from usage.views.models import ModelsView
-from usage.views.report import UsageBatchView
+from usage.api.ledger import LedgerView, UsageSummaryView
+from usage.api.me import MeView
+from usage.api.models import ModelsView
+from usage.api.usage import UsageBatchView
 
 
 class AnyText(StringConverter):

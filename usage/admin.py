@@ -18,10 +18,10 @@ from tenants.admin_access import (
     is_superuser,
 )
 from tenants.models import ApiKey
-from usage import ledger, pricing
-from usage.models import Decision, ModelPrice, TrackedPair, UsageEvent
-from usage.models.price import RATE_FIELDS
+from usage.models import ModelPrice, TrackedPair, UsageEvent
 from usage.money import format_usd
+from usage.prices.cost import UNDATED
+from usage.prices.tiers import RATE_FIELDS
 
 
 def _usd(nano: int | None) -> str | None:
@@ -63,7 +63,7 @@ class ModelPriceAdmin(TenantRowsAdmin):
     @admin.display(description="in force from", ordering="effective_from")
     def since(self, price: ModelPrice) -> str:
         at = price.effective_from
-        return "always" if at == pricing.UNDATED else admin_display.moment(at)
+        return "always" if at == UNDATED else admin_display.moment(at)
 
     def tenant_id_of(self, obj: ModelPrice) -> int | None:
         return obj.tenant_id
@@ -156,59 +156,6 @@ class UsageEventAdmin(ReadOnlyAdmin):
             return None
         key = ApiKey.objects.filter(pk=event.api_key_id).first()
         return None if key is None else admin_display.link(key, key.name)
-
-
-@admin.register(Decision)
-class DecisionAdmin(ReadOnlyAdmin):
-    list_display = ["when", "user_id", "reason_code", "model", "feature", "message"]
-    fieldsets = [
-        (None, {"fields": [
-            "environment", "decided_at", "reason_code", "reason_class", "message", "policy", "passed_later",
-        ]}),
-        ("The call", {"fields": [
-            "user_id", "feature", "plan", "run_id", "model", "request_id", "estimated_cost_usd",
-        ]}),
-        ("The limits as they stood", {"fields": ["limits"]}),
-    ]  # fmt: skip
-    readonly_fields = ["policy", "passed_later", "estimated_cost_usd", "limits"]
-    list_filter = [OneEnvironmentFilter, "reason_class"]
-    search_fields = ["request_id__exact", "user_id__exact", "reason_code__exact"]
-    search_help_text = "The exact request_id, user_id or reason_code"
-    ordering = ["-id"]
-    paginator = BoundedPaginator
-    show_full_result_count = False
-
-    @admin.display(description="when", ordering="id")
-    def when(self, decision: Decision) -> str:
-        return admin_display.moment(decision.decided_at)
-
-    @admin.display(description="policy")
-    def policy(self, decision: Decision) -> SafeString | None:
-        if decision.policy_id is None:
-            return None
-        name = f"{decision.policy_name}, version {decision.policy_version}"
-        return admin_display.link_to("policies.policy", decision.policy_id, name)
-
-    @admin.display(description="passed later", boolean=True)
-    def passed_later(self, decision: Decision) -> bool:
-        """Asked for again, it was allowed, and is in the ledger."""
-        return bool(ledger.recorded(decision.environment_id, [decision.request_id]))
-
-    @admin.display(description="estimated cost (USD)")
-    def estimated_cost_usd(self, decision: Decision) -> str | None:
-        return _usd(decision.estimated_cost_nano)
-
-    @admin.display(description="limits")
-    def limits(self, decision: Decision) -> SafeString | None:
-        if not decision.limit_state:
-            return None
-        names = ("policy", "metric", "window", "per", "limit", "used", "held", "remaining", "resets_at")
-        rows = [[_cell(limit.get(name)) for name in names] for limit in decision.limit_state]
-        return admin_display.table([name.replace("_", " ") for name in names], rows)
-
-
-def _cell(value: object) -> object:
-    return "-" if value is None else value
 
 
 @admin.register(TrackedPair)

@@ -56,6 +56,14 @@ class Amounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """What one transaction of the ledger charged for a request. A late report adds another to that of its estimate."""
+
+    xid: int
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """What is counted: a kind of subject in a kind of window. An environment tracks the pairs that its limits name."""
 

@@ -6,8 +6,8 @@ class UsageConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.log import register_action
-        from usage import charging
-        from usage.counter_store import store
+        from usage.counting.store import store
+        from usage.settling import charging
 
         store.catch_up = charging.catch_up
         store.restarted = charging.catch_up_after_restart

@@ -2,7 +2,7 @@
 
 Evaluate makes it and the reserve script keeps it with the hold: a repeated evaluate answers from it, and the report of
 the call finds in it whom, when and by which policy the call was allowed. Blocked calls take it along on their way to
-the Decision table.
+the table of blocked decisions.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from audit.models import Entry
-from policies import stored
+from policies import policy_rows
 from policies.end_users import load_record, set_end_user
 from policies.models import EndUser, Plan, Policy, PolicyVersion
 from policies.policy_file import parse
@@ -170,7 +170,7 @@ def test_a_policy_saved_in_the_admin_is_published(environment: Environment, memb
     assert member.post(page("policy", "add"), body).status_code == 302
 
     vip = policy(environment, "VIP")
-    rule = stored.rule_of(vip)
+    rule = policy_rows.rule_of(vip)
     assert rule.scope.user == " ann "
     assert rule.models.deny == ("gpt-4*", "o1*")
     assert rule.limits == (
@@ -248,12 +248,12 @@ def test_what_a_file_may_not_say_the_form_may_not_either(
 def test_a_change_that_comes_in_between_loses_nothing(
     environment: Environment, member: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("policies.admin.publishing.objections", lambda *arguments, **named: ())
+    monkeypatch.setattr("policies.admin.policy_forms.publishing.objections", lambda *arguments, **named: ())
 
     def too_late(*arguments: Any, **named: Any) -> None:
         raise Policy.DoesNotExist("archived meanwhile")
 
-    monkeypatch.setattr("policies.admin.publishing.publish_one", too_late)
+    monkeypatch.setattr("policies.admin.policies.publishing.publish_one", too_late)
     row = policy(environment, "Default")
     url = page("policy", "change", row.pk)
     response = member.post(url, form(name="Default"), follow=True)

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from policies.policy_file import parse
-from policies.stored import policy_set
+from policies.policy_rows import policy_set
 from tenants.models import Environment, Tenant
 
 pytestmark = pytest.mark.django_db

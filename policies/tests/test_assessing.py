@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.assessing import Call, Ground, assess
+from policies.assessing import Call, EnvironmentState, assess
+from policies.call_terms import CallTerms, TermsCache, terms_of
 from policies.decision import decide
 from policies.reasons import CLASSES, Reason, rank
 from policies.resolution import PolicyIndex, StoredPolicy
@@ -26,16 +27,15 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from policies.terms import Terms, TermsBook, terms_of
 from usage.amounts import Metric, Per, Subjects
 from usage.assessment import Assessment, PolicyRef, Reading
 from usage.money import NANO
-from usage.pricing import Price, Rates
+from usage.prices.cost import Price, Rates
 from usage.windows import Span, Window
 
 # A thousandth of a USD for each token in, two for each out.
 PRICE = Price(provider="openai", model="gpt-5", rates=Rates(input=1000 * NANO, output=2000 * NANO))
-GROUND = Ground(frozen=False, frozen_features=frozenset(), allow_without_policy=True)
+STATE = EnvironmentState(frozen=False, frozen_features=frozenset(), allow_without_policy=True)
 SUBJECTS = Subjects(user_id="ann", feature="chat", plan="pro", run_id="run-9")
 SPANS = {window: Span(0, 1000 + place) for place, window in enumerate(Window)} | {Window.TOTAL: Span(0, None)}
 
@@ -45,7 +45,7 @@ def policy(name: str = "P", *, ordinal: int = 1, **fields: Any) -> StoredPolicy:
     return StoredPolicy(ref=PolicyRef(name, name, 1, rule.scope.label), ordinal=ordinal, rule=rule)
 
 
-def terms(policies: Sequence[StoredPolicy], subjects: Subjects = SUBJECTS) -> Terms:
+def terms(policies: Sequence[StoredPolicy], subjects: Subjects = SUBJECTS) -> CallTerms:
     matched = PolicyIndex(policies).resolve(
         user=subjects.user_id, feature=subjects.feature, plan=subjects.plan
     )
@@ -54,7 +54,7 @@ def terms(policies: Sequence[StoredPolicy], subjects: Subjects = SUBJECTS) -> Te
 
 def assessed(
     *policies: StoredPolicy,
-    ground: Ground = GROUND,
+    state: EnvironmentState = STATE,
     price: Price | None = PRICE,
     model: str = "gpt-5",
     input_tokens: int = 10,
@@ -72,7 +72,7 @@ def assessed(
     )
     held = 20 if max_output_tokens is None else max_output_tokens
     known = None if price is None else replace(price, model=model)
-    return assess(call, terms(policies, subjects), ground, known, held)
+    return assess(call, terms(policies, subjects), state, known, held)
 
 
 def code(assessment: Assessment) -> str | None:
@@ -160,24 +160,24 @@ def test_a_free_model_is_not_one_without_a_price() -> None:
 
 
 def test_without_a_policy_the_environment_decides() -> None:
-    closed = Ground(frozen=False, frozen_features=frozenset(), allow_without_policy=False)
+    closed = EnvironmentState(frozen=False, frozen_features=frozenset(), allow_without_policy=False)
     guard = policy(kind=Kind.GUARDRAIL)
 
-    assert code(assessed(ground=closed)) == "NO_POLICY"
-    assert code(assessed(guard, ground=closed)) == "NO_POLICY"
-    assert code(assessed(policy(), ground=closed)) is None
-    assert code(assessed(ground=GROUND)) is None
+    assert code(assessed(state=closed)) == "NO_POLICY"
+    assert code(assessed(guard, state=closed)) == "NO_POLICY"
+    assert code(assessed(policy(), state=closed)) is None
+    assert code(assessed(state=STATE)) is None
 
 
 def test_a_frozen_environment_and_feature_and_a_blocked_user_are_refused_whatever_policies_say() -> None:
     vip = policy("VIP", scope=Scope(user="ann"))
-    frozen = Ground(frozen=True, frozen_features=frozenset(), allow_without_policy=True)
-    chat = Ground(frozen=False, frozen_features=frozenset({"chat"}), allow_without_policy=True)
+    frozen = EnvironmentState(frozen=True, frozen_features=frozenset(), allow_without_policy=True)
+    chat = EnvironmentState(frozen=False, frozen_features=frozenset({"chat"}), allow_without_policy=True)
 
-    assert code(assessed(vip, ground=frozen)) == "ENVIRONMENT_FROZEN"
-    assert code(assessed(vip, ground=chat)) == "FEATURE_FROZEN"
-    assert code(assessed(vip, ground=chat, subjects=Subjects(user_id="ann", feature="search"))) is None
-    assert code(assessed(vip, ground=chat, subjects=Subjects(user_id="ann"))) is None
+    assert code(assessed(vip, state=frozen)) == "ENVIRONMENT_FROZEN"
+    assert code(assessed(vip, state=chat)) == "FEATURE_FROZEN"
+    assert code(assessed(vip, state=chat, subjects=Subjects(user_id="ann", feature="search"))) is None
+    assert code(assessed(vip, state=chat, subjects=Subjects(user_id="ann"))) is None
     assert code(assessed(vip, user_blocked=True)) == "USER_BLOCKED"
 
 
@@ -191,17 +191,29 @@ def test_of_all_refusals_the_first_of_the_table_wins_then_the_next() -> None:
     causes: list[tuple[Reason, dict[str, Any]]] = [
         (
             Reason.NO_POLICY,
-            {"ground": Ground(frozen=True, frozen_features=frozenset({"chat"}), allow_without_policy=False)},
+            {
+                "state": EnvironmentState(
+                    frozen=True, frozen_features=frozenset({"chat"}), allow_without_policy=False
+                )
+            },
         ),
         (
             Reason.ENVIRONMENT_FROZEN,
-            {"ground": Ground(frozen=True, frozen_features=frozenset({"chat"}), allow_without_policy=True)},
+            {
+                "state": EnvironmentState(
+                    frozen=True, frozen_features=frozenset({"chat"}), allow_without_policy=True
+                )
+            },
         ),
         (
             Reason.FEATURE_FROZEN,
-            {"ground": Ground(frozen=False, frozen_features=frozenset({"chat"}), allow_without_policy=True)},
+            {
+                "state": EnvironmentState(
+                    frozen=False, frozen_features=frozenset({"chat"}), allow_without_policy=True
+                )
+            },
         ),
-        (Reason.USER_BLOCKED, {"ground": GROUND}),
+        (Reason.USER_BLOCKED, {"state": STATE}),
     ]
     call: dict[str, Any] = {"user_blocked": True, "model": "llama-4", "price": None}
     for reason, change in causes:
@@ -321,7 +333,7 @@ class TestTerms:
     def test_terms_kept_are_those_that_would_be_made(self) -> None:
         limits = tuple(LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=1, per=per) for per in Per)
         index = PolicyIndex([policy(limits=limits), policy("VIP", scope=Scope(user="ann"))])
-        book = TermsBook()
+        book = TermsCache()
         tomorrow = {window: Span(span.start + 1, span.end and span.end + 1) for window, span in SPANS.items()}
         for spans in (SPANS, SPANS, tomorrow, SPANS):
             for user in ("ann", "bob", "cid"):
@@ -391,8 +403,8 @@ CALLS = st.fixed_dictionaries(
         "input_tokens": st.integers(0, 40),
         "max_output_tokens": st.integers(0, 40),
         "model": st.sampled_from(["gpt-5", "claude-x"]),
-        "ground": st.builds(
-            Ground,
+        "state": st.builds(
+            EnvironmentState,
             frozen=st.just(False),
             frozen_features=st.sampled_from([frozenset(), frozenset({"chat"})]),
             allow_without_policy=st.booleans(),

@@ -9,16 +9,18 @@ import pytest
 from django.db import connection
 
 from audit.chain import verify
-from policies import stored
+from policies import policy_rows
 from policies.end_users import load_record, set_end_user
 from policies.models import Plan, Policy, PolicyVersion
 from policies.publishing import publish, publish_one
 from policies.rules import LimitRule, PolicyRule, PolicySet
 from tenants.freezing import freeze, unfreeze
 from tenants.models import Environment
-from usage import counters
 from usage.amounts import Metric, Per, digest
-from usage.counter_store import store
+from usage.counting import remember_user
+from usage.counting.keys import environment_prefix
+from usage.counting.store import store
+from usage.counting.sync import sync
 from usage.windows import Window
 
 THREADS = 6
@@ -57,7 +59,9 @@ def test_one_policy_changed_at_once_has_a_version_for_each(environment: Environm
 
     versions = PolicyVersion.objects.order_by("version")
     assert [version.version for version in versions] == list(range(1, THREADS + 1))
-    assert versions[THREADS - 1].document["priority"] == stored.policy_set(environment).policies[0].priority  # type: ignore[index]
+    last = versions[THREADS - 1].document
+    assert last is not None
+    assert last["priority"] == policy_rows.policy_set(environment).policies[0].priority
 
 
 def test_different_changes_at_once_do_not_wait_for_each_other_forever(environment: Environment) -> None:
@@ -84,7 +88,7 @@ def test_different_changes_at_once_do_not_wait_for_each_other_forever(environmen
 
 def kept(environment: Environment, user_id: str) -> str:
     """What the counter store holds of the user, without its epoch."""
-    found = store.client.get(f"{counters.environment_prefix(environment.pk)}u:{digest(user_id)}")
+    found = store.client.get(f"{environment_prefix(environment.pk)}u:{digest(user_id)}")
     assert isinstance(found, bytes)
     return found.decode().partition("|")[2]
 
@@ -92,8 +96,8 @@ def kept(environment: Environment, user_id: str) -> str:
 def test_a_slow_teller_does_not_overwrite_a_later_change(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert counters.sync(environment.pk, environment.revision, frozenset())
-    remember_user = counters.remember_user
+    assert sync(environment.pk, environment.revision, frozenset())
+    original = remember_user.remember_user
     slow_has_read, later_has_told = Event(), Event()
 
     def remember(environment_id: int, user_id: str, record: str, epoch: int | None) -> None:
@@ -102,7 +106,7 @@ def test_a_slow_teller_does_not_overwrite_a_later_change(
         if slow:
             # As long as the later one does not wait for this one, it comes first.
             later_has_told.wait(timeout=0.5)
-        remember_user(environment_id, user_id, record, epoch)
+        original(environment_id, user_id, record, epoch)
         if not slow:
             later_has_told.set()
 
@@ -110,7 +114,7 @@ def test_a_slow_teller_does_not_overwrite_a_later_change(
         assert slow_has_read.wait(timeout=5)
         set_end_user(environment, "ann", plan_name=None, blocked=True, actor="api:k")
 
-    monkeypatch.setattr(counters, "remember_user", remember)
+    monkeypatch.setattr(remember_user, "remember_user", remember)
     at_once(
         lambda: set_end_user(environment, "ann", plan_name=None, blocked=False, actor="api:k"), change_later
     )
@@ -118,7 +122,7 @@ def test_a_slow_teller_does_not_overwrite_a_later_change(
 
 
 def test_the_counter_store_ends_with_what_postgresql_has_of_a_user(environment: Environment) -> None:
-    assert counters.sync(environment.pk, environment.revision, frozenset())
+    assert sync(environment.pk, environment.revision, frozenset())
 
     def change(blocked: bool) -> None:
         for _ in range(10):

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from policies.decision import TRANSIENT_RETRY_S, Decision, decide, degraded, exceeds
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason
 from policies.rules import COUNT_LIMIT_MAX
-from usage import counters
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal
-from usage.counter_store import store
-from usage.counters import Check, Done, Request, Tracked
+from usage.counting import remember_user, reserve
+from usage.counting.inspection import environment_fields
+from usage.counting.reserve import Check, Done, Request
+from usage.counting.store import store
+from usage.counting.sync import sync
+from usage.counting.tracked import TrackedPairs
 from usage.money import NANO
 from usage.windows import Window
 
@@ -398,7 +401,7 @@ def test_monitoring_all_policies_allows_every_call(
 
 ENVIRONMENT_ID = 987_654_321
 PAIR = Pair(Per.USER, Window.DAY)
-TRACKED = Tracked(ENVIRONMENT_ID, ZoneInfo("Europe/Berlin"), frozenset({PAIR}))
+TRACKED = TrackedPairs(ENVIRONMENT_ID, ZoneInfo("Europe/Berlin"), frozenset({PAIR}))
 EDGES = st.sampled_from([0, 1, 2, 2**31, 2**32 - 1, 2**32, 2**53 - 1, COUNT_LIMIT_MAX - 1, COUNT_LIMIT_MAX])
 STORED = st.tuples(*[EDGES | st.integers(0, 10) | st.integers(0, COUNT_LIMIT_MAX)] * 4)
 
@@ -416,7 +419,7 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
     if metric is Metric.CONCURRENCY and held.requests:
         in_flight = {f"other {number}": store.now_ms() + 60_000 for number in range(held.requests)}
         store.client.zadd(concurrency_key, in_flight)
-    answer = counters.reserve(
+    answer = reserve.reserve(
         Request(
             environment_id=ENVIRONMENT_ID,
             revision=1,
@@ -450,9 +453,9 @@ def _fields(kind: str, amounts: Amounts) -> dict[str, int]:
 
 @pytest.fixture
 def counting_environment(empty_store: None) -> None:
-    counters.sync(ENVIRONMENT_ID, 1, frozenset({PAIR}))
-    epoch = int(counters.environment_fields(ENVIRONMENT_ID)["epoch"])
-    counters.remember_user(ENVIRONMENT_ID, "ann", "-", epoch)
+    sync(ENVIRONMENT_ID, 1, frozenset({PAIR}))
+    epoch = int(environment_fields(ENVIRONMENT_ID)["epoch"])
+    remember_user.remember_user(ENVIRONMENT_ID, "ann", "-", epoch)
 
 
 @settings(

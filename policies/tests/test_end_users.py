@@ -12,9 +12,11 @@ from policies import end_users
 from policies.end_users import StoredUser, load_record, parse_record, record, remove_end_user, set_end_user
 from policies.models import EndUser, Plan
 from tenants.models import Environment, Tenant
-from usage import counters
 from usage.amounts import digest
-from usage.counter_store import StoreUnavailable, store
+from usage.counting import remember_user
+from usage.counting.keys import environment_prefix
+from usage.counting.store import StoreUnavailable, store
+from usage.counting.sync import sync
 
 pytestmark = pytest.mark.django_db
 
@@ -23,9 +25,9 @@ pytestmark = pytest.mark.django_db
 def environment() -> Iterator[Environment]:
     environment = Tenant.create_with_environments("acme").environments.get(slug="prod")
     Plan.objects.create(environment=environment, name="free")
-    assert counters.sync(environment.pk, 1, frozenset())
+    assert sync(environment.pk, 1, frozenset())
     yield environment
-    prefix = counters.environment_prefix(environment.pk)
+    prefix = environment_prefix(environment.pk)
     store.client.delete(*store.client.scan_iter(match=f"{prefix}*"))
 
 
@@ -42,7 +44,7 @@ def committed(django_capture_on_commit_callbacks: Any) -> Any:
 
 def kept(environment: Environment, user_id: str) -> str | None:
     """What the counter store holds of the user, without its epoch."""
-    found = store.client.get(f"{counters.environment_prefix(environment.pk)}u:{digest(user_id)}")
+    found = store.client.get(f"{environment_prefix(environment.pk)}u:{digest(user_id)}")
     if found is None:
         return None
     text = found.decode() if isinstance(found, bytes) else found
@@ -108,7 +110,7 @@ def test_a_store_that_is_away_leaves_a_recount_to_do(
     def away(*arguments: object) -> None:
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(counters, "remember_user", away)
+    monkeypatch.setattr(remember_user, "remember_user", away)
     with committed():
         set_end_user(environment, "ann", plan_name=None, blocked=True, actor="admin:bo")
     environment.refresh_from_db()

@@ -6,8 +6,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import policy_file
-from policies.policy_file import FILE_BYTES_MAX, PolicyFileError, diff, document, dump, parse, rule_of
+from policies import file_errors
+from policies.documents import document, rule_of
+from policies.file_errors import PolicyFileError
+from policies.policy_file import diff, dump, parse
 from policies.rules import (
     COUNT_LIMIT_MAX,
     Kind,
@@ -22,6 +24,7 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
+from policies.strict_yaml import FILE_BYTES_MAX
 from usage.amounts import Metric, Per
 from usage.money import MAX_LIMIT_NANO
 from usage.windows import Window
@@ -221,7 +224,7 @@ def test_all_errors_of_a_file_are_told_at_once() -> None:
 def test_a_file_of_errors_has_a_bounded_answer() -> None:
     with pytest.raises(PolicyFileError) as raised:
         parse(file_of("\n".join(["- {}"] * 1000)))
-    assert len(raised.value.errors) == policy_file.ERRORS_MAX + 1
+    assert len(raised.value.errors) == file_errors.ERRORS_MAX + 1
     assert "900 more" in str(raised.value.errors[-1])
 
 

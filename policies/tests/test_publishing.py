@@ -6,9 +6,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from audit.models import Entry
-from policies import policy_file, publishing, stored
+from policies import documents, policy_rows, publishing
+from policies.file_errors import PolicyFileError
 from policies.models import EndUser, Plan, Policy, PolicyVersion
-from policies.policy_file import PolicyFileError
 from policies.publishing import (
     ChangeKind,
     PlanChange,
@@ -74,7 +74,7 @@ def audited(environment: Environment) -> list[str]:
 
 def test_what_is_published_is_in_force(environment: Environment) -> None:
     publish(environment, BOTH, actor="cli:test")
-    assert stored.policy_set(environment) == BOTH
+    assert policy_rows.policy_set(environment) == BOTH
     assert [version.version for version in PolicyVersion.objects.all()] == [1, 1]
     assert row(environment, "Default").ordinal < row(environment, "Free").ordinal
 
@@ -126,7 +126,7 @@ def test_a_changed_policy_gets_its_next_version_and_keeps_its_place(environment:
 
 def test_a_version_holds_the_whole_policy(environment: Environment) -> None:
     publish(environment, BOTH, actor="cli:test")
-    assert policy_file.rule_of(said(row(environment, "Free"), 1)) == FREE
+    assert documents.rule_of(said(row(environment, "Free"), 1)) == FREE
 
 
 def test_a_policy_that_is_not_named_is_archived(environment: Environment) -> None:
@@ -175,7 +175,7 @@ def test_a_plan_that_end_users_have_stays(environment: Environment) -> None:
     before = revision(environment)
     with pytest.raises(PolicyFileError, match="plans: 1 end users have the plan 'free'"):
         put(environment, DEFAULT, plans=())
-    assert stored.policy_set(environment) == BOTH
+    assert policy_rows.policy_set(environment) == BOTH
     assert revision(environment) == before
 
 
@@ -184,7 +184,7 @@ def test_another_environment_is_not_touched(environment: Environment) -> None:
     publish(other, BOTH, actor="cli:test")
     before = revision(other)
     put(environment, replace(DEFAULT, priority=7), plans=())
-    assert stored.policy_set(other) == BOTH
+    assert policy_rows.policy_set(other) == BOTH
     assert revision(other) == before
 
 
@@ -192,7 +192,7 @@ def test_one_policy_is_added_beside_the_others(environment: Environment) -> None
     publish(environment, BOTH, actor="cli:test")
     policy = publish_one(environment, replace(DEFAULT, name="VIP", scope=Scope(user="ann")), actor="admin:bo")
     assert policy.versions.get().actor == "admin:bo"
-    assert [rule.name for rule in stored.policy_set(environment).policies] == ["Default", "Free", "VIP"]
+    assert [rule.name for rule in policy_rows.policy_set(environment).policies] == ["Default", "Free", "VIP"]
 
 
 def test_one_policy_is_renamed_and_keeps_its_history(environment: Environment) -> None:
@@ -200,7 +200,7 @@ def test_one_policy_is_renamed_and_keeps_its_history(environment: Environment) -
     before = row(environment, "Default")
     policy = publish_one(environment, replace(DEFAULT, name="Basic"), actor="admin:bo", policy_id=before.pk)
     assert (policy.pk, policy.name, policy.version) == (before.pk, "Basic", 2)
-    assert [rule.name for rule in stored.policy_set(environment).policies] == ["Basic", "Free"]
+    assert [rule.name for rule in policy_rows.policy_set(environment).policies] == ["Basic", "Free"]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_one_policy_is_checked_like_a_file(environment: Environment, rule: Polic
     publish(environment, BOTH, actor="cli:test")
     with pytest.raises(PolicyFileError, match=message):
         publish_one(environment, rule, actor="admin:bo", policy_id=row(environment, "Default").pk)
-    assert stored.policy_set(environment) == BOTH
+    assert policy_rows.policy_set(environment) == BOTH
 
 
 def test_a_policy_of_another_environment_cannot_be_changed_by_its_id(environment: Environment) -> None:

@@ -23,17 +23,18 @@ from django.utils import timezone
 
 from audit.log import acting_as
 from policies import evaluation
-from policies.evaluation import Caller, EvaluateRequest
+from policies.callers import Caller
+from policies.evaluate_request import EvaluateRequest
 from tenants import keys
+from tenants.api.problems import Problem
 from tenants.models import ApiKey, Environment
-from tenants.problems import Problem
 from tenants.scopes import PRESETS
 from tokvigil_site.demo.parallel import for_each
 from tokvigil_site.demo.trace import Row, Trace
-from usage import counters
-from usage.counter_store import StoreUnavailable
+from usage.counting.release import NotOpen, release
+from usage.counting.store import StoreUnavailable
 from usage.money import parse_usd
-from usage.reporting import UsageReceipt, UsageReport, record_usage
+from usage.settling.reports import UsageReceipt, UsageReport, record_usage
 
 ACTOR = "cli:replay_trace"
 # Each thread has a database connection out of a pool of 16.
@@ -173,15 +174,15 @@ class _Run:
         self._step()
 
     def _record(self, report: UsageReport, evaluated: evaluation.Evaluated) -> UsageReceipt:
-        recorded = record_usage([report], evaluated.snapshot.metering, self._key_id)[0]
+        recorded = record_usage([report], evaluated.snapshot.counting, self._key_id)[0]
         if isinstance(recorded, Problem):
             raise recorded
         return recorded
 
     def _drop(self, evaluated: evaluation.Evaluated) -> None:
         """Nobody knows whether a degraded call was held; it never goes out."""
-        with suppress(counters.NotOpen, StoreUnavailable):
-            counters.release(evaluated.snapshot.environment_id, evaluated.assessment.request_id)
+        with suppress(NotOpen, StoreUnavailable):
+            release(evaluated.snapshot.environment_id, evaluated.assessment.request_id)
 
     def _count(
         self, row: Row, reason: str, message: str, report: UsageReport | None, receipt: UsageReceipt | None

@@ -23,10 +23,10 @@ from tokvigil_site.demo.tables import table
 from tokvigil_site.demo.trace import Trace
 from tokvigil_site.demo.traffic import PROVIDER_KEY, Exchange
 from tokvigil_site.running import Site
-from usage import recount
 from usage.amounts import Amounts, Metric
 from usage.money import format_usd
-from usage.recount import CheckReport
+from usage.settling import recount
+from usage.settling.recount import CheckReport
 from usage.windows import Window
 
 TIGHTEST_SHOWN = 8

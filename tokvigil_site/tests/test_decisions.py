@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.callers import assert_problem
-from usage import counters
-from usage.counter_store import StoreUnavailable
-from usage.models import Decision
+from usage.counting import blocked_stream
+from usage.counting.store import StoreUnavailable
 
 NONE = "{metric: requests, window: day, amount: 0, per: user}"
 
@@ -93,7 +93,7 @@ def test_equal_times_are_told_apart_by_the_row(api: Api, blocking: None) -> None
     for number in range(3):
         api.evaluate(request_id=f"r{number}")
     decisions(api)
-    Decision.objects.update(decided_at="2026-11-01T00:00:00Z")
+    BlockedDecision.objects.update(decided_at="2026-11-01T00:00:00Z")
     first = api.get("/v1/decisions?limit=2").json
 
     assert [d["request_id"] for d in decisions(api, f"cursor={first['next_cursor']}")] == ["r0"]
@@ -131,7 +131,7 @@ def test_without_the_counter_store_what_is_stored_is_answered(
     def away(*args: object, **kwargs: object) -> None:
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(counters, "blocked", away)
+    monkeypatch.setattr(blocked_stream, "blocked", away)
 
     assert [decision["user_id"] for decision in decisions(api)] == ["anna"]
 

@@ -7,7 +7,7 @@ import pytest
 from policies.end_users import set_end_user
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, ledger, limits, set_clock, set_price
-from usage import recount
+from usage.settling import recount
 
 DAILY_5 = "{metric: requests, window: day, amount: 5, per: user}"
 
@@ -498,7 +498,7 @@ def test_one_tenants_calls_never_count_for_another(
 
 def test_blocked_decisions_are_kept_with_their_reason(api: Api, environment: Environment) -> None:
     from policies import decision_log
-    from usage.models import Decision
+    from policies.models import BlockedDecision
 
     apply_policies(environment, limits("{metric: requests, window: day, amount: 0, per: user}"))
     blocked = api.evaluate(feature="chat")
@@ -506,7 +506,7 @@ def test_blocked_decisions_are_kept_with_their_reason(api: Api, environment: Env
 
     assert decision_log.drain(environment) == 1
     assert decision_log.drain(environment) == 0
-    row = Decision.objects.get(environment=environment)
+    row = BlockedDecision.objects.get(environment=environment)
     assert (row.request_id, row.reason_code, row.feature) == (
         blocked["request_id"],
         blocked["reason_code"],
@@ -564,7 +564,7 @@ def test_a_model_is_met_by_the_name_the_price_book_knows(api: Api, environment: 
 
 
 def test_a_lost_counter_never_holds_less_than_nothing(api: Api, environment: Environment) -> None:
-    from usage.counter_store import store
+    from usage.counting.store import store
 
     apply_policies(environment, limits(DAILY_5))
     held = [api.evaluate()["request_id"] for _ in range(3)]

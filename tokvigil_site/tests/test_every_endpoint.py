@@ -107,7 +107,7 @@ def test_a_defect_of_ours_is_a_problem_that_gives_nothing_away(
     def broken(*args: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("usage.events.page", broken)
+    monkeypatch.setattr("usage.ledger.listing.page", broken)
     monkeypatch.setattr("django.test.client.Client.store_exc_info", lambda *args, **kwargs: None)
 
     answer = api.get("/v1/usage")

@@ -55,9 +55,10 @@ from tokvigil_site.tests.servers import (
     manage,
     web_processes,
 )
-from usage import charging, counters, expiry, recount
-from usage import ledger as usage_ledger
-from usage.counter_store import StoreUnavailable, store
+from usage.counting import settle
+from usage.counting.store import StoreUnavailable, store
+from usage.ledger import writing
+from usage.settling import charging, expiry, recount
 
 CALLERS = 6
 # The contract is 150 ms; the machine is busy with the traffic itself.
@@ -631,13 +632,13 @@ def test_a_hold_is_released_once_and_not_after_its_report(api: Api, environment:
 
 def die_before_charging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends after the ledger committed and before the counters were charged; once."""
-    charge = counters.settle_many
+    charge = settle.settle_many
 
     def die(*_: object) -> None:
-        monkeypatch.setattr(counters, "settle_many", charge)
+        monkeypatch.setattr(settle, "settle_many", charge)
         raise SystemExit
 
-    monkeypatch.setattr(counters, "settle_many", die)
+    monkeypatch.setattr(settle, "settle_many", die)
 
 
 def test_a_repeated_report_charges_what_a_dead_process_did_not(
@@ -693,8 +694,8 @@ class SlowReport:
         self._go = {"commit": threading.Event(), "charge": threading.Event()}
         self._reached = {"commit": threading.Event(), "charge": threading.Event(), "end": threading.Event()}
         for module, name, step in (
-            (usage_ledger, "entries", "commit"),
-            (counters, "settle_many", "charge"),
+            (writing, "entries", "commit"),
+            (settle, "settle_many", "charge"),
         ):
             monkeypatch.setattr(module, name, self._pausing(getattr(module, name), step))
         self._thread = threading.Thread(target=self._report, args=(api,))
@@ -849,7 +850,7 @@ def test_a_charge_that_a_store_away_missed_is_made_when_it_is_back(
         raise StoreUnavailable
 
     with monkeypatch.context() as patched:
-        patched.setattr(counters, "settle_many", away)
+        patched.setattr(settle, "settle_many", away)
         assert api.report(request_id).status == 201
     charging.catch_up()
 

@@ -10,7 +10,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
 from tokvigil_site import health
-from usage.counter_store import StoreUnavailable, store
+from usage.counting.store import StoreUnavailable, store
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +85,12 @@ def test_it_is_not_ready_while_the_counter_store_may_evict(transactional_db: Non
 
 
 def test_it_is_not_ready_before_the_migrations_ran_and_is_after(transactional_db: None) -> None:
-    applied = MigrationRecorder.Migration.objects.get(app="usage", name="0002_ledger")
+    applied = MigrationRecorder.Migration.objects.get(app="sessions", name="0001_initial")
     applied.delete()
     try:
         assert readiness() == (503, {**readiness()[1], "migrations": False})
     finally:
-        MigrationRecorder.Migration.objects.create(app="usage", name="0002_ledger")
+        MigrationRecorder.Migration.objects.create(app="sessions", name="0001_initial")
 
     assert readiness()[0] == 200
 

@@ -15,8 +15,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from policies.end_users import set_end_user
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
-from usage import counters, expected_output, metering
-from usage.counter_store import store
+from usage.counting import reserve, rules
+from usage.counting.keys import decisions_key, environment_prefix, reservation_key
+from usage.counting.store import store
+from usage.ledger import expected_output
 
 # A user that would be seen wherever it stood.
 USER = "jane.doe+distinctive@example.org"
@@ -98,7 +100,7 @@ def one_script_and_no_sql() -> Iterator[None]:
 def _patient_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pool = store.client.connection_pool
     monkeypatch.setitem(pool.connection_kwargs, "socket_timeout", PATIENCE_S)
-    monkeypatch.setattr(counters, "ANSWER_AWAITED_MS", PATIENCE_S * 1000)
+    monkeypatch.setattr(reserve, "ANSWER_AWAITED_MS", PATIENCE_S * 1000)
     pool.reset()
     store._lines._idle.clear()
     yield
@@ -224,7 +226,7 @@ def test_the_proof_would_see_a_second_round_trip(warm: Api) -> None:
     def two_trips() -> None:
         with one_script_and_no_sql():
             warm.evaluate(USER, **CALL)
-            metering.introduce(metering.current(warm.environment.pk))
+            rules.introduce(rules.current(warm.environment.pk))
 
     with pytest.raises(AssertionError, match="EVALSHA"):
         two_trips()
@@ -239,8 +241,8 @@ def every_key(prefix: str) -> dict[str, int]:
 
 
 def test_a_call_leaves_one_bounded_key_behind_and_none_for_good(warm: Api, environment: Environment) -> None:
-    prefix = counters.environment_prefix(environment.pk)
-    in_flight = counters.reservation_key(environment.pk, warm.evaluate(USER, **CALL)["request_id"])
+    prefix = environment_prefix(environment.pk)
+    in_flight = reservation_key(environment.pk, warm.evaluate(USER, **CALL)["request_id"])
     before = every_key(prefix)
 
     for number in range(50):
@@ -263,7 +265,7 @@ def test_a_call_leaves_one_bounded_key_behind_and_none_for_good(warm: Api, envir
 
 
 def test_blocked_calls_leave_a_bounded_stream_alone(warm: Api, environment: Environment) -> None:
-    prefix = counters.environment_prefix(environment.pk)
+    prefix = environment_prefix(environment.pk)
     warm.evaluate(USER, input_tokens=20_000_000, **CALL)
     before = set(every_key(prefix))
 
@@ -271,7 +273,7 @@ def test_blocked_calls_leave_a_bounded_stream_alone(warm: Api, environment: Envi
         warm.evaluate(USER, input_tokens=20_000_000, **CALL)
 
     assert set(every_key(prefix)) == before
-    assert store.client.xlen(counters.decisions_key(environment.pk)) == 21
+    assert store.client.xlen(decisions_key(environment.pk)) == 21
 
 
 def test_no_name_of_a_caller_stands_in_a_key(warm: Api) -> None:

@@ -33,11 +33,14 @@ from policies import evaluation
 from policies.end_users import remove_end_user, set_end_user
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Answer, Api, apply_policies, ledger, limits, set_price
-from usage import counters, expiry, metering, recount
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
-from usage.counter_store import store
-from usage.counters import Tracked
+from usage.counting import inspection, reserve, rules
+from usage.counting.keys import environment_prefix, reservation_key
+from usage.counting.reservations import open_count
+from usage.counting.store import store
+from usage.counting.tracked import TrackedPairs
 from usage.money import NANO
+from usage.settling import expiry, recount
 from usage.windows import Span, Window, span
 
 EXAMPLES = int(os.environ.get("TOKVIGIL_INVARIANT_EXAMPLES", "20"))
@@ -159,7 +162,7 @@ def add(total: Amounts, more: Amounts) -> Amounts:
 
 def dump(environment: Environment) -> dict[str, Any]:
     """All that the store holds of an environment, but for what it copies from PostgreSQL."""
-    prefix = counters.environment_prefix(environment.pk)
+    prefix = environment_prefix(environment.pk)
     client, found = store.client, {}
     for key in client.scan_iter(match=f"{prefix}*", count=1000):
         name = key.decode().removeprefix(prefix)
@@ -417,7 +420,7 @@ class Accounts(RuleBasedStateMachine):
         return {
             hold.request_id
             for hold in self.holds
-            if store.client.exists(counters.reservation_key(self.environment.pk, hold.request_id))
+            if store.client.exists(reservation_key(self.environment.pk, hold.request_id))
         }
 
     def post_evaluate(self, body: dict[str, Any]) -> Answer:
@@ -666,7 +669,7 @@ class Accounts(RuleBasedStateMachine):
     def i1_used_and_held_stay_within_every_limit(self) -> None:
         if not self.calm:
             return
-        tracked, stored = Tracked(self.environment.pk, ZONE, self.tracked()), self.stored()
+        tracked, stored = TrackedPairs(self.environment.pk, ZONE, self.tracked()), self.stored()
         for slot in tracked.at(store.now_ms()).slots:
             for key, fields in stored.items():
                 if not key.startswith(slot.key_prefix):
@@ -687,7 +690,7 @@ class Accounts(RuleBasedStateMachine):
     @invariant()
     def i2_each_hold_is_in_the_state_it_ended_in(self) -> None:
         for hold in self.holds:
-            found = store.client.hget(counters.reservation_key(self.environment.pk, hold.request_id), "st")
+            found = store.client.hget(reservation_key(self.environment.pk, hold.request_id), "st")
             if found is None:
                 assert hold.state in ("lost", "settled", "released", "expired")
             else:
@@ -696,7 +699,7 @@ class Accounts(RuleBasedStateMachine):
     @invariant()
     def i3_what_is_held_is_what_open_holds_hold(self) -> None:
         wanted: dict[str, Amounts] = {}
-        tracked = Tracked(self.environment.pk, ZONE, frozenset())
+        tracked = TrackedPairs(self.environment.pk, ZONE, frozenset())
         for hold in self.open():
             for pair in hold.pairs:
                 subject = hold.subjects.name(pair.per)
@@ -707,7 +710,7 @@ class Accounts(RuleBasedStateMachine):
         for key, fields in self.stored().items():
             assert stored_amounts(fields, "h") == wanted.pop(key, Amounts()), key
         assert not wanted
-        assert counters.open_count(self.environment.pk) == len(self.open())
+        assert open_count(self.environment.pk) == len(self.open())
 
     @invariant()
     def i4_counters_are_the_ledger(self) -> None:
@@ -729,7 +732,7 @@ class Accounts(RuleBasedStateMachine):
         assert len(ledger(self.rival.environment)) == self.rival_calls
 
     def stored(self) -> dict[str, dict[bytes, bytes]]:
-        return dict(counters.scan(self.environment.pk))
+        return dict(inspection.scan(self.environment.pk))
 
     def teardown(self) -> None:
         """I3: when all holds have ended, nothing is held."""
@@ -739,7 +742,7 @@ class Accounts(RuleBasedStateMachine):
         expiry.settle_expired(self.environment)
         for key, fields in self.stored().items():
             assert stored_amounts(fields, "h") == Amounts(), key
-        assert counters.open_count(self.environment.pk) == 0
+        assert open_count(self.environment.pk) == 0
         store.clock_offset_ms = 0
 
 
@@ -773,7 +776,7 @@ def _patient_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A busy machine is no outage, which is another test's matter."""
     pool = store.client.connection_pool
     monkeypatch.setitem(pool.connection_kwargs, "socket_timeout", PATIENCE_S)
-    monkeypatch.setattr(counters, "ANSWER_AWAITED_MS", PATIENCE_S * 1000)
+    monkeypatch.setattr(reserve, "ANSWER_AWAITED_MS", PATIENCE_S * 1000)
     pool.reset()
     store._lines._idle.clear()
     yield
@@ -802,9 +805,9 @@ def test_a_change_while_an_environment_is_read_leaves_no_half_of_it(
     """The change is committed between two reads, and the process that made it died before it told the store."""
     apply_policies(environment, limits("{metric: requests, window: day, amount: 5, per: user}"))
     api.use(feature="chat")
-    original, changes = metering.reload, iter(["{metric: tokens, window: month, amount: 50, per: feature}"])
+    original, changes = rules.reload, iter(["{metric: tokens, window: month, amount: 50, per: feature}"])
 
-    def then_change(environment_id: int) -> metering.Metering:
+    def then_change(environment_id: int) -> rules.CountingRules:
         read = original(environment_id)
         for change in changes:
             with monkeypatch.context() as patched:
@@ -813,7 +816,7 @@ def test_a_change_while_an_environment_is_read_leaves_no_half_of_it(
         return read
 
     evaluation.forget_all()
-    monkeypatch.setattr(metering, "reload", then_change)
+    monkeypatch.setattr(rules, "reload", then_change)
 
     for used in (1, 2):
         decision = api.evaluate(feature="chat")

@@ -12,8 +12,9 @@ from policies.end_users import set_end_user
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, ledger, limits, set_clock, set_price
 from tokvigil_site.tests.callers import assert_problem, caller_with
-from usage import counters
-from usage.counter_store import CounterStore, StoreUnavailable
+from usage.counting import blocked_stream
+from usage.counting.reservations import open_count
+from usage.counting.store import CounterStore, StoreUnavailable
 
 DAILY_3 = "{metric: requests, window: day, amount: 3, per: user}"
 FILE = """
@@ -70,8 +71,8 @@ def test_reading_it_holds_and_records_nothing(api: Api, environment: Environment
     for _ in range(3):
         meter(api, user_id="anna")
 
-    assert counters.open_count(environment.pk) == 0
-    assert counters.blocked(environment.pk, 10) == []
+    assert open_count(environment.pk) == 0
+    assert blocked_stream.blocked(environment.pk, 10) == []
     assert ledger(environment) == []
     assert meter(api, user_id="anna")["limit_state"][0]["held"] == 0
 

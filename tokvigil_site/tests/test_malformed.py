@@ -16,11 +16,12 @@ from django.db import connection
 
 from audit.models import Entry
 from policies.models import EndUser
-from tenants.http import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
+from tenants.api.http import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
 from tokvigil_site.handlers import Application
 from tokvigil_site.testing import Answer, Api, ledger
 from tokvigil_site.tests.callers import assert_problem
-from usage import counters
+from usage.counting import blocked_stream
+from usage.counting.reservations import open_count
 
 EVALUATE = {"user_id": "u", "model": "m", "request_id": "r1"}
 USAGE = {"request_id": "r1", "user_id": "u", "model": "m", "input_tokens": 1, "output_tokens": 1}
@@ -283,8 +284,8 @@ def left_nothing(api: Api) -> None:
         cursor.execute("SELECT count(*) FROM usage_request WHERE environment_id = %s", [api.environment.pk])
         assert cursor.fetchone() == (0,)
     assert ledger(api.environment) == []
-    assert counters.open_count(api.environment.pk) == 0
-    assert counters.blocked(api.environment.pk, 1) == []
+    assert open_count(api.environment.pk) == 0
+    assert blocked_stream.blocked(api.environment.pk, 1) == []
     assert not EndUser.objects.exists()
     assert not Entry.objects.filter(action__startswith="end_user.").exists()
 

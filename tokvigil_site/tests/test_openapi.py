@@ -13,14 +13,14 @@ from django.test import Client
 from django.urls import get_resolver
 
 from policies import examples as evaluate_examples
-from policies.answers import EvaluateAnswer
-from policies.evaluation import EvaluateRequest
+from policies.evaluate_answer import EvaluateAnswer
+from policies.evaluate_request import EvaluateRequest
 from policies.reasons import ALL_CODES, ReasonClass
 from tenants.models import Environment
 from tokvigil_site import openapi
 from tokvigil_site.testing import Api, apply_policies, limits
-from usage import examples as usage_examples
-from usage.reporting import UsageReceipt, UsageReport
+from usage.api import examples as usage_examples
+from usage.settling.reports import UsageReceipt, UsageReport
 
 METHODS = {"get", "put", "post", "delete", "patch"}
 

@@ -26,7 +26,7 @@ from tokvigil_site.testing import (
     set_price,
 )
 from tokvigil_site.tests.servers import WebApi, WebProcess, manage, session_variables, web_processes
-from usage import expected_output
+from usage.ledger import expected_output
 
 PROCESSES = 8
 CALLERS = 32

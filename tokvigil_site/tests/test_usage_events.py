@@ -218,12 +218,12 @@ def test_a_page_is_found_in_the_index(api: Api) -> None:
     """However far back the page, no row before it is read."""
     from django.db import connection
 
-    from usage import events
+    from usage.ledger import listing
 
     report(api, "r1")
     report(api, "r2")
     cursor = api.get("/v1/usage?limit=1").json["next_cursor"]
-    query = events._matching(api.environment.pk, events.EventQuery(cursor=cursor)).order_by(
+    query = listing._matching(api.environment.pk, listing.EventQuery(cursor=cursor)).order_by(
         "-charged_at", "-id"
     )
     with connection.cursor() as cursor_of_database:

@@ -13,10 +13,11 @@ import pytest
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, set_price
 from tokvigil_site.tests.callers import assert_problem
-from usage import ledger, summary
 from usage.amounts import Subjects
-from usage.models.event import Status
-from usage.pricing import TokenUse
+from usage.ledger import totals
+from usage.ledger.models import Status
+from usage.ledger.writing import Report, record
+from usage.prices.cost import TokenUse
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -31,7 +32,7 @@ def use(
     environment: Environment, at: datetime, *, user: str = "u", cost_nano: int | None = 1, **fields: Any
 ) -> None:
     """A row of the ledger at any time, as a report of that time would have made it."""
-    report = ledger.Report(
+    report = Report(
         environment_id=environment.pk,
         request_id=uuid4().hex,
         body_digest=b"x" * 32,
@@ -44,7 +45,7 @@ def use(
         tokens=TokenUse(input_tokens=1, output_tokens=1),
         cost_nano=cost_nano,
     )
-    ledger.record([report])
+    record([report])
 
 
 def test_the_total_is_that_of_the_ledger(api: Api) -> None:
@@ -162,7 +163,7 @@ def test_a_repeated_midnight_belongs_to_the_day_that_began(empty_store: None, tr
 
 def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: Environment) -> None:
     at = datetime.now(UTC)
-    estimate = ledger.Report(
+    estimate = Report(
         environment_id=environment.pk,
         request_id="late",
         body_digest=None,
@@ -175,7 +176,7 @@ def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: 
         tokens=TokenUse(input_tokens=100, output_tokens=100),
         cost_nano=None,
     )
-    ledger.record([estimate])
+    record([estimate])
     api.report("late", user="u", model="unpriced", input_tokens=3, output_tokens=0)
 
     total = summarize(api)["total"]
@@ -186,7 +187,7 @@ def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: 
 def test_more_groups_than_fit_are_cut_and_the_total_is_still_whole(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(summary, "GROUPS_MAX", 2)
+    monkeypatch.setattr(totals, "GROUPS_MAX", 2)
     for number in range(4):
         api.report(f"r{number}", user=f"u{number}")
 

@@ -5,7 +5,7 @@ import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
 import usage.amounts
-import usage.models.price
+import usage.prices.tiers
 import usage.windows
 from decimal import Decimal
 from django.db import migrations, models
@@ -102,7 +102,7 @@ class Migration(migrations.Migration):
                 ('batch_output_per_million', models.DecimalField(blank=True, decimal_places=9, max_digits=20, null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(Decimal('10000'))])),
                 ('batch_cached_input_per_million', models.DecimalField(blank=True, decimal_places=9, max_digits=20, null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(Decimal('10000'))])),
                 ('batch_cache_write_per_million', models.DecimalField(blank=True, decimal_places=9, max_digits=20, null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(Decimal('10000'))])),
-                ('tiers', models.JSONField(blank=True, default=list, help_text='Long calls: [{"above_input_tokens": 200000, "input": "6", "output": "22.5"}].', validators=[usage.models.price.validate_tiers])),
+                ('tiers', models.JSONField(blank=True, default=list, help_text='Long calls: [{"above_input_tokens": 200000, "input": "6", "output": "22.5"}].', validators=[usage.prices.tiers.validate_tiers])),
                 ('source', models.CharField(default='manual', help_text='load_prices rewrites the rows of genai-prices; to keep an edit, give it another source.', max_length=100)),
                 ('source_version', models.CharField(blank=True, max_length=50)),
                 ('active', models.BooleanField(default=True, help_text='Off: the row is ignored, as if it were not there.')),

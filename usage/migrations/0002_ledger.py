@@ -1,4 +1,4 @@
-"""The ledger. In SQL, for Django makes no partitioned tables; `usage/models/event.py` describes the columns."""
+"""The ledger. In SQL, for Django makes no partitioned tables; `usage/ledger/models.py` describes the columns."""
 
 from datetime import UTC, datetime
 
@@ -63,7 +63,7 @@ UNDO = "DROP TABLE usage_event; DROP TABLE usage_request; DROP FUNCTION usage_ev
 
 
 def make_first_partitions(apps, schema_editor):
-    from usage import partitions
+    from usage.ledger import partitions
 
     partitions.ensure_ahead(datetime.now(UTC))
 

@@ -11,11 +11,17 @@ from django.db import transaction
 
 from tenants import revisions
 from tenants.models import Environment
-from usage import assessment, counters, expiry, metering, recount, reporting
-from usage.amounts import Amounts, Metric, Pair, Per, Subjects
+from usage import assessment
+from usage.amounts import Amounts, Metric, Movement, Pair, Per, Subjects
 from usage.assessment import Assessment, Reading
-from usage.counter_store import store
-from usage.counters import (
+from usage.counting import remember_user, rules, settle
+from usage.counting.distrust import distrust
+from usage.counting.extend import extend
+from usage.counting.inspection import environment_fields
+from usage.counting.keys import reservation_key
+from usage.counting.release import AlreadyCharged, NotOpen, release
+from usage.counting.reservations import open_count
+from usage.counting.reserve import (
     AlreadySettled,
     Answer,
     Check,
@@ -23,16 +29,18 @@ from usage.counters import (
     Cold,
     Conflict,
     Done,
-    Movement,
     Replay,
     Request,
-    Settled,
-    Settlement,
     Stale,
     UserUnknown,
 )
+from usage.counting.reserve import reserve as reserve_by_script
+from usage.counting.seed import mark_cold, seed
+from usage.counting.settle import Settled, Settlement
+from usage.counting.store import store
 from usage.models import TrackedPair, UsageEvent
-from usage.reporting import UsageReport
+from usage.settling import expiry, recount, reports
+from usage.settling.reports import UsageReport
 from usage.windows import Window
 
 ANN = Subjects(user_id="ann", feature="chat")
@@ -42,6 +50,8 @@ EVER = Pair(Per.USER, Window.TOTAL)
 MINUTELY = Pair(Per.USER, Window.MINUTE)
 HOLD_MS = 600_000
 MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 # A rebuild under way makes a caller try again.
 TRIES_MAX = 100
 NOTHING = Amounts()
@@ -95,14 +105,14 @@ def evaluate(
 ) -> Answer:
     """Asks until the store has no more to say against what the caller knows."""
     concurrency = [each for _, each, _ in limits if isinstance(each, Per)]
-    metering.reload(environment.pk)
+    rules.reload(environment.pk)
     for _ in range(TRIES_MAX):
-        known = metering.current(environment.pk)
+        known = rules.current(environment.pk)
         present = known.tracked.at(store.now_ms())
         counted = present.counters(subjects)
         places = {counter.slot.pair: place for place, counter in enumerate(counted)}
         keys = [known.tracked.concurrency_key(per, subjects) for per in concurrency]
-        answer = counters.reserve(
+        answer = reserve_by_script(
             Request(
                 environment_id=environment.pk,
                 revision=known.revision,
@@ -135,9 +145,9 @@ def evaluate(
         )
         match answer:
             case Stale():
-                metering.renew(environment.pk)
+                rules.renew(environment.pk)
             case UserUnknown(epoch):
-                counters.remember_user(environment.pk, subjects.user_id, "-", epoch)
+                remember_user.remember_user(environment.pk, subjects.user_id, "-", epoch)
             case Cold():
                 recount.complete(environment.pk, subjects, answer)
             case ClockDiffers():
@@ -162,15 +172,15 @@ def report(environment: Environment, request_id: str, **fields: Any) -> Any:
         "input_tokens": 10,
         "output_tokens": 5,
     }
-    known = metering.current(environment.pk)
-    return reporting.record_usage([UsageReport(**(body | fields))], known, 0)[0]
+    known = rules.current(environment.pk)
+    return reports.record_usage([UsageReport(**(body | fields))], known, 0)[0]
 
 
 def standing(
     environment: Environment, pair: Pair = DAILY, subjects: Subjects = ANN
 ) -> tuple[Amounts, Amounts]:
     """What the counter holds: used and held."""
-    tracked = metering.reload(environment.pk).tracked
+    tracked = rules.reload(environment.pk).tracked
     (key,) = [
         counter.key for counter in tracked.at(store.now_ms()).counters(subjects) if counter.slot.pair == pair
     ]
@@ -180,12 +190,17 @@ def standing(
 
 
 def state(environment: Environment, request_id: str) -> str | None:
-    found = store.client.hget(counters.reservation_key(environment.pk, request_id), "st")
+    found = store.client.hget(reservation_key(environment.pk, request_id), "st")
     return None if found is None else found.decode()
 
 
 def pass_time(**duration: float) -> None:
     store.clock_offset_ms += int(timedelta(**duration).total_seconds() * 1000)
+
+
+def to_a_new_morning() -> None:
+    """So that a test of hours does not pass the end of its day; 3:00 UTC is morning in Berlin."""
+    store.clock_offset_ms += DAY_MS - store.now_ms() % DAY_MS + 3 * HOUR_MS
 
 
 def to_a_new_minute() -> None:
@@ -245,12 +260,12 @@ class TestHolds:
     def test_a_long_plan_name_survives_the_way_into_the_script(self, counted: Environment) -> None:
         for length in (0, 31, 32, 255, 256, 400):
             record = "0" + "ä" * length
-            counters.remember_user(counted.pk, "ann", record, None)
-            known = metering.renew(counted.pk)
+            remember_user.remember_user(counted.pk, "ann", record, None)
+            known = rules.renew(counted.pk)
             present = known.tracked.at(store.now_ms())
-            epoch = int(counters.environment_fields(counted.pk)["epoch"])
-            counters.remember_user(counted.pk, "ann", record, None)
-            answer = counters.reserve(
+            epoch = int(environment_fields(counted.pk)["epoch"])
+            remember_user.remember_user(counted.pk, "ann", record, None)
+            answer = reserve_by_script(
                 Request(
                     environment_id=counted.pk,
                     revision=known.revision,
@@ -280,29 +295,30 @@ class TestEnds:
     """A hold ends in exactly one of settled, released and expired, and takes back just what it held."""
 
     def test_settled(self, counted: Environment) -> None:
+        to_a_new_morning()
         reserve(counted, "r-1")
         report(counted, "r-1")
 
         assert standing(counted) == (Amounts(1, 10, 5, 0), NOTHING)
         assert state(counted, "r-1") == "settled"
         assert evaluate(counted, "r-1") == AlreadySettled()
-        with pytest.raises(counters.AlreadyCharged):
-            counters.release(counted.pk, "r-1")
-        with pytest.raises(counters.NotOpen):
-            counters.extend(counted.pk, "r-1", 1000)
+        with pytest.raises(AlreadyCharged):
+            release(counted.pk, "r-1")
+        with pytest.raises(NotOpen):
+            extend(counted.pk, "r-1", 1000)
         pass_time(hours=1)
         assert expiry.settle_expired(counted) == (0, 0)
         assert standing(counted) == (Amounts(1, 10, 5, 0), NOTHING)
 
     def test_released(self, counted: Environment) -> None:
         reserve(counted, "r-1")
-        counters.release(counted.pk, "r-1")
-        counters.release(counted.pk, "r-1")
+        release(counted.pk, "r-1")
+        release(counted.pk, "r-1")
 
         assert standing(counted) == (NOTHING, NOTHING)
         assert state(counted, "r-1") == "released"
-        with pytest.raises(counters.NotOpen):
-            counters.extend(counted.pk, "r-1", 1000)
+        with pytest.raises(NotOpen):
+            extend(counted.pk, "r-1", 1000)
         pass_time(hours=1)
         assert expiry.settle_expired(counted) == (0, 0)
         assert state(counted, "r-1") == "released"
@@ -332,21 +348,21 @@ class TestEnds:
 
     def test_a_report_after_release_is_charged_all_the_same(self, counted: Environment) -> None:
         reserve(counted, "r-1")
-        counters.release(counted.pk, "r-1")
+        release(counted.pk, "r-1")
         report(counted, "r-1")
 
         assert standing(counted) == (Amounts(1, 10, 5, 0), NOTHING)
 
     def test_an_unknown_hold_cannot_be_released(self, counted: Environment) -> None:
-        with pytest.raises(counters.NotOpen):
-            counters.release(counted.pk, "r-1")
+        with pytest.raises(NotOpen):
+            release(counted.pk, "r-1")
 
     def test_an_extended_hold_outlives_its_deadline(self, counted: Environment) -> None:
         done = reserve(counted, "r-1")
-        deadline = counters.extend(counted.pk, "r-1", 2 * HOLD_MS)
+        deadline = extend(counted.pk, "r-1", 2 * HOLD_MS)
 
         assert deadline >= done.deadline_ms + HOLD_MS
-        assert counters.extend(counted.pk, "r-1", 1) == deadline
+        assert extend(counted.pk, "r-1", 1) == deadline
         pass_time(milliseconds=HOLD_MS + 1)
         assert expiry.settle_expired(counted) == (0, 0)
         pass_time(milliseconds=HOLD_MS)
@@ -405,7 +421,7 @@ class TestChargedOnExpiry:
         """The report is in the ledger and on its way to the counters when the hold expires."""
         reserve(counted, "r-1", charge=True)
         with monkeypatch.context() as patched:
-            patched.setattr("usage.charging.charge", lambda recorded, known: [None] * len(recorded))
+            patched.setattr("usage.settling.charging.charge", lambda recorded, known: [None] * len(recorded))
             report(counted, "r-1")
         pass_time(milliseconds=HOLD_MS + 1)
 
@@ -420,23 +436,23 @@ class TestChargedOnExpiry:
         """Its id was used again after the store had forgotten it. Nothing is charged for it, and it blocks no other."""
         reserve(counted, "r-1", charge=True)
         report(counted, "r-1")
-        store.client.delete(counters.reservation_key(counted.pk, "r-1"))
+        store.client.delete(reservation_key(counted.pk, "r-1"))
         reserve(counted, "r-1", charge=True)
         pass_time(milliseconds=HOLD_MS + 1)
-        monkeypatch.setattr("usage.charging.REPEATED_CHARGE_MAX_AGE", timedelta(0))
+        monkeypatch.setattr("usage.settling.charging.REPEATED_CHARGE_MAX_AGE", timedelta(0))
 
         expiry.settle_expired(counted)
 
         assert standing(counted, MONTHLY) == (Amounts(1, 10, 5, 0), NOTHING)
-        assert counters.open_count(counted.pk) == 0
+        assert open_count(counted.pk) == 0
         assert expiry.settle_expired(counted) == (0, 0)
 
 
 class TestCharges:
     def settle(self, environment: Environment, request_id: str, *movements: Movement) -> Settled:
-        known = metering.renew(environment.pk)
+        known = rules.renew(environment.pk)
         found = known.tracked.at(store.now_ms()).counters(ANN)
-        (answer,) = counters.settle_many(
+        (answer,) = settle.settle_many(
             [
                 Settlement(
                     environment_id=environment.pk,
@@ -498,19 +514,19 @@ class TestConcurrency:
         ]
         report(counted, "r-0")
         assert reserve(counted, "r-3", limits=self.LIMITS).held
-        counters.release(counted.pk, "r-1")
+        release(counted.pk, "r-1")
         assert reserve(counted, "r-4", limits=self.LIMITS).held
         pass_time(milliseconds=HOLD_MS + 1)
         assert reserve(counted, "r-5", limits=self.LIMITS).readings == (Reading(0, 0),)
 
     def test_a_long_call_stays_counted_when_short_ones_follow_it(self, counted: Environment) -> None:
         reserve(counted, "long", limits=self.LIMITS)
-        counters.extend(counted.pk, "long", 24 * 3600 * 1000)
+        extend(counted.pk, "long", 24 * 3600 * 1000)
         reserve(counted, "short", limits=self.LIMITS)
-        counters.extend(counted.pk, "short", 2 * HOLD_MS)
+        extend(counted.pk, "short", 2 * HOLD_MS)
         report(counted, "short")
 
-        key = metering.current(counted.pk).tracked.concurrency_key(Per.USER, ANN)
+        key = rules.current(counted.pk).tracked.concurrency_key(Per.USER, ANN)
         assert store.client.pttl(key) > 23 * 3600 * 1000
 
 
@@ -563,9 +579,9 @@ class TestTrust:
         to_a_new_minute()
         reserve(counted, "r-1")
         report(counted, "r-1")
-        for counter in metering.current(counted.pk).tracked.at(store.now_ms()).counters(ANN):
+        for counter in rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN):
             store.client.delete(counter.key)
-        counters.distrust(counted.pk)
+        distrust(counted.pk)
 
         assert reserve(counted, "r-2", limits=[(Metric.REQUESTS, MINUTELY, 5)]).readings == (Reading(1, 0),)
 
@@ -583,31 +599,31 @@ class TestTrust:
     ) -> None:
         reserve(counted, "r-1")
         report(counted, "r-1")
-        key = next(iter(metering.current(counted.pk).tracked.at(store.now_ms()).counters(ANN))).key
-        known = metering.current(counted.pk)
+        key = next(iter(rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN))).key
+        known = rules.current(counted.pk)
         for committed_before_reading in (True, False):
             name = f"r-{committed_before_reading}"
             reserve(counted, name)
-            counters.mark_cold([key])
+            mark_cold([key])
             (counter,) = [each for each in known.tracked.at(store.now_ms()).counters(ANN) if each.key == key]
             if committed_before_reading:
                 report(counted, name)
             snapshot, used = recount._sum(counted.pk, counter, ANN)
             if not committed_before_reading:
                 report(counted, name)
-            epoch = int(counters.environment_fields(counted.pk)["epoch"])
-            assert counters.seed(counted.pk, counter, epoch, snapshot, used)
+            epoch = int(environment_fields(counted.pk)["epoch"])
+            assert seed(counted.pk, counter, epoch, snapshot, used)
         assert recount.check(counted).drifts == ()
         assert recount.check(counted).cold == 0
 
     def test_a_rebuild_begun_before_a_flush_is_refused_after_it(self, counted: Environment) -> None:
         reserve(counted, "r-1")
-        counter = metering.current(counted.pk).tracked.at(store.now_ms()).counters(ANN)[0]
+        counter = rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN)[0]
         snapshot, used = recount._sum(counted.pk, counter, ANN)
-        counters.distrust(counted.pk)
-        counters.mark_cold([counter.key])
+        distrust(counted.pk)
+        mark_cold([counter.key])
 
-        assert not counters.seed(counted.pk, counter, 1, snapshot, used)
+        assert not seed(counted.pk, counter, 1, snapshot, used)
 
 
 def test_movements_of_the_ledger_are_charged_as_they_were_written(counted: Environment) -> None:

@@ -16,13 +16,13 @@ import pytest
 from django.db import DatabaseError, connection, connections, transaction
 
 from tenants.models import Environment
-from usage import ledger, partitions
 from usage.amounts import Amounts, Subjects
-from usage.ledger import Conflicting, Outcome, Recorded, Report
+from usage.ledger import partitions
+from usage.ledger.models import Status
+from usage.ledger.writing import Conflicting, Outcome, Recorded, Report, digest_of, record
 from usage.models import UsageEvent
-from usage.models.event import Status
-from usage.pricing import TokenUse
-from usage.reporting import UsageReport
+from usage.prices.cost import TokenUse
+from usage.settling.reports import UsageReport
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def recorded(outcome: Outcome) -> Recorded:
 
 
 def one(made: Report) -> Outcome:
-    return ledger.record([made])[0]
+    return record([made])[0]
 
 
 def total(environment: Environment, request_id: str) -> Amounts:
@@ -151,7 +151,7 @@ class TestOnce:
     def test_a_batch_of_new_known_and_conflicting_ones_is_answered_in_order(
         self, environment: Environment
     ) -> None:
-        ledger.record([report(environment, "b"), report(environment, "d")])
+        record([report(environment, "b"), report(environment, "d")])
         batch = [
             report(environment, "e"),
             report(environment, "d", body_digest=sha256(b"other").digest()),
@@ -159,7 +159,7 @@ class TestOnce:
             report(environment, "b"),
         ]
 
-        outcomes = ledger.record(batch)
+        outcomes = record(batch)
 
         assert [
             outcome.duplicate if isinstance(outcome, Recorded) else "conflict" for outcome in outcomes
@@ -171,7 +171,7 @@ class TestOnce:
         bad = report(environment, "r-2", latency_ms=2**40)
 
         with pytest.raises(DatabaseError):
-            ledger.record([report(environment, "r-1"), bad])
+            record([report(environment, "r-1"), bad])
 
         assert rows(environment) == []
         assert not recorded(one(report(environment, "r-1"))).duplicate
@@ -191,7 +191,7 @@ class TestOnce:
             b'"metadata":{"a":1,"b":2}}'
         )
 
-        assert ledger.digest_of(one) == ledger.digest_of(same) != ledger.digest_of(other)
+        assert digest_of(one) == digest_of(same) != digest_of(other)
 
 
 class TestWhatCounts:
@@ -239,7 +239,7 @@ class TestWriters:
             outcomes = []
             for turn in range(6):
                 drawn = random.Random(f"{number} {turn}").sample(ids, 40)
-                outcomes += ledger.record([report(environment, request_id) for request_id in drawn])
+                outcomes += record([report(environment, request_id) for request_id in drawn])
             return outcomes
 
         outcomes = [outcome for each in in_threads(8, write) for outcome in each]
@@ -256,12 +256,12 @@ class TestWriters:
             for turn in range(6):
                 drawn = random.Random(f"{number} {turn}").sample(ids, 25)
                 make = estimate if number % 2 else report
-                ledger.record([make(environment, request_id) for request_id in drawn])
+                record([make(environment, request_id) for request_id in drawn])
 
         in_threads(8, write)
 
         # A report came for each, so what is left of each is what was reported.
-        ledger.record([report(environment, request_id) for request_id in ids])
+        record([report(environment, request_id) for request_id in ids])
         for request_id in ids:
             assert total(environment, request_id) == Amounts(1, 10, 20, 300)
             assert len(rows(environment, request_id)) in (1, 3)
@@ -346,7 +346,7 @@ class TestEstimates:
                 cursor.execute("SELECT pg_current_xact_id()")
             with ThreadPoolExecutor(max_workers=1) as pool:
                 pool.submit(in_threads, 1, lambda _: one(estimate(environment, "r-1"))).result()
-            ledger.record([report(environment, "r-0"), report(environment, "r-1")])
+            record([report(environment, "r-0"), report(environment, "r-1")])
 
         again = recorded(one(report(environment, "r-1")))
 

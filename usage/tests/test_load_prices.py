@@ -14,11 +14,13 @@ from genai_prices.data import providers as genai_providers
 from genai_prices.types import ModelInfo, Provider, StartDateConstraint
 
 from tenants.models import Environment, Tenant
-from usage import price_import
 from usage.models import ModelPrice
 from usage.money import NANO, format_usd
-from usage.price_import import SOURCE, load_shared_prices, package_rows
-from usage.pricing import UNDATED, MatchKind, PriceBook, TokenUse, cost_nano
+from usage.prices import genai
+from usage.prices.book import PriceBook
+from usage.prices.cost import UNDATED, TokenUse, cost_nano
+from usage.prices.genai import SOURCE, load_shared_prices, package_rows
+from usage.prices.names import MatchKind
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -302,7 +304,7 @@ class TestLoading:
         load_shared_prices()
         rows, skipped = package_rows()
         fewer = [row for row in rows if row.model != "o3"]
-        monkeypatch.setattr(price_import, "package_rows", lambda: (fewer, skipped))
+        monkeypatch.setattr(genai, "package_rows", lambda: (fewer, skipped))
 
         assert load_shared_prices().retired == 0
         assert ModelPrice.objects.filter(model="o3", provider="openai", active=True).exists()
@@ -311,7 +313,7 @@ class TestLoading:
         def fail() -> None:
             raise RuntimeError
 
-        monkeypatch.setattr(price_import, "bump_all", fail)
+        monkeypatch.setattr(genai, "bump_all", fail)
         with pytest.raises(RuntimeError):
             load_shared_prices()
         assert not ModelPrice.objects.exists()

@@ -12,8 +12,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from tenants.models import Environment
-from usage import ledger, partitions
-from usage.ledger import Conflicting, Recorded
+from usage.ledger import partitions
+from usage.ledger.writing import Conflicting, Recorded, record
 from usage.models import UsageEvent
 from usage.tests.test_ledger import in_threads, one, report
 
@@ -33,7 +33,7 @@ def _drop_what_was_made(transactional_db: None) -> Iterator[None]:
 def test_a_report_of_a_month_without_a_partition_makes_it(environment: Environment) -> None:
     assert NAME not in partitions.names()
 
-    outcomes = ledger.record(
+    outcomes = record(
         [
             report(environment, "r-1", charged_at=LONG_AGO),
             report(environment, "r-2", charged_at=LONG_AGO.replace(month=12)),

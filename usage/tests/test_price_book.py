@@ -9,9 +9,10 @@ from django.test.utils import CaptureQueriesContext
 
 from tenants.models import Tenant
 from usage.models import ModelPrice
-from usage.models.price import parse_tiers
-from usage.price_book import current_models, load
-from usage.pricing import MatchKind, TokenUse, cost_nano
+from usage.prices.cost import TokenUse, cost_nano
+from usage.prices.names import MatchKind
+from usage.prices.stored import current_models, load
+from usage.prices.tiers import parse_tiers
 
 pytestmark = pytest.mark.django_db
 

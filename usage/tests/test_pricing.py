@@ -8,21 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usage.money import MAX_LIMIT_NANO, NANO
-from usage.pricing import (
+from usage.prices.book import RESOLVED_NAMES_MAX, PriceBook
+from usage.prices.cost import (
     MODEL_LENGTH_MAX,
     RATE_MAX_NANO,
-    RESOLVED_NAMES_MAX,
     TOKENS_MAX,
     TOKENS_PER_RATE,
-    MatchKind,
     Price,
-    PriceBook,
     Rates,
     Tier,
     TokenUse,
     cost_nano,
     discounted,
 )
+from usage.prices.names import MatchKind
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

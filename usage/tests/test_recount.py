@@ -13,10 +13,12 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
 from tenants.models import Environment
-from usage import counters, metering, recount
 from usage.amounts import Amounts, Metric, Pair, Per, Subjects
 from usage.assessment import Reading
-from usage.counter_store import store
+from usage.counting import inspection, rules
+from usage.counting.distrust import distrust
+from usage.counting.store import store
+from usage.settling import recount
 from usage.tests.test_counters import (
     ANN,
     DAILY,
@@ -58,7 +60,7 @@ def drift(environment: Environment) -> int:
 
 
 def key_of(environment: Environment, pair: Pair, subjects: Subjects = ANN) -> str:
-    present = metering.current(environment.pk).tracked.at(store.now_ms())
+    present = rules.current(environment.pk).tracked.at(store.now_ms())
     return next(counter.key for counter in present.counters(subjects) if counter.slot.pair == pair)
 
 
@@ -111,7 +113,7 @@ class TestCheck:
     def test_a_counter_that_will_be_rebuilt_before_its_use_is_no_drift(self, counted: Environment) -> None:
         use(counted, "r-1")
         store.client.hincrby(key_of(counted, DAILY), "ur", 1)
-        counters.distrust(counted.pk)
+        distrust(counted.pk)
 
         found = recount.check(counted)
 
@@ -123,14 +125,14 @@ class TestCheck:
         track(environment, MINUTELY)
         to_a_new_minute()
         use(environment, "r-1")
-        original = counters.scan
+        original = inspection.scan
 
         def slow(environment_id: int) -> object:
             found = list(original(environment_id))
             pass_time(minutes=1)
             return found
 
-        monkeypatch.setattr(counters, "scan", slow)
+        monkeypatch.setattr(inspection, "scan", slow)
 
         assert drift(environment) == 0
 

@@ -9,8 +9,8 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usage import tokens
-from usage.tokens import CHUNK_CHARACTERS, RanksDamaged, count_tokens, encoding_name, encoding_of
+from usage.prices import tokens
+from usage.prices.tokens import CHUNK_CHARACTERS, RanksDamaged, count_tokens, encoding_name, encoding_of
 
 ENCODINGS = ["o200k_base", "cl100k_base"]
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from policies.policy_file import FILE_BYTES_MAX, PolicyFileError, parse
+from policies.file_errors import PolicyFileError
+from policies.policy_file import parse
 from policies.publishing import ChangeKind, PolicyChange, publish
+from policies.strict_yaml import FILE_BYTES_MAX
 from tenants.management import environments
 
 ACTOR = "cli:apply_policies"

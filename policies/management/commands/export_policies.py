@@ -4,7 +4,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from policies.policy_file import dump
-from policies.stored import policy_set
+from policies.policy_rows import policy_set
 from tenants.management import environments
 
 

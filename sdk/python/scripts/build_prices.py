@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usage.pricing import Price, Rates
+    from usage.prices.cost import Price, Rates
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 TARGET = REPOSITORY / "sdk/python/src/tokvigil/prices.json.gz"
@@ -28,16 +28,16 @@ def build() -> str:
     Rates are nano-USD per million tokens; what is absent costs what its total costs. Those of batches stay with the
     server: the SDK sees no call in a batch.
     """
-    from usage import pricing
-    from usage.price_import import package_rows
+    from usage.prices import names
+    from usage.prices.genai import package_rows
 
     prices = [row.to_price() for row in package_rows()[0]]
     (version,) = {f"{price.source} {price.source_version}" for price in prices}
     snapshot = {
         "version": version,
-        "makers": pricing.MAKERS,
-        "provider_aliases": pricing.PROVIDER_ALIASES,
-        "resold": pricing.RESOLD,
+        "makers": names.MAKERS,
+        "provider_aliases": names.PROVIDER_ALIASES,
+        "resold": names.RESOLD,
         "prices": [
             _price(price)
             for price in sorted(prices, key=lambda price: (price.provider, price.model, price.effective_from))

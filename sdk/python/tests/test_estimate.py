@@ -39,7 +39,7 @@ def test_an_estimate_cannot_be_changed() -> None:
 
 def test_without_a_cap_the_output_is_what_the_server_would_hold() -> None:
     expected_output = pytest.importorskip(
-        "usage.expected_output", reason="the server is not in this checkout"
+        "usage.ledger.expected_output", reason="the server is not in this checkout"
     )
     assert estimate("gpt-4o", HELLO).output_tokens == OUTPUT_TOKENS_WITHOUT_CAP
     assert expected_output.WITHOUT_HISTORY == OUTPUT_TOKENS_WITHOUT_CAP

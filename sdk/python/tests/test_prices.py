@@ -182,7 +182,7 @@ def test_no_tokens_cost_nothing_and_part_of_a_nano_dollar_costs_one() -> None:
 def server_book() -> Any:
     """The server's book as its own database would hold it."""
     pricing = pytest.importorskip("usage.pricing", reason="the server is not in this checkout")
-    from usage.price_import import package_rows
+    from usage.prices.genai import package_rows
 
     return pricing.PriceBook.build([row.to_price() for row in package_rows()[0]])
 
@@ -218,7 +218,7 @@ def test_every_name_costs_what_the_server_charges(server_book: Any) -> None:
 
 
 def server_usd(price: Any, usage: Usage) -> Decimal:
-    from usage.pricing import TokenUse, cost_nano
+    from usage.prices.cost import TokenUse, cost_nano
 
     use = TokenUse(
         input_tokens=usage.input_tokens,
@@ -231,7 +231,7 @@ def server_usd(price: Any, usage: Usage) -> Decimal:
 
 
 def questions(book: Any) -> Iterator[tuple[str, str | None]]:
-    from usage.pricing import PROVIDER_ALIASES
+    from usage.prices.names import PROVIDER_ALIASES
 
     for provider, name in sorted(book._shared.named):
         yield name, None

@@ -16,9 +16,9 @@ from tokvigil_site.demo.trace import ROWS_MAX, Trace, TraceError, open_trace
 from tokvigil_site.management.commands import up
 from tokvigil_site.management.commands.up import between
 from tokvigil_site.running import Site
-from usage import recount
-from usage.counter_store import StoreUnavailable
-from usage.price_import import load_shared_prices
+from usage.counting.store import StoreUnavailable
+from usage.prices.genai import load_shared_prices
+from usage.settling import recount
 
 
 class Command(BaseCommand):

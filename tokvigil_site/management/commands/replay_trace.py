@@ -5,8 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
+from tenants.api.problems import Problem
 from tenants.management import environments
-from tenants.problems import Problem
 from tokvigil_site.demo import replay, summary
 from tokvigil_site.demo.progress import Progress
 from tokvigil_site.demo.trace import ROWS_MAX, TraceError, open_trace

@@ -12,8 +12,8 @@ import pytest
 import tokvigil
 from tokvigil import TokVigil, Usage
 
-from policies import answers
-from policies.views import reservations
+from policies import evaluate_answer
+from policies.api import reservations
 from sdk.python.tests.wire_provider import WireProvider
 from tenants.models import Environment
 from tokvigil_site.testing import (
@@ -28,21 +28,22 @@ from tokvigil_site.testing import (
 )
 from tokvigil_site.tests.callers import caller_with
 from tokvigil_site.tests.python_sdk import DAILY_3, MODEL, Call
-from usage import limit_state, recount, reporting
+from usage import limit_state
+from usage.settling import recount, reports
 
 
 def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
     for answer, value in (
-        (answers.EvaluateAnswer, tokvigil.Decision),
-        (answers.PolicyAnswer, tokvigil.PolicyRef),
+        (evaluate_answer.EvaluateAnswer, tokvigil.Decision),
+        (evaluate_answer.PolicyAnswer, tokvigil.PolicyRef),
         (limit_state.LimitState, tokvigil.LimitState),
-        (reporting.UsageReceipt, tokvigil.UsageReceipt),
+        (reports.UsageReceipt, tokvigil.UsageReceipt),
     ):
         assert set(answer.__struct_fields__) == {field.name for field in fields(value)}
     # Batches of the provider's own are not among what the SDK calls.
     reported = {field.name for field in fields(tokvigil.UsageEvent)} - {"usage"}
     reported |= {field.name for field in fields(Usage)} - {"source"}
-    assert reported == set(reporting.UsageReport.__struct_fields__) - {"batch"}
+    assert reported == set(reports.UsageReport.__struct_fields__) - {"batch"}
 
 
 def test_an_allowed_call_is_told_what_is_held_for_it(client: TokVigil, environment: Environment) -> None:

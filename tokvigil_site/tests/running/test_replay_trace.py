@@ -12,7 +12,7 @@ from tenants.models import ApiKey, Environment
 from tokvigil_site.demo.replay import assign
 from tokvigil_site.demo.trace import Row, TraceError, open_trace
 from tokvigil_site.testing import apply_policies, ledger, limits, set_price
-from usage import recount
+from usage.settling import recount
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

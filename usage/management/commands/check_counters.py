@@ -4,9 +4,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from tenants.management import environments
-from usage import recount
-from usage.counter_store import StoreUnavailable
+from usage.counting.store import StoreUnavailable
 from usage.money import format_usd
+from usage.settling import recount
 
 
 class Command(BaseCommand):

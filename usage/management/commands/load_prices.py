@@ -2,7 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from usage.price_import import load_shared_prices
+from usage.prices.genai import load_shared_prices
 
 
 class Command(BaseCommand):

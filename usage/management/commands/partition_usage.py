@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from usage import partitions
+from usage.ledger import partitions
 
 
 def month(text: str) -> datetime:

@@ -1,0 +1,77 @@
+"""End users in the admin: saved through end_users.py, the same way as by the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from policies import end_users
+from policies.models import EndUser, Plan
+from tenants.admin_access import (
+    BoundedPaginator,
+    OneEnvironmentFilter,
+    TenantRowsAdmin,
+    actor_of,
+)
+
+
+class PlanChoice(forms.ModelChoiceField):  # type: ignore[type-arg]
+    def label_from_instance(self, obj: Plan) -> str:
+        return f"{obj.environment}: {obj.name}"
+
+
+@admin.register(EndUser)
+class EndUserAdmin(TenantRowsAdmin):
+    list_display = ["user_id", "environment", "plan", "blocked", "created_at"]
+    list_filter = [OneEnvironmentFilter, "blocked"]
+    list_select_related = ["environment__tenant", "plan"]
+    search_fields = ["user_id__startswith"]
+    search_help_text = "How the user_id begins"
+    fields = ["environment", "user_id", "plan", "blocked"]
+    ordering = ["user_id"]
+    actions = ["block", "unblock"]
+    paginator = BoundedPaginator
+    show_full_result_count = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: EndUser | None = None) -> list[str]:
+        return [] if obj is None else ["environment", "user_id"]
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "plan":
+            kwargs["form_class"] = PlanChoice
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if isinstance(field, PlanChoice) and field.queryset is not None:
+            field.queryset = field.queryset.select_related("environment__tenant")
+        return field
+
+    def save_model(self, request: HttpRequest, obj: EndUser, form: Any, change: bool) -> None:
+        obj.pk = self._set(request, obj, blocked=obj.blocked).pk
+
+    def delete_model(self, request: HttpRequest, obj: EndUser) -> None:
+        end_users.remove_end_user(obj.environment, obj.user_id, actor=actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[EndUser]) -> None:
+        for user in queryset.select_related("environment").order_by("pk"):
+            self.delete_model(request, user)
+
+    @admin.action(description="Block", permissions=["change"])
+    def block(self, request: HttpRequest, queryset: QuerySet[EndUser]) -> None:
+        self._set_all(request, queryset, blocked=True)
+
+    @admin.action(description="Unblock", permissions=["change"])
+    def unblock(self, request: HttpRequest, queryset: QuerySet[EndUser]) -> None:
+        self._set_all(request, queryset, blocked=False)
+
+    def _set_all(self, request: HttpRequest, queryset: QuerySet[EndUser], *, blocked: bool) -> None:
+        for user in self.changeable(request, queryset).select_related("environment", "plan").order_by("pk"):
+            self._set(request, user, blocked=blocked)
+
+    def _set(self, request: HttpRequest, user: EndUser, *, blocked: bool) -> EndUser:
+        plan_name = None if user.plan is None else user.plan.name
+        return end_users.set_end_user(
+            user.environment, user.user_id, plan_name=plan_name, blocked=blocked, actor=actor_of(request)
+        )

@@ -1,0 +1,45 @@
+"""Plans in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from policies import publishing
+from policies.models import Plan
+from tenants.admin_access import (
+    EnvironmentFilter,
+    TenantRowsAdmin,
+    actor_of,
+)
+
+
+@admin.register(Plan)
+class PlanAdmin(TenantRowsAdmin):
+    list_display = ["name", "environment"]
+    list_filter = [EnvironmentFilter]
+    list_select_related = ["environment__tenant"]
+    search_fields = ["name"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Policies, end users and requests name it.
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
+        obj.pk = publishing.add_plan(obj.environment, obj.name, actor=actor_of(request)).pk
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        refused = {"plan" for plan in objs if not self.may_change(request, plan)}
+        uses = [error.message for plan in objs for error in publishing.plan_uses(plan)]
+        named = [f"{plan} of {plan.environment}" for plan in objs]
+        return named, {"plans": len(named)}, refused, uses
+
+    def delete_model(self, request: HttpRequest, obj: Plan) -> None:
+        publishing.remove_plan(obj, actor=actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
+        for plan in queryset.select_related("environment").order_by("environment_id", "pk"):
+            self.delete_model(request, plan)

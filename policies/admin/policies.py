@@ -1,0 +1,129 @@
+"""Policies in the admin: saved through publishing.py, the same way as from files and the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+
+from policies import documents, publishing, rules
+from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
+from policies.file_errors import PolicyFileError
+from policies.models import Limit, Policy
+from tenants.admin_access import (
+    EnvironmentFilter,
+    InlineOfTenantRows,
+    TenantRowsAdmin,
+    actor_of,
+)
+
+
+class LimitInline(InlineOfTenantRows):
+    model = Limit
+    form = LimitForm
+    formset = LimitFormSet
+    max_num = rules.LIMITS_MAX
+
+
+@admin.register(Policy)
+class PolicyAdmin(TenantRowsAdmin):
+    form = PolicyForm
+    inlines = [LimitInline]
+    list_display = ["name", "environment", "scope", "kind", "mode", "priority", "version", "archived_at"]
+    list_filter = [EnvironmentFilter, "kind", "mode", ("archived_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["environment__tenant"]
+    search_fields = ["name", "scope_user", "scope_feature", "scope_plan"]
+    fieldsets = [
+        (None, {"fields": ["environment", "name", "kind", "mode", "priority"]}),
+        (
+            "Scope",
+            {
+                "fields": ["scope_user", "scope_feature", "scope_plan"],
+                "description": "All that is named must match; nothing named makes the default policy.",
+            },
+        ),
+        ("Models", {"fields": ["models_allow", "models_deny"]}),
+        (
+            "One call at most",
+            {"fields": ["per_request_cost_usd", "per_request_input_tokens", "per_request_output_tokens"]},
+        ),
+        ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
+    ]
+    state = ("id", "version", "versions", "created_at", "archived_at")
+
+    @admin.display(description="scope")
+    def scope(self, policy: Policy) -> str:
+        scope = {"user": policy.scope_user, "feature": policy.scope_feature, "plan": policy.scope_plan}
+        return ", ".join(f"{name}: {text}" for name, text in scope.items() if text) or "default"
+
+    @admin.display(description="history")
+    def versions(self, policy: Policy) -> str:
+        return format_html(
+            '<a href="../../../policyversion/?policy__id__exact={}">all versions</a>', policy.pk
+        )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
+        return self.fieldsets if obj is None else [*self.fieldsets, ("State", {"fields": self.state})]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Policy | None = None) -> list[str]:
+        return [] if obj is None else ["environment", *self.state]
+
+    def may_change(self, request: HttpRequest, obj: Policy | None = None) -> bool:
+        archived = obj is not None and obj.archived_at is not None
+        return not archived and super().may_change(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Policy, form: Any, change: bool) -> None:
+        """Nothing yet: a policy is published with its limits, which `save_related` has."""
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        (limits,) = formsets
+        # Not to save them, but for the history page to know which changed.
+        limits.save(commit=False)
+        rule = documents.rule_of({**form.document(), "limits": limits.documents()})
+        form.instance.pk = publishing.publish_one(
+            form.policy_environment,
+            rule,
+            actor=actor_of(request),
+            policy_id=form.instance.pk if change else None,
+        ).pk
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except (PolicyFileError, Policy.DoesNotExist) as error:
+            # Another change came in between the check and the publication.
+            self.message_user(request, f"Nothing was saved: {error}. Look again.", messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """A policy is archived, with nothing that hangs on it lost."""
+        refused = {"policy" for policy in objs if not self.may_change(request, policy)}
+        named = [f"{policy} of {policy.environment} (archived; its versions stay)" for policy in objs]
+        return named, {"policies": len(named)}, refused, []
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        if "delete_selected" in actions:
+            function, name, _ = actions["delete_selected"]
+            actions["delete_selected"] = function, name, "Archive selected policies"
+        return actions
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().delete_view(request, object_id, {"title": "Archive", **(extra_context or {})})
+
+    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: Any) -> HttpResponse:
+        self.message_user(request, f"The policy “{obj_display}” is archived.", messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:policies_policy_changelist"))
+
+    def delete_model(self, request: HttpRequest, obj: Policy) -> None:
+        publishing.archive(obj, actor=actor_of(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Policy]) -> None:
+        for policy in queryset.select_related("environment").order_by("environment_id", "pk"):
+            self.delete_model(request, policy)

@@ -1,0 +1,185 @@
+"""The form of a policy and its limits.
+
+A form is turned into the document of a policy file, and what stands against that is shown at the field it is about.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from django import forms
+from django.contrib.postgres.forms import SimpleArrayField
+from django.core.exceptions import ValidationError
+
+from policies import documents, publishing, rules
+from policies.file_errors import FileError, PolicyFileError
+from policies.models import Limit, Policy
+from tenants import admin_display
+from tenants.models import Environment
+from usage.amounts import Metric
+
+_LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
+
+
+class LinesField(SimpleArrayField):
+    """One entry a line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, delimiter="\n", widget=forms.Textarea(attrs={"rows": 4}), **kwargs)
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [line for line in map(str.strip, value.splitlines()) if line]
+        return super().to_python(value)
+
+
+def _globs_field(label: str, help_text: str) -> LinesField:
+    name = forms.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX)
+    return LinesField(
+        name, label=label, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*."
+    )
+
+
+HELP_TEXTS = {
+    "kind": "override: of those that match a call the most specific one decides. guardrail: binds every call that "
+    "it matches, whichever override decides.",
+    "mode": "enforce: blocks. monitor: counts and says what it would have blocked. off: not in force.",
+    "priority": "Of overrides with the same scope the one with the highest number decides.",
+    "on_unavailable": "What happens to a call while the counters cannot be read.",
+    "on_unsettled": "What becomes of what a call held if it is never reported: release gives it back, charge books it.",
+    "unknown_price": "What happens to a call of a model that the price book does not know.",
+}
+
+
+class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
+    models_allow = _globs_field(
+        "Allowed",
+        "Models that may be called; empty = all. To a call blocked for its model the first that is named in full, "
+        "without a wildcard, and would be allowed is suggested instead.",
+    )
+    models_deny = _globs_field("Denied", "Models that may not be called, even if allowed above.")
+
+    class Meta:
+        model = Policy
+        fields = [
+            "environment", "name", "kind", "mode", "priority", "scope_user", "scope_feature", "scope_plan",
+            "models_allow", "models_deny", "per_request_cost_usd", "per_request_input_tokens",
+            "per_request_output_tokens", "on_unavailable", "on_unsettled", "unknown_price",
+        ]  # fmt: skip
+        labels = {
+            "scope_user": "User",
+            "scope_feature": "Feature",
+            "scope_plan": "Plan",
+            "per_request_cost_usd": "Cost per request (USD)",
+            "per_request_input_tokens": "Input tokens per request",
+            "per_request_output_tokens": "Output tokens per request",
+            "on_unavailable": "Without counters",
+            "on_unsettled": "Holds never reported",
+            "unknown_price": "Models without a price",
+        }
+        help_texts = HELP_TEXTS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["per_request_cost_usd"] = admin_display.plain(self.initial.get("per_request_cost_usd"))
+        for name in ("scope_user", "scope_feature"):
+            # Any text can be the name of a user, blanks included.
+            if isinstance(field := self.fields.get(name), forms.CharField):
+                field.strip = False
+
+    @property
+    def policy_environment(self) -> Environment:
+        environment: Environment = self.cleaned_data.get("environment") or self.instance.environment
+        return environment
+
+    def document(self) -> dict[str, Any]:
+        """The policy as in a file, without its limits."""
+        given = self.cleaned_data
+        cost_usd = given["per_request_cost_usd"]
+        per_request = {
+            "cost_usd": None if cost_usd is None else f"{cost_usd:f}",
+            "input_tokens": given["per_request_input_tokens"],
+            "output_tokens": given["per_request_output_tokens"],
+        }
+        plain = ("name", "kind", "mode", "priority", "on_unavailable", "on_unsettled", "unknown_price")
+        return {
+            **{name: given[name] for name in plain},
+            "scope": {name: text for name in ("user", "feature", "plan") if (text := given[f"scope_{name}"])},
+            "models": {"allow": given["models_allow"], "deny": given["models_deny"]},
+            "per_request": {name: cap for name, cap in per_request.items() if cap is not None},
+        }
+
+    def clean(self) -> dict[str, Any]:
+        if not self.errors:
+            self._check()
+        return self.cleaned_data
+
+    def _check(self) -> None:
+        try:
+            rule = documents.rule_of(self.document())
+        except PolicyFileError as error:
+            self._refuse(error.errors)
+            return
+        policy_id = None if self.instance._state.adding else self.instance.pk
+        self._refuse(publishing.objections(self.policy_environment, rule, policy_id=policy_id))
+
+    def _refuse(self, errors: Iterable[FileError]) -> None:
+        for error in errors:
+            # `models.allow[3]` is said at the field models_allow.
+            name = error.path.partition("[")[0].replace(".", "_")
+            self.add_error(name if name in self.fields else None, error.message)
+
+
+class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = Limit
+        fields = ["metric", "window", "amount", "per"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["amount"] = admin_display.plain(self.initial.get("amount"))
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """All: what the model demands of a row the formset says too, and how to mend it."""
+        return {field.name for field in Limit._meta.fields}
+
+
+class LimitFormSet(forms.models.BaseInlineFormSet):  # type: ignore[type-arg]
+    def kept(self) -> list[Any]:
+        return [form for form in self.forms if form.cleaned_data and not form.cleaned_data.get("DELETE")]
+
+    def documents(self) -> list[dict[str, Any]]:
+        """The limits as in a file."""
+        return [
+            {
+                "metric": form.cleaned_data["metric"],
+                "window": form.cleaned_data["window"],
+                "amount": self._amount(form.cleaned_data["metric"], form.cleaned_data["amount"]),
+                "per": form.cleaned_data["per"],
+            }
+            for form in self.kept()
+        ]
+
+    @staticmethod
+    def _amount(metric: str, amount: Decimal) -> int | str:
+        whole = amount == amount.to_integral_value()
+        return int(amount) if whole and metric != Metric.COST_USD else f"{amount:f}"
+
+    def clean(self) -> None:
+        super().clean()
+        if any(self.errors):
+            return
+        try:
+            documents.rule_of({"name": "limits", "limits": self.documents()})
+        except PolicyFileError as error:
+            for refused in error.errors:
+                self._refuse(refused)
+
+    def _refuse(self, error: FileError) -> None:
+        place = _LIMIT_PATH.match(error.path)
+        if place is None:
+            raise ValidationError(str(error))
+        self.kept()[int(place["number"])].add_error(place["field"] or None, error.message)

@@ -1,0 +1,1 @@
+"""The HTTP API of policies: evaluate, reservations, limits, decisions, policies, end users."""

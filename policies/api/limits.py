@@ -1,0 +1,39 @@
+"""`GET /v1/limits`: the usage meter."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from policies import limits_in_force
+from policies.callers import Caller
+from policies.limits_in_force import MeterAnswer, MeterQuery
+from tenants import scopes
+from tenants.api import authentication, http, queries
+from tenants.api.openapi import operation
+
+
+class LimitsView(APIView):
+    """Authenticated, and its calls counted, by the evaluation it rests on."""
+
+    authentication_classes = ()
+    permission_classes = ()
+
+    @operation(
+        "getLimits",
+        "The policies in force and what their limits leave",
+        tag="evaluate",
+        description="For a usage meter. Holds and records nothing.",
+        query=MeterQuery,
+        answers={200: MeterAnswer},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        django_request = request._request
+        caller = Caller(
+            presented=authentication.presented(django_request),
+            address=authentication.address_of(django_request),
+            scope=scopes.USAGE_READ,
+        )
+        query = queries.decode(django_request, MeterQuery)
+        return http.json_response(limits_in_force.read(query, caller))

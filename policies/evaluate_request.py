@@ -1,0 +1,58 @@
+"""`POST /v1/evaluate`: the body."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from tenants.api.http import Metadata, Name, RequestId, TokenCount
+
+
+class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /v1/evaluate`. `input_text` is counted and not stored."""
+
+    user_id: Annotated[Name, Meta(description="Your end user, by your own id: limits per user count for it.")]
+    model: Annotated[Name, Meta(description="The model as the provider calls it, such as gpt-4o-mini.")]
+    feature: Annotated[
+        Name | None,
+        Meta(
+            description="The part of your product that calls, such as chat. Left out: rules for features do not apply."
+        ),
+    ] = None
+    plan: Annotated[
+        Name | None,
+        Meta(description="The end user's plan, unless one is stored for the end user. Left out: none."),
+    ] = None
+    input_tokens: Annotated[
+        TokenCount | None,
+        Meta(
+            description="Tokens of the prompt as you counted them. Left out together with `input_text`: 0 is held."
+        ),
+    ] = None
+    input_text: Annotated[
+        str | None,
+        Meta(description="The prompt, to be counted here if `input_tokens` is left out. Not stored."),
+    ] = None
+    max_output_tokens: Annotated[
+        TokenCount | None,
+        Meta(
+            description="The most tokens of the answer. Left out: the policy's cap, or what such calls used lately."
+        ),
+    ] = None
+    request_id: Annotated[
+        RequestId | None,
+        Meta(
+            description="Names the call; sent again while its hold is open, nothing more is held. Left out: made."
+        ),
+    ] = None
+    run_id: Annotated[
+        Name | None,
+        Meta(description="The agent run or job the call is part of, for limits per run. Left out: none."),
+    ] = None
+    metadata: Annotated[
+        Metadata | None, Meta(description="What else you know about the call: at most 16 flat pairs.")
+    ] = None
+    dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
+    explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False

@@ -1,0 +1,1 @@
+"""What all HTTP views share: authentication, problems, bodies, queries, cursors, the OpenAPI document."""

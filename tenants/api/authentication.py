@@ -1,0 +1,132 @@
+"""Who calls: the key behind `Authorization: Bearer tv_...`, and what it may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from tenants import keys, last_used
+from tenants.api import problems
+from tenants.models import ApiKey
+
+BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """An API key as a decision needs it; lives in snapshots, so it knows no database."""
+
+    id: int
+    key_id: str
+    name: str
+    environment_id: int
+    secret_hmac: bytes
+    pepper_id: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    revoked: bool
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...]
+    requests_per_minute: int | None
+    # The environment's revision when the key was read.
+    revision: int
+
+    @classmethod
+    def of(cls, key: ApiKey) -> Credential:
+        """Reads self.environment, which may cause a query."""
+        return cls(
+            id=key.pk,
+            key_id=key.key_id,
+            name=key.name,
+            environment_id=key.environment_id,
+            secret_hmac=bytes(key.secret_hmac),
+            pepper_id=key.pepper_id,
+            scopes=frozenset(key.scopes),
+            expires_at=key.expires_at,
+            revoked=key.revoked_at is not None,
+            allowed_networks=tuple(ip_network(network) for network in key.allowed_networks),
+            requests_per_minute=key.requests_per_minute,
+            revision=key.environment.revision,
+        )
+
+    def admits(self, secret: str, address: str, now: datetime) -> bool:
+        if self.revoked or (self.expires_at is not None and self.expires_at <= now):
+            return False
+        if self.allowed_networks and not self._comes_from_allowed_network(address):
+            return False
+        return keys.proves(secret, self.pepper_id, self.secret_hmac)
+
+    def _comes_from_allowed_network(self, address: str) -> bool:
+        try:
+            caller = ip_address(address)
+        except ValueError:
+            return False
+        return any(caller in network for network in self.allowed_networks)
+
+    def require(self, scope: str) -> None:
+        if scope not in self.scopes:
+            raise problems.insufficient_scope(scope)
+
+
+def presented(request: HttpRequest) -> keys.Presented:
+    """The key the caller sent. Raises Problem 401."""
+    header = request.META.get("HTTP_AUTHORIZATION", "")
+    found = keys.parse(header[len(BEARER) :]) if header[: len(BEARER)].lower() == BEARER else None
+    if found is None:
+        raise problems.invalid_api_key()
+    return found
+
+
+def address_of(request: HttpRequest) -> str:
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def check(credential: Credential | None, secret: str, address: str) -> Credential:
+    """The credential if the caller proved it. Raises Problem 401, the same for every cause."""
+    if credential is None or not credential.admits(secret, address, timezone.now()):
+        raise problems.invalid_api_key()
+    last_used.note(credential.id)
+    return credential
+
+
+def find(key_id: str) -> Credential | None:
+    """The key as it is now; one query."""
+    key = ApiKey.objects.select_related("environment").filter(key_id=key_id).first()
+    return None if key is None else Credential.of(key)
+
+
+def credential_of(request: Request) -> Credential:
+    """Whom ApiKeyAuthentication found."""
+    credential: Any = request.auth
+    assert isinstance(credential, Credential)
+    return credential
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """Reads the key from PostgreSQL on each call, so a revoked one is refused on its next. Sets `request.auth`.
+
+    Evaluate authenticates against its snapshot instead (policies/evaluation.py), verified by the counter store.
+    """
+
+    def authenticate(self, request: Request) -> tuple[None, Credential]:
+        found = presented(request._request)
+        return None, check(find(found.key_id), found.secret, address_of(request._request))
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class HasScope(BasePermission):
+    """The view names the scope it needs: `scope = "usage:read"`, or None for any key."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if view.scope is not None:
+            credential_of(request).require(view.scope)
+        return True

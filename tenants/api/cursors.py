@@ -1,0 +1,35 @@
+"""Where a page ends: the sort key of its last row, as a text that callers hand back without reading it."""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+
+from tenants.api.problems import Problem, invalid_field
+
+BIGINT_MAX = 2**63 - 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_KEY = re.compile(rb"(?P<first>-?[0-9]{1,18}):(?P<id>[0-9]{1,19})")
+
+
+def write(at: datetime, row_id: int) -> str:
+    return urlsafe_b64encode(b"%d:%d" % ((at - _EPOCH) // _MICROSECOND, row_id)).decode()
+
+
+def read(text: str) -> tuple[datetime, int]:
+    """Raises Problem 422 for what `write` did not write."""
+    try:
+        found = _KEY.fullmatch(urlsafe_b64decode(text.encode("ascii")))
+        at = _EPOCH + int(found["first"]) * _MICROSECOND if found else None
+    except (ValueError, OverflowError) as error:
+        raise _unreadable() from error
+    if found is None or at is None or (row_id := int(found["id"])) > BIGINT_MAX:
+        raise _unreadable()
+    return at, row_id
+
+
+def _unreadable() -> Problem:
+    return invalid_field("cursor", "not a cursor of this list; leave it out to start with the first page")

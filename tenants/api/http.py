@@ -1,0 +1,104 @@
+"""How a body becomes one typed value, and a value an answer."""
+
+from __future__ import annotations
+
+import re
+from typing import IO, Annotated, Any, TypeVar
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+
+from tenants.api.problems import FieldError, Problem, invalid
+
+BODY_BYTES_MAX = 64 * 1024
+BATCH_BODY_BYTES_MAX = 1024 * 1024
+NAME_LENGTH_MAX = 255
+REQUEST_ID_LENGTH_MAX = 128
+# The largest count of tokens one call can carry; usage/prices/cost.py refuses more: cost could leave its range.
+TOKENS_MAX = 100_000_000
+METADATA_KEYS_MAX = 16
+
+T = TypeVar("T")
+
+# PostgreSQL text holds no NUL.
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX, pattern=r"^[^\x00]+\Z")]
+RequestId = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_LENGTH_MAX, pattern=r"^[^\x00]+\Z")
+]
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+MetadataKey = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]+\Z")]
+MetadataText = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00]*\Z")]
+MetadataNumber = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataText | MetadataNumber | bool | None], msgspec.Meta(max_length=METADATA_KEYS_MAX)
+]
+
+_PATH = re.compile(r" - at (?:`key` in )?`(?P<path>[^`]*)`$")
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>.*)`$")
+
+
+def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T], *, bytes_max: int = BODY_BYTES_MAX) -> T:
+    """The body as the decoder's type. Raises Problem: 415, 413, or 422 naming the field and the mend."""
+    if request.content_type != "application/json":
+        raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as `Content-Type: application/json`.")
+    if "CONTENT_LENGTH" not in request.META and "HTTP_TRANSFER_ENCODING" in request.META:
+        raise Problem(411, "LENGTH_REQUIRED", "Send the body with a Content-Length, not in chunks.")
+    if _announced_length(request) > bytes_max:
+        raise Problem(413, "BODY_TOO_LARGE", f"The body is larger than {bytes_max} bytes; send less.")
+    return parse(request.body, decoder)
+
+
+def parse(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid(field_error(error)) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise invalid(FieldError(field="", message=f"The body is not valid JSON: {error}")) from error
+
+
+def field_error(error: msgspec.ValidationError) -> FieldError:
+    """msgspec says `Expected int, got str - at `$.input_tokens``; the caller gets the field's name and the sentence."""
+    text = str(error)
+    found = _PATH.search(text)
+    path = found["path"].removeprefix("$").removeprefix(".") if found else ""
+    message = text[: found.start()] if found else text
+    for pattern, sentence in ((_UNKNOWN_FIELD, "unknown field; leave it out"), (_MISSING_FIELD, "required")):
+        if named := pattern.match(message):
+            return FieldError(field=f"{path}.{named['name']}".lstrip("."), message=sentence)
+    if r"[^\x00]" in message:
+        message = "must not contain NUL characters"
+    return FieldError(field=path, message=message)
+
+
+def json_response(body: Any, status: int = 200) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
+
+
+def _announced_length(request: HttpRequest) -> int:
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+class JSONRenderer(BaseRenderer):
+    """Named for DRF's negotiation and for the schema; the views answer with `json_response`."""
+
+    media_type = "application/json"
+    format = "json"
+
+    def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:
+        return msgspec.json.encode(data)
+
+
+class JSONParser(BaseParser):
+    """Named for the schema; the views read the body with `decode`."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: IO[Any], media_type: Any = None, parser_context: Any = None) -> Any:
+        return msgspec.json.decode(stream.read())

@@ -1,0 +1,271 @@
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from audit.models import Entry
+from policies.models import BlockedDecision
+from tenants.models import ApiKey, Environment, Membership, Role, Tenant
+from tenants.scopes import EVALUATE
+from usage.models import ModelPrice, TrackedPair, UsageEvent
+from usage.prices.cost import UNDATED
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def environment() -> Environment:
+    return Tenant.create_with_environments("acme").environments.get(slug="prod")
+
+
+@pytest.fixture
+def other() -> Environment:
+    return Tenant.create_with_environments("other").environments.get(slug="prod")
+
+
+def signed_in(username: str, tenant: Tenant | None, role: str = Role.ADMIN) -> Client:
+    user = User.objects.create_user(username, is_staff=True, is_superuser=tenant is None)
+    if tenant is not None:
+        Membership.objects.create(tenant=tenant, user=user, role=role)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def superuser() -> Client:
+    return signed_in("root", None)
+
+
+@pytest.fixture
+def member(environment: Environment) -> Client:
+    return signed_in("mia", environment.tenant)
+
+
+@pytest.fixture
+def stranger(other: Environment) -> Client:
+    return signed_in("sam", other.tenant)
+
+
+def event(environment: Environment, request_id: str) -> UsageEvent:
+    return UsageEvent.objects.create(
+        environment=environment, request_id=request_id, charged_at=NOW, recorded_at=NOW, xid=1, user_id="ann",
+        feature="chat", plan="free", run_id="", model="gpt-4o", provider="openai", status="succeeded", requests=1,
+        input_tokens=7, output_tokens=8, cached_input_tokens=0, cache_write_tokens=0, reasoning_tokens=0,
+        cost_nano=198_000,
+    )  # fmt: skip
+
+
+def decision(environment: Environment, request_id: str) -> BlockedDecision:
+    return BlockedDecision.objects.create(
+        environment=environment, stream_id=request_id, decided_at=NOW, request_id=request_id, user_id="ann",
+        feature="", plan="", run_id="", model="gpt-4o", reason_code="USER_BLOCKED", reason_class="forbidden",
+        message=f"Blocked {request_id}.", policy_name="", limit_state=[],
+    )  # fmt: skip
+
+
+def price(tenant: Tenant | None, model: str) -> ModelPrice:
+    return ModelPrice.objects.create(
+        tenant=tenant,
+        provider="openai",
+        model=model,
+        effective_from=NOW,
+        input_per_million=1,
+        output_per_million=2,
+    )
+
+
+def page(model: str, what: str, *arguments: Any) -> str:
+    app = "policies" if model == "blockeddecision" else "usage"
+    return reverse(f"admin:{app}_{model}_{what}", args=arguments)
+
+
+def text(client: Client, url: str) -> str:
+    response = client.get(url)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    return {
+        "provider": "openai", "model": "gpt-x", "aliases": "", "effective_from_0": "2026-01-01",
+        "effective_from_1": "00:00", "input_per_million": "1", "output_per_million": "2", "tiers": "[]",
+        "source": "manual", "active": "on",
+    } | fields  # fmt: skip
+
+
+def test_the_ledger_and_the_decisions_are_to_look_at(
+    environment: Environment, superuser: Client, member: Client
+) -> None:
+    pair = TrackedPair.objects.create(environment=environment, per="user", window="day")
+    rows = [
+        ("usageevent", event(environment, "r1")),
+        ("blockeddecision", decision(environment, "r2")),
+        ("trackedpair", pair),
+    ]
+    for client in (superuser, member):
+        for model, row in rows:
+            assert str(row).split()[0] in text(client, page(model, "change", row.pk))
+            assert client.post(page(model, "change", row.pk), {}).status_code == 403
+            assert client.post(page(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+            assert client.get(page(model, "add")).status_code == 403
+    assert "0.000198" in text(superuser, page("usageevent", "changelist"))
+
+
+def test_a_stranger_sees_nothing_of_another_tenant(
+    environment: Environment, other: Environment, member: Client, stranger: Client
+) -> None:
+    ours, theirs = event(environment, "our-request"), event(other, "their-request")
+    blocked = decision(environment, "our-blocked")
+    assert "our-request" in text(member, page("usageevent", "changelist"))
+    assert "our-blocked" in text(member, page("blockeddecision", "changelist"))
+    asked_for = f"?environment={environment.pk}"
+    for url in (page("usageevent", "changelist"), page("blockeddecision", "changelist")):
+        assert "our-" not in text(stranger, url)
+        assert "our-" not in text(stranger, url + asked_for)
+    assert stranger.get(page("usageevent", "change", ours.pk)).status_code == 302
+    assert stranger.get(page("blockeddecision", "change", blocked.pk)).status_code == 302
+    assert member.get(page("usageevent", "change", theirs.pk)).status_code == 302
+    assert "acme" not in text(stranger, page("usageevent", "changelist"))
+
+
+def test_the_ledger_page_shows_one_environment_and_counts_no_further_than_it_must(
+    environment: Environment, superuser: Client
+) -> None:
+    event(environment, "in-prod")
+    dev = environment.tenant.environments.get(slug="dev")
+    event(dev, "in-dev")
+    with CaptureQueriesContext(connection) as queries:
+        shown = text(superuser, page("usageevent", "changelist") + f"?environment={dev.pk}")
+    assert "in-dev" in shown
+    assert "in-prod" not in shown
+    counts = [
+        query["sql"] for query in queries if "COUNT(*)" in query["sql"] and "usage_event" in query["sql"]
+    ]
+    assert counts
+    assert all("LIMIT 10000" in count for count in counts)
+
+
+def test_requests_are_found_by_their_exact_id(environment: Environment, superuser: Client) -> None:
+    event(environment, "request-1")
+    event(environment, "request-12")
+    url = page("usageevent", "changelist") + f"?environment={environment.pk}&q=request-1"
+    assert "request-12" not in text(superuser, url)
+
+
+def test_a_shared_price_is_seen_by_all_and_changed_by_superusers(
+    environment: Environment, other: Environment, superuser: Client, member: Client
+) -> None:
+    shared = price(None, "gpt-shared")
+    url = page("modelprice", "change", shared.pk)
+    assert "gpt-shared" in text(member, page("modelprice", "changelist"))
+    assert "gpt-shared" in text(member, url)
+    assert member.post(url, form()).status_code == 403
+
+    before = environment.revision, other.revision
+    assert superuser.post(url, form(input_per_million="1.5")).status_code == 302
+    shared.refresh_from_db()
+    assert shared.input_per_million == 1.5
+    for changed in (environment, other):
+        changed.refresh_from_db()
+    assert (environment.revision, other.revision) == (before[0] + 1, before[1] + 1)
+    entry = Entry.objects.get(action="price.changed")
+    assert (entry.tenant_id, entry.actor, entry.data["input_per_million"]) == (None, "admin:root", "1.5")
+
+
+def test_a_member_sets_prices_of_their_own_tenant_alone(
+    environment: Environment, other: Environment, member: Client
+) -> None:
+    theirs = price(other.tenant, "gpt-theirs")
+    add = page("modelprice", "add")
+    for tenant in ("", other.tenant.pk):
+        assert member.post(add, form(tenant=tenant)).status_code == 200
+    assert ModelPrice.objects.count() == 1
+    assert member.post(add, form(tenant=environment.tenant.pk)).status_code == 302
+    own = ModelPrice.objects.get(tenant=environment.tenant)
+    assert Entry.objects.get(action="price.added").tenant_id == environment.tenant_id
+    revisions = environment.revision, other.revision
+    for changed in (environment, other):
+        changed.refresh_from_db()
+    assert (environment.revision, other.revision) == (revisions[0] + 1, revisions[1])
+
+    shown = text(member, page("modelprice", "changelist"))
+    assert "gpt-x" in shown
+    assert "gpt-theirs" not in shown
+    assert member.get(page("modelprice", "change", theirs.pk)).status_code == 302
+    # The tenant of a price stays.
+    member.post(page("modelprice", "change", own.pk), form(tenant=""))
+    own.refresh_from_db()
+    assert own.tenant == environment.tenant
+
+
+def test_prices_are_listed_without_idle_zeros_and_say_since_when(superuser: Client) -> None:
+    row = price(None, "gpt-shared")
+    ModelPrice.objects.filter(pk=row.pk).update(
+        effective_from=UNDATED, input_per_million="0.150000000", output_per_million=8
+    )
+    shown = text(superuser, page("modelprice", "changelist"))
+    for cell in (">all<", ">0.15<", ">8<", ">always<", "USD per million"):
+        assert cell in shown
+    assert "1970" not in shown
+    assert 'value="0.15"' in text(superuser, page("modelprice", "change", row.pk))
+
+
+def test_a_ledger_row_says_what_it_cost_and_who_charged_it(environment: Environment, member: Client) -> None:
+    own = price(environment.tenant, "gpt-4o")
+    key, _ = ApiKey.issue(environment, "our-app", (EVALUATE,))
+    row = event(environment, "r1")
+    pairs = {"price_id": own.pk, "api_key_id": key.pk, "policy_id": uuid4(), "policy_version": 3}
+    last = UsageEvent.objects.create(
+        **{field.attname: getattr(row, field.attname) for field in UsageEvent._meta.concrete_fields}
+        | pairs
+        | {"id": None, "request_id": "r2"}
+    )
+    shown = text(member, page("usageevent", "change", last.pk))
+    assert ">0.000198<" in shown
+    assert f'href="{page("modelprice", "change", own.pk)}">openai/gpt-4o<' in shown
+    assert f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}">our-app<' in shown
+    assert ">version 3<" in shown
+    for internal in ("nano", "Xid", "Price id", "Api key id"):
+        assert internal not in shown
+
+
+def test_a_decision_shows_its_limits_as_a_table(environment: Environment, member: Client) -> None:
+    row = decision(environment, "r1")
+    limit = {"policy": "<Free>", "metric": "requests", "limit": 5, "used": 5, "resets_at": None}
+    BlockedDecision.objects.filter(pk=row.pk).update(limit_state=[limit], estimated_cost_nano=60_000_000)
+    shown = text(member, page("blockeddecision", "change", row.pk))
+    assert "<td>&lt;Free&gt;</td><td>requests</td>" in shown
+    assert ">0.06<" in shown
+    assert "Passed later" in shown
+    assert 'alt="False"' in shown
+    assert "Stream id" not in shown
+
+
+def test_the_ledger_opens_with_the_environment_that_was_used_last(
+    environment: Environment, other: Environment, superuser: Client, stranger: Client
+) -> None:
+    list_of_events, list_of_decisions = (
+        page("usageevent", "changelist"),
+        page("blockeddecision", "changelist"),
+    )
+    dev = environment.tenant.environments.get(slug="dev")
+    event(environment, "in-prod")
+    event(dev, "in-dev")
+    decision(dev, "blocked-in-dev")
+    decision(environment, "blocked-in-prod")
+    assert "in-dev" in text(superuser, list_of_events)
+    assert "in-prod" not in text(superuser, list_of_events)
+    assert "blocked-in-prod" in text(superuser, list_of_decisions)
+    assert "blocked-in-dev" not in text(superuser, list_of_decisions)
+    # What others used counts for nothing.
+    assert "in-" not in text(stranger, list_of_events).partition('id="result_list"')[2]
+    assert f"?environment={other.pk}" in text(stranger, list_of_events)

@@ -1,0 +1,146 @@
+"""`POST /v1/usage` and `POST /v1/usage/batch`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from django.http import HttpResponse
+from msgspec import Meta
+from rest_framework.request import Request
+
+from tenants import scopes
+from tenants.api import http
+from tenants.api.openapi import operation
+from tenants.api.problems import FieldError, Problem
+from usage.api import examples
+from usage.api.key_view import KeyView
+from usage.settling.reports import UsageReceipt, UsageReport, record_usage
+
+BATCH_MAX = 500
+
+_report = msgspec.json.Decoder(UsageReport)
+
+
+class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events are decoded one by one, so that a bad one spoils no other."""
+
+    events: Annotated[tuple[msgspec.Raw, ...], Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class UsageBatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """UsageBatch, as callers shall write it."""
+
+    events: Annotated[
+        tuple[UsageReport, ...],
+        Meta(min_length=1, max_length=BATCH_MAX, description="Reports as for `POST /v1/usage`."),
+    ]
+
+
+_batch = msgspec.json.Decoder(UsageBatch)
+
+
+class BatchError(msgspec.Struct, frozen=True, kw_only=True):
+    code: Annotated[str, Meta(description="As a problem of `POST /v1/usage`.")]
+    detail: Annotated[str, Meta(description="What is wrong and what to do.")]
+    errors: Annotated[
+        tuple[FieldError, ...], Meta(description="The first field that is wrong, and the mend.")
+    ]
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`status`: recorded, duplicate, conflict or invalid; `error` says why for the last two."""
+
+    index: Annotated[int, Meta(description="Of the event in the batch, from 0.")]
+    request_id: Annotated[str | None, Meta(description="Of the event; null if it cannot be read.")]
+    status: Annotated[str, Meta(description="recorded, duplicate, conflict or invalid.")]
+    cost_usd: Annotated[
+        str | None,
+        Meta(
+            description="Decimal string in USD; left out if the model has no price or nothing was recorded."
+        ),
+    ] = None
+    error: Annotated[BatchError | None, Meta(description="Why; only for conflict and invalid.")] = None
+
+
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    results: Annotated[tuple[BatchResult, ...], Meta(description="One for each event, in order.")]
+
+
+class UsageView(KeyView):
+    scope = scopes.USAGE_WRITE
+
+    @operation(
+        "recordUsage",
+        "Report what a call used: its hold becomes a charge, exactly once",
+        tag="usage",
+        description=(
+            "201: recorded now. 200: the same request was recorded before; `duplicate` is true and `limit_state` is "
+            "empty."
+        ),
+        body=UsageReport,
+        answers={200: UsageReceipt, 201: UsageReceipt},
+        problems=(409,),
+        examples=examples.RECORD_USAGE,
+    )
+    def post(self, request: Request) -> HttpResponse:
+        body = http.decode(request._request, _report)
+        outcome = record_usage([body], self.counting, self.credential.id)[0]
+        if isinstance(outcome, Problem):
+            raise outcome
+        return http.json_response(outcome, 200 if outcome.duplicate else 201)
+
+
+class UsageBatchView(KeyView):
+    scope = scopes.USAGE_WRITE
+
+    @operation(
+        "recordUsageBatch",
+        "Report up to 500 calls at once",
+        tag="usage",
+        description="One result for each event, in order; a bad one spoils no other.",
+        body=UsageBatchRequest,
+        answers={200: BatchAnswer},
+    )
+    def post(self, request: Request) -> HttpResponse:
+        batch = http.decode(request._request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
+        outcomes: dict[int, UsageReceipt | Problem] = {}
+        reports: dict[int, UsageReport] = {}
+        for index, raw in enumerate(batch.events):
+            try:
+                reports[index] = http.parse(raw, _report)
+            except Problem as problem:
+                outcomes[index] = problem
+        # One request_id twice in a batch: the second is recorded after the first, and so is its duplicate or conflict.
+        while reports:
+            firsts = {report.request_id: index for index, report in reversed(reports.items())}
+            turn = sorted(firsts.values())
+            outcomes |= zip(
+                turn,
+                record_usage([reports.pop(index) for index in turn], self.counting, self.credential.id),
+                strict=True,
+            )
+        results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(batch.events))
+        return http.json_response(BatchAnswer(results=results))
+
+
+def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> BatchResult:
+    if isinstance(outcome, Problem):
+        return BatchResult(
+            index=index,
+            request_id=_request_id(raw),
+            status="conflict" if outcome.code == "IDEMPOTENCY_CONFLICT" else "invalid",
+            error=BatchError(code=outcome.code, detail=outcome.detail, errors=outcome.errors),
+        )
+    status = "duplicate" if outcome.duplicate else "recorded"
+    return BatchResult(index=index, request_id=outcome.request_id, status=status, cost_usd=outcome.cost_usd)
+
+
+def _request_id(raw: msgspec.Raw) -> str | None:
+    """The bad event's request_id, if it has one that can be read."""
+    try:
+        event = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    named = event.get("request_id") if isinstance(event, dict) else None
+    return named if isinstance(named, str) else None

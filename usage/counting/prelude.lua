@@ -1,0 +1,108 @@
+-- Shared by every script: usage/counting/store.py puts this text before each of them.
+--
+-- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
+--   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
+--                                         t:<per>:<window>: since when the pair is tracked (ms);
+--                                         d:<per>:<window>: the pair was tracked before; zone: of the windows
+--   tv:{7}:u:<user>                STRING <epoch>|<record>: what PostgreSQL holds of an end user
+--   tv:{7}:c:<per>:<window>:<start>:<subject>
+--                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
+--                                         hb: since when it takes holds (ms); born: when it became complete (ms);
+--                                         xmin, xmax, xip: the ledger snapshot it was rebuilt from;
+--                                         cold: marker of a rebuild under way, p:<xid>:<request>: charges meanwhile
+--   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
+--   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
+--                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
+--                                         ks: keys of its counters; zs: keys of its concurrency sets;
+--                                         x: ledger transactions charged: ,771,772,
+--   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
+--   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
+
+local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
+local IDLE_MS = 40 * 24 * 3600 * 1000
+local METRICS = { 'r', 'i', 'o', 'c' }
+
+-- The store's clock, in ms. ARGV[1] moves it; only tests do.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[1]
+end
+
+-- A whole number as text, where Lua makes the text: it would write 9e+15. Arguments of redis.call need it not.
+local function int(n) return string.format('%.0f', n) end
+
+-- Keys expire by the server's own clock.
+local function expire_at(key, ms) redis.call('PEXPIREAT', key, int(ms - ARGV[1])) end
+
+-- A counter is forgotten after its window; one whose window never ends (`at` 0), when unused for long. A forgotten one
+-- that is asked for again is rebuilt from the ledger.
+local function forget_at(key, at, now) expire_at(key, at == 0 and now + IDLE_MS or at) end
+
+-- A set of calls in flight is kept for as long as the last of them may last.
+local function keep_set(key)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+  if last[2] then expire_at(key, tonumber(last[2]) + TOMBSTONE_MS) end
+end
+
+-- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
+local function free(reservation, state, open, charge)
+  local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs', 'at')
+  redis.call('ZREM', open, reservation)
+  redis.call('ZREM', charge, reservation)
+  if f[1] ~= 'open' then return false end
+  local amounts = {}
+  for amount in string.gmatch(f[2], '%S+') do amounts[#amounts + 1] = amount end
+  for key in string.gmatch(f[3], '%S+') do
+    -- A counter that was lost and made anew does not carry the holds of before.
+    local takes_holds_since = tonumber(redis.call('HGET', key, 'hb'))
+    if takes_holds_since and takes_holds_since <= tonumber(f[5]) then
+      for n, metric in ipairs(METRICS) do
+        if amounts[n] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. amounts[n]) end
+      end
+    end
+  end
+  for key in string.gmatch(f[4], '%S+') do redis.call('ZREM', key, reservation) end
+  redis.call('HDEL', reservation, 'as', 'vs', 'am', 'ks', 'zs')
+  redis.call('HSET', reservation, 'st', state)
+  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+  return true
+end
+
+-- Frees up to `most` reservations whose deadline has passed. The number freed.
+local function sweep(open, charge, now, most)
+  local expired = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, most)
+  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge) end
+  return #expired
+end
+
+-- An epoch later than any counter made until now, and later than the epoch before.
+local function later_epoch(env)
+  return int(math.max(clock(), tonumber(redis.call('HGET', env, 'epoch') or 0)) + 1)
+end
+
+-- Whether a missing counter of this window is truly zero: the window began when the store was already complete and the
+-- pair already tracked.
+local function starts_complete(env, epoch, pair, start)
+  local since = tonumber(redis.call('HGET', env, 't:' .. pair))
+  return since ~= nil and start > epoch and start > since
+end
+
+-- Whether the ledger snapshot that a counter was rebuilt from had seen this transaction.
+local function seen(xid, xmin, xmax, xip)
+  if not xmin then return false end
+  if xid < tonumber(xmin) then return true end
+  if xid >= tonumber(xmax) then return false end
+  return string.find(',' .. xip .. ',', ',' .. int(xid) .. ',', 1, true) == nil
+end
+
+-- GCRA: at most `per_minute` calls a minute, evenly or in one burst. The new state to store, or nil and the wait in ms.
+local function rate(key, per_minute, now)
+  local spacing = 60000 / per_minute
+  local due = math.max(now, tonumber(redis.call('GET', key) or 0))
+  if due - now > 60000 - spacing then return nil, math.ceil(due - now - 60000 + spacing) end
+  return due + spacing, 0
+end
+
+local function take_rate(key, due, now)
+  redis.call('SET', key, string.format('%.3f', due), 'PX', math.ceil(due - now) + 1)
+end

@@ -1,0 +1,100 @@
+"""The pairs that an environment tracks, in their windows of now: which counters take a call."""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from usage.amounts import Pair, Per, Subjects, digest
+from usage.counting.keys import environment_prefix
+from usage.windows import Span, Window, span
+
+DAY_MS = 24 * 3600 * 1000
+# A counter outlives its window, for late reports.
+COUNTER_GRACE_MS = 2 * DAY_MS
+FOREVER_MS = 2**52
+
+
+class PairWindow(msgspec.Struct, frozen=True, eq=False):
+    """A pair in its present window: the part of a counter that is the same for all subjects."""
+
+    pair: Pair
+    span: Span
+    key_prefix: str
+    # Start of the window, when a counter of it may be forgotten (0: when unused for long), name of the pair.
+    arguments: tuple[int, int, str]
+
+
+class Counter(msgspec.Struct, frozen=True, eq=False):
+    """One subject in one span of a window."""
+
+    key: str
+    slot: PairWindow
+
+
+class CurrentWindows(msgspec.Struct, frozen=True, eq=False):
+    """The windows of now: right from `since_ms` until before `until_ms`, by the store's clock."""
+
+    since_ms: int
+    until_ms: int
+    spans: dict[Window, Span]
+    slots: tuple[PairWindow, ...]
+
+    def counters(self, subjects: Subjects) -> tuple[Counter, ...]:
+        """The counters that take a call of these subjects."""
+        digests: dict[Per, str | None] = {}
+        found = []
+        for slot in self.slots:
+            per = slot.pair.per
+            if per not in digests:
+                subject = subjects.name(per)
+                digests[per] = None if subject is None else digest(subject)
+            digested = digests[per]
+            if digested is not None:
+                found.append(Counter(slot.key_prefix + digested, slot))
+        return tuple(found)
+
+
+class TrackedPairs:
+    """The pairs an environment tracks, with their present windows at hand.
+
+    Windows are cut by the caller, for the store knows no time zones; the store checks that its own clock lies inside.
+    """
+
+    def __init__(self, environment_id: int, zone: ZoneInfo, pairs: frozenset[Pair]) -> None:
+        self.environment_id = environment_id
+        self.zone = zone
+        self.pairs = pairs
+        self.windowed = tuple(sorted(pairs, key=str))
+        self._current = CurrentWindows(0, 0, {}, ())
+
+    def at(self, at_ms: int) -> CurrentWindows:
+        present = self._current
+        if present.since_ms <= at_ms < present.until_ms:
+            return present
+        spans = {window: self.span(window, at_ms) for window in {pair.window for pair in self.windowed}}
+        # Another thread may replace it at the same time; each uses what it computed.
+        self._current = present = CurrentWindows(
+            since_ms=max((found.start for found in spans.values()), default=0),
+            until_ms=min(
+                (found.end for found in spans.values() if found.end is not None), default=FOREVER_MS
+            ),
+            spans=spans,
+            slots=tuple(self.slot(pair, spans[pair.window]) for pair in self.windowed),
+        )
+        return present
+
+    def span(self, window: Window, at_ms: int) -> Span:
+        return span(window, at_ms, self.zone)
+
+    def slot(self, pair: Pair, window: Span) -> PairWindow:
+        prefix = f"{environment_prefix(self.environment_id)}c:{pair.per}:{pair.window}:{window.start}:"
+        forget_at = 0 if window.end is None else window.end + COUNTER_GRACE_MS
+        return PairWindow(pair, window, prefix, (window.start, forget_at, str(pair)))
+
+    def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
+        subject = subjects.name(per)
+        return (
+            None if subject is None else f"{environment_prefix(self.environment_id)}k:{per}:{digest(subject)}"
+        )

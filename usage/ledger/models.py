@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from django.db import models
+
+from tenants.models import Environment
+from usage.amounts import Amounts
+
+
+class Status(models.TextChoices):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PARTIAL = "partial"
+    # Written by TokVigil: a hold that expired and whose policy charges it, and what takes that estimate back when the
+    # call's report comes late after all.
+    UNSETTLED = "unsettled"
+    REVERSAL = "reversal"
+
+
+class UsageEvent(models.Model):
+    """A row of the ledger: what one call used. Append-only, partitioned by month of `charged_at`.
+
+    Rows are written by `usage/ledger/writing.py` alone. A migration in SQL makes the table and its triggers; the real
+    primary key is (id, charged_at), as a partitioned table demands. One request_id has one row, or three when its
+    report came after its estimate was charged: the estimate, its reversal, the report.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    environment = models.ForeignKey(
+        Environment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
+    request_id = models.CharField(max_length=128)
+    # The time of the evaluate, else of the call: it decides which windows the row is charged to.
+    charged_at = models.DateTimeField()
+    occurred_at = models.DateTimeField(null=True)
+    recorded_at = models.DateTimeField()
+    # The transaction that wrote the row; a counter rebuilt from the ledger knows by it what it holds already.
+    xid = models.BigIntegerField()
+
+    user_id = models.CharField(max_length=255)
+    feature = models.CharField(max_length=255)
+    plan = models.CharField(max_length=255)
+    run_id = models.CharField(max_length=255)
+    model = models.CharField(max_length=255)
+    provider = models.CharField(max_length=255)
+    status = models.CharField(max_length=10, choices=Status.choices)
+
+    # 1; 0 for a failed or cancelled call without tokens; -1 for a reversal.
+    requests = models.SmallIntegerField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    cached_input_tokens = models.BigIntegerField()
+    cache_write_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField()
+    # Null: the model has no price. Never 0 for want of one.
+    cost_nano = models.BigIntegerField(null=True)
+    reported_cost_nano = models.BigIntegerField(null=True)
+    price_id = models.BigIntegerField(null=True)
+    latency_ms = models.IntegerField(null=True)
+
+    # The decision that allowed the call, if it was asked for.
+    policy_id = models.UUIDField(null=True)
+    policy_version = models.IntegerField(null=True)
+    api_key_id = models.BigIntegerField(null=True)
+    metadata = models.JSONField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "usage_event"
+        ordering = ["-charged_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.request_id} {self.status}"
+
+    @property
+    def amounts(self) -> Amounts:
+        return Amounts(self.requests, self.input_tokens, self.output_tokens, self.cost_nano or 0)

@@ -1,0 +1,91 @@
+"""What the ledger holds of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db import connection
+
+from usage.amounts import Amounts, Movement, Subjects
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger holds of a request, all its rows together. `subjects` None: they are out of reach."""
+
+    body_digest: bytes | None
+    charged_at: datetime
+    recorded_at: datetime
+    subjects: Subjects | None
+    cost_nano: int | None
+    movements: tuple[Movement, ...]
+
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def recorded(environment_id: int, request_ids: Sequence[str]) -> set[str]:
+    """Those of these requests that it holds, whatever their usage."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT request_id FROM usage_request WHERE environment_id = %s AND request_id = ANY(%s)",
+            [environment_id, list(request_ids)],
+        )
+        return {request_id for (request_id,) in cursor.fetchall()}
+
+
+def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]:
+    """Those of these requests that it holds. A request's rows share one charged_at, which finds their partition.
+
+    The rows of one whose month was detached are out of reach; that it was recorded is known still.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH request AS (
+                SELECT environment_id, request_id, body_digest, charged_at FROM usage_request
+                WHERE environment_id = %s AND request_id = ANY(%s)
+            )
+            SELECT request.request_id, request.body_digest, request.charged_at, event.xid,
+                   sum(event.requests)::bigint, sum(event.input_tokens)::bigint, sum(event.output_tokens)::bigint,
+                   sum(coalesce(event.cost_nano, 0))::bigint, max(event.recorded_at),
+                   max(event.user_id), max(event.feature), max(event.plan), max(event.run_id),
+                   (array_agg(event.cost_nano ORDER BY event.id DESC)
+                        FILTER (WHERE event.status <> 'reversal'))[1]
+            FROM request LEFT JOIN usage_event AS event
+              ON event.environment_id = request.environment_id AND event.request_id = request.request_id
+             AND event.charged_at = request.charged_at
+            GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid
+            -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
+            ORDER BY request.request_id, max(event.id)
+            """,
+            [environment_id, list(request_ids)],
+        )
+        known: dict[str, Entry] = {}
+        for (
+            request_id,
+            body_digest,
+            charged_at,
+            xid,
+            *sums,
+            recorded_at,
+            user_id,
+            feature,
+            plan,
+            run_id,
+            cost_nano,
+        ) in cursor:
+            earlier = known[request_id].movements if request_id in known else ()
+            known[request_id] = Entry(
+                body_digest=None if body_digest is None else bytes(body_digest),
+                charged_at=charged_at,
+                recorded_at=recorded_at or _LONG_AGO,
+                subjects=None
+                if xid is None
+                else Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
+                cost_nano=cost_nano,
+                movements=() if xid is None else (*earlier, Movement(xid, Amounts(*sums))),
+            )
+        return known

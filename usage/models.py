@@ -1,0 +1,7 @@
+"""Where Django looks for the models of the rooms."""
+
+from usage.counting.models import TrackedPair
+from usage.ledger.models import UsageEvent
+from usage.prices.models import ModelPrice
+
+__all__ = ["ModelPrice", "TrackedPair", "UsageEvent"]

@@ -1,0 +1,144 @@
+"""What a call costs: token counts, rates and prices.
+
+Pure values and functions. Rates are integers of nano-USD per million tokens, costs integers of nano-USD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+TOKENS_PER_RATE = 1_000_000
+# With both bounds no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
+TOKENS_MAX = 100_000_000
+RATE_MAX_NANO = 10_000 * 10**9
+MODEL_LENGTH_MAX = 200
+ALIASES_MAX = 64
+TIERS_MAX = 8
+# The start of a price that was always in force, as far as its source knows.
+UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUse:
+    """The tokens of one call. Cached and cache-write tokens are parts of the input, reasoning of the output.
+
+    Raises ValueError, naming the field, for a count below 0 or above TOKENS_MAX and for parts larger than
+    their total.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "input_tokens",
+            "output_tokens",
+            "cached_input_tokens",
+            "cache_write_tokens",
+            "reasoning_tokens",
+        ):
+            if not 0 <= getattr(self, name) <= TOKENS_MAX:
+                raise ValueError(f"{name} must be from 0 to {TOKENS_MAX}.")
+        if self.cached_input_tokens > self.input_tokens:
+            raise ValueError("cached_input_tokens must not exceed input_tokens: they are a part of them.")
+        if self.cached_input_tokens + self.cache_write_tokens > self.input_tokens:
+            raise ValueError(
+                "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: "
+                "they are separate parts of them."
+            )
+        if self.reasoning_tokens > self.output_tokens:
+            raise ValueError("reasoning_tokens must not exceed output_tokens: they are a part of them.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Nano-USD per million tokens; a part without a rate costs what its total costs. Raises ValueError."""
+
+    input: int
+    output: int
+    cached_input: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("input", "output", "cached_input", "cache_write", "reasoning"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate <= RATE_MAX_NANO:
+                raise ValueError(
+                    f"The {name} rate must be from 0 to {RATE_MAX_NANO} nano-USD per million tokens."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """The rates of ALL tokens of a call whose total input, cached tokens included, is above the threshold."""
+
+    above_input_tokens: int
+    rates: Rates
+    batch: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs from an instant on. Raises ValueError for a naive instant or unsorted tiers."""
+
+    provider: str
+    model: str
+    rates: Rates
+    aliases: tuple[str, ...] = ()
+    effective_from: datetime = UNDATED
+    # The complete rates of a batch call; none: a batch call costs what any other costs.
+    batch: Rates | None = None
+    tiers: tuple[Tier, ...] = ()
+    source: str = ""
+    source_version: str = ""
+    price_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.effective_from.tzinfo is None:
+            raise ValueError("effective_from must carry a time zone.")
+        thresholds = [tier.above_input_tokens for tier in self.tiers]
+        if thresholds != sorted(set(thresholds)):
+            raise ValueError("tiers must have rising thresholds.")
+
+
+def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
+    """The nano-USD of one call: the exact sum, rounded up once. 0 only for a free model or no tokens.
+
+    Formula: (tokens x rate) summed over uncached input, cached input, cache writes, visible output and
+    reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
+    Anthropic and Google bill.
+    """
+    rates, batch_rates = price.rates, price.batch
+    for tier in price.tiers:
+        if use.input_tokens <= tier.above_input_tokens:
+            break
+        rates, batch_rates = tier.rates, tier.batch
+    if batch and batch_rates is not None:
+        rates = batch_rates
+
+    cached_rate = rates.input if rates.cached_input is None else rates.cached_input
+    cache_write_rate = rates.input if rates.cache_write is None else rates.cache_write
+    reasoning_rate = rates.output if rates.reasoning is None else rates.reasoning
+    total = (
+        (use.input_tokens - use.cached_input_tokens - use.cache_write_tokens) * rates.input
+        + use.cached_input_tokens * cached_rate
+        + use.cache_write_tokens * cache_write_rate
+        + (use.output_tokens - use.reasoning_tokens) * rates.output
+        + use.reasoning_tokens * reasoning_rate
+    )
+    return -(-total // TOKENS_PER_RATE)
+
+
+def discounted(rates: Rates, **batch: int | None) -> Rates | None:
+    """The complete batch rates, from those that differ: a part without one keeps its own rate. None if none
+    differs.
+
+    Raises ValueError for a rate out of range.
+    """
+    given = {name: rate for name, rate in batch.items() if rate is not None}
+    return replace(rates, **given) if given else None

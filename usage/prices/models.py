@@ -1,0 +1,155 @@
+"""The price book: what models cost from when on, for everyone or for one tenant."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from usage.money import NANO, to_nano
+from usage.prices.cost import ALIASES_MAX, MODEL_LENGTH_MAX, RATE_MAX_NANO, Price
+from usage.prices.tiers import RATE_FIELDS, parse_tiers, rates_of, validate_tiers
+
+logger = logging.getLogger("tokvigil.prices")
+RATE_MAX = Decimal(RATE_MAX_NANO) / NANO
+
+
+class ModelPriceQuerySet(QuerySet["ModelPrice"]):
+    def shared(self) -> ModelPriceQuerySet:
+        """The rows for everyone, switched-off ones included."""
+        return self.filter(tenant=None)
+
+    def active(self) -> ModelPriceQuerySet:
+        return self.filter(active=True)
+
+    def prices(self) -> list[Price]:
+        """All rows as values; one query. A row that is no price is logged, its model unpriced."""
+        prices = []
+        for row in self:
+            try:
+                prices.append(row.to_price())
+            except ValueError as error:
+                logger.error("price row %s (%s) is ignored: %s", row.pk, row, error)
+        return prices
+
+
+def _rate_field(help_text: str, *, required: bool = False) -> models.DecimalField[Any, Any]:
+    return models.DecimalField(
+        max_digits=20,
+        decimal_places=9,
+        null=not required,
+        blank=not required,
+        validators=[MinValueValidator(0), MaxValueValidator(RATE_MAX)],
+        help_text=help_text,
+    )
+
+
+class ModelPrice(models.Model):
+    """What a model of a provider costs from an instant on, until the next row of the same model. USD per
+    million tokens.
+
+    Rows are history: a new price is a new row with its start, so that late reports are charged what was in
+    force.
+    """
+
+    tenant = models.ForeignKey(
+        "tenants.Tenant",
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="model_prices",
+        help_text="Whose own price this is; it wins over the shared book. Empty: the shared book.",
+    )
+    provider = models.CharField(max_length=50, help_text="openai, anthropic, azure, ...")
+    model = models.CharField(max_length=MODEL_LENGTH_MAX)
+    aliases = ArrayField(
+        models.CharField(max_length=MODEL_LENGTH_MAX),
+        size=ALIASES_MAX,
+        default=list,
+        blank=True,
+        help_text="Other names of exactly this model, without wildcards. Separate them with commas.",
+    )
+    effective_from = models.DateTimeField(help_text="The first instant at which the price is in force.")
+
+    input_per_million = _rate_field("USD per million input tokens.", required=True)
+    output_per_million = _rate_field("USD per million output tokens.", required=True)
+    cached_input_per_million = _rate_field("Empty: as input.")
+    cache_write_per_million = _rate_field("Empty: as input.")
+    reasoning_per_million = _rate_field("Empty: as output.")
+    batch_input_per_million = _rate_field("Empty: as outside of a batch; so for the other batch rates.")
+    batch_output_per_million = _rate_field("")
+    batch_cached_input_per_million = _rate_field("")
+    batch_cache_write_per_million = _rate_field("")
+    tiers = models.JSONField(
+        default=list,
+        blank=True,
+        validators=[validate_tiers],
+        help_text='Long calls: [{"above_input_tokens": 200000, "input": "6", "output": "22.5"}].',
+    )
+
+    source = models.CharField(
+        max_length=100,
+        default="manual",
+        help_text="load_prices rewrites the rows of genai-prices; to keep an edit, give it another source.",
+    )
+    source_version = models.CharField(max_length=50, blank=True)
+    active = models.BooleanField(default=True, help_text="Off: the row is ignored, as if it were not there.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    objects = ModelPriceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["provider", "model", "-effective_from"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "provider", "model", "effective_from"],
+                name="model_price_unique",
+                nulls_distinct=False,
+            ),
+            *(
+                models.CheckConstraint(
+                    # NULL passes a check: an optional rate may be absent.
+                    condition=Q(**{f"{name}__gte": 0, f"{name}__lte": RATE_MAX}),
+                    name=f"model_price_{name.removesuffix('_per_million')}_in_range",
+                )
+                for name in RATE_FIELDS
+            ),
+            models.CheckConstraint(condition=~Q(provider="") & ~Q(model=""), name="model_price_is_named"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model} from {self.effective_from:%Y-%m-%d}"
+
+    def clean(self) -> None:
+        if not isinstance(self.tiers, list):  # Django runs no validators on an empty object
+            raise ValidationError({"tiers": "Tiers must be a list."})
+
+    def to_price(self) -> Price:
+        """The row as a value. Raises ValueError if its tiers are no tiers."""
+        given = {name: getattr(self, name) for name in RATE_FIELDS}
+        rates = {
+            name.removesuffix("_per_million"): to_nano(Decimal(rate))
+            for name, rate in given.items()
+            if rate is not None
+        }
+        standard, batch = rates_of(rates)
+        return Price(
+            provider=self.provider,
+            model=self.model,
+            aliases=tuple(self.aliases),
+            effective_from=self.effective_from,
+            rates=standard,
+            batch=batch,
+            tiers=parse_tiers(self.tiers),
+            source=self.source,
+            source_version=self.source_version,
+            price_id=self.pk,
+        )

@@ -1,0 +1,143 @@
+"""The price book of a tenant, from the database; compiled again only when its rows changed."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Max, Sum
+from django.db.models.functions import Extract
+
+from usage.money import format_usd
+from usage.prices.book import Match, PriceBook
+from usage.prices.cost import Price, Rates, Tier
+from usage.prices.models import ModelPrice
+from usage.prices.names import MatchKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiled:
+    fingerprint: tuple[Any, ...]
+    book: PriceBook
+
+
+_compiled: _Compiled | None = None
+_compiling = threading.Lock()
+
+
+def load(tenant_id: int | None) -> PriceBook:
+    """The book as the tenant sees it: the shared rows and its own; None: only the shared ones.
+
+    Two small queries, one for no tenant. The shared part is compiled when its rows changed, else reused with
+    all names that were looked up before.
+    """
+    book = _shared_book()
+    if tenant_id is None:
+        return book
+    overrides = ModelPrice.objects.filter(tenant=tenant_id).active().prices()
+    return book.with_overrides(overrides) if overrides else book
+
+
+def _shared_book() -> PriceBook:
+    global _compiled
+    # Read before the rows: if they change in between, the next call sees another fingerprint and compiles
+    # again.
+    fingerprint = _fingerprint()
+    compiled = _compiled
+    if compiled is None or compiled.fingerprint != fingerprint:
+        with _compiling:
+            compiled = _compiled
+            if compiled is None or compiled.fingerprint != fingerprint:
+                book = PriceBook.build(ModelPrice.objects.shared().active().prices())
+                compiled = _compiled = _Compiled(fingerprint=fingerprint, book=book)
+    return compiled.book
+
+
+def _fingerprint() -> tuple[Any, ...]:
+    """Differs after any change of the shared rows.
+
+    The latest change alone would not do: of two changes the one that began earlier may commit later, and its
+    time is not the latest then. It does move the sum of all times.
+    """
+    changes = ModelPrice.objects.shared().aggregate(
+        count=Count("pk"),
+        last=Max("pk"),
+        latest=Max("updated_at"),
+        all_times=Sum(Extract("updated_at", "epoch")),
+    )
+    return tuple(changes.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedTier:
+    """Rates of calls with more total input than the threshold; see ListedPrice."""
+
+    above_input_tokens: int
+    input_per_million: str
+    output_per_million: str
+    cached_input_per_million: str
+    cache_write_per_million: str
+    reasoning_per_million: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedPrice:
+    """A model's price in force, for people and programs to read: decimal strings, USD per million tokens.
+
+    Rates are what is charged: a part without a rate of its own shows that of its total.
+    """
+
+    provider: str
+    model: str
+    aliases: list[str]
+    effective_from: datetime
+    input_per_million: str
+    output_per_million: str
+    cached_input_per_million: str
+    cache_write_per_million: str
+    reasoning_per_million: str
+    batch_input_per_million: str
+    batch_output_per_million: str
+    tiers: list[ListedTier]
+    source: str
+    source_version: str
+    override: bool
+
+
+def current_models(tenant_id: int | None, at: datetime) -> list[ListedPrice]:
+    """Every model with a price in force at an aware instant, sorted, as the tenant is charged."""
+    return [_listed(match) for match in load(tenant_id).in_force(at)]
+
+
+def _listed(match: Match) -> ListedPrice:
+    price: Price = match.price
+    batch = price.batch or price.rates
+    return ListedPrice(
+        provider=price.provider,
+        model=price.model,
+        aliases=list(price.aliases),
+        effective_from=price.effective_from,
+        **_charged(price.rates),
+        batch_input_per_million=format_usd(batch.input),
+        batch_output_per_million=format_usd(batch.output),
+        tiers=_listed_tiers(price.tiers),
+        source=price.source,
+        source_version=price.source_version,
+        override=match.kind is MatchKind.OVERRIDE,
+    )
+
+
+def _listed_tiers(tiers: Iterable[Tier]) -> list[ListedTier]:
+    return [ListedTier(above_input_tokens=tier.above_input_tokens, **_charged(tier.rates)) for tier in tiers]
+
+
+def _charged(rates: Rates) -> dict[str, str]:
+    charged = {
+        "input": rates.input,
+        "output": rates.output,
+        "cached_input": rates.input if rates.cached_input is None else rates.cached_input,
+        "cache_write": rates.input if rates.cache_write is None else rates.cache_write,
+        "reasoning": rates.output if rates.reasoning is None else rates.reasoning,
+    }
+    return {f"{part}_per_million": format_usd(rate) for part, rate in charged.items()}

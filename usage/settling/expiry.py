@@ -1,0 +1,79 @@
+"""What becomes of holds whose call was never reported.
+
+Released ones free themselves: reserve sweeps a few on each call, so that no worker is needed. Those whose policy
+charges them stay held until `settle_expired` (a beat task) has written the estimate to the ledger as `unsettled`; a
+late report replaces it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import UUID
+
+from tenants.models import Environment
+from usage import assessment
+from usage.counting import rules
+from usage.counting.release import AlreadyCharged, NotOpen, release
+from usage.counting.reservations import Reservation, due_charges
+from usage.counting.store import store
+from usage.counting.sweep import sweep
+from usage.ledger.models import Status
+from usage.ledger.writing import Recorded, Report, record
+from usage.prices.cost import TokenUse
+from usage.settling import charging
+
+BATCH_MAX = 200
+BATCHES_MAX = 50
+SWEEP_MAX = 500
+# Of the usual holds of ten minutes, those that are open for one.
+LOOKED_AFTER_MS = 9 * 60_000
+
+
+def settle_expired(environment: Environment) -> tuple[int, int]:
+    """Frees and charges expired holds; how many of each. Raises StoreUnavailable, DatabaseError."""
+    charging.settle_reported(environment.pk, store.now_ms() + LOOKED_AFTER_MS)
+    freed = charged = 0
+    for _ in range(BATCHES_MAX):
+        freed_now = sweep(environment.pk, SWEEP_MAX)
+        charged_now = _charge(environment.pk)
+        freed, charged = freed + freed_now, charged + charged_now
+        if freed_now < SWEEP_MAX and charged_now < BATCH_MAX:
+            break
+    return freed, charged
+
+
+def _charge(environment_id: int) -> int:
+    due = due_charges(environment_id, BATCH_MAX)
+    if not due:
+        return 0
+    outcomes = record([_estimate(environment_id, hold) for hold in due])
+    # An estimate never conflicts: of a call that was reported meanwhile it is the report that is charged.
+    recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
+    charging.charge(recorded, rules.reload(environment_id))
+    for outcome in recorded:
+        if not charging.is_fresh(outcome):
+            # Reported and charged long ago, and its id used again since.
+            with suppress(NotOpen, AlreadyCharged):
+                release(environment_id, outcome.report.request_id)
+    return len(due)
+
+
+def _estimate(environment_id: int, hold: Reservation) -> Report:
+    held = assessment.unpack(hold.assessment)
+    override = held.override
+    return Report(
+        environment_id=environment_id,
+        request_id=held.request_id,
+        body_digest=None,
+        charged_at=datetime.fromtimestamp(hold.at_ms / 1000, UTC),
+        occurred_at=None,
+        subjects=held.subjects,
+        model=held.model,
+        provider="",
+        status=Status.UNSETTLED,
+        tokens=TokenUse(input_tokens=held.input_tokens, output_tokens=held.output_tokens),
+        cost_nano=held.cost_nano if held.priced else None,
+        policy_id=None if override is None else UUID(override.id),
+        policy_version=None if override is None else override.version,
+    )

@@ -1,0 +1,250 @@
+"""Counters from the ledger: completing a cold one, checking all, rebuilding all.
+
+The ledger is the truth and the counters are a cache of it. A rebuild reads, in one statement, the sums and the snapshot
+they were read at (which transactions it saw). The counter keeps the snapshot, so that a charge that arrives later is
+taken if the snapshot had not seen its transaction and passed over if it had: nothing is lost and nothing counted twice,
+however reports and rebuilds interleave.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db import connection
+
+from tenants.models import Environment
+from usage.amounts import Amounts, Pair, Per, Subjects, digest
+from usage.counting import inspection, rules
+from usage.counting.distrust import distrust
+from usage.counting.inspection import environment_fields
+from usage.counting.reservations import open_count
+from usage.counting.reserve import Cold
+from usage.counting.rules import CountingRules
+from usage.counting.seed import mark_cold, seed
+from usage.counting.store import store
+from usage.counting.tracked import Counter, PairWindow
+from usage.windows import Window
+
+# Which rows of the ledger belong to a subject, and the values that say so.
+_COLUMNS: dict[Per, tuple[str, ...]] = {
+    Per.USER: ("user_id",),
+    Per.USER_FEATURE: ("user_id", "feature"),
+    Per.FEATURE: ("feature",),
+    Per.PLAN: ("plan",),
+    Per.ENVIRONMENT: (),
+    Per.RUN: ("run_id",),
+}
+
+TURN_TIMEOUT_S = 30
+
+
+def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
+    """Rebuilds cold counters of one call. Raises StoreUnavailable, DatabaseError."""
+    for counter in cold.counters:
+        with _turns.taken(counter.key) as first:
+            if first:
+                snapshot, used = _sum(environment_id, counter, subjects)
+                seed(environment_id, counter, cold.epoch, snapshot, used)
+
+
+class _Turns:
+    """Many callers find the same counter cold at once: one rebuilds it, the others wait and find it complete."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, key: str) -> Iterator[bool]:
+        """True if this caller is to do it. Else it was just done, or at least tried."""
+        with self._lock:
+            other = self._taken.get(key)
+            if other is None:
+                mine = self._taken[key] = threading.Event()
+        if other is not None:
+            other.wait(TURN_TIMEOUT_S)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._lock:
+                del self._taken[key]
+            mine.set()
+
+
+_turns = _Turns()
+
+
+def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[tuple[int, int, str], Amounts]:
+    columns = _COLUMNS[counter.slot.pair.per]
+    values = [getattr(subjects, column) for column in columns]
+    where = "".join(f" AND {column} = %s" for column in columns)
+    window = counter.slot.span
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT pg_current_snapshot()::text, coalesce(sum(requests), 0)::bigint,
+                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
+                   coalesce(sum(cost_nano), 0)::bigint
+            FROM usage_event
+            WHERE environment_id = %s{where} AND charged_at >= %s AND charged_at < %s
+            """,  # noqa: S608 (column names from the table above)
+            [environment_id, *values, _at(window.start), _at(window.end)],
+        )
+        row = cursor.fetchone()
+    assert row is not None
+    return _parse_snapshot(row[0]), Amounts(*row[1:])
+
+
+def _at(ms: int | None) -> datetime:
+    return datetime.max.replace(tzinfo=UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A counter that does not hold what the ledger says."""
+
+    key: str
+    counted: Amounts
+    recorded: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    # Counters of open windows that are complete, and those that will be rebuilt before their next use.
+    complete: int
+    cold: int
+    drifts: tuple[Drift, ...]
+    # The largest amounts any one counter holds, and the reservations that are open.
+    held: Amounts
+    open_reservations: int
+
+
+def check(environment: Environment) -> CheckReport:
+    """Compares the counters of all open windows with the ledger, both ways.
+
+    Exact while no call is reported; else a charge may be on its way from the one to the other. Raises StoreUnavailable.
+    """
+    known = rules.renew(environment.pk)
+    epoch, tracked_since = _trust(environment.pk)
+    complete, cold, drifts, held = 0, 0, [], Amounts()
+    for slot, stored in _stored(known):
+        recorded = _recorded(environment.pk, slot)
+        for key in recorded.amounts.keys() | stored.keys():
+            fields = stored.get(key)
+            if fields is None:
+                trusted = slot.span.start > max(epoch, tracked_since[slot.pair])
+            else:
+                trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
+                held = _larger(held, _amounts(fields, "h"))
+            if not trusted:
+                cold += 1
+                continue
+            complete += 1
+            counted, expected = _amounts(fields or {}, "u"), recorded.amounts.get(key, Amounts())
+            if counted != expected:
+                drifts.append(Drift(key=key, counted=counted, recorded=expected))
+    return CheckReport(
+        complete=complete,
+        cold=cold,
+        drifts=tuple(drifts),
+        held=held,
+        open_reservations=open_count(environment.pk),
+    )
+
+
+def rebuild(environment: Environment) -> int:
+    """Makes every counter of the open windows hold what the ledger says; the number rebuilt. Safe under traffic."""
+    distrust(environment.pk)
+    known = rules.renew(environment.pk)
+    epoch, _ = _trust(environment.pk)
+    rebuilt = 0
+    for slot, stored in _stored(known):
+        # Marked before the ledger is read, so that charges that come between are kept for the seeding.
+        mark_cold(stored)
+        recorded = _recorded(environment.pk, slot)
+        for key in stored:
+            used = recorded.amounts.get(key, Amounts())
+            rebuilt += seed(environment.pk, Counter(key, slot), epoch, recorded.snapshot, used)
+    return rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What the ledger holds of a pair's window, by the key of the counter that should hold it too."""
+
+    snapshot: tuple[int, int, str]
+    amounts: dict[str, Amounts]
+
+
+def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
+    columns = _COLUMNS[slot.pair.per]
+    names = ", ".join(columns) or "environment_id"
+    with connection.cursor() as cursor:
+        # One row at least, for the snapshot must be that of the same statement also where it finds nothing.
+        cursor.execute(
+            f"""
+            WITH subject AS (
+                SELECT sum(requests)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
+                       coalesce(sum(cost_nano), 0)::bigint, {names}
+                FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
+                GROUP BY {names}
+            )
+            SELECT pg_current_snapshot()::text, subject.* FROM (VALUES (true)) AS always LEFT JOIN subject ON true
+            """,  # noqa: S608 (column names from the table above)
+            [environment_id, _at(slot.span.start), _at(slot.span.end)],
+        )
+        rows = cursor.fetchall()
+    amounts = {}
+    for _, *sums in rows:
+        named = dict(zip(columns, sums[4:], strict=False))
+        subject = None if sums[0] is None else Subjects(**{"user_id": "", **named}).name(slot.pair.per)
+        if subject is not None:
+            amounts[slot.key_prefix + digest(subject)] = Amounts(*sums[:4])
+    return _Recorded(_parse_snapshot(rows[0][0]), amounts)
+
+
+def _parse_snapshot(text: str) -> tuple[int, int, str]:
+    xmin, xmax, under_way = text.split(":")
+    return int(xmin), int(xmax), under_way
+
+
+def _stored(known: CountingRules) -> list[tuple[PairWindow, dict[str, dict[bytes, bytes]]]]:
+    """The counters of the windows that are open now, as they stand in the store."""
+    slots = known.tracked.at(store.now_ms()).slots
+    found: dict[str, dict[str, dict[bytes, bytes]]] = {slot.key_prefix: {} for slot in slots}
+    for key, fields in inspection.scan(known.environment_id):
+        prefix = key.rpartition(":")[0] + ":"
+        if prefix in found:
+            found[prefix][key] = fields
+    return [(slot, found[slot.key_prefix]) for slot in slots]
+
+
+def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
+    """Since when the store is complete, and since when it tracks each pair (ms)."""
+    fields = environment_fields(environment_id)
+    since = {
+        Pair(Per(per), Window(window)): int(value)
+        for name, value in fields.items()
+        if name.startswith("t:")
+        for _, per, window in [name.split(":")]
+    }
+    return int(fields["epoch"]), since
+
+
+def _amounts(fields: dict[bytes, bytes], kind: str) -> Amounts:
+    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in "rioc"))
+
+
+def _larger(a: Amounts, b: Amounts) -> Amounts:
+    return Amounts(
+        max(a.requests, b.requests),
+        max(a.input_tokens, b.input_tokens),
+        max(a.output_tokens, b.output_tokens),
+        max(a.cost_nano, b.cost_nano),
+    )
