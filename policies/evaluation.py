@@ -23,7 +23,6 @@ from django.db import InterfaceError, OperationalError
 from policies import decision, end_users, snapshot
 from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
-from policies.callers import Caller
 from policies.decision import Decision
 from policies.end_users import StoredUser
 from policies.evaluate_request import EvaluateRequest
@@ -31,6 +30,7 @@ from policies.snapshot import Snapshot
 from policies.suggesting import suggested_model
 from tenants.api import problems
 from tenants.api.authentication import Credential
+from tenants.api.callers import Caller
 from usage import assessment
 from usage.amounts import Per, Subjects
 from usage.assessment import Assessment
@@ -92,7 +92,7 @@ def forget_all() -> None:
 
 def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
     """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
-    known, credential = caller.admitted()
+    known, credential = caller.admitted(snapshot.of_key, snapshot.latest)
     attempt = Attempt(body, known, credential, body.request_id or token_hex(REQUEST_ID_BYTES))
     try:
         return _reserve(attempt, caller)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from policies import evaluation
-from policies.callers import Caller
 from policies.decision import LimitFinding
 from policies.evaluate_request import EvaluateRequest
 from policies.evaluation import Evaluated
 from policies.reasons import BY_MODEL, CLASSES, Reason
 from policies.resolution import StoredPolicy
 from tenants.api import problems
+from tenants.api.callers import Caller
 from tenants.api.http import Name
 from usage import limit_state
 from usage.amounts import Per

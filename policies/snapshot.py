@@ -7,6 +7,7 @@ compare the snapshot's revision with the one in force, and only a stale one is c
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policies import policy_rows
@@ -16,7 +17,7 @@ from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
 from tenants.api.authentication import Credential
-from tenants.models import ApiKey, DefaultAction, Environment
+from tenants.models import DefaultAction, Environment
 from usage.amounts import Metric, Per
 from usage.assessment import PolicyRef
 from usage.counting import rules
@@ -33,25 +34,21 @@ class Snapshot:
     # Concurrency limits name kinds of subject; every call takes its place in the sets of all of them.
     concurrency_pers: tuple[Per, ...]
     state: EnvironmentState
-    credentials: dict[str, Credential]
     terms: TermsCache
+
+    @property
+    def credentials(self) -> Mapping[str, Credential]:
+        return self.counting.credentials
 
 
 _snapshots: dict[int, Snapshot] = {}
-# A key never moves to another environment.
-_environment_of_key: dict[str, int] = {}
 _compiling = threading.Lock()
 
 
 def of_key(key_id: str) -> Snapshot | None:
     """The snapshot of the environment that an API key belongs to; None if no such key exists."""
-    environment_id = _environment_of_key.get(key_id)
-    if environment_id is None:
-        environment_id = ApiKey.objects.filter(key_id=key_id).values_list("environment_id", flat=True).first()
-        if environment_id is None:
-            return None
-        _environment_of_key[key_id] = environment_id
-    return current(environment_id)
+    environment_id = rules.environment_of(key_id)
+    return None if environment_id is None else current(environment_id)
 
 
 def current(environment_id: int) -> Snapshot:
@@ -94,7 +91,6 @@ def renew(stale: Snapshot) -> Snapshot:
 def forget_all() -> None:
     """As in a new process."""
     _snapshots.clear()
-    _environment_of_key.clear()
     rules.forget_all()
 
 
@@ -125,10 +121,6 @@ def _read(environment_id: int, known: CountingRules) -> Snapshot:
             frozen_features=frozenset(environment.frozen_features),
             allow_without_policy=environment.default_action == DefaultAction.ALLOW,
         ),
-        credentials={
-            key.key_id: Credential.of(key)
-            for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
-        },
         terms=TermsCache(),
     )
 

@@ -11,11 +11,11 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from policies import evaluate_answer, evaluation, examples
-from policies.callers import Caller
 from policies.evaluate_answer import EvaluateAnswer
 from policies.evaluate_request import EvaluateRequest
 from tenants import scopes
-from tenants.api import authentication, http, problems
+from tenants.api import http, problems
+from tenants.api.callers import Caller
 from tenants.api.openapi import operation
 
 _body = msgspec.json.Decoder(EvaluateRequest)
@@ -59,7 +59,7 @@ def respond(request: HttpRequest) -> HttpResponse:
 
 
 def evaluate(request: HttpRequest) -> HttpResponse:
-    caller = Caller(presented=authentication.presented(request), address=authentication.address_of(request))
+    caller = Caller.of(request, scopes.EVALUATE)
     body = http.decode(request, _body)
     evaluated = evaluation.evaluate(body, caller)
     return http.json_response(evaluate_answer.answer(evaluated, explain=body.explain))

@@ -7,10 +7,10 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from policies import limits_in_force
-from policies.callers import Caller
 from policies.limits_in_force import MeterAnswer, MeterQuery
 from tenants import scopes
-from tenants.api import authentication, http, queries
+from tenants.api import http, queries
+from tenants.api.callers import Caller
 from tenants.api.openapi import operation
 
 
@@ -30,10 +30,6 @@ class LimitsView(APIView):
     )
     def get(self, request: Request) -> HttpResponse:
         django_request = request._request
-        caller = Caller(
-            presented=authentication.presented(django_request),
-            address=authentication.address_of(django_request),
-            scope=scopes.USAGE_READ,
-        )
+        caller = Caller.of(django_request, scopes.USAGE_READ)
         query = queries.decode(django_request, MeterQuery)
         return http.json_response(limits_in_force.read(query, caller))

@@ -23,9 +23,9 @@ from django.utils import timezone
 
 from audit.log import acting_as
 from policies import evaluation
-from policies.callers import Caller
 from policies.evaluate_request import EvaluateRequest
-from tenants import keys
+from tenants import keys, scopes
+from tenants.api.callers import Caller
 from tenants.api.problems import Problem
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
@@ -134,7 +134,7 @@ class _Run:
         presented = keys.parse(text)
         assert presented is not None
         self.outcome = Outcome()
-        self._caller = Caller(presented=presented, address="127.0.0.1")
+        self._caller = Caller(presented=presented, address="127.0.0.1", scope=scopes.EVALUATE)
         self._key_id = key.pk
         self._step = step
         self._counting = threading.Lock()

@@ -12,8 +12,8 @@ from tenants.api import http, queries
 from tenants.api.http import Name
 from tenants.api.openapi import operation
 from usage.api.key_view import KeyView
-from usage.prices import stored
-from usage.prices.stored import ListedPrice
+from usage.prices import stored_book
+from usage.prices.stored_book import ListedPrice
 
 
 class ModelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,6 +34,6 @@ class ModelsView(KeyView):
     )
     def get(self, request: Request) -> HttpResponse:
         query = queries.decode(request._request, ModelQuery)
-        listed = stored.current_models(self.counting.tenant_id, timezone.now())
+        listed = stored_book.current_models(self.counting.tenant_id, timezone.now())
         found = tuple(price for price in listed if query.provider in (None, price.provider))
         return http.json_response(ModelsAnswer(models=found))

@@ -1,16 +1,20 @@
-"""What counting and charging need to know of an environment, at one of its revisions; kept in the process."""
+"""What counting and charging need to know of an environment, at one of its revisions; kept in the process.
+
+Its API keys too: reports are let in by them, and the counter store verifies the revision before they are written.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from tenants.models import Environment
+from tenants.api.authentication import Credential
+from tenants.models import ApiKey, Environment
 from usage.amounts import Pair, Per
 from usage.counting.store import StoreUnavailable
 from usage.counting.sync import sync
 from usage.counting.tracked import TrackedPairs
-from usage.prices import stored
+from usage.prices import stored_book
 from usage.prices.book import PriceBook
 from usage.windows import Window
 
@@ -24,9 +28,29 @@ class CountingRules:
     revision: int
     tracked: TrackedPairs
     prices: PriceBook
+    # By key id, revoked ones left out.
+    credentials: dict[str, Credential]
 
 
 _known: dict[int, CountingRules] = {}
+# A key never moves to another environment.
+_environment_of_key: dict[str, int] = {}
+
+
+def of_key(key_id: str) -> CountingRules | None:
+    """Those of the environment that an API key belongs to; None if no such key exists."""
+    environment_id = environment_of(key_id)
+    return None if environment_id is None else current(environment_id)
+
+
+def environment_of(key_id: str) -> int | None:
+    """The environment that an API key belongs to; one query for a key this process does not know."""
+    environment_id = _environment_of_key.get(key_id)
+    if environment_id is None:
+        environment_id = ApiKey.objects.filter(key_id=key_id).values_list("environment_id", flat=True).first()
+        if environment_id is not None:
+            _environment_of_key[key_id] = environment_id
+    return environment_id
 
 
 def current(environment_id: int) -> CountingRules:
@@ -41,6 +65,12 @@ def at_revision(environment_id: int, revision: int) -> CountingRules:
     return known if known.revision >= revision else reload(environment_id)
 
 
+def latest(known: CountingRules) -> CountingRules:
+    """As PostgreSQL knows the environment now; one query if that is what this process knows."""
+    environments = Environment.objects.filter(pk=known.environment_id)
+    return at_revision(known.environment_id, environments.values_list("revision", flat=True).get())
+
+
 def reload(environment_id: int) -> CountingRules:
     # The revision is read first: a change in between makes the rest newer than it says, which `is_in_force` tells.
     environment = Environment.objects.select_related("tenant").get(pk=environment_id)
@@ -51,7 +81,11 @@ def reload(environment_id: int) -> CountingRules:
         tenant_id=environment.tenant_id,
         revision=environment.revision,
         tracked=TrackedPairs(environment_id, ZoneInfo(environment.tenant.timezone), pairs),
-        prices=stored.load(environment.tenant_id),
+        prices=stored_book.load(environment.tenant_id),
+        credentials={
+            key.key_id: Credential.of(key)
+            for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
+        },
     )
     _known[environment_id] = counting
     return counting
@@ -81,3 +115,4 @@ def renew(environment_id: int) -> CountingRules:
 def forget_all() -> None:
     """As in a new process."""
     _known.clear()
+    _environment_of_key.clear()

@@ -11,7 +11,7 @@ from tenants.models import Tenant
 from usage.models import ModelPrice
 from usage.prices.cost import TokenUse, cost_nano
 from usage.prices.names import MatchKind
-from usage.prices.stored import current_models, load
+from usage.prices.stored_book import current_models, load
 from usage.prices.tiers import parse_tiers
 
 pytestmark = pytest.mark.django_db
