@@ -13,6 +13,7 @@ from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api
 from usage.counting.store import Breaker, store
 from usage.ledger import expected_output
+from usage.ledger.connections import ledger_connections
 
 pytest_plugins = ["audit.testing"]
 
@@ -36,6 +37,8 @@ def like_a_new_process() -> Iterator[None]:
     store.clock_offset_ms = 0
     yield
     store.clock_offset_ms = 0
+    # Of this test's database, which the next may have to itself.
+    ledger_connections.close_idle()
 
 
 @pytest.fixture

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled, PolicyRule
-from usage.amounts import Metric, Pair, Subjects
+from usage.amounts import Pair, Subjects
 from usage.assessment import LimitRef, PolicyRef
+from usage.metrics import METRICS, Metric
 from usage.prices.cost import TOKENS_MAX
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
 WILDCARDS = frozenset("*?[")
-OUTPUT_METRICS = frozenset({Metric.TOKENS, Metric.OUTPUT_TOKENS, Metric.COST_USD})
+# What an answer adds to: its tokens, and their cost.
+OUTPUT_METRICS = frozenset(
+    row.metric for row in METRICS.values() if {"output_tokens", "cost_nano"} & set(row.columns)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

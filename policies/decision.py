@@ -10,18 +10,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.reasons import CLASSES, WINDOW_CODES, Reason, ReasonClass
-from usage.amounts import Metric, Per, Subjects
+from policies.reasons import CLASSES, WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass
+from usage.amounts import Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading
 from usage.limit_state import present
+from usage.metrics import METRICS, ORDER, Metric
 
-_METRIC_ORDER = {
-    Metric.REQUESTS: 0,
-    Metric.TOKENS: 1,
-    Metric.INPUT_TOKENS: 2,
-    Metric.OUTPUT_TOKENS: 3,
-    Metric.COST_USD: 4,
-}
 _NEVER = float("inf")
 # Until when a caller may find room that calls in flight take now; nobody knows, so try soon.
 TRANSIENT_RETRY_S = 1
@@ -148,7 +142,7 @@ def _order(finding: LimitFinding) -> tuple[bool, float, int]:
     if limit.metric is Metric.CONCURRENCY:
         return False, 0.0, 0
     resets = _NEVER if limit.resets_at_ms is None else float(limit.resets_at_ms)
-    return True, -resets, _METRIC_ORDER[limit.metric]
+    return True, -resets, ORDER[limit.metric]
 
 
 def _limit_verdict(assessment: Assessment, finding: LimitFinding, now_ms: int) -> Verdict:
@@ -187,33 +181,16 @@ def _retry_after_s(limit: LimitRef, reason_class: ReasonClass, now_ms: int) -> i
     return None
 
 
-_ADJECTIVES = {
-    "minute": "Minute",
-    "hour": "Hourly",
-    "day": "Daily",
-    "week": "Weekly",
-    "month": "Monthly",
-    "total": "Total",
-}
-_NOUNS = {
-    Metric.REQUESTS: ("request limit", ""),
-    Metric.TOKENS: ("token limit", ""),
-    Metric.INPUT_TOKENS: ("input token limit", ""),
-    Metric.OUTPUT_TOKENS: ("output token limit", ""),
-    Metric.COST_USD: ("budget", " USD"),
-}
-
-
 def _message(finding: LimitFinding, subject: str, needed: int, reason_class: ReasonClass) -> str:
     limit = finding.limit
     if limit.metric is Metric.CONCURRENCY:
         return f"{finding.held} calls of {subject} are in flight; the limit is {limit.amount} at a time."
-    noun, unit = _NOUNS[limit.metric]
+    row = METRICS[limit.metric]
 
     def amount(value: int) -> str:
-        return f"{present(limit.metric, value)}{unit}"
+        return f"{present(limit.metric, value)}{row.unit}"
 
-    what = f"{_ADJECTIVES[limit.window.value]} {noun} of {amount(limit.amount)}"
+    what = f"{WINDOW_ADJECTIVES[limit.window]} {row.noun} of {amount(limit.amount)}"
     if reason_class is ReasonClass.TOO_LARGE:
         return f"{what} for {subject} is less than this call may take ({amount(needed)})."
     if reason_class is ReasonClass.TRANSIENT:

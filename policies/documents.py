@@ -30,7 +30,8 @@ from policies.rules import (
     UnknownPrice,
 )
 from policies.strict_yaml import FILE_BYTES_MAX
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.money import NANO, format_usd, parse_usd
 from usage.windows import Window
 

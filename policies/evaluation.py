@@ -93,7 +93,14 @@ def forget_all() -> None:
 def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
     """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
     known, credential = caller.admitted(snapshot.of_key, snapshot.latest)
-    attempt = Attempt(body, known, credential, body.request_id or token_hex(REQUEST_ID_BYTES))
+    attempt = Attempt(
+        body=body,
+        snapshot=known,
+        credential=credential,
+        request_id=body.request_id or token_hex(REQUEST_ID_BYTES),
+        input_tokens=_input_tokens(body),
+        digest=_digest(body),
+    )
     try:
         return _reserve(attempt, caller)
     except StoreUnavailable as error:
@@ -138,7 +145,7 @@ def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
     raise StoreUnavailable("the environment did not come to rest")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try at a call, with what the process knows at the moment."""
 
@@ -146,6 +153,9 @@ class Attempt:
     snapshot: Snapshot
     credential: Credential
     request_id: str
+    input_tokens: int
+    # Of the body: the same request asked again has the same.
+    digest: str
     # The store's time, once it had to tell.
     now_ms: int | None = None
 
@@ -167,7 +177,7 @@ class Attempt:
             request_id=self.request_id,
             subjects=subjects,
             model=body.model,
-            input_tokens=_input_tokens(body),
+            input_tokens=self.input_tokens,
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
         )
@@ -200,7 +210,7 @@ class Attempt:
             environment_id=known.environment_id,
             revision=known.revision,
             request_id=self.request_id,
-            request_digest=_digest(body),
+            request_digest=self.digest,
             user_id=body.user_id,
             user_record=record,
             amounts=assessed.amounts,
@@ -334,18 +344,16 @@ def _digest(body: EvaluateRequest) -> str:
     return blake2b(msgspec.msgpack.encode(asked), digest_size=16).hexdigest()
 
 
-def _checks(
-    terms: CallTerms, counted: tuple[Counter, ...], sets: list[Per]
-) -> tuple[tuple[str, int, int, bool], ...]:
+def _checks(terms: CallTerms, counted: tuple[Counter, ...], sets: list[Per]) -> tuple[Check, ...]:
     places = {counter.slot.pair: place for place, counter in enumerate(counted)}
     return tuple(
         [
-            Check(
-                metric=limit.metric,
-                place=sets.index(limit.per) if pair is None else places[pair],
-                limit=limit.amount,
+            reserve.check(
+                limit.metric,
+                sets.index(limit.per) if pair is None else places[pair],
+                limit.amount,
                 enforce=limit.enforce,
-            ).arguments
+            )
             for limit, pair in zip(terms.limits, terms.pairs, strict=True)
         ]
     )

@@ -12,7 +12,8 @@ from django.utils import timezone
 
 from policies import rules
 from tenants.models import Environment
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.windows import Window
 
 PLAN_LENGTH_MAX = 100

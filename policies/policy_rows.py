@@ -19,7 +19,8 @@ from policies.rules import (
     UnknownPrice,
 )
 from tenants.models import Environment
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.money import NANO, to_nano
 from usage.windows import Window
 

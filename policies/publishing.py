@@ -23,7 +23,7 @@ from policies.models import Limit, Plan, Policy, PolicyVersion
 from policies.rules import Mode, PolicyRule, PolicySet
 from tenants import revisions
 from tenants.models import Environment
-from usage.amounts import Metric
+from usage.metrics import Metric
 from usage.models import TrackedPair
 
 ACTOR_LENGTH_MAX = 150

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from usage.amounts import Metric
+from usage.metrics import WINDOWED
 from usage.windows import Window
 
 
@@ -53,25 +53,19 @@ CLASSES = {
 # Why no call of a model may go out, whatever it asks for.
 BY_MODEL = frozenset({Reason.MODEL_NOT_ALLOWED, Reason.MODEL_DENIED, Reason.PRICE_UNKNOWN})
 
-_WINDOW_NAMES = {
-    Window.MINUTE: "MINUTE",
-    Window.HOUR: "HOURLY",
-    Window.DAY: "DAILY",
-    Window.WEEK: "WEEKLY",
-    Window.MONTH: "MONTHLY",
-    Window.TOTAL: "TOTAL",
-}
-_METRIC_NAMES = {
-    Metric.REQUESTS: "REQUEST_LIMIT",
-    Metric.TOKENS: "TOKEN_LIMIT",
-    Metric.INPUT_TOKENS: "TOKEN_LIMIT",
-    Metric.OUTPUT_TOKENS: "TOKEN_LIMIT",
-    Metric.COST_USD: "BUDGET",
+# As people say it; in capitals, as codes do.
+WINDOW_ADJECTIVES = {
+    Window.MINUTE: "Minute",
+    Window.HOUR: "Hourly",
+    Window.DAY: "Daily",
+    Window.WEEK: "Weekly",
+    Window.MONTH: "Monthly",
+    Window.TOTAL: "Total",
 }
 WINDOW_CODES = {
-    (window, metric): f"{window_name}_{metric_name}_EXCEEDED"
-    for window, window_name in _WINDOW_NAMES.items()
-    for metric, metric_name in _METRIC_NAMES.items()
+    (window, row.metric): f"{adjective.upper()}_{row.code}_EXCEEDED"
+    for window, adjective in WINDOW_ADJECTIVES.items()
+    for row in WINDOWED
 }
 ALL_CODES = (*(reason.value for reason in Reason), *dict.fromkeys(WINDOW_CODES.values()))
 

@@ -10,7 +10,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from usage.amounts import Metric, Pair, Per
+from usage.amounts import Pair, Per
+from usage.metrics import Metric
 from usage.windows import Window
 
 POLICY_NAME_LENGTH_MAX = 100

@@ -18,11 +18,12 @@ from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
 from tenants.api.authentication import Credential
 from tenants.models import DefaultAction, Environment
-from usage.amounts import Metric, Per
+from usage.amounts import Per
 from usage.assessment import PolicyRef
 from usage.counting import rules
 from usage.counting.rules import RELOADS_MAX, CountingRules
 from usage.counting.store import StoreUnavailable
+from usage.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

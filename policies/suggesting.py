@@ -7,8 +7,8 @@ from itertools import islice
 
 from policies.decision import Verdict, decide
 from policies.reasons import BY_MODEL, WINDOW_CODES, Reason
-from usage.amounts import Metric
 from usage.assessment import Assessment, Reading
+from usage.metrics import Metric
 
 # Blocks that another model may not meet.
 _MENDABLE = frozenset(

@@ -1,8 +1,9 @@
-"""Three ways through Django, by how often they are gone.
+"""Three request paths, from the rarest to the hottest.
 
 Pages pass all middleware. The API has no use for sessions, CSRF, messages and static files, which would take their
 time on every call: it is a handler of its own without middleware, so none of the pages' is skipped by mistake.
-Evaluate, which comes before every AI call, goes to its view at once: no URL to resolve, no signals.
+Evaluate and usage reports, of which every AI call has one each, go to their views at once: no URL to resolve, no
+signals.
 """
 
 import logging
@@ -15,13 +16,20 @@ from django.db import close_old_connections, connection
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from policies.api.evaluate import EvaluateView, respond
+from policies.api.evaluate import EvaluateView
+from tenants.api.direct_post import DirectPost
 from tokvigil_site import errors
+from usage.api.usage import UsageBatchView, UsageView
 
 logger = logging.getLogger("tokvigil.api")
 
 API_PREFIX = "/v1/"
-EVALUATE_PATH = "/v1/evaluate"
+# What each AI call asks and tells.
+DIRECT: dict[str, type[DirectPost]] = {
+    "/v1/evaluate": EvaluateView,
+    "/v1/usage": UsageView,
+    "/v1/usage/batch": UsageBatchView,
+}
 
 
 class ApiHandler(WSGIHandler):
@@ -34,22 +42,23 @@ class ApiHandler(WSGIHandler):
         self._middleware_chain = convert_exception_to_response(self._get_response)  # type: ignore[attr-defined]
 
 
-class EvaluateHandler:
-    """The view, and what a handler owes it: an answer to every exception, and connections put in order."""
+class DirectHandler:
+    """A view's POST without Django's handler, and what that owes: an answer to every exception, tidy connections."""
 
-    def __init__(self) -> None:
-        self._view: Callable[[HttpRequest], HttpResponseBase] = EvaluateView.as_view()
+    def __init__(self, view: type[DirectPost]) -> None:
+        self._direct = view()
+        self._view: Callable[[HttpRequest], HttpResponseBase] = view.as_view()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = WSGIRequest(environ)
         response: HttpResponseBase
         try:
-            response = respond(request) if request.method == "POST" else self._view(request)
+            response = self._direct.respond(request) if request.method == "POST" else self._view(request)
         except Exception:
-            logger.exception("evaluate failed")
+            logger.exception("%s failed", type(self._direct).__name__)
             response = errors.server_error(request)
         finally:
-            # A warm evaluate opens none.
+            # A warm call opens none.
             if connection.connection is not None:
                 close_old_connections()
         start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
@@ -62,11 +71,9 @@ class Application:
     def __init__(self) -> None:
         self._pages = WSGIHandler()
         self._api = ApiHandler()
-        self._evaluate = EvaluateHandler()
+        self._direct = {path: DirectHandler(view) for path, view in DIRECT.items()}
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path == EVALUATE_PATH:
-            return self._evaluate(environ, start_response)
-        handler = self._api if path.startswith(API_PREFIX) else self._pages
+        handler = self._direct.get(path) or (self._api if path.startswith(API_PREFIX) else self._pages)
         return handler(environ, start_response)

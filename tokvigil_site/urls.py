@@ -11,10 +11,10 @@ from policies.api.limits import LimitsView
 from policies.api.policies import PoliciesView, PolicyView
 from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
-from usage.api.ledger import LedgerView, UsageSummaryView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
-from usage.api.usage import UsageBatchView
+from usage.api.summary import UsageSummaryView
+from usage.api.usage import UsageBatchView, UsageView
 
 
 class AnyText(StringConverter):
@@ -28,7 +28,7 @@ register_converter(AnyText, "any")
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("v1/evaluate", EvaluateView.as_view()),
-    path("v1/usage", LedgerView.as_view()),
+    path("v1/usage", UsageView.as_view()),
     path("v1/usage/batch", UsageBatchView.as_view()),
     path("v1/usage/summary", UsageSummaryView.as_view()),
     path("v1/reservations/<any:request_id>/extend", ExtendView.as_view()),

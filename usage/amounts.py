@@ -1,24 +1,18 @@
-"""What a call takes, and of whom: metrics, amounts, and the subjects that counters belong to."""
+"""What a call takes, and of whom: amounts, and the subjects that counters belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from operator import attrgetter
 
+from usage.metrics import COLUMNS, METRICS, Metric
 from usage.windows import Window
 
 # 96 bits: no two subjects of an environment meet by chance, and no user id stands in a key of the store.
 SUBJECT_DIGEST_BYTES = 12
-
-
-class Metric(StrEnum):
-    REQUESTS = "requests"
-    TOKENS = "tokens"
-    INPUT_TOKENS = "input_tokens"
-    OUTPUT_TOKENS = "output_tokens"
-    COST_USD = "cost_usd"
-    CONCURRENCY = "concurrency"
 
 
 class Per(StrEnum):
@@ -32,27 +26,33 @@ class Per(StrEnum):
     RUN = "run"
 
 
+def _sum_of(columns: tuple[str, ...]) -> Callable[[Amounts], int]:
+    return lambda amounts: sum(getattr(amounts, column) for column in columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Tokens, and cost in nano-USD. All integers; negative only in a reversal."""
+    """Tokens, and cost in nano-USD: a field for each row of `metrics.COUNTED`. Integers; below 0 only in a reversal."""
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_nano: int = 0
 
+    def __iter__(self) -> Iterator[int]:
+        """In the order of `metrics.COUNTED`."""
+        return iter(_fields(self))
+
     def of(self, metric: Metric) -> int:
-        match metric:
-            case Metric.REQUESTS | Metric.CONCURRENCY:
-                return self.requests
-            case Metric.TOKENS:
-                return self.input_tokens + self.output_tokens
-            case Metric.INPUT_TOKENS:
-                return self.input_tokens
-            case Metric.OUTPUT_TOKENS:
-                return self.output_tokens
-            case Metric.COST_USD:
-                return self.cost_nano
+        """What a limit on this metric counts of it. A call counts as one in flight."""
+        return _SUMS[metric](self)
+
+
+_fields: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COLUMNS)
+_SUMS: dict[Metric, Callable[[Amounts], int]] = {
+    row.metric: attrgetter(*row.columns) if len(row.columns) == 1 else _sum_of(row.columns)
+    for row in METRICS.values()
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from usage.amounts import Amounts, Metric, Per, Subjects
+from usage.amounts import Amounts, Per, Subjects
+from usage.metrics import Metric
 from usage.windows import Window
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated
@@ -9,26 +10,30 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from usage.amounts import Metric
+from usage.amounts import Per
 from usage.assessment import Assessment, LimitRef
+from usage.metrics import Metric
 from usage.money import format_usd
+from usage.windows import Window
 
 Amount = int | str
+
+
+def one_of(names: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 class LimitState(msgspec.Struct, frozen=True, kw_only=True):
     """Counts are integers, money a decimal string of USD. `remaining` = limit - used - held, never below 0."""
 
     policy: Annotated[str, Meta(description="Name of the policy the limit belongs to.")]
-    metric: Annotated[
-        str, Meta(description="requests, tokens, input_tokens, output_tokens, cost_usd or concurrency.")
-    ]
-    window: Annotated[str, Meta(description="minute, hour, day, week, month or total.")]
+    metric: Annotated[str, Meta(description=f"{one_of(Metric)}.")]
+    window: Annotated[str, Meta(description=f"{one_of(Window)}.")]
     per: Annotated[
         str,
-        Meta(
-            description="Whose calls are counted together: user, user_feature, feature, plan, environment or run."
-        ),
+        Meta(description=f"Whose calls are counted together: {one_of(Per)}."),
     ]
     limit: Annotated[
         Amount,

@@ -19,7 +19,7 @@ from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Policy
 from tenants import admin_display
 from tenants.models import Environment
-from usage.amounts import Metric
+from usage.metrics import Metric
 
 _LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
 

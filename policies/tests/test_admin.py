@@ -16,7 +16,8 @@ from policies.policy_file import parse
 from policies.publishing import publish
 from policies.rules import LimitRule
 from tenants.models import Environment, Membership, Role, Tenant
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.windows import Window
 
 pytestmark = pytest.mark.django_db

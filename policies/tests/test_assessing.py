@@ -27,8 +27,9 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from usage.amounts import Metric, Per, Subjects
+from usage.amounts import Per, Subjects
 from usage.assessment import Assessment, PolicyRef, Reading
+from usage.metrics import Metric
 from usage.money import NANO
 from usage.prices.cost import Price, Rates
 from usage.windows import Span, Window

@@ -16,11 +16,12 @@ from policies.publishing import publish, publish_one
 from policies.rules import LimitRule, PolicyRule, PolicySet
 from tenants.freezing import freeze, unfreeze
 from tenants.models import Environment
-from usage.amounts import Metric, Per, digest
+from usage.amounts import Per, digest
 from usage.counting import remember_user
 from usage.counting.keys import environment_prefix
 from usage.counting.store import store
 from usage.counting.sync import sync
+from usage.metrics import Metric
 from usage.windows import Window
 
 THREADS = 6

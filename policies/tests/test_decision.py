@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from policies.decision import TRANSIENT_RETRY_S, Decision, decide, degraded, exceeds
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason
 from policies.rules import COUNT_LIMIT_MAX
-from usage.amounts import Amounts, Metric, Pair, Per, Subjects
+from usage.amounts import Amounts, Pair, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal
 from usage.counting import remember_user, reserve
 from usage.counting.inspection import environment_fields
-from usage.counting.reserve import Check, Done, Request
+from usage.counting.reserve import Done, Request, check
 from usage.counting.store import store
 from usage.counting.sync import sync
 from usage.counting.tracked import TrackedPairs
+from usage.metrics import Metric
 from usage.money import NANO
 from usage.windows import Window
 
@@ -430,7 +431,7 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
             amounts=needed,
             counters=(counter,),
             concurrency_keys=(concurrency_key,),
-            checks=(Check(metric, 0, amount, enforce=True).arguments,),
+            checks=(check(metric, 0, amount, enforce=True),),
             right_from_ms=present.since_ms,
             right_until_ms=present.until_ms,
             assessment=b"",

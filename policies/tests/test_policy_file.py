@@ -25,7 +25,8 @@ from policies.rules import (
     UnknownPrice,
 )
 from policies.strict_yaml import FILE_BYTES_MAX
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.money import MAX_LIMIT_NANO
 from usage.windows import Window
 

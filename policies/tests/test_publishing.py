@@ -20,7 +20,8 @@ from policies.publishing import (
 )
 from policies.rules import LimitRule, Mode, ModelRules, PerRequest, PolicyRule, PolicySet, Scope
 from tenants.models import Environment, Tenant
-from usage.amounts import Metric, Per
+from usage.amounts import Per
+from usage.metrics import Metric
 from usage.windows import Window
 
 pytestmark = pytest.mark.django_db

@@ -1,7 +1,7 @@
 """The reason codes of DESIGN.md section 7: a contract with every caller."""
 
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason, rank
-from usage.amounts import Metric
+from usage.metrics import Metric
 from usage.windows import Window
 
 # As the table of the contract writes them, top to bottom; NO_POLICY with the class it has when it blocks.

@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
 
@@ -34,7 +34,8 @@ from tokvigil_site.demo.trace import Row, Trace
 from usage.counting.release import NotOpen, release
 from usage.counting.store import StoreUnavailable
 from usage.money import parse_usd
-from usage.settling.reports import UsageReceipt, UsageReport, record_usage
+from usage.settling.reports import admit, record_usage
+from usage.settling.usage_report import UsageReceipt, UsageReport
 
 ACTOR = "cli:replay_trace"
 # Each thread has a database connection out of a pool of 16.
@@ -135,7 +136,7 @@ class _Run:
         assert presented is not None
         self.outcome = Outcome()
         self._caller = Caller(presented=presented, address="127.0.0.1", scope=scopes.EVALUATE)
-        self._key_id = key.pk
+        self._reporter = replace(self._caller, scope=scopes.USAGE_WRITE)
         self._step = step
         self._counting = threading.Lock()
 
@@ -174,7 +175,8 @@ class _Run:
         self._step()
 
     def _record(self, report: UsageReport, evaluated: evaluation.Evaluated) -> UsageReceipt:
-        recorded = record_usage([report], evaluated.snapshot.counting, self._key_id)[0]
+        admitted = admit(self._reporter, evaluated.snapshot.counting, [report.request_id])
+        recorded = record_usage([report], admitted)[0]
         if isinstance(recorded, Problem):
             raise recorded
         return recorded

@@ -23,7 +23,8 @@ from tokvigil_site.demo.tables import table
 from tokvigil_site.demo.trace import Trace
 from tokvigil_site.demo.traffic import PROVIDER_KEY, Exchange
 from tokvigil_site.running import Site
-from usage.amounts import Amounts, Metric
+from usage.amounts import Amounts
+from usage.metrics import Metric
 from usage.money import format_usd
 from usage.settling import recount
 from usage.settling.recount import CheckReport

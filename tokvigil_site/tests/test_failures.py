@@ -57,7 +57,6 @@ from tokvigil_site.tests.servers import (
 )
 from usage.counting import settle
 from usage.counting.store import StoreUnavailable, store
-from usage.ledger import writing
 from usage.settling import charging, expiry, recount
 
 CALLERS = 6
@@ -687,38 +686,73 @@ STEPS = [
 ]
 
 
+GATE = 0x676174
+WAITS_AT_THE_GATE = f"""
+    CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared({GATE});
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER waits_at_the_gate BEFORE INSERT ON usage_event
+        FOR EACH ROW WHEN (NEW.request_id = 'slow') EXECUTE FUNCTION wait_at_the_gate();
+"""
+NO_GATE = "DROP TRIGGER waits_at_the_gate ON usage_event; DROP FUNCTION wait_at_the_gate()"
+AT_THE_GATE = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+
+
+@pytest.fixture
+def gate(transactional_db: None) -> Iterator[None]:
+    """Closed: the row of request "slow" waits at it, in a transaction that has begun to write."""
+    execute(WAITS_AT_THE_GATE)
+    execute(f"SELECT pg_advisory_lock({GATE})")
+    yield
+    execute("SELECT pg_advisory_unlock_all()")
+    execute(NO_GATE)
+
+
+def execute(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def is_at_the_gate() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(AT_THE_GATE, [GATE])
+        return bool(cursor.fetchone() != (0,))
+
+
 class SlowReport:
-    """A report that has written its row and waits to be told to commit, and to charge."""
+    """A report that writes its row and waits at the gate to be told to commit; and then to charge."""
 
     def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._go = {"commit": threading.Event(), "charge": threading.Event()}
-        self._reached = {"commit": threading.Event(), "charge": threading.Event(), "end": threading.Event()}
-        for module, name, step in (
-            (writing, "entries", "commit"),
-            (settle, "settle_many", "charge"),
-        ):
-            monkeypatch.setattr(module, name, self._pausing(getattr(module, name), step))
+        self._may_charge = threading.Event()
+        self._reached = {"charge": threading.Event(), "end": threading.Event()}
+        monkeypatch.setattr(settle, "settle_many", self._waiting(settle.settle_many))
         self._thread = threading.Thread(target=self._report, args=(api,))
         self._thread.start()
-        self._await("commit")
+        deadline = time.monotonic() + 10
+        while not is_at_the_gate():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def do(self, step: str) -> None:
-        self._go[step].set()
-        self._await("charge" if step == "commit" else "end")
+        if step == "commit":
+            execute(f"SELECT pg_advisory_unlock({GATE})")
+            self._await("charge")
+        else:
+            self._may_charge.set()
+            self._await("end")
 
     def _await(self, place: str) -> None:
         assert self._reached[place].wait(timeout=10), place
 
-    def _pausing(self, call: Any, step: str) -> Any:
-        """Committing comes after the call, charging is the call."""
+    def _waiting(self, charge: Any) -> Any:
+        def waiting(*arguments: Any) -> Any:
+            self._reached["charge"].set()
+            assert self._may_charge.wait(timeout=10)
+            return charge(*arguments)
 
-        def paused(*arguments: Any) -> Any:
-            result = call(*arguments) if step == "commit" else None
-            self._reached[step].set()
-            assert self._go[step].wait(timeout=10)
-            return result if step == "commit" else call(*arguments)
-
-        return paused
+        return waiting
 
     def _report(self, api: Api) -> None:
         try:
@@ -730,7 +764,7 @@ class SlowReport:
 
 @pytest.mark.parametrize("order", STEPS)
 def test_a_report_is_counted_once_however_it_meets_a_rebuild(
-    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch, order: str
+    api: Api, environment: Environment, gate: None, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     apply_policies(environment, limits("{metric: tokens, window: month, amount: 100, per: user}"))
     # Reports need the environment introduced to the store, not its counters.

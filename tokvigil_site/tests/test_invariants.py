@@ -33,12 +33,13 @@ from policies import evaluation
 from policies.end_users import remove_end_user, set_end_user
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Answer, Api, apply_policies, ledger, limits, set_price
-from usage.amounts import Amounts, Metric, Pair, Per, Subjects, digest
+from usage.amounts import Amounts, Pair, Per, Subjects, digest
 from usage.counting import inspection, reserve, rules
 from usage.counting.keys import environment_prefix, reservation_key
 from usage.counting.reservations import open_count
 from usage.counting.store import store
 from usage.counting.tracked import TrackedPairs
+from usage.metrics import Metric
 from usage.money import NANO
 from usage.settling import expiry, recount
 from usage.windows import Span, Window, span

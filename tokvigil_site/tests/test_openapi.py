@@ -20,7 +20,7 @@ from tenants.models import Environment
 from tokvigil_site import openapi
 from tokvigil_site.testing import Api, apply_policies, limits
 from usage.api import examples as usage_examples
-from usage.settling.reports import UsageReceipt, UsageReport
+from usage.settling.usage_report import UsageReceipt, UsageReport
 
 METHODS = {"get", "put", "post", "delete", "patch"}
 

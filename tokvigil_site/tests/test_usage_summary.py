@@ -16,7 +16,8 @@ from tokvigil_site.tests.callers import assert_problem
 from usage.amounts import Subjects
 from usage.ledger import totals
 from usage.ledger.models import Status
-from usage.ledger.writing import Report, record
+from usage.ledger.rows import NewEvent
+from usage.ledger.writing import record
 from usage.prices.cost import TokenUse
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -32,7 +33,7 @@ def use(
     environment: Environment, at: datetime, *, user: str = "u", cost_nano: int | None = 1, **fields: Any
 ) -> None:
     """A row of the ledger at any time, as a report of that time would have made it."""
-    report = Report(
+    report = NewEvent(
         environment_id=environment.pk,
         request_id=uuid4().hex,
         body_digest=b"x" * 32,
@@ -163,7 +164,7 @@ def test_a_repeated_midnight_belongs_to_the_day_that_began(empty_store: None, tr
 
 def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: Environment) -> None:
     at = datetime.now(UTC)
-    estimate = Report(
+    estimate = NewEvent(
         environment_id=environment.pk,
         request_id="late",
         body_digest=None,

@@ -1,21 +1,28 @@
-"""`POST /v1/usage` and `POST /v1/usage/batch`."""
+"""`POST` and `GET /v1/usage`, `POST /v1/usage/batch`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import msgspec
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from msgspec import Meta
 from rest_framework.request import Request
 
 from tenants import scopes
-from tenants.api import http
+from tenants.api import http, queries
+from tenants.api.callers import Caller
+from tenants.api.direct_post import DirectPost
 from tenants.api.openapi import operation
 from tenants.api.problems import FieldError, Problem
 from usage.api import examples
 from usage.api.key_view import KeyView
-from usage.settling.reports import UsageReceipt, UsageReport, record_usage
+from usage.counting import rules
+from usage.counting.rules import CountingRules
+from usage.ledger import listing
+from usage.ledger.listing import EventPage, EventQuery
+from usage.settling.reports import admit, record_usage
+from usage.settling.usage_report import UsageReceipt, UsageReport
 
 BATCH_MAX = 500
 
@@ -67,8 +74,10 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     results: Annotated[tuple[BatchResult, ...], Meta(description="One for each event, in order.")]
 
 
-class UsageView(KeyView):
-    scope = scopes.USAGE_WRITE
+class UsageView(DirectPost, KeyView):
+    """One address, two scopes: a POST writes to the ledger, a GET reads it."""
+
+    scope = scopes.USAGE_READ
 
     @operation(
         "recordUsage",
@@ -83,15 +92,29 @@ class UsageView(KeyView):
         problems=(409,),
         examples=examples.RECORD_USAGE,
     )
-    def post(self, request: Request) -> HttpResponse:
-        body = http.decode(request._request, _report)
-        outcome = record_usage([body], self.counting, self.credential.id)[0]
+    def post(self, request: HttpRequest) -> HttpResponse:
+        caller, known = admitted(request)
+        report = http.decode(request, _report)
+        outcome = record_usage([report], admit(caller, known, [report.request_id]))[0]
         if isinstance(outcome, Problem):
             raise outcome
         return http.json_response(outcome, 200 if outcome.duplicate else 201)
 
+    @operation(
+        "listUsage",
+        "The rows of the ledger, newest first",
+        tag="usage",
+        description="The next page is at `cursor=` the `next_cursor` of this one; null: there is none.",
+        query=EventQuery,
+        answers={200: EventPage},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        query = queries.decode(request._request, EventQuery)
+        return http.json_response(listing.page(self.environment_id, query))
 
-class UsageBatchView(KeyView):
+
+class UsageBatchView(DirectPost):
+    # What DRF asks for before it refuses another verb than POST.
     scope = scopes.USAGE_WRITE
 
     @operation(
@@ -102,8 +125,9 @@ class UsageBatchView(KeyView):
         body=UsageBatchRequest,
         answers={200: BatchAnswer},
     )
-    def post(self, request: Request) -> HttpResponse:
-        batch = http.decode(request._request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
+    def post(self, request: HttpRequest) -> HttpResponse:
+        caller, known = admitted(request)
+        batch = http.decode(request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
         outcomes: dict[int, UsageReceipt | Problem] = {}
         reports: dict[int, UsageReport] = {}
         for index, raw in enumerate(batch.events):
@@ -114,14 +138,18 @@ class UsageBatchView(KeyView):
         # One request_id twice in a batch: the second is recorded after the first, and so is its duplicate or conflict.
         while reports:
             firsts = {report.request_id: index for index, report in reversed(reports.items())}
-            turn = sorted(firsts.values())
-            outcomes |= zip(
-                turn,
-                record_usage([reports.pop(index) for index in turn], self.counting, self.credential.id),
-                strict=True,
-            )
+            turn = [reports.pop(index) for index in sorted(firsts.values())]
+            recorded = record_usage(turn, admit(caller, known, [report.request_id for report in turn]))
+            outcomes |= zip(sorted(firsts.values()), recorded, strict=True)
         results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(batch.events))
         return http.json_response(BatchAnswer(results=results))
+
+
+def admitted(request: HttpRequest) -> tuple[Caller, CountingRules]:
+    """Who reports, and the rules it was let in by; before the body is read. Raises Problem 401, 403."""
+    caller = Caller.of(request, scopes.USAGE_WRITE)
+    known, _ = caller.admitted(rules.of_key, rules.latest)
+    return caller, known
 
 
 def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> BatchResult:

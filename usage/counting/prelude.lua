@@ -1,4 +1,7 @@
--- Shared by every script: usage/counting/store.py puts this text before each of them.
+-- Shared by every script: usage/counting/store.py puts this text before each of them, and before it the tables that are
+-- written from usage/metrics.py:
+--   COUNTED = { 'r', 'i', 'o', 'c' }    letters of the amounts that counters keep: requests, input, output, nano-USD
+--   PARTS = { t = { 'i', 'o' }, .. }    of each metric the amounts whose sum it is
 --
 -- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
 --   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
@@ -20,7 +23,16 @@
 
 local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
 local IDLE_MS = 40 * 24 * 3600 * 1000
-local METRICS = { 'r', 'i', 'o', 'c' }
+
+-- Fields of a counter by letter, and as they are read: born, cold, then used and held of each letter. A field that is not
+-- there is read as false.
+local USED, HELD, BORN, COLD, FIELDS = {}, {}, 1, 2, { 'born', 'cold' }
+local USED_PLACE, HELD_PLACE = {}, {}
+for n, letter in ipairs(COUNTED) do
+  USED[letter], HELD[letter] = 'u' .. letter, 'h' .. letter
+  USED_PLACE[letter], HELD_PLACE[letter] = 2 + n, 2 + #COUNTED + n
+  FIELDS[2 + n], FIELDS[2 + #COUNTED + n] = USED[letter], HELD[letter]
+end
 
 -- The store's clock, in ms. ARGV[1] moves it; only tests do.
 local function clock()
@@ -44,8 +56,11 @@ local function keep_set(key)
   if last[2] then expire_at(key, tonumber(last[2]) + TOMBSTONE_MS) end
 end
 
--- Takes an open reservation's holds back and leaves a tombstone. True if it was open.
-local function free(reservation, state, open, charge)
+local function increment(key, field, by) redis.call('HINCRBY', key, field, by) end
+
+-- Takes an open reservation's holds back and leaves a tombstone. True if it was open. `add` is `increment`, or takes its
+-- place where the changes of many reservations are summed up first.
+local function free(reservation, state, open, charge, add)
   local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs', 'at')
   redis.call('ZREM', open, reservation)
   redis.call('ZREM', charge, reservation)
@@ -56,8 +71,8 @@ local function free(reservation, state, open, charge)
     -- A counter that was lost and made anew does not carry the holds of before.
     local takes_holds_since = tonumber(redis.call('HGET', key, 'hb'))
     if takes_holds_since and takes_holds_since <= tonumber(f[5]) then
-      for n, metric in ipairs(METRICS) do
-        if amounts[n] ~= '0' then redis.call('HINCRBY', key, 'h' .. metric, '-' .. amounts[n]) end
+      for n, letter in ipairs(COUNTED) do
+        if amounts[n] ~= '0' then add(key, HELD[letter], '-' .. amounts[n]) end
       end
     end
   end
@@ -71,7 +86,7 @@ end
 -- Frees up to `most` reservations whose deadline has passed. The number freed.
 local function sweep(open, charge, now, most)
   local expired = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, most)
-  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge) end
+  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge, increment) end
   return #expired
 end
 

@@ -16,7 +16,6 @@
 --         since_ms, until_ms      from when until before when the caller's windows are right
 --         amounts = { 1, 374, 44, 198000 }    requests, input tokens, output tokens, nano-USD to hold
 --         amounts_text = '1 374 44 198000'    the same, as the reservation keeps it: Lua is slow at writing numbers
---         counters_text, sets_text            the keys of the counters and of the sets, likewise
 --         counters = { { 1795478400000, 1795651200000, 'user:day' }, .. }
 --                                 of each: window start, when it may be forgotten (0: when unused for long), pair
 --         checks = { { 'r', 1, 50, true }, .. }
@@ -56,34 +55,36 @@ if call.hold then
   if f[1] == 'open' then
     -- Expired. If it is to be charged it is as good as charged: the estimate would be lost with the hold.
     if redis.call('ZSCORE', charge, reservation) then return { 'SETTLED' } end
-    free(reservation, 'expired', open, charge)
+    free(reservation, 'expired', open, charge, increment)
   end
   ended = f[1]
 end
 sweep(open, charge, now, SWEEP_FEW)
 
 local counters = #call.counters
-local r, i, o, c = unpack(call.amounts)
-local amount = { r = r, i = i, o = o, c = c, t = i + o, k = 1 }
+local sets = #KEYS - FIRST_COUNTER + 1 - counters
+local asked, amount = {}, { k = 1 }
+for n, letter in ipairs(COUNTED) do asked[letter] = call.amounts[n] end
+for metric, letters in pairs(PARTS) do
+  amount[metric] = 0
+  for _, letter in ipairs(letters) do amount[metric] = amount[metric] + asked[letter] end
+end
 
--- Every counter is read once and written once. The fields stay as they were read, at these places: no further
--- tables for each counter (`make bench` prints what evaluate costs).
-local BORN, COLD = 1, 2
-local USED = { r = 3, i = 4, o = 5, c = 6 }
-local HELD = { r = 7, i = 8, o = 9, c = 10 }
-
+-- Every counter is read once and written once. The fields stay as they were read: no further tables for each counter
+-- (`make bench` prints what evaluate costs).
 local function read_counters()
   local found = {}
   for n = 1, counters do
-    found[n] = redis.call('HMGET', KEYS[FIRST_COUNTER + n - 1], 'born', 'cold', 'ur', 'ui', 'uo', 'uc', 'hr', 'hi', 'ho', 'hc')
+    found[n] = redis.call('HMGET', KEYS[FIRST_COUNTER + n - 1], unpack(FIELDS))
   end
   return found
 end
 
--- One amount of a counter: `places` is USED or HELD. A field that is not there is false.
+-- What a counter has of a metric: `places` is USED_PLACE or HELD_PLACE.
 local function amount_of(fields, places, metric)
-  if metric == 't' then return (fields[places.i] or 0) + (fields[places.o] or 0) end
-  return tonumber(fields[places[metric]] or 0)
+  local sum = 0
+  for _, letter in ipairs(PARTS[metric]) do sum = sum + (fields[places[letter]] or 0) end
+  return sum
 end
 
 local state = read_counters()
@@ -115,7 +116,7 @@ local function check_all()
     if metric == 'k' then
       used, held = 0, redis.call('ZCOUNT', KEYS[FIRST_COUNTER + counters + place - 1], '(' .. int(now), '+inf')
     else
-      used, held = amount_of(state[place], USED, metric), amount_of(state[place], HELD, metric)
+      used, held = amount_of(state[place], USED_PLACE, metric), amount_of(state[place], HELD_PLACE, metric)
     end
     readings[n * 2 - 1], readings[n * 2] = used, held
     -- The same rule as policies/decision.py; a test holds the two together.
@@ -135,11 +136,15 @@ if due then take_rate(KEYS[7], due, now) end
 local hold = call.hold and fits
 local deadline = now + call.hold_ms
 if hold then
+  local writes = { 'born' }
   for n = 1, counters do
     local key, fields = KEYS[FIRST_COUNTER + n - 1], state[n]
     local born, forget = fields[BORN], call.counters[n][2]
-    redis.call('HSET', key, 'born', born or now, 'hr', (fields[HELD.r] or 0) + r, 'hi', (fields[HELD.i] or 0) + i,
-      'ho', (fields[HELD.o] or 0) + o, 'hc', (fields[HELD.c] or 0) + c)
+    writes[2] = born or now
+    for m, letter in ipairs(COUNTED) do
+      writes[m * 2 + 1], writes[m * 2 + 2] = HELD[letter], (fields[HELD_PLACE[letter]] or 0) + asked[letter]
+    end
+    redis.call('HSET', key, unpack(writes))
     if not born then redis.call('HSETNX', key, 'hb', now) end
     if not born or forget == 0 then forget_at(key, forget, now) end
   end
@@ -151,7 +156,9 @@ if hold then
   end
   if ended then redis.call('DEL', reservation) end
   redis.call('HSET', reservation, 'st', 'open', 'dg', call.digest, 'as', ARGV[3], 'vs', cmsgpack.pack(readings),
-    'at', now, 'dl', deadline, 'am', call.amounts_text, 'ks', call.counters_text, 'zs', call.sets_text)
+    'at', now, 'dl', deadline, 'am', call.amounts_text,
+    'ks', table.concat(KEYS, ' ', FIRST_COUNTER, FIRST_COUNTER + counters - 1),
+    'zs', sets > 0 and table.concat(KEYS, ' ', FIRST_COUNTER + counters) or '')
   redis.call('ZADD', call.charge and charge or open, deadline, reservation)
 elseif call.record then
   redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, '*', 'as', ARGV[3], 'vs', cmsgpack.pack(readings), 'at', now)

@@ -11,38 +11,24 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from usage.amounts import Amounts, Metric, digest
+from tenants.revisions import environment_key
+from usage.amounts import Amounts
 from usage.assessment import Reading
-from usage.counting.keys import environment_prefix
+from usage.counting.keys import decisions_key, open_keys, rate_key, reservation_key, user_key
 from usage.counting.store import store
 from usage.counting.tracked import Counter
+from usage.metrics import METRICS, Metric
 
 ANSWER_AWAITED_MS = int(settings.COUNTER_STORE_TIMEOUT_S * 1000)
-METRIC_CODES = {
-    Metric.REQUESTS: "r",
-    Metric.TOKENS: "t",
-    Metric.INPUT_TOKENS: "i",
-    Metric.OUTPUT_TOKENS: "o",
-    Metric.COST_USD: "c",
-    Metric.CONCURRENCY: "k",
-}
 
-
-class Check(msgspec.Struct, frozen=True):
-    """A limit to check: `place` is the number of its counter (or concurrency set) among those of the call, from 0."""
-
-    metric: Metric
-    place: int
-    limit: int
-    enforce: bool
-
-    @property
-    def arguments(self) -> tuple[str, int, int, bool]:
-        return METRIC_CODES[self.metric], self.place + 1, self.limit, self.enforce
+# A limit to check: the letter of its metric, the number of its counter (or concurrency set) among those of the call,
+# from 1, the limit, whether it is enforced.
+Check = tuple[str, int, int, bool]
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One evaluate, as the reserve script takes it."""
+    """One evaluate, as the reserve script takes it; `reserve.lua` says what the fields mean."""
 
     environment_id: int
     revision: int
@@ -53,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     amounts: Amounts
     counters: tuple[Counter, ...]
     concurrency_keys: tuple[str, ...]
-    checks: tuple[tuple[str, int, int, bool], ...]
+    checks: tuple[Check, ...]
     right_from_ms: int
     right_until_ms: int
     assessment: bytes
@@ -63,6 +49,41 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     charge_on_expiry: bool
     api_key_id: int
     requests_per_minute: int | None
+
+    @property
+    def keys(self) -> list[str]:
+        environment_id = self.environment_id
+        return [
+            environment_key(environment_id),
+            user_key(environment_id, self.user_id),
+            reservation_key(environment_id, self.request_id),
+            *open_keys(environment_id),
+            decisions_key(environment_id),
+            rate_key(environment_id, self.api_key_id),
+            *(counter.key for counter in self.counters),
+            *self.concurrency_keys,
+        ]
+
+    def packed(self, until_ms: int) -> bytes:
+        amounts = tuple(self.amounts)
+        return _pack(
+            {
+                "revision": str(self.revision),
+                "user": self.user_record,
+                "hold": self.hold,
+                "record": self.record_block,
+                "digest": self.request_digest,
+                "hold_ms": self.hold_ms,
+                "charge": self.charge_on_expiry,
+                "per_minute": self.requests_per_minute or 0,
+                "since_ms": self.right_from_ms,
+                "until_ms": until_ms,
+                "amounts": amounts,
+                "amounts_text": " ".join(map(str, amounts)),
+                "counters": [counter.slot.arguments for counter in self.counters],
+                "checks": self.checks,
+            }
+        )
 
 
 class Stale(msgspec.Struct, frozen=True):
@@ -119,66 +140,19 @@ class Done(msgspec.Struct, frozen=True):
 Answer = Stale | UserUnknown | ClockDiffers | Cold | RateLimited | Conflict | AlreadySettled | Replay | Done
 
 
-class _Call(msgspec.Struct, frozen=True):
-    """What the reserve script unpacks; `lua/reserve.lua` says what the fields mean."""
-
-    revision: str
-    user: str
-    hold: bool
-    record: bool
-    digest: str
-    hold_ms: int
-    charge: bool
-    per_minute: int
-    since_ms: int
-    until_ms: int
-    amounts: tuple[int, int, int, int]
-    amounts_text: str
-    counters_text: str
-    sets_text: str
-    counters: list[tuple[int, int, str]]
-    checks: tuple[tuple[str, int, int, bool], ...]
-
-
-_pack_call = msgspec.msgpack.Encoder().encode
+def check(metric: Metric, place: int, limit: int, *, enforce: bool) -> Check:
+    """`place` is from 0."""
+    return METRICS[metric].letter, place + 1, limit, enforce
 
 
 def reserve(request: Request) -> Answer:
     """Check and hold, all or nothing."""
-    prefix = environment_prefix(request.environment_id)
-    counter_keys = [counter.key for counter in request.counters]
-    keys = [
-        f"{prefix}env",
-        f"{prefix}u:{digest(request.user_id)}",
-        f"{prefix}r:{digest(request.request_id)}",
-        f"{prefix}open",
-        f"{prefix}charge",
-        f"{prefix}decisions",
-        f"{prefix}rate:{request.api_key_id}",
-        *counter_keys,
-        *request.concurrency_keys,
-    ]
-    amounts, asked_at_ms = request.amounts, store.now_ms()
-    call = _Call(
-        revision=str(request.revision),
-        user=request.user_record,
-        hold=request.hold,
-        record=request.record_block,
-        digest=request.request_digest,
-        hold_ms=request.hold_ms,
-        charge=request.charge_on_expiry,
-        per_minute=request.requests_per_minute or 0,
-        since_ms=request.right_from_ms,
-        # A call that the store gets to after its caller gave up must not hold what nobody will report.
-        until_ms=min(request.right_until_ms, asked_at_ms + ANSWER_AWAITED_MS),
-        amounts=(amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano),
-        amounts_text=f"{amounts.requests} {amounts.input_tokens} {amounts.output_tokens} {amounts.cost_nano}",
-        counters_text=" ".join(counter_keys),
-        sets_text=" ".join(request.concurrency_keys),
-        counters=[counter.slot.arguments for counter in request.counters],
-        checks=request.checks,
+    asked_at_ms = store.now_ms()
+    # A call that the store gets to after its caller gave up must not hold what nobody will report.
+    until_ms = min(request.right_until_ms, asked_at_ms + ANSWER_AWAITED_MS)
+    answer = _read_answer(
+        request, store.run("reserve", request.keys, [request.packed(until_ms), request.assessment])
     )
-    answer = _read_answer(request, store.run("reserve", keys, [_pack_call(call), request.assessment]))
     if isinstance(answer, ClockDiffers):
         store.learn_clock(answer.now_ms, asked_at_ms)
     return answer

@@ -4,15 +4,16 @@
 -- ARGV  1 0      clock offset, ms (tests only)
 --       2 1795512345678   epoch that was in force when the ledger was read
 --       3 760   4 775   5 763,770   the ledger snapshot: xmin, xmax, transactions under way
---       6 12   7 4488   8 528   9 2376000   requests, input tokens, output tokens, nano-USD it holds
---      10 1795651200000   when the counter may be forgotten (ms; 0: when unused for long)
+--       6 1795651200000   when the counter may be forgotten (ms; 0: when unused for long)
+--       7.. 12 4488 528 2376000   what the ledger holds, in the order of COUNTED
 -- Answers OK (also when another caller was first) | GONE: read the ledger again
 local epoch, key = redis.call('HGET', KEYS[1], 'epoch'), KEYS[2]
 local marker = redis.call('HGET', key, 'cold')
 if not marker then return redis.call('HEXISTS', key, 'born') == 1 and 'OK' or 'GONE' end
 if epoch ~= ARGV[2] then return 'GONE' end
 
-local used = { tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]) }
+local used = {}
+for n = 1, #COUNTED do used[n] = tonumber(ARGV[6 + n]) end
 local fields = redis.call('HGETALL', key)
 for n = 1, #fields, 2 do
   local xid = string.match(fields[n], '^p:(%d+):')
@@ -28,8 +29,8 @@ for n = 1, #fields, 2 do
   end
 end
 redis.call('HDEL', key, 'cold')
-redis.call('HSET', key, 'ur', int(used[1]), 'ui', int(used[2]), 'uo', int(used[3]), 'uc', int(used[4]),
-  'born', int(clock()), 'xmin', ARGV[3], 'xmax', ARGV[4], 'xip', ARGV[5])
+for n, letter in ipairs(COUNTED) do redis.call('HSET', key, USED[letter], int(used[n])) end
+redis.call('HSET', key, 'born', int(clock()), 'xmin', ARGV[3], 'xmax', ARGV[4], 'xip', ARGV[5])
 redis.call('HSETNX', key, 'hb', int(clock()))
-forget_at(key, tonumber(ARGV[10]), clock())
+forget_at(key, tonumber(ARGV[6]), clock())
 return 'OK'

@@ -16,8 +16,8 @@ def seed(
 ) -> bool:
     """Completes a cold counter with what the ledger held at a snapshot (xmin, xmax, xip). False: read it again."""
     keys = [environment_key(environment_id), counter.key]
-    amounts = (used.requests, used.input_tokens, used.output_tokens, used.cost_nano)
-    return bool(store.run("seed", keys, [epoch, *snapshot, *amounts, counter.slot.arguments[1]]) == b"OK")
+    _, forget_at_ms, _ = counter.slot.arguments
+    return bool(store.run("seed", keys, [epoch, *snapshot, forget_at_ms, *used]) == b"OK")
 
 
 def mark_cold(keys: Iterable[str]) -> None:

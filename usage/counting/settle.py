@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from tenants.revisions import environment_key
-from usage.amounts import Amounts, Movement
+from usage.amounts import Amounts, Movement, Pair
 from usage.counting.keys import open_keys, reservation_key
-from usage.counting.reserve import Stale
-from usage.counting.store import Argument, store
+from usage.counting.store import store
 from usage.counting.tracked import Counter
+from usage.metrics import COUNTED
+
+# More in one script would keep every other caller waiting for it.
+SETTLED_AT_ONCE_MAX = 25
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    environment_id: int
-    revision: int
+    """What the ledger charged for a request, and the counters that take it."""
+
     request_id: str
     counters: tuple[Counter, ...]
     movements: tuple[Movement, ...]
@@ -30,45 +38,54 @@ class CounterState:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
+    """Whether anything was charged that had not been before; and, if asked for, how the counters stand now."""
+
     charged: bool
-    states: tuple[CounterState, ...]
+    states: dict[Pair, CounterState] = field(default_factory=dict)
 
 
-def settle_many(settlements: Sequence[Settlement]) -> list[Settled | Stale]:
-    """Charge what the ledger committed and free the holds; one round trip for all, each for itself."""
-    answers = store.run_many([_settle_call(settlement) for settlement in settlements])
-    return [_read_settled(answer) for answer in answers]
+def settle_many(
+    environment_id: int, revision: int, settlements: Sequence[Settlement]
+) -> list[Settled] | None:
+    """One script for at most SETTLED_AT_ONCE_MAX. None: the revision is not in force, and nothing was done.
 
-
-def _settle_call(settlement: Settlement) -> tuple[str, list[str], list[Argument]]:
-    environment_id = settlement.environment_id
+    How the counters stand is told for a single settlement. Raises StoreUnavailable.
+    """
+    counters = {counter.key: counter for settlement in settlements for counter in settlement.counters}
+    places = {key: place for place, key in enumerate(counters, start=1)}
     keys = [
         environment_key(environment_id),
-        reservation_key(environment_id, settlement.request_id),
         *open_keys(environment_id),
-        *(counter.key for counter in settlement.counters),
+        *counters,
+        *(reservation_key(environment_id, settlement.request_id) for settlement in settlements),
     ]
-    arguments: list[Argument] = [settlement.revision, len(settlement.counters), len(settlement.movements)]
-    for counter in settlement.counters:
-        arguments += counter.slot.arguments
-    for movement in settlement.movements:
-        amounts = movement.amounts
-        arguments += (
-            movement.xid,
-            amounts.requests,
-            amounts.input_tokens,
-            amounts.output_tokens,
-            amounts.cost_nano,
-        )
-    return "settle", keys, arguments
-
-
-def _read_settled(answer: list[bytes | int]) -> Settled | Stale:
+    call = {
+        "revision": str(revision),
+        "states": len(settlements) == 1,
+        "counters": [counter.slot.arguments for counter in counters.values()],
+        "reports": [
+            {
+                "counters": [places[counter.key] for counter in settlement.counters],
+                "charges": [
+                    (str(movement.xid), tuple(movement.amounts)) for movement in settlement.movements
+                ],
+            }
+            for settlement in settlements
+        ],
+    }
+    answer = store.run("settle", keys, [_pack(call)])
     if answer[0] == b"STALE":
-        return Stale()
-    numbers = [int(number) for number in answer[2:]]
-    states = tuple(
-        CounterState(Amounts(*numbers[first : first + 4]), Amounts(*numbers[first + 4 : first + 8]))
-        for first in range(0, len(numbers), 8)
-    )
-    return Settled(answer[1] == 1, states)
+        return None
+    _, charged, numbers = answer
+    states = _states(tuple(counters.values()), numbers)
+    return [Settled(flag == 1, states) for flag in charged]
+
+
+def _states(counters: Sequence[Counter], numbers: list[Any]) -> dict[Pair, CounterState]:
+    width = len(COUNTED)
+    found = {}
+    for place, counter in enumerate(counters if numbers else ()):
+        first = 2 * width * place
+        used, held = numbers[first : first + width], numbers[first + width : first + 2 * width]
+        found[counter.slot.pair] = CounterState(Amounts(*map(int, used)), Amounts(*map(int, held)))
+    return found

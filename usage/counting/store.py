@@ -25,6 +25,8 @@ from django_redis import get_redis_connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from usage.metrics import lua_tables
+
 logger = logging.getLogger("tokvigil.counters")
 
 SCRIPTS_FOLDER = Path(__file__).parent
@@ -44,15 +46,15 @@ class Script:
     """One Lua file of this folder, after the prelude; the module of the same name calls it."""
 
     def __init__(self, name: str) -> None:
-        self.text = (SCRIPTS_FOLDER / "prelude.lua").read_text() + (
-            SCRIPTS_FOLDER / f"{name}.lua"
-        ).read_text()
+        files = ("prelude.lua", f"{name}.lua")
+        self.text = lua_tables() + "".join((SCRIPTS_FOLDER / file).read_text() for file in files)
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 SCRIPTS = {
     name: Script(name)
     for name in (
+        "look_up",
         "reserve",
         "settle",
         "release",

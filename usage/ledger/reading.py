@@ -9,18 +9,24 @@ from datetime import UTC, datetime
 from django.db import connection
 
 from usage.amounts import Amounts, Movement, Subjects
+from usage.metrics import sql_sums
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the ledger holds of a request, all its rows together. `subjects` None: they are out of reach."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What the ledger holds of a request, all its rows together."""
 
+    request_id: str
+    # SHA-256 of the report; None while all that is known is the estimate of its expired hold.
     body_digest: bytes | None
     charged_at: datetime
     recorded_at: datetime
+    # None: its rows are out of reach.
     subjects: Subjects | None
     cost_nano: int | None
     movements: tuple[Movement, ...]
+    # Whether it was there before this call.
+    duplicate: bool = True
 
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -36,21 +42,20 @@ def recorded(environment_id: int, request_ids: Sequence[str]) -> set[str]:
         return {request_id for (request_id,) in cursor.fetchall()}
 
 
-def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]:
+def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Recorded]:
     """Those of these requests that it holds. A request's rows share one charged_at, which finds their partition.
 
     The rows of one whose month was detached are out of reach; that it was recorded is known still.
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            """
+            f"""
             WITH request AS (
                 SELECT environment_id, request_id, body_digest, charged_at FROM usage_request
                 WHERE environment_id = %s AND request_id = ANY(%s)
             )
             SELECT request.request_id, request.body_digest, request.charged_at, event.xid,
-                   sum(event.requests)::bigint, sum(event.input_tokens)::bigint, sum(event.output_tokens)::bigint,
-                   sum(coalesce(event.cost_nano, 0))::bigint, max(event.recorded_at),
+                   {sql_sums("event.")}, max(event.recorded_at),
                    max(event.user_id), max(event.feature), max(event.plan), max(event.run_id),
                    (array_agg(event.cost_nano ORDER BY event.id DESC)
                         FILTER (WHERE event.status <> 'reversal'))[1]
@@ -60,10 +65,10 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]
             GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid
             -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
             ORDER BY request.request_id, max(event.id)
-            """,
+            """,  # noqa: S608 (column names from usage/metrics.py)
             [environment_id, list(request_ids)],
         )
-        known: dict[str, Entry] = {}
+        known: dict[str, Recorded] = {}
         for (
             request_id,
             body_digest,
@@ -78,7 +83,8 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Entry]
             cost_nano,
         ) in cursor:
             earlier = known[request_id].movements if request_id in known else ()
-            known[request_id] = Entry(
+            known[request_id] = Recorded(
+                request_id=request_id,
                 body_digest=None if body_digest is None else bytes(body_digest),
                 charged_at=charged_at,
                 recorded_at=recorded_at or _LONG_AGO,

@@ -11,14 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from tenants.models import Environment
 from usage import assessment
-from usage.amounts import Movement, Subjects
 from usage.counting import rules, settle
 from usage.counting.distrust import distrust
 from usage.counting.release import AlreadyCharged, NotOpen, release
@@ -27,8 +25,7 @@ from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.tracked import FOREVER_MS
-from usage.ledger.reading import Entry, entries
-from usage.ledger.writing import Recorded
+from usage.ledger.reading import Recorded, entries
 
 logger = logging.getLogger("tokvigil.charging")
 
@@ -38,16 +35,19 @@ HOLDS_MAX = 20_000
 HOLDS_BATCH_MAX = 500
 
 
-def charge(recorded: Sequence[Recorded], known: CountingRules) -> list[Settled | None]:
-    """Charges rows of one environment. None: nothing to charge any more, or the store is away and will catch up."""
+def charge(recorded: Sequence[Recorded], known: CountingRules) -> dict[str, Settled]:
+    """Charges what is recorded in one environment; by request id, those that were charged or found charged.
+
+    Left out: what was recorded too long ago to be charged again; and all, if the counters could not be told, which is
+    noted, to be made good for later. Raises nothing: what is recorded stays recorded.
+    """
     fresh = [row for row in recorded if is_fresh(row)]
     try:
-        charged = iter(_settle([_charge_of(row) for row in fresh], known))
-    except StoreUnavailable as error:
+        return _settle(fresh, known)
+    except (StoreUnavailable, DatabaseError, InterfaceError) as error:
         logger.warning("environment %s not charged, to be recounted: %s", known.environment_id, error)
         note_missed(known.environment_id)
-        return [None] * len(recorded)
-    return [next(charged) if is_fresh(row) else None for row in recorded]
+        return {}
 
 
 def is_fresh(row: Recorded) -> bool:
@@ -59,45 +59,29 @@ def _is_young(recorded_at: datetime) -> bool:
     return datetime.now(UTC) - recorded_at < REPEATED_CHARGE_MAX_AGE
 
 
-@dataclass(frozen=True, slots=True)
-class _Charge:
-    """What the ledger says of one request, and where it belongs."""
-
-    request_id: str
-    subjects: Subjects
-    charged_at: datetime
-    movements: tuple[Movement, ...]
-
-
-def _charge_of(row: Recorded) -> _Charge:
-    report = row.report
-    return _Charge(report.request_id, report.subjects, report.charged_at, row.movements)
-
-
-def _settle(rows: Sequence[_Charge], known: CountingRules) -> list[Settled]:
-    if not rows:
-        return []
-    settled: dict[int, Settled] = {}
+def _settle(rows: Sequence[Recorded], known: CountingRules) -> dict[str, Settled]:
+    settled: dict[str, Settled] = {}
+    waiting = list(rows)
     for _ in range(rules.RELOADS_MAX):
-        waiting = [place for place in range(len(rows)) if place not in settled]
-        answers = settle.settle_many([_settlement(rows[place], known) for place in waiting])
-        settled |= {
-            place: answer
-            for place, answer in zip(waiting, answers, strict=True)
-            if isinstance(answer, Settled)
-        }
-        if len(settled) == len(rows):
-            return [settled[place] for place in range(len(rows))]
+        while waiting:
+            now, later = waiting[: settle.SETTLED_AT_ONCE_MAX], waiting[settle.SETTLED_AT_ONCE_MAX :]
+            settlements = [_settlement(row, known) for row in now]
+            answers = settle.settle_many(known.environment_id, known.revision, settlements)
+            if answers is None:
+                break
+            settled |= zip((row.request_id for row in now), answers, strict=True)
+            waiting = later
+        else:
+            return settled
         known = rules.renew(known.environment_id)
     raise StoreUnavailable("the environment changes faster than it can be read")
 
 
-def _settlement(row: _Charge, known: CountingRules) -> Settlement:
+def _settlement(row: Recorded, known: CountingRules) -> Settlement:
+    charged_to = known.tracked.at(int(row.charged_at.timestamp() * 1000))
     return Settlement(
-        environment_id=known.environment_id,
-        revision=known.revision,
         request_id=row.request_id,
-        counters=known.tracked.at(int(row.charged_at.timestamp() * 1000)).counters(row.subjects),
+        counters=() if row.subjects is None else charged_to.counters(row.subjects),
         movements=row.movements,
     )
 
@@ -117,16 +101,16 @@ def settle_reported(environment_id: int, until_ms: int = FOREVER_MS) -> int:
     return ended
 
 
-def _end(environment_id: int, found: dict[str, Entry]) -> None:
-    charges = []
-    for request_id, entry in found.items():
-        if entry.subjects is not None and _is_young(entry.recorded_at):
-            charges.append(_Charge(request_id, entry.subjects, entry.charged_at, entry.movements))
+def _end(environment_id: int, found: dict[str, Recorded]) -> None:
+    young = []
+    for request_id, recorded in found.items():
+        if recorded.subjects is not None and _is_young(recorded.recorded_at):
+            young.append(recorded)
         else:
             # Charged long ago, and its id used again since.
             with suppress(NotOpen, AlreadyCharged):
                 release(environment_id, request_id)
-    _settle(charges, rules.current(environment_id))
+    _settle(young, rules.current(environment_id))
 
 
 def note_missed(environment_id: int) -> None:
@@ -134,7 +118,7 @@ def note_missed(environment_id: int) -> None:
     store.behind = True
     try:
         Environment.objects.filter(pk=environment_id, recount_needed=False).update(recount_needed=True)
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         logger.error("environment %s needs a recount, which could not be noted: %s", environment_id, error)
 
 

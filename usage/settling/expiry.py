@@ -19,7 +19,9 @@ from usage.counting.reservations import Reservation, due_charges
 from usage.counting.store import store
 from usage.counting.sweep import sweep
 from usage.ledger.models import Status
-from usage.ledger.writing import Recorded, Report, record
+from usage.ledger.reading import Recorded
+from usage.ledger.rows import NewEvent
+from usage.ledger.writing import record
 from usage.prices.cost import TokenUse
 from usage.settling import charging
 
@@ -55,14 +57,14 @@ def _charge(environment_id: int) -> int:
         if not charging.is_fresh(outcome):
             # Reported and charged long ago, and its id used again since.
             with suppress(NotOpen, AlreadyCharged):
-                release(environment_id, outcome.report.request_id)
+                release(environment_id, outcome.request_id)
     return len(due)
 
 
-def _estimate(environment_id: int, hold: Reservation) -> Report:
+def _estimate(environment_id: int, hold: Reservation) -> NewEvent:
     held = assessment.unpack(hold.assessment)
     override = held.override
-    return Report(
+    return NewEvent(
         environment_id=environment_id,
         request_id=held.request_id,
         body_digest=None,

@@ -1,165 +1,120 @@
 """From a usage report as sent to the ledger and the counters, and back to an answer.
 
-Look up the holds -> complete, place in time and price the reports -> ledger (committed) -> counters.
+Admit the caller and look up the holds -> place in time and price the reports -> ledger (committed) -> counters.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 
-from tenants.api.http import Metadata, Name, RequestId, TokenCount
-from tenants.api.problems import Problem, idempotency_conflict, invalid_field
+from tenants.api.callers import Caller
+from tenants.api.problems import Problem, idempotency_conflict, invalid_field, rate_limited
 from usage import assessment, limit_state
-from usage.amounts import Subjects
+from usage.amounts import Pair, Subjects
 from usage.assessment import Assessment
-from usage.counting.reservations import Reservation, open_reservations
+from usage.counting import rules
+from usage.counting.look_up import look_up
+from usage.counting.reservations import Reservation
+from usage.counting.reserve import RateLimited, Stale
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled
 from usage.counting.store import StoreUnavailable
 from usage.ledger.models import Status
-from usage.ledger.writing import Conflicting, Recorded, Report, digest_of, record
+from usage.ledger.reading import Recorded
+from usage.ledger.rows import NewEvent
+from usage.ledger.writing import digest_of, record
 from usage.limit_state import LimitState
+from usage.metrics import Metric
 from usage.money import format_usd, parse_usd
-from usage.prices.book import Match
 from usage.prices.cost import TokenUse, cost_nano
 from usage.settling import charging
+from usage.settling.usage_report import UsageReceipt, UsageReport
+
+logger = logging.getLogger("tokvigil.reports")
 
 # A report may come late (a spool that was offline) or from a clock that runs ahead.
 OCCURRED_AGE_MAX = timedelta(days=35)
 OCCURRED_AHEAD_MAX = timedelta(minutes=5)
-LATENCY_MS_MAX = 24 * 3600 * 1000
 
 
-class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`POST /v1/usage`. Token counts are totals; cached, cache-write and reasoning tokens are parts of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Whose reports may be written, by rules that are in force, and the holds that the reports settle."""
 
-    request_id: Annotated[
-        RequestId,
-        Meta(description="That of the evaluate, whose hold this settles, or a new one. Recorded once only."),
-    ]
-    user_id: Annotated[Name, Meta(description="Your end user, by your own id: limits per user count for it.")]
-    model: Annotated[Name, Meta(description="The model as the provider calls it, such as gpt-4o-mini.")]
-    input_tokens: Annotated[TokenCount, Meta(description="All tokens of the prompt, cached ones too.")]
-    output_tokens: Annotated[TokenCount, Meta(description="All tokens of the answer, reasoning too.")]
-    cached_input_tokens: Annotated[
-        TokenCount, Meta(description="Part of `input_tokens` read from the provider's cache. Left out: 0.")
-    ] = 0
-    cache_write_tokens: Annotated[
-        TokenCount, Meta(description="Part of `input_tokens` written to the provider's cache. Left out: 0.")
-    ] = 0
-    reasoning_tokens: Annotated[
-        TokenCount, Meta(description="Part of `output_tokens` spent on reasoning. Left out: 0.")
-    ] = 0
-    plan: Annotated[
-        Name | None, Meta(description="The end user's plan. While a hold is open, what was evaluated counts.")
-    ] = None
-    feature: Annotated[
-        Name | None,
-        Meta(
-            description="The part of your product that called. While a hold is open, what was evaluated counts."
-        ),
-    ] = None
-    run_id: Annotated[
-        Name | None,
-        Meta(description="The agent run or job. While a hold is open, what was evaluated counts."),
-    ] = None
-    provider: Annotated[
-        Name | None,
-        Meta(
-            description="Whose price to take, where several offer the model. Left out: found by the model's name."
-        ),
-    ] = None
-    status: Annotated[
-        Literal["succeeded", "failed", "cancelled", "partial"],
-        Meta(
-            description="failed and cancelled with 0 tokens release the hold and take nothing of the limits."
-        ),
-    ] = "succeeded"
-    batch: Annotated[
-        bool, Meta(description="True for a call of the provider's batch API, which has prices of its own.")
-    ] = False
-    latency_ms: Annotated[
-        Annotated[int, Meta(ge=0, le=LATENCY_MS_MAX)] | None,
-        Meta(description="How long the provider took, in milliseconds."),
-    ] = None
-    reported_cost_usd: Annotated[
-        Annotated[str, Meta(max_length=40)] | None,
-        Meta(description="What the provider says it cost, as a decimal string in USD; kept for comparison."),
-    ] = None
-    occurred_at: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None,
-        Meta(
-            description="When the call was made (RFC 3339 with a zone), in the last 35 days. Left out: now."
-        ),
-    ] = None
-    metadata: Annotated[
-        Metadata | None, Meta(description="What else you know about the call: at most 16 flat pairs.")
-    ] = None
+    known: CountingRules
+    api_key_id: int
+    reservations: Sequence[Reservation | None]
 
 
-class UsageReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What was recorded. `limit_state`: the limits the call was held against, after the charge."""
+def admit(caller: Caller, known: CountingRules, request_ids: Sequence[str]) -> Admitted:
+    """Verifies what the process knows of the environment, and with it the key; one round trip to the counter store.
 
-    request_id: Annotated[str, Meta(description="As sent.")]
-    duplicate: Annotated[
-        bool, Meta(description="True if the same report was recorded before; nothing was charged again.")
-    ]
-    cost_usd: Annotated[
-        str | None, Meta(description="Decimal string in USD; null if the model has no price.")
-    ]
-    priced: Annotated[bool, Meta(description="Whether a price was found.")]
-    limit_state: Annotated[
-        tuple[LimitState, ...],
-        Meta(
-            description="The limits the call was held against, after the charge; empty without an open hold."
-        ),
-    ]
+    Without the store PostgreSQL says what is in force, and reports are placed by their own time: the recount that
+    follows makes the counters agree. Raises Problem 401, 403, 429; OperationalError.
+    """
+    try:
+        for _ in range(rules.RELOADS_MAX):
+            credential = caller.credential(known)
+            found = look_up(
+                known.environment_id,
+                known.revision,
+                request_ids,
+                api_key_id=credential.id,
+                requests_per_minute=credential.requests_per_minute,
+            )
+            match found:
+                case Stale():
+                    known = rules.renew(known.environment_id)
+                case RateLimited(wait_ms):
+                    raise rate_limited(-(-wait_ms // 1000))
+                case _:
+                    return Admitted(known=known, api_key_id=credential.id, reservations=found)
+    except StoreUnavailable as error:
+        logger.info("reports are written without their holds: %s", error)
+    known = rules.latest(known)
+    charging.note_missed(known.environment_id)
+    return Admitted(
+        known=known, api_key_id=caller.credential(known).id, reservations=[None] * len(request_ids)
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    report: Report
-    assessment: Assessment | None
-
-
-def record_usage(
-    reports: Sequence[UsageReport], known: CountingRules, api_key_id: int
-) -> list[UsageReceipt | Problem]:
+def record_usage(reports: Sequence[UsageReport], admitted: Admitted) -> list[UsageReceipt | Problem]:
     """Records reports of one environment, one outcome each, in order. Request ids must differ from each other.
 
     Raises DatabaseError if the ledger cannot be reached; then nothing was recorded.
     """
-    holds = _holds(known.environment_id, reports)
-    outcomes: list[UsageReceipt | Problem | _Placed] = []
-    for report, hold in zip(reports, holds, strict=True):
+    outcomes: dict[str, UsageReceipt | Problem] = {}
+    events: list[NewEvent] = []
+    allowed: dict[str, Assessment] = {}
+    for report, reservation in zip(reports, admitted.reservations, strict=True):
+        if reservation is not None:
+            allowed[report.request_id] = assessment.unpack(reservation.assessment)
         try:
-            outcomes.append(_place(report, hold, known, api_key_id))
+            events.append(_event(report, reservation, allowed.get(report.request_id), admitted))
         except Problem as problem:
-            outcomes.append(problem)
-    placed = [outcome for outcome in outcomes if isinstance(outcome, _Placed)]
-    receipts = iter(_write(placed, known))
-    return [next(receipts) if isinstance(outcome, _Placed) else outcome for outcome in outcomes]
+            outcomes[report.request_id] = problem
+    written = record(events) if events else []
+    settled = charging.charge([row for row in written if isinstance(row, Recorded)], admitted.known)
+    for row in written:
+        request_id = row.request_id
+        outcomes[request_id] = (
+            _receipt(row, allowed.get(request_id), settled.get(request_id))
+            if isinstance(row, Recorded)
+            else idempotency_conflict(request_id)
+        )
+    return [outcomes[report.request_id] for report in reports]
 
 
-def _holds(environment_id: int, reports: Sequence[UsageReport]) -> list[Reservation | None]:
-    try:
-        return open_reservations(environment_id, [report.request_id for report in reports])
-    except StoreUnavailable:
-        # Without the holds a report is placed by its own time; the recount that follows makes the counters agree.
-        charging.note_missed(environment_id)
-        return [None] * len(reports)
-
-
-def _place(body: UsageReport, hold: Reservation | None, known: CountingRules, api_key_id: int) -> _Placed:
+def _event(
+    body: UsageReport, reservation: Reservation | None, allowed: Assessment | None, admitted: Admitted
+) -> NewEvent:
     now = datetime.now(UTC)
-    allowed = None if hold is None else assessment.unpack(hold.assessment)
     if allowed is not None:
         _require_same_user(body, allowed)
     if (
@@ -171,13 +126,13 @@ def _place(body: UsageReport, hold: Reservation | None, known: CountingRules, ap
         )
     tokens = _tokens(body)
     at = now if body.occurred_at is None else min(body.occurred_at, now)
-    match = known.prices.find(body.model, at, body.provider)
+    match = admitted.known.prices.find(body.model, at, body.provider)
     override = None if allowed is None else allowed.override
-    report = Report(
-        environment_id=known.environment_id,
+    return NewEvent(
+        environment_id=admitted.known.environment_id,
         request_id=body.request_id,
         body_digest=digest_of(_in_utc(body)),
-        charged_at=at if hold is None else datetime.fromtimestamp(hold.at_ms / 1000, UTC),
+        charged_at=at if reservation is None else datetime.fromtimestamp(reservation.at_ms / 1000, UTC),
         occurred_at=body.occurred_at,
         subjects=_subjects(body, allowed),
         model=body.model,
@@ -185,15 +140,14 @@ def _place(body: UsageReport, hold: Reservation | None, known: CountingRules, ap
         status=Status(body.status),
         tokens=tokens,
         cost_nano=None if match is None else cost_nano(match.price, tokens, batch=body.batch),
-        price_id=_price_id(match),
+        price_id=None if match is None else match.price.price_id,
         reported_cost_nano=_reported_cost(body.reported_cost_usd),
         latency_ms=body.latency_ms,
         policy_id=None if override is None else UUID(override.id),
         policy_version=None if override is None else override.version,
-        api_key_id=api_key_id,
+        api_key_id=admitted.api_key_id,
         metadata=body.metadata,
     )
-    return _Placed(report, allowed)
 
 
 def _tokens(body: UsageReport) -> TokenUse:
@@ -234,10 +188,6 @@ def _subjects(body: UsageReport, allowed: Assessment | None) -> Subjects:
     )
 
 
-def _price_id(match: Match | None) -> int | None:
-    return None if match is None else match.price.price_id
-
-
 def _reported_cost(text: str | None) -> int | None:
     if text is None:
         return None
@@ -247,47 +197,21 @@ def _reported_cost(text: str | None) -> int | None:
         raise invalid_field("reported_cost_usd", str(error)) from error
 
 
-def _write(placed: Sequence[_Placed], known: CountingRules) -> list[UsageReceipt | Problem]:
-    if not placed:
-        return []
-    outcomes = record([item.report for item in placed])
-    recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
-    settled = iter(charging.charge(recorded, known))
-    return [
-        idempotency_conflict(outcome.report.request_id)
-        if isinstance(outcome, Conflicting)
-        else _receipt(outcome, item.assessment, next(settled), known)
-        for item, outcome in zip(placed, outcomes, strict=True)
-    ]
-
-
-def _receipt(
-    outcome: Recorded, allowed: Assessment | None, settled: Settled | None, known: CountingRules
-) -> UsageReceipt:
-    report = outcome.report
+def _receipt(row: Recorded, allowed: Assessment | None, settled: Settled | None) -> UsageReceipt:
     return UsageReceipt(
-        request_id=report.request_id,
-        duplicate=outcome.duplicate,
-        cost_usd=None if report.cost_nano is None else format_usd(report.cost_nano),
-        priced=report.cost_nano is not None,
-        limit_state=()
-        if allowed is None or settled is None
-        else _limit_states(report, allowed, settled, known),
+        request_id=row.request_id,
+        duplicate=row.duplicate,
+        cost_usd=None if row.cost_nano is None else format_usd(row.cost_nano),
+        priced=row.cost_nano is not None,
+        limit_state=() if allowed is None or settled is None else _limit_states(allowed, settled),
     )
 
 
-def _limit_states(
-    report: Report, allowed: Assessment, settled: Settled, known: CountingRules
-) -> tuple[LimitState, ...]:
-    charged = known.tracked.at(int(report.charged_at.timestamp() * 1000)).counters(report.subjects)
-    states = {
-        (counter.slot.pair.per, counter.slot.pair.window): state
-        for counter, state in zip(charged, settled.states, strict=False)
-    }
+def _limit_states(allowed: Assessment, settled: Settled) -> tuple[LimitState, ...]:
     found = []
     for limit in allowed.limits:
-        state = states.get((limit.per, limit.window))
-        if state is not None and limit.metric != "concurrency":
+        state = settled.states.get(Pair(limit.per, limit.window))
+        if state is not None and limit.metric is not Metric.CONCURRENCY:
             used, held = state.used.of(limit.metric), state.held.of(limit.metric)
             found.append(limit_state.state(allowed, limit, used, held, exceeded=used + held > limit.amount))
     return tuple(found)

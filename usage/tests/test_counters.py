@@ -12,7 +12,7 @@ from django.db import transaction
 from tenants import revisions
 from tenants.models import Environment
 from usage import assessment
-from usage.amounts import Amounts, Metric, Movement, Pair, Per, Subjects
+from usage.amounts import Amounts, Movement, Pair, Per, Subjects
 from usage.assessment import Assessment, Reading
 from usage.counting import remember_user, rules, settle
 from usage.counting.distrust import distrust
@@ -20,11 +20,10 @@ from usage.counting.extend import extend
 from usage.counting.inspection import environment_fields
 from usage.counting.keys import reservation_key
 from usage.counting.release import AlreadyCharged, NotOpen, release
-from usage.counting.reservations import open_count
+from usage.counting.reservations import open_count, open_reservations
 from usage.counting.reserve import (
     AlreadySettled,
     Answer,
-    Check,
     ClockDiffers,
     Cold,
     Conflict,
@@ -33,14 +32,16 @@ from usage.counting.reserve import (
     Request,
     Stale,
     UserUnknown,
+    check,
 )
 from usage.counting.reserve import reserve as reserve_by_script
 from usage.counting.seed import mark_cold, seed
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import store
+from usage.metrics import Metric
 from usage.models import TrackedPair, UsageEvent
 from usage.settling import expiry, recount, reports
-from usage.settling.reports import UsageReport
+from usage.settling.usage_report import UsageReport
 from usage.windows import Window
 
 ANN = Subjects(user_id="ann", feature="chat")
@@ -124,12 +125,12 @@ def evaluate(
                 counters=counted,
                 concurrency_keys=tuple(key for key in keys if key is not None),
                 checks=tuple(
-                    Check(
+                    check(
                         metric,
                         concurrency.index(each) if isinstance(each, Per) else places[each],
                         limit,
                         enforce=True,
-                    ).arguments
+                    )
                     for metric, each, limit in limits
                 ),
                 right_from_ms=present.since_ms,
@@ -172,8 +173,12 @@ def report(environment: Environment, request_id: str, **fields: Any) -> Any:
         "input_tokens": 10,
         "output_tokens": 5,
     }
-    known = rules.current(environment.pk)
-    return reports.record_usage([UsageReport(**(body | fields))], known, 0)[0]
+    admitted = reports.Admitted(
+        known=rules.current(environment.pk),
+        api_key_id=0,
+        reservations=open_reservations(environment.pk, [request_id]),
+    )
+    return reports.record_usage([UsageReport(**(body | fields))], admitted)[0]
 
 
 def standing(
@@ -421,7 +426,7 @@ class TestChargedOnExpiry:
         """The report is in the ledger and on its way to the counters when the hold expires."""
         reserve(counted, "r-1", charge=True)
         with monkeypatch.context() as patched:
-            patched.setattr("usage.settling.charging.charge", lambda recorded, known: [None] * len(recorded))
+            patched.setattr("usage.settling.charging.charge", lambda recorded, known: {})
             report(counted, "r-1")
         pass_time(milliseconds=HOLD_MS + 1)
 
@@ -452,19 +457,10 @@ class TestCharges:
     def settle(self, environment: Environment, request_id: str, *movements: Movement) -> Settled:
         known = rules.renew(environment.pk)
         found = known.tracked.at(store.now_ms()).counters(ANN)
-        (answer,) = settle.settle_many(
-            [
-                Settlement(
-                    environment_id=environment.pk,
-                    revision=known.revision,
-                    request_id=request_id,
-                    counters=found,
-                    movements=movements,
-                )
-            ]
-        )
-        assert isinstance(answer, Settled)
-        return answer
+        settlement = Settlement(request_id=request_id, counters=found, movements=movements)
+        answers = settle.settle_many(environment.pk, known.revision, [settlement])
+        assert answers is not None
+        return answers[0]
 
     def test_each_movement_is_charged_once_in_whatever_order_of_transaction_numbers(
         self, counted: Environment

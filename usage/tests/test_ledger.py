@@ -19,16 +19,18 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Subjects
 from usage.ledger import partitions
 from usage.ledger.models import Status
-from usage.ledger.writing import Conflicting, Outcome, Recorded, Report, digest_of, record
+from usage.ledger.reading import Recorded
+from usage.ledger.rows import NewEvent
+from usage.ledger.writing import Conflicting, Outcome, digest_of, record
 from usage.models import UsageEvent
 from usage.prices.cost import TokenUse
-from usage.settling.reports import UsageReport
+from usage.settling.usage_report import UsageReport
 
 T = TypeVar("T")
 
 
-def report(environment: Environment, request_id: str, **fields: Any) -> Report:
-    made = Report(
+def report(environment: Environment, request_id: str, **fields: Any) -> NewEvent:
+    made = NewEvent(
         environment_id=environment.pk,
         request_id=request_id,
         body_digest=sha256(b"body").digest(),
@@ -44,7 +46,7 @@ def report(environment: Environment, request_id: str, **fields: Any) -> Report:
     return replace(made, **fields)
 
 
-def estimate(environment: Environment, request_id: str, **fields: Any) -> Report:
+def estimate(environment: Environment, request_id: str, **fields: Any) -> NewEvent:
     tokens = TokenUse(input_tokens=10, output_tokens=100)
     unsettled: dict[str, Any] = {"body_digest": None, "status": Status.UNSETTLED, "tokens": tokens}
     return report(environment, request_id, **(unsettled | {"cost_nano": 1000} | fields))
@@ -60,7 +62,7 @@ def recorded(outcome: Outcome) -> Recorded:
     return outcome
 
 
-def one(made: Report) -> Outcome:
+def one(made: NewEvent) -> Outcome:
     return record([made])[0]
 
 
@@ -118,7 +120,7 @@ class TestOnce:
         assert again.duplicate
         assert len(rows(environment)) == 1
         assert (again.movements, again.recorded_at) == (first.movements, first.recorded_at)
-        assert (again.report.cost_nano, again.report.charged_at) == (300, first.report.charged_at)
+        assert (again.cost_nano, again.charged_at) == (300, first.charged_at)
 
     def test_another_body_is_a_conflict_and_changes_nothing(self, environment: Environment) -> None:
         one(report(environment, "r-1"))
@@ -164,7 +166,7 @@ class TestOnce:
         assert [
             outcome.duplicate if isinstance(outcome, Recorded) else "conflict" for outcome in outcomes
         ] == [False, "conflict", False, True]
-        assert [outcome.report.request_id for outcome in outcomes] == ["e", "d", "c", "b"]
+        assert [outcome.request_id for outcome in outcomes] == ["e", "d", "c", "b"]
         assert sorted(row.request_id for row in rows(environment)) == ["b", "c", "d", "e"]
 
     def test_a_batch_that_fails_leaves_nothing_behind(self, environment: Environment) -> None:
@@ -220,7 +222,7 @@ class TestWhatCounts:
         (row,) = rows(environment)
 
         assert (row.cost_nano, row.reported_cost_nano, row.price_id) == (None, 77, None)
-        assert (first.report.cost_nano, again.report.cost_nano) == (None, None)
+        assert (first.cost_nano, again.cost_nano) == (None, None)
         assert first.movements[0].amounts.cost_nano == 0
 
     def test_a_free_model_costs_0_rather_than_nothing_known(self, environment: Environment) -> None:
@@ -293,7 +295,7 @@ class TestEstimates:
         }
         assert {(row.charged_at, row.feature, row.plan) for row in found} == {(at, "search", "free")}
         assert not outcome.duplicate
-        assert (outcome.report.charged_at, outcome.report.subjects) == (at, subjects)
+        assert (outcome.charged_at, outcome.subjects) == (at, subjects)
         assert [movement.amounts for movement in outcome.movements] == [
             Amounts(1, 10, 100, 1000),
             Amounts(0, 0, -80, -700),
@@ -355,7 +357,7 @@ class TestEstimates:
             Amounts(1, 10, 100, 1000),
             Amounts(0, 0, -80, -700),
         ]
-        assert again.report.cost_nano == 300
+        assert again.cost_nano == 300
 
 
 class TestAppendOnly:

@@ -13,7 +13,8 @@ from django.db import connection
 
 from tenants.models import Environment
 from usage.ledger import partitions
-from usage.ledger.writing import Conflicting, Recorded, record
+from usage.ledger.reading import Recorded
+from usage.ledger.writing import Conflicting, record
 from usage.models import UsageEvent
 from usage.tests.test_ledger import in_threads, one, report
 

@@ -13,11 +13,12 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
 from tenants.models import Environment
-from usage.amounts import Amounts, Metric, Pair, Per, Subjects
+from usage.amounts import Amounts, Pair, Per, Subjects
 from usage.assessment import Reading
 from usage.counting import inspection, rules
 from usage.counting.distrust import distrust
 from usage.counting.store import store
+from usage.metrics import Metric
 from usage.settling import recount
 from usage.tests.test_counters import (
     ANN,

@@ -29,7 +29,7 @@ from tokvigil_site.testing import (
 from tokvigil_site.tests.callers import caller_with
 from tokvigil_site.tests.python_sdk import DAILY_3, MODEL, Call
 from usage import limit_state
-from usage.settling import recount, reports
+from usage.settling import recount, usage_report
 
 
 def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
@@ -37,13 +37,13 @@ def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
         (evaluate_answer.EvaluateAnswer, tokvigil.Decision),
         (evaluate_answer.PolicyAnswer, tokvigil.PolicyRef),
         (limit_state.LimitState, tokvigil.LimitState),
-        (reports.UsageReceipt, tokvigil.UsageReceipt),
+        (usage_report.UsageReceipt, tokvigil.UsageReceipt),
     ):
         assert set(answer.__struct_fields__) == {field.name for field in fields(value)}
     # Batches of the provider's own are not among what the SDK calls.
     reported = {field.name for field in fields(tokvigil.UsageEvent)} - {"usage"}
     reported |= {field.name for field in fields(Usage)} - {"source"}
-    assert reported == set(reports.UsageReport.__struct_fields__) - {"batch"}
+    assert reported == set(usage_report.UsageReport.__struct_fields__) - {"batch"}
 
 
 def test_an_allowed_call_is_told_what_is_held_for_it(client: TokVigil, environment: Environment) -> None:

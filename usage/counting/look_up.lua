@@ -1,0 +1,26 @@
+-- What must be known before reports are written: is the caller's revision in force, may its key call, which of the
+-- requests are held.
+--
+-- KEYS  1 tv:{7}:env   2 tv:{7}:rate:12   3.. tv:{7}:r:90ab..   the reservations of the reports
+-- ARGV  1 0    clock offset, ms (tests only)
+--       2 41   revision that the caller knows
+--       3 60   calls a minute the API key may make (0: any number)
+-- Answers STALE | LIMITED wait_ms
+--         | OK assessment1 at1 assessment2 at2 ..   nil for a request that has no open hold
+local known = redis.call('HMGET', KEYS[1], 'synced', 'rev')
+if known[1] ~= ARGV[2] or known[2] ~= ARGV[2] then return { 'STALE' } end
+local per_minute = tonumber(ARGV[3])
+if per_minute > 0 then
+  local now = clock()
+  local due, wait = rate(KEYS[2], per_minute, now)
+  if not due then return { 'LIMITED', wait } end
+  take_rate(KEYS[2], due, now)
+end
+local answer = { 'OK' }
+for n = 3, #KEYS do
+  local f = redis.call('HMGET', KEYS[n], 'st', 'as', 'at')
+  local open = f[1] == 'open'
+  answer[#answer + 1] = open and f[2]
+  answer[#answer + 1] = open and f[3]
+end
+return answer

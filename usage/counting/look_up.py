@@ -1,0 +1,39 @@
+"""What must be known before reports are written: one script, one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tenants.revisions import environment_key
+from usage.counting.keys import rate_key, reservation_key
+from usage.counting.reservations import Reservation
+from usage.counting.reserve import RateLimited, Stale
+from usage.counting.store import store
+
+
+def look_up(
+    environment_id: int,
+    revision: int,
+    request_ids: Sequence[str],
+    *,
+    api_key_id: int,
+    requests_per_minute: int | None,
+) -> list[Reservation | None] | Stale | RateLimited:
+    """The open reservations of these requests, None for one without; counts one call of the API key.
+
+    Raises StoreUnavailable.
+    """
+    keys = [
+        environment_key(environment_id),
+        rate_key(environment_id, api_key_id),
+        *(reservation_key(environment_id, request_id) for request_id in request_ids),
+    ]
+    kind, *answer = store.run("look_up", keys, [revision, requests_per_minute or 0])
+    if kind == b"STALE":
+        return Stale()
+    if kind == b"LIMITED":
+        return RateLimited(int(answer[0]))
+    return [
+        None if packed is None else Reservation(packed, int(at))
+        for packed, at in zip(answer[::2], answer[1::2], strict=True)
+    ]

@@ -1,0 +1,87 @@
+"""Connections of the ledger's own: autocommit, statements prepared at their first use, none checked before it is used.
+
+Django's connection is bound to a request and prepares nothing; both cost more than the statement that writes a report.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from django.db import connections
+from psycopg.types.numeric import Int8BinaryDumper
+
+Row = tuple[Any, ...]
+
+
+class LedgerConnections:
+    """Idle connections, the one used last on top. There are never more than threads that write at once."""
+
+    def __init__(self, alias: str = "default") -> None:
+        self._alias = alias
+        self._idle: deque[psycopg.Connection[Row]] = deque()
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        """One statement, which is one transaction; its rows. Raises Django's database errors.
+
+        If the connection was lost, the statement may have taken effect; it is said once more over a new one, so only
+        statements that change nothing the second time may be given.
+        """
+        with connections[self._alias].wrap_database_errors:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._use(self._connect(), statement, parameters)
+            try:
+                return self._use(connection, statement, parameters)
+            except psycopg.OperationalError:
+                if not connection.closed:
+                    raise
+                # Those kept beside it are as old.
+                self.close_idle()
+                return self._use(self._connect(), statement, parameters)
+
+    def close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def forget(self) -> None:
+        """In a forked child, whose parent uses them."""
+        self._idle = deque()
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        parameters = connections[self._alias].get_connection_params()
+        # Django's adapters are for its models. Integers go as bigint whatever their size: a statement is prepared anew
+        # for each combination of types.
+        parameters |= {
+            "autocommit": True,
+            "prepare_threshold": 0,
+            "cursor_factory": psycopg.Cursor,
+            "context": None,
+        }
+        connection = psycopg.connect(**parameters)
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
+        return connection
+
+    def _use(
+        self, connection: psycopg.Connection[Row], statement: str, parameters: Sequence[Any]
+    ) -> list[Row]:
+        try:
+            with connection.cursor(binary=True) as cursor:
+                # The statements are written in this room; no input is part of one.
+                rows = cursor.execute(statement, parameters).fetchall()
+        except BaseException:
+            if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+                connection.close()
+            if not connection.closed:
+                self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return rows
+
+
+ledger_connections = LedgerConnections()
+os.register_at_fork(after_in_child=ledger_connections.forget)

@@ -1,0 +1,106 @@
+"""What a limit can count. The one table that Python, SQL and Lua are written from.
+
+Nothing else lists the metrics or counts on their position: counters keep a field for each letter, the ledger a column
+for each name in `columns`, `Amounts` a field of that name, and a reason code ends in `code`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Metric(StrEnum):
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    COST_USD = "cost_usd"
+    CONCURRENCY = "concurrency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRow:
+    metric: Metric
+    # In the counter store.
+    letter: str
+    # Columns of the ledger, and fields of `Amounts`, whose sum it is.
+    columns: tuple[str, ...]
+    # For people: "Daily <noun> of 50<unit>".
+    noun: str
+    unit: str = ""
+    # Of reason codes: DAILY_<code>_EXCEEDED. None: it counts calls in flight, which have no window.
+    code: str | None
+
+
+# In the order in which they speak when several limits of one window are exceeded.
+METRICS: dict[Metric, MetricRow] = {
+    row.metric: row
+    for row in (
+        MetricRow(
+            metric=Metric.REQUESTS,
+            letter="r",
+            columns=("requests",),
+            noun="request limit",
+            code="REQUEST_LIMIT",
+        ),
+        MetricRow(
+            metric=Metric.TOKENS,
+            letter="t",
+            columns=("input_tokens", "output_tokens"),
+            noun="token limit",
+            code="TOKEN_LIMIT",
+        ),
+        MetricRow(
+            metric=Metric.INPUT_TOKENS,
+            letter="i",
+            columns=("input_tokens",),
+            noun="input token limit",
+            code="TOKEN_LIMIT",
+        ),
+        MetricRow(
+            metric=Metric.OUTPUT_TOKENS,
+            letter="o",
+            columns=("output_tokens",),
+            noun="output token limit",
+            code="TOKEN_LIMIT",
+        ),
+        MetricRow(
+            metric=Metric.COST_USD,
+            letter="c",
+            columns=("cost_nano",),
+            noun="budget",
+            unit=" USD",
+            code="BUDGET",
+        ),
+        MetricRow(
+            metric=Metric.CONCURRENCY,
+            letter="k",
+            columns=("requests",),
+            noun="concurrency limit",
+            code=None,
+        ),
+    )
+}
+ORDER = {metric: place for place, metric in enumerate(METRICS)}
+WINDOWED = tuple(row for row in METRICS.values() if row.code is not None)
+# The metrics that counters and the ledger keep an amount of; the other windowed ones are sums of these.
+COUNTED = tuple(row for row in WINDOWED if len(row.columns) == 1)
+COLUMNS = tuple(row.columns[0] for row in COUNTED)
+LETTERS = tuple(row.letter for row in COUNTED)
+
+
+def sql_sums(prefix: str = "") -> str:
+    """The sums of all counted columns, in their order, each 0 where there is no row. `prefix`: `event.`"""
+    return ", ".join(f"coalesce(sum({prefix}{column}), 0)::bigint" for column in COLUMNS)
+
+
+def lua_tables() -> str:
+    """`COUNTED`: the letters. `PARTS`: of each metric's letter the letters of the amounts whose sum it is."""
+    letter_of = {row.columns[0]: row.letter for row in COUNTED}
+    parts = (f"{row.letter} = {_lua_list([letter_of[column] for column in row.columns])}" for row in WINDOWED)
+    return f"local COUNTED = {_lua_list(LETTERS)}\nlocal PARTS = {{ {', '.join(parts)} }}\n"
+
+
+def _lua_list(texts: list[str] | tuple[str, ...]) -> str:
+    return f"{{ {', '.join(repr(text) for text in texts)} }}"

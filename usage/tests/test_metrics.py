@@ -1,0 +1,56 @@
+"""One table of metrics; all else is written from it."""
+
+from dataclasses import fields
+
+import pytest
+
+from usage.amounts import Amounts
+from usage.ledger.models import UsageEvent
+from usage.ledger.rows import COLUMNS
+from usage.metrics import COLUMNS as COUNTED_COLUMNS
+from usage.metrics import COUNTED, LETTERS, METRICS, Metric, lua_tables, sql_sums
+
+
+def test_every_metric_has_its_row() -> None:
+    assert set(METRICS) == set(Metric)
+
+
+def test_letters_differ() -> None:
+    assert len({row.letter for row in METRICS.values()}) == len(METRICS)
+    assert all(len(letter) == 1 for letter in LETTERS)
+
+
+def test_amounts_have_a_field_for_each_counted_column_in_its_order() -> None:
+    assert tuple(field.name for field in fields(Amounts)) == COUNTED_COLUMNS
+    assert tuple(Amounts(1, 2, 3, 4)) == (1, 2, 3, 4)
+
+
+def test_the_ledger_has_a_column_for_each() -> None:
+    assert set(COUNTED_COLUMNS) <= set(COLUMNS)
+    assert set(COLUMNS) | {"id", "recorded_at", "xid"} == {
+        field.attname for field in UsageEvent._meta.concrete_fields
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount"),
+    [
+        (Metric.REQUESTS, 1),
+        (Metric.TOKENS, 22),
+        (Metric.INPUT_TOKENS, 20),
+        (Metric.OUTPUT_TOKENS, 2),
+        (Metric.COST_USD, 7),
+        (Metric.CONCURRENCY, 1),
+    ],
+)
+def test_a_metric_is_the_sum_of_its_columns(metric: Metric, amount: int) -> None:
+    assert Amounts(1, 20, 2, 7).of(metric) == amount
+    assert Amounts().of(metric) == 0
+
+
+def test_lua_and_sql_are_written_from_it() -> None:
+    assert lua_tables() == (
+        "local COUNTED = { 'r', 'i', 'o', 'c' }\n"
+        "local PARTS = { r = { 'r' }, t = { 'i', 'o' }, i = { 'i' }, o = { 'o' }, c = { 'c' } }\n"
+    )
+    assert sql_sums("event.").count("coalesce(sum(event.") == len(COUNTED)
