@@ -1,6 +1,7 @@
 """`make bench`: prints the ratios that DESIGN promises, each measured side by side in one run.
 
-    python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3] [--only-sdk]
+    python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3]
+                    [--only-sdk | --only-reports] [--against COMMIT]
 
 Figures of one machine say little; the ratios are the result. Medians of `--runs` interleaved runs.
 """
@@ -24,6 +25,8 @@ class Options:
     seconds: int
     runs: int
     only_sdk: bool
+    only_reports: bool
+    against: str | None
 
 
 def main() -> None:
@@ -54,8 +57,9 @@ def _options() -> Options:
     parser.add_argument("--seconds", type=int, default=5, help="of each load")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only-sdk", action="store_true", help="measure the Python SDK alone")
-    found = parser.parse_args()
-    return Options(found.rows, found.policies, found.seconds, found.runs, found.only_sdk)
+    parser.add_argument("--only-reports", action="store_true", help="measure reports beside evaluates alone")
+    parser.add_argument("--against", metavar="COMMIT", help="measure batches of this commit beside today's")
+    return Options(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import statistics
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-from urllib.request import Request, urlopen
+from typing import TYPE_CHECKING
 
-from bench import load, python_sdk, scene
-from bench.load import Load
+from bench import load, python_sdk, reports, scene
+from bench.client import post
+from bench.load import Load, interleaved, median
 from bench.result import Result
 from bench.scene import Scene
 from bench.servers import web
@@ -21,14 +17,10 @@ from usage.settling import recount
 if TYPE_CHECKING:
     from bench.__main__ import Options
 
-EMPTY_RATIO_MIN = 0.6
+EMPTY_RATIO_MIN = 0.7
 EVALUATES_PER_SECOND_MIN = 1500
 P99_MS_MAX = 75
 SLOWDOWN_MAX = 1.1
-BATCH_RATIO_MIN = 10
-BATCH_SIZE = 500
-BATCHES = 40
-SINGLES_CLIENTS = 50
 
 
 def all_measures(options: Options) -> list[Result]:
@@ -36,11 +28,13 @@ def all_measures(options: Options) -> list[Result]:
     small = scene.make("small")
     results: list[Result] = []
     with web() as url:
+        if options.only_reports:
+            return reports.measures(url, options)
         results += python_sdk.measures(url, scene.make("sdk"), options.runs)
         if options.only_sdk:
             return results
         results += _against_empty(url, small, options)
-        results += _batch_against_single(url, scene.make("reports"))
+        results += reports.measures(url, options)
         wide = scene.make("wide", scene.many_policies(options.policies))
         results.append(_slowdown(url, small, wide, options, f"evaluate with {options.policies} policies"))
         full = scene.make("full")
@@ -51,8 +45,8 @@ def all_measures(options: Options) -> list[Result]:
 
 
 def _against_empty(url: str, small: Scene, options: Options) -> list[Result]:
-    measured = _interleaved(
-        options,
+    measured = interleaved(
+        options.runs,
         {
             "empty DRF view": lambda: load.run(
                 url, "/bench/empty", small.key, "'{}'", seconds=options.seconds
@@ -68,10 +62,10 @@ def _against_empty(url: str, small: Scene, options: Options) -> list[Result]:
         measured["empty DRF view"],
         measured["empty DRF view, no middleware"],
     )
-    rate = _median(evaluate, lambda run: run.per_second)
-    ratio = rate / _median(empty, lambda run: run.per_second)
-    bare_ratio = rate / _median(bare, lambda run: run.per_second)
-    p99 = _median(evaluate, lambda run: run.p99_ms)
+    rate = median(evaluate, lambda run: run.per_second)
+    ratio = rate / median(empty, lambda run: run.per_second)
+    bare_ratio = rate / median(bare, lambda run: run.per_second)
+    p99 = median(evaluate, lambda run: run.p99_ms)
     errors = sum(run.errors for run in evaluate)
     mismatches = _mismatches(small, sum(run.requests for run in evaluate))
     return [
@@ -83,7 +77,7 @@ def _against_empty(url: str, small: Scene, options: Options) -> list[Result]:
         ),
         Result(
             "evaluate, 50 clients",
-            f"{rate:.0f}/s, p50 {_median(evaluate, lambda run: run.p50_ms):.0f} ms, p99 {p99:.0f} ms, {errors} errors",
+            f"{rate:.0f}/s, p50 {median(evaluate, lambda run: run.p50_ms):.0f} ms, p99 {p99:.0f} ms, {errors} errors",
             f">= {EVALUATES_PER_SECOND_MIN}/s, p99 <= {P99_MS_MAX} ms, 0 errors",
             rate >= EVALUATES_PER_SECOND_MIN and p99 <= P99_MS_MAX and errors == 0,
         ),
@@ -113,11 +107,11 @@ def _mismatches(small: Scene, answered: int) -> tuple[int, int]:
 
 def _slowdown(url: str, one: Scene, other: Scene, options: Options, what: str) -> Result:
     print(f"{what}: cold for {_warm(url, other):.1f} s", flush=True)
-    measured = _interleaved(
-        options,
+    measured = interleaved(
+        options.runs,
         {"one": lambda: _evaluate(url, one, options), "other": lambda: _evaluate(url, other, options)},
     )
-    ratio = _median(measured["one"], lambda run: run.per_second) / _median(
+    ratio = median(measured["one"], lambda run: run.per_second) / median(
         measured["other"], lambda run: run.per_second
     )
     return Result(f"{what}, cost", f"{ratio:.2f} x", f"<= {SLOWDOWN_MAX} x", ratio <= SLOWDOWN_MAX)
@@ -130,78 +124,9 @@ def _warm(url: str, at: Scene) -> float:
     """
     started = time.perf_counter()
     for user in range(scene.USERS):
-        _post(url, "/v1/evaluate", at.key, {**scene.CALL, "user_id": f"user_{user}"})
+        post(url, "/v1/evaluate", at.key, {**scene.CALL, "user_id": f"user_{user}"})
     return time.perf_counter() - started
-
-
-def _batch_against_single(url: str, reports: Scene) -> list[Result]:
-    single = load.run(
-        url,
-        "/v1/usage",
-        reports.key,
-        scene.USAGE.replace("SEED", f"'{secrets.token_hex(4)}_'"),
-        seconds=5,
-        clients=SINGLES_CLIENTS,
-    )
-    started = time.perf_counter()
-    for batch in range(BATCHES):
-        _post_batch(url, reports.key, [_event(batch, n) for n in range(BATCH_SIZE)])
-    per_second = BATCHES * BATCH_SIZE / (time.perf_counter() - started)
-    ratio = per_second / single.per_second
-    return [
-        Result(
-            "usage, events/s in batches / in single posts",
-            f"{ratio:.1f} ({per_second:.0f}/s from 1 client / {single.per_second:.0f}/s from {SINGLES_CLIENTS})",
-            f">= {BATCH_RATIO_MIN}",
-            ratio >= BATCH_RATIO_MIN,
-        )
-    ]
-
-
-def _event(batch: int, n: int) -> dict[str, object]:
-    return {
-        "request_id": f"batch_{batch}_{n}_{secrets.token_hex(4)}",
-        "user_id": f"user_{n % scene.USERS}",
-        **scene.USED,
-    }
-
-
-def _post_batch(url: str, key: str, events: list[dict[str, object]]) -> None:
-    statuses = {
-        result["status"] for result in _post(url, "/v1/usage/batch", key, {"events": events})["results"]
-    }
-    if statuses != {"recorded"}:
-        raise SystemExit(f"the batch was not recorded: {statuses}")
-
-
-def _post(url: str, path: str, key: str, body: dict[str, object]) -> Any:
-    request = Request(  # noqa: S310 (our own server)
-        f"{url}{path}",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-    )
-    with urlopen(request, timeout=60) as response:  # noqa: S310 (our own server)
-        return json.load(response)
 
 
 def _evaluate(url: str, at: Scene, options: Options) -> Load:
     return load.run(url, "/v1/evaluate", at.key, scene.EVALUATE, seconds=options.seconds)
-
-
-def _interleaved(options: Options, kinds: dict[str, Callable[[], Load]]) -> dict[str, list[Load]]:
-    """Every kind once to warm up, then `runs` rounds of all kinds."""
-    for run in kinds.values():
-        run()
-    measured: dict[str, list[Load]] = {kind: [] for kind in kinds}
-    for _ in range(options.runs):
-        for kind, run in kinds.items():
-            measured[kind].append(run())
-            print(
-                f"{kind}: {measured[kind][-1].per_second:.0f}/s, p99 {measured[kind][-1].p99_ms:.0f} ms",
-                flush=True,
-            )
-    return measured
-
-
-def _median(loads: list[Load], of: Callable[[Load], float]) -> float:
-    return statistics.median(map(of, loads))

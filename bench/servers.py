@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -34,13 +34,15 @@ def bench_stack(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def web(workers: int = WORKERS) -> Iterator[str]:
-    """Web processes as in production; their base URL."""
+def web(
+    workers: int = WORKERS, *, folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Web processes as in production; their base URL. Of the checkout in `folder`: None is this one."""
     port = ports.pick_free()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", str(workers)]
     command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port), "--log-level", "error"]
-    process = subprocess.Popen([*command, "tokvigil_site.wsgi:application"])
+    process = subprocess.Popen([*command, "tokvigil_site.wsgi:application"], cwd=folder, env=variables)
     try:
         _wait_until_up(url)
         yield url

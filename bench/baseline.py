@@ -1,0 +1,81 @@
+"""Another commit of this repository beside the one measured: web processes with a database and a store of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.db import connection
+
+from bench import scene
+from bench.servers import web
+
+DATABASE = "bench_baseline"
+STORE_NUMBER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    commit: str
+    url: str
+    key: str
+
+
+@contextmanager
+def baseline(commit: str) -> Iterator[Baseline]:
+    """`commit` as git names it. Needs the repository, and the same Python packages."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder) / "checkout"
+        _git("worktree", "add", "--detach", str(checkout), commit)
+        try:
+            variables = _servers_of_its_own()
+            key = _prepared(checkout, variables)
+            with web(folder=checkout, variables=variables) as url:
+                yield Baseline(commit, url, key)
+        finally:
+            _git("worktree", "remove", "--force", str(checkout))
+
+
+def _servers_of_its_own() -> dict[str, str]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        cursor.execute(f"CREATE DATABASE {DATABASE}")
+    database = urlsplit(os.environ["DATABASE_URL"])
+    store = urlsplit(os.environ["REDIS_URL"])
+    return {
+        **os.environ,
+        "DATABASE_URL": database._replace(path=f"/{DATABASE}").geturl(),
+        "REDIS_URL": store._replace(path=f"/{STORE_NUMBER}").geturl(),
+        "DJANGO_SETTINGS_MODULE": "tokvigil_site.settings",
+    }
+
+
+def _prepared(checkout: Path, variables: dict[str, str]) -> str:
+    """Its database is migrated and has the bench's environment; the API key."""
+    policies = checkout.parent / "policies.yaml"
+    policies.write_text(scene.POLICIES)
+    for arguments in (
+        ["migrate", "--verbosity", "0"],
+        ["load_prices"],
+        ["create_tenant", "bench"],
+        ["apply_policies", "bench/prod", str(policies)],
+    ):
+        _manage(checkout, variables, *arguments)
+    return _manage(checkout, variables, "issue_key", "bench/prod", "--name", "bench").strip()
+
+
+def _manage(checkout: Path, variables: dict[str, str], *arguments: str) -> str:
+    command = [sys.executable, "manage.py", *arguments]
+    done = subprocess.run(command, cwd=checkout, env=variables, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def _git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
