@@ -56,11 +56,15 @@ local function keep_set(key)
   if last[2] then expire_at(key, tonumber(last[2]) + TOMBSTONE_MS) end
 end
 
-local function increment(key, field, by) redis.call('HINCRBY', key, field, by) end
+-- The counters, read and written at once. Where many reservations end in one script, another table takes its place, which
+-- reads and writes each counter once.
+local each_at_once = {
+  takes_holds_since = function(key) return tonumber(redis.call('HGET', key, 'hb')) end,
+  add = function(key, field, by) redis.call('HINCRBY', key, field, by) end,
+}
 
--- Takes an open reservation's holds back and leaves a tombstone. True if it was open. `add` is `increment`, or takes its
--- place where the changes of many reservations are summed up first.
-local function free(reservation, state, open, charge, add)
+-- Takes an open reservation's holds back. True if it was open.
+local function give_back(reservation, open, charge, counters)
   local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs', 'at')
   redis.call('ZREM', open, reservation)
   redis.call('ZREM', charge, reservation)
@@ -69,24 +73,33 @@ local function free(reservation, state, open, charge, add)
   for amount in string.gmatch(f[2], '%S+') do amounts[#amounts + 1] = amount end
   for key in string.gmatch(f[3], '%S+') do
     -- A counter that was lost and made anew does not carry the holds of before.
-    local takes_holds_since = tonumber(redis.call('HGET', key, 'hb'))
-    if takes_holds_since and takes_holds_since <= tonumber(f[5]) then
+    local since = counters.takes_holds_since(key)
+    if since and since <= tonumber(f[5]) then
       for n, letter in ipairs(COUNTED) do
-        if amounts[n] ~= '0' then add(key, HELD[letter], '-' .. amounts[n]) end
+        if amounts[n] ~= '0' then counters.add(key, HELD[letter], '-' .. amounts[n]) end
       end
     end
   end
   for key in string.gmatch(f[4], '%S+') do redis.call('ZREM', key, reservation) end
-  redis.call('HDEL', reservation, 'as', 'vs', 'am', 'ks', 'zs')
-  redis.call('HSET', reservation, 'st', state)
-  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
   return true
+end
+
+-- What is remembered of a reservation that ended: how, and further fields.
+local function tombstone(reservation, state, ...)
+  redis.call('HDEL', reservation, 'as', 'vs', 'am', 'ks', 'zs')
+  redis.call('HSET', reservation, 'st', state, ...)
+  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+end
+
+-- Ends an open reservation without a charge.
+local function free(reservation, state, open, charge)
+  if give_back(reservation, open, charge, each_at_once) then tombstone(reservation, state) end
 end
 
 -- Frees up to `most` reservations whose deadline has passed. The number freed.
 local function sweep(open, charge, now, most)
   local expired = redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, most)
-  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge, increment) end
+  for _, reservation in ipairs(expired) do free(reservation, 'expired', open, charge) end
   return #expired
 end
 

@@ -6,5 +6,5 @@
 local state = redis.call('HGET', KEYS[1], 'st')
 if not state then return 'GONE' end
 if state == 'settled' then return 'SETTLED' end
-free(KEYS[1], 'released', KEYS[2], KEYS[3], increment)
+free(KEYS[1], 'released', KEYS[2], KEYS[3])
 return 'RELEASED'

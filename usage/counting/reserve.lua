@@ -55,7 +55,7 @@ if call.hold then
   if f[1] == 'open' then
     -- Expired. If it is to be charged it is as good as charged: the estimate would be lost with the hold.
     if redis.call('ZSCORE', charge, reservation) then return { 'SETTLED' } end
-    free(reservation, 'expired', open, charge, increment)
+    free(reservation, 'expired', open, charge)
   end
   ended = f[1]
 end

@@ -1,6 +1,6 @@
 -- Turn holds into what the ledger recorded, each exactly once. Runs after the ledger's transaction committed.
 --
--- What a counter gains and loses by all reports is summed up first, so that it is written once.
+-- Each counter is read once and written once, with the sum of what all reports change.
 --
 -- KEYS  1 tv:{7}:env   2 tv:{7}:open   3 tv:{7}:charge
 --       4.. the counters to charge, of the windows of the ledger rows' charged_at
@@ -18,7 +18,7 @@
 --         | DONE { charged(1/0) of each report } { used and held of each counter: ur ui uo uc hr hi ho hc .. }
 --                the latter empty without `states`
 local FIRST_COUNTER = 4
-local EXACT_MAX = 2 ^ 52  -- up to where sums of numbers are exact, with room for one more
+local EXACT_MAX = 2 ^ 52  -- up to where numbers are exact, with room for one more
 local env, open, charge = KEYS[1], KEYS[2], KEYS[3]
 local call = cmsgpack.unpack(ARGV[2])
 local now = clock()
@@ -27,53 +27,71 @@ if known[1] ~= call.revision or known[2] ~= call.revision then return { 'STALE' 
 local epoch = tonumber(known[3])
 local first_reservation = FIRST_COUNTER + #call.counters
 
-local sums = {}  -- by key and field: what is still to be added
-local function add(key, field, by)
-  local fields = sums[key] or {}
-  sums[key] = fields
-  local sum = (fields[field] or 0) + by
-  if math.abs(sum) > EXACT_MAX then
-    increment(key, field, int(fields[field] or 0))
-    sum = tonumber(by)
+-- The counters as they were read, each once, with what is to be added to them.
+local READ = { 'hb', 'xmin', 'xmax', 'xip', unpack(FIELDS) }
+local read = {}
+local function counter(key)
+  local found = read[key]
+  if not found then
+    local values = redis.call('HMGET', key, unpack(READ))
+    found = { added = {} }
+    for n, field in ipairs(READ) do found[field] = values[n] end
+    read[key] = found
   end
-  fields[field] = sum
+  return found
 end
-local function write_sums()
-  for key, fields in pairs(sums) do
-    for field, sum in pairs(fields) do
-      if sum ~= 0 then increment(key, field, int(sum)) end
+local at_the_end = {
+  takes_holds_since = function(key) return tonumber(counter(key).hb) end,
+  add = function(key, field, by)
+    local found = counter(key)
+    local sum = (found.added[field] or 0) + by
+    if math.abs(sum) > EXACT_MAX then
+      found[field] = redis.call('HINCRBY', key, field, int(found.added[field] or 0))
+      sum = tonumber(by)
     end
+    found.added[field] = sum
+  end,
+}
+local function write()
+  for key, found in pairs(read) do
+    local writes = {}
+    for field, by in pairs(found.added) do
+      local sum = (found[field] or 0) + by
+      found[field] = sum
+      if math.abs(sum) > EXACT_MAX then
+        redis.call('HINCRBY', key, field, int(by))
+      else
+        writes[#writes + 1], writes[#writes + 2] = field, sum
+      end
+    end
+    if #writes > 0 then redis.call('HSET', key, unpack(writes)) end
   end
-  sums = {}
 end
 
--- Of each counter how it takes charges: nil, not looked at yet; false, it is incomplete and left missing, for its rebuild
--- will read these rows from the ledger; else { cold, xmin, xmax, xip }.
-local taking = {}
-local function look_at(n)
-  local key, start, forget, pair = KEYS[FIRST_COUNTER + n - 1], unpack(call.counters[n])
-  local f = redis.call('HMGET', key, 'born', 'cold', 'xmin', 'xmax', 'xip')
-  if not f[1] and not f[2] then
-    if (forget ~= 0 and forget <= now) or not starts_complete(env, epoch, pair, start) then return false end
-    redis.call('HSET', key, 'born', int(now), 'hb', int(now))
-    forget_at(key, forget, now)
-  elseif not f[2] and tonumber(f[1]) < epoch then
-    return false
-  end
-  return { cold = f[2], xmin = f[3], xmax = f[4], xip = f[5] }
+-- Whether a counter takes charges: if it is incomplete it is left missing, for its rebuild will read these rows from the
+-- ledger.
+local function takes_charges(key, start, forget, pair)
+  local found = counter(key)
+  if found.cold then return true end
+  if found.born then return tonumber(found.born) >= epoch end
+  if (forget ~= 0 and forget <= now) or not starts_complete(env, epoch, pair, start) then return false end
+  redis.call('HSET', key, 'born', int(now), 'hb', int(now))
+  forget_at(key, forget, now)
+  found.born, found.hb = now, now
+  return true
 end
 
 local function charge_counter(n, reservation, xid, amounts)
-  if taking[n] == nil then taking[n] = look_at(n) end
-  local how, key = taking[n], KEYS[FIRST_COUNTER + n - 1]
-  if not how then return end
-  if how.cold then
+  local key = KEYS[FIRST_COUNTER + n - 1]
+  if not takes_charges(key, unpack(call.counters[n])) then return end
+  local found = counter(key)
+  if found.cold then
     local texts = {}
     for m, amount in ipairs(amounts) do texts[m] = int(amount) end
     redis.call('HSET', key, 'p:' .. xid .. ':' .. reservation, table.concat(texts, ' '))
-  elseif not seen(tonumber(xid), how.xmin, how.xmax, how.xip) then
+  elseif not seen(tonumber(xid), found.xmin, found.xmax, found.xip) then
     for m, letter in ipairs(COUNTED) do
-      if amounts[m] ~= 0 then add(key, USED[letter], amounts[m]) end
+      if amounts[m] ~= 0 then at_the_end.add(key, USED[letter], amounts[m]) end
     end
   end
 end
@@ -89,19 +107,20 @@ local function settle(reservation, report)
       for _, n in ipairs(report.counters) do charge_counter(n, reservation, xid, amounts) end
     end
   end
-  free(reservation, 'settled', open, charge, add)
-  redis.call('HSET', reservation, 'st', 'settled', 'x', charged)
-  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+  give_back(reservation, open, charge, at_the_end)
+  tombstone(reservation, 'settled', 'x', charged)
   return is_new and 1 or 0
 end
 
 local charged = {}
 for n, report in ipairs(call.reports) do charged[n] = settle(KEYS[first_reservation + n - 1], report) end
-write_sums()
+write()
 
 local states = {}
-for n = 1, call.states and #call.counters or 0 do
-  local f = redis.call('HMGET', KEYS[FIRST_COUNTER + n - 1], unpack(FIELDS))
-  for m = 3, #FIELDS do states[#states + 1] = tonumber(f[m] or 0) end
+if call.states then
+  for n = 1, #call.counters do
+    local found = counter(KEYS[FIRST_COUNTER + n - 1])
+    for m = 3, #FIELDS do states[#states + 1] = tonumber(found[FIELDS[m]] or 0) end
+  end
 end
 return { 'DONE', charged, states }
