@@ -1,4 +1,7 @@
-"""What a warm evaluate costs, counted by the servers themselves: no SQL, one round trip, little left in the store."""
+"""What a warm call costs, counted by the servers themselves, and what it leaves in the store.
+
+An evaluate: no SQL, one round trip to the store. A report: one statement, two round trips.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from usage.counting import reserve, rules
 from usage.counting.keys import decisions_key, environment_prefix, reservation_key
 from usage.counting.store import store
 from usage.ledger import expected_output
+from usage.ledger.connections import LedgerConnections
 
 # A user that would be seen wherever it stood.
 USER = "jane.doe+distinctive@example.org"
@@ -46,7 +50,11 @@ def sql_counted() -> Iterator[list[str]]:
         seen.append(f"{threading.current_thread().name}: {sql}")
         return execute(sql, *arguments)
 
-    original = BaseDatabaseWrapper.__init__
+    original, execute_in_ledger = BaseDatabaseWrapper.__init__, LedgerConnections.execute
+
+    def executed(self: LedgerConnections, statement: str, parameters: Any) -> Any:
+        seen.append(f"{threading.current_thread().name}: {statement}")
+        return execute_in_ledger(self, statement, parameters)
 
     def opened(self: BaseDatabaseWrapper, *arguments: Any, **fields: Any) -> None:
         original(self, *arguments, **fields)
@@ -54,6 +62,7 @@ def sql_counted() -> Iterator[list[str]]:
 
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
         patched.setattr(BaseDatabaseWrapper, "__init__", opened)
+        patched.setattr(LedgerConnections, "execute", executed)
         for each in connections.all():
             stack.enter_context(each.execute_wrapper(note))
         yield seen
@@ -160,6 +169,36 @@ def test_so_does_a_call_that_does_not_say_how_much_it_may_produce(warm: Api) -> 
         again = warm.evaluate(USER, max_output_tokens=None, **CALL)
 
     assert again["max_output_tokens"] == first["max_output_tokens"] < expected_output.WITHOUT_HISTORY
+
+
+@contextmanager
+def two_scripts_and_one_statement() -> Iterator[None]:
+    with commands_received() as received, sql_counted() as statements:
+        yield
+    assert ["INSERT INTO usage_event" in statement for statement in statements] == [True]
+    assert received == ["EVALSHA", "EVALSHA"]
+
+
+def test_a_report_of_a_held_call_costs_one_statement_and_two_round_trips(warm: Api) -> None:
+    request_id = warm.evaluate(USER, **CALL)["request_id"]
+
+    with two_scripts_and_one_statement():
+        assert warm.report(request_id, USER, **CALL).status == 201
+
+
+def test_so_does_one_of_a_call_that_was_not_asked_for(warm: Api) -> None:
+    with two_scripts_and_one_statement():
+        assert warm.report("unasked", USER, **CALL).status == 201
+
+
+def test_so_does_a_batch_that_one_script_settles(warm: Api) -> None:
+    held = [warm.evaluate(USER, **CALL)["request_id"] for _ in range(10)]
+    body = {"user_id": USER, "model": "test-model", "input_tokens": 1, "output_tokens": 1, **CALL}
+    events = [{**body, "request_id": request_id} for request_id in (*held, *map(str, range(10)))]
+
+    with two_scripts_and_one_statement():
+        results = warm.post("/v1/usage/batch", {"events": events}).json["results"]
+    assert {result["status"] for result in results} == {"recorded"}
 
 
 def test_so_do_a_repeated_call_a_dry_run_and_one_with_its_text(warm: Api) -> None:

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import DatabaseError, DataError, connection, connections, transaction
 
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects
 from usage.ledger import partitions
+from usage.ledger.connections import ledger_connections
 from usage.ledger.models import Status
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
@@ -388,3 +389,34 @@ class TestAppendOnly:
                 if row[0]:
                     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
                         cursor.execute(f"UPDATE {name} SET cost_nano = 0")  # noqa: S608
+
+
+class TestConnections:
+    def test_one_that_was_cut_is_replaced_and_the_row_is_written_once(self, environment: Environment) -> None:
+        one(report(environment, "r-1"))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE '%INSERT INTO usage_event%'"
+                " AND pid <> pg_backend_pid()"
+            )
+
+        assert not recorded(one(report(environment, "r-2"))).duplicate
+
+        assert [row.request_id for row in rows(environment)] == ["r-1", "r-2"]
+
+    def test_one_statement_that_fails_costs_no_connection(self, environment: Environment) -> None:
+        one(report(environment, "r-1"))
+        (kept,) = ledger_connections._idle
+        with pytest.raises(DataError):
+            one(report(environment, "r-2", latency_ms=2**40))
+
+        assert list(ledger_connections._idle) == [kept]
+        assert not recorded(one(report(environment, "r-2"))).duplicate
+
+    def test_integers_of_any_size_share_one_prepared_statement(self, environment: Environment) -> None:
+        for number, cost_nano in enumerate((1, 2**20, 2**40)):
+            one(report(environment, f"r-{number}", cost_nano=cost_nano))
+
+        prepared = ledger_connections.execute("SELECT statement FROM pg_prepared_statements", [])
+        assert sum("INSERT INTO usage_event" in statement for (statement,) in prepared) == 1
