@@ -16,11 +16,11 @@ from usage.counting.store import StoreUnavailable, store
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """`mend` says what to do if it is not ok."""
+    """`hint` says what to do if it is not ok."""
 
     name: str
     ok: bool
-    mend: str | None = None
+    hint: str | None = None
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,16 +41,16 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 def readiness() -> Readiness:
     """One query and two round trips once the process is ready; each bounded by its connection's time box."""
-    checks = tuple(_check(name, mend) for name, mend in _MENDS.items())
+    checks = tuple(_check(name, hint) for name, hint in _HINTS.items())
     return Readiness(status="ok" if all(check.ok for check in checks) else "unavailable", checks=checks)
 
 
-def _check(name: str, mend: str) -> Check:
+def _check(name: str, hint: str) -> Check:
     try:
         ok = _CHECKS[name]()
     except (DatabaseError, InterfaceError, PoolTimeout, StoreUnavailable):
         ok = False
-    return Check(name=name, ok=ok, mend=None if ok else mend)
+    return Check(name=name, ok=ok, hint=None if ok else hint)
 
 
 def _database_answers() -> bool:
@@ -87,7 +87,7 @@ _CHECKS: dict[str, Callable[[], bool]] = {
     "counter_store": _counter_store_answers,
     "counter_store_eviction": _counter_store_keeps_all,
 }
-_MENDS = {
+_HINTS = {
     "database": "PostgreSQL cannot be reached; check DATABASE_URL and the server.",
     "migrations": "Migrations are not applied, or not known to be; run `manage.py migrate`.",
     "counter_store": "The counter store cannot be reached in time; check REDIS_URL and the server.",
