@@ -15,7 +15,7 @@ from tokvigil import TokVigil, Usage, UsageEvent
 
 from bench.result import Result
 from bench.scene import Scene
-from tokvigil_site.demo.provider import start_provider
+from tokvigil_site.demo.provider.process import start_provider
 
 MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence, for a child. " * 10}]
 MODEL = "gpt-4o-mini"

@@ -8,7 +8,7 @@ from tokvigil import TokVigilError
 from tokvigil_site import running
 from tokvigil_site.demo import play, stage, summary
 from tokvigil_site.demo.progress import Progress
-from tokvigil_site.demo.provider import start_provider
+from tokvigil_site.demo.provider.process import start_provider
 from tokvigil_site.demo.replay import replay
 from tokvigil_site.demo.stage import Stage
 from tokvigil_site.demo.summary import Check

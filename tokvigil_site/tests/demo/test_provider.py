@@ -16,7 +16,8 @@ import pytest
 from tokvigil.tokens import count_messages, count_text
 
 from tokvigil_site.demo.conversations import load_conversations
-from tokvigil_site.demo.provider import fit, start_provider
+from tokvigil_site.demo.provider.model import fit
+from tokvigil_site.demo.provider.process import start_provider
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, "-m", "tokvigil_site.demo.provider", "--port", "0"]
@@ -252,7 +253,7 @@ def test_nothing_listens_after_the_block() -> None:
 def test_the_provider_does_not_outlive_a_killed_parent() -> None:
     code = (
         "import os, signal\n"
-        "from tokvigil_site.demo.provider import start_provider\n"
+        "from tokvigil_site.demo.provider.process import start_provider\n"
         "with start_provider() as url:\n"
         "    print(url, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -287,6 +288,6 @@ def test_the_command_prints_its_url_and_stops_cleanly(stop: signal.Signals) -> N
 
 
 def test_the_provider_needs_no_django() -> None:
-    code = "import sys, tokvigil_site.demo.provider; print('django' in sys.modules)"
+    code = "import sys, tokvigil_site.demo.provider.__main__; print('django' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
