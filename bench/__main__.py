@@ -11,11 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.servers import bench_stack
-
-HOME = Path(".tokvigil/bench")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class Options:
 
 def main() -> None:
     options = _options()
-    with bench_stack(HOME):
+    with bench_stack():
         import django
 
         django.setup()

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
+from tokvigil_site.children import Child, http_status
 from tokvigil_site.embedded import ports, stack
+from tokvigil_site.embedded.placement import CHECKOUT
 
-START_TIMEOUT_S = 30
+HOME = Path(".tokvigil/bench")
+START_S_MAX = 30.0
+STOP_S_MAX = 30.0
 WORKERS = 2
 BLOCKING_THREADS = 4
 
 
 @contextmanager
-def bench_stack(home: Path) -> Iterator[None]:
+def bench_stack() -> Iterator[None]:
     """PostgreSQL (not waiting for the disk) and Valkey, named in the environment variables that settings read."""
-    servers = stack.start(home, durable=False)
+    servers = stack.start(HOME, durable=False)
     os.environ["DATABASE_URL"], os.environ["REDIS_URL"] = servers.database_url, servers.redis_url
     os.environ.setdefault("SECRET_KEY", "only-for-the-bench")
     os.environ.setdefault("API_KEY_PEPPER", "only-for-the-bench")
@@ -30,34 +30,29 @@ def bench_stack(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        stack.delete(home)
+        stack.delete(HOME)
 
 
 @contextmanager
 def web(
-    workers: int = WORKERS, *, folder: Path | None = None, variables: Mapping[str, str] | None = None
+    workers: int = WORKERS, *, folder: Path = CHECKOUT, variables: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Web processes as in production; their base URL. Of the checkout in `folder`: None is this one."""
+    """Web processes as in production, of the checkout in `folder`; their base URL. Raises ChildError."""
     port = ports.pick_free()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", str(workers)]
+    url = f"http://{ports.HOST}:{port}"
+    command = ["granian", "--interface", "wsgi", "--workers", str(workers)]
     command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port), "--log-level", "error"]
-    process = subprocess.Popen([*command, "tokvigil_site.wsgi:application"], cwd=folder, env=variables)
-    try:
-        _wait_until_up(url)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=START_TIMEOUT_S)
-
-
-def _wait_until_up(url: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    with tempfile.TemporaryDirectory() as logs:
+        server = Child(
+            name="web server",
+            module=[*command, "tokvigil_site.wsgi:application"],
+            log=Path(logs) / "web.log",
+            folder=folder,
+            variables=variables or {},
+        )
         try:
-            urlopen(f"{url}/healthz", timeout=1).close()  # noqa: S310 (our own server)
-        except (URLError, OSError):
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"The web server at {url} did not answer within {START_TIMEOUT_S} s.")
+            server.start()
+            server.await_ready(lambda: http_status(f"{url}/healthz") is not None, within_s=START_S_MAX)
+            yield url
+        finally:
+            server.stop(within_s=STOP_S_MAX)

@@ -8,14 +8,12 @@ running `up` as they are.
 import io
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
-from tokvigil_site import environment
+from tokvigil_site import environment, interruptions
 from tokvigil_site.embedded import files, placement, stack
 from tokvigil_site.embedded.errors import StackError
 
@@ -41,7 +39,7 @@ def prepared(arguments: Sequence[str]) -> Iterator[None]:
         os.environ.setdefault("DEBUG", "true")
         yield
     else:
-        _take_sigterm_as_ctrl_c()
+        interruptions.raise_as_ctrl_c()
         try:
             with ExitStack() as ending:
                 _prepare(home(), ending)
@@ -54,21 +52,6 @@ def prepared(arguments: Sequence[str]) -> Iterator[None]:
 
 def home() -> Path:
     return Path(environment.read("TOKVIGIL_HOME") or placement.default_home()).absolute()
-
-
-def ignore_interruptions() -> None:
-    """From here on things are being stopped, within a time of their own; a second Ctrl-C would leave some running."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _take_sigterm_as_ctrl_c() -> None:
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # SIGINT too: a shell without job control starts background processes with it ignored.
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _prepare(home: Path, ending: ExitStack) -> None:
@@ -117,6 +100,6 @@ def _start_servers(home: Path, ending: ExitStack) -> stack.Stack:
 
 
 def _stop_servers(home: Path) -> None:
-    ignore_interruptions()
+    interruptions.ignore()
     stack.stop(home)
     (home / SERVERS_ARE_OURS_FILE).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from policies import policy_file, publishing
 from policies.end_users import set_end_user
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
-from tokvigil_site import running
+from tokvigil_site import first_steps
 
 ACTOR = "cli:demo"
 POLICIES = Path(__file__).with_name("policies.yaml")
@@ -62,7 +62,7 @@ def _beside(stage: Stage, what: str) -> Environment:
 
 
 def _new_environment() -> Environment:
-    tenant = running.demo_environment().tenant
+    tenant = first_steps.demo_environment().tenant
     taken = tenant.environments.filter(slug__regex=rf"^{RUN}\d+$").values_list("slug", flat=True)
     number = 1 + max((int(slug.removeprefix(RUN)) for slug in taken), default=0)
     return Environment.objects.create(tenant=tenant, slug=f"{RUN}{number}")

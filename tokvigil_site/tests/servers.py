@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
+from tokvigil_site.children import Child, http_status
 from tokvigil_site.embedded import ports
 from tokvigil_site.testing import Answer, Api
 
@@ -30,39 +30,25 @@ COMMAND_TIMEOUT_S = 60
 BLOCKING_THREADS = 4
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WebProcess:
     """One granian with one worker. `kill` ends it as a crash would."""
 
     port: int
-    log: Path
-    process: subprocess.Popen[bytes]
+    child: Child
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
-        # Its session: the supervisor and the worker.
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=READY_TIMEOUT_S)
+        self.child.kill()
 
     def await_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self._answers():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+        self.child.await_ready(self._answers, within_s=READY_TIMEOUT_S)
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/v1/me")
-            return connection.getresponse().status == http.client.UNAUTHORIZED
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return http_status(f"{self.url}/v1/me") == http.client.UNAUTHORIZED
 
 
 def session_variables() -> dict[str, str]:
@@ -86,26 +72,21 @@ def web_processes(count: int, folder: Path, variables: Mapping[str, str]) -> Ite
         yield started
     finally:
         for process in started:
-            if process.process.poll() is None:
-                process.kill()
+            process.kill()
 
 
 def launch(folder: Path, variables: Mapping[str, str], port: int | None = None) -> WebProcess:
     port = port or ports.pick_free()
-    log = folder / f"web-{port}.log"
-    command = [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", "1"]
+    command = ["granian", "--interface", "wsgi", "--workers", "1"]
     command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port)]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*command, "tokvigil_site.wsgi:application"],
-            cwd=CHECKOUT,
-            env={**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return WebProcess(port=port, log=log, process=process)
+    child = Child(
+        name="web process",
+        module=[*command, "tokvigil_site.wsgi:application"],
+        log=folder / f"web-{port}.log",
+        variables=variables,
+    )
+    child.start()
+    return WebProcess(port=port, child=child)
 
 
 def manage(*arguments: str, variables: Mapping[str, str]) -> str:

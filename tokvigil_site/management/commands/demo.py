@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from tokvigil import TokVigilError
 
-from tokvigil_site import running
+from tokvigil_site import first_steps, running
 from tokvigil_site.demo import play, stage, summary
 from tokvigil_site.demo.progress import Progress
 from tokvigil_site.demo.provider.process import start_provider
@@ -69,7 +69,7 @@ class Command(BaseCommand):
             except (TokVigilError, StoreUnavailable) as error:
                 site.require_running()
                 raise CommandError(f"The demo broke off: {error} {site.logs} may say why.") from error
-            running.let_go_of_the_database()
+            first_steps.let_go_of_the_database()
             if not exit:
                 self.stdout.write(summary.where_to_look(site, found))
                 self.stdout.write(summary.how_to_call(site, visitor, provider_url))
