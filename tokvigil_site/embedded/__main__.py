@@ -43,7 +43,9 @@ def _delete(home: Path) -> int:
 def _status(home: Path) -> int:
     urls = stack.running_urls(home)
     if urls is None:
-        print(f"Not running in {home}.", file=sys.stderr)
+        down = [server.name for server in stack.servers(home) if server.ended()]
+        which = f"{down[0]} is not running" if len(down) == 1 else "Not running"
+        print(f"{which} in {home}.", file=sys.stderr)
         return 3
     print("DATABASE_URL={}\nREDIS_URL={}".format(*urls))
     return 0

@@ -56,6 +56,12 @@ def fresh_log(file: Path, *, account: Account | None) -> None:
     give(file, account)
 
 
+def kept_log(file: Path, *, account: Account | None) -> None:
+    """Makes the log if there is none: a restart goes on in the log that says why the one before ended."""
+    if not file.exists():
+        fresh_log(file, account=account)
+
+
 def tail(file: Path) -> str:
     """The end of a log, for an error message."""
     try:
@@ -71,6 +77,21 @@ def require_space(folder: Path) -> None:
             f"Only {free_bytes // 2**20} MiB are free at {folder}, {FREE_SPACE_MIN_BYTES // 2**20} MiB are "
             "needed: free some space, or set TOKVIGIL_HOME to a folder on another disk."
         )
+
+
+def is_locked(file: Path) -> bool:
+    """True if somebody holds its lock. Whoever tries to get it at this very instant may fail."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager

@@ -7,7 +7,9 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from tokvigil_site import interruptions
 from tokvigil_site.embedded import files, process
 from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.ports import HOST
@@ -17,6 +19,8 @@ from tokvigil_site.embedded.state import DATABASE, ROLE
 
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+# It notes its process id long before it is ready.
+LAUNCH_TIMEOUT_S = 2
 STATUS_LINE = 7
 # A process id no system gives: the largest signed 32-bit number.
 NOBODYS_PID = 2**31 - 1
@@ -38,6 +42,8 @@ NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postgres:
+    name: ClassVar = "PostgreSQL"
+
     data: Path
     port: int
     account: Account | None
@@ -76,24 +82,36 @@ class Postgres:
 
     def start(self, server: Programs) -> None:
         """Returns when the server accepts connections, else raises StackError with the end of its log."""
-        if self.pid() is not None:
-            return self._wait_until_ready()
+        if self.pid() is None:
+            files.fresh_log(self.log, account=self.account)
+            self.launch(server)
+        process.wait_until(self._has_ended_or_is_ready, timeout_s=READY_TIMEOUT_S)
+        if self.pid() is None:
+            raise self._did_not_start()
+        if not self._is_ready():
+            raise self._failed(f"is running but not ready after {READY_TIMEOUT_S} s")
+
+    def launch(self, server: Programs) -> None:
+        """Returns when its process runs, which may have to recover before it is ready; raises StackError otherwise."""
         self._disown_pid_file()
-        files.fresh_log(self.log, account=self.account)
+        files.kept_log(self.log, account=self.account)
         settings = SETTINGS | ({} if self.durable else NOT_DURABLE) | {"port": str(self.port)}
         options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
         where = ["-D", str(self.folder), "-l", str(self.log)]
-        wait = ["-w", "-t", str(READY_TIMEOUT_S)]
-        done = process.run(server.pg_ctl, "start", *where, *wait, "-o", options, account=self.account)
-        if done.returncode != 0:
-            raise self._failed(f"did not start on port {self.port}")
-        return None
+        wait = ["-w", "-t", str(LAUNCH_TIMEOUT_S)]
+        with interruptions.held_back():
+            process.run(server.pg_ctl, "start", *where, *wait, "-o", options, account=self.account)
+        if self.pid() is None:
+            raise self._did_not_start()
 
     def stop(self) -> None:
         """Ends all connections and returns when the server is gone."""
         pid = self.pid()
         if pid is not None and not process.end(pid, self.folder, signal.SIGINT, timeout_s=STOP_TIMEOUT_S):
             raise self._failed(f"did not stop within {STOP_TIMEOUT_S} s")
+
+    def _did_not_start(self) -> StackError:
+        return self._failed(f"did not start on port {self.port}")
 
     def _failed(self, what: str) -> StackError:
         return StackError(f"PostgreSQL {what}; its log {self.log} ends: {files.tail(self.log)}")
@@ -134,13 +152,14 @@ class Postgres:
                 "data with the older checkout, or give it up with `python -m tokvigil_site.embedded delete`."
             )
 
-    def _wait_until_ready(self) -> None:
-        """For a server whose starter was killed while it was still recovering."""
-        if not process.wait_until(self._is_ready, timeout_s=READY_TIMEOUT_S):
-            raise self._failed(f"is running but not ready after {READY_TIMEOUT_S} s")
+    def _has_ended_or_is_ready(self) -> bool:
+        return self.pid() is None or self._is_ready()
 
     def _is_ready(self) -> bool:
-        lines = self.pid_file.read_text().splitlines()
+        try:
+            lines = self.pid_file.read_text().splitlines()
+        except FileNotFoundError:
+            return False
         return len(lines) > STATUS_LINE and lines[STATUS_LINE].strip() == "ready"
 
     def _disown_pid_file(self) -> None:

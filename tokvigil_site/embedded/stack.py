@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from tokvigil_site.embedded import files, placement, ports, programs, state
+from tokvigil_site.embedded import files, placement, ports, process, programs, state
 from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.placement import Placement
 from tokvigil_site.embedded.postgres import Postgres
@@ -30,6 +30,7 @@ HOME_NAMES = (NOTE_FILE, state.STATE_FILE, LOCK_FILE)
 DATA_PATTERNS = ("postgres", "postgres.*", "valkey", "valkey.*")
 # Somebody else may take a free port between our looking and the server's listening.
 START_ATTEMPTS_MAX = 3
+CLAIM_TIMEOUT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,34 @@ class Stack:
     def start_postgres(self) -> None:
         with _changing(self.home) as servers:
             servers.postgres.start(programs.usable_by(servers.account))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One of the servers of a home, for whoever looks after it."""
+
+    home: Path
+    url: str
+    _server: Postgres | Valkey
+
+    @property
+    def name(self) -> str:
+        return self._server.name
+
+    @property
+    def log(self) -> Path:
+        return self._server.log
+
+    def ended(self) -> str | None:
+        """What is known of its end; None while it runs."""
+        return "is gone" if self._server.pid() is None else None
+
+    def start(self) -> None:
+        """On its port, with its data. Returns when its process runs, which may not answer yet. Raises StackError."""
+        with _changing(self.home) as servers:
+            server = servers.named(self.name)
+            if server.pid() is None:
+                server.launch(programs.usable_by(servers.account))
 
 
 def start(home: Path, *, durable: bool = True) -> Stack:
@@ -121,6 +150,23 @@ def running_urls(home: Path) -> tuple[str, str] | None:
     return known.database_url, known.redis_url
 
 
+def servers(home: Path) -> tuple[Server, ...]:
+    """PostgreSQL and Valkey, whether they run or not; none if nothing was ever started in this home."""
+    home = home.resolve()
+    known = state.read(home)
+    if known is None:
+        return ()
+    both = _Servers.of(known, account=None)
+    return (
+        Server(home=home, url=known.database_url, _server=both.postgres),
+        Server(home=home, url=known.redis_url, _server=both.valkey),
+    )
+
+
+def is_claimed(home: Path) -> bool:
+    return files.is_locked(home / OWNER_FILE)
+
+
 @contextmanager
 def claimed(home: Path) -> Iterator[None]:
     """Marks a home as having an owner, who may stop it; the mark ends with the owner's process.
@@ -128,6 +174,8 @@ def claimed(home: Path) -> Iterator[None]:
     Raises BlockingIOError if another process owns it.
     """
     files.make_folder(home)
+    # Whoever looks whether there is an owner holds the lock for an instant.
+    process.wait_until(lambda: not is_claimed(home), timeout_s=CLAIM_TIMEOUT_S)
     with files.locked(home / OWNER_FILE, wait=False):
         yield
 
@@ -146,6 +194,9 @@ class _Servers:
             valkey=Valkey(data=data, port=known.valkey_port, account=account, password=known.password),
             account=account,
         )
+
+    def named(self, name: str) -> Postgres | Valkey:
+        return next(server for server in (self.postgres, self.valkey) if server.name == name)
 
     def start(self, server: Programs, password: str) -> None:
         self.postgres.create(server, password)

@@ -4,7 +4,9 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from tokvigil_site import interruptions
 from tokvigil_site.embedded import files, process
 from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.ports import HOST
@@ -15,6 +17,8 @@ READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 1
 APPEAR_TIMEOUT_S = 5
+# Of the time above: how long an interruption waits for it.
+UNINTERRUPTED_S = 1
 SETTINGS = {
     "bind": HOST,
     "databases": "64",
@@ -32,6 +36,8 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Valkey:
+    name: ClassVar = "Valkey"
+
     data: Path
     port: int
     account: Account | None
@@ -53,12 +59,29 @@ class Valkey:
     def start(self, server: Programs) -> None:
         """Returns when the server answers; raises StackError with the end of its log otherwise."""
         if self.pid() is None:
-            self._launch(server)
+            files.fresh_log(self.log, account=self.account)
+            self.launch(server)
         process.wait_until(self._has_ended_or_answers, timeout_s=READY_TIMEOUT_S)
         if not self._answers():
-            raise StackError(
-                f"Valkey did not start on port {self.port}; its log {self.log} ends: {files.tail(self.log)}"
-            )
+            raise self._did_not_start()
+
+    def launch(self, server: Programs) -> None:
+        """Returns when its process runs, which may have to load before it answers; raises StackError otherwise."""
+        files.make_folder(self.folder, mode=0o700, account=self.account)
+        files.kept_log(self.log, account=self.account)
+        paths = {"dir": self.folder, "pidfile": self.folder / "valkey.pid", "logfile": self.log}
+        settings = SETTINGS | paths | {"port": str(self.port)}
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        # "-": the rest comes from standard input, because everybody can read a command line.
+        secret = f"requirepass {self.password}\n"
+        with interruptions.held_back():
+            done = process.run(server.valkey_server, *options, "-", account=self.account, stdin=secret)
+            if done.returncode != 0:
+                raise StackError(f"Valkey did not accept its settings: {done.stderr.strip()}")
+            # It goes into the background before it listens: from here on only its process and its log tell more.
+            process.wait_until(self._runs, timeout_s=min(UNINTERRUPTED_S, APPEAR_TIMEOUT_S))
+        if not process.wait_until(self._runs, timeout_s=APPEAR_TIMEOUT_S):
+            raise self._did_not_start()
 
     def stop(self) -> None:
         """Returns when the server has written its data and is gone."""
@@ -68,22 +91,16 @@ class Valkey:
         """SIGKILL, as a crash would end it."""
         self._end(signal.SIGKILL)
 
-    def _launch(self, server: Programs) -> None:
-        files.make_folder(self.folder, mode=0o700, account=self.account)
-        files.fresh_log(self.log, account=self.account)
-        paths = {"dir": self.folder, "pidfile": self.folder / "valkey.pid", "logfile": self.log}
-        settings = SETTINGS | paths | {"port": str(self.port)}
-        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        # "-": the rest comes from standard input, because everybody can read a command line.
-        secret = f"requirepass {self.password}\n"
-        done = process.run(server.valkey_server, *options, "-", account=self.account, stdin=secret)
-        if done.returncode != 0:
-            raise StackError(f"Valkey did not accept its settings: {done.stderr.strip()}")
-        # It goes into the background before it listens: from here on only its process and its log tell more.
-        process.wait_until(lambda: self.pid() is not None, timeout_s=APPEAR_TIMEOUT_S)
+    def _runs(self) -> bool:
+        return self.pid() is not None
+
+    def _did_not_start(self) -> StackError:
+        return StackError(
+            f"Valkey did not start on port {self.port}; its log {self.log} ends: {files.tail(self.log)}"
+        )
 
     def _has_ended_or_answers(self) -> bool:
-        return self.pid() is None or self._answers()
+        return not self._runs() or self._answers()
 
     def _answers(self) -> bool:
         """False also while it still loads its data."""

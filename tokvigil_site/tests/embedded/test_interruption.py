@@ -13,6 +13,10 @@ import pytest
 from tokvigil_site.embedded import placement, process, stack
 from tokvigil_site.tests.embedded.servers import query
 
+# A start of both takes about 0.3 s.
+INTERRUPTED_STARTS = 16
+INTERRUPTION_STEP_S = 0.025
+
 
 @pytest.fixture(scope="module")
 def own_home(open_folder: Path) -> Iterator[Path]:
@@ -87,6 +91,51 @@ def test_a_killed_owner_gives_up_its_claim(own_home: Path) -> None:
     owner.stdout.close()
     with stack.claimed(own_home):
         pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_an_interrupted_start_is_stopped_whenever_the_interruption_comes(own_home: Path) -> None:
+    script = (
+        "import sys, pathlib\n"
+        "from tokvigil_site import interruptions\n"
+        "from tokvigil_site.embedded import stack\n"
+        "home = pathlib.Path(sys.argv[1])\n"
+        "interruptions.raise_as_ctrl_c()\n"
+        "print('starting', flush=True)\n"
+        "try:\n"
+        "    stack.start(home, durable=False)\n"
+        "except KeyboardInterrupt:\n"
+        "    pass\n"
+        "finally:\n"
+        "    interruptions.ignore()\n"
+        "    stack.stop(home)\n"
+    )
+    stack.start(own_home)
+    data = Path(stack.servers(own_home)[0].log).parent
+    stack.stop(own_home)
+    for step in range(INTERRUPTED_STARTS):
+        starter = subprocess.Popen(
+            [sys.executable, "-c", script, own_home], cwd=placement.CHECKOUT, stdout=subprocess.PIPE
+        )
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"starting\n"
+        time.sleep(step * INTERRUPTION_STEP_S)
+        starter.send_signal(signal.SIGINT)
+        assert starter.wait(20) == 0
+        starter.stdout.close()
+        assert _processes_in(data) == [], f"interrupted after {step * INTERRUPTION_STEP_S:.2f} s"
+
+
+def _processes_in(data: Path) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"{data}/" in line:
+            found.append(line)
+    return found
 
 
 def _starting(home: Path) -> "subprocess.Popen[str]":

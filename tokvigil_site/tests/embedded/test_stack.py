@@ -141,6 +141,13 @@ def test_a_taken_port_is_replaced_by_another(actor: Actor, running: Stack) -> No
     assert query(again.database_url, "SELECT 1") == 1
 
 
+def test_the_status_names_the_one_server_that_is_down(actor: Actor, running: Stack) -> None:
+    actor.do(running.kill_valkey)
+    command = [sys.executable, "-m", "tokvigil_site.embedded", "status", "--home", str(running.home)]
+    asked = subprocess.run(command, cwd=placement.CHECKOUT, capture_output=True, text=True, check=False)
+    assert (asked.returncode, asked.stderr) == (3, f"Valkey is not running in {running.home}.\n")
+
+
 def test_one_server_that_died_is_started_beside_the_other(actor: Actor, running: Stack) -> None:
     before = stack.status(running.home)
     actor.do(running.kill_valkey)
