@@ -54,6 +54,31 @@ def home() -> Path:
     return Path(environment.read("TOKVIGIL_HOME") or placement.default_home()).absolute()
 
 
+def server_urls(home: Path) -> tuple[str, str] | None:
+    """(database URL, Redis URL) of the home's servers, None if they are not in use.
+
+    In use they are if one of them runs or an `up` looks after them: then what is down is back in a moment, on its URL.
+    """
+    servers = stack.servers(home)
+    if not servers or not (any(server.ended() is None for server in servers) or looks_after(home)):
+        return None
+    postgres, valkey = servers
+    return postgres.url, valkey.url
+
+
+def looks_after(home: Path) -> bool:
+    """True while a `manage.py up` or `demo` runs here with servers that it started."""
+    return (home / SERVERS_ARE_OURS_FILE).exists() and stack.is_claimed(home)
+
+
+def servers_of_ours() -> tuple[stack.Server, ...]:
+    """Those of the home that were started here and that this process uses."""
+    if not (home() / SERVERS_ARE_OURS_FILE).exists():
+        return ()
+    used = {environment.read("DATABASE_URL"), environment.read("REDIS_URL")}
+    return tuple(server for server in stack.servers(home()) if server.url in used)
+
+
 def _prepare(home: Path, ending: ExitStack) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Whoever reads it through a pipe sees each line when it is said.

@@ -7,8 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tokvigil_site import environment
-from tokvigil_site.embedded.stack import running_urls
+from tokvigil_site import environment, launch
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 TOKVIGIL_HOME = Path(environment.read("TOKVIGIL_HOME", str(BASE_DIR / ".tokvigil"))).absolute()
@@ -69,7 +68,7 @@ TEMPLATES = [
 _database_url = environment.read("DATABASE_URL")
 _redis_url = environment.read("REDIS_URL")
 if not (_database_url and _redis_url):
-    _running = running_urls(TOKVIGIL_HOME)
+    _running = launch.server_urls(TOKVIGIL_HOME)
     if _running:
         _database_url = _database_url or _running[0]
         _redis_url = _redis_url or _running[1]
@@ -122,7 +121,11 @@ API_KEY_PEPPERS = environment.keyed_secrets(
 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
+# However long the broker is away, and also while it is there but read-only (a fail-over makes a primary a replica for a
+# moment): worker and beat wait for it.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_TIMEZONE = "UTC"
 # name -> (task, period in seconds). One that could not start within its period is dropped: the next does its work.
 _PERIODIC_TASKS = {

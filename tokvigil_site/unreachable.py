@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from django.conf import settings
 from django.db import OperationalError, connection
 
+from tokvigil_site import environment, launch
+
 START = "start `make up` (or `manage.py up`), or set DATABASE_URL"
 
 
@@ -32,7 +34,15 @@ def _sentence() -> str:
         return f"The product is not running here, and DATABASE_URL is not set: {START}."
     named = settings.DATABASES["default"]
     address = f"{named['HOST'] or 'its local socket'}:{named['PORT'] or 5432}"
-    return f"PostgreSQL cannot be reached at {address}{_reason()}. The product is not running here: {START}."
+    return f"PostgreSQL cannot be reached at {address}{_reason()}: {_way_out()}."
+
+
+def _way_out() -> str:
+    if environment.read("DATABASE_URL"):
+        return "check DATABASE_URL and the server"
+    if launch.looks_after(settings.TOKVIGIL_HOME):
+        return f"the `manage.py up` of {settings.TOKVIGIL_HOME} starts it again, try in a moment"
+    return "start `make up` (or `manage.py up`), which starts it again"
 
 
 def _reason() -> str:

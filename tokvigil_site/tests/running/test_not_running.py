@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tokvigil_site.embedded import stack
 from tokvigil_site.tests.running.commands import Command
 
 
@@ -25,6 +26,24 @@ def test_that_nothing_runs_is_said_in_one_line(new_home: Callable[[], Path]) -> 
     )
 
 
+def test_so_it_is_where_everything_was_stopped(new_home: Callable[[], Path]) -> None:
+    home = new_home()
+    stack.start(home, durable=False)
+    stack.stop(home)
+    assert asked(home).output.startswith("The product is not running here, and DATABASE_URL is not set: ")
+
+
+def test_a_server_that_is_down_beside_one_that_runs_is_named_with_the_way_out(
+    new_home: Callable[[], Path],
+) -> None:
+    home = new_home()
+    stack.start(home, durable=False).stop_postgres()
+    command = asked(home)
+    assert command.process.returncode == 1
+    assert command.output.startswith("PostgreSQL cannot be reached at 127.0.0.1:")
+    assert command.output.endswith(": start `make up` (or `manage.py up`), which starts it again.\n")
+
+
 @pytest.mark.parametrize(
     ("address", "reason"), [("127.0.0.1:1", "Connection refused"), ("nohost.invalid:5433", "resolve host")]
 )
@@ -35,5 +54,6 @@ def test_a_server_that_is_not_there_is_named_with_the_reason(
     assert command.process.returncode == 1
     assert command.output.startswith(f"PostgreSQL cannot be reached at {address} (")
     assert reason in command.output
+    assert command.output.endswith("): check DATABASE_URL and the server.\n")
     assert "secret" not in command.output
     assert command.output.count("\n") == 1
