@@ -51,6 +51,7 @@ class Child:
     def start(self) -> None:
         """Returns at once; raises OSError if no process can be made."""
         with self.log.open("ab") as output, interruptions.held_back():
+            self._status = None
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self.module],
                 cwd=self.folder,
@@ -70,11 +71,16 @@ class Child:
                 self.kill()
         return self._status
 
+    def ended(self) -> str | None:
+        """How it ended; None while it runs."""
+        status = self.status()
+        return None if status is None else f"ended by itself (status {status})"
+
     def require_running(self) -> None:
         """Raises ChildError."""
-        status = self.status()
-        if status is not None:
-            raise ChildError(f"The {self.name} ended by itself (status {status}). {self.last_words()}")
+        ended = self.ended()
+        if ended is not None:
+            raise ChildError(f"The {self.name} {ended}. {self.last_words()}")
 
     def await_ready(self, is_ready: Callable[[], bool], *, within_s: float) -> None:
         """Raises ChildError if it ends before it is ready, or is not ready in time."""

@@ -1,4 +1,4 @@
-"""The whole product as processes: a web server, a worker and beat, until Ctrl-C."""
+"""The whole product as processes: a web server, a worker and beat, looked after until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from tokvigil_site import children, first_steps, interruptions
+from tokvigil_site import children, first_steps, interruptions, launch
 from tokvigil_site.children import Child, ChildError
 from tokvigil_site.embedded import files, ports
 from tokvigil_site.first_steps import ADMIN, ENVIRONMENT, Say
+from tokvigil_site.supervision import GaveUp, Supervision
 
 WORKERS = 2
 BLOCKING_THREADS = 4
@@ -35,13 +36,16 @@ class Site:
     admin_password: str | None
     api_key: str
     children: tuple[Child, ...]
+    supervision: Supervision
 
     def watch(self) -> None:
-        """Returns on Ctrl-C or SIGTERM. Raises CommandError if a child ends by itself."""
-        with suppress(KeyboardInterrupt):
-            while True:
-                self.require_running()
-                time.sleep(POLL_S)
+        """Looks after everything until Ctrl-C or SIGTERM. Raises CommandError if something cannot be kept running."""
+        try:
+            self.supervision.watch()
+        except KeyboardInterrupt:
+            return
+        except GaveUp as error:
+            raise CommandError(f"{error} Mend that, then start `{manage()} up` again.") from error
 
     def require_running(self) -> None:
         """Raises CommandError if a child ended by itself."""
@@ -75,6 +79,7 @@ def running(*, port: int, workers: int = WORKERS, say: Say) -> Iterator[Site]:
         admin_password=admin_password,
         api_key=api_key,
         children=(web, worker, beat),
+        supervision=Supervision((*launch.servers_of_ours(), beat, worker, web), say),
     )
     with ExitStack() as ending:
         # The web server first, then what keeps its work in order.

@@ -53,21 +53,6 @@ def test_servers_that_somebody_else_started_are_left_running(home: Path) -> None
     assert servers_run(home)
 
 
-@pytest.mark.parametrize("name", ["worker", "beat"])
-def test_it_does_not_go_on_without_its_worker_or_beat(home: Path, name: str) -> None:
-    up = Up(home)
-    child = min(
-        pid
-        for pid, command in processes_of(home).items()
-        if "celery" in command and f" {name} " in f"{command} "
-    )
-    os.kill(child, signal.SIGKILL)
-    assert up.finish(2 * STOP_S_MAX) == 1
-    assert f"The {name} ended by itself (status -9)" in up.output
-    assert f"{name}.log ends with" in up.output
-    assert processes_of(home) == {}
-
-
 def test_a_web_process_that_is_killed_is_started_again(home: Path) -> None:
     up = Up(home)
     granian = {pid for pid, command in processes_of(home).items() if "granian" in command}
