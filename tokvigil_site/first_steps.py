@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from tokvigil_site import launch
 from tokvigil_site.embedded import files
+from tokvigil_site.supervision import Say
 from usage.ledger import partitions
 from usage.models import ModelPrice
 from usage.prices.genai import load_shared_prices
@@ -31,8 +31,6 @@ ADMIN = "admin"
 TENANT = "demo"
 ENVIRONMENT = "demo/prod"
 ACTOR = "cli:up"
-
-Say = Callable[[str], object]
 
 
 def take(say: Say) -> tuple[str | None, str]:

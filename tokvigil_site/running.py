@@ -16,8 +16,8 @@ from django.core.management.base import CommandError
 from tokvigil_site import children, first_steps, interruptions, launch
 from tokvigil_site.children import Child, ChildError
 from tokvigil_site.embedded import files, ports
-from tokvigil_site.first_steps import ADMIN, ENVIRONMENT, Say
-from tokvigil_site.supervision import GaveUp, Supervision
+from tokvigil_site.first_steps import ADMIN, ENVIRONMENT
+from tokvigil_site.supervision import GaveUp, Say, Supervision
 
 WORKERS = 2
 BLOCKING_THREADS = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +97,9 @@ class Supervision:
             self._tell(f"{watched.it.name} could not be started: {str(error).splitlines()[0]}")
 
     def _tell(self, what: str) -> None:
-        self._say(f"{datetime.now(UTC):%H:%M:%S} {_sentence_case(what)}")
+        # A terminal that was closed is no reason to let things lie.
+        with suppress(OSError):
+            self._say(f"{datetime.now(UTC):%H:%M:%S} {_sentence_case(what)}")
 
 
 def _sentence_case(text: str) -> str:

@@ -122,3 +122,13 @@ def test_a_start_that_fails_is_said_and_tried_again() -> None:
         "Server could not be started: the port is taken",
         "Server is gone; it is started again in 1 s. Its log is /nowhere/server.log",
     ]
+
+
+def test_it_goes_on_when_nobody_reads_what_it_says(ending: Callable[[], Child]) -> None:
+    def closed(_line: str) -> None:
+        raise BrokenPipeError
+
+    child = ending()
+    Supervision([child], closed).look(time.monotonic())
+    await_end(child)
+    assert child.log.read_text().count("No module named no_such_module") == 2
