@@ -37,7 +37,7 @@ class ChildError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """`python -m` with `module` (its name and its arguments), of the code in `folder`. What it prints is appended to `log`."""
+    """`python -m` with `module` (its name and its arguments), of the checkout in `folder`; it prints into `log`."""
 
     name: str
     module: Sequence[str]
