@@ -90,13 +90,27 @@ def forget_all() -> None:
     snapshot.forget_all()
 
 
-def evaluate(body: EvaluateRequest, caller: Caller) -> Evaluated:
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A caller who may ask, as far as this process knows; the reserve script verifies it."""
+
+    caller: Caller
+    snapshot: Snapshot
+    credential: Credential
+
+
+def admit(caller: Caller) -> Admitted:
     """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
-    known, credential = caller.admitted(snapshot.of_key, snapshot.latest)
+    return Admitted(caller, *caller.admitted(snapshot.of_key, snapshot.latest))
+
+
+def evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
+    """Raises Problem."""
+    caller = admitted.caller
     attempt = Attempt(
         body=body,
-        snapshot=known,
-        credential=credential,
+        snapshot=admitted.snapshot,
+        credential=admitted.credential,
         request_id=body.request_id or token_hex(REQUEST_ID_BYTES),
         input_tokens=_input_tokens(body),
         digest=_digest(body),

@@ -10,11 +10,10 @@ import msgspec
 from policies import evaluation
 from policies.decision import LimitFinding
 from policies.evaluate_request import EvaluateRequest
-from policies.evaluation import Evaluated
+from policies.evaluation import Admitted, Evaluated
 from policies.reasons import BY_MODEL, CLASSES, Reason
 from policies.resolution import StoredPolicy
 from tenants.api import problems
-from tenants.api.callers import Caller
 from tenants.api.http import Name
 from usage import limit_state
 from usage.amounts import Per
@@ -68,9 +67,9 @@ class MeterAnswer(msgspec.Struct, frozen=True, kw_only=True):
     blocked: Blocked | None
 
 
-def read(query: MeterQuery, caller: Caller) -> MeterAnswer:
+def read(query: MeterQuery, admitted: Admitted) -> MeterAnswer:
     """Raises Problem; 503 if the counters cannot be read."""
-    evaluated = evaluation.evaluate(_call(query), caller)
+    evaluated = evaluation.evaluate(_call(query), admitted)
     if evaluated.degraded:
         raise problems.unavailable("The counter store")
     assessed = evaluated.assessment

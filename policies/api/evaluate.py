@@ -34,7 +34,8 @@ class EvaluateView(DirectPost):
     )
     def post(self, request: HttpRequest) -> HttpResponse:
         """Decide about one AI call, and hold what it may use."""
-        caller = Caller.of(request, scopes.EVALUATE)
+        # Before the body is looked at: a stranger's is not decoded.
+        admitted = evaluation.admit(Caller.of(request, scopes.EVALUATE))
         body = http.decode(request, _body)
-        evaluated = evaluation.evaluate(body, caller)
+        evaluated = evaluation.evaluate(body, admitted)
         return http.json_response(evaluate_answer.answer(evaluated, explain=body.explain))

@@ -6,7 +6,7 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from policies import limits_in_force
+from policies import evaluation, limits_in_force
 from policies.limits_in_force import MeterAnswer, MeterQuery
 from tenants import scopes
 from tenants.api import http, queries
@@ -30,6 +30,6 @@ class LimitsView(APIView):
     )
     def get(self, request: Request) -> HttpResponse:
         django_request = request._request
-        caller = Caller.of(django_request, scopes.USAGE_READ)
+        admitted = evaluation.admit(Caller.of(django_request, scopes.USAGE_READ))
         query = queries.decode(django_request, MeterQuery)
-        return http.json_response(limits_in_force.read(query, caller))
+        return http.json_response(limits_in_force.read(query, admitted))

@@ -150,7 +150,7 @@ class _Run:
             input_tokens=row.input_tokens,
         )
         started = time.perf_counter()
-        evaluated = evaluation.evaluate(request, self._caller)
+        evaluated = evaluation.evaluate(request, evaluation.admit(self._caller))
         evaluate_s = time.perf_counter() - started
         verdict, assessed = evaluated.decision.verdict, evaluated.assessment
         report = receipt = None

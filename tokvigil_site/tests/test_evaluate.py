@@ -7,6 +7,7 @@ import pytest
 from policies.end_users import set_end_user
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, ledger, limits, set_clock, set_price
+from tokvigil_site.tests.callers import assert_problem, caller_with
 from usage.settling import recount
 
 DAILY_5 = "{metric: requests, window: day, amount: 5, per: user}"
@@ -583,3 +584,12 @@ def test_an_explanation_does_not_make_it_another_call(api: Api, environment: Env
     first = api.evaluate(request_id="r-1")
 
     assert api.evaluate(request_id="r-1", explain=True)["expires_at"] == first["expires_at"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"user_id": 1}', b"[" * 60_000])
+def test_evaluate_decodes_nothing_of_strangers(api: Api, environment: Environment, body: bytes) -> None:
+    stranger, reader = Api(environment), caller_with(environment, "usage:read")
+    stranger.text = stranger.text[:-4] + "AAAA"
+
+    assert_problem(stranger.request("POST", "/v1/evaluate", body), 401, "INVALID_API_KEY")
+    assert_problem(reader.request("POST", "/v1/evaluate", body), 403, "INSUFFICIENT_SCOPE")

@@ -220,3 +220,10 @@ def test_without_counters_it_says_so_rather_than_guess(
 @pytest.mark.parametrize("value", ["", "a%00b", "a" * 256])
 def test_a_bad_parameter_is_refused_by_name(api: Api, field: str, value: str) -> None:
     assert_problem(api.get(f"/v1/limits?{field}={value}"), 422, "VALIDATION_ERROR", field=field)
+
+
+def test_limits_reads_no_query_of_strangers(api: Api, environment: Environment) -> None:
+    stranger = Api(environment)
+    stranger.text = stranger.text[:-4] + "AAAA"
+
+    assert_problem(stranger.get("/v1/limits?surprise=1"), 401, "INVALID_API_KEY")
