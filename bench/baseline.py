@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from django.db import connection
 
 from bench import scene
-from bench.servers import web
+from bench.servers import wsgi_web
 
 DATABASE = "bench_baseline"
 STORE_NUMBER = 1
@@ -37,7 +37,7 @@ def baseline(commit: str) -> Iterator[Baseline]:
         try:
             variables = _servers_of_its_own()
             key = _prepared(checkout, variables)
-            with web(folder=checkout, variables=variables) as url:
+            with wsgi_web(folder=checkout, variables=variables) as url:
                 yield Baseline(commit, url, key)
         finally:
             _git("worktree", "remove", "--force", str(checkout))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tokvigil_site.children import Child, http_status
 from tokvigil_site.embedded import ports, stack
 from tokvigil_site.embedded.placement import CHECKOUT
+from tokvigil_site.serving import command as serving
 
 HOME = Path(".tokvigil/bench")
 START_S_MAX = 30.0
 STOP_S_MAX = 30.0
 WORKERS = 2
-BLOCKING_THREADS = 4
+WSGI_THREADS = 4
 
 
 @contextmanager
@@ -34,18 +35,44 @@ def bench_stack() -> Iterator[None]:
 
 
 @contextmanager
-def web(
-    workers: int = WORKERS, *, folder: Path = CHECKOUT, variables: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """Web processes as in production, of the checkout in `folder`; their base URL. Raises ChildError."""
+def web(workers: int = WORKERS) -> Iterator[str]:
+    """Web processes as in production; their base URL. Raises ChildError."""
     port = ports.pick_free()
+    with serve(serving.granian(port, workers=workers, log_level="error"), port) as url:
+        yield url
+
+
+@contextmanager
+def wsgi_web(*, folder: Path = CHECKOUT, variables: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The same application over granian's own WSGI, where the thread that decides also waits for the body.
+
+    Of the checkout in `folder`, which may be an older one. Raises ChildError.
+    """
+    port = ports.pick_free()
+    module = [
+        *("granian", "--interface", "wsgi", "--port", str(port), "--log-level", "error", "--no-ws"),
+        *(
+            "--workers",
+            str(WORKERS),
+            "--blocking-threads",
+            str(WSGI_THREADS),
+            "tokvigil_site.wsgi:application",
+        ),
+    ]
+    with serve(module, port, folder=folder, variables=variables) as url:
+        yield url
+
+
+@contextmanager
+def serve(
+    module: Sequence[str], port: int, *, folder: Path = CHECKOUT, variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """What `python -m` starts, which listens at the port; its base URL. Raises ChildError."""
     url = f"http://{ports.HOST}:{port}"
-    command = ["granian", "--interface", "wsgi", "--workers", str(workers)]
-    command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port), "--log-level", "error"]
     with tempfile.TemporaryDirectory() as logs:
         server = Child(
             name="web server",
-            module=[*command, "tokvigil_site.wsgi:application"],
+            module=module,
             log=Path(logs) / "web.log",
             folder=folder,
             variables=variables or {},

@@ -12,11 +12,20 @@ from tenants.api.problems import Problem
 API = "/v1/"
 
 
+def refusal(path: str, problem: Problem) -> HttpResponse:
+    """Of a request that no view gets to see."""
+    if path.startswith(API):
+        return problem.response()
+    response = HttpResponse(f"{problem.detail}\n", content_type="text/plain", status=problem.status)
+    if problem.retry_after_s is not None:
+        response["Retry-After"] = str(problem.retry_after_s)
+    return response
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if isinstance(exception, RequestDataTooBig):
+        return refusal(request.path, Problem(413, "BODY_TOO_LARGE", "The body is too large; send less."))
     if request.path.startswith(API):
-        # A view that read a body before it looked at its announced length.
-        if isinstance(exception, RequestDataTooBig):
-            return Problem(413, "BODY_TOO_LARGE", "The body is too large; send less.").response()
         return Problem(400, "BAD_REQUEST", "The request cannot be read.").response()
     return defaults.bad_request(request, exception)
 

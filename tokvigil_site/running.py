@@ -17,15 +17,16 @@ from tokvigil_site import children, first_steps, interruptions, launch
 from tokvigil_site.children import Child, ChildError
 from tokvigil_site.embedded import files, ports
 from tokvigil_site.first_steps import ADMIN, ENVIRONMENT
+from tokvigil_site.serving import command as serving
 from tokvigil_site.supervision import GaveUp, Say, Supervision
 
 WORKERS = 2
-BLOCKING_THREADS = 4
 READY_S_MAX = 60.0
 POLL_S = 0.1
 PORT_MAX = 65_535
 # Of the web server, then of worker and beat; with the embedded servers all ends within 10 s.
 STOP_S_MAX = 3.5
+WEB_STOP_S_MAX = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def running(*, port: int, workers: int = WORKERS, say: Say) -> Iterator[Site]:
     # Beat is a child of its own: as a thread or process of the worker it could end without anybody noticing.
     beat = _child("beat", _beat_command())
     worker = _child("worker", _worker_command())
-    web = _child("web server", _web_command(port, workers))
+    web = _child("web server", serving.granian(port, workers=workers, stop_s_max=WEB_STOP_S_MAX))
     site = Site(
         url=f"http://{ports.HOST}:{port}",
         admin_password=admin_password,
@@ -127,17 +128,6 @@ def _require_free(port: int) -> None:
             f"Port {port} is taken: stop what listens there, or choose another with "
             f'`--port {port % PORT_MAX + 1}` (after make: `ARGS="--port {port % PORT_MAX + 1}"`).'
         )
-
-
-def _web_command(port: int, workers: int) -> Sequence[str]:
-    # WSGI and never ASGI: the views are synchronous.
-    return (
-        "granian",
-        *("--interface", "wsgi", "--host", ports.HOST, "--port", str(port), "--no-ws"),
-        *("--workers", str(workers), "--blocking-threads", str(BLOCKING_THREADS)),
-        *("--workers-kill-timeout", "2", "--respawn-failed-workers", "--log-level", "warning"),
-        "tokvigil_site.wsgi:application",
-    )
 
 
 def _worker_command() -> Sequence[str]:

@@ -76,7 +76,7 @@ class ExtendView(KeyView):
         problems=(404,),
     )
     def post(self, request: Request, request_id: str) -> HttpResponse:
-        body = http.decode(request._request, _extend) if request._request.body else ExtendRequest()
+        body = http.decode(request._request, _extend) if http.has_body(request._request) else ExtendRequest()
         try:
             deadline_ms = extend(self.environment_id, request_id, body.seconds * 1000)
         except NotOpen as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -75,10 +76,15 @@ class Credential:
             raise problems.insufficient_scope(scope)
 
 
+def key_in(environ: Mapping[str, Any]) -> keys.Presented | None:
+    """The key that a request's WSGI environ carries; None if there is none of a key's form."""
+    header = environ.get("HTTP_AUTHORIZATION", "")
+    return keys.parse(header[len(BEARER) :]) if header[: len(BEARER)].lower() == BEARER else None
+
+
 def presented(request: HttpRequest) -> keys.Presented:
     """The key the caller sent. Raises Problem 401."""
-    header = request.META.get("HTTP_AUTHORIZATION", "")
-    found = keys.parse(header[len(BEARER) :]) if header[: len(BEARER)].lower() == BEARER else None
+    found = key_in(request.META)
     if found is None:
         raise problems.invalid_api_key()
     return found

@@ -14,6 +14,7 @@ from tenants.api.problems import FieldError, Problem, invalid
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
+BATCH_PATH = "/v1/usage/batch"
 NAME_LENGTH_MAX = 255
 REQUEST_ID_LENGTH_MAX = 128
 # The largest count of tokens one call can carry; usage/prices/cost.py refuses more: cost could leave its range.
@@ -40,15 +41,26 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`$", re
 _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>.*)`$")
 
 
-def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T], *, bytes_max: int = BODY_BYTES_MAX) -> T:
+def body_bytes_max(path: str) -> int:
+    """The longest body that is taken at a path of the API."""
+    return BATCH_BODY_BYTES_MAX if path == BATCH_PATH else BODY_BYTES_MAX
+
+
+def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T]) -> T:
     """The body as the decoder's type. Raises Problem: 415, 413, or 422 naming the field and the mend."""
     if request.content_type != "application/json":
         raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as `Content-Type: application/json`.")
     if "CONTENT_LENGTH" not in request.META and "HTTP_TRANSFER_ENCODING" in request.META:
         raise Problem(411, "LENGTH_REQUIRED", "Send the body with a Content-Length, not in chunks.")
+    bytes_max = body_bytes_max(request.path_info)
     if _announced_length(request) > bytes_max:
         raise Problem(413, "BODY_TOO_LARGE", f"The body is larger than {bytes_max} bytes; send less.")
     return parse(request.body, decoder)
+
+
+def has_body(request: HttpRequest) -> bool:
+    """Whether one was announced, or comes in chunks; none is read for it."""
+    return _announced_length(request) > 0 or "HTTP_TRANSFER_ENCODING" in request.META
 
 
 def parse(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:

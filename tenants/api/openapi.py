@@ -32,6 +32,7 @@ _PROBLEMS = {
     401: "`INVALID_API_KEY`: missing, malformed, unknown, revoked or expired.",
     403: "`INSUFFICIENT_SCOPE`: the key lacks the scope this needs.",
     404: "`NOT_FOUND`: there is no such thing in this environment.",
+    408: "`REQUEST_TIMEOUT`: the body did not arrive in time; nothing was recorded. Retry.",
     409: "`IDEMPOTENCY_CONFLICT`: the request_id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
     413: "`BODY_TOO_LARGE`: send less.",
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",
@@ -40,7 +41,7 @@ _PROBLEMS = {
     503: "`UNAVAILABLE`: the ledger or the counter store is away; nothing was recorded. Retry.",
 }
 _OF_ANY_KEY = (401, 403, 429, 503)
-_OF_A_BODY = (413, 415, 422)
+_OF_A_BODY = (408, 413, 415, 422)
 _OF_A_QUERY = (422,)
 
 

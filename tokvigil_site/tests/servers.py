@@ -21,13 +21,13 @@ from django.db import connection
 
 from tokvigil_site.children import Child, http_status
 from tokvigil_site.embedded import ports
+from tokvigil_site.serving import command as serving
 from tokvigil_site.testing import Answer, Api
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 60
 ANSWER_TIMEOUT_S = 30
 COMMAND_TIMEOUT_S = 60
-BLOCKING_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,9 @@ def web_processes(count: int, folder: Path, variables: Mapping[str, str]) -> Ite
 
 def launch(folder: Path, variables: Mapping[str, str], port: int | None = None) -> WebProcess:
     port = port or ports.pick_free()
-    command = ["granian", "--interface", "wsgi", "--workers", "1"]
-    command += ["--blocking-threads", str(BLOCKING_THREADS), "--port", str(port)]
     child = Child(
         name="web process",
-        module=[*command, "tokvigil_site.wsgi:application"],
+        module=serving.granian(port),
         log=folder / f"web-{port}.log",
         variables=variables,
     )

@@ -127,7 +127,7 @@ class UsageBatchView(DirectPost):
     )
     def post(self, request: HttpRequest) -> HttpResponse:
         caller, known = admitted(request)
-        batch = http.decode(request, _batch, bytes_max=http.BATCH_BODY_BYTES_MAX)
+        batch = http.decode(request, _batch)
         outcomes: dict[int, UsageReceipt | Problem] = {}
         reports: dict[int, UsageReport] = {}
         for index, raw in enumerate(batch.events):

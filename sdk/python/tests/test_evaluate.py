@@ -92,7 +92,7 @@ def test_text_and_messages_are_counted_here_and_never_sent(tv: TokVigil, control
     assert all(b"acquisition" not in seen.raw for seen in control_plane.seen)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_retry_repeats_the_same_request_id(
     tv: TokVigil, control_plane: Any, wire: Any, status: int
 ) -> None:

@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from random import SystemRandom
 
 # Other statuses are answers, not accidents. A 500 is a defect that a second try would only meet again.
-RETRYABLE_STATUSES = frozenset({429, 502, 503, 504})
+RETRYABLE_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 DELAY_S_FIRST = 0.2
 DELAY_S_MAX = 4.0
