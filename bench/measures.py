@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bench import load, python_sdk, reports, scene
+from bench import load, python_sdk, reports, scene, serving
 from bench.client import post
 from bench.load import Load, interleaved, median
 from bench.result import Result
@@ -27,6 +27,10 @@ def all_measures(options: Options) -> list[Result]:
     scene.prepare()
     small = scene.make("small")
     results: list[Result] = []
+    if not (options.only_sdk or options.only_reports):
+        results += serving.measures(scene.make("serving"), options)
+    if options.only_serving:
+        return results
     with web() as url:
         if options.only_reports:
             return reports.measures(url, options)
