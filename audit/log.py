@@ -24,7 +24,7 @@ from django.db.models import Model
 from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
-from audit.chain import link
+from audit.chain import current_key_id, link
 from audit.models import (
     ACTION_LENGTH_MAX,
     ACTOR_LENGTH_MAX,
@@ -97,17 +97,24 @@ def log(action: str, target: Model, /, *, tenant_id: int | None, **data: object)
         at=timezone.now(),
         actor=_actor.get(),
         action=action,
-        target_type=target._meta.label_lower,
+        target_type=_model_of(target),
         target_id=str(target.pk),
         target_name=str(target)[:TARGET_NAME_LENGTH_MAX],
         data=plain,
         prev_hash=head.hash,
+        key_id=current_key_id(),
     )
     entry.hash = link(head.hash, entry)
     entry.save(force_insert=True)
     head.seq, head.hash = entry.seq, entry.hash
     head.save(update_fields=["seq", "hash"])
     return entry
+
+
+def _model_of(target: Model) -> str:
+    """A proxy's rows are known by the model that they are stored as."""
+    concrete = target._meta.concrete_model
+    return (concrete or target)._meta.label_lower
 
 
 def _locked_head(tenant_id: int | None) -> ChainHead:

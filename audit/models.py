@@ -9,8 +9,10 @@ TARGET_ID_LENGTH_MAX = 128
 TARGET_NAME_LENGTH_MAX = 200
 DATA_LENGTH_MAX = 65_536  # characters of its JSON
 HASH_LENGTH = 64  # SHA-256 in hex
+KEY_ID_LENGTH_MAX = 16
 
 GENESIS = "0" * HASH_LENGTH  # what the first entry of a chain follows
+UNKEYED = ""  # the key id of entries that are older than the keys
 
 
 class Entry(models.Model):
@@ -31,6 +33,7 @@ class Entry(models.Model):
     data = models.JSONField()
     prev_hash = models.CharField(max_length=HASH_LENGTH)
     hash = models.CharField(max_length=HASH_LENGTH)
+    key_id = models.CharField(max_length=KEY_ID_LENGTH_MAX, default=UNKEYED)
 
     class Meta:
         verbose_name = "audit entry"

@@ -24,9 +24,11 @@ WSGI_THREADS = 4
 def bench_stack() -> Iterator[None]:
     """PostgreSQL (not waiting for the disk) and Valkey, named in the environment variables that settings read."""
     servers = stack.start(HOME, durable=False)
-    os.environ["DATABASE_URL"], os.environ["REDIS_URL"] = servers.database_url, servers.redis_url
+    # As the owner, who may ANALYZE what was filled in.
+    os.environ["DATABASE_URL"], os.environ["REDIS_URL"] = servers.owner_url, servers.redis_url
     os.environ.setdefault("SECRET_KEY", "only-for-the-bench")
     os.environ.setdefault("API_KEY_PEPPER", "only-for-the-bench")
+    os.environ.setdefault("AUDIT_KEY", "only-for-the-bench")
     os.environ["DJANGO_SETTINGS_MODULE"] = "bench.settings"
     try:
         yield

@@ -44,6 +44,8 @@ class Child:
     log: Path
     folder: Path = CHECKOUT
     variables: Mapping[str, str] = field(default_factory=dict)
+    # Variables of this process that it must not see.
+    withheld: frozenset[str] = frozenset()
     stdin: int = subprocess.DEVNULL
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _status: int | None = field(default=None, init=False)
@@ -55,13 +57,17 @@ class Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self.module],
                 cwd=self.folder,
-                env={**os.environ, **self.variables},
+                env=self._environment(),
                 stdin=self.stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=partial(_end_with, os.getpid()) if sys.platform == "linux" else None,
             )
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in self.withheld}
+        return {**inherited, **self.variables}
 
     def status(self) -> int | None:
         """Its exit status, None while it runs. What it left behind has ended with it."""

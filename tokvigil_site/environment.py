@@ -5,6 +5,9 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+# As long as the columns that hold it.
+KEY_ID_LENGTH_MAX = 16
+
 
 def read(name: str, default: str = "") -> str:
     """The value of `name`, or what the file named by `name_FILE` holds, or `default`."""
@@ -37,7 +40,20 @@ def secret(name: str, *, home: Path, debug: bool) -> str:
     )
 
 
-def keyed_secrets(text: str) -> dict[str, str]:
-    """`2:new,1:old` by id, the first one being the current; a value without an id has the id 1."""
-    pairs = (pair.partition(":") for pair in text.split(","))
-    return {key if colon else "1": value if colon else key for key, colon, value in pairs}
+def keyed_secrets(name: str, text: str) -> dict[str, str]:
+    """`2:new,1:old` by id, the first one being the current; a value without an id has the id 1.
+
+    Raises ImproperlyConfigured, naming the variable but no secret, for an id that is missing, too long or used twice,
+    and for a missing value.
+    """
+    pairs: dict[str, str] = {}
+    for pair in text.split(","):
+        before, colon, after = pair.partition(":")
+        key, value = (before, after) if colon else ("1", before)
+        if not (value and 1 <= len(key) <= KEY_ID_LENGTH_MAX and key not in pairs):
+            raise ImproperlyConfigured(
+                f"{name} must be `id:value` pairs separated by commas, the current one first: each with a value and "
+                f"an id of its own of at most {KEY_ID_LENGTH_MAX} characters."
+            )
+        pairs[key] = value
+    return pairs

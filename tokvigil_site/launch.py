@@ -19,11 +19,15 @@ from tokvigil_site.embedded.errors import StackError
 
 COMMANDS = ("up", "demo")
 SECRETS_FOLDER = "secrets"
-# How to make each. A pepper is `id:value`, so that a later one can stand beside it.
+# How to make each. Peppers and audit keys are `id:value`, so that a later one can stand beside it.
 SECRETS: dict[str, Callable[[], str]] = {
     "SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "API_KEY_PEPPER": lambda: f"1:{secrets.token_urlsafe(32)}",
+    "AUDIT_KEY": lambda: f"1:{secrets.token_urlsafe(32)}",
 }
+# For the migrations of this process alone: what it starts must not get it.
+OWNER_VARIABLE = "MIGRATION_DATABASE_URL"
+OWNER_VARIABLES = frozenset({OWNER_VARIABLE, f"{OWNER_VARIABLE}_FILE"})
 # In a home whose servers were started here, until they are stopped: whoever comes after a killed `up` may stop them.
 SERVERS_ARE_OURS_FILE = "servers-started-by-up"
 INTERRUPTED_STATUS = 130
@@ -94,6 +98,8 @@ def _prepare(home: Path, ending: ExitStack) -> None:
     named = {name: environment.read(name) for name in ("DATABASE_URL", "REDIS_URL")}
     if not all(named.values()):
         started = _start_servers(home, ending)
+        if not named["DATABASE_URL"]:
+            named[OWNER_VARIABLE] = started.owner_url
         named["DATABASE_URL"] = named["DATABASE_URL"] or started.database_url
         named["REDIS_URL"] = named["REDIS_URL"] or started.redis_url
     os.environ.update(named)

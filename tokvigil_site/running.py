@@ -146,7 +146,7 @@ def _child(name: str, module: Sequence[str]) -> Child:
     files.make_folder(logs)
     log = logs / f"{name.replace(' ', '-')}.log"
     files.fresh_log(log, account=None)
-    return Child(name=name, module=module, log=log)
+    return Child(name=name, module=module, log=log, withheld=launch.OWNER_VARIABLES)
 
 
 def _await_ready(site: Site) -> None:

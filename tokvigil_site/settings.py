@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tokvigil_site import environment, launch
+from tokvigil_site.embedded.stack import owner_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 TOKVIGIL_HOME = Path(environment.read("TOKVIGIL_HOME", str(BASE_DIR / ".tokvigil"))).absolute()
@@ -66,10 +67,13 @@ TEMPLATES = [
 
 # The ledger and the counter store: named, or the embedded ones that `manage.py up` runs.
 _database_url = environment.read("DATABASE_URL")
+_owner_url = environment.read("MIGRATION_DATABASE_URL")
 _redis_url = environment.read("REDIS_URL")
 if not (_database_url and _redis_url):
     _running = launch.server_urls(TOKVIGIL_HOME)
     if _running:
+        if not _database_url:
+            _owner_url = _owner_url or owner_url(TOKVIGIL_HOME) or ""
         _database_url = _database_url or _running[0]
         _redis_url = _redis_url or _running[1]
 
@@ -94,6 +98,12 @@ if DATABASE_IS_NAMED:
         "max_size": 16,
         "timeout": DATABASE_CONNECT_TIMEOUT_S,
     }
+# The same database as the role that owns the tables, for migrations alone (audit/roles.py).
+_LOGIN = ("USER", "PASSWORD", "HOST", "PORT")
+DATABASE_APPLICATION = {name: DATABASES["default"][name] for name in _LOGIN}
+DATABASE_OWNER = None
+if _owner_url:
+    DATABASE_OWNER = {name: environ.Env.db_url_config(_owner_url)[name] for name in _LOGIN}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = _redis_url or "redis://127.0.0.1:6379/0"
@@ -116,7 +126,12 @@ CACHES = {
 
 # `id:value` pairs, the current one first, so that a pepper can be replaced while old keys still work.
 API_KEY_PEPPERS = environment.keyed_secrets(
-    environment.secret("API_KEY_PEPPER", home=TOKVIGIL_HOME, debug=DEBUG)
+    "API_KEY_PEPPER", environment.secret("API_KEY_PEPPER", home=TOKVIGIL_HOME, debug=DEBUG)
+)
+
+# The same for the keys of the audit log: entries under a key that is no longer here cannot be verified.
+AUDIT_KEYS = environment.keyed_secrets(
+    "AUDIT_KEY", environment.secret("AUDIT_KEY", home=TOKVIGIL_HOME, debug=DEBUG)
 )
 
 CELERY_BROKER_URL = REDIS_URL

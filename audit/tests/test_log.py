@@ -1,6 +1,8 @@
+import hmac
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -42,7 +44,29 @@ def test_each_hash_covers_the_one_before(alice: User) -> None:
     assert (head.seq, head.hash) == (2, second.hash)
 
 
-def test_the_hash_is_the_documented_one() -> None:
+def test_the_hash_is_the_documented_one(settings: Any) -> None:
+    settings.AUDIT_KEYS = {"k2": "of the log"}
+    entry = Entry(
+        key_id="k2",
+        tenant_id=None,
+        seq=1,
+        at=datetime(2026, 11, 23, 12, tzinfo=UTC),
+        actor="system",
+        action="user.renamed",
+        target_type="auth.user",
+        target_id="1",
+        target_name="Zoë",
+        data={"b": [1, None, True], "a": "x"},
+    )
+    row = (
+        '{"action":"user.renamed","actor":"system","at":"2026-11-23T12:00:00.000000+00:00",'
+        '"data":{"a":"x","b":[1,null,true]},"key_id":"k2","seq":1,"target_id":"1","target_name":"Zo\\u00eb",'
+        '"target_type":"auth.user","tenant_id":null}'
+    )
+    assert link(GENESIS, entry) == hmac.new(b"of the log", b"0" * 64 + row.encode(), "sha256").hexdigest()
+
+
+def test_the_hash_of_an_entry_from_before_the_keys_is_the_one_of_then() -> None:
     entry = Entry(
         tenant_id=None,
         seq=1,

@@ -15,7 +15,7 @@ from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.ports import HOST
 from tokvigil_site.embedded.process import Account
 from tokvigil_site.embedded.programs import Programs
-from tokvigil_site.embedded.state import DATABASE, ROLE
+from tokvigil_site.embedded.state import APPLICATION, DATABASE, OWNER
 
 READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
@@ -24,6 +24,8 @@ LAUNCH_TIMEOUT_S = 2
 STATUS_LINE = 7
 # A process id no system gives: the largest signed 32-bit number.
 NOBODYS_PID = 2**31 - 1
+# In the data folder once it has the roles with the home's passwords; it travels with the data.
+ROLES_FILE = "tokvigil-roles"
 SETTINGS = {
     "listen_addresses": HOST,
     # A socket's path may have 107 bytes; a checkout's path may have more.
@@ -38,6 +40,12 @@ SETTINGS = {
 }
 # For tests: a power failure may cost the data, kill -9 does not.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passwords:
+    owner: str
+    application: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +74,7 @@ class Postgres:
         pid = process.read_pid(self.pid_file)
         return pid if process.runs_with(pid, self.folder) else None
 
-    def create(self, server: Programs, password: str) -> None:
+    def create(self, server: Programs, passwords: Passwords) -> None:
         """Makes the data folder if there is none: complete or not at all, whenever this is interrupted."""
         # Another name each time: the initdb of a killed start may still be at work in the folder before.
         for leftover in self.data.glob("postgres.new-*"):
@@ -76,9 +84,16 @@ class Postgres:
         files.require_space(self.data)
         unfinished = self.data / f"postgres.new-{secrets.token_hex(4)}"
         files.make_folder(unfinished, mode=0o700, account=self.account)
-        self._initialise(unfinished, server, password)
+        self._initialise(unfinished, server, passwords)
         unfinished.rename(self.folder)
         return None
+
+    def ensure_roles(self, server: Programs, passwords: Passwords) -> None:
+        """Brings over a data folder from the time when the application was the superuser; stops the server for it."""
+        if not (self.folder / ROLES_FILE).exists():
+            self.stop()
+            self._disown_pid_file()
+            self._make_roles(self.folder, server, passwords)
 
     def start(self, server: Programs) -> None:
         """Returns when the server accepts connections, else raises StackError with the end of its log."""
@@ -116,10 +131,11 @@ class Postgres:
     def _failed(self, what: str) -> StackError:
         return StackError(f"PostgreSQL {what}; its log {self.log} ends: {files.tail(self.log)}")
 
-    def _initialise(self, folder: Path, server: Programs, password: str) -> None:
+    def _initialise(self, folder: Path, server: Programs, passwords: Passwords) -> None:
         """Nothing waits for the disk until all is there; then everything does at once."""
-        self._run_initdb(folder, server, password)
-        self._create_database(folder, server)
+        self._run_initdb(folder, server, passwords.owner)
+        self._run_single_user(folder, server, f"CREATE DATABASE {DATABASE};")
+        self._make_roles(folder, server, passwords)
         if self.durable:
             process.run(server.initdb, "-D", folder, "--sync-only", account=self.account)
 
@@ -128,7 +144,7 @@ class Postgres:
         files.write_secret(password_file, password, account=self.account)
         # The builtin locale sorts the same on every machine.
         options = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        options += ["--auth=scram-sha-256", f"--username={ROLE}", f"--pwfile={password_file}", "--no-sync"]
+        options += ["--auth=scram-sha-256", f"--username={OWNER}", f"--pwfile={password_file}", "--no-sync"]
         try:
             done = process.run(server.initdb, "-D", folder, *options, account=self.account)
         finally:
@@ -136,13 +152,31 @@ class Postgres:
         if done.returncode != 0:
             raise StackError(f"PostgreSQL's data folder could not be made at {folder}: {done.stderr.strip()}")
 
-    def _create_database(self, folder: Path, server: Programs) -> None:
-        """In single-user mode, so that a data folder never exists without its database."""
-        single_user = ["--single", "-c", "fsync=off", "-D", str(folder), "postgres"]
-        statement = f"CREATE DATABASE {DATABASE};\n"
-        done = process.run(server.postgres, *single_user, account=self.account, stdin=statement)
+    def _make_roles(self, folder: Path, server: Programs, passwords: Passwords) -> None:
+        """Can be done again after it was interrupted. The passwords hold no quotes."""
+        self._run_single_user(
+            folder,
+            server,
+            f"ALTER ROLE {OWNER} PASSWORD '{passwords.owner}';",
+            f"DO 'BEGIN CREATE ROLE {APPLICATION}; EXCEPTION WHEN duplicate_object THEN NULL; END';",
+            f"ALTER ROLE {APPLICATION} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{passwords.application}';",
+        )
+        files.write_secret(folder / ROLES_FILE, f"{OWNER}, {APPLICATION}\n", account=self.account)
+
+    def _run_single_user(self, folder: Path, server: Programs, *statements: str) -> None:
+        """Without a server, so that a data folder never exists without its database and its roles.
+
+        A statement is a line. One that fails is not repeated in the message, for it may hold a password.
+        """
+        options = ["--single", "-c", "fsync=off", "-c", "log_min_error_statement=panic"]
+        done = process.run(
+            server.postgres,
+            *(*options, "-D", str(folder), "postgres"),
+            account=self.account,
+            stdin="".join(f"{statement}\n" for statement in statements),
+        )
         if done.returncode != 0 or "ERROR" in done.stderr:
-            raise StackError(f"PostgreSQL could not create its database at {folder}: {done.stderr.strip()}")
+            raise StackError(f"PostgreSQL could not set up its data at {folder}: {done.stderr.strip()}")
 
     def _require_same_major(self, brought: str) -> None:
         written_by = (self.folder / "PG_VERSION").read_text().strip()

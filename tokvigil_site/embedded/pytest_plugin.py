@@ -20,7 +20,11 @@ from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.stack import Stack
 
 SESSIONS_MAX = 8
-SECRETS = {"SECRET_KEY": "only-for-tests-" * 4, "API_KEY_PEPPER": "only-for-tests"}
+SECRETS = {
+    "SECRET_KEY": "only-for-tests-" * 4,
+    "API_KEY_PEPPER": "only-for-tests",
+    "AUDIT_KEY": "only-for-tests",
+}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -35,6 +39,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
         _set_defaults(SECRETS)
         if not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
             servers = _started_for(early_config)
+            if "DATABASE_URL" not in os.environ:
+                # pytest-django makes the databases as the owner (audit/testing.py); the tests are the application.
+                _set_defaults({"MIGRATION_DATABASE_URL": servers.owner_url})
             _set_defaults({"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url})
     yield
 

@@ -2,7 +2,7 @@
 
 The servers outlive whoever started them; the next start finds and reuses them. Every change of a home happens
 under its lock, so concurrent starts give the same stack. The servers listen on 127.0.0.1 only and ask for the
-home's password.
+home's passwords.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from typing import Self
 from tokvigil_site.embedded import files, placement, ports, process, programs, state
 from tokvigil_site.embedded.errors import StackError
 from tokvigil_site.embedded.placement import Placement
-from tokvigil_site.embedded.postgres import Postgres
+from tokvigil_site.embedded.postgres import Passwords, Postgres
 from tokvigil_site.embedded.process import Account
 from tokvigil_site.embedded.programs import Programs
 from tokvigil_site.embedded.state import State
@@ -43,10 +43,14 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A started stack. Its methods let a test take one server away and bring it back on the same port."""
+    """A started stack. Its methods let a test take one server away and bring it back on the same port.
+
+    `owner_url` is for migrations alone: its role may do everything, the one of `database_url` owns nothing.
+    """
 
     home: Path
     database_url: str
+    owner_url: str
     redis_url: str
 
     def kill_valkey(self) -> None:
@@ -107,8 +111,15 @@ def start(home: Path, *, durable: bool = True) -> Stack:
         if known is None:
             known = _new_state(home, place.data, durable)
             _set_aside_lost_data(_Servers.of(known, place.account))
+        elif not known.owner_password:
+            known = replace(known, owner_password=state.new_password())
         running = _start_servers(known, place, durable)
-    return Stack(home=home, database_url=running.database_url, redis_url=running.redis_url)
+    return Stack(
+        home=home,
+        database_url=running.database_url,
+        owner_url=running.owner_url,
+        redis_url=running.redis_url,
+    )
 
 
 def stop(home: Path) -> None:
@@ -167,6 +178,14 @@ def is_claimed(home: Path) -> bool:
     return files.is_locked(home / OWNER_FILE)
 
 
+def owner_url(home: Path) -> str | None:
+    """The owner's database URL, which migrations need, if PostgreSQL of this home runs. Only reads files."""
+    known = state.read(home.resolve())
+    if known is None or not known.owner_password or _status_of(known).postgres_pid is None:
+        return None
+    return known.owner_url
+
+
 @contextmanager
 def claimed(home: Path) -> Iterator[None]:
     """Marks a home as having an owner, who may stop it; the mark ends with the owner's process.
@@ -198,8 +217,9 @@ class _Servers:
     def named(self, name: str) -> Postgres | Valkey:
         return next(server for server in (self.postgres, self.valkey) if server.name == name)
 
-    def start(self, server: Programs, password: str) -> None:
-        self.postgres.create(server, password)
+    def start(self, server: Programs, passwords: Passwords) -> None:
+        self.postgres.create(server, passwords)
+        self.postgres.ensure_roles(server, passwords)
         self.postgres.start(server)
         self.valkey.start(server)
 
@@ -227,12 +247,13 @@ def _changing(home: Path) -> Iterator[_Servers]:
 
 def _start_servers(wanted: State, place: Placement, durable: bool) -> State:
     server = programs.usable_by(place.account)
+    passwords = Passwords(owner=wanted.owner_password, application=wanted.password)
     for attempts_left in reversed(range(START_ATTEMPTS_MAX)):
         wanted = _ready_to_start(wanted, durable)
         # Before the start: whoever comes after a killed start must find what it left running.
         state.write(wanted)
         try:
-            _Servers.of(wanted, place.account).start(server, wanted.password)
+            _Servers.of(wanted, place.account).start(server, passwords)
         except StackError:
             if attempts_left == 0 or wanted == _ready_to_start(wanted, durable):
                 raise
@@ -265,6 +286,7 @@ def _new_state(home: Path, data: Path, durable: bool) -> State:
         home=str(home),
         data=str(data),
         password=state.new_password(),
+        owner_password=state.new_password(),
         postgres_port=ports.pick_free(),
         valkey_port=ports.pick_free(),
         durable=durable,

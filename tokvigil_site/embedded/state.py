@@ -1,4 +1,4 @@
-"""What a home remembers between starts: where its data is, its ports and its password."""
+"""What a home remembers between starts: where its data is, its ports and its passwords."""
 
 import json
 import os
@@ -12,23 +12,36 @@ from tokvigil_site.embedded.ports import HOST
 from tokvigil_site.embedded.process import Account
 
 STATE_FILE = "stack.json"
-ROLE = "tokvigil"
+# The owner made the database and migrates it; it is a superuser and stays with the stack. The application's role owns
+# nothing, so what SQL through the application can do ends at what it was granted (audit/roles.py).
+OWNER = "tokvigil"
+APPLICATION = "tokvigil_app"
 DATABASE = "tokvigil"
 PASSWORD_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
+    """`password` is the application's, for both servers. Homes from before there was an owner have none for it."""
+
     home: str
     data: str
     password: str
     postgres_port: int
     valkey_port: int
     durable: bool
+    owner_password: str = ""
 
     @property
     def database_url(self) -> str:
-        return f"postgresql://{ROLE}:{self.password}@{HOST}:{self.postgres_port}/{DATABASE}"
+        return self._database_url(APPLICATION, self.password)
+
+    @property
+    def owner_url(self) -> str:
+        return self._database_url(OWNER, self.owner_password)
+
+    def _database_url(self, role: str, password: str) -> str:
+        return f"postgresql://{role}:{password}@{HOST}:{self.postgres_port}/{DATABASE}"
 
     @property
     def redis_url(self) -> str:

@@ -81,7 +81,8 @@ def own_stack() -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def variables(own_stack: Stack) -> dict[str, str]:
     named = {"DATABASE_URL": own_stack.database_url, "REDIS_URL": own_stack.redis_url}
-    manage("migrate", "--verbosity", "0", variables=named)
+    owner = {"MIGRATION_DATABASE_URL": own_stack.owner_url}
+    manage("migrate", "--verbosity", "0", variables=named | owner)
     return named
 
 

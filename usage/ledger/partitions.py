@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from django.db import connection, transaction
 
+from audit import roles
+
 AHEAD_MONTHS = 3
 # One writer at a time makes partitions; the others wait for it and then find them made.
 _LOCK_ID = 0x746B7667
@@ -34,9 +36,12 @@ def ensure_ahead(now: datetime, months: int = AHEAD_MONTHS) -> list[str]:
 
 
 def detach(month: datetime) -> str:
-    """Takes a month out of the ledger without touching its rows; its table stays. Raises LookupError."""
+    """Takes a month out of the ledger without touching its rows; its table stays. Raises LookupError.
+
+    Takes the ledger's owner (MIGRATION_DATABASE_URL), and not inside a transaction.
+    """
     name = _name(month.year, month.month)
-    with connection.cursor() as cursor:
+    with roles.as_owner(), connection.cursor() as cursor:
         if not _exists(cursor, name):
             raise LookupError(f"there is no partition {name}")
         cursor.execute(f"ALTER TABLE usage_event DETACH PARTITION {name}")
@@ -61,12 +66,7 @@ def _exists(cursor, name: str) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _ensure_month(cursor, year: int, month: int) -> str | None:  # type: ignore[no-untyped-def]
-    name = _name(year, month)
-    if _exists(cursor, name):
-        return None
-    start = datetime(year, month, 1, tzinfo=UTC)
-    end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    cursor.execute(
-        f"CREATE TABLE {name} PARTITION OF usage_event FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
-    )
+    """With the rights of the ledger's owner, which the application has not."""
+    cursor.execute("SELECT usage_event_make_month(%s, %s)", [year, month])
+    name: str | None = cursor.fetchone()[0]
     return name

@@ -1,7 +1,5 @@
 """The ledger. In SQL, for Django makes no partitioned tables; `usage/ledger/models.py` describes the columns."""
 
-from datetime import UTC, datetime
-
 from django.db import migrations
 
 LEDGER = """
@@ -62,15 +60,8 @@ CREATE TRIGGER usage_event_append_only BEFORE UPDATE OR DELETE ON usage_event
 UNDO = "DROP TABLE usage_event; DROP TABLE usage_request; DROP FUNCTION usage_event_refuse_change();"
 
 
-def make_first_partitions(apps, schema_editor):
-    from usage.ledger import partitions
-
-    partitions.ensure_ahead(datetime.now(UTC))
-
-
 class Migration(migrations.Migration):
     dependencies = [("usage", "0001_initial")]
     operations = [
         migrations.RunSQL(LEDGER, UNDO),
-        migrations.RunPython(make_first_partitions, migrations.RunPython.noop),
     ]

@@ -9,8 +9,9 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import ProgrammingError, connection
 
+from audit import roles
 from tenants.models import Environment
 from usage.ledger import partitions
 from usage.ledger.reading import Recorded
@@ -26,7 +27,7 @@ NAME = "usage_event_2011_05"
 @pytest.fixture(autouse=True)
 def _drop_what_was_made(transactional_db: None) -> Iterator[None]:
     yield
-    with connection.cursor() as cursor:
+    with roles.as_owner(), connection.cursor() as cursor:
         for name in (NAME, "usage_event_2011_06", "usage_event_2011_12"):
             cursor.execute(f"DROP TABLE IF EXISTS {name}")
 
@@ -80,9 +81,35 @@ def test_partitions_are_made_ahead_over_the_turn_of_the_year_and_only_once() -> 
         assert partitions.ensure_ahead(now) == wanted
         assert partitions.ensure_ahead(now) == []
     finally:
-        with connection.cursor() as cursor:
+        with roles.as_owner(), connection.cursor() as cursor:
             for name in wanted:
                 cursor.execute(f"DROP TABLE IF EXISTS {name}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE usage_event_2011_05 (x int)",
+        "ALTER TABLE usage_event DISABLE TRIGGER USER",
+        "ALTER TABLE usage_event DETACH PARTITION usage_event_2011_05",
+        "DROP TABLE usage_event",
+    ],
+)
+def test_the_application_makes_months_and_owns_none(statement: str) -> None:
+    partitions.ensure([LONG_AGO])
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
+        connection.cursor().execute(statement)
+    assert NAME in partitions.names()
+
+
+def test_a_temporary_table_does_not_lead_the_owners_rights_astray() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE usage_event (at timestamptz) PARTITION BY RANGE (at)")
+        try:
+            partitions.ensure([LONG_AGO])
+        finally:
+            cursor.execute("DROP TABLE pg_temp.usage_event")
+    assert NAME in partitions.names()
 
 
 def command(*arguments: str) -> str:

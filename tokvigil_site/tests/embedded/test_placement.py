@@ -77,15 +77,15 @@ def test_a_private_checkout_works_and_keeps_its_permissions(
 ) -> None:
     assert query(running.database_url, "SELECT 1") == 1
     assert valkey(running.redis_url).ping()
-    assert query(running.database_url, "SHOW data_directory").startswith(str(shared_folder))
+    assert query(running.owner_url, "SHOW data_directory").startswith(str(shared_folder))
     assert str(shared_folder) in (running.home / stack.NOTE_FILE).read_text()
     assert modes_above(running.home, shared_folder) == modes_before
 
 
 def test_a_private_checkout_finds_its_data_again(running: Stack) -> None:
-    query(running.database_url, "CREATE TABLE kept AS SELECT 1")
+    query(running.owner_url, "CREATE TABLE kept AS SELECT 1")
     stack.stop(running.home)
-    assert query(stack.start(running.home).database_url, "SELECT * FROM kept") == 1
+    assert query(stack.start(running.home).owner_url, "SELECT * FROM kept") == 1
 
 
 def test_a_copy_of_a_private_checkout_shares_nothing_and_is_deleted_whole(
@@ -97,7 +97,7 @@ def test_a_copy_of_a_private_checkout_shares_nothing_and_is_deleted_whole(
     try:
         other = stack.start(copy, durable=False)
         where = "SHOW data_directory"
-        assert query(other.database_url, where) != query(running.database_url, where)
+        assert query(other.owner_url, where) != query(running.owner_url, where)
     finally:
         stack.delete(copy)
     assert set(shared_folder.iterdir()) == before
@@ -125,7 +125,7 @@ def test_an_interrupted_copy_is_made_anew(private_wheels: Path, shared_folder: P
 
 def test_a_strict_umask_does_not_lock_the_servers_out(roots_home: Path) -> None:
     running = stack.start(roots_home, durable=False)
-    assert query(running.database_url, "SHOW data_directory") == str(roots_home / "postgres")
+    assert query(running.owner_url, "SHOW data_directory") == str(roots_home / "postgres")
 
 
 def test_a_user_in_root_s_home_is_told_so(roots_home: Path) -> None:
@@ -158,11 +158,11 @@ def test_root_in_a_user_s_home_leaves_it_to_the_user(open_folder: Path) -> None:
     home.mkdir()
     user.own(home)
     try:
-        query(user.do(stack.start, home).database_url, "CREATE TABLE kept AS SELECT 1")
+        query(user.do(stack.start, home).owner_url, "CREATE TABLE kept AS SELECT 1")
         user.do(stack.stop, home)
-        assert query(stack.start(home).database_url, "SELECT * FROM kept") == 1
+        assert query(stack.start(home).owner_url, "SELECT * FROM kept") == 1
         stack.stop(home)
-        assert query(user.do(stack.start, home).database_url, "SELECT * FROM kept") == 1
+        assert query(user.do(stack.start, home).owner_url, "SELECT * FROM kept") == 1
     finally:
         stack.delete(home)
 

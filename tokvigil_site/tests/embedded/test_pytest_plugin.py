@@ -13,6 +13,7 @@ from tokvigil_site.embedded.pytest_plugin import with_database_number
 
 SET_BY_THE_OUTER_SESSION = (
     "DATABASE_URL",
+    "MIGRATION_DATABASE_URL",
     "REDIS_URL",
     "PYTEST_XDIST_WORKER",
     "PYTEST_CURRENT_TEST",
@@ -34,6 +35,7 @@ def test_sample(round):
     assert redis.Redis.from_url(settings.REDIS_URL).ping()
     with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
         assert connection.execute("SHOW fsync").fetchone() == ("off",)
+    with psycopg.connect(os.environ["MIGRATION_DATABASE_URL"]) as connection:
         print("data:", connection.execute("SHOW data_directory").fetchone()[0])
 """
 
@@ -72,6 +74,7 @@ def test_a_second_session_at_the_same_time_takes_other_servers(home: Path, sampl
 def test_urls_that_are_set_stay(home: Path, sample: Path) -> None:
     sample.write_text(
         "import os\ndef test_it():\n    assert os.environ['DATABASE_URL'] == 'postgres://mine/mine'\n"
+        "    assert 'MIGRATION_DATABASE_URL' not in os.environ\n"
     )
     output = _pytest(home, sample, DATABASE_URL="postgres://mine/mine", REDIS_URL="redis://mine")
     assert "1 passed" in output

@@ -62,24 +62,28 @@ def test_the_servers_are_set_up_as_promised(running: Stack) -> None:
 
 
 def test_without_the_password_nobody_gets_in(running: Stack) -> None:
-    password = _password(running)
+    password = _password(running.redis_url)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         query(running.database_url.replace(password, "guess"), "SELECT 1")
+    # What the application knows is not the owner's password either.
+    owner = running.owner_url.replace(_password(running.owner_url), password)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        query(owner, "SELECT 1")
     with pytest.raises(redis.AuthenticationError):
         valkey(running.redis_url.replace(password, "guess")).ping()
 
 
 def test_only_the_owner_can_read_the_password(running: Stack) -> None:
-    password = _password(running)
-    readable_by_others = [
-        file
-        for file in running.home.rglob("*")
-        if file.is_file() and file.stat().st_mode & 0o077 and password.encode() in file.read_bytes()
-    ]
     now = stack.status(running.home)
     command_lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (now.postgres_pid, now.valkey_pid)]
-    assert readable_by_others == []
-    assert not any(password.encode() in line for line in command_lines)
+    for password in (_password(running.redis_url).encode(), _password(running.owner_url).encode()):
+        readable_by_others = [
+            file
+            for file in running.home.rglob("*")
+            if file.is_file() and file.stat().st_mode & 0o077 and password in file.read_bytes()
+        ]
+        assert readable_by_others == []
+        assert not any(password in line for line in command_lines)
 
 
 def test_the_servers_never_run_as_root(running: Stack) -> None:
@@ -201,9 +205,9 @@ def test_a_copied_checkout_gets_servers_of_its_own_with_the_copied_data(actor: A
     try:
         other = actor.do(stack.start, copy)
         assert other.database_url != running.database_url
-        query(other.database_url, "INSERT INTO kept VALUES (2)")
-        assert query(running.database_url, "SELECT count(*) FROM kept") == 1
-        assert query(other.database_url, "SELECT count(*) FROM kept") == 2
+        query(other.owner_url, "INSERT INTO kept VALUES (2)")
+        assert query(running.owner_url, "SELECT count(*) FROM kept") == 1
+        assert query(other.owner_url, "SELECT count(*) FROM kept") == 2
     finally:
         stack.delete(copy)
 
@@ -255,7 +259,7 @@ def test_a_home_deleted_with_its_password_begins_anew_beside_the_lost_data(
 
     begun = actor.do(stack.start, new_home)
 
-    assert query(begun.database_url, "SELECT to_regclass('kept')") is None
+    assert query(begun.owner_url, "SELECT to_regclass('kept')") is None
     assert valkey(begun.redis_url).dbsize() == 0
     assert len(list(data.glob("postgres.lost-*"))) == len(list(data.glob("valkey.lost-*"))) == 1
     actor.do(stack.delete, new_home)
@@ -304,22 +308,21 @@ def test_the_embedded_stack_imports_no_django() -> None:
     assert subprocess.run([sys.executable, "-c", script], cwd=placement.CHECKOUT, check=False).returncode == 0
 
 
-def _password(running: Stack) -> str:
-    password = urlsplit(running.redis_url).password
+def _password(url: str) -> str:
+    password = urlsplit(url).password
     assert password is not None
     return password
 
 
 def _write(running: Stack) -> None:
-    query(running.database_url, "DROP TABLE IF EXISTS kept")
-    query(running.database_url, "CREATE TABLE kept AS SELECT 1")
+    query(running.owner_url, "DROP TABLE IF EXISTS kept")
+    query(running.owner_url, "CREATE TABLE kept AS SELECT 1")
     valkey(running.redis_url).set("kept", "1")
 
 
 def _written(running: Stack) -> bool:
     return (
-        query(running.database_url, "SELECT * FROM kept") == 1
-        and valkey(running.redis_url).get("kept") == "1"
+        query(running.owner_url, "SELECT * FROM kept") == 1 and valkey(running.redis_url).get("kept") == "1"
     )
 
 

@@ -16,7 +16,10 @@ from pathlib import Path
 from tokvigil_site.embedded import ports, stack
 
 ROOT = Path(__file__).resolve().parents[3]
-OURS = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "API_KEY_PEPPER", "DEBUG", "DJANGO_SETTINGS_MODULE")
+OURS = (
+    *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL", "SECRET_KEY", "API_KEY_PEPPER", "AUDIT_KEY"),
+    *("DEBUG", "DJANGO_SETTINGS_MODULE"),
+)
 START_S_MAX = 60.0
 # The contract of Ctrl-C and SIGTERM.
 STOP_S_MAX = 10.0

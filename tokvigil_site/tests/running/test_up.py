@@ -64,7 +64,9 @@ def test_the_commands_it_prints_work_as_they_stand(up: Up) -> None:
 
 def test_only_the_owner_can_read_what_it_keeps_secret(up: Up) -> None:
     kept = {file.name: file.stat().st_mode & 0o777 for file in (up.home / "secrets").iterdir()}
-    assert kept == dict.fromkeys(("admin_password", "api_key", "api_key_pepper", "secret_key"), 0o600)
+    assert kept == dict.fromkeys(
+        ("admin_password", "api_key", "api_key_pepper", "audit_key", "secret_key"), 0o600
+    )
 
 
 def test_other_commands_find_the_same_home(up: Up) -> None:
