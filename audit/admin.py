@@ -18,7 +18,9 @@ class ActionFilter(admin.SimpleListFilter):
     parameter_name = "action"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        actions = Entry.objects.order_by("action").values_list("action", flat=True).distinct()
+        """Those of the entries that this page shows to whoever asks."""
+        entries = model_admin.get_queryset(request)
+        actions = entries.order_by("action").values_list("action", flat=True).distinct()
         return [(action, action_label(action)) for action in actions[:FILTER_CHOICES_MAX]]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Entry]) -> QuerySet[Entry]:
@@ -57,7 +59,7 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
     fieldsets = [
         (None, {"fields": ["at", "chain_name", "actor", "label", "target_type", "target_name", "target_id"]}),
         ("What changed", {"fields": ["details"]}),
-        ("Its place in the chain", {"fields": ["seq", "prev_hash", "hash"]}),
+        ("Its place in the chain", {"fields": ["seq", "prev_hash", "hash", "key_id"]}),
     ]
     readonly_fields = ["chain_name", "label", "details"]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
@@ -20,6 +21,7 @@ from tenants.admin_access import (
     actor_of,
     is_superuser,
 )
+from tenants.admin_accounts import AccountAdmin, GroupAdmin
 from tenants.models import ApiKey, Environment, Membership, Tenant
 from tenants.scopes import PRESETS, SCOPES
 
@@ -214,21 +216,21 @@ class MembershipAdmin(TenantRowsAdmin):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        self._log("membership.changed" if change else "membership.added", obj)
+        if form.changed_data:
+            obj.log("membership.changed" if change else "membership.added")
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
-        self._log("membership.removed", obj)
-        super().delete_model(request, obj)
+        obj.remove()
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
         with transaction.atomic():
             for membership in queryset.select_related("user", "tenant").order_by("tenant_id", "pk"):
-                self.delete_model(request, membership)
+                membership.remove()
 
-    def _log(self, action: str, obj: Membership) -> None:
-        audit_log.log(
-            action, obj, tenant_id=obj.tenant_id, member=str(obj.user.get_username()), role=str(obj.role)
-        )
+
+admin.site.unregister([User, Group])
+admin.site.register(User, AccountAdmin)
+admin.site.register(Group, GroupAdmin)
 
 
 class TenantChainFilter(ChainFilter):

@@ -5,7 +5,10 @@ class TenantsConfig(AppConfig):
     name = "tenants"
 
     def ready(self) -> None:
+        from audit.chain import require_chains
         from audit.log import register_action
+        from tenants import accounts  # noqa: F401 (holds a model)
+        from tenants.models import Tenant
 
         register_action("tenant.created", "Tenant created")
         register_action("tenant.changed", "Tenant changed")
@@ -19,3 +22,11 @@ class TenantsConfig(AppConfig):
         register_action("membership.added", "Membership added")
         register_action("membership.changed", "Membership changed")
         register_action("membership.removed", "Membership removed")
+        register_action("user.added", "User added")
+        register_action("user.changed", "User changed")
+        register_action("user.password_changed", "User's password changed")
+        register_action("user.deleted", "User deleted")
+        register_action("group.added", "Group added")
+        register_action("group.changed", "Group changed")
+        register_action("group.deleted", "Group deleted")
+        require_chains(lambda: Tenant.objects.values_list("pk", flat=True), first_action="tenant.created")

@@ -212,8 +212,9 @@ class Role(models.TextChoices):
 class Membership(models.Model):
     """What a member of the staff may do with a tenant in the admin."""
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    # Protected, so that none goes without an audit entry: accounts.delete_users removes them first.
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
     role = models.CharField(max_length=6, choices=Role.choices, default=Role.VIEWER)
 
     class Meta:
@@ -221,3 +222,12 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.tenant}"
+
+    @transaction.atomic
+    def remove(self) -> None:
+        self.log("membership.removed")
+        self.delete()
+
+    def log(self, action: str) -> None:
+        member = str(self.user.get_username())
+        audit_log.log(action, self, tenant_id=self.tenant_id, member=member, role=str(self.role))

@@ -1,13 +1,14 @@
 from django.apps import AppConfig
-from django.contrib import admin
+from django.contrib.admin import apps
 
 
 class TokvigilSiteConfig(AppConfig):
     name = "tokvigil_site"
     verbose_name = "TokVigil"
 
-    def ready(self) -> None:
-        admin.site.site_header = admin.site.site_title = "TokVigil"
-        admin.site.index_title = "Policies, usage and keys"
-        # There is no other site to view: `/` leads here.
-        admin.site.site_url = None
+
+class TokvigilAdminConfig(apps.AdminConfig):
+    """Django's admin with this project's site, for INSTALLED_APPS."""
+
+    default = False  # of this module
+    default_site = "tokvigil_site.admin_site.TokvigilAdminSite"

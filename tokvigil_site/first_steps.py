@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, connection
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError
 
 from audit.log import acting_as
 from tenants import keys
+from tenants.accounts import Account
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from tokvigil_site import launch
@@ -64,15 +64,14 @@ def let_go_of_the_database() -> None:
 
 def _admin_password() -> str | None:
     """Of the superuser, who is made once. None: it is not the one that was made here."""
-    users = get_user_model()._default_manager
-    user = users.filter(username=ADMIN).first()
+    user = Account.objects.filter(username=ADMIN).first()
     file = _secret_file("admin_password")
     known = file.read_text().strip() if file.is_file() else None
     if user is not None:
         return known if known is not None and user.check_password(known) else None
     password = known or secrets.token_urlsafe(12)
     files.write_secret(file, password)
-    users.create_superuser(ADMIN, password=password)
+    Account.objects.create_superuser(ADMIN, password=password)
     return password
 
 

@@ -24,7 +24,7 @@ INSTALLED_APPS = [
     "usage",
     "policies",
     "tokvigil_site",
-    "django.contrib.admin",
+    "tokvigil_site.apps.TokvigilAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -46,6 +46,10 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+
+# Whoever signs in without being on the way to a page, or on the way to one of another site.
+LOGIN_REDIRECT_URL = "admin:index"
+LOGIN_URL = "admin:login"
 
 ROOT_URLCONF = "tokvigil_site.urls"
 WSGI_APPLICATION = "tokvigil_site.wsgi.application"

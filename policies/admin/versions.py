@@ -14,6 +14,8 @@ from tenants.admin_access import (
 
 @admin.register(PolicyVersion)
 class PolicyVersionAdmin(ReadOnlyAdmin):
+    # PolicyAdmin links here.
+    linked_lookups = ("policy",)
     tenant_lookup = "policy__environment__tenant_id"
     list_display = ["policy", "environment", "version", "actor", "created_at"]
     list_select_related = ["policy__environment__tenant"]
