@@ -12,12 +12,13 @@ from collections.abc import Callable
 from http.cookiejar import CookieJar
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.core.management import CommandError
 
 from tokvigil_site.embedded import ports, stack
 from tokvigil_site.management.commands import up as up_command
-from tokvigil_site.tests.running.commands import Command, Up
+from tokvigil_site.tests.running.commands import Command, Up, processes_of
 
 
 def test_it_answers_to_the_key_it_prints(up: Up) -> None:
@@ -67,6 +68,25 @@ def test_only_the_owner_can_read_what_it_keeps_secret(up: Up) -> None:
     assert kept == dict.fromkeys(
         ("admin_password", "api_key", "api_key_pepper", "audit_key", "secret_key"), 0o600
     )
+
+
+def test_the_admin_that_it_makes_is_one_audit_entry(up: Up) -> None:
+    with psycopg.connect((stack.running_urls(up.home) or ("", ""))[0]) as database:
+        entries = database.execute("SELECT actor, target_name FROM audit_entry WHERE action LIKE 'user.%'")
+        assert entries.fetchall() == [("cli:up", "admin")]
+
+
+def test_what_it_starts_does_not_know_the_owner_of_the_tables(up: Up) -> None:
+    owner = urllib.parse.urlsplit(stack.owner_url(up.home) or "").password
+    assert owner
+    processes = processes_of(up.home)
+    started = [pid for pid in processes if pid != up.process.pid]
+    assert len(started) >= 3
+    for pid in started:
+        environ = Path(f"/proc/{pid}/environ").read_text()
+        assert "DATABASE_URL=" in environ
+        assert "MIGRATION" not in environ, processes[pid]
+        assert owner not in environ
 
 
 def test_other_commands_find_the_same_home(up: Up) -> None:

@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import ProgrammingError
 
 from usage.ledger import partitions
 
@@ -26,6 +27,10 @@ class Command(BaseCommand):
                 self.stdout.write(f"Detached {partitions.detach(detach)}; its table is still there.")
             except LookupError as error:
                 raise CommandError(f"{error}; there are {', '.join(partitions.names())}.") from error
+            except ProgrammingError as error:
+                raise CommandError(
+                    f"Detaching takes the owner of the ledger, see MIGRATION_DATABASE_URL: {error}"
+                ) from error
             return
         made = partitions.ensure_ahead(datetime.now(UTC), months)
         self.stdout.write(f"Made {', '.join(made)}." if made else "All partitions are there.")
