@@ -69,6 +69,11 @@ class Child:
         inherited = {name: value for name, value in os.environ.items() if name not in self.withheld}
         return {**inherited, **self.variables}
 
+    @property
+    def pid(self) -> int | None:
+        """None while it does not run."""
+        return None if self._process is None else self._process.pid
+
     def status(self) -> int | None:
         """Its exit status, None while it runs. What it left behind has ended with it."""
         if self._process is not None:

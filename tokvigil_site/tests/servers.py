@@ -41,6 +41,12 @@ class WebProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        pid = self.child.pid
+        assert pid is not None
+        return pid
+
     def kill(self) -> None:
         self.child.kill()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -97,7 +96,7 @@ def test_200_slow_bodies_hinder_nobody_and_end_at_the_deadline(
 def test_large_slow_bodies_take_a_bounded_amount_of_memory(
     web: WebApi, server: WebProcess, allowing: None
 ) -> None:
-    (worker,) = children(server.process.pid)
+    (worker,) = children(server.pid)
     assert web.evaluate()["allowed"]
     before = resident_bytes(worker)
 
@@ -124,7 +123,7 @@ def test_large_slow_bodies_take_a_bounded_amount_of_memory(
 def test_slow_readers_take_a_bounded_amount_of_memory(
     web: WebApi, server: WebProcess, allowing: None
 ) -> None:
-    (worker,) = children(server.process.pid)
+    (worker,) = children(server.pid)
     assert web.evaluate()["allowed"]
     before = resident_bytes(worker)
 
@@ -147,7 +146,7 @@ def _watched(pid: int, *, seconds: int) -> Iterator[int]:
 
 
 def test_1200_slow_connections_leave_room_for_others(web: WebApi, server: WebProcess, allowing: None) -> None:
-    (worker,) = children(server.process.pid)
+    (worker,) = children(server.pid)
     before = resident_bytes(worker)
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {web.text}"}
 
@@ -174,7 +173,7 @@ def test_few_open_files_at_the_start_are_no_limit(api: Api, allowing: None, tmp_
 
 
 def test_a_client_that_leaves_is_no_error(web: WebApi, server: WebProcess, allowing: None) -> None:
-    said = len(server.log.read_text())
+    said = len(server.child.log.read_text())
     for clients in kinds(server.port, web, 10).values():
         with clients:
             time.sleep(0.1)
@@ -184,7 +183,7 @@ def test_a_client_that_leaves_is_no_error(web: WebApi, server: WebProcess, allow
     time.sleep(0.5)
 
     assert web.evaluate()["allowed"]
-    assert server.log.read_text()[said:] == ""
+    assert server.child.log.read_text()[said:] == ""
 
 
 def test_a_server_that_is_stopped_ends_though_bodies_are_slow(
@@ -201,11 +200,10 @@ def test_a_server_that_is_stopped_ends_though_bodies_are_slow(
                 unfinished.sendall(begun)
             time.sleep(0.5)
             begun_at = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(TIMEOUT_S)
+            server.child.stop(within_s=TIMEOUT_S)
 
             assert time.monotonic() - begun_at < BODY_DEADLINE_S + LATE_S_MAX
             for clients in slow:
                 clients.await_closed(1)
                 assert clients.statuses == {408}
-        assert server.process.returncode == 0
+        assert server.child.status() == 0
