@@ -27,6 +27,7 @@ from django.db import connection, connections
 from django.test import override_settings
 from pytest_django import DjangoDbBlocker
 
+from audit import roles
 from policies.end_users import set_end_user
 from policies.evaluation import HOLD_MS
 from tenants import freezing
@@ -704,11 +705,13 @@ AT_THE_GATE = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND obj
 @pytest.fixture
 def gate(transactional_db: None) -> Iterator[None]:
     """Closed: the row of request "slow" waits at it, in a transaction that has begun to write."""
-    execute(WAITS_AT_THE_GATE)
+    with roles.as_owner():
+        execute(WAITS_AT_THE_GATE)
     execute(f"SELECT pg_advisory_lock({GATE})")
     yield
     execute("SELECT pg_advisory_unlock_all()")
-    execute(NO_GATE)
+    with roles.as_owner():
+        execute(NO_GATE)
 
 
 def execute(statement: str) -> None:

@@ -9,6 +9,7 @@ from django.db import OperationalError
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
+from audit import roles
 from tokvigil_site import health
 from usage.counting.store import StoreUnavailable, store
 
@@ -85,12 +86,13 @@ def test_it_is_not_ready_while_the_counter_store_may_evict(transactional_db: Non
 
 
 def test_it_is_not_ready_before_the_migrations_ran_and_is_after(transactional_db: None) -> None:
-    applied = MigrationRecorder.Migration.objects.get(app="sessions", name="0001_initial")
-    applied.delete()
+    with roles.as_owner():
+        MigrationRecorder.Migration.objects.get(app="sessions", name="0001_initial").delete()
     try:
         assert readiness() == (503, {**readiness()[1], "migrations": False})
     finally:
-        MigrationRecorder.Migration.objects.create(app="sessions", name="0001_initial")
+        with roles.as_owner():
+            MigrationRecorder.Migration.objects.create(app="sessions", name="0001_initial")
 
     assert readiness()[0] == 200
 
