@@ -29,7 +29,7 @@ class MissingAttributionError(ConfigurationError):
 
 
 class TokVigilUnavailableError(TokVigilError):
-    """The control plane gave no usable answer: connection error, timeout or a 5xx, retries included."""
+    """The control plane gave no usable answer: connection error, timeout, 408 or a 5xx, retries included."""
 
     def __init__(self, message: str, *, status_code: int | None = None) -> None:
         super().__init__(message)

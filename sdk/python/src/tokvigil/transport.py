@@ -208,7 +208,8 @@ def _error_from(response: httpx2.Response) -> TokVigilError:
     if not isinstance(problem, dict):
         problem = {}
     detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase or "no detail")
-    if status >= 500:
+    # 408: the request did not arrive whole, so nothing came of it.
+    if status >= 500 or status == 408:
         return TokVigilUnavailableError(f"TokVigil answered {status}: {detail}", status_code=status)
     if status < 400:
         return MalformedAnswerError(f"unexpected answer {status}: is base_url right?", status_code=status)
