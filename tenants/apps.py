@@ -5,11 +5,15 @@ class TenantsConfig(AppConfig):
     name = "tenants"
 
     def ready(self) -> None:
+        from django.core.checks import register
+
         from audit.chain import require_chains
         from audit.log import register_action
         from tenants import accounts  # noqa: F401 (holds a model)
+        from tenants.checks import check_proxies
         from tenants.models import Tenant
 
+        register(check_proxies)
         register_action("tenant.created", "Tenant created")
         register_action("tenant.changed", "Tenant changed")
         register_action("environment.created", "Environment created")

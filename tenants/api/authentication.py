@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from django.http import HttpRequest
@@ -15,7 +14,8 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from tenants import keys, last_used
-from tenants.api import problems
+from tenants.api import addresses, problems
+from tenants.api.addresses import Network
 from tenants.models import ApiKey
 
 BEARER = "bearer "
@@ -34,7 +34,7 @@ class Credential:
     scopes: frozenset[str]
     expires_at: datetime | None
     revoked: bool
-    allowed_networks: tuple[IPv4Network | IPv6Network, ...]
+    allowed_networks: tuple[Network, ...]
     requests_per_minute: int | None
     # The environment's revision when the key was read.
     revision: int
@@ -52,7 +52,7 @@ class Credential:
             scopes=frozenset(key.scopes),
             expires_at=key.expires_at,
             revoked=key.revoked_at is not None,
-            allowed_networks=tuple(ip_network(network) for network in key.allowed_networks),
+            allowed_networks=tuple(map(addresses.parse_network, key.allowed_networks)),
             requests_per_minute=key.requests_per_minute,
             revision=key.environment.revision,
         )
@@ -60,16 +60,9 @@ class Credential:
     def admits(self, secret: str, address: str, now: datetime) -> bool:
         if self.revoked or (self.expires_at is not None and self.expires_at <= now):
             return False
-        if self.allowed_networks and not self._comes_from_allowed_network(address):
+        if self.allowed_networks and not addresses.is_in(address, self.allowed_networks):
             return False
         return keys.proves(secret, self.pepper_id, self.secret_hmac)
-
-    def _comes_from_allowed_network(self, address: str) -> bool:
-        try:
-            caller = ip_address(address)
-        except ValueError:
-            return False
-        return any(caller in network for network in self.allowed_networks)
 
     def require(self, scope: str) -> None:
         if scope not in self.scopes:
@@ -88,10 +81,6 @@ def presented(request: HttpRequest) -> keys.Presented:
     if found is None:
         raise problems.invalid_api_key()
     return found
-
-
-def address_of(request: HttpRequest) -> str:
-    return str(request.META.get("REMOTE_ADDR", ""))
 
 
 def check(credential: Credential | None, secret: str, address: str) -> Credential:
@@ -123,7 +112,7 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[None, Credential]:
         found = presented(request._request)
-        return None, check(find(found.key_id), found.secret, address_of(request._request))
+        return None, check(find(found.key_id), found.secret, addresses.address_of(request._request))
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

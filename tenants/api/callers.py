@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from django.http import HttpRequest
 
 from tenants import keys
-from tenants.api import authentication, problems
+from tenants.api import addresses, authentication, problems
 from tenants.api.authentication import Credential
 
 
@@ -39,7 +39,7 @@ class Caller:
         """Raises Problem 401 without a well-formed key."""
         return cls(
             presented=authentication.presented(request),
-            address=authentication.address_of(request),
+            address=addresses.address_of(request),
             scope=scope,
         )
 
