@@ -8,13 +8,12 @@ from django.http.response import HttpResponseBase
 from django.views import defaults
 
 from tenants.api.problems import Problem
-
-API = "/v1/"
+from tokvigil_site.pages import is_api
 
 
 def refusal(path: str, problem: Problem) -> HttpResponse:
     """Of a request that no view gets to see."""
-    if path.startswith(API):
+    if is_api(path):
         return problem.response()
     response = HttpResponse(f"{problem.detail}\n", content_type="text/plain", status=problem.status)
     if problem.retry_after_s is not None:
@@ -25,13 +24,13 @@ def refusal(path: str, problem: Problem) -> HttpResponse:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if isinstance(exception, RequestDataTooBig):
         return refusal(request.path, Problem(413, "BODY_TOO_LARGE", "The body is too large; send less."))
-    if request.path.startswith(API):
+    if is_api(request.path):
         return Problem(400, "BAD_REQUEST", "The request cannot be read.").response()
     return defaults.bad_request(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    if request.path.startswith(API):
+    if is_api(request.path):
         problem = Problem(
             500, "INTERNAL_ERROR", "TokVigil failed on this request; that is a defect. Retry, and report it."
         )

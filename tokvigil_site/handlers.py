@@ -19,11 +19,11 @@ from django.http.response import HttpResponseBase
 from policies.api.evaluate import EvaluateView
 from tenants.api.direct_post import DirectPost
 from tokvigil_site import errors
+from tokvigil_site.pages import is_api
 from usage.api.usage import UsageBatchView, UsageView
 
 logger = logging.getLogger("tokvigil.api")
 
-API_PREFIX = "/v1/"
 # What each AI call asks and tells.
 DIRECT: dict[str, type[DirectPost]] = {
     "/v1/evaluate": EvaluateView,
@@ -75,5 +75,5 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        handler = self._direct.get(path) or (self._api if path.startswith(API_PREFIX) else self._pages)
+        handler = self._direct.get(path) or (self._api if is_api(path) else self._pages)
         return handler(environ, start_response)
