@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.utils.timezone import now
 
@@ -144,7 +145,10 @@ class ApiKey(models.Model):
         help_text="Addresses or networks (10.0.0.0/8) the key may be used from; empty = anywhere.",
     )
     requests_per_minute = models.PositiveIntegerField(
-        null=True, blank=True, help_text="How often the key may call the API; empty = as often as it likes."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="How often the key may call the API; empty = as often as it likes.",
     )
     created_at = models.DateTimeField(default=now, editable=False)
     revoked_at = models.DateTimeField(null=True, editable=False)
@@ -153,6 +157,11 @@ class ApiKey(models.Model):
     class Meta:
         verbose_name = "API key"
         ordering = ["environment", "name", "key_id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(requests_per_minute__gte=1), name="api_key_rate_not_zero"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.key_id})"
