@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled, PolicyRule
-from usage.amounts import Pair, Subjects
+from usage.amounts import TOKENS_MAX, Pair, Subjects
 from usage.assessment import LimitRef, PolicyRef
 from usage.metrics import METRICS, Metric
-from usage.prices.cost import TOKENS_MAX
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000

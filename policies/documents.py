@@ -12,11 +12,8 @@ from policies.file_errors import FileError, join_path, quoted, raise_any
 from policies.rules import (
     COUNT_LIMIT_MAX,
     LIMITS_MAX,
-    MODEL_GLOB_LENGTH_MAX,
     MODEL_GLOBS_MAX,
-    POLICY_NAME_LENGTH_MAX,
     PRIORITY_MAX,
-    SCOPE_LENGTH_MAX,
     Kind,
     LimitRule,
     Mode,
@@ -30,6 +27,7 @@ from policies.rules import (
     UnknownPrice,
 )
 from policies.strict_yaml import FILE_BYTES_MAX
+from tenants.lengths import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from usage.amounts import Per
 from usage.metrics import Metric
 from usage.money import NANO, format_usd, parse_usd
@@ -37,7 +35,6 @@ from usage.windows import Window
 
 VERSION = 1
 PLANS_MAX = 1_000
-PLAN_LENGTH_MAX = 100
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -98,7 +95,7 @@ def rule_of(document: Mapping[str, Any]) -> PolicyRule:
 
 def plan_name_error(name: str) -> str | None:
     """Why this cannot be the name of a plan."""
-    return _text_error(name, PLAN_LENGTH_MAX) or _blank_error(name)
+    return _text_error(name, NAME_LENGTH_MAX) or _blank_error(name)
 
 
 class _Fields:
@@ -204,7 +201,7 @@ def policy_set_of(value: Any, errors: list[FileError]) -> PolicySet:
     fields = _Fields(value, "", errors, ("version", "plans", "policies"))
     if type(fields.take("version")) is not int or fields.take("version") != VERSION:
         fields.fail("version", f"must be {VERSION}; begin the file with `version: {VERSION}`")
-    plans = fields.texts("plans", PLANS_MAX, PLAN_LENGTH_MAX)
+    plans = fields.texts("plans", PLANS_MAX, NAME_LENGTH_MAX)
     # The size of the file bounds the list.
     values = fields.items("policies", FILE_BYTES_MAX)
     policies = []
@@ -232,7 +229,7 @@ def _policy(value: Any, path: str, errors: list[FileError]) -> PolicyRule:
         "on_unavailable", "on_unsettled", "unknown_price",
     )  # fmt: skip
     fields = _Fields(value, path, errors, known)
-    name = fields.text("name", POLICY_NAME_LENGTH_MAX)
+    name = fields.text("name", TITLE_LENGTH_MAX)
     if name and _blank_error(name):
         fields.fail("name", str(_blank_error(name)))
     return PolicyRule(
@@ -253,17 +250,17 @@ def _policy(value: Any, path: str, errors: list[FileError]) -> PolicyRule:
 def _scope(value: Any, path: str, errors: list[FileError]) -> Scope:
     fields = _Fields(value, path, errors, ("user", "feature", "plan"))
     return Scope(
-        user=fields.text("user", SCOPE_LENGTH_MAX, default=""),
-        feature=fields.text("feature", SCOPE_LENGTH_MAX, default=""),
-        plan=fields.text("plan", PLAN_LENGTH_MAX, default=""),
+        user=fields.text("user", NAME_LENGTH_MAX, default=""),
+        feature=fields.text("feature", NAME_LENGTH_MAX, default=""),
+        plan=fields.text("plan", NAME_LENGTH_MAX, default=""),
     )
 
 
 def _models(value: Any, path: str, errors: list[FileError]) -> ModelRules:
     fields = _Fields(value, path, errors, ("allow", "deny"))
     return ModelRules(
-        allow=fields.texts("allow", MODEL_GLOBS_MAX, MODEL_GLOB_LENGTH_MAX),
-        deny=fields.texts("deny", MODEL_GLOBS_MAX, MODEL_GLOB_LENGTH_MAX),
+        allow=fields.texts("allow", MODEL_GLOBS_MAX, NAME_LENGTH_MAX),
+        deny=fields.texts("deny", MODEL_GLOBS_MAX, NAME_LENGTH_MAX),
     )
 
 

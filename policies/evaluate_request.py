@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tenants.api.http import Metadata, Name, RequestId, TokenCount
+from tenants.api.http import Metadata, Name, RequestId
+from usage.amounts import TokenCount
 
 
 class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,13 +10,16 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils import timezone
 
+from audit.models import ACTOR_LENGTH_MAX
 from policies import rules
+from policies.reasons import REASON_CLASS_LENGTH_MAX, REASON_CODE_LENGTH_MAX
+from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX, TITLE_LENGTH_MAX
 from tenants.models import Environment
 from usage.amounts import Per
 from usage.metrics import Metric
 from usage.windows import Window
 
-PLAN_LENGTH_MAX = 100
+STREAM_ID_LENGTH_MAX = 40
 
 
 def choices(values: type) -> list[tuple[str, str]]:
@@ -27,7 +30,7 @@ class Plan(models.Model):
     """What end users can buy: free, pro, enterprise."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="plans")
-    name = models.CharField(max_length=PLAN_LENGTH_MAX)
+    name = models.CharField(max_length=NAME_LENGTH_MAX)
 
     class Meta:
         ordering = ["environment", "name"]
@@ -44,7 +47,7 @@ class EndUser(models.Model):
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="end_users")
-    user_id = models.CharField(max_length=255)
+    user_id = models.CharField(max_length=NAME_LENGTH_MAX)
     plan = models.ForeignKey(Plan, null=True, blank=True, on_delete=models.PROTECT, related_name="end_users")
     blocked = models.BooleanField(default=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -68,25 +71,21 @@ class Policy(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="policies")
-    name = models.CharField(max_length=rules.POLICY_NAME_LENGTH_MAX)
+    name = models.CharField(max_length=TITLE_LENGTH_MAX)
     version = models.PositiveIntegerField(default=1, editable=False)
     # Among equals the older policy wins: the order in which they were first made.
     ordinal = models.BigIntegerField(editable=False)
 
-    scope_user = models.CharField(max_length=rules.SCOPE_LENGTH_MAX, blank=True)
-    scope_feature = models.CharField(max_length=rules.SCOPE_LENGTH_MAX, blank=True)
-    scope_plan = models.CharField(max_length=PLAN_LENGTH_MAX, blank=True)
+    scope_user = models.CharField(max_length=NAME_LENGTH_MAX, blank=True)
+    scope_feature = models.CharField(max_length=NAME_LENGTH_MAX, blank=True)
+    scope_plan = models.CharField(max_length=NAME_LENGTH_MAX, blank=True)
     kind = models.CharField(max_length=9, choices=choices(rules.Kind), default=rules.Kind.OVERRIDE)
     mode = models.CharField(max_length=7, choices=choices(rules.Mode), default=rules.Mode.ENFORCE)
     priority = models.IntegerField(
         default=0, validators=[MinValueValidator(-rules.PRIORITY_MAX), MaxValueValidator(rules.PRIORITY_MAX)]
     )
-    models_allow = ArrayField(
-        models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True
-    )
-    models_deny = ArrayField(
-        models.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX), default=list, blank=True
-    )
+    models_allow = ArrayField(models.CharField(max_length=NAME_LENGTH_MAX), default=list, blank=True)
+    models_deny = ArrayField(models.CharField(max_length=NAME_LENGTH_MAX), default=list, blank=True)
     per_request_cost_usd = models.DecimalField(max_digits=16, decimal_places=9, null=True, blank=True)
     per_request_input_tokens = models.PositiveBigIntegerField(null=True, blank=True)
     per_request_output_tokens = models.PositiveBigIntegerField(null=True, blank=True)
@@ -154,7 +153,7 @@ class PolicyVersion(models.Model):
     version = models.PositiveIntegerField()
     # The policy as in a policy file; null: archived at this version.
     document = models.JSONField(null=True)
-    actor = models.CharField(max_length=150)
+    actor = models.CharField(max_length=ACTOR_LENGTH_MAX)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -170,19 +169,19 @@ class BlockedDecision(models.Model):
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="+")
     # The entry of the stream it came from: written twice, it is still one row.
-    stream_id = models.CharField(max_length=40)
+    stream_id = models.CharField(max_length=STREAM_ID_LENGTH_MAX)
     decided_at = models.DateTimeField()
-    request_id = models.CharField(max_length=128)
-    user_id = models.CharField(max_length=255)
-    feature = models.CharField(max_length=255)
-    plan = models.CharField(max_length=255)
-    run_id = models.CharField(max_length=255)
-    model = models.CharField(max_length=255)
-    reason_code = models.CharField(max_length=40)
-    reason_class = models.CharField(max_length=12)
+    request_id = models.CharField(max_length=REQUEST_ID_LENGTH_MAX)
+    user_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    feature = models.CharField(max_length=NAME_LENGTH_MAX)
+    plan = models.CharField(max_length=NAME_LENGTH_MAX)
+    run_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    model = models.CharField(max_length=NAME_LENGTH_MAX)
+    reason_code = models.CharField(max_length=REASON_CODE_LENGTH_MAX)
+    reason_class = models.CharField(max_length=REASON_CLASS_LENGTH_MAX)
     message = models.TextField()
     policy_id = models.UUIDField(null=True)
-    policy_name = models.CharField(max_length=100)
+    policy_name = models.CharField(max_length=TITLE_LENGTH_MAX)
     policy_version = models.IntegerField(null=True)
     limit_state = models.JSONField()
     estimated_cost_nano = models.BigIntegerField(null=True)

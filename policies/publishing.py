@@ -16,6 +16,7 @@ from django.db.models import Count, Max, QuerySet
 from django.utils import timezone
 
 from audit import log as audit_log
+from audit.models import ACTOR_LENGTH_MAX
 from policies import documents, policy_file, policy_rows
 from policies.documents import plan_name_error, unknown_plan
 from policies.file_errors import FileError, PolicyFileError
@@ -26,7 +27,6 @@ from tenants.models import Environment
 from usage.metrics import Metric
 from usage.models import TrackedPair
 
-ACTOR_LENGTH_MAX = 150
 # In the audit log, whose entries are bounded; the versions hold the whole.
 AUDITED_DIFF_LENGTH_MAX = 10_000
 
@@ -259,7 +259,11 @@ def _write(environment: Environment, change: Change, actor: str) -> Policy | Pla
 def _write_plan(environment: Environment, change: PlanChange) -> Plan:
     if change.kind is ChangeKind.ADDED:
         return Plan.objects.create(environment=environment, name=change.name)
-    plan = environment.plans.get(name=change.name)
+    # An end user that is given the plan at this moment is waited for, and counts.
+    plan = environment.plans.select_for_update().get(name=change.name)
+    errors = _plan_users(environment, [plan.name])
+    if errors:
+        raise PolicyFileError(*errors)
     # By a query, so that the plan keeps its id for the log.
     environment.plans.filter(pk=plan.pk).delete()
     return plan

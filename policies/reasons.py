@@ -7,6 +7,10 @@ from enum import StrEnum
 from usage.metrics import WINDOWED
 from usage.windows import Window
 
+# For the columns that hold them.
+REASON_CODE_LENGTH_MAX = 40
+REASON_CLASS_LENGTH_MAX = 12
+
 
 class ReasonClass(StrEnum):
     ALLOWED = "allowed"

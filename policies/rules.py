@@ -14,11 +14,8 @@ from usage.amounts import Pair, Per
 from usage.metrics import Metric
 from usage.windows import Window
 
-POLICY_NAME_LENGTH_MAX = 100
-SCOPE_LENGTH_MAX = 255
 LIMITS_MAX = 32
 MODEL_GLOBS_MAX = 100
-MODEL_GLOB_LENGTH_MAX = 200
 PRIORITY_MAX = 10_000
 # Lua counts in doubles: below 2^53 they are exact.
 COUNT_LIMIT_MAX = 9_000_000_000_000_000

@@ -10,11 +10,14 @@ from audit import log as audit_log
 from tenants import revisions
 from tenants.models import Environment
 
+# With FROZEN_FEATURES_MAX of them an entry of the audit log holds them all, however they are escaped.
+AUDITED_NAME_LENGTH_MAX = 50
+
 
 def freeze(environment: Environment, *, features: Iterable[str] | None = None, actor: str) -> Environment:
     """Blocks these features, or without features the whole environment. Returns it as it is then.
 
-    Raises ValidationError for a feature's name that is too long.
+    Raises ValidationError for a name that no feature can have, and for too many features.
     """
     with audit_log.acting_as(actor), transaction.atomic():
         current = Environment.lock(environment.pk)
@@ -32,10 +35,21 @@ def unfreeze(environment: Environment, *, features: Iterable[str] | None = None,
         return _put(current, frozen=current.frozen, features={*current.frozen_features} - {*features})
 
 
-def set_frozen(environment: Environment, *, frozen: bool, features: Iterable[str], actor: str) -> Environment:
-    """Exactly this and nothing else is blocked from now on. Raises as `freeze` does."""
+def set_frozen(
+    environment: Environment,
+    *,
+    frozen: bool | None = None,
+    features: Iterable[str] | None = None,
+    actor: str,
+) -> Environment:
+    """Blocks exactly this from now on; what is None stays as it is. Raises as `freeze` does."""
     with audit_log.acting_as(actor), transaction.atomic():
-        return _put(Environment.lock(environment.pk), frozen=frozen, features=features)
+        current = Environment.lock(environment.pk)
+        return _put(
+            current,
+            frozen=current.frozen if frozen is None else frozen,
+            features=current.frozen_features if features is None else features,
+        )
 
 
 def _put(current: Environment, *, frozen: bool, features: Iterable[str]) -> Environment:
@@ -44,15 +58,16 @@ def _put(current: Environment, *, frozen: bool, features: Iterable[str]) -> Envi
     now = current.frozen, set(current.frozen_features)
     if now == before:
         return current
-    current.clean_fields()
+    blocks_more = now[0] > before[0] or bool(now[1] - before[1])
+    if blocks_more:
+        current.clean_fields()
     current.save(update_fields=["frozen", "frozen_features"])
     revisions.bump(current.pk)
-    blocks_more = now[0] > before[0] or bool(now[1] - before[1])
     audit_log.log(
         "environment.frozen" if blocks_more else "environment.unfrozen",
         current,
         tenant_id=current.tenant_id,
         frozen=current.frozen,
-        frozen_features=current.frozen_features,
+        frozen_features=[name[:AUDITED_NAME_LENGTH_MAX] for name in current.frozen_features],
     )
     return current

@@ -14,10 +14,15 @@ from django.utils.timezone import now
 
 from audit import log as audit_log
 from tenants import keys, revisions
+from tenants.lengths import NAME_LENGTH_MAX, SLUG_LENGTH_MAX, TITLE_LENGTH_MAX
 from tenants.scopes import SCOPES
 
-NAME_LENGTH_MAX = 100
-SLUG_LENGTH_MAX = 50
+# Names of the time zone database, networks of an allow-list, ids of peppers.
+TIMEZONE_LENGTH_MAX = 64
+NETWORK_LENGTH_MAX = 50
+PEPPER_ID_LENGTH_MAX = 16
+# So that the audit log can hold them.
+FROZEN_FEATURES_MAX = 200
 DEFAULT_ENVIRONMENTS = ("dev", "staging", "prod")
 
 
@@ -30,8 +35,8 @@ class Tenant(models.Model):
     """A customer organisation. Its time zone decides when days, weeks and months begin."""
 
     slug = models.SlugField(max_length=SLUG_LENGTH_MAX, unique=True)
-    name = models.CharField(max_length=NAME_LENGTH_MAX)
-    timezone = models.CharField(max_length=64, default="UTC", validators=[validate_timezone])
+    name = models.CharField(max_length=TITLE_LENGTH_MAX)
+    timezone = models.CharField(max_length=TIMEZONE_LENGTH_MAX, default="UTC", validators=[validate_timezone])
     created_at = models.DateTimeField(default=now, editable=False)
 
     class Meta:
@@ -84,9 +89,10 @@ class Environment(models.Model):
     frozen = models.BooleanField(default=False, help_text="Block every AI call of this environment, at once.")
     frozen_features = ArrayField(
         models.CharField(max_length=NAME_LENGTH_MAX),
+        size=FROZEN_FEATURES_MAX,
         default=list,
         blank=True,
-        help_text="Block every call of these features, at once. Separate names with commas.",
+        help_text="Block every call of these features, at once. One name a line.",
     )
     # Set when the counter store could not be told of a charge or of an end user's change: once it is back
     # nothing it holds of this environment is used before it was read anew from PostgreSQL.
@@ -132,14 +138,14 @@ class ApiKey(models.Model):
     """A key of one environment. Only an HMAC of its secret is stored; the key itself is shown once."""
 
     environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="api_keys")
-    name = models.CharField(max_length=NAME_LENGTH_MAX)
+    name = models.CharField(max_length=TITLE_LENGTH_MAX)
     key_id = models.CharField(max_length=keys.ID_LENGTH, unique=True, editable=False)
     secret_hmac = models.BinaryField(max_length=32, editable=False)
-    pepper_id = models.CharField(max_length=16, editable=False)
+    pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, editable=False)
     scopes = ArrayField(models.CharField(max_length=32, choices=[(scope, scope) for scope in SCOPES]))
     expires_at = models.DateTimeField(null=True, blank=True)
     allowed_networks = ArrayField(
-        models.CharField(max_length=50),
+        models.CharField(max_length=NETWORK_LENGTH_MAX),
         default=list,
         blank=True,
         help_text="Addresses or networks (10.0.0.0/8) the key may be used from; empty = anywhere.",

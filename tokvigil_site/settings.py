@@ -18,7 +18,9 @@ SECRET_KEY = environment.secret("SECRET_KEY", home=TOKVIGIL_HOME, debug=DEBUG)
 ALLOWED_HOSTS = environment.read("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
 CSRF_TRUSTED_ORIGINS = [origin for origin in environment.read("CSRF_TRUSTED_ORIGINS").split(",") if origin]
 # Whose word is taken for where a call comes from, and the header in which they say it (tenants/api/addresses.py).
-TRUSTED_PROXIES = [network.strip() for network in environment.read("TRUSTED_PROXIES").split(",") if network.strip()]
+TRUSTED_PROXIES = [
+    network.strip() for network in environment.read("TRUSTED_PROXIES").split(",") if network.strip()
+]
 CLIENT_ADDRESS_HEADER = environment.read("CLIENT_ADDRESS_HEADER", "X-Forwarded-For")
 
 INSTALLED_APPS = [

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from operator import attrgetter
+from typing import Annotated
+
+import msgspec
 
 from usage.metrics import COLUMNS, METRICS, Metric
 from usage.windows import Window
 
 # 96 bits: no two subjects of an environment meet by chance, and no user id stands in a key of the store.
 SUBJECT_DIGEST_BYTES = 12
+# The most that one call can take of a kind; a cost of more could leave its range.
+TOKENS_MAX = 100_000_000
+
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
 
 class Per(StrEnum):

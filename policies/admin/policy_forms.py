@@ -11,33 +11,22 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.contrib.postgres.forms import SimpleArrayField
 from django.core.exceptions import ValidationError
 
-from policies import documents, publishing, rules
+from policies import documents, publishing
 from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Policy
 from tenants import admin_display
+from tenants.admin_forms import LinesField
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage.metrics import Metric
 
 _LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
 
 
-class LinesField(SimpleArrayField):
-    """One entry a line."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, delimiter="\n", widget=forms.Textarea(attrs={"rows": 4}), **kwargs)
-
-    def to_python(self, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [line for line in map(str.strip, value.splitlines()) if line]
-        return super().to_python(value)
-
-
 def _globs_field(label: str, help_text: str) -> LinesField:
-    name = forms.CharField(max_length=rules.MODEL_GLOB_LENGTH_MAX)
+    name = forms.CharField(max_length=NAME_LENGTH_MAX)
     return LinesField(
         name, label=label, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*."
     )
@@ -61,6 +50,8 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         "without a wildcard, and would be allowed is suggested instead.",
     )
     models_deny = _globs_field("Denied", "Models that may not be called, even if allowed above.")
+    # A policy is one rule and saved as one: its fields and limits are not mixed with another's edit.
+    opened_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = Policy
@@ -84,6 +75,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.initial["opened_version"] = self.instance.version
         self.initial["per_request_cost_usd"] = admin_display.plain(self.initial.get("per_request_cost_usd"))
         for name in ("scope_user", "scope_feature"):
             # Any text can be the name of a user, blanks included.
@@ -113,6 +105,12 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         }
 
     def clean(self) -> dict[str, Any]:
+        opened = self.cleaned_data.get("opened_version")
+        if not self.instance._state.adding and opened not in (None, self.instance.version):
+            raise ValidationError(
+                f"Somebody else changed this policy since the page was opened: it is at version "
+                f"{self.instance.version} now. Open it again to see how."
+            )
         if not self.errors:
             self._check()
         return self.cleaned_data

@@ -27,7 +27,9 @@ _MAPPED_PREFIX = 0xFFFF << 32
 _WITH_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<v4>[0-9.]+))(?::[0-9]{1,5})?")
 # RFC 7239: pairs separated by semicolons, one element for each proxy, separated by commas.
 _PAIR = re.compile(
-    r'[ \t]*(?P<name>[!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:(?P<token>[^\s",;=]*)|"(?P<quoted>[^"\\]*)")[ \t]*(?P<end>[,;]|\Z)'
+    r"[ \t]*(?P<name>[^\s\",;=]+)="
+    r"(?:(?P<token>[^\s\",;=]*)|\"(?P<quoted>[^\"\\]*)\")"
+    r"[ \t]*(?P<end>[,;]|\Z)"
 )
 
 

@@ -11,14 +11,11 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
 from tenants.api.problems import FieldError, Problem, invalid
+from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 
 BODY_BYTES_MAX = 64 * 1024
 BATCH_BODY_BYTES_MAX = 1024 * 1024
 BATCH_PATH = "/v1/usage/batch"
-NAME_LENGTH_MAX = 255
-REQUEST_ID_LENGTH_MAX = 128
-# The largest count of tokens one call can carry; usage/prices/cost.py refuses more: cost could leave its range.
-TOKENS_MAX = 100_000_000
 METADATA_KEYS_MAX = 16
 
 T = TypeVar("T")
@@ -28,7 +25,6 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX, pat
 RequestId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_LENGTH_MAX, pattern=r"^[^\x00]+\Z")
 ]
-TokenCount = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 MetadataKey = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]+\Z")]
 MetadataText = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00]*\Z")]
 MetadataNumber = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]

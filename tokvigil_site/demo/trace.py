@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from tenants.api.http import TOKENS_MAX
+from usage.amounts import TOKENS_MAX
 
 ROWS_MAX = 100_000_000
 SECONDS_MAX = 10.0**10

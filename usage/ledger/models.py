@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.db import models
 
+from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 from usage.amounts import Amounts
 
@@ -29,7 +30,7 @@ class UsageEvent(models.Model):
     environment = models.ForeignKey(
         Environment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
     )
-    request_id = models.CharField(max_length=128)
+    request_id = models.CharField(max_length=REQUEST_ID_LENGTH_MAX)
     # The time of the evaluate, else of the call: it decides which windows the row is charged to.
     charged_at = models.DateTimeField()
     occurred_at = models.DateTimeField(null=True)
@@ -37,12 +38,12 @@ class UsageEvent(models.Model):
     # The transaction that wrote the row; a counter rebuilt from the ledger knows by it what it holds already.
     xid = models.BigIntegerField()
 
-    user_id = models.CharField(max_length=255)
-    feature = models.CharField(max_length=255)
-    plan = models.CharField(max_length=255)
-    run_id = models.CharField(max_length=255)
-    model = models.CharField(max_length=255)
-    provider = models.CharField(max_length=255)
+    user_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    feature = models.CharField(max_length=NAME_LENGTH_MAX)
+    plan = models.CharField(max_length=NAME_LENGTH_MAX)
+    run_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    model = models.CharField(max_length=NAME_LENGTH_MAX)
+    provider = models.CharField(max_length=NAME_LENGTH_MAX)
     status = models.CharField(max_length=10, choices=Status.choices)
 
     # 1; 0 for a failed or cancelled call without tokens; -1 for a reversal.

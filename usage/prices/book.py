@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
-from usage.prices.cost import MODEL_LENGTH_MAX, Price
+from tenants.lengths import NAME_LENGTH_MAX
+from usage.prices.cost import Price
 from usage.prices.names import MAKERS, PROVIDER_ALIASES, RESOLD, MatchKind, canonical_provider, spellings
 
 # Names resolved before, per book. Callers choose the names, so the least recently used ones are dropped.
@@ -143,7 +144,7 @@ class PriceBook:
         provider a name means its maker's price; a name that only hosts sell, and more than one, then has
         none. A provider that the book does not know has no prices: what another one charges is not its price.
         """
-        if len(model) > MODEL_LENGTH_MAX or (provider is not None and len(provider) > MODEL_LENGTH_MAX):
+        if len(model) > NAME_LENGTH_MAX or (provider is not None and len(provider) > NAME_LENGTH_MAX):
             return None
         resolved = self._resolve(model, provider)
         if resolved.snapshot is not None and resolved.snapshot > (at.astimezone(UTC) + _ZONE_SLACK).date():

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from usage.amounts import TOKENS_MAX
+
 TOKENS_PER_RATE = 1_000_000
-# With both bounds no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
-TOKENS_MAX = 100_000_000
+# With this and TOKENS_MAX no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
 RATE_MAX_NANO = 10_000 * 10**9
-MODEL_LENGTH_MAX = 200
 ALIASES_MAX = 64
 TIERS_MAX = 8
 # The start of a price that was always in force, as far as its source knows.

@@ -40,8 +40,9 @@ from genai_prices.types import (
 )
 from genai_prices.types import ModelPrice as GenaiPrices
 
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.revisions import bump_all
-from usage.prices.cost import ALIASES_MAX, MODEL_LENGTH_MAX, UNDATED
+from usage.prices.cost import ALIASES_MAX, UNDATED
 from usage.prices.models import ModelPrice
 from usage.prices.names import MAKERS
 from usage.prices.tiers import RATE_FIELDS
@@ -338,7 +339,7 @@ def _aliases(provider: Provider, model: ModelInfo) -> list[str]:
     names = sorted(
         name
         for name in candidates - {model.id.lower()}
-        if len(name) <= MODEL_LENGTH_MAX
+        if len(name) <= NAME_LENGTH_MAX
         and not _CUT_NAME.fullmatch(name)
         and provider.find_model(name) is model
     )

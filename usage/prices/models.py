@@ -13,12 +13,15 @@ from django.db import models
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from tenants.lengths import NAME_LENGTH_MAX
 from usage.money import NANO, to_nano
-from usage.prices.cost import ALIASES_MAX, MODEL_LENGTH_MAX, RATE_MAX_NANO, Price
+from usage.prices.cost import ALIASES_MAX, RATE_MAX_NANO, Price
 from usage.prices.tiers import RATE_FIELDS, parse_tiers, rates_of, validate_tiers
 
 logger = logging.getLogger("tokvigil.prices")
 RATE_MAX = Decimal(RATE_MAX_NANO) / NANO
+SOURCE_LENGTH_MAX = 100
+SOURCE_VERSION_LENGTH_MAX = 50
 
 
 class ModelPriceQuerySet(QuerySet["ModelPrice"]):
@@ -67,14 +70,14 @@ class ModelPrice(models.Model):
         related_name="model_prices",
         help_text="Whose own price this is; it wins over the shared book. Empty: the shared book.",
     )
-    provider = models.CharField(max_length=50, help_text="openai, anthropic, azure, ...")
-    model = models.CharField(max_length=MODEL_LENGTH_MAX)
+    provider = models.CharField(max_length=NAME_LENGTH_MAX, help_text="openai, anthropic, azure, ...")
+    model = models.CharField(max_length=NAME_LENGTH_MAX)
     aliases = ArrayField(
-        models.CharField(max_length=MODEL_LENGTH_MAX),
+        models.CharField(max_length=NAME_LENGTH_MAX),
         size=ALIASES_MAX,
         default=list,
         blank=True,
-        help_text="Other names of exactly this model, without wildcards. Separate them with commas.",
+        help_text="Other names of exactly this model, without wildcards. One a line.",
     )
     effective_from = models.DateTimeField(help_text="The first instant at which the price is in force.")
 
@@ -95,11 +98,11 @@ class ModelPrice(models.Model):
     )
 
     source = models.CharField(
-        max_length=100,
+        max_length=SOURCE_LENGTH_MAX,
         default="manual",
         help_text="load_prices rewrites the rows of genai-prices; to keep an edit, give it another source.",
     )
-    source_version = models.CharField(max_length=50, blank=True)
+    source_version = models.CharField(max_length=SOURCE_VERSION_LENGTH_MAX, blank=True)
     active = models.BooleanField(default=True, help_text="Off: the row is ignored, as if it were not there.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     updated_at = models.DateTimeField(auto_now=True)

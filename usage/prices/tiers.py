@@ -6,8 +6,9 @@ from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 
+from usage.amounts import TOKENS_MAX
 from usage.money import USD_TEXT_LENGTH_MAX, to_nano
-from usage.prices.cost import TIERS_MAX, TOKENS_MAX, Rates, Tier, discounted
+from usage.prices.cost import TIERS_MAX, Rates, Tier, discounted
 
 RATE_FIELDS = (
     "input_per_million",

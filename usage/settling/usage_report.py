@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tenants.api.http import Metadata, Name, RequestId, TokenCount
+from tenants.api.http import Metadata, Name, RequestId
+from usage.amounts import TokenCount
 from usage.limit_state import LimitState
+from usage.money import USD_TEXT_LENGTH_MAX
 
 LATENCY_MS_MAX = 24 * 3600 * 1000
 
@@ -67,7 +69,7 @@ class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         Meta(description="How long the provider took, in milliseconds."),
     ] = None
     reported_cost_usd: Annotated[
-        Annotated[str, Meta(max_length=40)] | None,
+        Annotated[str, Meta(max_length=USD_TEXT_LENGTH_MAX)] | None,
         Meta(description="What the provider says it cost, as a decimal string in USD; kept for comparison."),
     ] = None
     occurred_at: Annotated[

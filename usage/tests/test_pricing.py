@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenants.lengths import NAME_LENGTH_MAX
+from usage.amounts import TOKENS_MAX
 from usage.money import MAX_LIMIT_NANO, NANO
 from usage.prices.book import RESOLVED_NAMES_MAX, PriceBook
 from usage.prices.cost import (
-    MODEL_LENGTH_MAX,
     RATE_MAX_NANO,
-    TOKENS_MAX,
     TOKENS_PER_RATE,
     Price,
     Rates,
@@ -271,7 +271,7 @@ class TestNames:
             "gpt-4o-2025-02-30", "gpt-4o-20251301", "gpt-4o-0613", "gpt-4o-2025", "gpt-4o2025-03-01",
             "gpt-4o-2025-03-01-preview", "gpt-4o-2024-08-06-2025-03-01", "2025-03-01", "-2025-03-01", "",
             " ", "acme/gpt-4o", "openai/", "/gpt-4o", "openai/openai/gpt-4o", "ft:gpt-4o:acme::abc",
-            "ft:gpt-4o", "x" * (MODEL_LENGTH_MAX + 1), "gpt-4o\x00", "gpt-4o-２０２５-０３-０１",
+            "ft:gpt-4o", "x" * (NAME_LENGTH_MAX + 1), "gpt-4o\x00", "gpt-4o-２０２５-０３-０１",
         ],
     )  # fmt: skip
     def test_an_unknown_name_has_no_price(self, name: str) -> None:

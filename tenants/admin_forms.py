@@ -1,0 +1,68 @@
+"""Forms of the admin: saving one changes what its reader changed, whatever others saved since it was opened."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django import forms
+from django.contrib.postgres.forms import SimpleArrayField
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+class LinesField(SimpleArrayField):
+    """One entry a line; blanks around it belong to it only if the entries' field keeps them."""
+
+    def __init__(self, base_field: forms.CharField, **kwargs: Any) -> None:
+        widget = forms.Textarea(attrs={"rows": 4})
+        super().__init__(base_field, delimiter="\n", widget=widget, **kwargs)
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [line for line in _LINE_END.split(value) if line.strip()]
+        return super().to_python(value)
+
+
+class RowForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A form that carries along what each field said when it was opened.
+
+    A field that the reader left alone keeps what the row says now. One that they changed and another changed meanwhile
+    is refused: neither of the two may be lost without a word.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.instance._state.adding:
+            for field in self.fields.values():
+                field.show_hidden_initial = True
+
+    def _clean_fields(self) -> None:
+        super()._clean_fields()  # type: ignore[misc]
+        if self.instance._state.adding:
+            return
+        if not self._carries_what_it_said():
+            # Whoever sends a form without that means all that it says.
+            for field in self.fields.values():
+                field.show_hidden_initial = False
+            return
+        columns = {column.name for column in self.instance._meta.concrete_fields}
+        for name in columns & self.fields.keys():
+            self._merge(name)
+
+    def _carries_what_it_said(self) -> bool:
+        # Empty values may be left out.
+        return any(key.startswith(self.add_initial_prefix("")) for key in self.data)
+
+    def _merge(self, name: str) -> None:
+        field, bound = self.fields[name], self[name]
+        if name not in self.changed_data:
+            if name not in self.errors:
+                self.cleaned_data[name] = getattr(self.instance, name)
+            return
+        opened = field.hidden_widget().value_from_datadict(self.data, self.files, bound.html_initial_name)
+        now = self.get_initial_for_field(field, name)
+        if field.has_changed(now, opened) and field.has_changed(now, bound.data):
+            self.add_error(
+                name, "Somebody else changed this since the page was opened; open it again to see how."
+            )
