@@ -93,8 +93,14 @@ def _validate(user_id: str) -> None:
     ProhibitNullCharactersValidator()(user_id)
 
 
+# A foreign key is checked when the transaction ends, after the audit log's lock; a removal of the plan takes them in the
+# other order. So the plan is kept from being removed before anything is written.
+_KEEP_PLAN = "SELECT * FROM policies_plan WHERE environment_id = %s AND name = %s FOR KEY SHARE"
+
+
 def _plan(environment: Environment, name: str) -> Plan:
-    plan = environment.plans.filter(name=name).first()
+    """The plan, which is there until the transaction ends."""
+    plan = next(iter(Plan.objects.raw(_KEEP_PLAN, [environment.pk, name])), None)
     if plan is None:
         raise ValidationError(
             {"plan": f"There is no plan {name!r} in {environment}; add it to its policy file."}

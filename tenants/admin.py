@@ -22,7 +22,9 @@ from tenants.admin_access import (
     is_superuser,
 )
 from tenants.admin_accounts import AccountAdmin, GroupAdmin
-from tenants.models import ApiKey, Environment, Membership, Tenant
+from tenants.admin_forms import LinesField, RowForm
+from tenants.lengths import NAME_LENGTH_MAX
+from tenants.models import FROZEN_FEATURES_MAX, ApiKey, Environment, Membership, Tenant
 from tenants.scopes import PRESETS, SCOPES
 
 
@@ -74,8 +76,18 @@ class TenantAdmin(TenantRowsAdmin):
             audit_log.log("tenant.changed", obj, tenant_id=obj.pk, name=obj.name, timezone=obj.timezone)
 
 
+class EnvironmentForm(RowForm):
+    frozen_features = LinesField(
+        forms.CharField(max_length=NAME_LENGTH_MAX, strip=False),
+        max_length=FROZEN_FEATURES_MAX,
+        required=False,
+        help_text=Environment._meta.get_field("frozen_features").help_text,
+    )
+
+
 @admin.register(Environment)
 class EnvironmentAdmin(TenantRowsAdmin):
+    form = EnvironmentForm
     tenant_lookup = "tenant_id"
     list_display = ["__str__", "default_action", "frozen", "frozen_features", "revision"]
     list_filter = ["frozen"]
@@ -102,6 +114,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
         return [] if obj is None else ["tenant", "slug", "revision"]
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
+        """Writes what was changed in the form and nothing else: a colleague may have pulled the emergency brake."""
         if not change:
             obj.save()
             audit_log.log(
@@ -114,7 +127,12 @@ class EnvironmentAdmin(TenantRowsAdmin):
             audit_log.log(
                 "environment.changed", obj, tenant_id=obj.tenant_id, default_action=obj.default_action
             )
-        freezing.set_frozen(obj, frozen=obj.frozen, features=obj.frozen_features, actor=actor_of(request))
+        freezing.set_frozen(
+            obj,
+            frozen=obj.frozen if "frozen" in form.changed_data else None,
+            features=obj.frozen_features if "frozen_features" in form.changed_data else None,
+            actor=actor_of(request),
+        )
 
     @admin.action(description="Freeze: block every call, at once", permissions=["change"])
     def freeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
@@ -129,7 +147,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
             self.message_user(request, f"{environment} is not frozen any more.")
 
 
-class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
+class ApiKeyForm(RowForm):
     scopes = forms.MultipleChoiceField(
         choices=[(scope, scope) for scope in SCOPES],
         widget=forms.CheckboxSelectMultiple,

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.core.exceptions import BadRequest, ValidationError
+from django.core.exceptions import BadRequest, ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
+from django.db import IntegrityError, connection
 from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
-from django.forms import ModelChoiceField
-from django.http import HttpRequest
+from django.forms import ModelChoiceField, ModelForm
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
 
+from tenants.admin_forms import RowForm
 from tenants.models import Environment, Membership, Role
 
 CHANGING_ROLES = frozenset({Role.OWNER, Role.ADMIN})
@@ -94,7 +96,53 @@ class OfferedLookups(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscri
         return super().response_action(request, queryset)
 
 
-class TenantRowsAdmin(OfferedLookups):
+class RowsAdmin(OfferedLookups):
+    """Changes of rows that others may change at the same time: none is lost without a word."""
+
+    form: type[ModelForm[Any]] = RowForm
+    # What stands against a change whose form was found good: another change came in between.
+    refusals: tuple[type[Exception], ...] = (ValidationError, IntegrityError, ObjectDoesNotExist)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """To be changed, it is locked first, and then read: a form writes what it left alone back as it was read."""
+        found = super().get_object(request, object_id, from_field)
+        if found is None or request.method != "POST" or not connection.in_atomic_block:
+            return found
+        if not (self.has_change_permission(request, found) or self.has_delete_permission(request, found)):
+            return found
+        self.lock(found)
+        return super().get_object(request, object_id, from_field)
+
+    def lock(self, obj: Any) -> None:
+        """Until the transaction ends. In the order in which whatever else changes the row takes its locks."""
+        self.model._base_manager.select_for_update(no_key=True).filter(pk=obj.pk).values_list("pk").first()
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().changeform_view(request, *args, **kwargs)
+        except self.refusals as error:
+            return self._refused(request, error, "Nothing was saved")
+
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().changelist_view(request, *args, **kwargs)
+        except self.refusals as error:
+            return self._refused(request, error, "The action was stopped; rows before this one are changed")
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().delete_view(request, *args, **kwargs)
+        except self.refusals as error:
+            return self._refused(request, error, "Nothing was deleted")
+
+    def _refused(self, request: HttpRequest, error: Exception, what: str) -> HttpResponse:
+        if request.method != "POST":
+            raise error
+        self.message_user(request, f"{what}: {_reason(error)}", messages.ERROR)
+        return HttpResponseRedirect(request.get_full_path())
+
+
+class TenantRowsAdmin(RowsAdmin):
     # The lookup from the model to its tenant's id.
     tenant_lookup = "environment__tenant_id"
     # Rows of no tenant, which all may see and only superusers change.
@@ -157,6 +205,15 @@ class TenantRowsAdmin(OfferedLookups):
         if isinstance(related, TenantRowsAdmin):
             kwargs["queryset"] = related.changeable(request)
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+
+def _reason(error: Exception) -> str:
+    """For people. What the database says of a constraint is not."""
+    if isinstance(error, ValidationError):
+        return " ".join(error.messages)
+    if isinstance(error, IntegrityError | ObjectDoesNotExist):
+        return "another change came in between. Look again."
+    return f"{error}. Look again."
 
 
 class ReadOnlyAdmin(TenantRowsAdmin):

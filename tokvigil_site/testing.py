@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from decimal import Decimal
 from threading import Barrier
 from typing import Any, TypeVar
 
-from django.db import connections
+from django.db import connection, connections, transaction
 from django.test import Client
 
 from policies import policy_file, publishing
@@ -142,6 +143,26 @@ def at_once(count: int, work: Callable[[int], T], threads: int = 16) -> list[T]:
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(run, range(count)))
+
+
+def while_held(change: Callable[[], object], late: Callable[[], Any]) -> Any:
+    """What `late` answers that begins before `change` is committed."""
+    answers: list[Any] = []
+
+    def run() -> None:
+        try:
+            answers.append(late())
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    with transaction.atomic():
+        change()
+        thread.start()
+        thread.join(timeout=0.5)
+        assert thread.is_alive(), "it did not wait"
+    thread.join(timeout=10)
+    return answers[0]
 
 
 def set_clock(moment: datetime) -> None:

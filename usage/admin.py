@@ -17,10 +17,12 @@ from tenants.admin_access import (
     TenantRowsAdmin,
     is_superuser,
 )
+from tenants.admin_forms import LinesField, RowForm
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import ApiKey
 from usage.models import ModelPrice, TrackedPair, UsageEvent
 from usage.money import format_usd
-from usage.prices.cost import UNDATED
+from usage.prices.cost import ALIASES_MAX, UNDATED
 from usage.prices.tiers import RATE_FIELDS
 
 
@@ -28,7 +30,14 @@ def _usd(nano: int | None) -> str | None:
     return None if nano is None else format_usd(nano)
 
 
-class ModelPriceForm(forms.ModelForm):  # type: ignore[type-arg]
+class ModelPriceForm(RowForm):
+    aliases = LinesField(
+        forms.CharField(max_length=NAME_LENGTH_MAX),
+        max_length=ALIASES_MAX,
+        required=False,
+        help_text=ModelPrice._meta.get_field("aliases").help_text,
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in RATE_FIELDS:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
@@ -67,8 +68,12 @@ class EndUserAdmin(TenantRowsAdmin):
         self._set_all(request, queryset, blocked=False)
 
     def _set_all(self, request: HttpRequest, queryset: QuerySet[EndUser], *, blocked: bool) -> None:
-        for user in self.changeable(request, queryset).select_related("environment", "plan").order_by("pk"):
-            self._set(request, user, blocked=blocked)
+        for row in self.changeable(request, queryset).order_by("pk"):
+            with transaction.atomic():
+                # Locked and then read, so that the plan it is saved with is the one it has.
+                self.lock(row)
+                for user in EndUser.objects.select_related("environment", "plan").filter(pk=row.pk):
+                    self._set(request, user, blocked=blocked)
 
     def _set(self, request: HttpRequest, user: EndUser, *, blocked: bool) -> EndUser:
         plan_name = None if user.plan is None else user.plan.name

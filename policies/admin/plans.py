@@ -5,20 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from policies import publishing
+from policies import documents, publishing
+from policies.file_errors import PolicyFileError
 from policies.models import Plan
 from tenants.admin_access import (
     EnvironmentFilter,
     TenantRowsAdmin,
     actor_of,
 )
+from tenants.admin_forms import RowForm
+from tenants.models import Environment
+
+
+class PlanForm(RowForm):
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if message := documents.plan_name_error(name):
+            raise ValidationError(f"The name {message}.")
+        return name
 
 
 @admin.register(Plan)
 class PlanAdmin(TenantRowsAdmin):
+    form = PlanForm
+    refusals = (*TenantRowsAdmin.refusals, PolicyFileError)
     list_display = ["name", "environment"]
     list_filter = [EnvironmentFilter]
     list_select_related = ["environment__tenant"]
@@ -27,6 +41,9 @@ class PlanAdmin(TenantRowsAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Policies, end users and requests name it.
         return False
+
+    def lock(self, obj: Plan) -> None:
+        Environment.lock(obj.environment_id)
 
     def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
         obj.pk = publishing.add_plan(obj.environment, obj.name, actor=actor_of(request)).pk

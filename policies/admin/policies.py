@@ -20,6 +20,7 @@ from tenants.admin_access import (
     TenantRowsAdmin,
     actor_of,
 )
+from tenants.models import Environment
 
 
 class LimitInline(InlineOfTenantRows):
@@ -32,6 +33,7 @@ class LimitInline(InlineOfTenantRows):
 @admin.register(Policy)
 class PolicyAdmin(TenantRowsAdmin):
     form = PolicyForm
+    refusals = (*TenantRowsAdmin.refusals, PolicyFileError)
     inlines = [LimitInline]
     list_display = ["name", "environment", "scope", "kind", "mode", "priority", "version", "archived_at"]
     list_filter = [EnvironmentFilter, "kind", "mode", ("archived_at", admin.EmptyFieldListFilter)]
@@ -67,7 +69,13 @@ class PolicyAdmin(TenantRowsAdmin):
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
-        return self.fieldsets if obj is None else [*self.fieldsets, ("State", {"fields": self.state})]
+        if obj is None:
+            return self.fieldsets
+        opened = () if not self.may_change(request, obj) else ("opened_version",)
+        return [*self.fieldsets, ("State", {"fields": (*self.state, *opened)})]
+
+    def lock(self, obj: Policy) -> None:
+        Environment.lock(obj.environment_id)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Policy | None = None) -> list[str]:
         return [] if obj is None else ["environment", *self.state]
@@ -90,14 +98,6 @@ class PolicyAdmin(TenantRowsAdmin):
             actor=actor_of(request),
             policy_id=form.instance.pk if change else None,
         ).pk
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().changeform_view(request, *args, **kwargs)
-        except (PolicyFileError, Policy.DoesNotExist) as error:
-            # Another change came in between the check and the publication.
-            self.message_user(request, f"Nothing was saved: {error}. Look again.", messages.ERROR)
-            return HttpResponseRedirect(request.get_full_path())
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """A policy is archived, with nothing that hangs on it lost."""

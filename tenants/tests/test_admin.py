@@ -222,7 +222,7 @@ def test_a_key_is_changed_and_revoked_but_never_deleted(world: World, member: Cl
 
 def test_an_environment_is_frozen_by_form_and_by_action(world: World, member: Client) -> None:
     url = page("tenants_environment", "change", world.prod.pk)
-    form = {"default_action": "block", "frozen_features": "chat,agent"}
+    form = {"default_action": "block", "frozen_features": "chat\nagent"}
     before = world.prod.revision
     assert member.post(url, form).status_code == 302
     world.prod.refresh_from_db()
