@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 from django.http import HttpResponse
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 
 from tenants import scopes
@@ -63,8 +64,8 @@ class ReservationView(KeyView):
         return HttpResponse(status=204)
 
 
-class ExtendView(KeyView):
-    scope = scopes.EVALUATE
+class ExtendView(ReservationView):
+    """Of an address that ends in `/extend`. A POST extends; a DELETE means the request id that ends so."""
 
     @operation(
         "extendReservation",
@@ -86,3 +87,7 @@ class ExtendView(KeyView):
         expires_at = instant(deadline_ms)
         assert expires_at is not None
         return http.json_response(ReservationAnswer(request_id=request_id, expires_at=expires_at))
+
+    @extend_schema(exclude=True)
+    def delete(self, request: Request, request_id: str) -> HttpResponse:
+        return super().delete(request, f"{request_id}/extend")
