@@ -8,6 +8,7 @@ however reports and rebuilds interleave.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,8 @@ def check(environment: Environment) -> CheckReport:
         for key in recorded.amounts.keys() | stored.keys():
             fields = stored.get(key)
             if fields is None:
-                trusted = slot.span.start > max(epoch, tracked_since[slot.pair])
+                # A pair that is counted no more, by a change a moment ago, has no counters to trust.
+                trusted = slot.span.start > max(epoch, tracked_since.get(slot.pair, math.inf))
             else:
                 trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
                 held = _larger(held, _amounts(fields, "h"))

@@ -286,3 +286,21 @@ class TestCommands:
     def test_an_unknown_environment_is_an_error(self, counted: Environment, name: str) -> None:
         with pytest.raises(CommandError, match="no environment 'acme/mars'"):
             call_command(name, "acme/mars")
+
+
+def test_a_check_survives_that_a_pair_is_published_away_meanwhile(
+    counted: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(counted, "r1")
+    for key, _ in inspection.scan(counted.pk):
+        store.client.delete(key)
+    renew = rules.renew
+
+    def and_then_publish(environment_id: int) -> rules.CountingRules:
+        known = renew(environment_id)
+        track(counted, MONTHLY)
+        renew(environment_id)
+        return known
+
+    monkeypatch.setattr(rules, "renew", and_then_publish)
+    assert recount.check(counted).drifts == ()
