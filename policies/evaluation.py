@@ -11,7 +11,6 @@ again; what it was tried with before took no effect. If the counter store cannot
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -26,6 +25,7 @@ from policies.call_terms import CallTerms
 from policies.decision import Decision
 from policies.end_users import StoredUser
 from policies.evaluate_request import EvaluateRequest
+from policies.known_users import KnownUsers
 from policies.snapshot import Snapshot
 from policies.suggesting import suggested_model
 from tenants.api import problems
@@ -60,7 +60,6 @@ HOLD_MS = 600_000
 REQUEST_ID_BYTES = 16
 # Each mends one thing that the process did not know; more than a few in one call means the store is not usable.
 ATTEMPTS_MAX = 12
-# End users' records kept in the process; the store tells when one is out of date.
 USERS_KEPT_MAX = 100_000
 
 
@@ -81,12 +80,12 @@ class Evaluated:
     match: Match | None
 
 
-_users: OrderedDict[tuple[int, str], str] = OrderedDict()
+_users = KnownUsers(USERS_KEPT_MAX)
 
 
 def forget_all() -> None:
     """As in a new process."""
-    _users.clear()
+    _users.forget_all()
     snapshot.forget_all()
 
 
@@ -249,8 +248,7 @@ class Attempt:
         return {per: key for per, key in keys.items() if key is not None}
 
     def _user_record(self) -> str:
-        key = (self.snapshot.environment_id, self.body.user_id)
-        return _users.get(key, end_users.UNKNOWN)
+        return _users.find(self.snapshot.environment_id, self.body.user_id) or end_users.UNKNOWN
 
     def learn_user(self, epoch: int) -> None:
         environment_id, user_id = self.snapshot.environment_id, self.body.user_id
@@ -259,9 +257,7 @@ class Attempt:
         remember_user.remember_user(environment_id, user_id, record, epoch)
 
     def remember(self, record: str) -> None:
-        _users[self.snapshot.environment_id, self.body.user_id] = record
-        while len(_users) > USERS_KEPT_MAX:
-            _users.popitem(last=False)
+        _users.remember(self.snapshot.environment_id, self.body.user_id, record)
 
     def complete(self, cold: Cold, subjects: Subjects) -> None:
         recount.complete(self.snapshot.environment_id, subjects, cold)
