@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -14,7 +16,7 @@ from tenants.api import http, queries
 from tenants.api.callers import Caller
 from tenants.api.direct_post import DirectPost
 from tenants.api.openapi import operation
-from tenants.api.problems import FieldError, Problem
+from tenants.api.problems import FieldError, Problem, invalid_field
 from usage.api import examples
 from usage.api.key_view import KeyView
 from usage.counting import rules
@@ -25,8 +27,11 @@ from usage.settling.reports import admit, record_usage
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 BATCH_MAX = 500
+# How many different reports of one request_id a batch may hold: each costs a transaction of its own.
+CONTENTS_MAX = 4
 
 _report = msgspec.json.Decoder(UsageReport)
+_encode = msgspec.json.Encoder().encode
 
 
 class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,12 +140,15 @@ class UsageBatchView(DirectPost):
                 reports[index] = http.parse(raw, _report)
             except Problem as problem:
                 outcomes[index] = problem
-        # One request_id twice in a batch: the second is recorded after the first, and so is its duplicate or conflict.
-        while reports:
-            firsts = {report.request_id: index for index, report in reversed(reports.items())}
-            turn = [reports.pop(index) for index in sorted(firsts.values())]
+        firsts = _firsts(reports)
+        repeated = {index: first for index, first in firsts.items() if index != first}
+        turns = _turns({index: report for index, report in reports.items() if index not in repeated})
+        for indexes in turns[:CONTENTS_MAX]:
+            turn = [reports[index] for index in indexes]
             recorded = record_usage(turn, admit(caller, known, [report.request_id for report in turn]))
-            outcomes |= zip(sorted(firsts.values()), recorded, strict=True)
+            outcomes |= zip(indexes, recorded, strict=True)
+        outcomes |= {index: _too_many_contents() for late in turns[CONTENTS_MAX:] for index in late}
+        outcomes |= {index: _again(outcomes[first]) for index, first in repeated.items()}
         results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(batch.events))
         return http.json_response(BatchAnswer(results=results))
 
@@ -150,6 +158,38 @@ def admitted(request: HttpRequest) -> tuple[Caller, CountingRules]:
     caller = Caller.of(request, scopes.USAGE_WRITE)
     known, _ = caller.admitted(rules.of_key, rules.latest)
     return caller, known
+
+
+def _firsts(reports: Mapping[int, UsageReport]) -> dict[int, int]:
+    """Of each event the first one in the batch with the same content."""
+    seen: dict[bytes, int] = {}
+    return {index: seen.setdefault(_encode(report), index) for index, report in reports.items()}
+
+
+def _turns(reports: Mapping[int, UsageReport]) -> list[list[int]]:
+    """The events, so parted that none of a part has the request_id of another: the second is recorded after the first,
+    and so is its conflict."""
+    turns: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for index, report in reports.items():
+        if seen[report.request_id] == len(turns):
+            turns.append([])
+        turns[seen[report.request_id]].append(index)
+        seen[report.request_id] += 1
+    return turns
+
+
+def _again(outcome: UsageReceipt | Problem) -> UsageReceipt | Problem:
+    """What an event is answered whose content was recorded a moment ago, or refused."""
+    if isinstance(outcome, Problem):
+        return outcome
+    return msgspec.structs.replace(outcome, duplicate=True, limit_state=())
+
+
+def _too_many_contents() -> Problem:
+    return invalid_field(
+        "request_id", f"stands for more than {CONTENTS_MAX} different reports in this batch; send it once"
+    )
 
 
 def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> BatchResult:
