@@ -93,8 +93,8 @@ def _validate(user_id: str) -> None:
     ProhibitNullCharactersValidator()(user_id)
 
 
-# A foreign key is checked when the transaction ends, after the audit log's lock; a removal of the plan takes them in the
-# other order. So the plan is kept from being removed before anything is written.
+# Foreign keys are checked when the transaction ends, when it has the audit log's lock; who removes a plan takes the
+# locks in the other order. So the plan is kept before anything is written.
 _KEEP_PLAN = "SELECT * FROM policies_plan WHERE environment_id = %s AND name = %s FOR KEY SHARE"
 
 

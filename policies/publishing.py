@@ -6,7 +6,7 @@ count in, one new revision, and an audit entry for each change. What did not cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -21,7 +21,16 @@ from policies import documents, policy_file, policy_rows
 from policies.documents import plan_name_error, unknown_plan
 from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Plan, Policy, PolicyVersion
-from policies.rules import Mode, PolicyRule, PolicySet
+from policies.rules import (
+    LIMITS_OF_A_CALL_MAX,
+    Kind,
+    Mode,
+    PolicyRule,
+    PolicySet,
+    Scope,
+    Weight,
+    limits_of_a_call,
+)
 from tenants import revisions
 from tenants.models import Environment
 from usage.metrics import Metric
@@ -85,12 +94,12 @@ Change = PolicyChange | PlanChange
 def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, ...]:
     """What publishing this set would do, in the order in which it is done. Changes nothing.
 
-    Raises PolicyFileError if a plan that end users have is not in it.
+    Raises PolicyFileError if a plan that end users have is not in it, and for more limits than a call can have.
     """
     present = {row.name: row for row in _in_force(environment).prefetch_related("limits")}
     plans = set(environment.plans.values_list("name", flat=True))
     removed_plans = sorted(plans - set(wanted.plans))
-    errors = _plan_users(environment, removed_plans)
+    errors = (*_plan_users(environment, removed_plans), *_too_many_limits(map(Weight.of, wanted.policies)))
     if errors:
         raise PolicyFileError(*errors)
     names = {rule.name for rule in wanted.policies}
@@ -147,7 +156,28 @@ def objections(
         found.append(FileError("name", f"another policy is named {rule.name!r}; choose another name"))
     if rule.scope.plan and not environment.plans.filter(name=rule.scope.plan).exists():
         found.append(unknown_plan("scope.plan", rule.scope.plan))
-    return tuple(found)
+    others = _weights(_in_force(environment).exclude(pk=policy_id))
+    return (*found, *_too_many_limits([*others, Weight.of(rule)]))
+
+
+def _weights(policies: QuerySet[Policy]) -> Iterator[Weight]:
+    """One query, however many limits they have."""
+    rows = policies.exclude(mode=Mode.OFF).order_by().annotate(size=Count("limits"))
+    for user, feature, plan, kind, size in rows.values_list(
+        "scope_user", "scope_feature", "scope_plan", "kind", "size"
+    ):
+        yield Weight(scope=Scope(user=user, feature=feature, plan=plan), kind=Kind(kind), limits=size)
+
+
+def _too_many_limits(weights: Iterable[Weight]) -> tuple[FileError, ...]:
+    count = limits_of_a_call(weights)
+    if count <= LIMITS_OF_A_CALL_MAX:
+        return ()
+    message = (
+        f"{count} limits could apply to one call, of one override and all guardrails that match it; at most "
+        f"{LIMITS_OF_A_CALL_MAX} are allowed. Give guardrails narrower scopes, or fewer limits"
+    )
+    return (FileError("policies", message),)
 
 
 def archive(policy: Policy, *, actor: str) -> None:

@@ -5,6 +5,8 @@ Pure: no database, no clock. Amounts are integers; money is nano-USD.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -15,6 +17,8 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 LIMITS_MAX = 32
+# That can apply to one call, of all policies together: the reserve script checks and answers each of them.
+LIMITS_OF_A_CALL_MAX = 1_000
 MODEL_GLOBS_MAX = 100
 PRIORITY_MAX = 10_000
 # Lua counts in doubles: below 2^53 they are exact.
@@ -128,6 +132,37 @@ class PolicyRule:
     on_unavailable: OnUnavailable = OnUnavailable.BLOCK
     on_unsettled: OnUnsettled = OnUnsettled.RELEASE
     unknown_price: UnknownPrice = UnknownPrice.BLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """How many limits a policy puts on each call that its scope matches."""
+
+    scope: Scope
+    kind: Kind
+    limits: int
+
+    @classmethod
+    def of(cls, rule: PolicyRule) -> Weight:
+        return cls(scope=rule.scope, kind=rule.kind, limits=0 if rule.mode is Mode.OFF else len(rule.limits))
+
+
+def limits_of_a_call(weights: Iterable[Weight]) -> int:
+    """The most limits that can apply to one call, at any rate not fewer.
+
+    One override applies, and of each way to name user, feature and plan the guardrails of one scope.
+    """
+    override = 0
+    guardrails: Counter[Scope] = Counter()
+    for weight in weights:
+        if weight.kind is Kind.OVERRIDE:
+            override = max(override, weight.limits)
+        else:
+            guardrails[weight.scope] += weight.limits
+    largest: dict[tuple[bool, bool, bool], int] = {}
+    for scope, limits in guardrails.items():
+        largest[scope.rank] = max(limits, largest.get(scope.rank, 0))
+    return override + sum(largest.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
