@@ -156,8 +156,10 @@ def objections(
         found.append(FileError("name", f"another policy is named {rule.name!r}; choose another name"))
     if rule.scope.plan and not environment.plans.filter(name=rule.scope.plan).exists():
         found.append(unknown_plan("scope.plan", rule.scope.plan))
-    others = _weights(_in_force(environment).exclude(pk=policy_id))
-    return (*found, *_too_many_limits([*others, Weight.of(rule)]))
+    others = _in_force(environment)
+    if policy_id is not None:
+        others = others.exclude(pk=policy_id)
+    return (*found, *_too_many_limits([*_weights(others), Weight.of(rule)]))
 
 
 def _weights(policies: QuerySet[Policy]) -> Iterator[Weight]:

@@ -211,9 +211,9 @@ def _reason(error: Exception) -> str:
     """For people. What the database says of a constraint is not."""
     if isinstance(error, ValidationError):
         return " ".join(error.messages)
-    if isinstance(error, IntegrityError | ObjectDoesNotExist):
+    if isinstance(error, IntegrityError):
         return "another change came in between. Look again."
-    return f"{error}. Look again."
+    return f"{str(error).removesuffix('.')}. Look again."
 
 
 class ReadOnlyAdmin(TenantRowsAdmin):

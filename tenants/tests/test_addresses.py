@@ -13,8 +13,7 @@ PROXIES = ["10.0.0.0/8", "2001:db8:1::/48"]
 
 
 def address(peer: str, **headers: str) -> str:
-    named = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
-    return addresses.address_of(RequestFactory().get("/", REMOTE_ADDR=peer, **named))
+    return addresses.address_of(RequestFactory(headers=headers).get("/", REMOTE_ADDR=peer))
 
 
 @pytest.fixture

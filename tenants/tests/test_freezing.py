@@ -3,6 +3,7 @@ from django.core.exceptions import ValidationError
 
 from audit.models import Entry
 from tenants.freezing import freeze, set_frozen, unfreeze
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment, Tenant
 
 pytestmark = pytest.mark.django_db
@@ -64,5 +65,5 @@ def test_the_environment_and_its_features_thaw_apart(environment: Environment) -
 
 def test_a_name_that_is_too_long_is_refused(environment: Environment) -> None:
     with pytest.raises(ValidationError):
-        freeze(environment, features=["f" * 101], actor="admin:bo")
+        freeze(environment, features=["f" * (NAME_LENGTH_MAX + 1)], actor="admin:bo")
     assert state(environment) == (False, [], 1)

@@ -214,10 +214,10 @@ def test_a_policy_is_not_mixed_of_two_edits(environment: Environment, staff: Cli
     apply_policies(environment, edit(3, 0))
     assert "it is at version 2 now" in save(staff, policy, form, priority="9")
     policy.refresh_from_db()
-    assert (policy.version, policy.priority, policy.limits.get().amount) == (2, 0, 3)
+    assert (policy.version, policy.priority, int(policy.limits.get().amount)) == (2, 0, 3)
     assert save(staff, policy, opened(staff, policy), priority="9") == ""
     policy.refresh_from_db()
-    assert (policy.version, policy.priority, policy.limits.get().amount) == (3, 9, 3)
+    assert (policy.version, policy.priority, int(policy.limits.get().amount)) == (3, 9, 3)
 
 
 def test_a_change_that_is_about_to_be_committed_stays_too(environment: Environment, staff: Client) -> None:

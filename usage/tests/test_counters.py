@@ -14,7 +14,7 @@ from tenants.models import Environment
 from usage import assessment
 from usage.amounts import Amounts, Movement, Pair, Per, Subjects
 from usage.assessment import Assessment, Reading
-from usage.counting import remember_user, rules, settle
+from usage.counting import rate_limit, remember_user, rules, settle
 from usage.counting.distrust import distrust
 from usage.counting.extend import extend
 from usage.counting.inspection import environment_fields
@@ -632,3 +632,8 @@ def test_movements_of_the_ledger_are_charged_as_they_were_written(counted: Envir
     assert not receipt.duplicate
     assert standing(counted, MONTHLY)[0] == Amounts(1, 4, 3, 0)
     assert recount.check(counted).drifts == ()
+
+
+def test_a_rate_of_0_is_divided_by_nowhere() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        rate_limit.count_call(1, 1, 0)

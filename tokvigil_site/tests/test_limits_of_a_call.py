@@ -30,8 +30,9 @@ from policies.rules import (
 )
 from tenants.models import Environment
 from tokvigil_site.testing import Api
-from usage.amounts import Metric, Per
+from usage.amounts import Per
 from usage.assessment import PolicyRef
+from usage.metrics import Metric
 from usage.windows import Window
 
 ALL_LIMITS = [
