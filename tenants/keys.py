@@ -19,6 +19,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 MARKS = {"dev": "dev", "staging": "stg", "prod": "prod"}
 OTHER_MARK = "env"
 PROVEN_MAX = 1024
+_NO_HMAC = bytes(32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,11 @@ def proves(secret: str, pepper_id: str, secret_hmac: bytes) -> bool:
     except KeyError:
         return False
     return hmac.compare_digest(presented, secret_hmac)
+
+
+def proves_nothing(secret: str) -> None:
+    """Compares the secret with that of no key."""
+    proves(secret, next(iter(settings.API_KEY_PEPPERS)), _NO_HMAC)
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:

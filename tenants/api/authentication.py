@@ -85,10 +85,18 @@ def presented(request: HttpRequest) -> keys.Presented:
 
 def check(credential: Credential | None, secret: str, address: str) -> Credential:
     """The credential if the caller proved it. Raises Problem 401, the same for every cause."""
-    if credential is None or not credential.admits(secret, address, timezone.now()):
+    if credential is None:
+        raise unknown_key(secret)
+    if not credential.admits(secret, address, timezone.now()):
         raise problems.invalid_api_key()
     last_used.note(credential.id)
     return credential
+
+
+def unknown_key(secret: str) -> problems.Problem:
+    """After the work that a known key's wrong secret takes: the time does not tell which ids there are."""
+    keys.proves_nothing(secret)
+    return problems.invalid_api_key()
 
 
 def find(key_id: str) -> Credential | None:

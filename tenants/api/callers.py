@@ -58,9 +58,11 @@ class Caller:
         Nothing verifies a refusal later, so it is made by what PostgreSQL says now: the key may be a new one. Raises
         Problem 401, 403.
         """
+        # An unknown id is not remembered as one: a key is in force from its first call on, whoever tried its id before.
+        # It costs a query each time, as a wrong secret of a known id does.
         known = of_key(self.presented.key_id)
         if known is None:
-            raise problems.invalid_api_key()
+            raise authentication.unknown_key(self.presented.secret)
         try:
             return known, self.credential(known)
         except problems.Problem:

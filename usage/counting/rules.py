@@ -47,7 +47,9 @@ def environment_of(key_id: str) -> int | None:
     """The environment that an API key belongs to; one query for a key this process does not know."""
     environment_id = _environment_of_key.get(key_id)
     if environment_id is None:
-        environment_id = ApiKey.objects.filter(key_id=key_id).values_list("environment_id", flat=True).first()
+        # Without an order, which joins tables: an unknown id would be told from a known one by its time.
+        found = ApiKey.objects.filter(key_id=key_id).order_by()
+        environment_id = next(iter(found.values_list("environment_id", flat=True)), None)
         if environment_id is not None:
             _environment_of_key[key_id] = environment_id
     return environment_id
