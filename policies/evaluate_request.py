@@ -53,7 +53,11 @@ class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         Meta(description="The agent run or job the call is part of, for limits per run. Left out: none."),
     ] = None
     metadata: Annotated[
-        Metadata | None, Meta(description="What else you know about the call: at most 16 flat pairs.")
+        Metadata | None,
+        Meta(
+            description="At most 16 flat pairs. Not stored and not decided by; only compared if `request_id` is sent "
+            "again. To keep them, send them with the report."
+        ),
     ] = None
     dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
     explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False
