@@ -12,7 +12,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from tenants import accounts
-from tenants.admin_access import OfferedLookups, is_superuser
+from tenants.admin_access import RowsAdmin, is_superuser
+from tenants.admin_forms import AccountForm
 from tenants.models import Membership
 
 
@@ -25,7 +26,7 @@ class PasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not su
         return user
 
 
-class SuperusersAdmin(OfferedLookups):
+class SuperusersAdmin(RowsAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return is_superuser(request)
 
@@ -49,6 +50,7 @@ class SuperusersAdmin(OfferedLookups):
 
 
 class AccountAdmin(SuperusersAdmin, auth_admin.UserAdmin):  # type: ignore[type-arg]
+    form = AccountForm
     change_password_form = PasswordForm
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

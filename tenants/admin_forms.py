@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from django import forms
+from django.contrib.auth.forms import UserChangeForm
 from django.contrib.postgres.forms import SimpleArrayField
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -35,7 +36,8 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         if not self.instance._state.adding:
             for field in self.fields.values():
-                field.show_hidden_initial = True
+                # What cannot be changed, such as the hash of a password, is not sent back and forth.
+                field.show_hidden_initial = not field.disabled
 
     def _clean_fields(self) -> None:
         super()._clean_fields()  # type: ignore[misc]
@@ -46,9 +48,11 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
             for field in self.fields.values():
                 field.show_hidden_initial = False
             return
-        columns = {column.name for column in self.instance._meta.concrete_fields}
-        for name in columns & self.fields.keys():
-            self._merge(name)
+        meta = self.instance._meta
+        columns = {column.name for column in (*meta.concrete_fields, *meta.many_to_many)}
+        for name, field in self.fields.items():
+            if name in columns and field.show_hidden_initial:
+                self._merge(name)
 
     def _carries_what_it_said(self) -> bool:
         # Empty values may be left out.
@@ -58,7 +62,12 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         field, bound = self.fields[name], self[name]
         if name not in self.changed_data:
             if name not in self.errors:
-                self.cleaned_data[name] = getattr(self.instance, name)
+                column = self.instance._meta.get_field(name)
+                self.cleaned_data[name] = (
+                    column.value_from_object(self.instance)
+                    if column.many_to_many
+                    else getattr(self.instance, name)
+                )
             return
         opened = field.hidden_widget().value_from_datadict(self.data, self.files, bound.html_initial_name)
         now = self.get_initial_for_field(field, name)
@@ -66,3 +75,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(
                 name, "Somebody else changed this since the page was opened; open it again to see how."
             )
+
+
+class AccountForm(RowForm, UserChangeForm):  # type: ignore[type-arg]
+    """Of a user: one that was deactivated meanwhile stays so."""

@@ -9,10 +9,11 @@ from django.apps import apps
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.urls import reverse
 
+from audit import roles
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 
@@ -49,14 +50,23 @@ def test_the_admin_says_so(prod: Environment) -> None:
     assert not ApiKey.objects.exists()
 
 
-def test_what_was_stored_as_0_goes_on_meaning_any_number(prod: Environment) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_what_was_stored_as_0_goes_on_meaning_any_number() -> None:
+    with roles.as_owner(), transaction.atomic():
+        _migrate_a_key_that_has_0()
+        # The constraint stays.
+        transaction.set_rollback(True)
+
+
+def _migrate_a_key_that_has_0() -> None:
+    prod = Tenant.create_with_environments("acme").environments.get(slug="prod")
     key, _ = ApiKey.issue(prod, "app", (EVALUATE,), requests_per_minute=7)
     untouched, _ = ApiKey.issue(prod, "other", (EVALUATE,), requests_per_minute=8)
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         cursor.execute("ALTER TABLE tenants_apikey DROP CONSTRAINT api_key_rate_not_zero")
     ApiKey.objects.filter(pk=key.pk).update(requests_per_minute=0)
-    migration = import_module("tenants.migrations.0002_key_rate_from_1")
+    migration = import_module("tenants.migrations.0003_key_rate_from_1")
     migration.let_0_mean_any_number(apps, connection.schema_editor())
     assert ApiKey.objects.get(pk=key.pk).requests_per_minute is None
     assert ApiKey.objects.get(pk=untouched.pk).requests_per_minute == 8

@@ -16,7 +16,7 @@ from django.core.exceptions import RequestDataTooBig
 
 from tenants.api import authentication, problems
 from tenants.api.http import body_bytes_max
-from tokvigil_site.errors import API
+from tokvigil_site.pages import is_api
 from tokvigil_site.serving import BODY_DEADLINE_S
 from tokvigil_site.serving.environ import Environ
 
@@ -83,7 +83,7 @@ class Bodies:
 def _refused(environ: Environ, length: int) -> Exception | None:
     """Why the body is not worth reading. The views find the same by themselves, before they ask for the body."""
     path: Any = environ["PATH_INFO"]
-    if not path.startswith(API):
+    if not is_api(path):
         too_long = length > settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     elif authentication.key_in(environ) is None:
         return problems.invalid_api_key()

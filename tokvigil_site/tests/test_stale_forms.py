@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, Permission, User
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
@@ -130,6 +130,8 @@ def rows(environment: Environment) -> dict[str, Model]:
         "user": user,
         "price": price(),
         "membership": member,
+        "account": member.user,
+        "group": Group.objects.create(name="staff"),
     }
 
 
@@ -151,6 +153,8 @@ EDITS = [
         {"input_per_million": Decimal("9"), "aliases": ["z"], "active": False},
         {"output_per_million": "3"},
     ),
+    ("account", {"is_active": False, "is_staff": False}, {"first_name": "Vic"}),
+    ("account", {"is_superuser": True}, {"email": "vic@example.com"}),
     ("price", {"tiers": [], "cached_input_per_million": None}, {"output_per_million": "3"}),
 ]
 
@@ -170,7 +174,9 @@ def test_what_a_colleague_saved_stays(
     assert changed == {*theirs, *mine}
 
 
-@pytest.mark.parametrize("name", ["tenant", "environment", "key", "user", "price", "membership"])
+@pytest.mark.parametrize(
+    "name", ["tenant", "environment", "key", "user", "price", "membership", "account", "group"]
+)
 def test_a_page_that_is_saved_as_it_was_opened_changes_nothing(
     environment: Environment, staff: Client, name: str
 ) -> None:
@@ -200,6 +206,32 @@ def test_a_field_that_both_changed_is_refused(
     assert CHANGED_MEANWHILE in save(staff, row, form, **mine)
     assert values(row) == after
     assert save(staff, row, opened(staff, row), **mine) == ""
+
+
+def test_rights_that_a_colleague_took_stay_taken(environment: Environment, staff: Client) -> None:
+    found = rows(environment)
+    user, group = found["account"], found["group"]
+    right, other = Permission.objects.order_by("pk")[:2]
+    assert isinstance(user, User)
+    assert isinstance(group, Group)
+    user.groups.add(group)
+    group.permissions.set([right, other])
+    user_form, group_form = opened(staff, user), opened(staff, group)
+    user.groups.clear()
+    group.permissions.set([other])
+    assert save(staff, user, user_form, first_name="Vic") == ""
+    assert save(staff, group, group_form, name="crew") == ""
+    assert not user.groups.exists()
+    assert [*group.permissions.all()] == [other]
+    group.refresh_from_db()
+    assert group.name == "crew"
+
+
+def test_the_hash_of_a_password_is_not_in_the_page(environment: Environment, staff: Client) -> None:
+    user = User.objects.create_user("amy", password="correct horse")
+    page = staff.get(address(user)).content.decode()
+    assert user.password not in page
+    assert user.password.rpartition("$")[2] not in page
 
 
 def test_a_policy_is_not_mixed_of_two_edits(environment: Environment, staff: Client) -> None:
@@ -251,13 +283,12 @@ def test_each_page_of_rows_is_guarded() -> None:
     from django.contrib import admin
 
     from policies.admin.policy_forms import PolicyForm
-    from tenants.admin_access import TenantRowsAdmin
+    from tenants.admin_access import ReadOnlyAdmin, RowsAdmin
     from tenants.admin_forms import RowForm
 
-    ours = [each for each in admin.site._registry.values() if isinstance(each, TenantRowsAdmin)]
-    assert ours
-    assert all(issubclass(each.form, (RowForm, PolicyForm)) for each in ours)
-    assert Tenant in admin.site._registry
+    ours = [each for each in admin.site._registry.values() if not isinstance(each, ReadOnlyAdmin)]
+    assert {Tenant, User} <= {each.model for each in ours}
+    assert all(isinstance(each, RowsAdmin) and issubclass(each.form, (RowForm, PolicyForm)) for each in ours)
 
 
 @pytest.fixture(autouse=True)

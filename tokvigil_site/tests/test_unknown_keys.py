@@ -25,9 +25,12 @@ def test_an_unknown_id_takes_the_work_of_a_wrong_secret(api: Api, monkeypatch: p
     api.evaluate()
     digested: list[str] = []
     digest = keys.digest
-    monkeypatch.setattr(
-        keys, "digest", lambda secret, pepper: digested.append(secret) or digest(secret, pepper)
-    )
+
+    def digest_and_note(secret: str, pepper_id: str) -> bytes:
+        digested.append(secret)
+        return digest(secret, pepper_id)
+
+    monkeypatch.setattr(keys, "digest", digest_and_note)
 
     def work(key_id: str) -> tuple[int, int, str]:
         keys.proves.cache_clear()

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('usage', '0003_decisions_to_policies'),
+        ('usage', '0004_month_maker'),
     ]
 
     operations = [

@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tenants", "0002_key_rate_from_1")]
+    dependencies = [("tenants", "0003_key_rate_from_1")]
 
     operations = [
         migrations.AlterField(

@@ -11,7 +11,7 @@ def let_0_mean_any_number(apps, schema_editor):
 class Migration(migrations.Migration):
     # Rows that were changed in a transaction cannot have a constraint added in the same one.
     atomic = False
-    dependencies = [("tenants", "0001_initial")]
+    dependencies = [("tenants", "0002_protected_memberships")]
 
     operations = [
         migrations.RunPython(let_0_mean_any_number, migrations.RunPython.noop),
