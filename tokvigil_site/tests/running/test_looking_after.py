@@ -261,7 +261,12 @@ def test_while_valkey_is_down_commands_still_find_the_database(product: Product)
 
 def test_servers_of_somebody_else_are_left_alone(new_home: Callable[[], Path]) -> None:
     theirs = stack.start(new_home())
-    up = Up(new_home(), DATABASE_URL=theirs.database_url, REDIS_URL=theirs.redis_url)
+    up = Up(
+        new_home(),
+        DATABASE_URL=theirs.database_url,
+        MIGRATION_DATABASE_URL=theirs.owner_url,
+        REDIS_URL=theirs.redis_url,
+    )
     try:
         theirs.kill_valkey()
         killed = pid_of(up.home, "worker")
