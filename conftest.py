@@ -14,6 +14,7 @@ from tokvigil_site.testing import Api
 from usage.counting.store import Breaker, store
 from usage.ledger import expected_output
 from usage.ledger.connections import ledger_connections
+from usage.settling import catching_up
 
 pytest_plugins = ["audit.testing"]
 
@@ -33,7 +34,7 @@ def like_a_new_process() -> Iterator[None]:
     expected_output.forget_all()
     last_used.forget_all()
     store.breaker = Breaker()
-    store.behind = False
+    catching_up.forget_all()
     store.clock_offset_ms = 0
     yield
     store.clock_offset_ms = 0

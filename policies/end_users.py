@@ -1,26 +1,24 @@
 """End users whose plan is known or who are blocked, and the record of one that stands beside the counters.
 
 The record is all that an evaluate needs: "-" for a user without a row, else "0" or "1" for blocked and then
-the plan, which may be any text. The counter store compares it with the caller's copy on every evaluate, so it
-must never stay behind PostgreSQL: it is written when a change commits, and if that fails the environment is
-recounted, which forgets all records.
+the plan, which may be any text. The counter store compares it with the caller's copy on every evaluate. A change
+announces itself to the store before it commits, as a revision does (tenants/revisions.py), so that the record never
+stays behind PostgreSQL; where it cannot, the environment is noted as missed, and all its records are forgotten.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
-from django.db import connection, transaction
+from django.db import transaction
 
 from audit import log as audit_log
 from policies.models import EndUser, Plan
+from tenants import revisions
 from tenants.models import Environment
-from usage.counting import remember_user
-from usage.counting.store import StoreUnavailable
-from usage.settling.charging import note_missed
+from usage.counting.keys import user_key
 
 UNKNOWN = "-"
 
@@ -66,7 +64,7 @@ def set_end_user(
             environment=environment, user_id=user_id, defaults={"plan": plan, "blocked": blocked}
         )
         # Also when nothing changes: whoever repeats a call because it failed half-way has it mended.
-        transaction.on_commit(lambda: _tell_counter_store(environment.pk, user_id))
+        _announce(environment, user_id)
         if created or (user.plan_id, user.blocked) != (plan and plan.pk, blocked):
             user.plan, user.blocked = plan, blocked
             user.save(update_fields=["plan", "blocked"])
@@ -77,9 +75,9 @@ def set_end_user(
 def remove_end_user(environment: Environment, user_id: str, *, actor: str) -> bool:
     """Forgets the plan and the block of an end user; the ledger stays. Whether there was anything."""
     with audit_log.acting_as(actor), transaction.atomic():
-        transaction.on_commit(lambda: _tell_counter_store(environment.pk, user_id))
         users = EndUser.objects.filter(environment=environment, user_id=user_id).order_by()
         user = users.select_for_update().first()
+        _announce(environment, user_id)
         if user is None:
             return False
         # By a query, so that the row keeps its id for the log.
@@ -112,17 +110,5 @@ def _log(action: str, user: EndUser, environment: Environment, **data: object) -
     audit_log.log(action, user, tenant_id=environment.tenant_id, environment=environment.slug, **data)
 
 
-def _tell_counter_store(environment_id: int, user_id: str) -> None:
-    """One at a time for a user, each reading anew, so that of two changes the store ends with the later."""
-    try:
-        with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_lock_number(environment_id, user_id)])
-            remember_user.remember_user(environment_id, user_id, load_record(environment_id, user_id), None)
-    except StoreUnavailable:
-        note_missed(environment_id)
-
-
-def _lock_number(environment_id: int, user_id: str) -> int:
-    name = f"end_user:{environment_id}:{user_id}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
+def _announce(environment: Environment, user_id: str) -> None:
+    revisions.announce_change_of(user_key(environment.pk, user_id), environment.pk)

@@ -26,8 +26,9 @@ from policies.decision import Decision
 from policies.end_users import StoredUser
 from policies.evaluate_request import EvaluateRequest
 from policies.known_users import KnownUsers
-from policies.snapshot import Snapshot
+from policies.snapshot import Compiling, Snapshot
 from policies.suggesting import suggested_model
+from tenants import revisions
 from tenants.api import problems
 from tenants.api.authentication import Credential
 from tenants.api.callers import Caller
@@ -49,11 +50,12 @@ from usage.counting.reserve import (
     UserUnknown,
 )
 from usage.counting.store import StoreUnavailable, store
+from usage.counting.sync import JUST_READ
 from usage.counting.tracked import Counter, CurrentWindows
 from usage.ledger.expected_output import expected_output
 from usage.prices.book import Match
 from usage.prices.tokens import count_tokens
-from usage.settling import recount
+from usage.settling import catching_up, recount
 
 logger = logging.getLogger("tokvigil.evaluate")
 HOLD_MS = 600_000
@@ -114,48 +116,60 @@ def evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
         input_tokens=_input_tokens(body),
         digest=_digest(body),
     )
-    try:
-        return _reserve(attempt, caller)
-    except StoreUnavailable as error:
-        logger.info("evaluate degraded, no counters: %s", error)
-        return _latest(attempt, caller).degraded()
-    except (OperationalError, InterfaceError) as error:
-        logger.info("evaluate degraded, counters that are cold cannot be completed: %s", error)
-        return attempt.degraded()
+    return Evaluation(caller, attempt).decided()
 
 
-def _latest(attempt: Attempt, caller: Caller) -> Attempt:
-    """The attempt as PostgreSQL knows environment and end user now, for the store cannot tell what changed."""
-    try:
-        known = snapshot.latest(attempt.snapshot)
-        attempt.remember(end_users.load_record(known.environment_id, attempt.body.user_id))
-    except (OperationalError, InterfaceError):
-        return attempt
-    return replace(attempt, snapshot=known, credential=caller.credential(known))
+class Evaluation:
+    """The tries at one call. `attempt` is the latest: whatever fails, nothing that was read meanwhile is forgotten."""
 
+    def __init__(self, caller: Caller, attempt: Attempt) -> None:
+        self._caller = caller
+        self._attempt = attempt
 
-def _reserve(attempt: Attempt, caller: Caller) -> Evaluated:
-    for _ in range(ATTEMPTS_MAX):
-        prepared = attempt.prepare()
-        match reserve.reserve(prepared.request):
-            case Done() as done:
-                return prepared.done(done)
-            case Replay() as replay:
-                return prepared.replayed(replay)
-            case Stale():
-                known = snapshot.renew(attempt.snapshot)
-                attempt = replace(attempt, snapshot=known, credential=caller.credential(known))
-            case UserUnknown(epoch):
-                attempt.learn_user(epoch)
-            case ClockDiffers(now_ms):
-                attempt = replace(attempt, now_ms=now_ms)
-            case Cold() as cold:
-                attempt.complete(cold, prepared.assessment.subjects)
-            case RateLimited(wait_ms):
-                raise problems.rate_limited(-(-wait_ms // 1000))
-            case Conflict() | AlreadySettled():
-                raise problems.idempotency_conflict(attempt.request_id)
-    raise StoreUnavailable("the environment did not come to rest")
+    def decided(self) -> Evaluated:
+        try:
+            catching_up.before_use(self._attempt.snapshot.environment_id)
+            return self._reserved()
+        except (StoreUnavailable, Compiling) as error:
+            logger.info("evaluate degraded, no counters: %s", error)
+            self._read_latest()
+        except (OperationalError, InterfaceError) as error:
+            logger.info("evaluate degraded, counters that are cold cannot be completed: %s", error)
+        return self._attempt.degraded()
+
+    def _read_latest(self) -> None:
+        """Environment and end user as PostgreSQL knows them now, for the store cannot tell what changed."""
+        try:
+            known = snapshot.latest(self._attempt.snapshot)
+            self._attempt.remember(end_users.load_record(known.environment_id, self._attempt.body.user_id))
+        except (OperationalError, InterfaceError):
+            return
+        self._attempt = self._attempt.with_snapshot(known, known.edition, caller=self._caller)
+
+    def _reserved(self) -> Evaluated:
+        for _ in range(ATTEMPTS_MAX):
+            attempt = self._attempt
+            prepared = attempt.prepare()
+            match reserve.reserve(prepared.request):
+                case Done() as done:
+                    return prepared.done(done)
+                case Replay() as replay:
+                    return prepared.replayed(replay)
+                case Stale():
+                    self._attempt = attempt.with_snapshot(
+                        *snapshot.renew(attempt.snapshot), caller=self._caller
+                    )
+                case UserUnknown() as unknown:
+                    self._attempt = attempt.with_user(unknown)
+                case ClockDiffers(now_ms):
+                    self._attempt = replace(attempt, now_ms=now_ms)
+                case Cold() as cold:
+                    attempt.complete(cold, prepared.assessment.subjects)
+                case RateLimited(wait_ms):
+                    raise problems.rate_limited(-(-wait_ms // 1000))
+                case Conflict() | AlreadySettled():
+                    raise problems.idempotency_conflict(attempt.request_id)
+        raise StoreUnavailable("the environment did not come to rest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +185,14 @@ class Attempt:
     digest: str
     # The store's time, once it had to tell.
     now_ms: int | None = None
+    # The snapshot's, or JUST_READ if the snapshot is what PostgreSQL says since the call began.
+    edition: str | None = None
+    # Whether the same is true of the end user.
+    user_just_read: bool = False
+
+    def with_snapshot(self, known: Snapshot, edition: str, *, caller: Caller) -> Attempt:
+        """Checks the key again, for it may be what changed. Raises Problem 401, 403."""
+        return replace(self, snapshot=known, edition=edition, credential=caller.credential(known))
 
     def prepare(self) -> Prepared:
         body, known = self.body, self.snapshot
@@ -221,11 +243,11 @@ class Attempt:
         sets = self._concurrency_sets(subjects) if known.concurrency_pers else {}
         return Request(
             environment_id=known.environment_id,
-            revision=known.revision,
+            edition=self.edition or known.edition,
             request_id=self.request_id,
             request_digest=self.digest,
             user_id=body.user_id,
-            user_record=record,
+            user_record=JUST_READ if self.user_just_read else record,
             amounts=assessed.amounts,
             counters=counted,
             concurrency_keys=tuple(sets.values()),
@@ -250,11 +272,14 @@ class Attempt:
     def _user_record(self) -> str:
         return _users.find(self.snapshot.environment_id, self.body.user_id) or end_users.UNKNOWN
 
-    def learn_user(self, epoch: int) -> None:
+    def with_user(self, unknown: UserUnknown) -> Attempt:
+        """Reads what the store does not know, and tells it unless a change of the user is under way."""
         environment_id, user_id = self.snapshot.environment_id, self.body.user_id
+        under_way = revisions.under_way(unknown.changing)
         record = end_users.load_record(environment_id, user_id)
         self.remember(record)
-        remember_user.remember_user(environment_id, user_id, record, epoch)
+        told = not under_way and remember_user.remember_user(environment_id, user_id, record, unknown)
+        return replace(self, user_just_read=not told)
 
     def remember(self, record: str) -> None:
         _users.remember(self.snapshot.environment_id, self.body.user_id, record)

@@ -108,10 +108,14 @@ class EnvironmentAdmin(TenantRowsAdmin):
     def get_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
         if obj is None:
             return ["tenant", "slug", "default_action"]
-        return ["tenant", "slug", "default_action", "frozen", "frozen_features", "revision"]
+        return ["tenant", "slug", "default_action", "frozen", "frozen_features", "standing"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> list[str]:
-        return [] if obj is None else ["tenant", "slug", "revision"]
+        return [] if obj is None else ["tenant", "slug", "standing"]
+
+    @admin.display(description="In force")
+    def standing(self, obj: Environment) -> str:
+        return str(revisions.standing(obj)).capitalize()
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
         """Writes what was changed in the form and nothing else: a colleague may have pulled the emergency brake."""
@@ -123,7 +127,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
             return
         if "default_action" in form.changed_data:
             obj.save(update_fields=["default_action"])
-            revisions.bump(obj.pk)
+            revisions.bump(obj.pk, policies=False)
             audit_log.log(
                 "environment.changed", obj, tenant_id=obj.tenant_id, default_action=obj.default_action
             )
@@ -138,13 +142,17 @@ class EnvironmentAdmin(TenantRowsAdmin):
     def freeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
         for environment in self.changeable(request, queryset).order_by("pk"):
             freezing.freeze(environment, actor=actor_of(request))
-            self.message_user(request, f"{environment} is frozen.", messages.WARNING)
+            self.message_user(
+                request, f"{environment} is frozen: {revisions.standing(environment)}.", messages.WARNING
+            )
 
     @admin.action(description="Unfreeze: allow calls again", permissions=["change"])
     def unfreeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
         for environment in self.changeable(request, queryset).order_by("pk"):
             freezing.unfreeze(environment, actor=actor_of(request))
-            self.message_user(request, f"{environment} is not frozen any more.")
+            self.message_user(
+                request, f"{environment} is not frozen any more: {revisions.standing(environment)}."
+            )
 
 
 class ApiKeyForm(RowForm):
@@ -200,7 +208,7 @@ class ApiKeyAdmin(TenantRowsAdmin):
         if not changed:
             return
         obj.save(update_fields=changed)
-        revisions.bump(obj.environment_id)
+        revisions.bump(obj.environment_id, policies=False)
         tenant_id = obj.environment.tenant_id
         audit_log.log(
             "api_key.changed", obj, tenant_id=tenant_id, **{name: getattr(obj, name) for name in changed}
@@ -210,7 +218,8 @@ class ApiKeyAdmin(TenantRowsAdmin):
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         for key in self.changeable(request, queryset).order_by("environment_id", "pk"):
             key.revoke()
-            self.message_user(request, f"{key} is revoked.", messages.WARNING)
+            standing = revisions.standing(key.environment)
+            self.message_user(request, f"{key} is revoked: {standing}.", messages.WARNING)
 
 
 @admin.register(Membership)

@@ -62,7 +62,7 @@ def _put(current: Environment, *, frozen: bool, features: Iterable[str]) -> Envi
     if blocks_more:
         current.clean_fields()
     current.save(update_fields=["frozen", "frozen_features"])
-    revisions.bump(current.pk)
+    revisions.bump(current.pk, policies=False)
     audit_log.log(
         "environment.frozen" if blocks_more else "environment.unfrozen",
         current,

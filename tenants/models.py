@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import zoneinfo
 from typing import Any
 
@@ -21,6 +22,7 @@ from tenants.scopes import SCOPES
 TIMEZONE_LENGTH_MAX = 64
 NETWORK_LENGTH_MAX = 50
 PEPPER_ID_LENGTH_MAX = 16
+TOKEN_LENGTH = 16
 # So that the audit log can hold them.
 FROZEN_FEATURES_MAX = 200
 DEFAULT_ENVIRONMENTS = ("dev", "staging", "prod")
@@ -64,8 +66,12 @@ class Tenant(models.Model):
         return tenant
 
 
-# Written by revisions.bump and by the counting, never by saving an environment.
-_COUNTED_ELSEWHERE = ("revision", "recount_needed")
+def new_token() -> str:
+    return secrets.token_hex(TOKEN_LENGTH // 2)
+
+
+# Written by revisions.bump, never by saving an environment.
+_WRITTEN_BY_BUMP = ("revision", "revision_token", "policies_token", "revised_at")
 
 
 class DefaultAction(models.TextChoices):
@@ -80,6 +86,11 @@ class Environment(models.Model):
     slug = models.SlugField(max_length=SLUG_LENGTH_MAX)
     # Grows with every change of what a decision depends on: keys, plans, policies, prices, freeze state.
     revision = models.PositiveBigIntegerField(default=1, editable=False)
+    # Random, new with each revision: a number that PostgreSQL lost and gave again names another revision.
+    revision_token = models.CharField(max_length=TOKEN_LENGTH, default=new_token, editable=False)
+    # New with each change of policies or plans: what was compiled of them holds until then.
+    policies_token = models.CharField(max_length=TOKEN_LENGTH, default=new_token, editable=False)
+    revised_at = models.DateTimeField(default=now, editable=False)
     default_action = models.CharField(
         max_length=5,
         choices=DefaultAction.choices,
@@ -94,9 +105,6 @@ class Environment(models.Model):
         blank=True,
         help_text="Block every call of these features, at once. One name a line.",
     )
-    # Set when the counter store could not be told of a charge or of an end user's change: once it is back
-    # nothing it holds of this environment is used before it was read anew from PostgreSQL.
-    recount_needed = models.BooleanField(default=False, editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
 
     class Meta:
@@ -111,9 +119,14 @@ class Environment(models.Model):
         """Leaves alone what others count up meanwhile: an instance read a while ago must not set a revision back."""
         if not self._state.adding:
             kwargs.setdefault(
-                "update_fields", [name for name in self._columns() if name not in _COUNTED_ELSEWHERE]
+                "update_fields", [name for name in self._columns() if name not in _WRITTEN_BY_BUMP]
             )
         super().save(**kwargs)
+
+    @property
+    def edition(self) -> str:
+        """The revision as it is compared: equal only if it is the very same one."""
+        return revisions.edition(self.revision, self.revision_token)
 
     @classmethod
     def _columns(cls) -> list[str]:
@@ -132,6 +145,27 @@ class Environment(models.Model):
         Rows that refer to it can still be written meanwhile: their foreign keys do not wait for this lock.
         """
         return cls.objects.select_for_update(no_key=True).get(pk=environment_id)
+
+
+class Missed(models.Model):
+    """What the counter store was not told of an environment; tenants/missed.py writes and clears it."""
+
+    class What(models.TextChoices):
+        # Nothing it holds of the environment is used before it was read anew from PostgreSQL.
+        CHANGE = "change"
+        # Holds may be open whose calls are reported.
+        HOLDS = "holds"
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="missed")
+    what = models.CharField(max_length=6, choices=What.choices)
+    # Grows with each miss, so that one that happens while another is made good is not cleared with it.
+    times = models.PositiveBigIntegerField(default=1)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["environment", "what"], name="missed_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.what} of {self.environment_id}"
 
 
 class ApiKey(models.Model):
@@ -194,7 +228,7 @@ class ApiKey(models.Model):
         )
         key.full_clean()
         key.save()
-        revisions.bump(environment.pk)
+        revisions.bump(environment.pk, policies=False)
         audit_log.log(
             "api_key.issued",
             key,
@@ -211,7 +245,7 @@ class ApiKey(models.Model):
         if self.revoked_at is None:
             self.revoked_at = now()
             self.save(update_fields=["revoked_at"])
-            revisions.bump(self.environment_id)
+            revisions.bump(self.environment_id, policies=False)
             environment = self.environment
             audit_log.log(
                 "api_key.revoked", self, tenant_id=environment.tenant_id, environment=environment.slug

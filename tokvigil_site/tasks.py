@@ -8,22 +8,27 @@ from typing import Any
 
 from celery import shared_task
 from django.db import DatabaseError
+from redis.exceptions import RedisError
 
 from policies import decision_log
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.store import StoreUnavailable
 from usage.ledger import partitions
-from usage.settling import charging, expiry
+from usage.settling import catching_up, expiry
 
 logger = logging.getLogger("tokvigil.tasks")
 
 
 @shared_task
 def publish_revisions() -> None:
-    """Makes good for what the counter store could not be told: revisions, charges, end users."""
-    revisions.publish_all()
-    charging.catch_up()
+    """Makes good for what the counter store could not be told, and for what PostgreSQL lost."""
+    try:
+        for environment_id in revisions.reconcile():
+            logger.warning("PostgreSQL lost a revision of environment %s that was in force", environment_id)
+    except RedisError as error:
+        logger.warning("revisions are not compared, the counter store is away: %s", error)
+    catching_up.catch_up()
 
 
 @shared_task
@@ -48,3 +53,5 @@ def _for_each_environment(work: Callable[[Environment], Any]) -> None:
             work(environment)
         except (DatabaseError, StoreUnavailable) as error:
             logger.error("%s of %s failed, to be tried again: %s", work.__name__, environment, error)
+        except Exception:
+            logger.exception("%s of %s failed", work.__name__, environment)

@@ -6,10 +6,6 @@ class UsageConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.log import register_action
-        from usage.counting.store import store
-        from usage.settling import charging
 
-        store.catch_up = charging.catch_up
-        store.restarted = charging.catch_up_after_restart
         register_action("price.added", "Price added")
         register_action("price.changed", "Price changed")

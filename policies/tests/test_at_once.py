@@ -3,24 +3,18 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Event
 
-import pytest
 from django.db import connection
 
 from audit.chain import verify
 from policies import policy_rows
-from policies.end_users import load_record, set_end_user
+from policies.end_users import set_end_user
 from policies.models import Plan, Policy, PolicyVersion
 from policies.publishing import publish, publish_one
 from policies.rules import LimitRule, PolicyRule, PolicySet
 from tenants.freezing import freeze, unfreeze
 from tenants.models import Environment
-from usage.amounts import Per, digest
-from usage.counting import remember_user
-from usage.counting.keys import environment_prefix
-from usage.counting.store import store
-from usage.counting.sync import sync
+from usage.amounts import Per
 from usage.metrics import Metric
 from usage.windows import Window
 
@@ -85,49 +79,3 @@ def test_different_changes_at_once_do_not_wait_for_each_other_forever(environmen
     at_once(publish_often, change_users_often, freeze_often, change_users_often, publish_often)
     assert environment.end_users.count() == 5
     assert verify(environment.tenant_id).ok
-
-
-def kept(environment: Environment, user_id: str) -> str:
-    """What the counter store holds of the user, without its epoch."""
-    found = store.client.get(f"{environment_prefix(environment.pk)}u:{digest(user_id)}")
-    assert isinstance(found, bytes)
-    return found.decode().partition("|")[2]
-
-
-def test_a_slow_teller_does_not_overwrite_a_later_change(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert sync(environment.pk, environment.revision, frozenset())
-    original = remember_user.remember_user
-    slow_has_read, later_has_told = Event(), Event()
-
-    def remember(environment_id: int, user_id: str, record: str, epoch: int | None) -> None:
-        slow = not slow_has_read.is_set()
-        slow_has_read.set()
-        if slow:
-            # As long as the later one does not wait for this one, it comes first.
-            later_has_told.wait(timeout=0.5)
-        original(environment_id, user_id, record, epoch)
-        if not slow:
-            later_has_told.set()
-
-    def change_later() -> None:
-        assert slow_has_read.wait(timeout=5)
-        set_end_user(environment, "ann", plan_name=None, blocked=True, actor="api:k")
-
-    monkeypatch.setattr(remember_user, "remember_user", remember)
-    at_once(
-        lambda: set_end_user(environment, "ann", plan_name=None, blocked=False, actor="api:k"), change_later
-    )
-    assert kept(environment, "ann") == load_record(environment.pk, "ann") == "1"
-
-
-def test_the_counter_store_ends_with_what_postgresql_has_of_a_user(environment: Environment) -> None:
-    assert sync(environment.pk, environment.revision, frozenset())
-
-    def change(blocked: bool) -> None:
-        for _ in range(10):
-            set_end_user(environment, "ann", plan_name=None, blocked=blocked, actor="api:k")
-
-    at_once(lambda: change(True), lambda: change(False), lambda: change(True), lambda: change(False))
-    assert kept(environment, "ann") == load_record(environment.pk, "ann")

@@ -16,11 +16,10 @@ from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason
 from policies.rules import COUNT_LIMIT_MAX
 from usage.amounts import Amounts, Pair, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal
-from usage.counting import remember_user, reserve
-from usage.counting.inspection import environment_fields
+from usage.counting import reserve
 from usage.counting.reserve import Done, Request, check
 from usage.counting.store import store
-from usage.counting.sync import sync
+from usage.counting.sync import JUST_READ, ask, sync
 from usage.counting.tracked import TrackedPairs
 from usage.metrics import Metric
 from usage.money import NANO
@@ -423,11 +422,11 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
     answer = reserve.reserve(
         Request(
             environment_id=ENVIRONMENT_ID,
-            revision=1,
+            edition=JUST_READ,
             request_id=uuid4().hex,
             request_digest="",
             user_id="ann",
-            user_record="-",
+            user_record=JUST_READ,
             amounts=needed,
             counters=(counter,),
             concurrency_keys=(concurrency_key,),
@@ -454,9 +453,7 @@ def _fields(kind: str, amounts: Amounts) -> dict[str, int]:
 
 @pytest.fixture
 def counting_environment(empty_store: None) -> None:
-    sync(ENVIRONMENT_ID, 1, frozenset({PAIR}))
-    epoch = int(environment_fields(ENVIRONMENT_ID)["epoch"])
-    remember_user.remember_user(ENVIRONMENT_ID, "ann", "-", epoch)
+    sync(ENVIRONMENT_ID, "1.t", frozenset({PAIR}), ask(ENVIRONMENT_ID))
 
 
 @settings(

@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -11,12 +10,10 @@ from audit.models import Entry
 from policies import end_users
 from policies.end_users import StoredUser, load_record, parse_record, record, remove_end_user, set_end_user
 from policies.models import EndUser, Plan
+from tenants import missed, revisions
 from tenants.models import Environment, Tenant
-from usage.amounts import digest
-from usage.counting import remember_user
-from usage.counting.keys import environment_prefix
-from usage.counting.store import StoreUnavailable, store
-from usage.counting.sync import sync
+from usage.counting.keys import environment_prefix, user_key
+from usage.counting.store import store
 
 pytestmark = pytest.mark.django_db
 
@@ -25,30 +22,16 @@ pytestmark = pytest.mark.django_db
 def environment() -> Iterator[Environment]:
     environment = Tenant.create_with_environments("acme").environments.get(slug="prod")
     Plan.objects.create(environment=environment, name="free")
-    assert sync(environment.pk, 1, frozenset())
     yield environment
     prefix = environment_prefix(environment.pk)
-    store.client.delete(*store.client.scan_iter(match=f"{prefix}*"))
+    for key in store.client.scan_iter(match=f"{prefix}*"):
+        store.client.delete(key)
 
 
-@pytest.fixture
-def committed(django_capture_on_commit_callbacks: Any) -> Any:
-    """As if the transaction of the test ended with each block."""
-
-    def block() -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = django_capture_on_commit_callbacks(execute=True)
-        return context
-
-    return block
-
-
-def kept(environment: Environment, user_id: str) -> str | None:
-    """What the counter store holds of the user, without its epoch."""
-    found = store.client.get(f"{environment_prefix(environment.pk)}u:{digest(user_id)}")
-    if found is None:
-        return None
-    text = found.decode() if isinstance(found, bytes) else found
-    return text.partition("|")[2]
+def changing(environment: Environment, user_id: str) -> list[str]:
+    """The transactions that the counter store was told of."""
+    found = store.client.hget(user_key(environment.pk, user_id), "changing")
+    return [] if found is None else found.decode().split()
 
 
 def actions() -> list[str]:
@@ -74,24 +57,18 @@ def test_the_record_is_loaded_in_one_query(environment: Environment, django_asse
         assert load_record(environment.pk, "ann") == "1free"
 
 
-def test_a_change_reaches_the_counter_store_when_it_commits(environment: Environment, committed: Any) -> None:
-    with committed():
-        set_end_user(environment, "ann", plan_name="free", blocked=False, actor="admin:bo")
-        assert kept(environment, "ann") is None
-    assert kept(environment, "ann") == "0free"
-    with committed():
-        set_end_user(environment, "ann", plan_name="free", blocked=True, actor="admin:bo")
-    assert kept(environment, "ann") == "1free"
-    with committed():
+@pytest.mark.parametrize("change", ["set", "repeated", "removed", "removed again"])
+def test_a_change_announces_itself_before_it_commits(environment: Environment, change: str) -> None:
+    if change != "removed again":
+        set_end_user(environment, "ann", plan_name=None, blocked=change != "set", actor="admin:bo")
+        store.client.delete(user_key(environment.pk, "ann"))
+    if change.startswith("removed"):
         remove_end_user(environment, "ann", actor="admin:bo")
-    assert kept(environment, "ann") == end_users.UNKNOWN
-
-
-def test_a_late_teller_tells_what_is_true_now(environment: Environment, committed: Any) -> None:
-    with committed():
+    else:
         set_end_user(environment, "ann", plan_name=None, blocked=True, actor="admin:bo")
-        set_end_user(environment, "ann", plan_name=None, blocked=False, actor="admin:bo")
-    assert kept(environment, "ann") == "0"
+    # The transaction of this test, which has not ended.
+    (xid,) = changing(environment, "ann")
+    assert revisions.under_way([xid]) == (xid,)
 
 
 def test_each_change_is_audited_and_a_repetition_is_not(environment: Environment) -> None:
@@ -104,25 +81,13 @@ def test_each_change_is_audited_and_a_repetition_is_not(environment: Environment
     assert entry.data == {"environment": "prod", "plan": "free", "blocked": True}
 
 
-def test_a_store_that_is_away_leaves_a_recount_to_do(
-    environment: Environment, committed: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_change_that_the_store_could_not_be_told_is_noted_with_it(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*arguments: object) -> None:
-        raise StoreUnavailable("away")
-
-    monkeypatch.setattr(remember_user, "remember_user", away)
-    with committed():
-        set_end_user(environment, "ann", plan_name=None, blocked=True, actor="admin:bo")
-    environment.refresh_from_db()
-    assert environment.recount_needed
-    assert load_record(environment.pk, "ann") == "1"
-
-
-def test_repeating_a_change_tells_the_store_again(environment: Environment, committed: Any) -> None:
+    monkeypatch.setattr(revisions, "announce", lambda *arguments: False)
     set_end_user(environment, "ann", plan_name=None, blocked=True, actor="admin:bo")
-    with committed():
-        set_end_user(environment, "ann", plan_name=None, blocked=True, actor="admin:bo")
-    assert kept(environment, "ann") == "1"
+    assert [(miss.environment_id, miss.what) for miss in missed.noted()] == [(environment.pk, missed.CHANGE)]
+    assert load_record(environment.pk, "ann") == "1"
 
 
 @pytest.mark.parametrize("user_id", ["", "u" * 256, "a\x00b"])

@@ -36,8 +36,8 @@ class Credential:
     revoked: bool
     allowed_networks: tuple[Network, ...]
     requests_per_minute: int | None
-    # The environment's revision when the key was read.
-    revision: int
+    # The environment's when the key was read.
+    edition: str
 
     @classmethod
     def of(cls, key: ApiKey) -> Credential:
@@ -54,7 +54,7 @@ class Credential:
             revoked=key.revoked_at is not None,
             allowed_networks=tuple(map(addresses.parse_network, key.allowed_networks)),
             requests_per_minute=key.requests_per_minute,
-            revision=key.environment.revision,
+            edition=key.environment.edition,
         )
 
     def admits(self, secret: str, address: str, now: datetime) -> bool:

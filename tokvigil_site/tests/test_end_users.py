@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import Event
 from urllib.parse import quote
 
 import pytest
 
 from audit.models import Entry
+from policies.end_users import load_record, set_end_user
 from policies.models import EndUser
 from tenants.models import Environment
-from tokvigil_site.testing import Answer, Api, apply_policies
+from tokvigil_site.testing import Answer, Api, apply_policies, at_once
 from tokvigil_site.tests.callers import assert_problem
+from usage.counting import remember_user
+from usage.counting.keys import user_key
+from usage.counting.reserve import UserUnknown
+from usage.counting.store import store
 
 FILE = """
 plans: [free, pro]
@@ -118,3 +125,47 @@ def test_the_audit_log_names_the_key(api: Api) -> None:
     entry = Entry.objects.filter(action="end_user.changed").get()
 
     assert entry.actor == f"key:{api.key.key_id}"
+
+
+def blocked(environment: Environment, user_id: str = "ann") -> bool:
+    return bool(Api(environment).evaluate(user_id, dry_run=True)["reason_code"] == "USER_BLOCKED")
+
+
+def test_a_slow_reader_does_not_undo_a_later_change(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read the user, and tells the store only after the user was blocked."""
+    api = Api(environment)
+    original, told_later = remember_user.remember_user, Event()
+
+    def remember(environment_id: int, user_id: str, record: str, unknown: UserUnknown) -> bool:
+        if not told_later.is_set():
+            told_later.set()
+            set_end_user(environment, "ann", plan_name=None, blocked=True, actor="api:k")
+            assert blocked(environment)
+        return original(environment_id, user_id, record, unknown)
+
+    monkeypatch.setattr(remember_user, "remember_user", remember)
+    api.evaluate("ann", dry_run=True)
+    assert told_later.is_set()
+    assert blocked(environment)
+    assert kept(environment, "ann") == load_record(environment.pk, "ann") == "1"
+
+
+def kept(environment: Environment, user_id: str) -> str:
+    """What the counter store holds of the user, without its epoch."""
+    found = store.client.hget(user_key(environment.pk, user_id), "record")
+    assert isinstance(found, bytes)
+    return found.decode().partition("|")[2]
+
+
+def test_the_counter_store_ends_with_what_postgresql_has_of_a_user(environment: Environment) -> None:
+    def change(blocked: bool) -> None:
+        for _ in range(10):
+            set_end_user(environment, "ann", plan_name=None, blocked=blocked, actor="api:k")
+
+    works: list[Callable[[], object]] = [lambda: change(True), lambda: change(False)] * 2
+    works.append(lambda: [blocked(environment) for _ in range(10)])
+    at_once(len(works), lambda number: works[number]())
+    assert blocked(environment) == (load_record(environment.pk, "ann") == "1")
+    assert kept(environment, "ann") == load_record(environment.pk, "ann")

@@ -58,7 +58,7 @@ from tokvigil_site.tests.servers import (
 )
 from usage.counting import settle
 from usage.counting.store import StoreUnavailable, store
-from usage.settling import charging, expiry, recount
+from usage.settling import catching_up, expiry, recount
 
 CALLERS = 6
 # The contract is 150 ms; the machine is busy with the traffic itself.
@@ -890,7 +890,7 @@ def test_a_charge_that_a_store_away_missed_is_made_when_it_is_back(
     with monkeypatch.context() as patched:
         patched.setattr(settle, "settle_many", away)
         assert api.report(request_id).status == 201
-    charging.catch_up()
+    catching_up.catch_up()
 
     assert used(api) == 1
     assert_settled(environment)

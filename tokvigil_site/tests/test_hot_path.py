@@ -21,6 +21,7 @@ from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from usage.counting import reserve, rules
 from usage.counting.keys import decisions_key, environment_prefix, reservation_key
 from usage.counting.store import store
+from usage.counting.sync import Asked
 from usage.ledger import expected_output
 from usage.ledger.connections import LedgerConnections
 
@@ -265,7 +266,7 @@ def test_the_proof_would_see_a_second_round_trip(warm: Api) -> None:
     def two_trips() -> None:
         with one_script_and_no_sql():
             warm.evaluate(USER, **CALL)
-            rules.introduce(rules.current(warm.environment.pk))
+            rules.introduce(rules.current(warm.environment.pk), Asked("", ()))
 
     with pytest.raises(AssertionError, match="EVALSHA"):
         two_trips()

@@ -33,7 +33,7 @@ class KeyView(APIView):
 
     @property
     def counting(self) -> CountingRules:
-        return rules.at_revision(self.environment_id, self.credential.revision)
+        return rules.at_edition(self.environment_id, self.credential.edition)
 
 
 def count_call(credential: Credential) -> None:

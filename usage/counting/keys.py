@@ -21,7 +21,7 @@ def decisions_key(environment_id: int) -> str:
 
 
 def user_key(environment_id: int, user_id: str) -> str:
-    return f"{environment_prefix(environment_id)}u:{digest(user_id)}"
+    return f"{environment_prefix(environment_id)}eu:{digest(user_id)}"
 
 
 def open_keys(environment_id: int) -> tuple[str, str]:

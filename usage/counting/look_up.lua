@@ -3,12 +3,12 @@
 --
 -- KEYS  1 tv:{7}:env   2 tv:{7}:rate:12   3.. tv:{7}:r:90ab..   the reservations of the reports
 -- ARGV  1 0    clock offset, ms (tests only)
---       2 41   revision that the caller knows
+--       2 41.9f3ac1   edition that the caller knows; * = just read from PostgreSQL
 --       3 60   calls a minute the API key may make (0: any number)
 -- Answers STALE | LIMITED wait_ms
 --         | OK assessment1 at1 assessment2 at2 ..   nil for a request that has no open hold
-local known = redis.call('HMGET', KEYS[1], 'synced', 'rev')
-if known[1] ~= ARGV[2] or known[2] ~= ARGV[2] then return { 'STALE' } end
+local known = redis.call('HMGET', KEYS[1], 'synced', 'changing', 'run', 'epoch')
+if not in_step(known, ARGV[2]) then return { 'STALE' } end
 local per_minute = tonumber(ARGV[3])
 if per_minute > 0 then
   local now = clock()

@@ -13,7 +13,7 @@ from usage.counting.store import store
 
 def look_up(
     environment_id: int,
-    revision: int,
+    edition: str,
     request_ids: Sequence[str],
     *,
     api_key_id: int,
@@ -28,7 +28,7 @@ def look_up(
         rate_key(environment_id, api_key_id),
         *(reservation_key(environment_id, request_id) for request_id in request_ids),
     ]
-    kind, *answer = store.run("look_up", keys, [revision, requests_per_minute or 0])
+    kind, *answer = store.run("look_up", keys, [edition, requests_per_minute or 0])
     if kind == b"STALE":
         return Stale()
     if kind == b"LIMITED":

@@ -4,10 +4,13 @@
 --   PARTS = { t = { 'i', 'o' }, .. }    of each metric the amounts whose sum it is
 --
 -- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
---   tv:{7}:env                     HASH   rev, synced: revisions; epoch: since when counters are complete (ms);
+--   tv:{7}:env                     HASH   synced: the edition in force, as it was last found in PostgreSQL;
+--                                         changing: transactions that may have changed it since;
+--                                         turn: moves with each write of the two; run: of the server, see RUN;
+--                                         epoch: since when counters are complete (ms);
 --                                         t:<per>:<window>: since when the pair is tracked (ms);
 --                                         d:<per>:<window>: the pair was tracked before; zone: of the windows
---   tv:{7}:u:<user>                STRING <epoch>|<record>: what PostgreSQL holds of an end user
+--   tv:{7}:eu:<user>               HASH   record: <epoch>|<what PostgreSQL holds of an end user>; changing, turn: as above
 --   tv:{7}:c:<per>:<window>:<start>:<subject>
 --                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
 --                                         hb: since when it takes holds (ms); born: when it became complete (ms);
@@ -33,6 +36,11 @@ for n, letter in ipairs(COUNTED) do
   USED_PLACE[letter], HELD_PLACE[letter] = 2 + n, 2 + #COUNTED + n
   FIELDS[2 + n], FIELDS[2 + #COUNTED + n] = USED[letter], HELD[letter]
 end
+-- The run of the server that the caller's connection has reached: the last argument of every script.
+local RUN = ARGV[#ARGV]
+-- In place of an edition or a user's record: the caller has read it in PostgreSQL since its call began, so it need not be in
+-- step with the store.
+local JUST_READ = '*'
 
 -- The store's clock, in ms. ARGV[1] moves it; only tests do.
 local function clock()
@@ -106,6 +114,18 @@ end
 -- An epoch later than any counter made until now, and later than the epoch before.
 local function later_epoch(env)
   return int(math.max(clock(), tonumber(redis.call('HGET', env, 'epoch') or 0)) + 1)
+end
+
+-- Later than the turn before, also if the store was emptied between.
+local function next_turn(key)
+  return int(math.max(clock(), tonumber(redis.call('HGET', key, 'turn') or 0) + 1))
+end
+
+-- Whether what the caller knows of the environment may still be decided by. `known` holds its fields synced, changing, run
+-- and epoch.
+local function in_step(known, edition)
+  if not known[4] or known[3] ~= RUN then return false end
+  return edition == JUST_READ or (known[1] == edition and not known[2])
 end
 
 -- Whether a missing counter of this window is truly zero: the window began when the store was already complete and the

@@ -42,9 +42,7 @@ def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservatio
 def due_charges(environment_id: int, most: int) -> list[Reservation]:
     """Expired holds whose policy charges them, oldest first."""
     _, charge = open_keys(environment_id)
-    expired = store.call(
-        lambda client: client.zrangebyscore(charge, "-inf", store.now_ms(), start=0, num=most)
-    )
+    expired = store.run("due", [charge], [most])
     rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at"))) if expired else []
     return [Reservation(assessment, int(at)) for state, assessment, at in rows if state == b"open"]
 

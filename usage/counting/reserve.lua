@@ -1,12 +1,12 @@
 -- Check every limit, then hold on every tracked counter; all or nothing, in one step.
 --
--- KEYS  1 tv:{7}:env            2 tv:{7}:u:5e1f..      3 tv:{7}:r:90ab..     4 tv:{7}:open   5 tv:{7}:charge
+-- KEYS  1 tv:{7}:env            2 tv:{7}:eu:5e1f..     3 tv:{7}:r:90ab..     4 tv:{7}:open   5 tv:{7}:charge
 --       6 tv:{7}:decisions      7 tv:{7}:rate:12       8.. the counters: tv:{7}:c:user:day:1795478400000:5e1f.. and so on
 --       then the concurrency sets: tv:{7}:k:user:5e1f..
 -- ARGV  1 0   clock offset, ms (tests only)
 --       2 a msgpack map:
---         revision = '41'         that the caller compiled
---         user = 'free|'          the end user's record as the caller knows it
+--         revision = '41.9f3ac1'  the edition that the caller compiled; * = just read from PostgreSQL
+--         user = '0free'          the end user's record as the caller knows it; * = just read from PostgreSQL
 --         hold = true             false: decide, hold nothing
 --         record = true           write a blocked decision to the stream
 --         digest = 'c0ffee..'     of the request
@@ -21,7 +21,7 @@
 --         checks = { { 'r', 1, 50, true }, .. }
 --                                 metric (r i o t c, k = concurrency), number of its counter or set, limit, enforce
 --       3 the assessment: all that is known before counting; packed, and not read here
--- Answers  STALE | USER epoch | CLOCK now | COLD epoch n.. | LIMITED wait_ms | CONFLICT | SETTLED
+-- Answers  STALE | USER epoch turn changing | CLOCK now | COLD epoch n.. | LIMITED wait_ms | CONFLICT | SETTLED
 --          REPLAY assessment readings at deadline
 --          DONE held(1/0) at deadline used1 held1 used2 held2 ..   one pair a check, as they were before this call
 local SWEEP_FEW, SWEEP_MANY = 10, 500
@@ -30,11 +30,13 @@ local env, user, reservation, open, charge = KEYS[1], KEYS[2], KEYS[3], KEYS[4],
 local call = cmsgpack.unpack(ARGV[2])
 local now = clock()
 
-local known = redis.call('HMGET', env, 'synced', 'rev', 'epoch')
-local revision = call.revision
-if known[1] ~= revision or known[2] ~= revision then return { 'STALE' } end
-local epoch = tonumber(known[3])
-if redis.call('GET', user) ~= known[3] .. '|' .. call.user then return { 'USER', known[3] } end
+local known = redis.call('HMGET', env, 'synced', 'changing', 'run', 'epoch')
+if not in_step(known, call.revision) then return { 'STALE' } end
+local epoch = tonumber(known[4])
+local of_user = redis.call('HMGET', user, 'record', 'changing', 'turn')
+if call.user ~= JUST_READ and (of_user[2] or of_user[1] ~= known[4] .. '|' .. call.user) then
+  return { 'USER', known[4], of_user[3] or '', of_user[2] or '' }
+end
 if now < call.since_ms or now >= call.until_ms then return { 'CLOCK', now } end
 
 local due, wait
@@ -88,7 +90,7 @@ local function amount_of(fields, places, metric)
 end
 
 local state = read_counters()
-local cold = { 'COLD', known[3] }
+local cold = { 'COLD', known[4] }
 for n = 1, counters do
   local start, forget, pair = unpack(call.counters[n])
   local born, complete = state[n][BORN], nil

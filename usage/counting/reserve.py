@@ -31,7 +31,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluate, as the reserve script takes it; `reserve.lua` says what the fields mean."""
 
     environment_id: int
-    revision: int
+    # That of what the caller compiled, or JUST_READ; likewise the end user's record.
+    edition: str
     request_id: str
     request_digest: str
     user_id: str
@@ -68,7 +69,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         amounts = tuple(self.amounts)
         return _pack(
             {
-                "revision": str(self.revision),
+                "revision": self.edition,
                 "user": self.user_record,
                 "hold": self.hold,
                 "record": self.record_block,
@@ -87,13 +88,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stale(msgspec.Struct, frozen=True):
-    """The caller's revision is not in force: load again."""
+    """The caller's edition is not in force: load again."""
 
 
 class UserUnknown(msgspec.Struct, frozen=True):
     """The end user's record is not what the caller thinks: read it again and call `remember_user`."""
 
     epoch: int
+    turn: str
+    # Transactions that may have changed the end user.
+    changing: tuple[str, ...]
 
 
 class ClockDiffers(msgspec.Struct, frozen=True):
@@ -147,14 +151,14 @@ def check(metric: Metric, place: int, limit: int, *, enforce: bool) -> Check:
 
 def reserve(request: Request) -> Answer:
     """Check and hold, all or nothing."""
-    asked_at_ms = store.now_ms()
+    asked_at_ms, asked_own_ms = store.now_ms(), store.own_ms()
     # A call that the store gets to after its caller gave up must not hold what nobody will report.
     until_ms = min(request.right_until_ms, asked_at_ms + ANSWER_AWAITED_MS)
     answer = _read_answer(
         request, store.run("reserve", request.keys, [request.packed(until_ms), request.assessment])
     )
     if isinstance(answer, ClockDiffers):
-        store.learn_clock(answer.now_ms, asked_at_ms)
+        store.learn_clock(answer.now_ms, asked_own_ms)
     return answer
 
 
@@ -166,7 +170,7 @@ def _read_answer(request: Request, answer: list[Any]) -> Answer:
         case b"STALE":
             return Stale()
         case b"USER":
-            return UserUnknown(int(answer[1]))
+            return UserUnknown(int(answer[1]), answer[2].decode(), tuple(answer[3].decode().split()))
         case b"CLOCK":
             return ClockDiffers(int(answer[1]))
         case b"COLD":

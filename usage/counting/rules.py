@@ -5,20 +5,23 @@ Its API keys too: reports are let in by them, and the counter store verifies the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
+from django.db import connection, transaction
+
+from tenants import missed, revisions
 from tenants.api.authentication import Credential
 from tenants.models import ApiKey, Environment
 from usage.amounts import Pair, Per
-from usage.counting.store import StoreUnavailable
-from usage.counting.sync import sync
+from usage.counting.store import store
+from usage.counting.sync import Asked, ask, sync
 from usage.counting.tracked import TrackedPairs
 from usage.prices import stored_book
 from usage.prices.book import PriceBook
 from usage.windows import Window
-
-RELOADS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class CountingRules:
     environment_id: int
     tenant_id: int
     revision: int
+    edition: str
     tracked: TrackedPairs
     prices: PriceBook
     # By key id, revoked ones left out.
@@ -61,20 +65,37 @@ def current(environment_id: int) -> CountingRules:
     return known if known is not None else reload(environment_id)
 
 
-def at_revision(environment_id: int, revision: int) -> CountingRules:
-    """As it is at a revision that was just read from PostgreSQL, or later."""
+def at_edition(environment_id: int, edition: str) -> CountingRules:
+    """As it is at an edition that was just read from PostgreSQL, or later."""
     known = current(environment_id)
-    return known if known.revision >= revision else reload(environment_id)
+    return known if known.edition == edition else reload(environment_id)
 
 
 def latest(known: CountingRules) -> CountingRules:
     """As PostgreSQL knows the environment now; one query if that is what this process knows."""
-    environments = Environment.objects.filter(pk=known.environment_id)
-    return at_revision(known.environment_id, environments.values_list("revision", flat=True).get())
+    return at_edition(known.environment_id, edition_in_force(known.environment_id))
+
+
+def edition_in_force(environment_id: int) -> str:
+    environments = Environment.objects.filter(pk=environment_id)
+    return revisions.edition(*environments.values_list("revision", "revision_token").get())
+
+
+@contextmanager
+def at_one_moment() -> Iterator[None]:
+    """All that is read inside is of one moment, so that a change is seen as a whole or not at all."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def reload(environment_id: int) -> CountingRules:
-    # The revision is read first: a change in between makes the rest newer than it says, which `is_in_force` tells.
+    with at_one_moment():
+        return read(environment_id)
+
+
+def read(environment_id: int) -> CountingRules:
+    """Inside `at_one_moment`."""
     environment = Environment.objects.select_related("tenant").get(pk=environment_id)
     rows = environment.tracked_pairs.values_list("per", "window")
     pairs = frozenset(Pair(Per(per), Window(window)) for per, window in rows)
@@ -82,6 +103,7 @@ def reload(environment_id: int) -> CountingRules:
         environment_id=environment_id,
         tenant_id=environment.tenant_id,
         revision=environment.revision,
+        edition=environment.edition,
         tracked=TrackedPairs(environment_id, ZoneInfo(environment.tenant.timezone), pairs),
         prices=stored_book.load(environment.tenant_id),
         credentials={
@@ -93,25 +115,37 @@ def reload(environment_id: int) -> CountingRules:
     return counting
 
 
-def is_in_force(counting: CountingRules) -> bool:
-    """Whether PostgreSQL knows no later revision. If so, all that was read since is of this one."""
-    environments = Environment.objects.filter(pk=counting.environment_id)
-    return environments.filter(revision=counting.revision).exists()
-
-
-def introduce(counting: CountingRules) -> bool:
-    """Tells the counter store the revision and what it tracks. False: it knows a later one. Raises StoreUnavailable."""
-    tracked = counting.tracked
-    return sync(counting.environment_id, counting.revision, tracked.pairs, tracked.zone.key)
+def introduce(counting: CountingRules, asked: Asked, under_way: tuple[str, ...] = ()) -> None:
+    """Tells the store what was read since it was asked. Raises StoreUnavailable."""
+    tracked, environment_id = counting.tracked, counting.environment_id
+    synced = sync(
+        environment_id, counting.edition, tracked.pairs, asked, under_way=under_way, zone=tracked.zone.key
+    )
+    if synced.restarted:
+        missed.note_or_remember(environment_id, missed.HOLDS)
+        store.outages += 1
 
 
 def renew(environment_id: int) -> CountingRules:
-    """Reads the environment again and tells the store; after it called a revision stale. Raises StoreUnavailable."""
-    for _ in range(RELOADS_MAX):
-        counting = reload(environment_id)
-        if is_in_force(counting) and introduce(counting):
-            return counting
-    raise StoreUnavailable("the environment changes faster than it can be read")
+    """Reads the environment again and tells the store, after that called an edition stale; go on with JUST_READ.
+
+    Raises StoreUnavailable, DatabaseError.
+    """
+    asked = ask(environment_id)
+    under_way = revisions.under_way(asked.changing)
+    counting = reload(environment_id)
+    introduce(counting, asked, under_way)
+    return counting
+
+
+def forget_outdated(more: set[int]) -> dict[int, str]:
+    """Forgets what PostgreSQL does not know as in force. The editions that are, of all known here and of `more`."""
+    rows = Environment.objects.filter(pk__in={*_known} | more).only("revision", "revision_token")
+    in_force = {row.pk: row.edition for row in rows}
+    for environment_id, known in list(_known.items()):
+        if known.edition != in_force.get(environment_id):
+            _known.pop(environment_id, None)
+    return in_force
 
 
 def forget_all() -> None:

@@ -7,7 +7,7 @@
 --        .. the reservations of the reports: tv:{7}:r:90ab..
 -- ARGV  1 0   clock offset, ms (tests only)
 --       2 a msgpack map:
---         revision = '41'   whose tracked pairs the counters are
+--         revision = '41.9f3ac1'   the edition whose tracked pairs the counters are; * = just read from PostgreSQL
 --         states = true     answer how the counters stand afterwards
 --         counters = { { 1795478400000, 1795651200000, 'user:day' }, .. }
 --                           of each: window start, when it may be forgotten (0: when unused for long), pair
@@ -22,9 +22,9 @@ local EXACT_MAX = 2 ^ 52  -- up to where numbers are exact, with room for one mo
 local env, open, charge = KEYS[1], KEYS[2], KEYS[3]
 local call = cmsgpack.unpack(ARGV[2])
 local now = clock()
-local known = redis.call('HMGET', env, 'synced', 'rev', 'epoch')
-if known[1] ~= call.revision or known[2] ~= call.revision then return { 'STALE' } end
-local epoch = tonumber(known[3])
+local known = redis.call('HMGET', env, 'synced', 'changing', 'run', 'epoch')
+if not in_step(known, call.revision) then return { 'STALE' } end
+local epoch = tonumber(known[4])
 local first_reservation = FIRST_COUNTER + #call.counters
 
 -- The counters as they were read, each once, with what is to be added to them.

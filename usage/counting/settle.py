@@ -44,10 +44,8 @@ class Settled:
     states: dict[Pair, CounterState] = field(default_factory=dict)
 
 
-def settle_many(
-    environment_id: int, revision: int, settlements: Sequence[Settlement]
-) -> list[Settled] | None:
-    """One script for at most SETTLED_AT_ONCE_MAX. None: the revision is not in force, and nothing was done.
+def settle_many(environment_id: int, edition: str, settlements: Sequence[Settlement]) -> list[Settled] | None:
+    """One script for at most SETTLED_AT_ONCE_MAX. None: the edition is not in force, and nothing was done.
 
     How the counters stand is told for a single settlement. Raises StoreUnavailable.
     """
@@ -60,7 +58,7 @@ def settle_many(
         *(reservation_key(environment_id, settlement.request_id) for settlement in settlements),
     ]
     call = {
-        "revision": str(revision),
+        "revision": edition,
         "states": len(settlements) == 1,
         "counters": [counter.slot.arguments for counter in counters.values()],
         "reports": [

@@ -1,12 +1,13 @@
-"""The connection to the counter store: scripts, time box, circuit breaker, and what a restart of the store means.
+"""The connection to the counter store: scripts, time box, circuit breaker, and which run of its server answers.
 
 django-redis lends the client. Every call is one script, one round trip, at most `COUNTER_STORE_TIMEOUT_S` long; slow
 counts as down. After failures in a row the breaker stays open for a moment, so that a store that is away costs callers
 nothing, then one call at a time probes it.
 
-A script the store does not know (NOSCRIPT) means that the store may have restarted, from whatever it had on disk.
-Before the scripts are loaded again every environment's counters are distrusted, so none is used until it was rebuilt
-from the ledger; and as no script runs before that, no call can slip through between.
+A server that started again may have come back with less than it had, and a replica that took over may lack the latest
+writes. So each connection asks once which run of the server it has reached, and every script gets told as its last
+argument. An environment's hash says for which run its counters were found complete; scripts refuse any other, and
+`sync.lua` has the counters rebuilt, once for each environment and run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +34,6 @@ logger = logging.getLogger("tokvigil.counters")
 SCRIPTS_FOLDER = Path(__file__).parent
 BREAKER_OPEN_S = 0.5
 FAILURES_TO_OPEN = 3
-ENVIRONMENTS_SCAN_COUNT = 1000
 
 Argument = str | int | bytes
 T = TypeVar("T")
@@ -62,6 +63,7 @@ SCRIPTS = {
         "seed",
         "sync",
         "distrust",
+        "due",
         "sweep",
         "remember_user",
         "rate_limit",
@@ -106,6 +108,12 @@ class Breaker:
             self._open_until = time.monotonic() + self._open_s
             self._prober = None
 
+    def abandoned(self) -> None:
+        """The call ended otherwise, and says nothing of the store: the next caller probes."""
+        with self._lock:
+            if self._prober == threading.get_ident():
+                self._open_until, self._prober = time.monotonic(), None
+
     def succeeded(self) -> None:
         if self._failures == 0 and self._open_until is None:
             return
@@ -114,6 +122,15 @@ class Breaker:
                 logger.warning("the counter store is back")
                 self._open_until = self._prober = None
             self._failures = 0
+
+
+@dataclass(slots=True)
+class Line:
+    """A connection, and the run of the server that it has reached."""
+
+    connection: Any
+    run: str
+    idle_since: float
 
 
 class IdleConnections:
@@ -127,41 +144,66 @@ class IdleConnections:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
-        self._idle: deque[tuple[Any, float]] = deque()
+        self._idle: deque[Line] = deque()
 
     def execute(self, *command: Argument) -> Any:
-        """One command's answer. Raises RedisError."""
-        packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+        """One command's answer; the run of the server becomes its last argument. Raises RedisError."""
+        return self.execute_many([command])[0]
+
+    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The same, of several in one round trip. Raises the first one's error once all are answered."""
         try:
-            connection, idle_since = self._idle.pop()
+            line = self._idle.pop()
         except IndexError:
-            connection, idle_since = self._connect(), time.monotonic()
+            line = self._connect()
         try:
-            if time.monotonic() - idle_since > self.IDLE_TRUSTED_S and connection.can_read():
+            if time.monotonic() - line.idle_since > self.IDLE_TRUSTED_S and line.connection.can_read():
                 raise RedisConnectionError("closed by the store")
-            return self._exchange(connection, packed)
+            return self._exchange(line, commands)
         except RedisConnectionError:
             # Kept connections die with a restart of the store. Scripts are safe to send again: holds and charges
             # carry their request id.
             self._idle.clear()
-            return self._exchange(self._connect(), packed)
+            return self._exchange(self._connect(), commands)
 
-    def _connect(self) -> Any:
+    def _connect(self) -> Line:
         pool = get_redis_connection(self._alias).connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
-
-    def _exchange(self, connection: Any, packed: bytes) -> Any:
+        connection = pool.connection_class(**pool.connection_kwargs)
         try:
-            connection.send_packed_command([packed], check_health=False)
-            answer = connection.read_response()
-        except ResponseError:
-            self._idle.append((connection, time.monotonic()))
-            raise
+            connection.send_command("INFO", "server")
+            run = _run_id(connection.read_response())
         except BaseException:
             connection.disconnect()
             raise
-        self._idle.append((connection, time.monotonic()))
-        return answer
+        return Line(connection, run, time.monotonic())
+
+    def _exchange(self, line: Line, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        packed: list[bytes] = [hiredis.pack_command((*command, line.run)) for command in commands]  # type: ignore[arg-type]
+        refused: ResponseError | None = None
+        answers = []
+        try:
+            line.connection.send_packed_command(packed, check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(line.connection.read_response())
+                except ResponseError as error:
+                    refused = refused or error
+        except BaseException:
+            line.connection.disconnect()
+            raise
+        line.idle_since = time.monotonic()
+        self._idle.append(line)
+        if refused is not None:
+            raise refused
+        return answers
+
+
+def _run_id(info: bytes) -> str:
+    for line in info.splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"run_id":
+            return value.decode()
+    raise RedisConnectionError("the counter store does not say which run of its server this is (INFO server)")
 
 
 class CounterStore:
@@ -173,52 +215,42 @@ class CounterStore:
         self.clock_offset_ms = 0
         # Round trips made, for the test that holds evaluate to one.
         self.round_trips = 0
-        # Whether this process could not tell the store something; the next call makes good for it first.
-        self.behind = False
-        # Runs before the first call after an outage: what the store missed meanwhile.
-        self.catch_up: Callable[[], None] = lambda: None
-        # Told the environments of a store that may have restarted from old data.
-        self.restarted: Callable[[Sequence[int]], None] = lambda environment_ids: None
+        # How often the store failed this process: after each, it may have missed something (settling/catching_up.py).
+        self.outages = 0
         # How far the store's clock is ahead of this process's, once the store had to say.
         self._ahead_ms = 0
+        self._learning = threading.Lock()
 
     @property
     def client(self) -> Any:
         """redis-py's client; its annotations allow for asynchronous answers, so it is Any to the callers."""
         return get_redis_connection(self._alias)
 
+    def own_ms(self) -> int:
+        """This process's clock."""
+        return time.time_ns() // 1_000_000 + self.clock_offset_ms
+
     def now_ms(self) -> int:
         """This process's idea of the store's clock; the scripts correct it where it matters."""
-        return time.time_ns() // 1_000_000 + self.clock_offset_ms + self._ahead_ms
+        return self.own_ms() + self._ahead_ms
 
-    def learn_clock(self, now_ms: int, asked_at_ms: int) -> None:
+    def learn_clock(self, now_ms: int, asked_own_ms: int) -> None:
         """What the store's clock said just now. A time between question and answer says nothing: the call was slow."""
-        answered_at_ms = self.now_ms()
-        if not asked_at_ms <= now_ms <= answered_at_ms:
-            self._ahead_ms += now_ms - (asked_at_ms if now_ms < asked_at_ms else answered_at_ms)
+        with self._learning:
+            early, late = now_ms - asked_own_ms, now_ms - self.own_ms()
+            # Set, not added to: of threads that learn at once each finds the same.
+            self._ahead_ms = min(max(self._ahead_ms, late), early)
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """One script, one round trip. Raises StoreUnavailable."""
-        script = SCRIPTS[name]
-        return self._guarded(
-            lambda: self._lines.execute(
-                "EVALSHA", script.sha, len(keys), *keys, self.clock_offset_ms, *arguments
-            )
-        )
+        return self._guarded(lambda: self._lines.execute(*self._command(name, keys, arguments)))
 
     def run_many(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Several scripts in one round trip. Raises StoreUnavailable."""
+        return self._guarded(lambda: self._lines.execute_many([self._command(*call) for call in calls]))
 
-        def pipelined(client: Any) -> list[Any]:
-            pipeline = client.pipeline(transaction=False)
-            for name, keys, arguments in calls:
-                pipeline.execute_command(
-                    "EVALSHA", SCRIPTS[name].sha, len(keys), *keys, self.clock_offset_ms, *arguments
-                )
-            answers: list[Any] = pipeline.execute()
-            return answers
-
-        return self.call(pipelined)
+    def _command(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, self.clock_offset_ms, *arguments)
 
     def call(self, use: Callable[[Any], T]) -> T:
         """Runs `use(client)` inside the time box and the breaker. Raises StoreUnavailable."""
@@ -227,21 +259,17 @@ class CounterStore:
     def _guarded(self, attempt: Callable[[], T]) -> T:
         probing = self.breaker.admit()
         try:
-            if probing or self.behind:
-                self.behind = False
-                self.catch_up()
             answer = self._try(attempt)
-        except (RedisError, StoreUnavailable) as error:
+        except RedisError as error:
+            self.outages += 1
             if type(error) is ResponseError and not probing:
                 # The store is there, and did not understand: versions that do not fit. No reason to call it away.
                 logger.error("the counter store refused a call: %s", error)
             else:
                 self.breaker.failed(error)
             raise StoreUnavailable(str(error) or type(error).__name__) from error
-        except BaseException as error:
-            # Not the store's fault, but nobody shall wait for this probe.
-            if probing:
-                self.breaker.failed(error)
+        except BaseException:
+            self.breaker.abandoned()
             raise
         self.breaker.succeeded()
         return answer
@@ -251,21 +279,10 @@ class CounterStore:
         try:
             return attempt()
         except NoScriptError:
-            self._after_restart()
+            # It was restarted, or this release's scripts are new to it.
+            for script in SCRIPTS.values():
+                self.client.script_load(script.text)
             return attempt()
-
-    def _after_restart(self) -> None:
-        client = self.client
-        distrust = SCRIPTS["distrust"]
-        keys = list(client.scan_iter(match="tv:{*}:env", count=ENVIRONMENTS_SCAN_COUNT))
-        for key in keys:
-            client.eval(distrust.text, 1, key, self.clock_offset_ms)
-        # `distrust` becomes known to the store by being evaluated; the others, reserve last, only now.
-        for name in sorted(SCRIPTS, key=lambda name: name == "reserve"):
-            client.script_load(SCRIPTS[name].text)
-        # An empty store holds nothing that could be old.
-        if keys:
-            self.restarted([int(key.split(b"{")[1].split(b"}")[0]) for key in keys])
 
 
 store = CounterStore()

@@ -1,19 +1,29 @@
--- Tell the store which revision is in force and which pairs that revision tracks.
+-- Tell the store which edition is in force and which pairs it tracks, as the caller has just read it in PostgreSQL.
 --
 -- KEYS  1 tv:{7}:env
 -- ARGV  1 0    clock offset, ms (tests only)
---       2 41   revision, just read from PostgreSQL
---       3 Europe/Berlin   the zone that its windows are cut in
---       4.. the pairs it tracks   user:day user:month environment:month
--- Answers OK | OLD: a later revision is known, read again
+--       2 41.9f3ac1   edition
+--       3 1795512345678   the turn, as it was before PostgreSQL was read ('' = none)
+--       4 771 772   transactions that had announced themselves and not ended then ('' = none)
+--       5 Europe/Berlin   the zone that its windows are cut in
+--       6.. the pairs it tracks   user:day user:month environment:month   then the run of the server
+-- Answers { OK | OLD: something changed since the turn, restarted(1/0): the counters were of an earlier run }
 local env, now = KEYS[1], int(clock())
-local rev = tonumber(redis.call('HGET', env, 'rev') or 0)
-if rev > tonumber(ARGV[2]) then return 'OLD' end
+local known = redis.call('HMGET', env, 'epoch', 'run', 'turn')
+local restarted = known[1] and known[2] ~= RUN
+if restarted then
+  -- The store may have come back with less than it had.
+  redis.call('HSET', env, 'epoch', later_epoch(env))
+  redis.call('HDEL', env, 'synced')
+end
 redis.call('HSETNX', env, 'epoch', now)
+redis.call('HSET', env, 'run', RUN)
+if (known[3] or '') ~= ARGV[3] then return { 'OLD', restarted and 1 or 0 } end
+
 local zone = redis.call('HGET', env, 'zone')
-redis.call('HSET', env, 'zone', ARGV[3])
+redis.call('HSET', env, 'zone', ARGV[5])
 local wanted, resumed = {}, false
-for n = 4, #ARGV do
+for n = 6, #ARGV - 1 do
   wanted['t:' .. ARGV[n]] = true
   redis.call('HSETNX', env, 't:' .. ARGV[n], now)
   if redis.call('HDEL', env, 'd:' .. ARGV[n]) == 1 then resumed = true end
@@ -26,6 +36,7 @@ for _, field in ipairs(redis.call('HKEYS', env)) do
 end
 -- Counters that are left of a pair from before it was dropped missed what was charged since; and the windows of another
 -- zone, which have keys of their own, what was charged before.
-if resumed or (zone and zone ~= ARGV[3]) then redis.call('HSET', env, 'epoch', later_epoch(env)) end
-redis.call('HSET', env, 'rev', ARGV[2], 'synced', ARGV[2])
-return 'OK'
+if resumed or (zone and zone ~= ARGV[5]) then redis.call('HSET', env, 'epoch', later_epoch(env)) end
+if ARGV[4] == '' then redis.call('HDEL', env, 'changing') else redis.call('HSET', env, 'changing', ARGV[4]) end
+redis.call('HSET', env, 'synced', ARGV[2], 'turn', next_turn(env))
+return { 'OK', restarted and 1 or 0 }

@@ -1,13 +1,55 @@
-"""Tell the store which revision is in force and which pairs it tracks."""
+"""Tell the store which edition is in force and which pairs it tracks."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tenants.revisions import environment_key
 from usage.amounts import Pair
 from usage.counting.store import store
 
+# In place of an edition or an end user's record: it was read from PostgreSQL since the call began. So all that was
+# committed before the call is in it, and what the store knows of it does not matter.
+JUST_READ = "*"
 
-def sync(environment_id: int, revision: int, pairs: frozenset[Pair], zone: str = "UTC") -> bool:
-    """Tells the store the revision in force, the pairs it tracks and their zone. False: a later revision is known."""
-    keys = [environment_key(environment_id)]
-    return bool(store.run("sync", keys, [revision, zone, *sorted(map(str, pairs))]) == b"OK")
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the store said of an environment before PostgreSQL was read."""
+
+    turn: str
+    # Transactions that may have changed it.
+    changing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    # False: something changed since the store was asked.
+    taken: bool
+    # Whether the counters were of an earlier run of the server, and are now rebuilt before use.
+    restarted: bool
+
+
+def ask(environment_id: int) -> Asked:
+    """Before PostgreSQL is read. Raises StoreUnavailable."""
+    turn, changing = store.call(
+        lambda client: client.hmget(environment_key(environment_id), "turn", "changing")
+    )
+    return Asked((turn or b"").decode(), tuple((changing or b"").decode().split()))
+
+
+def sync(
+    environment_id: int,
+    edition: str,
+    pairs: frozenset[Pair],
+    asked: Asked,
+    under_way: tuple[str, ...] = (),
+    zone: str = "UTC",
+) -> Synced:
+    """Tells the store the edition in force, the pairs it tracks and their zone. Raises StoreUnavailable.
+
+    All as PostgreSQL had it after the store was asked; `under_way` are those of `asked.changing` that had not ended.
+    """
+    arguments = [edition, asked.turn, " ".join(under_way), zone, *sorted(map(str, pairs))]
+    taken, restarted = store.run("sync", [environment_key(environment_id)], arguments)
+    return Synced(taken == b"OK", restarted == 1)

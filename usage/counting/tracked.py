@@ -67,15 +67,24 @@ class TrackedPairs:
         self.zone = zone
         self.pairs = pairs
         self.windowed = tuple(sorted(pairs, key=str))
-        self._current = CurrentWindows(0, 0, {}, ())
+        self._current = self._earlier = CurrentWindows(0, 0, {}, ())
 
     def at(self, at_ms: int) -> CurrentWindows:
-        present = self._current
-        if present.since_ms <= at_ms < present.until_ms:
-            return present
+        for known in (self._current, self._earlier):
+            if known.since_ms <= at_ms < known.until_ms:
+                return known
+        found = self._cut(at_ms)
+        # Late reports come for windows that are over; those of now stay at hand meanwhile. Another thread may replace
+        # either at the same time; each uses what it computed.
+        if at_ms < self._current.since_ms:
+            self._earlier = found
+        else:
+            self._current = found
+        return found
+
+    def _cut(self, at_ms: int) -> CurrentWindows:
         spans = {window: self.span(window, at_ms) for window in {pair.window for pair in self.windowed}}
-        # Another thread may replace it at the same time; each uses what it computed.
-        self._current = present = CurrentWindows(
+        return CurrentWindows(
             since_ms=max((found.start for found in spans.values()), default=0),
             until_ms=min(
                 (found.end for found in spans.values() if found.end is not None), default=FOREVER_MS
@@ -83,7 +92,6 @@ class TrackedPairs:
             spans=spans,
             slots=tuple(self.slot(pair, spans[pair.window]) for pair in self.windowed),
         )
-        return present
 
     def span(self, window: Window, at_ms: int) -> Span:
         return span(window, at_ms, self.zone)

@@ -2,7 +2,7 @@
 
 The ledger comes first. If the counter store is away, or this process dies, between the two, nothing is lost: a
 repeated report charges what was not charged yet, and an environment whose charges could not be delivered has its
-counters rebuilt from the ledger once the store is back (`recount_needed`). Holds whose charge was lost on the way are
+counters rebuilt from the ledger before they are used again (catching_up.py). Holds whose charge was lost on the way are
 ended by `settle_reported`.
 """
 
@@ -15,15 +15,15 @@ from datetime import UTC, datetime, timedelta
 
 from django.db import DatabaseError, InterfaceError
 
-from tenants.models import Environment
+from tenants import missed
 from usage import assessment
 from usage.counting import rules, settle
-from usage.counting.distrust import distrust
 from usage.counting.release import AlreadyCharged, NotOpen, release
 from usage.counting.reservations import open_holds
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import StoreUnavailable, store
+from usage.counting.sync import JUST_READ
 from usage.counting.tracked import FOREVER_MS
 from usage.ledger.reading import Recorded, entries
 
@@ -31,6 +31,8 @@ logger = logging.getLogger("tokvigil.charging")
 
 # An ended reservation is remembered for an hour (prelude.lua); after that a repeated report must not charge again.
 REPEATED_CHARGE_MAX_AGE = timedelta(minutes=50)
+# By what is known, by what was just read, and once more if the store lost its data between.
+TRIES_MAX = 3
 HOLDS_MAX = 20_000
 HOLDS_BATCH_MAX = 500
 
@@ -61,20 +63,20 @@ def _is_young(recorded_at: datetime) -> bool:
 
 def _settle(rows: Sequence[Recorded], known: CountingRules) -> dict[str, Settled]:
     settled: dict[str, Settled] = {}
-    waiting = list(rows)
-    for _ in range(rules.RELOADS_MAX):
+    waiting, edition = list(rows), known.edition
+    for _ in range(TRIES_MAX):
         while waiting:
             now, later = waiting[: settle.SETTLED_AT_ONCE_MAX], waiting[settle.SETTLED_AT_ONCE_MAX :]
             settlements = [_settlement(row, known) for row in now]
-            answers = settle.settle_many(known.environment_id, known.revision, settlements)
+            answers = settle.settle_many(known.environment_id, edition, settlements)
             if answers is None:
                 break
             settled |= zip((row.request_id for row in now), answers, strict=True)
             waiting = later
         else:
             return settled
-        known = rules.renew(known.environment_id)
-    raise StoreUnavailable("the environment changes faster than it can be read")
+        known, edition = rules.renew(known.environment_id), JUST_READ
+    raise StoreUnavailable("the counter store was emptied or started again, over and over")
 
 
 def _settlement(row: Recorded, known: CountingRules) -> Settlement:
@@ -114,36 +116,6 @@ def _end(environment_id: int, found: dict[str, Recorded]) -> None:
 
 
 def note_missed(environment_id: int) -> None:
-    """The counter store could not be told something: have it recounted once it is back."""
-    store.behind = True
-    try:
-        Environment.objects.filter(pk=environment_id, recount_needed=False).update(recount_needed=True)
-    except (DatabaseError, InterfaceError) as error:
-        logger.error("environment %s needs a recount, which could not be noted: %s", environment_id, error)
-
-
-def catch_up() -> None:
-    """Distrusts the counters of environments that missed something. Raises StoreUnavailable."""
-    try:
-        missed = list(Environment.objects.filter(recount_needed=True).values_list("pk", flat=True))
-    except DatabaseError as error:
-        logger.warning("not known which environments need a recount: %s", error)
-        return
-    for environment_id in missed:
-        # First the flag: what is missed from now on sets it again.
-        Environment.objects.filter(pk=environment_id).update(recount_needed=False)
-        try:
-            distrust(environment_id)
-            settle_reported(environment_id)
-        except StoreUnavailable:
-            note_missed(environment_id)
-            raise
-
-
-def catch_up_after_restart(environment_ids: Sequence[int]) -> None:
-    """The store may have come back from old data, in which holds are open that ended since. Raises StoreUnavailable."""
-    try:
-        Environment.objects.filter(pk__in=environment_ids).update(recount_needed=True)
-        catch_up()
-    except DatabaseError as error:
-        logger.warning("holds that ended before a restart of the store stay until they expire: %s", error)
+    """The counter store could not be told something: it is made good before the counters are used. Raises nothing."""
+    missed.note_or_remember(environment_id, missed.CHANGE)
+    store.outages += 1

@@ -25,6 +25,7 @@ from usage.counting.reserve import RateLimited, Stale
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled
 from usage.counting.store import StoreUnavailable
+from usage.counting.sync import JUST_READ
 from usage.ledger.models import Status
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
@@ -59,18 +60,19 @@ def admit(caller: Caller, known: CountingRules, request_ids: Sequence[str]) -> A
     follows makes the counters agree. Raises Problem 401, 403, 429; OperationalError.
     """
     try:
-        for _ in range(rules.RELOADS_MAX):
+        edition = known.edition
+        for _ in range(charging.TRIES_MAX):
             credential = caller.credential(known)
             found = look_up(
                 known.environment_id,
-                known.revision,
+                edition,
                 request_ids,
                 api_key_id=credential.id,
                 requests_per_minute=credential.requests_per_minute,
             )
             match found:
                 case Stale():
-                    known = rules.renew(known.environment_id)
+                    known, edition = rules.renew(known.environment_id), JUST_READ
                 case RateLimited(wait_ms):
                     raise rate_limited(-(-wait_ms // 1000))
                 case _:

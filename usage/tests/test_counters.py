@@ -116,7 +116,7 @@ def evaluate(
         answer = reserve_by_script(
             Request(
                 environment_id=environment.pk,
-                revision=known.revision,
+                edition=known.edition,
                 request_id=request_id,
                 request_digest=digest,
                 user_id=subjects.user_id,
@@ -147,8 +147,8 @@ def evaluate(
         match answer:
             case Stale():
                 rules.renew(environment.pk)
-            case UserUnknown(epoch):
-                remember_user.remember_user(environment.pk, subjects.user_id, "-", epoch)
+            case UserUnknown() as unknown:
+                remember_user.remember_user(environment.pk, subjects.user_id, "-", unknown)
             case Cold():
                 recount.complete(environment.pk, subjects, answer)
             case ClockDiffers():
@@ -265,35 +265,34 @@ class TestHolds:
     def test_a_long_plan_name_survives_the_way_into_the_script(self, counted: Environment) -> None:
         for length in (0, 31, 32, 255, 256, 400):
             record = "0" + "ä" * length
-            remember_user.remember_user(counted.pk, "ann", record, None)
             known = rules.renew(counted.pk)
             present = known.tracked.at(store.now_ms())
-            epoch = int(environment_fields(counted.pk)["epoch"])
-            remember_user.remember_user(counted.pk, "ann", record, None)
-            answer = reserve_by_script(
-                Request(
-                    environment_id=counted.pk,
-                    revision=known.revision,
-                    request_id=f"r-{length}",
-                    request_digest="d" * 32,
-                    user_id="ann",
-                    user_record=record,
-                    amounts=HELD,
-                    counters=(),
-                    concurrency_keys=(),
-                    checks=(),
-                    right_from_ms=present.since_ms,
-                    right_until_ms=present.until_ms,
-                    assessment=b"",
-                    hold=False,
-                    record_block=False,
-                    hold_ms=1,
-                    charge_on_expiry=False,
-                    api_key_id=0,
-                    requests_per_minute=None,
-                )
+            request = Request(
+                environment_id=counted.pk,
+                edition=known.edition,
+                request_id=f"r-{length}",
+                request_digest="d" * 32,
+                user_id="ann",
+                user_record=record,
+                amounts=HELD,
+                counters=(),
+                concurrency_keys=(),
+                checks=(),
+                right_from_ms=present.since_ms,
+                right_until_ms=present.until_ms,
+                assessment=b"",
+                hold=False,
+                record_block=False,
+                hold_ms=1,
+                charge_on_expiry=False,
+                api_key_id=0,
+                requests_per_minute=None,
             )
-            assert isinstance(answer, Done), (answer, length, epoch)
+            unknown = reserve_by_script(request)
+            assert isinstance(unknown, UserUnknown)
+            assert remember_user.remember_user(counted.pk, "ann", record, unknown)
+            answer = reserve_by_script(request)
+            assert isinstance(answer, Done), (answer, length)
 
 
 class TestEnds:
@@ -458,7 +457,7 @@ class TestCharges:
         known = rules.renew(environment.pk)
         found = known.tracked.at(store.now_ms()).counters(ANN)
         settlement = Settlement(request_id=request_id, counters=found, movements=movements)
-        answers = settle.settle_many(environment.pk, known.revision, [settlement])
+        answers = settle.settle_many(environment.pk, known.edition, [settlement])
         assert answers is not None
         return answers[0]
 
