@@ -135,8 +135,10 @@ def under_way(xids: Sequence[str]) -> tuple[str, ...]:
         return ()
     with connection.cursor() as cursor:
         cursor.execute(
+            # A snapshot does not name the transaction that looks.
             "SELECT xid FROM unnest(%s::text[]) AS xid"
-            " WHERE NOT pg_visible_in_snapshot(xid::xid8, pg_current_snapshot())",
+            " WHERE NOT pg_visible_in_snapshot(xid::xid8, pg_current_snapshot())"
+            " OR xid = pg_current_xact_id_if_assigned()::text",
             [list(xids)],
         )
         unseen = [xid for (xid,) in cursor.fetchall()]
