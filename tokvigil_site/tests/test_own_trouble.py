@@ -3,11 +3,12 @@
 # ruff: noqa: F811 (fixtures of another module)
 from __future__ import annotations
 
+import gc
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -153,14 +154,32 @@ def test_compiling_a_large_environment_holds_up_no_other(
         assert not other_api.evaluate(dry_run=True)["degraded"]
         return time.monotonic() - begun
 
-    thread = threading.Thread(target=edit_the_large_one)
-    thread.start()
-    time.sleep(0.2)
-    took = sorted(stale() for _ in range(15))
-    ended.set()
-    thread.join()
-    print(f"{compiled} times compiled; the other: median {took[7]:.3f} s, longest {took[-1]:.3f} s")
-    assert took[-1] < MACHINE_IS_BUSY_S
+    def beside(work: Callable[[], None]) -> list[float]:
+        ended.clear()
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(0.2)
+        took = sorted(stale() for _ in range(15))
+        ended.set()
+        thread.join()
+        return took
+
+    def spin() -> None:
+        while not ended.is_set():
+            pass
+
+    # As a web process does once it is set up (wsgi.py).
+    gc.collect()
+    gc.freeze()
+    try:
+        shared, took = beside(spin), beside(edit_the_large_one)
+    finally:
+        gc.unfreeze()
+    print(
+        f"{compiled} times compiled; the other: median {took[7]:.3f} s, longest {took[-1]:.3f} s;"
+        f" beside a thread that only takes the interpreter: {shared[7]:.3f} s, {shared[-1]:.3f} s"
+    )
+    assert took[-1] < max(MACHINE_IS_BUSY_S, 2 * shared[-1])
 
 
 def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(
