@@ -12,7 +12,7 @@ MISSED = """
 
 
 class Migration(migrations.Migration):
-    dependencies = [("tenants", "0001_initial")]
+    dependencies = [("tenants", "0004_feature_names")]
 
     operations = [
         migrations.AddField(
