@@ -167,8 +167,13 @@ class Evaluation:
                     attempt.complete(cold, prepared.assessment.subjects)
                 case RateLimited(wait_ms):
                     raise problems.rate_limited(-(-wait_ms // 1000))
-                case Conflict() | AlreadySettled():
+                case Conflict():
                     raise problems.idempotency_conflict(attempt.request_id)
+                case AlreadySettled():
+                    raise problems.already_settled(
+                        f"The call {attempt.request_id!r} was reported, or charged as its hold expired; nothing more "
+                        "is held for it. Use a new request_id for another call."
+                    )
         raise StoreUnavailable("the environment did not come to rest")
 
 

@@ -119,8 +119,9 @@ def _policy(policy: StoredPolicy) -> PolicyInForce:
 
 
 def _state(assessed: Assessment, finding: LimitFinding) -> LimitState:
-    exceeded = finding.used + finding.held >= finding.limit.amount
-    return limit_state.state(assessed, finding.limit, finding.used, finding.held, exceeded=exceeded)
+    limit, used, held = finding.limit, finding.used, finding.held
+    exceeded = limit_state.nothing_remains(limit, used, held)
+    return limit_state.state(assessed, limit, used, held, exceeded=exceeded)
 
 
 def _blocked(assessed: Assessment, *, names_model: bool) -> Blocked | None:

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from threading import Barrier
 from typing import Any, TypeVar
@@ -169,6 +169,11 @@ def set_clock(moment: datetime) -> None:
     """Has the counter store, and this process, believe that it is this moment now. Time goes on from there."""
     store.clock_offset_ms = 0
     store.clock_offset_ms = int(moment.timestamp() * 1000) - store.now_ms()
+
+
+def later(**by: int) -> None:
+    """Time passes: `later(minutes=9)`."""
+    set_clock(datetime.fromtimestamp(store.now_ms() / 1000, UTC) + timedelta(**by))
 
 
 def new_request_id() -> str:

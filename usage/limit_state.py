@@ -55,6 +55,11 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
+def nothing_remains(limit: LimitRef, used: int, held: int) -> bool:
+    """Whether no further call fits that takes anything of the metric. A receipt and GET /v1/limits both say so."""
+    return used + held >= limit.amount
+
+
 def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exceeded: bool) -> LimitState:
     return LimitState(
         policy=assessment.policies[limit.policy].name,

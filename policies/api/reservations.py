@@ -56,9 +56,7 @@ class ReservationView(KeyView):
         except NotOpen as error:
             raise problems.not_found("open reservation") from error
         except AlreadyCharged as error:
-            raise problems.Problem(
-                409, "ALREADY_SETTLED", "The call was reported; its hold has ended."
-            ) from error
+            raise problems.already_settled("The call was reported; its hold has ended.") from error
         except StoreUnavailable as error:
             raise problems.unavailable("The counter store") from error
         return HttpResponse(status=204)

@@ -99,6 +99,11 @@ def idempotency_conflict(request_id: str) -> Problem:
     )
 
 
+def already_settled(detail: str) -> Problem:
+    """The hold of a request_id has ended with a charge."""
+    return Problem(409, "ALREADY_SETTLED", detail)
+
+
 def rate_limited(retry_after_s: int) -> Problem:
     return Problem(
         429,

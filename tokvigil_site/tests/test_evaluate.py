@@ -126,7 +126,21 @@ def test_a_request_id_cannot_be_evaluated_again_once_reported(api: Api, environm
 
     answer = api.post("/v1/evaluate", {"user_id": "user_1", "model": "test-model", "request_id": request_id})
 
-    assert answer.status == 409
+    assert_problem(answer, 409, "ALREADY_SETTLED")
+
+
+def test_the_same_evaluate_after_its_report_is_told_that_it_was_reported(
+    api: Api, environment: Environment
+) -> None:
+    apply_policies(environment, limits(DAILY_5))
+    body = {"user_id": "user_1", "model": "test-model", "input_tokens": 1, "request_id": "r-1"}
+    assert api.post("/v1/evaluate", body).status == 200
+    assert api.report("r-1").status == 201
+
+    answer = api.post("/v1/evaluate", body)
+
+    assert_problem(answer, 409, "ALREADY_SETTLED")
+    assert "was reported" in answer.json["detail"]
 
 
 def test_a_blocked_request_id_is_decided_afresh(api: Api, environment: Environment) -> None:

@@ -42,6 +42,7 @@ from tokvigil_site.testing import (
     assert_settled,
     at_once,
     ledger,
+    later,
     limits,
     new_request_id,
     set_clock,
@@ -519,11 +520,6 @@ def test_without_the_ledger_reports_wait_and_warm_evaluates_decide(
 
 
 # Time passes, or a process ends, between the hold and the charge
-
-
-def later(**by: int) -> None:
-    """Time passes."""
-    set_clock(datetime.fromtimestamp(store.now_ms() / 1000, UTC) + timedelta(**by))
 
 
 def used(api: Api) -> int:

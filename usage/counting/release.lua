@@ -2,9 +2,14 @@
 --
 -- KEYS  1 tv:{7}:r:90ab..   2 tv:{7}:open   3 tv:{7}:charge
 -- ARGV  1 0   clock offset, ms (tests only)
--- Answers RELEASED (also when it was before) | SETTLED | GONE
-local state = redis.call('HGET', KEYS[1], 'st')
+--       2 0   1: also one that expired and is to be charged; only who charges it may say so
+-- Answers RELEASED (also when it was before) | SETTLED (also when it expired and is to be charged) | GONE
+local f = redis.call('HMGET', KEYS[1], 'st', 'dl')
+local state = f[1]
 if not state then return 'GONE' end
 if state == 'settled' then return 'SETTLED' end
+if state == 'open' and ARGV[2] ~= '1' and tonumber(f[2]) <= clock() and redis.call('ZSCORE', KEYS[3], KEYS[1]) then
+  return 'SETTLED'
+end
 free(KEYS[1], 'released', KEYS[2], KEYS[3])
 return 'RELEASED'

@@ -11,13 +11,22 @@ class NotOpen(Exception):
 
 
 class AlreadyCharged(Exception):
-    """The reservation was settled: its call was reported."""
+    """The call was reported; or its hold expired and is charged, at the latest by the next `settle_expired`."""
 
 
 def release(environment_id: int, request_id: str) -> None:
     """Gives a hold back; again does nothing. Raises NotOpen, AlreadyCharged."""
+    _release(environment_id, request_id, also_due=False)
+
+
+def end(environment_id: int, request_id: str) -> None:
+    """Ends a hold that is not to be charged any more, expired or not. Raises NotOpen, AlreadyCharged."""
+    _release(environment_id, request_id, also_due=True)
+
+
+def _release(environment_id: int, request_id: str, *, also_due: bool) -> None:
     keys = [reservation_key(environment_id, request_id), *open_keys(environment_id)]
-    answer = store.run("release", keys, [])
+    answer = store.run("release", keys, [int(also_due)])
     if answer == b"GONE":
         raise NotOpen
     if answer == b"SETTLED":

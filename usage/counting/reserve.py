@@ -122,7 +122,7 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class AlreadySettled(msgspec.Struct, frozen=True):
-    """The request_id was used and its usage is reported."""
+    """The request_id was used and its usage is reported, or charged as its hold expired."""
 
 
 class Replay(msgspec.Struct, frozen=True):

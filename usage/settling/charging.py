@@ -18,7 +18,7 @@ from django.db import DatabaseError, InterfaceError
 from tenants import missed
 from usage import assessment
 from usage.counting import rules, settle
-from usage.counting.release import AlreadyCharged, NotOpen, release
+from usage.counting.release import AlreadyCharged, NotOpen, end
 from usage.counting.reservations import open_holds
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled, Settlement
@@ -111,7 +111,7 @@ def _end(environment_id: int, found: dict[str, Recorded]) -> None:
         else:
             # Charged long ago, and its id used again since.
             with suppress(NotOpen, AlreadyCharged):
-                release(environment_id, request_id)
+                end(environment_id, request_id)
     _settle(young, rules.current(environment_id))
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from tenants.models import Environment
 from usage import assessment
 from usage.counting import rules
-from usage.counting.release import AlreadyCharged, NotOpen, release
+from usage.counting.release import AlreadyCharged, NotOpen, end
 from usage.counting.reservations import Reservation, due_charges
 from usage.counting.store import store
 from usage.counting.sweep import sweep
@@ -57,7 +57,7 @@ def _charge(environment_id: int) -> int:
         if not charging.is_fresh(outcome):
             # Reported and charged long ago, and its id used again since.
             with suppress(NotOpen, AlreadyCharged):
-                release(environment_id, outcome.request_id)
+                end(environment_id, outcome.request_id)
     return len(due)
 
 

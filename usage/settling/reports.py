@@ -215,5 +215,6 @@ def _limit_states(allowed: Assessment, settled: Settled) -> tuple[LimitState, ..
         state = settled.states.get(Pair(limit.per, limit.window))
         if state is not None and limit.metric is not Metric.CONCURRENCY:
             used, held = state.used.of(limit.metric), state.held.of(limit.metric)
-            found.append(limit_state.state(allowed, limit, used, held, exceeded=used + held > limit.amount))
+            exceeded = limit_state.nothing_remains(limit, used, held)
+            found.append(limit_state.state(allowed, limit, used, held, exceeded=exceeded))
     return tuple(found)

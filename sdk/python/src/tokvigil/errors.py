@@ -74,7 +74,7 @@ class NotFoundError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """409: this request_id was already used with other content."""
+    """409: this request_id was already used, with other content or for a call that was reported; `code` says which."""
 
 
 class ValidationError(APIStatusError):
