@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.reasons import CLASSES, WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass
+from policies.reasons import WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass, class_of
 from usage.amounts import Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading
 from usage.limit_state import present
@@ -129,7 +129,7 @@ def _refused(assessment: Assessment, *, enforced: bool) -> Verdict | None:
     return Verdict(
         allowed=False,
         reason_code=refusal.reason_code,
-        reason_class=CLASSES[Reason(refusal.reason_code)],
+        reason_class=class_of(refusal.reason_code),
         message=refusal.message,
         policy=assessment.override if refusal.policy is None else assessment.policies[refusal.policy],
         retry_after_s=None,

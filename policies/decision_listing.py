@@ -126,7 +126,16 @@ def _answer(row: BlockedDecision, *, passed_later: bool) -> DecisionAnswer:
         reason_class=row.reason_class,
         message=row.message,
         policy=policy,
-        limit_state=msgspec.convert(row.limit_state, tuple[LimitState, ...]),
+        limit_state=_limit_states(row),
         estimated_cost_usd=None if row.estimated_cost_nano is None else format_usd(row.estimated_cost_nano),
         passed_later=passed_later,
     )
+
+
+def _limit_states(row: BlockedDecision) -> tuple[LimitState, ...]:
+    """None of a row that another version wrote and this one cannot read."""
+    try:
+        return msgspec.convert(row.limit_state, tuple[LimitState, ...])
+    except msgspec.ValidationError as error:
+        logger.error("the limit states of decision %s cannot be read: %s", row.pk, error)
+        return ()

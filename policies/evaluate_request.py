@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Annotated
 
 import msgspec
@@ -9,9 +10,14 @@ from msgspec import Meta
 
 from tenants.api.http import Metadata, Name, RequestId
 from usage.amounts import TokenCount
+from usage.body_digests import said
+
+DIGEST_BYTES = 16
 
 
-class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EvaluateRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """`POST /v1/evaluate`. `input_text` is counted and not stored."""
 
     user_id: Annotated[Name, Meta(description="Your end user, by your own id: limits per user count for it.")]
@@ -61,3 +67,26 @@ class EvaluateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     ] = None
     dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
     explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False
+
+
+# What the first version's bodies said, whether sent or not, in its order. Never changes: holds carry the digest of it.
+FIRST_FIELDS = {
+    "user_id": None,
+    "model": None,
+    "feature": None,
+    "plan": None,
+    "input_tokens": None,
+    "input_text": None,
+    "max_output_tokens": None,
+    "request_id": None,
+    "run_id": None,
+    "metadata": None,
+    "dry_run": False,
+    "explain": False,
+}
+
+
+def digest_of(body: EvaluateRequest) -> str:
+    """The same for bodies that say the same, over a deploy too. Asking for an explanation makes no other call."""
+    content = said(body, FIRST_FIELDS) | {"explain": False}
+    return blake2b(msgspec.msgpack.encode(content), digest_size=DIGEST_BYTES).hexdigest()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import blake2b
 from secrets import token_hex
 
 import msgspec
@@ -24,7 +23,7 @@ from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
 from policies.decision import Decision
 from policies.end_users import StoredUser
-from policies.evaluate_request import EvaluateRequest
+from policies.evaluate_request import EvaluateRequest, digest_of
 from policies.known_users import KnownUsers
 from policies.snapshot import Compiling, Snapshot
 from policies.suggesting import suggested_model
@@ -34,7 +33,7 @@ from tenants.api.authentication import Credential
 from tenants.api.callers import Caller
 from usage import assessment
 from usage.amounts import Per, Subjects
-from usage.assessment import Assessment
+from usage.assessment import Assessment, Unreadable
 from usage.counting import remember_user, reserve
 from usage.counting.reserve import (
     AlreadySettled,
@@ -114,7 +113,7 @@ def evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
         credential=admitted.credential,
         request_id=body.request_id or token_hex(REQUEST_ID_BYTES),
         input_tokens=_input_tokens(body),
-        digest=_digest(body),
+        digest=digest_of(body),
     )
     return Evaluation(caller, attempt).decided()
 
@@ -343,10 +342,13 @@ class Prepared:
         return assessed
 
     def replayed(self, replay: Replay) -> Evaluated:
-        first = assessment.unpack(replay.assessment)
-        return self._evaluated(
-            first, decision.decide(first, replay.readings, replay.at_ms), replay.deadline_ms
-        )
+        """As decided the first time; if a version wrote it that this one cannot read, without its limits."""
+        try:
+            first, readings = assessment.unpack_decided(replay.assessment, replay.readings)
+        except Unreadable as error:
+            logger.error("the hold of %s cannot be read by this version: %s", self.call.request_id, error)
+            first, readings = msgspec.structs.replace(self.assessment, limits=(), refusal=None), ()
+        return self._evaluated(first, decision.decide(first, readings, replay.at_ms), replay.deadline_ms)
 
     def _evaluated(
         self, assessed: Assessment, decided: Decision, expires_at_ms: int | None, suggested: str | None = None
@@ -376,12 +378,6 @@ def _output_tokens(call: Call, terms: CallTerms, environment_id: int) -> int:
     if terms.output_cap is not None:
         return terms.output_cap
     return expected_output(environment_id, call.subjects.feature, call.model)
-
-
-def _digest(body: EvaluateRequest) -> str:
-    # Asking for an explanation does not make it another call.
-    asked = msgspec.structs.replace(body, explain=False) if body.explain else body
-    return blake2b(msgspec.msgpack.encode(asked), digest_size=16).hexdigest()
 
 
 def _checks(terms: CallTerms, counted: tuple[Counter, ...], sets: list[Per]) -> tuple[Check, ...]:

@@ -54,8 +54,16 @@ CLASSES = {
     Reason.CONCURRENCY_LIMIT_EXCEEDED: ReasonClass.TRANSIENT,
 }
 
+_CLASSES_BY_CODE = {reason.value: reason_class for reason, reason_class in CLASSES.items()}
+
 # Why no call of a model may go out, whatever it asks for.
 BY_MODEL = frozenset({Reason.MODEL_NOT_ALLOWED, Reason.MODEL_DENIED, Reason.PRICE_UNKNOWN})
+
+
+def class_of(code: str) -> ReasonClass:
+    """The class of a reason that needs no counter; one that only a later version knows is no reason to wait."""
+    return _CLASSES_BY_CODE.get(code, ReasonClass.FORBIDDEN)
+
 
 # As people say it; in capitals, as codes do.
 WINDOW_ADJECTIVES = {

@@ -3,15 +3,29 @@
 Evaluate makes it and the reserve script keeps it with the hold: a repeated evaluate answers from it, and the report of
 the call finds in it whom, when and by which policy the call was allowed. Blocked calls take it along on their way to
 the table of blocked decisions.
+
+Processes of two versions share the store while a deploy goes on, so its form is a contract. A field is known by its
+place: new ones come last and have a default, none is ever removed or moved. Then an older version reads what it knows
+of a newer record, and a newer one reads an older record. Where that is not enough, FORMAT is raised: a version refuses
+records of a later format (`Unreadable`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from usage.amounts import Amounts, Per, Subjects
 from usage.metrics import Metric
 from usage.windows import Window
+
+FORMAT = 1
+
+
+class Unreadable(Exception):
+    """A record in the counter store that this version cannot read."""
 
 
 class PolicyRef(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +65,8 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Assessment(msgspec.Struct, frozen=True, array_like=True):
+    """New fields come last and have a default: see above."""
+
     request_id: str
     user_id: str
     feature: str
@@ -68,7 +84,8 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     output_tokens: int
     cost_nano: int
     priced: bool
-    max_output_tokens: int | None
+    max_output_tokens: int | None = None
+    format: int = FORMAT
 
     @property
     def amounts(self) -> Amounts:
@@ -85,6 +102,7 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
 
 _decoder = msgspec.msgpack.Decoder(Assessment)
 _encoder = msgspec.msgpack.Encoder()
+_LIMITS = Assessment.__struct_fields__.index("limits")
 
 
 def pack(assessment: Assessment) -> bytes:
@@ -92,4 +110,45 @@ def pack(assessment: Assessment) -> bytes:
 
 
 def unpack(packed: bytes) -> Assessment:
-    return _decoder.decode(packed)
+    """Without the limits that only a later version knows, of a window or metric of its own. Raises Unreadable."""
+    return _read(packed)[0]
+
+
+def unpack_decided(packed: bytes, readings: Sequence[Reading]) -> tuple[Assessment, tuple[Reading, ...]]:
+    """As `unpack`, with the readings of the limits that are left. Raises Unreadable."""
+    assessment, unknown = _read(packed)
+    left = tuple(reading for place, reading in enumerate(readings) if place not in unknown)
+    if len(left) != len(assessment.limits):
+        raise Unreadable(f"{len(assessment.limits)} limits and {len(left)} readings of them")
+    return assessment, left
+
+
+def _read(packed: bytes) -> tuple[Assessment, frozenset[int]]:
+    """With the places of the limits that this version does not know."""
+    try:
+        assessment, unknown = _decoder.decode(packed), frozenset[int]()
+    except (msgspec.DecodeError, RecursionError):
+        assessment, unknown = _read_what_is_known(packed)
+    if assessment.format > FORMAT:
+        raise Unreadable(f"format {assessment.format}, this version knows {FORMAT}")
+    return assessment, unknown
+
+
+def _read_what_is_known(packed: bytes) -> tuple[Assessment, frozenset[int]]:
+    try:
+        fields = msgspec.msgpack.decode(packed)
+        limits = msgspec.convert(fields[_LIMITS], list[Any])
+        known = {place: limit for place, limit in enumerate(limits) if _is_known(limit)}
+        unknown = frozenset(range(len(limits))) - known.keys()
+        fields[_LIMITS] = list(known.values())
+        return msgspec.convert(fields, Assessment), unknown
+    except (msgspec.DecodeError, RecursionError, TypeError, LookupError) as error:
+        raise Unreadable(str(error)) from error
+
+
+def _is_known(limit: Any) -> bool:
+    try:
+        msgspec.convert(limit, LimitRef)
+    except msgspec.ValidationError:
+        return False
+    return True

@@ -20,6 +20,10 @@ def decisions_key(environment_id: int) -> str:
     return f"{environment_prefix(environment_id)}decisions"
 
 
+def unread_decisions_key(environment_id: int) -> str:
+    return f"{environment_prefix(environment_id)}unread"
+
+
 def user_key(environment_id: int, user_id: str) -> str:
     return f"{environment_prefix(environment_id)}eu:{digest(user_id)}"
 

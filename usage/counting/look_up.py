@@ -23,17 +23,14 @@ def look_up(
 
     Raises StoreUnavailable.
     """
-    keys = [
-        environment_key(environment_id),
-        rate_key(environment_id, api_key_id),
-        *(reservation_key(environment_id, request_id) for request_id in request_ids),
-    ]
+    reservations = [reservation_key(environment_id, request_id) for request_id in request_ids]
+    keys = [environment_key(environment_id), rate_key(environment_id, api_key_id), *reservations]
     kind, *answer = store.run("look_up", keys, [edition, requests_per_minute or 0])
     if kind == b"STALE":
         return Stale()
     if kind == b"LIMITED":
         return RateLimited(int(answer[0]))
     return [
-        None if packed is None else Reservation(packed, int(at))
-        for packed, at in zip(answer[::2], answer[1::2], strict=True)
+        None if at is None else Reservation(key, packed or b"", int(at))
+        for key, packed, at in zip(reservations, answer[::2], answer[1::2], strict=True)
     ]

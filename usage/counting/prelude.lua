@@ -23,6 +23,9 @@
 --                                         x: ledger transactions charged: ,771,772,
 --   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
 --   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
+--   tv:{7}:unread                  STREAM those of them that the worker could not read
+--
+-- Processes of two versions share all this while a deploy goes on, so a script takes a field that is not there as empty.
 
 local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
 local IDLE_MS = 40 * 24 * 3600 * 1000
@@ -78,17 +81,18 @@ local function give_back(reservation, open, charge, counters)
   redis.call('ZREM', charge, reservation)
   if f[1] ~= 'open' then return false end
   local amounts = {}
-  for amount in string.gmatch(f[2], '%S+') do amounts[#amounts + 1] = amount end
-  for key in string.gmatch(f[3], '%S+') do
+  for amount in string.gmatch(f[2] or '', '%S+') do amounts[#amounts + 1] = amount end
+  for key in string.gmatch(f[3] or '', '%S+') do
     -- A counter that was lost and made anew does not carry the holds of before.
     local since = counters.takes_holds_since(key)
-    if since and since <= tonumber(f[5]) then
+    if since and since <= tonumber(f[5] or 0) then
       for n, letter in ipairs(COUNTED) do
-        if amounts[n] ~= '0' then counters.add(key, HELD[letter], '-' .. amounts[n]) end
+        -- A hold of an older version says nothing of a later metric.
+        if (amounts[n] or '0') ~= '0' then counters.add(key, HELD[letter], '-' .. amounts[n]) end
       end
     end
   end
-  for key in string.gmatch(f[4], '%S+') do redis.call('ZREM', key, reservation) end
+  for key in string.gmatch(f[4] or '', '%S+') do redis.call('ZREM', key, reservation) end
   return true
 end
 

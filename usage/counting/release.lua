@@ -8,7 +8,7 @@ local f = redis.call('HMGET', KEYS[1], 'st', 'dl')
 local state = f[1]
 if not state then return 'GONE' end
 if state == 'settled' then return 'SETTLED' end
-if state == 'open' and ARGV[2] ~= '1' and tonumber(f[2]) <= clock() and redis.call('ZSCORE', KEYS[3], KEYS[1]) then
+if state == 'open' and ARGV[2] ~= '1' and tonumber(f[2] or 0) <= clock() and redis.call('ZSCORE', KEYS[3], KEYS[1]) then
   return 'SETTLED'
 end
 free(KEYS[1], 'released', KEYS[2], KEYS[3])

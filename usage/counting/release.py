@@ -24,6 +24,11 @@ def end(environment_id: int, request_id: str) -> None:
     _release(environment_id, request_id, also_due=True)
 
 
+def end_unread(environment_id: int, key: str) -> None:
+    """Ends the hold under this key of the store, whatever it is of."""
+    store.run("release", [key, *open_keys(environment_id)], [1])
+
+
 def _release(environment_id: int, request_id: str, *, also_due: bool) -> None:
     keys = [reservation_key(environment_id, request_id), *open_keys(environment_id)]
     answer = store.run("release", keys, [int(also_due)])

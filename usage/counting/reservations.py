@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from usage.counting.keys import open_keys, reservation_key
+from usage import assessment
+from usage.amounts import Amounts
+from usage.assessment import Assessment, Unreadable
+from usage.counting.keys import open_keys
 from usage.counting.store import store
+from usage.metrics import COUNTED
+
+logger = logging.getLogger("tokvigil.holds")
+
+Held = TypeVar("Held", bound="Reservation")
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An open hold, as the ledger needs it."""
+    """A hold, as the ledger needs it. `key` is its key in the store, `at_ms` when the call was evaluated."""
 
+    key: str
     assessment: bytes
     at_ms: int
 
 
-def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[Reservation | None]:
-    """What the ledger needs to know of the holds these requests have; None for one without."""
-    keys = [reservation_key(environment_id, request_id) for request_id in request_ids]
-    rows = store.call(lambda client: _read_fields(client, keys, ("st", "as", "at")))
-    return [Reservation(assessment, int(at)) if state == b"open" else None for state, assessment, at in rows]
+@dataclass(frozen=True, slots=True)
+class DueCharge(Reservation):
+    """One that expired and is to be charged, and what it holds."""
+
+    amounts: Amounts
+    deadline_ms: int
 
 
 def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservation]:
@@ -34,24 +45,64 @@ def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservatio
             for index in open_keys(environment_id)
             for key in client.zrangebyscore(index, "-inf", until_ms, start=0, num=most)
         ]
-        return _read_fields(client, keys, ("st", "as", "at")) if keys else []
+        return _read_fields(client, keys, ("st", "as", "at"))
 
-    return [Reservation(packed, int(at)) for state, packed, at in store.call(read) if state == b"open"]
+    return [
+        Reservation(key.decode(), packed or b"", int(at))
+        for key, state, packed, at in store.call(read)
+        if state == b"open" and at is not None
+    ]
 
 
-def due_charges(environment_id: int, most: int) -> list[Reservation]:
+def due_charges(environment_id: int, most: int) -> list[DueCharge]:
     """Expired holds whose policy charges them, oldest first."""
     _, charge = open_keys(environment_id)
     expired = store.run("due", [charge], [most])
-    rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at"))) if expired else []
-    return [Reservation(assessment, int(at)) for state, assessment, at in rows if state == b"open"]
+    rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at", "am", "dl")))
+    return [
+        DueCharge(key.decode(), packed or b"", int(at), amounts_of(held), int(deadline or at))
+        for key, state, packed, at, held, deadline in rows
+        if state == b"open" and at is not None
+    ]
 
 
-def _read_fields(client: Any, keys: Sequence[str | bytes], fields: tuple[str, ...]) -> list[Any]:
+def amounts_of(text: bytes | None) -> Amounts:
+    """What a reservation says it holds; of the metrics that another version counts, those that this one knows."""
+    return Amounts(*map(int, (text or b"").split()[: len(COUNTED)]))
+
+
+def put_off(environment_id: int, holds: Iterable[Reservation], until_ms: int) -> None:
+    """Has these expired holds become due again later."""
+    _, charge = open_keys(environment_id)
+    scores = {hold.key: until_ms for hold in holds}
+    if scores:
+        store.call(lambda client: client.zadd(charge, scores, xx=True))
+
+
+def readable(environment_id: int, holds: Iterable[Reservation]) -> list[tuple[Reservation, Assessment]]:
+    """Those that this version can read, and what they say. The log names what is left out."""
+    found, unread = [], []
+    for hold in holds:
+        try:
+            found.append((hold, assessment.unpack(hold.assessment)))
+        except Unreadable as error:
+            unread.append(f"{hold.key} ({error})")
+    if unread:
+        logger.error(
+            "%s holds of environment %s cannot be read by this version, the first is %s",
+            len(unread),
+            environment_id,
+            unread[0],
+        )
+    return found
+
+
+def _read_fields(client: Any, keys: Sequence[bytes], fields: tuple[str, ...]) -> list[Any]:
+    """Of each its key, then the fields."""
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.hmget(key, fields)
-    return list(pipeline.execute())
+    return [(key, *values) for key, values in zip(keys, pipeline.execute(), strict=True)]
 
 
 def open_count(environment_id: int) -> int:

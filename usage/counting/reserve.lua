@@ -49,10 +49,10 @@ local ended = false
 if call.hold then
   local f = redis.call('HMGET', reservation, 'st', 'dg', 'as', 'vs', 'at', 'dl')
   if f[1] == 'settled' then return { 'SETTLED' } end
-  if f[1] == 'open' and tonumber(f[6]) > now then
+  if f[1] == 'open' and tonumber(f[6] or 0) > now then
     if due then take_rate(KEYS[7], due, now) end
     if f[2] ~= call.digest then return { 'CONFLICT' } end
-    return { 'REPLAY', f[3], f[4], f[5], f[6] }
+    return { 'REPLAY', f[3] or '', f[4] or '', f[5] or now, f[6] }
   end
   if f[1] == 'open' then
     -- Expired. If it is to be charged it is as good as charged: the estimate would be lost with the hold.

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from tenants.revisions import environment_key
 from usage.amounts import Amounts
-from usage.assessment import Reading
+from usage.assessment import Reading, Unreadable
 from usage.counting.keys import decisions_key, open_keys, rate_key, reservation_key, user_key
 from usage.counting.store import store
 from usage.counting.tracked import Counter
@@ -126,7 +126,7 @@ class AlreadySettled(msgspec.Struct, frozen=True):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """The same request while its hold is open: what was decided then."""
+    """The same request while its hold is open: what was decided then. No readings if they cannot be read."""
 
     assessment: bytes
     readings: tuple[Reading, ...]
@@ -182,12 +182,23 @@ def _read_answer(request: Request, answer: list[Any]) -> Answer:
         case b"SETTLED":
             return AlreadySettled()
         case b"REPLAY":
-            _, assessment, readings_packed, at_ms, deadline_ms = answer
-            return Replay(assessment, unpack_readings(readings_packed), int(at_ms), int(deadline_ms))
+            _, assessment, readings, at_ms, deadline_ms = answer
+            return Replay(assessment, _replayed(readings), int(at_ms), int(deadline_ms))
     raise AssertionError(f"the reserve script answered {answer!r}")
 
 
+def _replayed(packed: bytes) -> tuple[Reading, ...]:
+    try:
+        return unpack_readings(packed)
+    except Unreadable:
+        return ()
+
+
 def unpack_readings(packed: bytes) -> tuple[Reading, ...]:
-    # Lua packs an empty table as a map, and a whole number beyond 32 bits as a double.
-    numbers = [int(number) for number in msgspec.msgpack.decode(packed) or []]
+    """Raises Unreadable."""
+    try:
+        # Lua packs an empty table as a map, and a whole number beyond 32 bits as a double.
+        numbers = [int(number) for number in msgspec.msgpack.decode(packed) or []]
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise Unreadable(str(error)) from error
     return tuple(map(Reading, numbers[::2], numbers[1::2]))

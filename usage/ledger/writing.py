@@ -18,10 +18,33 @@ from django.db import transaction
 from django.db.utils import IntegrityError
 
 from usage.amounts import Movement
+from usage.body_digests import said
 from usage.ledger import estimates, partitions
 from usage.ledger.connections import ledger_connections
 from usage.ledger.reading import Recorded, entries
 from usage.ledger.rows import COLUMNS, NAMES, NewEvent, values
+
+# What the first version's reports said, whether sent or not. Never changes: it is in the digests of the ledger's rows.
+FIRST_FIELDS = {
+    "request_id": None,
+    "user_id": None,
+    "model": None,
+    "input_tokens": None,
+    "output_tokens": None,
+    "cached_input_tokens": 0,
+    "cache_write_tokens": 0,
+    "reasoning_tokens": 0,
+    "plan": None,
+    "feature": None,
+    "run_id": None,
+    "provider": None,
+    "status": "succeeded",
+    "batch": False,
+    "latency_ms": None,
+    "reported_cost_usd": None,
+    "occurred_at": None,
+    "metadata": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +58,8 @@ Outcome = Recorded | Conflicting
 
 
 def digest_of(body: msgspec.Struct) -> bytes:
-    """The same for bodies that say the same, in whatever order and with whatever white space."""
-    return sha256(msgspec.json.encode(body, order="sorted")).digest()
+    """The same for bodies that say the same, in whatever order and with whatever white space, over a deploy too."""
+    return sha256(msgspec.json.encode(said(body, FIRST_FIELDS), order="sorted")).digest()
 
 
 def record(events: Sequence[NewEvent]) -> list[Outcome]:

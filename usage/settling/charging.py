@@ -16,10 +16,9 @@ from datetime import UTC, datetime, timedelta
 from django.db import DatabaseError, InterfaceError
 
 from tenants import missed
-from usage import assessment
 from usage.counting import rules, settle
 from usage.counting.release import AlreadyCharged, NotOpen, end
-from usage.counting.reservations import open_holds
+from usage.counting.reservations import open_holds, readable
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import StoreUnavailable, store
@@ -94,7 +93,7 @@ def settle_reported(environment_id: int, until_ms: int = FOREVER_MS) -> int:
     Only those that expire before `until_ms`. Raises StoreUnavailable, DatabaseError.
     """
     holds = open_holds(environment_id, until_ms, HOLDS_MAX)
-    request_ids = [assessment.unpack(hold.assessment).request_id for hold in holds]
+    request_ids = [held.request_id for _, held in readable(environment_id, holds)]
     ended = 0
     for first in range(0, len(request_ids), HOLDS_BATCH_MAX):
         found = entries(environment_id, request_ids[first : first + HOLDS_BATCH_MAX])

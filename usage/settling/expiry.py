@@ -7,15 +7,17 @@ late report replaces it.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tenants.models import Environment
-from usage import assessment
+from usage.assessment import Assessment
 from usage.counting import rules
-from usage.counting.release import AlreadyCharged, NotOpen, end
-from usage.counting.reservations import Reservation, due_charges
+from usage.counting.release import AlreadyCharged, NotOpen, end, end_unread
+from usage.counting.reservations import DueCharge, due_charges, put_off, readable
 from usage.counting.store import store
 from usage.counting.sweep import sweep
 from usage.ledger.models import Status
@@ -25,11 +27,16 @@ from usage.ledger.writing import record
 from usage.prices.cost import TokenUse
 from usage.settling import charging
 
+logger = logging.getLogger("tokvigil.holds")
+
 BATCH_MAX = 200
 BATCHES_MAX = 50
 SWEEP_MAX = 500
 # Of the usual holds of ten minutes, those that are open for one.
 LOOKED_AFTER_MS = 9 * 60_000
+# A hold that this version cannot read may have been made by a later one, whose worker will charge it.
+UNREAD_AGAIN_MS = 60_000
+UNREAD_KEPT_MS = 3600 * 1000
 
 
 def settle_expired(environment: Environment) -> tuple[int, int]:
@@ -49,7 +56,30 @@ def _charge(environment_id: int) -> int:
     due = due_charges(environment_id, BATCH_MAX)
     if not due:
         return 0
-    outcomes = record([_estimate(environment_id, hold) for hold in due])
+    read = readable(environment_id, due)
+    _set_aside(environment_id, due, {hold.key for hold, _ in read})
+    if read:
+        _charge_estimates(environment_id, [_estimate(environment_id, hold, held) for hold, held in read])
+    return len(due)
+
+
+def _set_aside(environment_id: int, due: Sequence[DueCharge], read: set[str]) -> None:
+    """What cannot be read must not stand before what can: it comes again later, and is given up in the end."""
+    unread = [hold for hold in due if hold.key not in read]
+    now_ms = store.now_ms()
+    put_off(
+        environment_id,
+        [hold for hold in unread if now_ms < hold.deadline_ms + UNREAD_KEPT_MS],
+        now_ms + UNREAD_AGAIN_MS,
+    )
+    for hold in unread:
+        if now_ms >= hold.deadline_ms + UNREAD_KEPT_MS:
+            logger.error("hold %s of environment %s ends without a charge", hold.key, environment_id)
+            end_unread(environment_id, hold.key)
+
+
+def _charge_estimates(environment_id: int, estimates: Sequence[NewEvent]) -> None:
+    outcomes = record(estimates)
     # An estimate never conflicts: of a call that was reported meanwhile it is the report that is charged.
     recorded = [outcome for outcome in outcomes if isinstance(outcome, Recorded)]
     charging.charge(recorded, rules.reload(environment_id))
@@ -58,11 +88,9 @@ def _charge(environment_id: int) -> int:
             # Reported and charged long ago, and its id used again since.
             with suppress(NotOpen, AlreadyCharged):
                 end(environment_id, outcome.request_id)
-    return len(due)
 
 
-def _estimate(environment_id: int, hold: Reservation) -> NewEvent:
-    held = assessment.unpack(hold.assessment)
+def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEvent:
     override = held.override
     return NewEvent(
         environment_id=environment_id,

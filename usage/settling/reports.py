@@ -15,12 +15,12 @@ import msgspec
 
 from tenants.api.callers import Caller
 from tenants.api.problems import Problem, idempotency_conflict, invalid_field, rate_limited
-from usage import assessment, limit_state
+from usage import limit_state
 from usage.amounts import Pair, Subjects
 from usage.assessment import Assessment
 from usage.counting import rules
 from usage.counting.look_up import look_up
-from usage.counting.reservations import Reservation
+from usage.counting.reservations import Reservation, readable
 from usage.counting.reserve import RateLimited, Stale
 from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled
@@ -93,10 +93,11 @@ def record_usage(reports: Sequence[UsageReport], admitted: Admitted) -> list[Usa
     """
     outcomes: dict[str, UsageReceipt | Problem] = {}
     events: list[NewEvent] = []
-    allowed: dict[str, Assessment] = {}
+    held = [reservation for reservation in admitted.reservations if reservation is not None]
+    allowed = {
+        evaluated.request_id: evaluated for _, evaluated in readable(admitted.known.environment_id, held)
+    }
     for report, reservation in zip(reports, admitted.reservations, strict=True):
-        if reservation is not None:
-            allowed[report.request_id] = assessment.unpack(reservation.assessment)
         try:
             events.append(_event(report, reservation, allowed.get(report.request_id), admitted))
         except Problem as problem:

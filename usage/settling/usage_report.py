@@ -16,7 +16,7 @@ from usage.money import USD_TEXT_LENGTH_MAX
 LATENCY_MS_MAX = 24 * 3600 * 1000
 
 
-class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """`POST /v1/usage`. Token counts are totals; cached, cache-write and reasoning tokens are parts of them."""
 
     request_id: Annotated[
