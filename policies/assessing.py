@@ -10,9 +10,14 @@ from policies.reasons import Reason, rank
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
 from usage.amounts import Subjects
-from usage.assessment import Assessment, Refusal
+from usage.assessment import Assessment, Refusal, affordable_output, held_cost_nano
 from usage.money import format_usd
-from usage.prices.cost import Price, TokenUse, cost_nano
+from usage.prices.cost import HeldRates, Price, dearest_rates
+
+# A call without a cap of its own gets what its limits leave, if that is so much at least. Some providers want more of
+# a cap than a token: who calls them names the cap that the call needs.
+LEAST_OUTPUT_TOKENS = 1
+NO_RATES = HeldRates(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,8 @@ class Call:
     # As asked for; None: not said.
     max_output_tokens: int | None
     user_blocked: bool
+    # "": not said.
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +47,20 @@ class EnvironmentState:
 def assess(
     call: Call, terms: CallTerms, state: EnvironmentState, price: Price | None, output_tokens: int
 ) -> Assessment:
-    """`output_tokens` is what is held for the answer."""
+    """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it."""
     subjects = call.subjects
-    use = TokenUse(input_tokens=call.input_tokens, output_tokens=output_tokens)
-    cost = None if price is None else cost_nano(price, use)
+    rates = NO_RATES if price is None else dearest_rates(price, call.input_tokens)
+
+    def cost(output: int) -> int:
+        return held_cost_nano(call.input_tokens, rates.input, output, rates.output)
+
+    least = None if call.max_output_tokens is not None else min(LEAST_OUTPUT_TOKENS, output_tokens)
+    if least is not None and rates.output > 0:
+        output_tokens = _within_cost_caps(call, terms, rates, least, output_tokens)
+    least_cost = None if price is None else cost(output_tokens if least is None else least)
     refusals = [
         *_state_refusals(call, terms.matched, state),
-        *_policy_refusals(call, terms.matched, price, cost),
+        *_policy_refusals(call, terms.matched, price, least_cost),
     ]
     return Assessment(
         request_id=call.request_id,
@@ -62,13 +76,33 @@ def assess(
         shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced) if refusals else None,
         input_tokens=call.input_tokens,
         output_tokens=output_tokens,
-        cost_nano=cost or 0,
-        priced=cost is not None,
+        cost_nano=cost(output_tokens),
+        priced=price is not None,
         # A cap that nobody asked for and no policy needs would only cut answers short.
         max_output_tokens=output_tokens
         if call.max_output_tokens is not None or terms.bounds_output
         else None,
+        least_output_tokens=least,
+        input_rate=rates.input,
+        output_rate=rates.output,
+        provider=call.provider,
     )
+
+
+def _within_cost_caps(call: Call, terms: CallTerms, rates: HeldRates, least: int, output_tokens: int) -> int:
+    """The output that the policies' caps on a request's cost leave ; unchanged if they leave none."""
+    caps = [
+        policy.rule.per_request.cost_nano
+        for policy in terms.matched.policies
+        if policy.rule.mode is Mode.ENFORCE
+    ]
+    for cap in caps:
+        if cap is not None:
+            affordable = affordable_output(cap, call.input_tokens, rates.input, rates.output)
+            if affordable < least:
+                break
+            output_tokens = min(output_tokens, affordable)
+    return output_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """From an assessment and the counters' readings to a decision. Pure: the same in, the same out.
 
-The reserve script applies the same rule to know whether to hold (`exceeded` there and here; a test holds the two
-together). This module finds which limits that were, which of them speaks, and what a caller can do about it.
+The reserve script applies the same rules, to know whether to hold (`exceeded` there, `exceeds` here) and how much
+output (`output_left` there, `fitting_output` here); a test holds the two together. This module finds which limits were
+exceeded, which of them speaks, and what a caller can do about it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from policies.reasons import WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass, class_of
-from usage.amounts import Per, Subjects
-from usage.assessment import Assessment, LimitRef, PolicyRef, Reading
+from usage.amounts import Amounts, Per, Subjects
+from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, affordable_output
 from usage.limit_state import present
 from usage.metrics import METRICS, ORDER, Metric
 
@@ -46,6 +47,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     # What monitored policies would have said, if they would have blocked.
     shadow: Verdict | None
     findings: tuple[LimitFinding, ...]
+    # What the call may take; of a blocked one, what it asked for.
+    amounts: Amounts
 
 
 def exceeds(limit: int, needed: int, used: int, held: int) -> bool:
@@ -55,18 +58,46 @@ def exceeds(limit: int, needed: int, used: int, held: int) -> bool:
 
 def decide(assessment: Assessment, readings: Sequence[Reading], now_ms: int) -> Decision:
     """`readings` are of the assessment's limits, in their order."""
-    amounts = assessment.amounts
+    least = assessment.least
     findings = tuple(
         [
-            _finding(limit, amounts.of(limit.metric), reading)
+            _finding(limit, least.of(limit.metric), reading)
             for limit, reading in zip(assessment.limits, readings, strict=True)
         ]
     )
+    blocked = _verdict(assessment, findings, now_ms, enforced=True)
     return Decision(
-        verdict=_verdict(assessment, findings, now_ms, enforced=True) or _allowed(assessment),
+        verdict=blocked or _allowed(assessment),
         shadow=_verdict(assessment, findings, now_ms, enforced=False),
         findings=findings,
+        amounts=assessment.amounts
+        if blocked
+        else assessment.with_output(fitting_output(assessment, findings)),
     )
+
+
+def fitting_output(assessment: Assessment, findings: Sequence[LimitFinding]) -> int:
+    """The output tokens of an allowed call: what it asks for, or what its limits leave of that if it named no cap."""
+    output, least = assessment.output_tokens, assessment.least_output_tokens
+    if least is None:
+        return output
+    left = [_output_left(assessment, finding) for finding in findings if finding.limit.enforce]
+    return max(least, min([output, *left]))
+
+
+def _output_left(assessment: Assessment, finding: LimitFinding) -> int:
+    limit = finding.limit
+    left = limit.amount - finding.used - finding.held
+    match limit.metric:
+        case Metric.TOKENS:
+            return left - assessment.input_tokens
+        case Metric.OUTPUT_TOKENS:
+            return left
+        case Metric.COST_USD if assessment.output_rate > 0:
+            return affordable_output(
+                left, assessment.input_tokens, assessment.input_rate, assessment.output_rate
+            )
+    return assessment.output_tokens
 
 
 def _finding(limit: LimitRef, needed: int, reading: Reading) -> LimitFinding:
@@ -88,7 +119,7 @@ def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
         policy=assessment.override,
         retry_after_s=None if allowed else TRANSIENT_RETRY_S,
     )
-    return Decision(verdict=verdict, shadow=None, findings=())
+    return Decision(verdict=verdict, shadow=None, findings=(), amounts=assessment.amounts)
 
 
 def _allowed(assessment: Assessment) -> Verdict:
@@ -147,7 +178,7 @@ def _order(finding: LimitFinding) -> tuple[bool, float, int]:
 
 def _limit_verdict(assessment: Assessment, finding: LimitFinding, now_ms: int) -> Verdict:
     limit = finding.limit
-    needed = assessment.amounts.of(limit.metric)
+    needed = assessment.least.of(limit.metric)
     reason_class = _limit_class(finding, needed)
     if limit.metric is Metric.CONCURRENCY:
         code = Reason.CONCURRENCY_LIMIT_EXCEEDED.value

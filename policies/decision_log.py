@@ -85,5 +85,5 @@ def _row(environment_id: int, entry: BlockedEntry) -> BlockedDecision:
         policy_name="" if verdict.policy is None else verdict.policy.name,
         policy_version=None if verdict.policy is None else verdict.policy.version,
         limit_state=msgspec.to_builtins(evaluate_answer.limit_states(blocked, decided, held=False)),
-        estimated_cost_nano=blocked.cost_nano if blocked.priced else None,
+        estimated_cost_nano=decided.amounts.cost_nano if blocked.priced else None,
     )

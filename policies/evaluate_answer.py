@@ -152,7 +152,7 @@ class EvaluateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:
     assessed, verdict = evaluated.assessment, evaluated.decision.verdict
-    held = evaluated.expires_at_ms is not None
+    held, amounts = evaluated.expires_at_ms is not None, evaluated.decision.amounts
     return EvaluateAnswer(
         request_id=assessed.request_id,
         allowed=verdict.allowed,
@@ -163,10 +163,12 @@ def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:
         shadow=_shadow(evaluated.decision.shadow),
         limit_state=limit_states(assessed, evaluated.decision, held=held),
         retry_after=verdict.retry_after_s,
-        estimated_cost_usd=format_usd(assessed.cost_nano) if assessed.priced else None,
-        reserved=_reserved(assessed) if held else None,
+        estimated_cost_usd=format_usd(amounts.cost_nano) if assessed.priced else None,
+        reserved=_reserved(amounts) if held else None,
         expires_at=limit_state.instant(evaluated.expires_at_ms),
-        max_output_tokens=assessed.max_output_tokens if verdict.allowed else None,
+        max_output_tokens=amounts.output_tokens
+        if verdict.allowed and assessed.max_output_tokens is not None
+        else None,
         suggested_model=evaluated.suggested_model,
         degraded=evaluated.degraded,
         trace=_trace(evaluated) if explain else None,
@@ -175,7 +177,7 @@ def answer(evaluated: Evaluated, *, explain: bool) -> EvaluateAnswer:
 
 def limit_states(assessed: Assessment, decided: Decision, *, held: bool) -> tuple[LimitState, ...]:
     """As they stand after the call: with what it holds, if it holds anything."""
-    amounts = assessed.amounts if held else Amounts()
+    amounts = decided.amounts if held else Amounts()
     return tuple(
         [
             limit_state.state(
@@ -208,12 +210,12 @@ def _shadow(verdict: Verdict | None) -> ShadowAnswer | None:
     )
 
 
-def _reserved(assessed: Assessment) -> ReservedAnswer:
+def _reserved(amounts: Amounts) -> ReservedAnswer:
     return ReservedAnswer(
-        requests=1,
-        input_tokens=assessed.input_tokens,
-        output_tokens=assessed.output_tokens,
-        cost_usd=format_usd(assessed.cost_nano),
+        requests=amounts.requests,
+        input_tokens=amounts.input_tokens,
+        output_tokens=amounts.output_tokens,
+        cost_usd=format_usd(amounts.cost_nano),
     )
 
 
@@ -249,5 +251,5 @@ def _trace(evaluated: Evaluated) -> TraceAnswer:
             matched_by=match.kind.value,
             effective_from=match.price.effective_from,
         ),
-        held_output_tokens=assessed.output_tokens,
+        held_output_tokens=evaluated.decision.amounts.output_tokens,
     )

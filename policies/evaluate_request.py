@@ -48,6 +48,13 @@ class EvaluateRequest(
             description="The most tokens of the answer. Left out: the policy's cap, or what such calls used lately."
         ),
     ] = None
+    provider: Annotated[
+        Name | None,
+        Meta(
+            description="Who will be called, where several offer the model: the call is held at that price. Left out: "
+            "found by the model's name, as in a report."
+        ),
+    ] = None
     request_id: Annotated[
         RequestId | None,
         Meta(
@@ -86,7 +93,7 @@ FIRST_FIELDS = {
 }
 
 
-def digest_of(body: EvaluateRequest) -> str:
+def digest_of(body: msgspec.Struct) -> str:
     """The same for bodies that say the same, over a deploy too. Asking for an explanation makes no other call."""
     content = said(body, FIRST_FIELDS) | {"explain": False}
     return blake2b(msgspec.msgpack.encode(content), digest_size=DIGEST_BYTES).hexdigest()

@@ -219,6 +219,7 @@ class Attempt:
             input_tokens=self.input_tokens,
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
+            provider=body.provider or "",
         )
         assessed, match = self.assess(call, terms, now_ms)
         return Prepared(
@@ -234,7 +235,8 @@ class Attempt:
     def assess(self, call: Call, terms: CallTerms, now_ms: int) -> tuple[Assessment, Match | None]:
         """With the price that it was made with."""
         known = self.snapshot
-        match = known.counting.prices.find(call.model, datetime.fromtimestamp(now_ms / 1000, UTC))
+        at = datetime.fromtimestamp(now_ms / 1000, UTC)
+        match = known.counting.prices.find(call.model, at, call.provider or None)
         output_tokens = _output_tokens(call, terms, known.environment_id)
         price = None if match is None else match.price
         return assess(call, terms, known.state, price, output_tokens), match
@@ -253,6 +255,9 @@ class Attempt:
             user_id=body.user_id,
             user_record=JUST_READ if self.user_just_read else record,
             amounts=assessed.amounts,
+            least=None if assessed.least_output_tokens is None else assessed.least,
+            input_rate=assessed.input_rate,
+            output_rate=assessed.output_rate,
             counters=counted,
             concurrency_keys=tuple(sets.values()),
             checks=_checks(terms, counted, list(sets)),

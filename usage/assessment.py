@@ -19,6 +19,7 @@ import msgspec
 
 from usage.amounts import Amounts, Per, Subjects
 from usage.metrics import Metric
+from usage.money import TOKENS_PER_RATE
 from usage.windows import Window
 
 FORMAT = 1
@@ -86,10 +87,33 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     priced: bool
     max_output_tokens: int | None = None
     format: int = FORMAT
+    # The least output that is worth a call, if the call named no cap of its own: down to this it takes what its limits
+    # leave. None: it is held as asked for, or not at all.
+    least_output_tokens: int | None = None
+    # What its tokens are held at, nano-USD per million tokens; 0 without a price.
+    input_rate: int = 0
+    output_rate: int = 0
+    # Whom it goes to, as the application says; "": not said.
+    provider: str = ""
 
     @property
     def amounts(self) -> Amounts:
+        """What the call asks for, or is expected to need."""
         return Amounts(1, self.input_tokens, self.output_tokens, self.cost_nano)
+
+    @property
+    def least(self) -> Amounts:
+        """What the call needs in any case."""
+        return (
+            self.amounts if self.least_output_tokens is None else self.with_output(self.least_output_tokens)
+        )
+
+    def with_output(self, output_tokens: int) -> Amounts:
+        """What the call takes that produces so much."""
+        if output_tokens == self.output_tokens:
+            return self.amounts
+        cost = held_cost_nano(self.input_tokens, self.input_rate, output_tokens, self.output_rate)
+        return Amounts(1, self.input_tokens, output_tokens, cost)
 
     @property
     def subjects(self) -> Subjects:
@@ -98,6 +122,19 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     @property
     def override(self) -> PolicyRef | None:
         return self.policies[0] if self.has_override else None
+
+
+def held_cost_nano(input_tokens: int, input_rate: int, output_tokens: int, output_rate: int) -> int:
+    """In nano-USD, rounded up; the rates are per million tokens."""
+    return -(-(input_tokens * input_rate + output_tokens * output_rate) // TOKENS_PER_RATE)
+
+
+def affordable_output(nano: int, input_tokens: int, input_rate: int, output_rate: int) -> int:
+    """The most output that costs no more than so much, together with the input; below 0 if the input costs more.
+
+    `output_rate` is above 0.
+    """
+    return (nano * TOKENS_PER_RATE - input_tokens * input_rate) // output_rate
 
 
 _decoder = msgspec.msgpack.Decoder(Assessment)

@@ -10,6 +10,9 @@ NANO = 10**9
 # Sums of counters stay below 2^53, where the doubles of the counter store's Lua are still exact.
 MAX_LIMIT_NANO = 9_000_000 * NANO
 
+# Rates are nano-USD for so many tokens.
+TOKENS_PER_RATE = 1_000_000
+
 USD_TEXT_LENGTH_MAX = 40
 # The position of a decimal's first and last digit: both far outside of any price, and small enough to compute
 # with.

@@ -15,14 +15,16 @@ from policies.decision import TRANSIENT_RETRY_S, Decision, decide, degraded, exc
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason
 from policies.rules import COUNT_LIMIT_MAX
 from usage.amounts import Amounts, Pair, Per, Subjects
-from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal
+from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal, held_cost_nano
 from usage.counting import reserve
+from usage.counting.keys import reservation_key
 from usage.counting.reserve import Done, Request, check
 from usage.counting.store import store
 from usage.counting.sync import JUST_READ, ask, sync
 from usage.counting.tracked import TrackedPairs
 from usage.metrics import Metric
 from usage.money import NANO
+from usage.prices.cost import RATE_MAX_NANO
 from usage.windows import Window
 
 NOW_MS = 1_795_512_345_678
@@ -501,3 +503,157 @@ def test_the_reserve_script_decides_as_decide_does(
     }
     decision = decided((limit(metric, amount), reading.used, reading.held), **in_call)
     assert decision.verdict.allowed is done.held
+
+
+# A call that names no cap takes what its limits leave: the script and `decide` agree on how much.
+
+RATES = st.sampled_from([0, 1, 999_999, 1_000_000, 1_000_001, 3_750_000_000, 15_000_000_000, RATE_MAX_NANO])
+LIMITED = st.tuples(
+    st.sampled_from(
+        [Metric.TOKENS, Metric.OUTPUT_TOKENS, Metric.COST_USD, Metric.INPUT_TOKENS, Metric.REQUESTS]
+    ),
+    st.integers(-2, 2) | st.integers(0, COUNT_LIMIT_MAX),
+    st.booleans(),
+)
+
+
+def flexible(
+    limits: tuple[LimitRef, ...], input_tokens: int, output_tokens: int, input_rate: int, output_rate: int
+) -> Assessment:
+    return assessment(
+        *limits,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cost_nano=held_cost_nano(input_tokens, input_rate, output_tokens, output_rate),
+        least_output_tokens=min(1, output_tokens),
+        input_rate=input_rate,
+        output_rate=output_rate,
+    )
+
+
+def held_by_script(call: Assessment, used: Amounts, held: Amounts) -> tuple[Done, Amounts | None]:
+    """What the script answers with the counter standing like this, and what it held."""
+    present = TRACKED.at(store.now_ms())
+    (counter,) = present.counters(Subjects(user_id="ann"))
+    store.client.delete(counter.key)
+    fields = {"born": store.now_ms()} | _fields("u", used) | _fields("h", held)
+    store.client.hset(counter.key, mapping=fields)
+    request_id = uuid4().hex
+    answer = reserve.reserve(
+        Request(
+            environment_id=ENVIRONMENT_ID,
+            edition=JUST_READ,
+            request_id=request_id,
+            request_digest="",
+            user_id="ann",
+            user_record=JUST_READ,
+            amounts=call.amounts,
+            least=call.least,
+            input_rate=call.input_rate,
+            output_rate=call.output_rate,
+            counters=(counter,),
+            concurrency_keys=(),
+            checks=tuple(check(each.metric, 0, each.amount, enforce=each.enforce) for each in call.limits),
+            right_from_ms=present.since_ms,
+            right_until_ms=present.until_ms,
+            assessment=b"",
+            hold=True,
+            record_block=False,
+            hold_ms=60_000,
+            charge_on_expiry=False,
+            api_key_id=0,
+            requests_per_minute=None,
+        )
+    )
+    assert isinstance(answer, Done), answer
+    text = store.client.hget(reservation_key(ENVIRONMENT_ID, request_id), "am")
+    in_counter = store.client.hmget(counter.key, "hr", "hi", "ho", "hc")
+    if text is None:
+        return answer, None
+    taken = Amounts(*map(int, text.split()))
+    before = (held.requests, held.input_tokens, held.output_tokens, held.cost_nano)
+    after = Amounts(*(int(now) - then for now, then in zip(in_counter, before, strict=True)))
+    assert after == taken, "what the reservation says is what the counter holds"
+    return answer, taken
+
+
+@settings(
+    max_examples=600,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.tuples(st.integers(0, 2_000) | st.integers(0, 10**8), st.integers(0, 2_000) | st.integers(0, 10**8)),
+    RATES,
+    RATES,
+    st.lists(LIMITED, min_size=1, max_size=4),
+    st.tuples(*[st.integers(0, 10**6) | st.integers(0, 10**15)] * 2),
+)
+@example((0, 1024), 0, RATE_MAX_NANO, [(Metric.COST_USD, COUNT_LIMIT_MAX, True)], (0, 0))
+@example((10**8, 10**8), RATE_MAX_NANO, RATE_MAX_NANO, [(Metric.COST_USD, -1, True)], (0, 0))
+@example((374, 1024), 150_000, 600_001, [(Metric.COST_USD, 200_000, True)], (1, 0))
+def test_the_reserve_script_gives_a_call_without_a_cap_what_decide_gives_it(
+    counting_environment: None,
+    tokens: tuple[int, int],
+    input_rate: int,
+    output_rate: int,
+    limited: list[tuple[Metric, int, bool]],
+    standing: tuple[int, int],
+) -> None:
+    used, held = (Amounts(each, each // 2, each - each // 2, each) for each in standing)
+    asked = flexible((), *tokens, input_rate, output_rate)
+    limits = []
+    for metric, drawn, enforce in limited:
+        # The limits that tell the most are those beside what the whole call, or the least of it, takes.
+        beside = used.of(metric) + held.of(metric) + asked.amounts.of(metric)
+        amount = beside + drawn if abs(drawn) <= 2 else drawn
+        limits.append(limit(metric, min(max(amount, 0), COUNT_LIMIT_MAX), enforce=enforce))
+    call = flexible(tuple(limits), *tokens, input_rate, output_rate)
+
+    done, taken = held_by_script(call, used, held)
+
+    decision = decide(call, done.readings, NOW_MS)
+    assert decision.verdict.allowed is done.held
+    if taken is None:
+        assert decision.amounts == call.amounts, "a blocked call is told what it asked for"
+        return
+    assert taken == decision.amounts
+    assert call.least.output_tokens <= taken.output_tokens <= call.output_tokens
+    for each in limits:
+        if each.enforce and taken.of(each.metric) > 0:
+            assert used.of(each.metric) + held.of(each.metric) + taken.of(each.metric) <= each.amount
+    if taken.output_tokens < call.output_tokens:
+        more = call.with_output(taken.output_tokens + 1)
+        assert any(
+            used.of(each.metric) + held.of(each.metric) + more.of(each.metric) > each.amount
+            for each in limits
+            if each.enforce
+        ), "no token is left that would have fit"
+
+
+def test_a_call_that_names_its_cap_is_held_as_asked_for_or_not_at_all() -> None:
+    small = limit(Metric.TOKENS, 99)
+
+    assert decided((limit(Metric.TOKENS, 100), 0, 0)).amounts.output_tokens == 70
+    assert not decided((small, 0, 0)).verdict.allowed
+
+
+def test_a_call_without_a_cap_takes_the_last_token_and_no_more() -> None:
+    fields = {"least_output_tokens": 1}
+
+    last = decided((limit(Metric.TOKENS, 100), 60, 9), **fields)
+    none = decided((limit(Metric.TOKENS, 100), 60, 10), **fields)
+
+    assert (last.verdict.allowed, last.amounts.output_tokens) == (True, 1)
+    assert (none.verdict.allowed, none.verdict.reason_class) == (False, "transient")
+
+
+def test_a_limit_on_trial_cuts_nothing() -> None:
+    """What it would have said is what it would have said in force: that the call passes, cut."""
+    trial = decided((limit(Metric.TOKENS, 40, enforce=False), 0, 0), least_output_tokens=1)
+    beyond = decided((limit(Metric.TOKENS, 30, enforce=False), 0, 0), least_output_tokens=1)
+
+    assert (trial.amounts.output_tokens, trial.shadow) == (70, None)
+    assert beyond.shadow is not None
+    assert (beyond.verdict.allowed, beyond.amounts.output_tokens) == (True, 70)

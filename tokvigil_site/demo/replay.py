@@ -163,7 +163,7 @@ class _Run:
                 feature=assigned.feature,
                 plan=assigned.plan,
                 input_tokens=row.input_tokens if row.output_tokens else 0,
-                output_tokens=min(row.output_tokens, assessed.output_tokens),
+                output_tokens=min(row.output_tokens, evaluated.decision.amounts.output_tokens),
                 status="succeeded" if row.output_tokens else "failed",
             )
             receipt = self._record(report, evaluated)

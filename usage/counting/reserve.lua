@@ -1,4 +1,5 @@
--- Check every limit, then hold on every tracked counter; all or nothing, in one step.
+-- Check every limit, then hold on every tracked counter; all or nothing, in one step. A call that names no cap on its
+-- output is given what its limits leave of what it is expected to need.
 --
 -- KEYS  1 tv:{7}:env            2 tv:{7}:eu:5e1f..     3 tv:{7}:r:90ab..     4 tv:{7}:open   5 tv:{7}:charge
 --       6 tv:{7}:decisions      7 tv:{7}:rate:12       8.. the counters: tv:{7}:c:user:day:1795478400000:5e1f.. and so on
@@ -16,6 +17,10 @@
 --         since_ms, until_ms      from when until before when the caller's windows are right
 --         amounts = { 1, 374, 44, 198000 }    requests, input tokens, output tokens, nano-USD to hold
 --         amounts_text = '1 374 44 198000'    the same, as the reservation keeps it: Lua is slow at writing numbers
+--         least = { 1, 374, 1, 110000 }       of a call that names no cap: what it needs in any case. Down to this its
+--                                 output is what its limits leave; nil: all of `amounts` or nothing
+--         cost = { 93500, 0, 2, 375000 }      what its cost is reckoned with: input, nano-USD and millionths of one;
+--                                 an output token, likewise
 --         counters = { { 1795478400000, 1795651200000, 'user:day' }, .. }
 --                                 of each: window start, when it may be forgotten (0: when unused for long), pair
 --         checks = { { 'r', 1, 50, true }, .. }
@@ -65,11 +70,45 @@ sweep(open, charge, now, SWEEP_FEW)
 
 local counters = #call.counters
 local sets = #KEYS - FIRST_COUNTER + 1 - counters
-local asked, amount = {}, { k = 1 }
-for n, letter in ipairs(COUNTED) do asked[letter] = call.amounts[n] end
+local MILLION = 1000000
+
+local function by_letter(amounts)
+  local found = {}
+  for n, letter in ipairs(COUNTED) do found[letter] = amounts[n] end
+  return found
+end
+
+-- What the call asks for, by letter; what it needs in any case; and that of each metric.
+local asked, least, needed = by_letter(call.amounts), by_letter(call.least or call.amounts), { k = 1 }
 for metric, letters in pairs(PARTS) do
-  amount[metric] = 0
-  for _, letter in ipairs(letters) do amount[metric] = amount[metric] + asked[letter] end
+  needed[metric] = 0
+  for _, letter in ipairs(letters) do needed[metric] = needed[metric] + least[letter] end
+end
+
+-- In nano-USD, rounded up. Whole nano-USD and millionths are kept apart, for together they are beyond a double.
+local function cost_of(output)
+  local input, input_rest, token, token_rest = unpack(call.cost)
+  return input + output * token + math.ceil((input_rest + output * token_rest) / MILLION)
+end
+
+local function affordable_output(left, output)
+  local input, input_rest, token, token_rest = unpack(call.cost)
+  if token == 0 and token_rest == 0 then return output end
+  -- A division of doubles may be off by one; the cost itself is exact.
+  local fits = math.floor((left - input - input_rest / MILLION) / (token + token_rest / MILLION)) + 2
+  fits = math.min(output, fits)
+  while fits > least.o and cost_of(fits) > left do fits = fits - 1 end
+  return fits
+end
+
+-- The output that a limit on this metric leaves of so much.
+local function output_left(metric, left, output)
+  if metric == 'c' then return affordable_output(left, output) end
+  local counts_output = false
+  for _, letter in ipairs(PARTS[metric] or {}) do
+    if letter == 'o' then counts_output = true else left = left - asked[letter] end
+  end
+  return counts_output and math.min(output, left) or output
 end
 
 -- Every counter is read once and written once. The fields stay as they were read: no further tables for each counter
@@ -110,8 +149,9 @@ for n = 1, counters do
 end
 if #cold > 2 then return cold end
 
+-- Whether the call fits, its output, and the readings of its limits.
 local function check_all()
-  local fits, readings = true, {}
+  local fits, output, readings = true, asked.o, {}
   for n, check in ipairs(call.checks) do
     local metric, place, limit, enforce = unpack(check)
     local used, held
@@ -121,17 +161,27 @@ local function check_all()
       used, held = amount_of(state[place], USED_PLACE, metric), amount_of(state[place], HELD_PLACE, metric)
     end
     readings[n * 2 - 1], readings[n * 2] = used, held
-    -- The same rule as policies/decision.py; a test holds the two together.
-    local exceeded = limit == 0 or (amount[metric] > 0 and used + held + amount[metric] > limit)
-    if exceeded and enforce then fits = false end
+    -- The same rules as policies/decision.py; a test holds the two together.
+    local exceeded = limit == 0 or (needed[metric] > 0 and used + held + needed[metric] > limit)
+    if enforce then
+      if exceeded then fits = false end
+      if call.least then output = math.max(least.o, output_left(metric, limit - used - held, output)) end
+    end
   end
-  return fits, readings
+  return fits, output, readings
 end
 
-local fits, readings = check_all()
-if not fits and sweep(open, charge, now, SWEEP_MANY) > 0 then
+local fits, output, readings = check_all()
+if (not fits or output < asked.o) and sweep(open, charge, now, SWEEP_MANY) > 0 then
   state = read_counters()
-  fits, readings = check_all()
+  fits, output, readings = check_all()
+end
+local amounts_text = call.amounts_text
+if fits and output < asked.o then
+  asked.o, asked.c = output, cost_of(output)
+  local texts = {}
+  for n, letter in ipairs(COUNTED) do texts[n] = int(asked[letter]) end
+  amounts_text = table.concat(texts, ' ')
 end
 if due then take_rate(KEYS[7], due, now) end
 
@@ -158,7 +208,7 @@ if hold then
   end
   if ended then redis.call('DEL', reservation) end
   redis.call('HSET', reservation, 'st', 'open', 'dg', call.digest, 'as', ARGV[3], 'vs', cmsgpack.pack(readings),
-    'at', now, 'dl', deadline, 'am', call.amounts_text,
+    'at', now, 'dl', deadline, 'am', amounts_text,
     'ks', table.concat(KEYS, ' ', FIRST_COUNTER, FIRST_COUNTER + counters - 1),
     'zs', sets > 0 and table.concat(KEYS, ' ', FIRST_COUNTER + counters) or '')
   redis.call('ZADD', call.charge and charge or open, deadline, reservation)

@@ -18,6 +18,7 @@ from usage.counting.keys import decisions_key, open_keys, rate_key, reservation_
 from usage.counting.store import store
 from usage.counting.tracked import Counter
 from usage.metrics import METRICS, Metric
+from usage.money import TOKENS_PER_RATE
 
 ANSWER_AWAITED_MS = int(settings.COUNTER_STORE_TIMEOUT_S * 1000)
 
@@ -38,6 +39,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     user_record: str
     amounts: Amounts
+    # Of a call that takes what its limits leave: what it needs in any case, and the rates its cost is reckoned with
+    # (nano-USD per million tokens). None: all of `amounts` or nothing.
+    least: Amounts | None = None
+    input_rate: int = 0
+    output_rate: int = 0
     counters: tuple[Counter, ...]
     concurrency_keys: tuple[str, ...]
     checks: tuple[Check, ...]
@@ -66,7 +72,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def packed(self, until_ms: int) -> bytes:
-        amounts = tuple(self.amounts)
+        amounts, least = tuple(self.amounts), None if self.least is None else tuple(self.least)
         return _pack(
             {
                 "revision": self.edition,
@@ -81,6 +87,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
                 "until_ms": until_ms,
                 "amounts": amounts,
                 "amounts_text": " ".join(map(str, amounts)),
+                "least": least,
+                "cost": (
+                    *divmod(self.amounts.input_tokens * self.input_rate, TOKENS_PER_RATE),
+                    *divmod(self.output_rate, TOKENS_PER_RATE),
+                ),
                 "counters": [counter.slot.arguments for counter in self.counters],
                 "checks": self.checks,
             }

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from usage.amounts import TOKENS_MAX
+from usage.money import TOKENS_PER_RATE
 
-TOKENS_PER_RATE = 1_000_000
 # With this and TOKENS_MAX no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
 RATE_MAX_NANO = 10_000 * 10**9
 ALIASES_MAX = 64
@@ -132,6 +132,29 @@ def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
         + use.reasoning_tokens * reasoning_rate
     )
     return -(-total // TOKENS_PER_RATE)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRates:
+    """What a call's tokens are held at; nano-USD per million tokens."""
+
+    input: int
+    output: int
+
+
+def dearest_rates(price: Price, input_tokens: int) -> HeldRates:
+    """The dearest rates that a call of at most so many input tokens can be billed at.
+
+    Nobody knows before the call what of its input is read from a cache or written to one, what of its output is
+    reasoning, and whether it is a batch call; nor, if it has less input than was said, which tier it falls in.
+    """
+    reachable = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
+    rates = [price.rates, price.batch, *(each for tier in reachable for each in (tier.rates, tier.batch))]
+    known = [each for each in rates if each is not None]
+    return HeldRates(
+        input=max(max(each.input, each.cached_input or 0, each.cache_write or 0) for each in known),
+        output=max(max(each.output, each.reasoning or 0) for each in known),
+    )
 
 
 def discounted(rates: Rates, **batch: int | None) -> Rates | None:

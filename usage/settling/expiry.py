@@ -102,8 +102,8 @@ def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEven
         model=held.model,
         provider="",
         status=Status.UNSETTLED,
-        tokens=TokenUse(input_tokens=held.input_tokens, output_tokens=held.output_tokens),
-        cost_nano=held.cost_nano if held.priced else None,
+        tokens=TokenUse(input_tokens=hold.amounts.input_tokens, output_tokens=hold.amounts.output_tokens),
+        cost_nano=hold.amounts.cost_nano if held.priced else None,
         policy_id=None if override is None else UUID(override.id),
         policy_version=None if override is None else override.version,
     )

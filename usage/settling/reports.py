@@ -129,7 +129,8 @@ def _event(
         )
     tokens = _tokens(body)
     at = now if body.occurred_at is None else min(body.occurred_at, now)
-    match = admitted.known.prices.find(body.model, at, body.provider)
+    provider = body.provider or ("" if allowed is None else allowed.provider)
+    match = admitted.known.prices.find(body.model, at, provider or None)
     override = None if allowed is None else allowed.override
     return NewEvent(
         environment_id=admitted.known.environment_id,
@@ -139,7 +140,7 @@ def _event(
         occurred_at=body.occurred_at,
         subjects=_subjects(body, allowed),
         model=body.model,
-        provider=body.provider or (match.price.provider if match else ""),
+        provider=provider or (match.price.provider if match else ""),
         status=Status(body.status),
         tokens=tokens,
         cost_nano=None if match is None else cost_nano(match.price, tokens, batch=body.batch),

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from tenants.lengths import NAME_LENGTH_MAX
 from usage.amounts import TOKENS_MAX
-from usage.money import MAX_LIMIT_NANO, NANO
+from usage.money import MAX_LIMIT_NANO, NANO, TOKENS_PER_RATE
 from usage.prices.book import RESOLVED_NAMES_MAX, PriceBook
 from usage.prices.cost import (
     RATE_MAX_NANO,
-    TOKENS_PER_RATE,
     Price,
     Rates,
     Tier,
