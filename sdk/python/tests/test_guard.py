@@ -319,3 +319,14 @@ def test_a_call_inside_a_guard_that_asks_by_itself_is_pointed_out(
     caplog.clear()
     chat()
     assert "inside the guard" not in caplog.text
+
+
+@pytest.mark.parametrize(("provider", "asked"), [("cerebras", "cerebras"), (None, None), ("", None)])
+def test_it_asks_for_the_provider_that_it_reports(
+    tv: TokVigil, control_plane: Any, provider: str | None, asked: str | None
+) -> None:
+    with tv.guard(**ASKED, provider=provider) as call:
+        call.record(Usage(input_tokens=10, output_tokens=3))
+
+    assert control_plane.calls("/v1/evaluate")[0].body.get("provider") == asked
+    assert only_report(tv, control_plane).get("provider") == asked

@@ -97,6 +97,7 @@ def test_a_call_is_asked_and_settled_once_and_answered_as_ever(
     figures = wire_provider.anthropic
     expected = figures.THINKING_USAGE if "thinking" in style else figures.USAGE
     assert (settled.status, settled.usage, settled.provider) == ("succeeded", expected, "anthropic")
+    assert books.asked[0]["provider"] == "anthropic"
     assert (settled.user_id, settled.feature, settled.model) == ("user_123", "chat", "claude-haiku-4-5")
     assert books.asked[0]["max_output_tokens"] == 500
 

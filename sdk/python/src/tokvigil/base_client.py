@@ -145,7 +145,7 @@ class BaseClient:
         **details: Unpack[CallDetails],
     ) -> Steps[Guard]:
         asked = question(user_id, model, feature=feature, **details)
-        return Guard((yield from self._desk.open(asked, provider)))
+        return Guard((yield from self._desk.open(asked, checked.name("provider", provider))))
 
     def _log_usage(
         self,
@@ -210,10 +210,12 @@ class CallDetails(TypedDict, total=False):
 
 
 class EvaluateDetails(CallDetails, total=False):
-    """`dry_run` decides and holds nothing, `explain` fills the decision's `trace`."""
+    """`provider` is who will be called, whose price counts; `dry_run` decides and holds nothing, `explain` fills the
+    decision's `trace`."""
 
     feature: str | None
     request_id: str | None
+    provider: str | None
     dry_run: bool
     explain: bool
 
@@ -231,6 +233,7 @@ def question(
     request_id: str | None = None,
     run_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    provider: str | None = None,
     dry_run: bool = False,
     explain: bool = False,
 ) -> Question:
@@ -242,7 +245,7 @@ def question(
         input_tokens=_count_input(model, input_tokens=input_tokens, input_text=input_text, messages=messages),
         max_output_tokens=_count("max_output_tokens", max_output_tokens),
     )
-    asked = replace(asked, dry_run=dry_run, explain=explain)
+    asked = replace(asked, provider=checked.name("provider", provider), dry_run=dry_run, explain=explain)
     return replace(asked, request_id=request_id, is_named_by_caller=True) if request_id else asked
 
 

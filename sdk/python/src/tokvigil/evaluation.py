@@ -37,6 +37,8 @@ class Question:
     request_id: str = field(default_factory=lambda: new_request_id())
     is_named_by_caller: bool = False
     run_id: str | None = None
+    # Who will be called, by the name that the price book knows; None: nobody knows.
+    provider: str | None = None
     metadata: Mapping[str, Any] | None = None
     dry_run: bool = False
     explain: bool = False
@@ -68,6 +70,7 @@ class Question:
             "input_tokens": self.input_tokens,
             "max_output_tokens": self.max_output_tokens,
             "run_id": self.run_id,
+            "provider": self.provider,
             "metadata": self.metadata,
             "dry_run": self.dry_run or None,
             "explain": self.explain or None,

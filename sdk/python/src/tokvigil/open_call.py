@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokvigil import checked, telemetry
@@ -145,8 +146,8 @@ class Desk:
         self.reporter = reporter
 
     def open(self, question: Question, provider: str | None) -> Steps[OpenCall]:
-        """Raises `AIUsageBlockedError`."""
-        call = OpenCall(question, provider, self.reporter)
+        """Raises `AIUsageBlockedError`. The call is held at the price of the provider, as it is reported."""
+        call = OpenCall(replace(question, provider=provider), provider, self.reporter)
         self.reporter.expect(call)
         try:
             decision = yield from self.evaluation.evaluate(call.question)
