@@ -231,7 +231,7 @@ class TestWithoutACap:
             ),
         )
 
-        decisions = at_once(200, lambda number: without_cap(api))
+        decisions = at_once(200, lambda number: without_cap(api), threads=4)
 
         assert allowed(decisions) == 200
         assert {each["max_output_tokens"] for each in decisions} == {expected_output.WITHOUT_HISTORY}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from usage import assessment
 from usage.amounts import Amounts
 from usage.assessment import Assessment, Unreadable
-from usage.counting.keys import open_keys
+from usage.counting.keys import open_keys, reservation_key
 from usage.counting.store import store
 from usage.metrics import COUNTED
 
@@ -36,6 +36,13 @@ class DueCharge(Reservation):
     deadline_ms: int
 
 
+def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[Reservation | None]:
+    """Those that these requests have; None for one without."""
+    keys = [reservation_key(environment_id, request_id).encode() for request_id in request_ids]
+    rows = store.call(lambda client: _read_fields(client, keys, ("st", "as", "at")))
+    return [_reservation(*row) for row in rows]
+
+
 def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservation]:
     """Holds that are open and expire before; of each kind at most so many, those that expire first."""
 
@@ -47,11 +54,16 @@ def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservatio
         ]
         return _read_fields(client, keys, ("st", "as", "at"))
 
-    return [
-        Reservation(key.decode(), packed or b"", int(at))
-        for key, state, packed, at in store.call(read)
-        if state == b"open" and at is not None
-    ]
+    found = [_reservation(*row) for row in store.call(read)]
+    return [hold for hold in found if hold is not None]
+
+
+def _reservation(
+    key: bytes, state: bytes | None, packed: bytes | None, at: bytes | None
+) -> Reservation | None:
+    if state != b"open" or at is None:
+        return None
+    return Reservation(key.decode(), packed or b"", int(at))
 
 
 def due_charges(environment_id: int, most: int) -> list[DueCharge]:
@@ -79,9 +91,10 @@ def put_off(environment_id: int, holds: Iterable[Reservation], until_ms: int) ->
         store.call(lambda client: client.zadd(charge, scores, xx=True))
 
 
-def readable(environment_id: int, holds: Iterable[Reservation]) -> list[tuple[Reservation, Assessment]]:
+def readable(environment_id: int, holds: Iterable[Held]) -> list[tuple[Held, Assessment]]:
     """Those that this version can read, and what they say. The log names what is left out."""
-    found, unread = [], []
+    found: list[tuple[Held, Assessment]] = []
+    unread = []
     for hold in holds:
         try:
             found.append((hold, assessment.unpack(hold.assessment)))

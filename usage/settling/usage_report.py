@@ -52,7 +52,8 @@ class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     provider: Annotated[
         Name | None,
         Meta(
-            description="Whose price to take, where several offer the model. Left out: found by the model's name."
+            description="Whose price to take, where several offer the model. Left out: what was evaluated while a hold "
+            "is open, else found by the model's name."
         ),
     ] = None
     status: Annotated[

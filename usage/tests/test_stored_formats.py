@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from usage import assessment
-from usage.amounts import Amounts, Metric, Per
+from usage.amounts import Amounts, Per
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, Refusal, Unreadable
 from usage.counting.reserve import unpack_readings
 from usage.ledger.writing import digest_of
-from usage.settling.reports import UsageReport
+from usage.metrics import Metric
+from usage.settling.usage_report import UsageReport
 from usage.windows import Window
 
 HELD = (
