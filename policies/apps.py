@@ -6,7 +6,10 @@ class PoliciesConfig(AppConfig):
 
     def ready(self) -> None:
         from audit.log import register_action
+        from policies import end_users
+        from usage.settling import stored_plans
 
+        stored_plans.register(end_users.plans_of)
         register_action("policy.added", "Policy added")
         register_action("policy.changed", "Policy changed")
         register_action("policy.archived", "Policy archived")

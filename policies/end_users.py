@@ -8,6 +8,7 @@ stays behind PostgreSQL; where it cannot, the environment is noted as missed, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.core.exceptions import ValidationError
@@ -19,6 +20,7 @@ from policies.models import EndUser, Plan
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.keys import user_key
+from usage.ledger.connections import ledger_connections
 
 UNKNOWN = "-"
 
@@ -48,6 +50,18 @@ def load_record(environment_id: int, user_id: str) -> str:
     for plan_name, blocked in rows.order_by().values_list("plan__name", "blocked"):
         return record(plan_name, blocked)
     return UNKNOWN
+
+
+_PLANS = """
+    SELECT end_user.user_id, plan.name FROM policies_enduser AS end_user
+    JOIN policies_plan AS plan ON plan.id = end_user.plan_id
+    WHERE end_user.environment_id = %b AND end_user.user_id = ANY(%b::text[])
+"""
+
+
+def plans_of(environment_id: int, user_ids: Sequence[str]) -> dict[str, str]:
+    """Of these end users, the plans of those that have one; one query. Raises DatabaseError."""
+    return dict(ledger_connections.execute(_PLANS, [environment_id, list(user_ids)]))
 
 
 def set_end_user(

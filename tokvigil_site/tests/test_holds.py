@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 
+from policies import end_users
+from policies.end_users import set_end_user
 from policies.evaluation import HOLD_MS
 from tenants.models import Environment
 from tokvigil_site.testing import (
@@ -22,9 +25,11 @@ from tokvigil_site.testing import (
     set_price,
 )
 from tokvigil_site.tests.callers import assert_problem
+from usage.counting.keys import reservation_key
+from usage.counting.store import CounterStore, StoreUnavailable, store
 from usage.ledger import expected_output
 from usage.money import parse_usd
-from usage.settling import expiry
+from usage.settling import charging, expiry, stored_plans
 
 DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"
 
@@ -312,3 +317,138 @@ def test_a_bad_provider_is_refused_by_name(api: Api, provider: object) -> None:
     body = {"user_id": "user_1", "model": "test-model", "provider": provider}
 
     assert_problem(api.post("/v1/evaluate", body), 422, "VALIDATION_ERROR", field="provider")
+
+
+# A report finds the plan of its call, hold or no hold
+
+
+PLANS = """
+plans: [free, pro]
+policies:
+  - name: Pro
+    scope: {plan: pro}
+    unknown_price: allow
+    limits:
+      - {metric: requests, window: month, amount: 100, per: plan}
+      - {metric: requests, window: month, amount: 100, per: user_feature}
+"""
+
+
+def used_by_plan(api: Api) -> int:
+    found: int = api.evaluate(dry_run=True)["limit_state"][0]["used"]
+    return found
+
+
+@pytest.fixture
+def on_pro(api: Api, environment: Environment) -> Api:
+    """user_1 has the plan pro, which is stored."""
+    apply_policies(environment, PLANS)
+    set_end_user(environment, "user_1", plan_name="pro", blocked=False, actor="test")
+    return api
+
+
+class TestLateReports:
+    def test_one_without_an_evaluate_is_charged_to_the_stored_plan(self, on_pro: Api) -> None:
+        assert on_pro.report("r-1").status == 201
+        assert on_pro.report("r-2", plan="free").status == 201
+        assert on_pro.report("r-3", user="user_2", plan="free").status == 201
+
+        rows = {row.request_id: row.plan for row in ledger(on_pro.environment)}
+        assert rows == {"r-1": "pro", "r-2": "pro", "r-3": "free"}
+        assert used_by_plan(on_pro) == 2
+        assert_settled(on_pro.environment)
+
+    def test_a_batch_asks_once_for_all(self, on_pro: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[list[str]] = []
+
+        def counted(environment_id: int, user_ids: Sequence[str]) -> dict[str, str]:
+            asked.append(list(user_ids))
+            return end_users.plans_of(environment_id, user_ids)
+
+        monkeypatch.setattr(stored_plans, "_lookups", [counted])
+        held = on_pro.evaluate("user_3")["request_id"]
+        events = [
+            {"request_id": request_id, "user_id": user, "model": "m", "input_tokens": 1, "output_tokens": 0}
+            for request_id, user in [
+                ("r-1", "user_1"),
+                ("r-2", "user_2"),
+                (held, "user_3"),
+                ("r-4", "user_1"),
+            ]
+        ]
+
+        answer = on_pro.post("/v1/usage/batch", {"events": events})
+
+        assert {result["status"] for result in answer.json["results"]} == {"recorded"}
+        assert asked == [["user_1", "user_2"]]
+        assert [row.plan for row in ledger(on_pro.environment, request_id__startswith="r-")].count("pro") == 2
+
+    @pytest.mark.parametrize("swept", [True, False])
+    def test_one_of_an_expired_hold_is_charged_as_evaluated(self, on_pro: Api, *, swept: bool) -> None:
+        request_id = on_pro.evaluate(feature="chat", run_id="run-7")["request_id"]
+        evaluated_at = store.now_ms()
+        later(milliseconds=HOLD_MS + 1)
+        if swept:
+            assert expiry.settle_expired(on_pro.environment) == (1, 0)
+        set_end_user(on_pro.environment, "user_1", plan_name="free", blocked=False, actor="test")
+
+        answer = on_pro.report(request_id)
+
+        assert answer.status == 201
+        (row,) = ledger(on_pro.environment)
+        assert (row.plan, row.feature, row.run_id) == ("pro", "chat", "run-7")
+        assert abs(row.charged_at.timestamp() * 1000 - evaluated_at) < 60_000
+        assert_settled(on_pro.environment)
+        if swept:
+            assert answer.json["limit_state"] == []
+
+    def test_one_long_after_its_hold_takes_the_stored_plan(self, on_pro: Api) -> None:
+        request_id = on_pro.evaluate(feature="chat")["request_id"]
+        later(milliseconds=HOLD_MS + 1)
+        expiry.settle_expired(on_pro.environment)
+        store.client.delete(reservation_key(on_pro.environment.pk, request_id))
+
+        assert on_pro.report(request_id).status == 201
+
+        (row,) = ledger(on_pro.environment)
+        assert (row.plan, row.feature) == ("pro", "")
+        assert_settled(on_pro.environment)
+
+    def test_an_expired_hold_of_another_user_says_nothing(self, on_pro: Api) -> None:
+        request_id = on_pro.evaluate(feature="chat")["request_id"]
+        later(milliseconds=HOLD_MS + 1)
+        expiry.settle_expired(on_pro.environment)
+
+        assert on_pro.report(request_id, user="user_2").status == 201
+
+        (row,) = ledger(on_pro.environment)
+        assert (row.user_id, row.plan, row.feature) == ("user_2", "", "")
+
+    def test_one_whose_hold_cannot_be_read_takes_the_stored_plan(self, on_pro: Api) -> None:
+        request_id = on_pro.evaluate(feature="chat")["request_id"]
+        key = reservation_key(on_pro.environment.pk, request_id)
+        store.client.hset(key, "as", b"spoilt")
+
+        assert on_pro.report(request_id).status == 201
+
+        (row,) = ledger(on_pro.environment)
+        assert row.plan == "pro"
+        assert_settled(on_pro.environment)
+
+    def test_one_while_the_store_is_away_takes_the_stored_plan(
+        self, on_pro: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        request_id = on_pro.evaluate()["request_id"]
+        with monkeypatch.context() as patched:
+            patched.setattr(CounterStore, "run", _away)
+            assert on_pro.report(request_id).status == 201
+
+        charging.catch_up()
+
+        assert [row.plan for row in ledger(on_pro.environment)] == ["pro"]
+        assert used_by_plan(on_pro) == 1
+        assert_settled(on_pro.environment)
+
+
+def _away(*_: object) -> None:
+    raise StoreUnavailable("the test says so")

@@ -6,7 +6,7 @@
 --       2 41.9f3ac1   edition that the caller knows; * = just read from PostgreSQL
 --       3 60   calls a minute the API key may make (0: any number)
 -- Answers STALE | LIMITED wait_ms
---         | OK assessment1 at1 assessment2 at2 ..   nil for a request that has no open hold
+--         | OK state1 assessment1 at1 state2 assessment2 at2 ..   open or expired; nil for a request without a hold
 local known = redis.call('HMGET', KEYS[1], 'synced', 'changing', 'run', 'epoch')
 if not in_step(known, ARGV[2]) then return { 'STALE' } end
 local per_minute = tonumber(ARGV[3])
@@ -19,8 +19,7 @@ end
 local answer = { 'OK' }
 for n = 3, #KEYS do
   local f = redis.call('HMGET', KEYS[n], 'st', 'as', 'at')
-  local open = f[1] == 'open'
-  answer[#answer + 1] = open and f[2]
-  answer[#answer + 1] = open and f[3]
+  local evaluated = f[1] == 'open' or (f[1] == 'expired' and f[2])
+  for m = 1, 3 do answer[#answer + 1] = evaluated and f[m] end
 end
 return answer

@@ -19,7 +19,7 @@ def look_up(
     api_key_id: int,
     requests_per_minute: int | None,
 ) -> list[Reservation | None] | Stale | RateLimited:
-    """The open reservations of these requests, None for one without; counts one call of the API key.
+    """The reservations of these requests, open or expired, None for one without; counts one call of the API key.
 
     Raises StoreUnavailable.
     """
@@ -31,6 +31,6 @@ def look_up(
     if kind == b"LIMITED":
         return RateLimited(int(answer[0]))
     return [
-        None if at is None else Reservation(key, packed or b"", int(at))
-        for key, packed, at in zip(reservations, answer[::2], answer[1::2], strict=True)
+        None if at is None else Reservation(key, packed or b"", int(at), is_open=state == b"open")
+        for key, state, packed, at in zip(reservations, answer[::3], answer[1::3], answer[2::3], strict=True)
     ]

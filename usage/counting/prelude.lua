@@ -96,9 +96,11 @@ local function give_back(reservation, open, charge, counters)
   return true
 end
 
--- What is remembered of a reservation that ended: how, and further fields.
+-- What is remembered of a reservation that ended: how, and further fields. Of one that expired also what was evaluated:
+-- its report may come late.
 local function tombstone(reservation, state, ...)
-  redis.call('HDEL', reservation, 'as', 'vs', 'am', 'ks', 'zs')
+  redis.call('HDEL', reservation, 'vs', 'am', 'ks', 'zs')
+  if state ~= 'expired' then redis.call('HDEL', reservation, 'as') end
   redis.call('HSET', reservation, 'st', state, ...)
   redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
 end

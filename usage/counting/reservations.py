@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from usage import assessment
@@ -26,14 +26,16 @@ class Reservation:
     key: str
     assessment: bytes
     at_ms: int
+    # False: it expired, and nothing is held any more.
+    is_open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DueCharge(Reservation):
-    """One that expired and is to be charged, and what it holds."""
+    """One that is past its deadline and is to be charged, and what it holds until then."""
 
-    amounts: Amounts
-    deadline_ms: int
+    amounts: Amounts = field(kw_only=True)
+    deadline_ms: int = field(kw_only=True)
 
 
 def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[Reservation | None]:
@@ -72,7 +74,9 @@ def due_charges(environment_id: int, most: int) -> list[DueCharge]:
     expired = store.run("due", [charge], [most])
     rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at", "am", "dl")))
     return [
-        DueCharge(key.decode(), packed or b"", int(at), amounts_of(held), int(deadline or at))
+        DueCharge(
+            key.decode(), packed or b"", int(at), amounts=amounts_of(held), deadline_ms=int(deadline or at)
+        )
         for key, state, packed, at, held, deadline in rows
         if state == b"open" and at is not None
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from usage.metrics import Metric
 from usage.money import format_usd, parse_usd
 from usage.prices.cost import TokenUse, cost_nano
 from usage.settling import charging
+from usage.settling.stored_plans import stored_plans
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 logger = logging.getLogger("tokvigil.reports")
@@ -93,31 +94,78 @@ def record_usage(reports: Sequence[UsageReport], admitted: Admitted) -> list[Usa
     """
     outcomes: dict[str, UsageReceipt | Problem] = {}
     events: list[NewEvent] = []
-    held = [reservation for reservation in admitted.reservations if reservation is not None]
-    allowed = {
-        evaluated.request_id: evaluated for _, evaluated in readable(admitted.known.environment_id, held)
-    }
-    for report, reservation in zip(reports, admitted.reservations, strict=True):
+    calls = _calls(reports, admitted)
+    for call in calls:
         try:
-            events.append(_event(report, reservation, allowed.get(report.request_id), admitted))
+            events.append(_event(call, admitted))
         except Problem as problem:
-            outcomes[report.request_id] = problem
+            outcomes[call.body.request_id] = problem
     written = record(events) if events else []
     settled = charging.charge([row for row in written if isinstance(row, Recorded)], admitted.known)
+    held_against = {call.body.request_id: call.allowed for call in calls if call.is_held}
     for row in written:
         request_id = row.request_id
         outcomes[request_id] = (
-            _receipt(row, allowed.get(request_id), settled.get(request_id))
+            _receipt(row, held_against.get(request_id), settled.get(request_id))
             if isinstance(row, Recorded)
             else idempotency_conflict(request_id)
         )
     return [outcomes[report.request_id] for report in reports]
 
 
-def _event(
-    body: UsageReport, reservation: Reservation | None, allowed: Assessment | None, admitted: Admitted
-) -> NewEvent:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A report, and what is known of its call from before."""
+
+    body: UsageReport
+    reservation: Reservation | None
+    # What was evaluated, as far as that can be read; also of a hold that expired an hour ago at most.
+    allowed: Assessment | None
+    stored_plan: str | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self.reservation is not None and self.reservation.is_open
+
+    @property
+    def subjects(self) -> Subjects:
+        """As evaluated: against the limits of these it was held. Else as the report says; a stored plan wins."""
+        if self.allowed is not None:
+            return self.allowed.subjects
+        body = self.body
+        return Subjects(
+            user_id=body.user_id,
+            feature=body.feature or "",
+            plan=self.stored_plan or body.plan or "",
+            run_id=body.run_id or "",
+        )
+
+
+def _calls(reports: Sequence[UsageReport], admitted: Admitted) -> list[_Call]:
+    environment_id = admitted.known.environment_id
+    found = [reservation for reservation in admitted.reservations if reservation is not None]
+    evaluated = dict(readable(environment_id, found))
+    calls = [
+        _call(body, reservation, None if reservation is None else evaluated.get(reservation))
+        for body, reservation in zip(reports, admitted.reservations, strict=True)
+    ]
+    plans = stored_plans(
+        environment_id, sorted({call.body.user_id for call in calls if call.allowed is None})
+    )
+    return [replace(call, stored_plan=plans.get(call.body.user_id)) for call in calls]
+
+
+def _call(body: UsageReport, reservation: Reservation | None, allowed: Assessment | None) -> _Call:
+    is_held = reservation is not None and reservation.is_open
+    if not is_held and (allowed is None or allowed.user_id != body.user_id):
+        # Of a hold that expired nothing is held for anybody any more: it tells nothing of another user's call.
+        reservation = allowed = None
+    return _Call(body=body, reservation=reservation, allowed=allowed)
+
+
+def _event(call: _Call, admitted: Admitted) -> NewEvent:
     now = datetime.now(UTC)
+    body, reservation, allowed = call.body, call.reservation, call.allowed
     if allowed is not None:
         _require_same_user(body, allowed)
     if (
@@ -138,7 +186,7 @@ def _event(
         body_digest=digest_of(_in_utc(body)),
         charged_at=at if reservation is None else datetime.fromtimestamp(reservation.at_ms / 1000, UTC),
         occurred_at=body.occurred_at,
-        subjects=_subjects(body, allowed),
+        subjects=call.subjects,
         model=body.model,
         provider=provider or (match.price.provider if match else ""),
         status=Status(body.status),
@@ -181,15 +229,6 @@ def _require_same_user(body: UsageReport, allowed: Assessment) -> None:
         raise invalid_field(
             "user_id", "the call was evaluated for another user; report the one it was evaluated for"
         )
-
-
-def _subjects(body: UsageReport, allowed: Assessment | None) -> Subjects:
-    """As evaluated, if the hold is open: against the limits of these it was held. Else as the report says."""
-    if allowed is not None:
-        return allowed.subjects
-    return Subjects(
-        user_id=body.user_id, feature=body.feature or "", plan=body.plan or "", run_id=body.run_id or ""
-    )
 
 
 def _reported_cost(text: str | None) -> int | None:
