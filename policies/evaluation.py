@@ -34,7 +34,7 @@ from tenants.api.callers import Caller
 from usage import assessment
 from usage.amounts import Per, Subjects
 from usage.assessment import Assessment, Unreadable
-from usage.counting import remember_user, reserve
+from usage.counting import carry, remember_user, reserve
 from usage.counting.reserve import (
     AlreadySettled,
     Check,
@@ -42,6 +42,7 @@ from usage.counting.reserve import (
     Cold,
     Conflict,
     Done,
+    HoldsElsewhere,
     RateLimited,
     Replay,
     Request,
@@ -164,6 +165,8 @@ class Evaluation:
                     self._attempt = replace(attempt, now_ms=now_ms)
                 case Cold() as cold:
                     attempt.complete(cold, prepared.assessment.subjects)
+                case HoldsElsewhere(token):
+                    carry.carry(attempt.snapshot.environment_id, attempt.snapshot.counting.tracked, token)
                 case RateLimited(wait_ms):
                     raise problems.rate_limited(-(-wait_ms // 1000))
                 case Conflict():
@@ -261,6 +264,7 @@ class Attempt:
             counters=counted,
             concurrency_keys=tuple(sets.values()),
             checks=_checks(terms, counted, list(sets)),
+            zone=known.counting.tracked.zone.key,
             right_from_ms=present.since_ms,
             right_until_ms=present.until_ms,
             assessment=assessment.pack(assessed),

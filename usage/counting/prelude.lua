@@ -9,7 +9,8 @@
 --                                         turn: moves with each write of the two; run: of the server, see RUN;
 --                                         epoch: since when counters are complete (ms);
 --                                         t:<per>:<window>: since when the pair is tracked (ms);
---                                         d:<per>:<window>: the pair was tracked before; zone: of the windows
+--                                         d:<per>:<window>: the pair was tracked before; zone: of the windows;
+--                                         carry: calls in flight hold in windows of another zone, see carry.lua
 --   tv:{7}:eu:<user>               HASH   record: <epoch>|<what PostgreSQL holds of an end user>; changing, turn: as above
 --   tv:{7}:c:<per>:<window>:<start>:<subject>
 --                                  HASH   ur ui uo uc: used requests, input, output, nano-USD; hr hi ho hc: held;
@@ -19,7 +20,8 @@
 --   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
 --   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
 --                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
---                                         ks: keys of its counters; zs: keys of its concurrency sets;
+--                                         ks: keys of its counters; ha: since when it holds in these, if not since
+--                                         `at` (ms); zs: keys of its concurrency sets;
 --                                         x: ledger transactions charged: ,771,772,
 --   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
 --   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
@@ -74,25 +76,31 @@ local each_at_once = {
   add = function(key, field, by) redis.call('HINCRBY', key, field, by) end,
 }
 
--- Takes an open reservation's holds back. True if it was open.
-local function give_back(reservation, open, charge, counters)
-  local f = redis.call('HMGET', reservation, 'st', 'am', 'ks', 'zs', 'at')
-  redis.call('ZREM', open, reservation)
-  redis.call('ZREM', charge, reservation)
-  if f[1] ~= 'open' then return false end
+-- Takes a reservation's holds out of its counters. `f` are its fields am, ks, at and ha.
+local function take_out(f, counters)
   local amounts = {}
-  for amount in string.gmatch(f[2] or '', '%S+') do amounts[#amounts + 1] = amount end
-  for key in string.gmatch(f[3] or '', '%S+') do
+  for amount in string.gmatch(f[1] or '', '%S+') do amounts[#amounts + 1] = amount end
+  local held_since = tonumber(f[4] or f[3] or 0)
+  for key in string.gmatch(f[2] or '', '%S+') do
     -- A counter that was lost and made anew does not carry the holds of before.
     local since = counters.takes_holds_since(key)
-    if since and since <= tonumber(f[5] or 0) then
+    if since and since <= held_since then
       for n, letter in ipairs(COUNTED) do
         -- A hold of an older version says nothing of a later metric.
         if (amounts[n] or '0') ~= '0' then counters.add(key, HELD[letter], '-' .. amounts[n]) end
       end
     end
   end
-  for key in string.gmatch(f[4] or '', '%S+') do redis.call('ZREM', key, reservation) end
+end
+
+-- Takes an open reservation's holds back. True if it was open.
+local function give_back(reservation, open, charge, counters)
+  local f = redis.call('HMGET', reservation, 'am', 'ks', 'at', 'ha', 'st', 'zs')
+  redis.call('ZREM', open, reservation)
+  redis.call('ZREM', charge, reservation)
+  if f[5] ~= 'open' then return false end
+  take_out(f, counters)
+  for key in string.gmatch(f[6] or '', '%S+') do redis.call('ZREM', key, reservation) end
   return true
 end
 

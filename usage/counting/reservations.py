@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from usage import assessment
@@ -15,6 +16,9 @@ from usage.counting.store import store
 from usage.metrics import COUNTED
 
 logger = logging.getLogger("tokvigil.holds")
+
+# More in one round trip would not fit the store's time box.
+READ_AT_ONCE_MAX = 1000
 
 Held = TypeVar("Held", bound="Reservation")
 
@@ -66,6 +70,23 @@ def _reservation(
     if state != b"open" or at is None:
         return None
     return Reservation(key.decode(), packed or b"", int(at))
+
+
+def all_holds(environment_id: int) -> list[Reservation]:
+    """Every hold that is open, expired ones that were not ended yet too."""
+    keys: list[bytes] = []
+    for index in open_keys(environment_id):
+        keys += store.call(partial(_members, index=index))
+    found: list[Reservation | None] = []
+    for first in range(0, len(keys), READ_AT_ONCE_MAX):
+        some = keys[first : first + READ_AT_ONCE_MAX]
+        rows = store.call(partial(_read_fields, keys=some, fields=("st", "as", "at")))
+        found += [_reservation(*row) for row in rows]
+    return [hold for hold in found if hold is not None]
+
+
+def _members(client: Any, index: str) -> list[bytes]:
+    return list(client.zrange(index, 0, -1))
 
 
 def due_charges(environment_id: int, most: int) -> list[DueCharge]:

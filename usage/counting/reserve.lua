@@ -14,6 +14,7 @@
 --         hold_ms = 600000        how long the hold lasts
 --         charge = false          charge the hold when it expires, instead of releasing it
 --         per_minute = 0          calls a minute the API key may make (0: any number)
+--         zone = 'Europe/Berlin'  that the caller's windows are cut in
 --         since_ms, until_ms      from when until before when the caller's windows are right
 --         amounts = { 1, 374, 44, 198000 }    requests, input tokens, output tokens, nano-USD to hold
 --         amounts_text = '1 374 44 198000'    the same, as the reservation keeps it: Lua is slow at writing numbers
@@ -26,7 +27,8 @@
 --         checks = { { 'r', 1, 50, true }, .. }
 --                                 metric (r i o t c, k = concurrency), number of its counter or set, limit, enforce
 --       3 the assessment: all that is known before counting; packed, and not read here
--- Answers  STALE | USER epoch turn changing | CLOCK now | COLD epoch n.. | LIMITED wait_ms | CONFLICT | SETTLED
+-- Answers  STALE | USER epoch turn changing | CLOCK now | CARRY token | COLD epoch n.. | LIMITED wait_ms
+--          CONFLICT | SETTLED
 --          REPLAY assessment readings at deadline
 --          DONE held(1/0) at deadline used1 held1 used2 held2 ..   one pair a check, as they were before this call
 local SWEEP_FEW, SWEEP_MANY = 10, 500
@@ -43,6 +45,11 @@ if call.user ~= JUST_READ and (of_user[2] or of_user[1] ~= known[4] .. '|' .. ca
   return { 'USER', known[4], of_user[3] or '', of_user[2] or '' }
 end
 if now < call.since_ms or now >= call.until_ms then return { 'CLOCK', now } end
+
+-- Of a caller that has just read PostgreSQL the edition is not compared, but its windows must be those of now.
+local moved = redis.call('HMGET', env, 'carry', 'zone')
+if call.zone and moved[2] and moved[2] ~= call.zone then return { 'STALE' } end
+if moved[1] then return { 'CARRY', moved[1] } end
 
 local due, wait
 if call.per_minute > 0 then

@@ -47,6 +47,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     counters: tuple[Counter, ...]
     concurrency_keys: tuple[str, ...]
     checks: tuple[Check, ...]
+    # That the windows of the counters are cut in; None: they are right in any zone.
+    zone: str | None = None
     right_from_ms: int
     right_until_ms: int
     assessment: bytes
@@ -83,6 +85,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
                 "hold_ms": self.hold_ms,
                 "charge": self.charge_on_expiry,
                 "per_minute": self.requests_per_minute or 0,
+                "zone": self.zone,
                 "since_ms": self.right_from_ms,
                 "until_ms": until_ms,
                 "amounts": amounts,
@@ -124,6 +127,12 @@ class Cold(msgspec.Struct, frozen=True):
     counters: tuple[Counter, ...]
 
 
+class HoldsElsewhere(msgspec.Struct, frozen=True):
+    """The calls in flight hold in the windows of another time zone: carry them first. `token` goes to `carry`."""
+
+    token: str
+
+
 class RateLimited(msgspec.Struct, frozen=True):
     wait_ms: int
 
@@ -152,7 +161,18 @@ class Done(msgspec.Struct, frozen=True):
     readings: tuple[Reading, ...]
 
 
-Answer = Stale | UserUnknown | ClockDiffers | Cold | RateLimited | Conflict | AlreadySettled | Replay | Done
+Answer = (
+    Stale
+    | UserUnknown
+    | ClockDiffers
+    | Cold
+    | HoldsElsewhere
+    | RateLimited
+    | Conflict
+    | AlreadySettled
+    | Replay
+    | Done
+)
 
 
 def check(metric: Metric, place: int, limit: int, *, enforce: bool) -> Check:
@@ -186,6 +206,8 @@ def _read_answer(request: Request, answer: list[Any]) -> Answer:
             return ClockDiffers(int(answer[1]))
         case b"COLD":
             return Cold(int(answer[1]), tuple(request.counters[int(place) - 1] for place in answer[2:]))
+        case b"CARRY":
+            return HoldsElsewhere(answer[1].decode())
         case b"LIMITED":
             return RateLimited(int(answer[1]))
         case b"CONFLICT":

@@ -60,6 +60,7 @@ SCRIPTS = {
         "settle",
         "release",
         "extend",
+        "carry",
         "seed",
         "sync",
         "distrust",

@@ -1,6 +1,6 @@
 -- Tell the store which edition is in force and which pairs it tracks, as the caller has just read it in PostgreSQL.
 --
--- KEYS  1 tv:{7}:env
+-- KEYS  1 tv:{7}:env   2 tv:{7}:open   3 tv:{7}:charge
 -- ARGV  1 0    clock offset, ms (tests only)
 --       2 41.9f3ac1   edition
 --       3 1795512345678   the turn, as it was before PostgreSQL was read ('' = none)
@@ -36,7 +36,12 @@ for _, field in ipairs(redis.call('HKEYS', env)) do
 end
 -- Counters that are left of a pair from before it was dropped missed what was charged since; and the windows of another
 -- zone, which have keys of their own, what was charged before.
-if resumed or (zone and zone ~= ARGV[5]) then redis.call('HSET', env, 'epoch', later_epoch(env)) end
+local moved = zone and zone ~= ARGV[5]
+if resumed or moved then redis.call('HSET', env, 'epoch', later_epoch(env)) end
+-- The calls in flight hold in the windows of the zone before: nothing is held until they hold in those of this one.
+if moved and (redis.call('ZCARD', KEYS[2]) > 0 or redis.call('ZCARD', KEYS[3]) > 0) then
+  redis.call('HSET', env, 'carry', ARGV[5] .. ' ' .. redis.call('HGET', env, 'epoch'))
+end
 if ARGV[4] == '' then redis.call('HDEL', env, 'changing') else redis.call('HSET', env, 'changing', ARGV[4]) end
 redis.call('HSET', env, 'synced', ARGV[2], 'turn', next_turn(env))
 return { 'OK', restarted and 1 or 0 }

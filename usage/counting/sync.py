@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tenants.revisions import environment_key
 from usage.amounts import Pair
+from usage.counting.keys import open_keys
 from usage.counting.store import store
 
 # In place of an edition or an end user's record: it was read from PostgreSQL since the call began. So all that was
@@ -51,5 +52,6 @@ def sync(
     All as PostgreSQL had it after the store was asked; `under_way` are those of `asked.changing` that had not ended.
     """
     arguments = [edition, asked.turn, " ".join(under_way), zone, *sorted(map(str, pairs))]
-    taken, restarted = store.run("sync", [environment_key(environment_id)], arguments)
+    keys = [environment_key(environment_id), *open_keys(environment_id)]
+    taken, restarted = store.run("sync", keys, arguments)
     return Synced(taken == b"OK", restarted == 1)
