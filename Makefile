@@ -5,7 +5,7 @@ python := .venv/bin/python
 checked := $(python) -W "ignore:Got an error checking a consistent migration history" manage.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint schema format bench lock clean
+.PHONY: help setup demo up test lint schema format bench deploy lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -44,6 +44,9 @@ format: setup ## rewrite the code in the house style
 
 bench: setup ## measure the speed promises side by side (ARGS=... are passed on)
 	@$(python) -m bench $(ARGS)
+
+deploy: setup ## run a process of an older commit beside one of this checkout (AGAINST=commit)
+	@$(python) -m bench.deploy $(AGAINST)
 
 lock: setup ## pin the newest allowed packages in both lock files (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv on the PATH: pip install uv' >&2; exit 1; }

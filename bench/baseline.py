@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from urllib.parse import urlsplit
 from django.db import connection
 
 from bench import scene
+from bench.checkouts import checkout_of, manage
 from bench.servers import wsgi_web
 
 DATABASE = "bench_baseline"
@@ -30,17 +28,12 @@ class Baseline:
 
 @contextmanager
 def baseline(commit: str) -> Iterator[Baseline]:
-    """`commit` as git names it. Needs the repository, and the same Python packages."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(folder) / "checkout"
-        _git("worktree", "add", "--detach", str(checkout), commit)
-        try:
-            variables = _servers_of_its_own()
-            key = _prepared(checkout, variables)
-            with wsgi_web(folder=checkout, variables=variables) as url:
-                yield Baseline(commit, url, key)
-        finally:
-            _git("worktree", "remove", "--force", str(checkout))
+    """`commit` as git names it."""
+    with checkout_of(commit) as checkout:
+        variables = _servers_of_its_own()
+        key = _prepared(checkout, variables)
+        with wsgi_web(folder=checkout, variables=variables) as url:
+            yield Baseline(commit, url, key)
 
 
 def _servers_of_its_own() -> dict[str, str]:
@@ -67,15 +60,5 @@ def _prepared(checkout: Path, variables: dict[str, str]) -> str:
         ["create_tenant", "bench"],
         ["apply_policies", "bench/prod", str(policies)],
     ):
-        _manage(checkout, variables, *arguments)
-    return _manage(checkout, variables, "issue_key", "bench/prod", "--name", "bench").strip()
-
-
-def _manage(checkout: Path, variables: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "manage.py", *arguments]
-    done = subprocess.run(command, cwd=checkout, env=variables, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout
-
-
-def _git(*arguments: str) -> None:
-    subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        manage(checkout, variables, *arguments)
+    return manage(checkout, variables, "issue_key", "bench/prod", "--name", "bench").strip()

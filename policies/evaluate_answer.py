@@ -110,7 +110,8 @@ class EvaluateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     estimated_cost_usd: Annotated[
         str | None,
         Meta(
-            description="Decimal string in USD of the tokens held or asked for; null if the model has no price."
+            description="Decimal string in USD: the most that the tokens held or asked for can cost, at the dearest of "
+            "the model's rates; null if it has no price."
         ),
     ]
     reserved: Annotated[

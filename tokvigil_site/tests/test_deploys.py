@@ -1,6 +1,6 @@
 """Two versions of TokVigil on one store and one ledger, as a deploy has them: what one wrote the other lives with.
 
-`scripts/check_deploy` does the same with two checkouts and real processes.
+`make deploy AGAINST=commit` does the same with two checkouts and real processes.
 """
 
 from __future__ import annotations
