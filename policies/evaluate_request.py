@@ -45,8 +45,8 @@ class EvaluateRequest(
     max_output_tokens: Annotated[
         TokenCount | None,
         Meta(
-            description="The most tokens of the answer: held in full, or the call is blocked. Left out: the policy's cap, "
-            "or what such calls used lately; of that, what the limits leave."
+            description="The most tokens of the answer: held in full, or the call is blocked. Left out: the policy's "
+            "cap, or what such calls used lately; of that, what the limits leave."
         ),
     ] = None
     provider: Annotated[

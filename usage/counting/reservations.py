@@ -86,7 +86,8 @@ def all_holds(environment_id: int) -> list[Reservation]:
 
 
 def _members(client: Any, index: str) -> list[bytes]:
-    return list(client.zrange(index, 0, -1))
+    """All that are there from beginning to end; in steps, for there may be many."""
+    return [key for key, _ in client.zscan_iter(index, count=READ_AT_ONCE_MAX)]
 
 
 def due_charges(environment_id: int, most: int) -> list[DueCharge]:
