@@ -199,6 +199,14 @@ class TestWithoutACap:
         assert (row.input_tokens, row.output_tokens, row.cost_nano) == (10, 90, parse_usd("0.1"))
         assert_settled(environment)
 
+    def test_expired_holds_cut_nothing_however_many(self, api: Api, environment: Environment) -> None:
+        apply_policies(environment, limits("{metric: tokens, window: day, amount: 1500, per: user}"))
+        for _ in range(15):
+            api.evaluate(input_tokens=100)
+        later(milliseconds=HOLD_MS + 1)
+
+        assert without_cap(api)["max_output_tokens"] == expected_output.WITHOUT_HISTORY
+
     @pytest.mark.parametrize("limit", [each[0] for each in SMALL_LIMITS])
     def test_many_at_once_never_pass_the_limit(self, api: Api, environment: Environment, limit: str) -> None:
         apply_policies(environment, limits(limit.replace("100", "3000").replace("0.09", "3.09")))
