@@ -29,7 +29,7 @@ from usage.counting.keys import reservation_key
 from usage.counting.store import CounterStore, StoreUnavailable, store
 from usage.ledger import expected_output
 from usage.money import parse_usd
-from usage.settling import charging, expiry, stored_plans
+from usage.settling import expiry, stored_plans
 
 DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"
 
@@ -450,8 +450,6 @@ class TestLateReports:
         with monkeypatch.context() as patched:
             patched.setattr(CounterStore, "run", _away)
             assert on_pro.report(request_id).status == 201
-
-        charging.catch_up()
 
         assert [row.plan for row in ledger(on_pro.environment)] == ["pro"]
         assert used_by_plan(on_pro) == 1

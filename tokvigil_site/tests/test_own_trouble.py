@@ -29,7 +29,7 @@ from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from tokvigil_site import tasks
 from tokvigil_site.embedded.stack import Stack
-from tokvigil_site.testing import Api, apply_policies, at_once, ledger, limits, set_clock
+from tokvigil_site.testing import Api, apply_policies, at_once, later, ledger, limits, set_clock
 from tokvigil_site.tests.servers import (
     NoAnswer,
     Traffic,
@@ -39,7 +39,6 @@ from tokvigil_site.tests.servers import (
 )
 from tokvigil_site.tests.test_failures import (  # noqa: F401
     _leave_servers,
-    later,
     monthly,
     own_stack,
     servers,

@@ -26,7 +26,7 @@ from usage.counting import carry
 from usage.counting.inspection import environment_fields
 from usage.counting.reservations import open_count
 from usage.counting.store import store
-from usage.settling import charging, expiry
+from usage.settling import expiry
 
 # 09:00 in Berlin, 17:00 in Tokyo, 22:00 the day before in Honolulu.
 MORNING = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -206,7 +206,6 @@ class TestAStoreThatLostEverything:
         assert open_count(environment.pk) == 4
         for request_id in [*before, *(each["request_id"] for each in decisions if each["allowed"])]:
             assert api.report(request_id, feature="chat").status == 201
-        charging.catch_up()
         assert states(api) == [(9, 0), (0, 0)]
         assert not api.evaluate(feature="chat")["allowed"]
         assert_settled(environment)
