@@ -1,7 +1,7 @@
 """`make bench`: prints the ratios that DESIGN promises, each measured side by side in one run.
 
     python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3]
-                    [--only-sdk | --only-reports | --only-serving] [--against COMMIT]
+                    [--only-sdk | --only-reports | --only-serving | --only-ledger] [--against COMMIT]
 
 Figures of one machine say little; the ratios are the result. Medians of `--runs` interleaved runs.
 """
@@ -24,6 +24,7 @@ class Options:
     only_sdk: bool
     only_reports: bool
     only_serving: bool
+    only_ledger: bool
     against: str | None
 
 
@@ -57,6 +58,7 @@ def _options() -> Options:
     parser.add_argument("--only-sdk", action="store_true", help="measure the Python SDK alone")
     parser.add_argument("--only-reports", action="store_true", help="measure reports beside evaluates alone")
     parser.add_argument("--only-serving", action="store_true", help="measure the web server alone")
+    parser.add_argument("--only-ledger", action="store_true", help="measure rollups and cold counters alone")
     parser.add_argument("--against", metavar="COMMIT", help="measure batches of this commit beside today's")
     return Options(**vars(parser.parse_args()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bench import load, python_sdk, reports, scene, serving
+from bench import ledger, load, python_sdk, reports, scene, serving
 from bench.client import post
 from bench.load import Load, interleaved, median
 from bench.result import Result
@@ -27,11 +27,13 @@ def all_measures(options: Options) -> list[Result]:
     scene.prepare()
     small = scene.make("small")
     results: list[Result] = []
-    if not (options.only_sdk or options.only_reports):
+    if not (options.only_sdk or options.only_reports or options.only_ledger):
         results += serving.measures(scene.make("serving"), options)
     if options.only_serving:
         return results
     with web() as url:
+        if options.only_ledger:
+            return ledger.measures(url, scene.make("full"), options)
         if options.only_reports:
             return reports.measures(url, options)
         results += python_sdk.measures(url, scene.make("sdk"), options.runs)
@@ -42,8 +44,7 @@ def all_measures(options: Options) -> list[Result]:
         wide = scene.make("wide", scene.many_policies(options.policies))
         results.append(_slowdown(url, small, wide, options, f"evaluate with {options.policies} policies"))
         full = scene.make("full")
-        print(f"filling the ledger with {options.rows} rows ...", flush=True)
-        scene.fill_ledger(full.environment, options.rows)
+        results += ledger.measures(url, full, options)
         results.append(_slowdown(url, small, full, options, f"evaluate beside {options.rows} ledger rows"))
     return results
 

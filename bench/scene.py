@@ -78,10 +78,10 @@ def many_policies(count: int) -> str:
     return POLICIES + rows
 
 
-def fill_ledger(environment: Environment, rows: int) -> None:
-    """Rows as the ledger writes them, spread over users and the last 24 hours."""
+def fill_ledger(environment: Environment, rows: int, *, first: int = 0) -> None:
+    """Rows as the ledger writes them, from number `first` on until there are `rows`: of all users and the last day."""
     with connection.cursor() as cursor:
-        for first in range(0, rows, LEDGER_STEP):
+        for step in range(first, rows, LEDGER_STEP):
             cursor.execute(
                 """
                 INSERT INTO usage_event (environment_id, request_id, charged_at, user_id, feature, plan, run_id, model,
@@ -91,6 +91,6 @@ def fill_ledger(environment: Environment, rows: int) -> None:
                     'free', '', 'gpt-4o-mini', 'openai', 'succeeded', 1, 374, 44, 0, 0, 0, 82500
                 FROM generate_series(%s::bigint, %s::bigint) AS n
                 """,
-                [environment.pk, first, min(first + LEDGER_STEP, rows) - 1],
+                [environment.pk, step, min(step + LEDGER_STEP, rows) - 1],
             )
         cursor.execute("ANALYZE usage_event")

@@ -15,5 +15,6 @@ class PoliciesConfig(AppConfig):
         register_action("policy.archived", "Policy archived")
         register_action("plan.added", "Plan added")
         register_action("plan.removed", "Plan removed")
+        register_action("month.closed", "Month closed")
         register_action("end_user.changed", "End user changed")
         register_action("end_user.removed", "End user removed")

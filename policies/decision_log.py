@@ -3,15 +3,21 @@
 The reserve script writes what it decided on (assessment and readings) to a bounded stream; `drain` decides the same
 once more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is
 committed; one that is read twice is still one row. One that cannot be read is named in the log and set aside.
+
+The table has a partition for each month. One leaves, rows and all, when its last decision is older than
+`BLOCKED_DECISIONS_KEPT_DAYS`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import msgspec
+from django.conf import settings
+from django.db import IntegrityError
 
 from policies import evaluate_answer
 from policies.decision import decide
@@ -20,9 +26,13 @@ from tenants.models import Environment
 from usage.assessment import Unreadable
 from usage.counting import blocked_stream
 from usage.counting.blocked_stream import BlockedEntry
+from usage.ledger.months import Monthly, StillRead, is_missing, month_of, months_from, next_month, of_month
 
 logger = logging.getLogger("tokvigil.decisions")
 
+
+TABLE = Monthly("blocked_decision")
+AHEAD_MONTHS = 3
 BATCH_MAX = 500
 BATCHES_MAX = 200
 
@@ -33,7 +43,7 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
     for _ in range(batches_max):
         entries = blocked_stream.blocked(environment.pk, BATCH_MAX)
         rows = _rows(environment.pk, entries)
-        BlockedDecision.objects.bulk_create(rows.values(), ignore_conflicts=True, batch_size=BATCH_MAX)
+        _store(list(rows.values()))
         unread = [entry for entry in entries if entry.stream_id not in rows]
         blocked_stream.set_aside(environment.pk, unread)
         blocked_stream.drop_blocked(environment.pk, [entry.stream_id for entry in entries])
@@ -41,6 +51,41 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
         if len(entries) < BATCH_MAX:
             break
     return stored
+
+
+def _store(rows: list[BlockedDecision]) -> None:
+    try:
+        _insert(rows)
+    except IntegrityError as error:
+        if not is_missing(error):
+            raise
+        ensure(row.decided_at for row in rows)
+        _insert(rows)
+
+
+def _insert(rows: list[BlockedDecision]) -> None:
+    BlockedDecision.objects.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH_MAX)
+
+
+def ensure(times: Iterable[datetime]) -> None:
+    """Makes the partitions that hold these times. Raises OperationalError."""
+    TABLE.ensure(map(month_of, times))
+
+
+def keep_up(now: datetime) -> list[str]:
+    """Makes the partitions of the coming months and deletes those that are over; the names of these.
+
+    Raises OperationalError.
+    """
+    TABLE.finish()
+    TABLE.ensure(months_from(month_of(now), AHEAD_MONTHS + 1))
+    kept_since = now - timedelta(days=settings.BLOCKED_DECISIONS_KEPT_DAYS)
+    over = [each.month for each in TABLE.partitions() if of_month(next_month(each.month)) <= kept_since]
+    gone = []
+    for month in over:
+        with suppress(StillRead):
+            gone += TABLE.drop(month)
+    return gone
 
 
 def _rows(environment_id: int, entries: Sequence[BlockedEntry]) -> dict[str, BlockedDecision]:

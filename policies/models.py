@@ -165,10 +165,16 @@ class PolicyVersion(models.Model):
 
 
 class BlockedDecision(models.Model):
-    """A blocked call: who, what, why, and the limits as they stood. Allowed calls are in the ledger."""
+    """A blocked call: who, what, why, and the limits as they stood. Allowed calls are in the ledger.
 
-    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="+")
-    # The entry of the stream it came from: written twice, it is still one row.
+    Partitioned by month of `decided_at` (policies/decision_log.py); the real primary key is (id, decided_at).
+    """
+
+    # Without a constraint: to attach a partition that has one locks the environments.
+    environment = models.ForeignKey(
+        Environment, on_delete=models.CASCADE, db_constraint=False, related_name="+"
+    )
+    # The entry of the stream it came from, which has one time: written twice, it is still one row.
     stream_id = models.CharField(max_length=STREAM_ID_LENGTH_MAX)
     decided_at = models.DateTimeField()
     request_id = models.CharField(max_length=REQUEST_ID_LENGTH_MAX)
@@ -190,7 +196,9 @@ class BlockedDecision(models.Model):
         db_table = "blocked_decision"
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(fields=["environment", "stream_id"], name="decision_unique_stream_id")
+            models.UniqueConstraint(
+                fields=["environment", "stream_id", "decided_at"], name="decision_unique_stream_id"
+            )
         ]
         indexes = [
             models.Index(fields=["environment", "-id"], name="decision_newest"),
@@ -200,3 +208,57 @@ class BlockedDecision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.request_id} {self.reason_code}"
+
+
+class ClosedMonth(models.Model):
+    """A month of an environment whose monthly budgets are settled for good (policies/budgets.py)."""
+
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="closed_months")
+    # Its first day, in the time zone that the tenant had when it was closed.
+    month = models.DateField()
+    closed_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["environment", "-month"]
+        constraints = [models.UniqueConstraint(fields=["environment", "month"], name="closed_month_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m}"
+
+
+class MonthlyBudget(models.Model):
+    """One subject's budget of a month, a limit on cost as it stood when the month ended, and what was spent of it.
+
+    The subject is named as `per` says; what does not name it is empty.
+    """
+
+    closed_month = models.ForeignKey(ClosedMonth, on_delete=models.CASCADE, related_name="budgets")
+    policy_id = models.UUIDField()
+    policy_name = models.CharField(max_length=TITLE_LENGTH_MAX)
+    policy_version = models.PositiveIntegerField()
+    per = models.CharField(max_length=12, choices=choices(Per))
+    user_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    feature = models.CharField(max_length=NAME_LENGTH_MAX)
+    plan = models.CharField(max_length=NAME_LENGTH_MAX)
+    run_id = models.CharField(max_length=NAME_LENGTH_MAX)
+    budget_usd = models.DecimalField(max_digits=25, decimal_places=9)
+    spent_usd = models.DecimalField(max_digits=30, decimal_places=9)
+    requests = models.BigIntegerField()
+    # Calls without a price: what they cost is in no sum.
+    unpriced = models.BigIntegerField()
+
+    class Meta:
+        ordering = ["closed_month", "-spent_usd"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["closed_month", "policy_id", "per", "user_id", "feature", "plan", "run_id"],
+                name="monthly_budget_unique",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.policy_name} {self.closed_month}"
+
+    @property
+    def exceeded(self) -> bool:
+        return self.spent_usd > self.budget_usd

@@ -24,6 +24,14 @@ def read(name: str, default: str = "") -> str:
         ) from error
 
 
+def whole(name: str, *, default: int, least: int) -> int:
+    """A whole number. Raises ImproperlyConfigured for anything else, and for less than `least`."""
+    text = read(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a whole number of at least {least}.")
+    return int(text)
+
+
 def secret(name: str, *, home: Path, debug: bool) -> str:
     """A secret: from the environment, else the one `manage.py up` made in the home, else only with DEBUG a dummy."""
     value = read(name)

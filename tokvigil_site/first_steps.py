@@ -16,6 +16,7 @@ from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
 
 from audit.log import acting_as
+from policies import decision_log
 from tenants import keys
 from tenants.accounts import Account
 from tenants.models import ApiKey, Environment, Tenant
@@ -38,7 +39,8 @@ def take(say: Say) -> tuple[str | None, str]:
     try:
         say("Preparing the database")
         call_command("migrate", verbosity=0, interactive=False)
-        partitions.ensure_ahead(datetime.now(UTC))
+        partitions.keep_up(datetime.now(UTC))
+        decision_log.keep_up(datetime.now(UTC))
         get_redis_connection("counters").ping()
         with acting_as(ACTOR):
             if not ModelPrice.objects.shared().exists():

@@ -143,6 +143,9 @@ AUDIT_KEYS = environment.keyed_secrets(
     "AUDIT_KEY", environment.secret("AUDIT_KEY", home=TOKVIGIL_HOME, debug=DEBUG)
 )
 
+# A month of blocked decisions is deleted when its last day is this long ago.
+BLOCKED_DECISIONS_KEPT_DAYS = environment.whole("BLOCKED_DECISIONS_KEPT_DAYS", default=90, least=1)
+
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 # However long the broker is away, and also while it is there but read-only (a fail-over makes a primary a replica for a
@@ -157,6 +160,8 @@ _PERIODIC_TASKS = {
     "settle-expired": ("tokvigil_site.tasks.settle_expired", 10),
     "drain-decisions": ("tokvigil_site.tasks.drain_decisions", 5),
     "partition-usage": ("tokvigil_site.tasks.partition_usage", 6 * 3600),
+    "rollup-usage": ("tokvigil_site.tasks.rollup_usage", 60),
+    "close-months": ("tokvigil_site.tasks.close_months", 6 * 3600),
 }
 CELERY_BEAT_SCHEDULE = {
     name: {"task": task, "schedule": period_s, "options": {"expires": period_s * 0.9}}

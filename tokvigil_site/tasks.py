@@ -10,11 +10,11 @@ from celery import shared_task
 from django.db import DatabaseError
 from redis.exceptions import RedisError
 
-from policies import decision_log
+from policies import budgets, decision_log
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.store import StoreUnavailable
-from usage.ledger import partitions
+from usage.ledger import partitions, rollups
 from usage.settling import catching_up, expiry
 
 logger = logging.getLogger("tokvigil.tasks")
@@ -43,7 +43,19 @@ def drain_decisions() -> None:
 
 @shared_task
 def partition_usage() -> None:
-    partitions.ensure_ahead(datetime.now(UTC))
+    now = datetime.now(UTC)
+    partitions.keep_up(now)
+    decision_log.keep_up(now)
+
+
+@shared_task
+def rollup_usage() -> None:
+    rollups.roll_due()
+
+
+@shared_task
+def close_months() -> None:
+    _for_each_environment(budgets.close_over)
 
 
 def _for_each_environment(work: Callable[[Environment], Any]) -> None:

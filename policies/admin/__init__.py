@@ -1,9 +1,17 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
+from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
 from policies.admin.end_users import EndUserAdmin
 from policies.admin.plans import PlanAdmin
 from policies.admin.policies import PolicyAdmin
 from policies.admin.versions import PolicyVersionAdmin
 
-__all__ = ["BlockedDecisionAdmin", "EndUserAdmin", "PlanAdmin", "PolicyAdmin", "PolicyVersionAdmin"]
+__all__ = [
+    "BlockedDecisionAdmin",
+    "EndUserAdmin",
+    "MonthlyBudgetAdmin",
+    "PlanAdmin",
+    "PolicyAdmin",
+    "PolicyVersionAdmin",
+]

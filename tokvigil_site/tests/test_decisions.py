@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.db import connection
 
+from audit import roles
+from policies import decision_log
 from policies.models import BlockedDecision
 from tenants.models import Environment
-from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.testing import Api, apply_policies, limits, set_clock
 from tokvigil_site.tests.callers import assert_problem
 from usage.counting import blocked_stream
 from usage.counting.store import StoreUnavailable
@@ -93,7 +99,7 @@ def test_equal_times_are_told_apart_by_the_row(api: Api, blocking: None) -> None
     for number in range(3):
         api.evaluate(request_id=f"r{number}")
     decisions(api)
-    BlockedDecision.objects.update(decided_at="2026-11-01T00:00:00Z")
+    BlockedDecision.objects.update(decided_at=datetime.now(UTC))
     first = api.get("/v1/decisions?limit=2").json
 
     assert [d["request_id"] for d in decisions(api, f"cursor={first['next_cursor']}")] == ["r0"]
@@ -151,3 +157,74 @@ def test_without_the_counter_store_what_is_stored_is_answered(
 )
 def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/decisions?{query}"), 422, "VALIDATION_ERROR", field=field)
+
+
+def months_there() -> list[date]:
+    return [each.month for each in decision_log.TABLE.partitions()]
+
+
+@pytest.fixture
+def far_months() -> Iterator[tuple[datetime, datetime]]:
+    """Two months far from now; what the test makes of them is gone afterwards."""
+    before = set(months_there())
+    yield datetime(2031, 1, 15, tzinfo=UTC), datetime(2031, 2, 15, tzinfo=UTC)
+    with roles.as_owner(), connection.cursor() as cursor:
+        for month in {*months_there()} - before:
+            cursor.execute(f"DROP TABLE {decision_log.TABLE.name(month)}")
+
+
+def test_a_decision_of_a_month_without_a_partition_makes_it(
+    api: Api, blocking: None, far_months: tuple[datetime, datetime]
+) -> None:
+    set_clock(far_months[0])
+    api.evaluate(request_id="r1")
+
+    assert [decision["request_id"] for decision in decisions(api)] == ["r1"]
+    assert date(2031, 1, 1) in months_there()
+
+
+def test_an_entry_that_is_drained_twice_is_one_row(
+    api: Api, blocking: None, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker died after the row was stored and before the entry was dropped."""
+    api.evaluate(request_id="r1")
+    with monkeypatch.context() as patched:
+        patched.setattr(blocked_stream, "drop_blocked", lambda *_: None)
+        decision_log.drain(environment, batches_max=1)
+    decision_log.drain(environment)
+
+    assert BlockedDecision.objects.filter(environment=environment).count() == 1
+
+
+def test_a_month_of_decisions_goes_when_its_last_day_is_old_enough(
+    api: Api, blocking: None, environment: Environment, far_months: tuple[datetime, datetime]
+) -> None:
+    now = datetime.now(UTC)
+    for number, moment in enumerate((*far_months, now)):
+        set_clock(moment)
+        api.evaluate(request_id=f"r{number}")
+        decision_log.drain(environment)
+    kept_days = timedelta(days=settings.BLOCKED_DECISIONS_KEPT_DAYS)
+    before = months_there()
+
+    decision_log.keep_up(datetime(2031, 2, 1, tzinfo=UTC) + kept_days - timedelta(seconds=1))
+    assert date(2031, 1, 1) in months_there()
+    gone = decision_log.keep_up(datetime(2031, 2, 1, tzinfo=UTC) + kept_days)
+
+    assert "blocked_decision_2031_01" in gone
+    assert date(2031, 1, 1) not in months_there()
+    assert date(2031, 2, 1) in months_there()
+    decision_log.ensure([datetime(month.year, month.month, 1, tzinfo=UTC) for month in before])
+    assert [row.request_id for row in BlockedDecision.objects.filter(environment=environment)] == ["r1"]
+
+
+def test_a_call_that_passed_later_is_known_as_long_as_the_ledger_has_it(
+    api: Api, blocking: None, environment: Environment
+) -> None:
+    """Request ids are kept for a shorter time than decisions may be."""
+    api.evaluate(request_id="r1")
+    api.report("r1")
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM usage_request WHERE environment_id = %s", [environment.pk])
+
+    assert [decision["passed_later"] for decision in decisions(api)] == [True]

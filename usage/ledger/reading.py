@@ -33,11 +33,14 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def recorded(environment_id: int, request_ids: Sequence[str]) -> set[str]:
-    """Those of these requests that it holds, whatever their usage."""
+    """Those of these requests that it holds, whatever their usage; also of a month that was detached lately."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT request_id FROM usage_request WHERE environment_id = %s AND request_id = ANY(%s)",
-            [environment_id, list(request_ids)],
+            """
+            SELECT request_id FROM usage_request WHERE environment_id = %s AND request_id = ANY(%s)
+            UNION SELECT request_id FROM usage_event WHERE environment_id = %s AND request_id = ANY(%s)
+            """,
+            [environment_id, list(request_ids)] * 2,
         )
         return {request_id for (request_id,) in cursor.fetchall()}
 

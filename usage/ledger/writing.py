@@ -19,7 +19,7 @@ from django.db.utils import IntegrityError
 
 from usage.amounts import Movement
 from usage.body_digests import said
-from usage.ledger import estimates, partitions
+from usage.ledger import estimates, partitions, request_ids
 from usage.ledger.connections import ledger_connections
 from usage.ledger.reading import Recorded, entries
 from usage.ledger.rows import COLUMNS, NAMES, NewEvent, values
@@ -102,8 +102,9 @@ def _statement(rows: str) -> str:
     return f"""
         WITH row AS ({rows}),
         claimed AS (
-            INSERT INTO usage_request (environment_id, request_id, body_digest, charged_at)
-            SELECT environment_id, request_id, body_digest, charged_at FROM row
+            INSERT INTO usage_request (environment_id, request_id, body_digest, charged_at, generation)
+            SELECT environment_id, request_id, body_digest, charged_at, {request_ids.GENERATION}
+            FROM row AS claim WHERE {request_ids.NOT_TAKEN}
             ON CONFLICT DO NOTHING
             RETURNING request_id
         )

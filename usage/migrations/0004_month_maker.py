@@ -1,7 +1,5 @@
 """The application's role may add months to the ledger, which takes its owner's rights, and do nothing else with those."""
 
-from datetime import UTC, datetime
-
 from django.db import migrations
 
 MAKE_MONTH = """
@@ -26,16 +24,17 @@ DO $$ BEGIN
 END $$;
 """
 
-
-def make_first_months(apps, schema_editor):
-    from usage.ledger import partitions
-
-    partitions.ensure_ahead(datetime.now(UTC))
+# Last month, this one and the next three.
+FIRST_MONTHS = """
+SELECT usage_event_make_month(extract(year FROM month)::integer, extract(month FROM month)::integer)
+FROM generate_series(-1, 3) AS number,
+     LATERAL (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + number * interval '1 month') AS each (month);
+"""
 
 
 class Migration(migrations.Migration):
     dependencies = [("usage", "0003_decisions_to_policies")]
     operations = [
         migrations.RunSQL(MAKE_MONTH, "DROP FUNCTION usage_event_make_month;"),
-        migrations.RunPython(make_first_months, migrations.RunPython.noop),
+        migrations.RunSQL(FIRST_MONTHS, migrations.RunSQL.noop),
     ]

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from django.db import connection
-
 from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Per, Subjects, digest
 from usage.counting import inspection, rules
@@ -28,17 +26,9 @@ from usage.counting.rules import CountingRules
 from usage.counting.seed import mark_cold, seed
 from usage.counting.store import store
 from usage.counting.tracked import Counter, PairWindow
+from usage.ledger import sums
+from usage.ledger.sums import Snapshot
 from usage.windows import Window
-
-# Which rows of the ledger belong to a subject, and the values that say so.
-_COLUMNS: dict[Per, tuple[str, ...]] = {
-    Per.USER: ("user_id",),
-    Per.USER_FEATURE: ("user_id", "feature"),
-    Per.FEATURE: ("feature",),
-    Per.PLAN: ("plan",),
-    Per.ENVIRONMENT: (),
-    Per.RUN: ("run_id",),
-}
 
 TURN_TIMEOUT_S = 30
 
@@ -81,25 +71,11 @@ class _Turns:
 _turns = _Turns()
 
 
-def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[tuple[int, int, str], Amounts]:
-    columns = _COLUMNS[counter.slot.pair.per]
-    values = [getattr(subjects, column) for column in columns]
-    where = "".join(f" AND {column} = %s" for column in columns)
+def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Snapshot, Amounts]:
     window = counter.slot.span
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT pg_current_snapshot()::text, coalesce(sum(requests), 0)::bigint,
-                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
-                   coalesce(sum(cost_nano), 0)::bigint
-            FROM usage_event
-            WHERE environment_id = %s{where} AND charged_at >= %s AND charged_at < %s
-            """,  # noqa: S608 (column names from the table above)
-            [environment_id, *values, _at(window.start), _at(window.end)],
-        )
-        row = cursor.fetchone()
-    assert row is not None
-    return _parse_snapshot(row[0]), Amounts(*row[1:])
+    return sums.of_subject(
+        environment_id, counter.slot.pair.per, subjects, _at(window.start), _at(window.end)
+    )
 
 
 def _at(ms: int | None) -> datetime:
@@ -180,40 +156,15 @@ def rebuild(environment: Environment) -> int:
 class _Recorded:
     """What the ledger holds of a pair's window, by the key of the counter that should hold it too."""
 
-    snapshot: tuple[int, int, str]
+    snapshot: Snapshot
     amounts: dict[str, Amounts]
 
 
 def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
-    columns = _COLUMNS[slot.pair.per]
-    names = ", ".join(columns) or "environment_id"
-    with connection.cursor() as cursor:
-        # One row at least, for the snapshot must be that of the same statement also where it finds nothing.
-        cursor.execute(
-            f"""
-            WITH subject AS (
-                SELECT sum(requests)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
-                       coalesce(sum(cost_nano), 0)::bigint, {names}
-                FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
-                GROUP BY {names}
-            )
-            SELECT pg_current_snapshot()::text, subject.* FROM (VALUES (true)) AS always LEFT JOIN subject ON true
-            """,  # noqa: S608 (column names from the table above)
-            [environment_id, _at(slot.span.start), _at(slot.span.end)],
-        )
-        rows = cursor.fetchall()
-    amounts = {}
-    for _, *sums in rows:
-        named = dict(zip(columns, sums[4:], strict=False))
-        subject = None if sums[0] is None else Subjects(**{"user_id": "", **named}).name(slot.pair.per)
-        if subject is not None:
-            amounts[slot.key_prefix + digest(subject)] = Amounts(*sums[:4])
-    return _Recorded(_parse_snapshot(rows[0][0]), amounts)
-
-
-def _parse_snapshot(text: str) -> tuple[int, int, str]:
-    xmin, xmax, under_way = text.split(":")
-    return int(xmin), int(xmax), under_way
+    snapshot, used = sums.of_all(environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end))
+    return _Recorded(
+        snapshot, {slot.key_prefix + digest(subject): amounts for subject, amounts in used.items()}
+    )
 
 
 def _stored(known: CountingRules) -> list[tuple[PairWindow, dict[str, dict[bytes, bytes]]]]:

@@ -18,8 +18,10 @@ from usage.assessment import Reading
 from usage.counting import inspection, rules
 from usage.counting.distrust import distrust
 from usage.counting.store import store
+from usage.ledger import rollups
 from usage.metrics import Metric
 from usage.settling import recount
+from usage.tests.rolling import roll_all
 from usage.tests.test_counters import (
     ANN,
     DAILY,
@@ -187,6 +189,19 @@ class TestRebuild:
         found = recount.check(counted)
         assert (found.complete, found.cold, found.drifts) == (3, 0, ())
 
+    def test_a_flushed_store_is_whole_again_from_rollups_and_their_tail(self, counted: Environment) -> None:
+        track(counted, DAILY, MONTHLY, EVER)
+        for number in range(5):
+            use(counted, f"r-{number}")
+        assert roll_all(counted.pk) == 5
+        use(counted, "r-5")
+        store.client.flushdb()
+        use(counted, "r-6")
+
+        assert standing(counted, EVER)[0] == Amounts(7, 70, 35, 0)
+        found = recount.check(counted)
+        assert (found.complete, found.cold, found.drifts) == (3, 0, ())
+
     def test_a_pair_tracked_later_starts_from_what_was_used(self, counted: Environment) -> None:
         for number in range(3):
             use(counted, f"r-{number}")
@@ -214,7 +229,8 @@ class TestRebuild:
         assert standing(counted)[0] == Amounts(1, 10, 5, 0)
         assert drift(counted) == 0
 
-    def test_it_stays_exact_under_traffic(self, counted: Environment) -> None:
+    @pytest.mark.parametrize("rolling", [False, True], ids=["", "while the ledger is rolled up"])
+    def test_it_stays_exact_under_traffic(self, counted: Environment, rolling: bool) -> None:
         track(counted, MONTHLY, EVER, *ALL_PERS)
         stop = Event()
 
@@ -237,6 +253,8 @@ class TestRebuild:
             working = [pool.submit(work, number) for number in range(4)]
             try:
                 for _ in range(8):
+                    if rolling:
+                        rollups.roll(counted.pk)
                     recount.rebuild(counted)
             finally:
                 stop.set()

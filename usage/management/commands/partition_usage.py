@@ -6,6 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import ProgrammingError
 
 from usage.ledger import partitions
+from usage.ledger.months import StillRead
 
 
 def month(text: str) -> datetime:
@@ -23,14 +24,22 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, months: int, detach: datetime | None, **options: Any) -> None:
         if detach is not None:
-            try:
-                self.stdout.write(f"Detached {partitions.detach(detach)}; its table is still there.")
-            except LookupError as error:
-                raise CommandError(f"{error}; there are {', '.join(partitions.names())}.") from error
-            except ProgrammingError as error:
-                raise CommandError(
-                    f"Detaching takes the owner of the ledger, see MIGRATION_DATABASE_URL: {error}"
-                ) from error
+            self.stdout.write(self._detach(detach))
             return
-        made = partitions.ensure_ahead(datetime.now(UTC), months)
+        made = partitions.keep_up(datetime.now(UTC), months)
         self.stdout.write(f"Made {', '.join(made)}." if made else "All partitions are there.")
+
+    def _detach(self, month: datetime) -> str:
+        try:
+            names = partitions.detach(month)
+        except LookupError as error:
+            raise CommandError(f"{error}; there are {', '.join(partitions.names())}.") from error
+        except partitions.NotYet as error:
+            raise CommandError(f"{error}.") from error
+        except ProgrammingError as error:
+            raise CommandError(
+                f"Detaching takes the owner of the ledger, see MIGRATION_DATABASE_URL: {error}"
+            ) from error
+        except StillRead as error:
+            raise CommandError(f"{error}; it leaves as soon as they are done and this runs again.") from error
+        return f"Detached {', '.join(names)}; its table is still there."

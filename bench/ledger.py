@@ -1,0 +1,78 @@
+"""What a large ledger costs: rolling it up, and the first evaluate after the counter store was emptied."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from bench import scene
+from bench.client import post
+from bench.result import Result
+from bench.scene import Scene
+from usage.counting.store import store
+from usage.ledger import rollups, totals
+from usage.ledger.totals import SummaryQuery
+
+if TYPE_CHECKING:
+    from bench.__main__ import Options
+
+ROLLED = 1_000_000
+ROLL_S_MAX = 20.0
+COLD_MS_MAX = 300.0
+SUMMARY_MS_MAX = 300.0
+# The newest rows are not rolled up: more than a minute of 10 million events a day.
+TAIL = 10_000
+
+
+def measures(url: str, full: Scene, options: Options) -> list[Result]:
+    """Fills the ledger of `full`. Rolls up all but the tail."""
+    print(f"filling the ledger with {options.rows} rows ...", flush=True)
+    first = min(ROLLED, options.rows)
+    scene.fill_ledger(full.environment, first)
+    rolled_s = _timed(lambda: rollups.roll(full.environment.pk))
+    scene.fill_ledger(full.environment, options.rows - TAIL, first=first)
+    rest_s = _timed(lambda: rollups.roll(full.environment.pk))
+    print(f"{first} rows rolled up in {rolled_s:.1f} s, all others in {rest_s:.1f} s", flush=True)
+    scene.fill_ledger(full.environment, options.rows, first=options.rows - TAIL)
+    cold = [_cold_ms(url, full) for _ in range(options.runs)]
+    pages = [_timed(lambda: _summary(full)) * 1000 for _ in range(options.runs)]
+    return [
+        Result(
+            f"{first} events rolled up", f"{rolled_s:.1f} s", f"<= {ROLL_S_MAX:.0f} s", rolled_s <= ROLL_S_MAX
+        ),
+        Result(
+            f"first evaluate beside {options.rows} ledger rows, {TAIL} of them not rolled up, after FLUSHALL",
+            f"{statistics.median(cold):.0f} ms, at most {max(cold):.0f} ms",
+            f"<= {COLD_MS_MAX:.0f} ms",
+            max(cold) <= COLD_MS_MAX,
+        ),
+        Result(
+            f"summary of a month by user and model, {options.rows} rows",
+            f"{statistics.median(pages):.0f} ms",
+            f"<= {SUMMARY_MS_MAX:.0f} ms",
+            statistics.median(pages) <= SUMMARY_MS_MAX,
+        ),
+    ]
+
+
+def _cold_ms(url: str, full: Scene) -> float:
+    """The process knows the environment; the store knows nothing."""
+    post(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})
+    store.client.flushall()
+    return _timed(lambda: post(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})) * 1000
+
+
+def _summary(full: Scene) -> None:
+    query = SummaryQuery(group_by="user,model")
+    found = totals.summarize(full.environment.pk, query, datetime.now(UTC), ZoneInfo("Europe/Berlin"))
+    assert found.groups
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

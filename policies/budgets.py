@@ -1,0 +1,219 @@
+"""Monthly budgets, closed: what was spent of each limit on a month's cost, once nothing can change it any more.
+
+A month is settled SETTLED_AFTER its end, in the tenant's time zone: a report may be 35 days late. It is closed by the
+policies that were in force when it ended: for each subject whose calls such a policy applied to, the budget and all
+that the subject spent in the month, which is what its counter held. A closed month stays as it was closed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from django.db import connection, transaction
+
+from audit import log as audit_log
+from policies import documents
+from policies.models import ClosedMonth, MonthlyBudget, PolicyVersion
+from policies.resolution import PolicyIndex, StoredPolicy
+from policies.rules import LimitRule
+from tenants.models import Environment
+from usage.amounts import Per, Subjects
+from usage.assessment import PolicyRef
+from usage.ledger import sums
+from usage.ledger.months import next_month
+from usage.ledger.partitions import REPORTED_WITHIN
+from usage.metrics import Metric
+from usage.money import NANO
+from usage.windows import Window, span
+
+SETTLED_AFTER = REPORTED_WITHIN
+# In one run; the next one goes on.
+MONTHS_MAX = 36
+ROWS_BATCH = 1_000
+_NAMES = ("user_id", "feature", "plan", "run_id")
+
+
+@dataclass(slots=True)
+class _Spent:
+    cost_nano: int = 0
+    requests: int = 0
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    policy: StoredPolicy
+    limit: LimitRule
+
+
+@dataclass(slots=True)
+class _Month:
+    """What each subject spent, and whose budgets that concerns."""
+
+    spent: dict[Per, dict[Subjects, _Spent]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(_Spent))
+    )
+    concerned: set[tuple[_Budget, Subjects]] = field(default_factory=set)
+
+
+def close_over(environment: Environment, now: datetime | None = None) -> list[ClosedMonth]:
+    """Closes the settled months that are not closed yet, oldest first; those closed. Raises DatabaseError."""
+    return [
+        closed
+        for month in _to_close(environment, now or datetime.now(UTC))
+        if (closed := _close(environment, month))
+    ]
+
+
+def settled_from(month: date, zone: ZoneInfo) -> datetime:
+    return _bounds(month, zone)[1] + SETTLED_AFTER
+
+
+def _to_close(environment: Environment, now: datetime) -> Iterator[date]:
+    zone = ZoneInfo(environment.tenant.timezone)
+    last = ClosedMonth.objects.filter(environment=environment).order_by("-month").first()
+    first = _first_month(environment.pk, zone) if last is None else next_month(last.month)
+    for _ in range(MONTHS_MAX):
+        if first is None or settled_from(first, zone) > now:
+            return
+        yield first
+        first = next_month(first)
+
+
+def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT least(
+                (SELECT min(start) FROM usage_total_day WHERE environment_id = %s),
+                (SELECT min(charged_at) FROM usage_event WHERE environment_id = %s)
+            )
+            """,
+            [environment_id, environment_id],
+        )
+        (start,) = cursor.fetchone()
+    if start is None:
+        return None
+    local: date = start.astimezone(zone).date()
+    return local.replace(day=1)
+
+
+def _bounds(month: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """By the windows of the counters, so that a month holds what a monthly limit saw."""
+    middle = datetime(month.year, month.month, 15, tzinfo=zone)
+    found = span(Window.MONTH, int(middle.timestamp() * 1000), zone)
+    assert found.end is not None
+    return datetime.fromtimestamp(found.start // 1000, UTC), datetime.fromtimestamp(found.end // 1000, UTC)
+
+
+@transaction.atomic
+def _close(environment: Environment, month: date) -> ClosedMonth | None:
+    """None if another process closed it meanwhile."""
+    closed, made = ClosedMonth.objects.get_or_create(environment=environment, month=month)
+    if not made:
+        return None
+    start, end = _bounds(month, ZoneInfo(environment.tenant.timezone))
+    budgets = list(_budgets(closed, _month(environment.pk, start, end)))
+    MonthlyBudget.objects.bulk_create(budgets, batch_size=ROWS_BATCH)
+    audit_log.log(
+        "month.closed",
+        environment,
+        tenant_id=environment.tenant_id,
+        month=f"{month:%Y-%m}",
+        budgets=len(budgets),
+        exceeded=sum(budget.exceeded for budget in budgets),
+    )
+    return closed
+
+
+def _month(environment_id: int, start: datetime, end: datetime) -> _Month:
+    policies = list(_in_force(environment_id, end))
+    index = PolicyIndex(policies)
+    pers = {limit.per for policy in policies for limit in _monthly_costs(policy)}
+    found = _Month()
+    for subjects, spent in _rows(environment_id, start, end) if pers else ():
+        for per in pers:
+            _add(found.spent[per], _subject(subjects, per), spent)
+        matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
+        for policy in matched.policies:
+            for limit in _monthly_costs(policy):
+                subject = _subject(subjects, limit.per)
+                if subject is not None:
+                    found.concerned.add((_Budget(policy, limit), subject))
+    return found
+
+
+def _in_force(environment_id: int, at: datetime) -> Iterator[StoredPolicy]:
+    versions = PolicyVersion.objects.filter(policy__environment_id=environment_id, created_at__lt=at)
+    latest = versions.order_by("policy_id", "-version").distinct("policy_id").select_related("policy")
+    for version in latest:
+        if version.document is not None:
+            rule = documents.rule_of(version.document)
+            ref = PolicyRef(str(version.policy_id), rule.name, version.version, rule.scope.label)
+            yield StoredPolicy(ref=ref, ordinal=version.policy.ordinal, rule=rule)
+
+
+def _monthly_costs(policy: StoredPolicy) -> list[LimitRule]:
+    return [
+        limit
+        for limit in policy.rule.limits
+        if limit.metric is Metric.COST_USD and limit.window is Window.MONTH
+    ]
+
+
+def _rows(environment_id: int, start: datetime, end: datetime) -> Iterator[tuple[Subjects, _Spent]]:
+    used = sums.used(environment_id, [start, end], _NAMES)
+    names = ", ".join(_NAMES)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {names}, sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used GROUP BY {names}
+            """,  # noqa: S608 (our own names)
+            used.values,
+        )
+        for *named, cost_nano, requests, unpriced in cursor:
+            subjects = Subjects(**dict(zip(_NAMES, named, strict=True)))
+            yield subjects, _Spent(int(cost_nano), int(requests), int(unpriced))
+
+
+def _subject(subjects: Subjects, per: Per) -> Subjects | None:
+    """Only what names the subject; None if the call has none of this kind."""
+    if subjects.name(per) is None:
+        return None
+    named: dict[str, Any] = {column: getattr(subjects, column) for column in sums.COLUMNS[per]}
+    return Subjects(**{"user_id": "", **named})
+
+
+def _add(spent: dict[Subjects, _Spent], subject: Subjects | None, more: _Spent) -> None:
+    if subject is not None:
+        known = spent[subject]
+        known.cost_nano += more.cost_nano
+        known.requests += more.requests
+        known.unpriced += more.unpriced
+
+
+def _budgets(closed: ClosedMonth, month: _Month) -> Iterator[MonthlyBudget]:
+    for budget, subject in month.concerned:
+        spent, ref = month.spent[budget.limit.per][subject], budget.policy.ref
+        yield MonthlyBudget(
+            closed_month=closed,
+            policy_id=UUID(ref.id),
+            policy_name=ref.name,
+            policy_version=ref.version,
+            per=budget.limit.per,
+            user_id=subject.user_id,
+            feature=subject.feature,
+            plan=subject.plan,
+            run_id=subject.run_id,
+            budget_usd=Decimal(budget.limit.amount) / NANO,
+            spent_usd=Decimal(spent.cost_nano) / NANO,
+            requests=spent.requests,
+            unpriced=spent.unpriced,
+        )
