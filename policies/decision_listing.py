@@ -20,7 +20,7 @@ from usage.counting.store import StoreUnavailable
 from usage.ledger.periods import Instant
 from usage.ledger.reading import recorded
 from usage.limit_state import LimitState
-from usage.money import format_usd
+from usage.money import format_usd_if_known
 
 logger = logging.getLogger("tokvigil.decisions")
 
@@ -77,14 +77,11 @@ def page(environment_id: int, query: DecisionQuery) -> DecisionPage:
     """Raises Problem 422. If the counter store is away, what is stored is answered."""
     found = _matching(environment_id, query)
     _drain(environment_id)
-    # One more than asked for tells whether there is a next page.
-    rows = list(found.order_by("-id")[: query.limit + 1])
-    shown = rows[: query.limit]
-    more = len(rows) > len(shown)
-    passed = recorded(environment_id, [row.request_id for row in shown]) if shown else set()
+    page = cursors.page(found.order_by("-id"), query.limit, lambda row: (row.decided_at, row.pk))
+    passed = recorded(environment_id, [row.request_id for row in page.rows]) if page.rows else set()
     return DecisionPage(
-        decisions=tuple(_answer(row, passed_later=row.request_id in passed) for row in shown),
-        next_cursor=cursors.write(shown[-1].decided_at, shown[-1].pk) if more else None,
+        decisions=tuple(_answer(row, passed_later=row.request_id in passed) for row in page.rows),
+        next_cursor=page.next_cursor,
     )
 
 
@@ -127,7 +124,7 @@ def _answer(row: BlockedDecision, *, passed_later: bool) -> DecisionAnswer:
         message=row.message,
         policy=policy,
         limit_state=_limit_states(row),
-        estimated_cost_usd=None if row.estimated_cost_nano is None else format_usd(row.estimated_cost_nano),
+        estimated_cost_usd=format_usd_if_known(row.estimated_cost_nano),
         passed_later=passed_later,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from django.conf import settings
@@ -26,6 +26,7 @@ from tenants.models import Environment
 from usage.assessment import Unreadable
 from usage.counting import blocked_stream
 from usage.counting.blocked_stream import BlockedEntry
+from usage.instants import from_ms
 from usage.ledger.months import Monthly, StillRead, is_missing, month_of, months_from, next_month, of_month
 
 logger = logging.getLogger("tokvigil.decisions")
@@ -116,7 +117,7 @@ def _row(environment_id: int, entry: BlockedEntry) -> BlockedDecision:
     return BlockedDecision(
         environment_id=environment_id,
         stream_id=entry.stream_id,
-        decided_at=datetime.fromtimestamp(at_ms / 1000, UTC),
+        decided_at=from_ms(at_ms),
         request_id=blocked.request_id,
         user_id=blocked.user_id,
         feature=blocked.feature,

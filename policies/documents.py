@@ -30,7 +30,7 @@ from policies.strict_yaml import FILE_BYTES_MAX
 from tenants.lengths import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from usage.amounts import Per
 from usage.metrics import Metric
-from usage.money import NANO, format_usd, parse_usd
+from usage.money import NANO, format_usd, format_usd_if_known, parse_usd
 from usage.windows import Window
 
 VERSION = 1
@@ -78,7 +78,7 @@ def document(rule: PolicyRule) -> dict[str, Any]:
 
 def _per_request_document(caps: PerRequest) -> dict[str, Any]:
     found = {
-        "cost_usd": None if caps.cost_nano is None else format_usd(caps.cost_nano),
+        "cost_usd": format_usd_if_known(caps.cost_nano),
         "input_tokens": caps.input_tokens,
         "output_tokens": caps.output_tokens,
     }

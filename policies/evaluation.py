@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from secrets import token_hex
 
 import msgspec
@@ -52,6 +51,7 @@ from usage.counting.reserve import (
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.sync import JUST_READ
 from usage.counting.tracked import Counter, CurrentWindows
+from usage.instants import from_ms
 from usage.ledger.expected_output import expected_output
 from usage.prices.book import Match
 from usage.prices.tokens import count_tokens
@@ -238,8 +238,7 @@ class Attempt:
     def assess(self, call: Call, terms: CallTerms, now_ms: int) -> tuple[Assessment, Match | None]:
         """With the price that it was made with."""
         known = self.snapshot
-        at = datetime.fromtimestamp(now_ms / 1000, UTC)
-        match = known.counting.prices.find(call.model, at, call.provider or None)
+        match = known.counting.prices.find(call.model, from_ms(now_ms), call.provider or None)
         output_tokens = _output_tokens(call, terms, known.environment_id)
         price = None if match is None else match.price
         return assess(call, terms, known.state, price, output_tokens), match

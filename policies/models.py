@@ -66,6 +66,12 @@ class EndUser(models.Model):
             )
 
 
+class PolicyQuerySet(models.QuerySet["Policy"]):
+    def in_force(self, environment_id: int) -> PolicyQuerySet:
+        """Those of an environment that are not archived, the oldest first: among equals it wins."""
+        return self.filter(environment_id=environment_id, archived_at=None).order_by("ordinal")
+
+
 class Policy(models.Model):
     """A policy in force (or archived). Written through `policies/publishing.py` alone, which keeps the versions."""
 
@@ -100,6 +106,8 @@ class Policy(models.Model):
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     archived_at = models.DateTimeField(null=True, editable=False)
+
+    objects = PolicyQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "policies"

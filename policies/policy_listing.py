@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.db.models import QuerySet
 
 from policies import documents, policy_rows
 from policies.models import Policy
@@ -40,31 +39,21 @@ class PolicyPage(msgspec.Struct, frozen=True, kw_only=True):
 
 def page(environment_id: int, query: PolicyQuery) -> PolicyPage:
     """Raises Problem 422."""
-    found = _in_force(environment_id).order_by("ordinal")
+    found = Policy.objects.in_force(environment_id).prefetch_related("limits")
     if query.cursor is not None:
         _, ordinal = cursors.read(query.cursor)
         found = found.filter(ordinal__gt=ordinal)
-    # One more than asked for tells whether there is a next page.
-    rows = list(found[: query.limit + 1])
-    shown = rows[: query.limit]
-    more = len(rows) > len(shown)
-    return PolicyPage(
-        policies=tuple(_published(row) for row in shown),
-        next_cursor=cursors.write(shown[-1].created_at, shown[-1].ordinal) if more else None,
-    )
+    page = cursors.page(found, query.limit, lambda row: (row.created_at, row.ordinal))
+    return PolicyPage(policies=tuple(map(_published, page.rows)), next_cursor=page.next_cursor)
 
 
 def one(environment_id: int, policy_id: str) -> PublishedPolicy:
     """Raises Problem 404 for an id that is none, unknown, archived or of another environment."""
     try:
-        row = _in_force(environment_id).get(pk=UUID(policy_id))
+        row = Policy.objects.in_force(environment_id).get(pk=UUID(policy_id))
     except (ValueError, Policy.DoesNotExist) as error:
         raise problems.not_found("policy in force") from error
     return _published(row)
-
-
-def _in_force(environment_id: int) -> QuerySet[Policy]:
-    return Policy.objects.filter(environment_id=environment_id, archived_at=None).prefetch_related("limits")
 
 
 def _published(row: Policy) -> PublishedPolicy:

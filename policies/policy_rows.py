@@ -49,7 +49,7 @@ def rule_of(policy: Policy) -> PolicyRule:
 
 def policy_set(environment: Environment) -> PolicySet:
     """What is in force, as a policy file would say it: the oldest policy first. Three queries."""
-    rows = environment.policies.filter(archived_at=None).prefetch_related("limits").order_by("ordinal")
+    rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
     return PolicySet(
         plans=tuple(environment.plans.order_by("name").values_list("name", flat=True)),
         policies=tuple(rule_of(row) for row in rows),

@@ -96,7 +96,7 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
 
     Raises PolicyFileError if a plan that end users have is not in it, and for more limits than a call can have.
     """
-    present = {row.name: row for row in _in_force(environment).prefetch_related("limits")}
+    present = {row.name: row for row in Policy.objects.in_force(environment.pk).prefetch_related("limits")}
     plans = set(environment.plans.values_list("name", flat=True))
     removed_plans = sorted(plans - set(wanted.plans))
     errors = (*_plan_users(environment, removed_plans), *_too_many_limits(map(Weight.of, wanted.policies)))
@@ -140,10 +140,10 @@ def publish_one(
         errors = objections(environment, rule, policy_id=policy_id)
         if errors:
             raise PolicyFileError(*errors)
-        row = None if policy_id is None else _in_force(environment).get(pk=policy_id)
+        row = None if policy_id is None else Policy.objects.in_force(environment.pk).get(pk=policy_id)
         change = _change(row, rule)
         _apply(environment, () if change is None else (change,), actor)
-        return _in_force(environment).get(name=rule.name)
+        return Policy.objects.in_force(environment.pk).get(name=rule.name)
 
 
 def objections(
@@ -151,12 +151,12 @@ def objections(
 ) -> tuple[FileError, ...]:
     """What stands against putting this one policy beside, or with an id in the place of, those in force."""
     found = []
-    namesake = _in_force(environment).filter(name=rule.name).first()
+    namesake = Policy.objects.in_force(environment.pk).filter(name=rule.name).first()
     if namesake is not None and namesake.pk != policy_id:
         found.append(FileError("name", f"another policy is named {rule.name!r}; choose another name"))
     if rule.scope.plan and not environment.plans.filter(name=rule.scope.plan).exists():
         found.append(unknown_plan("scope.plan", rule.scope.plan))
-    others = _in_force(environment)
+    others = Policy.objects.in_force(environment.pk)
     if policy_id is not None:
         others = others.exclude(pk=policy_id)
     return (*found, *_too_many_limits([*_weights(others), Weight.of(rule)]))
@@ -187,7 +187,7 @@ def archive(policy: Policy, *, actor: str) -> None:
     environment = policy.environment
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
-        row = _in_force(environment).filter(pk=policy.pk).first()
+        row = Policy.objects.in_force(environment.pk).filter(pk=policy.pk).first()
         _apply(environment, () if row is None else (_archiving(row),), actor)
 
 
@@ -217,15 +217,11 @@ def remove_plan(plan: Plan, *, actor: str) -> None:
 def plan_uses(plan: Plan) -> tuple[FileError, ...]:
     """What stands against removing it."""
     users = _plan_users(plan.environment, [plan.name])
-    policy = _in_force(plan.environment).filter(scope_plan=plan.name).first()
+    policy = Policy.objects.in_force(plan.environment_id).filter(scope_plan=plan.name).first()
     if policy is None:
         return users
     message = f"the policy {policy.name!r} is for the plan {plan.name!r}; archive the policy first"
     return (*users, FileError("plans", message))
-
-
-def _in_force(environment: Environment) -> QuerySet[Policy]:
-    return Policy.objects.filter(environment=environment, archived_at=None).order_by("ordinal")
 
 
 def _plan_users(environment: Environment, plans: list[str]) -> tuple[FileError, ...]:

@@ -197,7 +197,7 @@ def _read(environment_id: int, before: Snapshot | None, *, policies_of_before: b
 
 
 def _compiled_policies(environment: Environment) -> Policies:
-    rows = Policy.objects.filter(environment=environment, archived_at=None).prefetch_related("limits")
+    rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
     # In parts: one large answer would keep the interpreter from all other threads while it is taken in.
     policies = [_stored_policy(row) for row in rows.iterator(chunk_size=ROWS_AT_ONCE)]
     return Policies(

@@ -20,6 +20,7 @@ from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
 from usage.amounts import Amounts
 from usage.counting.store import store
+from usage.instants import from_ms, to_ms
 from usage.models import ModelPrice, UsageEvent
 from usage.settling import recount
 from usage.settling.recount import CheckReport
@@ -168,12 +169,12 @@ def while_held(change: Callable[[], object], late: Callable[[], Any]) -> Any:
 def set_clock(moment: datetime) -> None:
     """Has the counter store, and this process, believe that it is this moment now. Time goes on from there."""
     store.clock_offset_ms = 0
-    store.clock_offset_ms = int(moment.timestamp() * 1000) - store.now_ms()
+    store.clock_offset_ms = to_ms(moment) - store.now_ms()
 
 
 def later(**by: int) -> None:
     """Time passes: `later(minutes=9)`."""
-    set_clock(datetime.fromtimestamp(store.now_ms() / 1000, UTC) + timedelta(**by))
+    set_clock(from_ms(store.now_ms()) + timedelta(**by))
 
 
 def new_request_id() -> str:

@@ -21,13 +21,9 @@ from tenants.admin_forms import LinesField, RowForm
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import ApiKey
 from usage.models import ModelPrice, TrackedPair, UsageEvent
-from usage.money import format_usd
+from usage.money import format_usd_if_known
 from usage.prices.cost import ALIASES_MAX, UNDATED
 from usage.prices.tiers import RATE_FIELDS
-
-
-def _usd(nano: int | None) -> str | None:
-    return None if nano is None else format_usd(nano)
 
 
 class ModelPriceForm(RowForm):
@@ -139,11 +135,11 @@ class UsageEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="cost (USD)")
     def cost_usd(self, event: UsageEvent) -> str | None:
-        return _usd(event.cost_nano)
+        return format_usd_if_known(event.cost_nano)
 
     @admin.display(description="reported cost (USD)")
     def reported_cost_usd(self, event: UsageEvent) -> str | None:
-        return _usd(event.reported_cost_nano)
+        return format_usd_if_known(event.reported_cost_nano)
 
     @admin.display(description="price")
     def price(self, event: UsageEvent) -> SafeString | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from usage.amounts import Per
 from usage.assessment import Assessment, LimitRef
+from usage.instants import from_ms
 from usage.metrics import Metric
 from usage.money import format_usd
 from usage.windows import Window
@@ -83,4 +84,4 @@ def present(metric: Metric, amount: int) -> Amount:
 @lru_cache(maxsize=1024)
 def instant(ms: int | None) -> datetime | None:
     # Whole seconds: windows begin on them, and a caller reads them better.
-    return None if ms is None else datetime.fromtimestamp(ms // 1000, UTC)
+    return None if ms is None else from_ms(ms - ms % 1000)

@@ -56,6 +56,11 @@ def parse_usd(text: str) -> int:
     return nano
 
 
+def format_usd_if_known(nano: int | None) -> str | None:
+    """As `format_usd`; None for what has no price."""
+    return None if nano is None else format_usd(nano)
+
+
 def format_usd(nano: int) -> str:
     """Nano-USD as USD, exact: "0.000198", "5.00". At least 2 decimals, no exponent, no further zeros."""
     whole, fraction = divmod(abs(nano), NANO)

@@ -16,13 +16,14 @@ Minutes thus lie inside hours, hours inside days, days inside weeks and months.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from usage.instants import EPOCH, from_ms
+
 END_MS = 253_370_764_800_000  # 9999-01-01 UTC: leaves datetime room for the end of any window
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 
@@ -66,7 +67,7 @@ def span(window: Window, at_ms: int, zone: ZoneInfo) -> Span:
 
 def resets_at(span: Span) -> datetime | None:
     """When the next span begins, in UTC."""
-    return None if span.end is None else _EPOCH + timedelta(milliseconds=span.end)
+    return None if span.end is None else from_ms(span.end)
 
 
 def _aligned(at: int, length: int, zone: ZoneInfo) -> tuple[int, int]:
@@ -115,7 +116,7 @@ def _offset_change(before: int, after: int, zone: ZoneInfo) -> int:
 
 
 def _local(at: int, zone: ZoneInfo) -> datetime:
-    return (_EPOCH + timedelta(seconds=at)).astimezone(zone)
+    return (EPOCH + timedelta(seconds=at)).astimezone(zone)
 
 
 def _offset(at: int, zone: ZoneInfo) -> int:
@@ -125,7 +126,7 @@ def _offset(at: int, zone: ZoneInfo) -> int:
 
 
 def _seconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _SECOND
+    return (moment - EPOCH) // _SECOND
 
 
 def _monday(day: date) -> date:

@@ -9,7 +9,7 @@ from policies.models import BlockedDecision
 from tenants import admin_display
 from tenants.admin_access import BoundedPaginator, OneEnvironmentFilter, ReadOnlyAdmin
 from usage.ledger.reading import recorded
-from usage.money import format_usd
+from usage.money import format_usd_if_known
 
 
 @admin.register(BlockedDecision)
@@ -50,8 +50,7 @@ class BlockedDecisionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="estimated cost (USD)")
     def estimated_cost_usd(self, decision: BlockedDecision) -> str | None:
-        nano = decision.estimated_cost_nano
-        return None if nano is None else format_usd(nano)
+        return format_usd_if_known(decision.estimated_cost_nano)
 
     @admin.display(description="limits")
     def limits(self, decision: BlockedDecision) -> SafeString | None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+from django.db.models import Model, QuerySet
 
 from tenants.api.problems import Problem, invalid_field
 
@@ -13,6 +18,24 @@ BIGINT_MAX = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _KEY = re.compile(rb"(?P<first>-?[0-9]{1,18}):(?P<id>[0-9]{1,19})")
+
+
+Row = TypeVar("Row", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    rows: list[Row]
+    # Where the next page begins; None: there is none.
+    next_cursor: str | None
+
+
+def page(found: QuerySet[Row], size: int, key: Callable[[Row], tuple[datetime, int]]) -> Page[Row]:
+    """The first `size` rows in their order, and the key of the last; one query, for one row more: it tells whether
+    there is a next page."""
+    rows = list(found[: size + 1])
+    shown = rows[:size]
+    return Page(shown, write(*key(shown[-1])) if len(rows) > len(shown) else None)
 
 
 def write(at: datetime, row_id: int) -> str:

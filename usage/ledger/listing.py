@@ -14,7 +14,7 @@ from tenants.api.http import Name, RequestId
 from tenants.api.queries import PAGE_DEFAULT, CursorText, PageSize
 from usage.ledger.models import UsageEvent
 from usage.ledger.periods import Instant, checked
-from usage.money import format_usd
+from usage.money import format_usd_if_known
 
 StatusName = Literal["succeeded", "failed", "cancelled", "partial", "unsettled", "reversal"]
 
@@ -75,14 +75,9 @@ class EventPage(msgspec.Struct, frozen=True, kw_only=True):
 
 def page(environment_id: int, query: EventQuery) -> EventPage:
     """Rows newest first, `query.limit` at most; one query. Raises Problem 422."""
-    # One more than asked for tells whether there is a next page.
-    rows = list(_matching(environment_id, query).order_by("-charged_at", "-id")[: query.limit + 1])
-    shown = rows[: query.limit]
-    more = len(rows) > len(shown)
-    return EventPage(
-        events=tuple(_answer(row) for row in shown),
-        next_cursor=cursors.write(shown[-1].charged_at, shown[-1].pk) if more else None,
-    )
+    found = _matching(environment_id, query).order_by("-charged_at", "-id")
+    page = cursors.page(found, query.limit, lambda row: (row.charged_at, row.pk))
+    return EventPage(events=tuple(map(_answer, page.rows)), next_cursor=page.next_cursor)
 
 
 def _matching(environment_id: int, query: EventQuery) -> QuerySet[UsageEvent]:
@@ -125,8 +120,8 @@ def _answer(row: UsageEvent) -> EventAnswer:
         cached_input_tokens=row.cached_input_tokens,
         cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,
-        cost_usd=None if row.cost_nano is None else format_usd(row.cost_nano),
-        reported_cost_usd=None if row.reported_cost_nano is None else format_usd(row.reported_cost_nano),
+        cost_usd=format_usd_if_known(row.cost_nano),
+        reported_cost_usd=format_usd_if_known(row.reported_cost_nano),
         latency_ms=row.latency_ms,
         policy_id=row.policy_id,
         policy_version=row.policy_version,

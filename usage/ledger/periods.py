@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenants.api.problems import invalid_field
+from usage.instants import from_ms, to_ms
 from usage.windows import Span, Window, span
 
 # Before the first and after the last of them no window is defined (usage/windows.py).
@@ -30,8 +31,8 @@ class Period:
 
     def spans(self, window: Window, zone: ZoneInfo) -> list[Span]:
         """The windows that the period touches, in order."""
-        end_ms = _ms(self.end)
-        found = [span(window, _ms(self.start), zone)]
+        end_ms = to_ms(self.end)
+        found = [span(window, to_ms(self.start), zone)]
         while (next_ms := found[-1].end) is not None and next_ms < end_ms:
             found.append(span(window, next_ms, zone))
         return found
@@ -53,11 +54,11 @@ def period(start: datetime | None, end: datetime | None, now: datetime, zone: Zo
     """
     start, end = checked("from", start), checked("to", end)
     if end is None:
-        this_month = span(Window.MONTH, _ms(now), zone)
+        this_month = span(Window.MONTH, to_ms(now), zone)
         assert this_month.end is not None
-        end = _instant(this_month.end)
+        end = from_ms(this_month.end)
     if start is None:
-        start = _instant(span(Window.MONTH, _ms(end) - 1, zone).start)
+        start = from_ms(span(Window.MONTH, to_ms(end) - 1, zone).start)
     if start >= end:
         raise invalid_field("to", f"must be after from ({start:%Y-%m-%dT%H:%M:%SZ})")
     if end - start > PERIOD_MAX:
@@ -65,11 +66,3 @@ def period(start: datetime | None, end: datetime | None, now: datetime, zone: Zo
             "from", f"at most {PERIOD_MAX.days} days before to ({end:%Y-%m-%dT%H:%M:%SZ}); ask in parts"
         )
     return Period(start, end)
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-
-
-def _instant(ms: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)

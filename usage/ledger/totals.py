@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -12,6 +12,7 @@ from django.db import connection
 from msgspec import UNSET, UnsetType
 
 from tenants.api.problems import invalid_field
+from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.periods import Instant, Period, period
 from usage.ledger.sums import Used
@@ -119,7 +120,7 @@ def _days(asked: Period, zone: ZoneInfo) -> dict[datetime, date]:
 
     The days are those of the counters (usage/windows.py), so that a day's total is what a daily limit saw.
     """
-    starts = [datetime.fromtimestamp(span.start / 1000, UTC) for span in asked.spans(Window.DAY, zone)]
+    starts = [from_ms(span.start) for span in asked.spans(Window.DAY, zone)]
     return {start: start.astimezone(zone).date() for start in starts}
 
 

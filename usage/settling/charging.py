@@ -24,6 +24,7 @@ from usage.counting.settle import Settled, Settlement
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.sync import JUST_READ
 from usage.counting.tracked import FOREVER_MS
+from usage.instants import to_ms
 from usage.ledger.reading import Recorded, entries
 
 logger = logging.getLogger("tokvigil.charging")
@@ -79,7 +80,7 @@ def _settle(rows: Sequence[Recorded], known: CountingRules) -> dict[str, Settled
 
 
 def _settlement(row: Recorded, known: CountingRules) -> Settlement:
-    charged_to = known.tracked.at(int(row.charged_at.timestamp() * 1000))
+    charged_to = known.tracked.at(to_ms(row.charged_at))
     return Settlement(
         request_id=row.request_id,
         counters=() if row.subjects is None else charged_to.counters(row.subjects),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from uuid import UUID
 
 from tenants.models import Environment
@@ -20,6 +19,7 @@ from usage.counting.release import AlreadyCharged, NotOpen, end, end_unread
 from usage.counting.reservations import DueCharge, due_charges, put_off, readable
 from usage.counting.store import store
 from usage.counting.sweep import sweep
+from usage.instants import from_ms
 from usage.ledger.models import Status
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
@@ -96,7 +96,7 @@ def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEven
         environment_id=environment_id,
         request_id=held.request_id,
         body_digest=None,
-        charged_at=datetime.fromtimestamp(hold.at_ms / 1000, UTC),
+        charged_at=from_ms(hold.at_ms),
         occurred_at=None,
         subjects=held.subjects,
         model=held.model,

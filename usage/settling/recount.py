@@ -79,7 +79,7 @@ def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Sna
 
 
 def _at(ms: int | None) -> datetime:
-    return datetime.max.replace(tzinfo=UTC) if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+    return datetime.max.replace(tzinfo=UTC) if ms is None else from_ms(ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

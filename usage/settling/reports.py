@@ -26,13 +26,14 @@ from usage.counting.rules import CountingRules
 from usage.counting.settle import Settled
 from usage.counting.store import StoreUnavailable
 from usage.counting.sync import JUST_READ
+from usage.instants import from_ms
 from usage.ledger.models import Status
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import digest_of, record
 from usage.limit_state import LimitState
 from usage.metrics import Metric
-from usage.money import format_usd, parse_usd
+from usage.money import format_usd_if_known, parse_usd
 from usage.prices.cost import TokenUse, cost_nano
 from usage.settling import charging
 from usage.settling.stored_plans import stored_plans
@@ -184,7 +185,7 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
         environment_id=admitted.known.environment_id,
         request_id=body.request_id,
         body_digest=digest_of(_in_utc(body)),
-        charged_at=at if reservation is None else datetime.fromtimestamp(reservation.at_ms / 1000, UTC),
+        charged_at=at if reservation is None else from_ms(reservation.at_ms),
         occurred_at=body.occurred_at,
         subjects=call.subjects,
         model=body.model,
@@ -244,7 +245,7 @@ def _receipt(row: Recorded, allowed: Assessment | None, settled: Settled | None)
     return UsageReceipt(
         request_id=row.request_id,
         duplicate=row.duplicate,
-        cost_usd=None if row.cost_nano is None else format_usd(row.cost_nano),
+        cost_usd=format_usd_if_known(row.cost_nano),
         priced=row.cost_nano is not None,
         limit_state=() if allowed is None or settled is None else _limit_states(allowed, settled),
     )
