@@ -18,7 +18,7 @@ class ActionFilter(admin.SimpleListFilter):
     parameter_name = "action"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Those of the entries that this page shows to whoever asks."""
+        """The entries that this page shows to the person who asks."""
         entries = model_admin.get_queryset(request)
         actions = entries.order_by("action").values_list("action", flat=True).distinct()
         return [(action, action_label(action)) for action in actions[:FILTER_CHOICES_MAX]]
@@ -47,7 +47,7 @@ class ChainFilter(admin.SimpleListFilter):
 
 @admin.register(Entry)
 class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
-    """To look at, nothing else. Shows all tenants: the site, which knows memberships, says who sees which."""
+    """Read only. Shows all tenants; the site, which knows the memberships, narrows that for each member."""
 
     list_display = ["at", "chain_name", "actor", "label", "target_type", "target_name"]
     list_filter = [ActionFilter, ChainFilter, "at"]
