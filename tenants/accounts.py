@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from audit import log as audit_log
 from tenants.models import Membership
 
-# Of one entry, whose data is bounded.
+# Names kept in one entry, because its data is bounded.
 NAMES_MAX = 200
 RIGHTS = ("is_active", "is_staff", "is_superuser")
 
@@ -32,7 +32,7 @@ class AccountManager(UserManager["Account"]):
 
 
 class Account(User):
-    """A user whose making is audited, for commands; stored and shown as Django's."""
+    """Django's user, for commands: creating one leaves an audit entry."""
 
     objects: ClassVar[AccountManager] = AccountManager()
 

@@ -185,7 +185,7 @@ class ApiKeyAdmin(TenantRowsAdmin):
         return shown if obj is None else [*shown, *self.state]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
-        # A key that could do more than when it was handed out would be a trap; issue another.
+        # A key must not gain scopes after it was handed out; issue another one.
         return [] if obj is None else ["environment", "scopes", *self.state]
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
@@ -224,7 +224,7 @@ class ApiKeyAdmin(TenantRowsAdmin):
 
 @admin.register(Membership)
 class MembershipAdmin(TenantRowsAdmin):
-    """Members see who else is one; superusers say who is."""
+    """Members see the other members; only superusers change memberships."""
 
     tenant_lookup = "tenant_id"
     list_display = ["user", "tenant", "role"]
@@ -261,7 +261,7 @@ admin.site.register(Group, GroupAdmin)
 
 
 class TenantChainFilter(ChainFilter):
-    """Names the tenants by their slugs, those that are gone by their ids."""
+    """Lists tenants by slug, and deleted ones by id."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         chains = super().lookups(request, model_admin)
@@ -275,7 +275,7 @@ admin.site.unregister(Entry)
 
 @admin.register(Entry)
 class TenantEntryAdmin(ReadOnlyAdmin, EntryAdmin):
-    """The audit log, of which a member sees the chains of their tenants alone."""
+    """The audit log. Members see only the chains of their tenants."""
 
     tenant_lookup = "tenant_id"
 

@@ -59,7 +59,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class OfferedLookups(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
-    """Filters by what the page offers, and by nothing else.
+    """Allows only the filters that the page offers.
 
     Django's own admin takes any lookup of any column of the model in an address: also into columns that it does not
     show, and with values of which only the database finds out that they cannot be compared.
@@ -97,14 +97,14 @@ class OfferedLookups(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscri
 
 
 class RowsAdmin(OfferedLookups):
-    """Changes of rows that others may change at the same time: none is lost without a word."""
+    """Saving and deleting rows that others may change at the same time. No change is lost silently."""
 
     form: type[ModelForm[Any]] = RowForm
-    # What stands against a change whose form was found good: another change came in between.
+    # Errors of a change whose form was valid: another change came in between.
     refusals: tuple[type[Exception], ...] = (ValidationError, IntegrityError, ObjectDoesNotExist)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """To be changed, it is locked first, and then read: a form writes what it left alone back as it was read."""
+        """For a POST the row is locked and read again: a form writes unchanged fields back as it read them."""
         found = super().get_object(request, object_id, from_field)
         if found is None or request.method != "POST" or not connection.in_atomic_block:
             return found
@@ -114,7 +114,7 @@ class RowsAdmin(OfferedLookups):
         return super().get_object(request, object_id, from_field)
 
     def lock(self, obj: Any) -> None:
-        """Until the transaction ends. In the order in which whatever else changes the row takes its locks."""
+        """Until the transaction ends. Override it where others lock another row first, so that nobody deadlocks."""
         self.model._base_manager.select_for_update(no_key=True).filter(pk=obj.pk).values_list("pk").first()
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +162,7 @@ class TenantRowsAdmin(RowsAdmin):
         return queryset.filter(visible)
 
     def changeable(self, request: HttpRequest, queryset: QuerySet[Any] | None = None) -> QuerySet[Any]:
-        """Those of the rows that the member may change; bulk actions and choices of forms go through it."""
+        """The rows that the member may change. Bulk actions and form choices are limited to them."""
         rows = self.get_queryset(request) if queryset is None else queryset
         if is_superuser(request):
             return rows
@@ -188,7 +188,7 @@ class TenantRowsAdmin(RowsAdmin):
         return self.may_change(request, obj)
 
     def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Without a row: whether there can be any."""
+        """Without a row: whether there can be one the user may change."""
         if is_superuser(request):
             return True
         roles = roles_of(request)
@@ -200,7 +200,7 @@ class TenantRowsAdmin(RowsAdmin):
     def formfield_for_foreignkey(
         self, db_field: Any, request: HttpRequest, **kwargs: Any
     ) -> ModelChoiceField[Any] | None:
-        """Offers, and takes, only rows of tenants that the member may change."""
+        """Offers and accepts only rows of tenants that the member may change."""
         related = self.admin_site._registry.get(db_field.remote_field.model)
         if isinstance(related, TenantRowsAdmin):
             kwargs["queryset"] = related.changeable(request)
@@ -208,7 +208,7 @@ class TenantRowsAdmin(RowsAdmin):
 
 
 def _reason(error: Exception) -> str:
-    """For people. What the database says of a constraint is not."""
+    """A sentence for people; the database's text about a constraint is not one."""
     if isinstance(error, ValidationError):
         return " ".join(error.messages)
     if isinstance(error, IntegrityError):
@@ -217,7 +217,7 @@ def _reason(error: Exception) -> str:
 
 
 class ReadOnlyAdmin(TenantRowsAdmin):
-    """To look at, nothing else."""
+    """Read only."""
 
     actions = None
 
@@ -250,7 +250,7 @@ class InlineOfTenantRows(admin.TabularInline):  # type: ignore[type-arg]  # not 
 
 
 class EnvironmentFilter(admin.SimpleListFilter):
-    """By environment, offering those the member may see."""
+    """Filters by environment; offers those the member may see."""
 
     title = "environment"
     parameter_name = "environment"

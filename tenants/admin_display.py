@@ -14,7 +14,7 @@ from django.utils.timezone import localtime
 
 
 def plain(amount: Decimal | None) -> Decimal | None:
-    """Without the zeros after the point that the column gives it."""
+    """Without trailing zeros."""
     return None if amount is None else Decimal(f"{amount.normalize():f}")
 
 
@@ -24,7 +24,7 @@ def moment(at: datetime) -> SafeString:
 
 
 def link(row: Model, text: str) -> SafeString:
-    """To the row's page; who may not see it is told so there."""
+    """A link to the row's page. It is shown without a permission check; that page makes it."""
     return link_to(row._meta.label_lower, row.pk, text)
 
 

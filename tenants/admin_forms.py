@@ -1,4 +1,4 @@
-"""Forms of the admin: saving one changes what its reader changed, whatever others saved since it was opened."""
+"""Forms of the admin. Saving one writes what was edited; older values never overwrite newer ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class LinesField(SimpleArrayField):
-    """One entry a line; blanks around it belong to it only if the entries' field keeps them."""
+    """One entry a line. Surrounding blanks are kept if the entries' field does not strip them."""
 
     def __init__(self, base_field: forms.CharField, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 4})
@@ -26,10 +26,10 @@ class LinesField(SimpleArrayField):
 
 
 class RowForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A form that carries along what each field said when it was opened.
+    """A form that carries a hidden copy of each field as it was when the page was opened.
 
-    A field that the reader left alone keeps what the row says now. One that they changed and another changed meanwhile
-    is refused: neither of the two may be lost without a word.
+    A field that was not edited takes the row's current value. A field that was edited, and that somebody else changed
+    meanwhile, is refused, so that neither change is lost silently.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.instance._state.adding:
             return
         if not self._carries_what_it_said():
-            # Whoever sends a form without that means all that it says.
+            # Without hidden copies, such as from a script, every submitted value counts.
             for field in self.fields.values():
                 field.show_hidden_initial = False
             return
@@ -55,7 +55,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._merge(name)
 
     def _carries_what_it_said(self) -> bool:
-        # Empty values may be left out.
+        # Hidden copies of empty values may be missing, so one copy is enough to tell.
         return any(key.startswith(self.add_initial_prefix("")) for key in self.data)
 
     def _merge(self, name: str) -> None:
@@ -78,4 +78,4 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class AccountForm(RowForm, UserChangeForm):  # type: ignore[type-arg]
-    """Of a user: one that was deactivated meanwhile stays so."""
+    """The form of a user. A user who was deactivated meanwhile stays deactivated."""

@@ -10,7 +10,7 @@ from audit import log as audit_log
 from tenants import revisions
 from tenants.models import Environment
 
-# With FROZEN_FEATURES_MAX of them an entry of the audit log holds them all, however they are escaped.
+# So that an audit entry can hold FROZEN_FEATURES_MAX names, even if every character is escaped.
 AUDITED_NAME_LENGTH_MAX = 50
 
 
@@ -27,7 +27,7 @@ def freeze(environment: Environment, *, features: Iterable[str] | None = None, a
 
 
 def unfreeze(environment: Environment, *, features: Iterable[str] | None = None, actor: str) -> Environment:
-    """Takes back what `freeze` with the same arguments did; features frozen by themselves stay so."""
+    """Undoes `freeze` with the same arguments. Unfreezing the environment leaves its frozen features frozen."""
     with audit_log.acting_as(actor), transaction.atomic():
         current = Environment.lock(environment.pk)
         if features is None:
@@ -42,7 +42,7 @@ def set_frozen(
     features: Iterable[str] | None = None,
     actor: str,
 ) -> Environment:
-    """Blocks exactly this from now on; what is None stays as it is. Raises as `freeze` does."""
+    """Sets exactly this state; None leaves a part as it is. Raises as `freeze` does."""
     with audit_log.acting_as(actor), transaction.atomic():
         current = Environment.lock(environment.pk)
         return _put(

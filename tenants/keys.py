@@ -76,7 +76,7 @@ def proves(secret: str, pepper_id: str, secret_hmac: bytes) -> bool:
 
 
 def proves_nothing(secret: str) -> None:
-    """Compares the secret with that of no key."""
+    """Takes as long as `proves`, for a key that does not exist."""
     proves(secret, next(iter(settings.API_KEY_PEPPERS)), _NO_HMAC)
 
 

@@ -17,7 +17,7 @@ _writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="last-used")
 
 
 def note(api_key_id: int) -> None:
-    """Two threads that pass at once write twice, which costs nothing but a query."""
+    """Two threads at once may write twice; that costs one query more."""
     now = time.monotonic()
     if now - _noted.get(api_key_id, -INTERVAL_S) >= INTERVAL_S:
         _noted[api_key_id] = now

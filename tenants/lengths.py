@@ -1,4 +1,4 @@
-"""How many characters names may have: one constant for a kind of name, for the API, columns, forms and files alike."""
+"""The longest names, in characters: one constant for each kind, used by the API, columns, forms and files."""
 
 # What applications name: their users, features, plans and runs, and the models and providers they call.
 NAME_LENGTH_MAX = 255

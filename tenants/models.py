@@ -1,4 +1,4 @@
-"""Who uses TokVigil: tenants, their environments, the keys of those, and the staff who may see them."""
+"""Tenants, their environments, the environments' API keys, and the staff who may see them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEZONE_LENGTH_MAX = 64
 NETWORK_LENGTH_MAX = 50
 PEPPER_ID_LENGTH_MAX = 16
 TOKEN_LENGTH = 16
-# So that the audit log can hold them.
+# An audit entry must be able to hold them.
 FROZEN_FEATURES_MAX = 200
 DEFAULT_ENVIRONMENTS = ("dev", "staging", "prod")
 

@@ -1,8 +1,8 @@
-"""Where a call comes from: the peer of the connection, or behind named proxies the address that they tell.
+"""The caller's address: that of the connection or, behind trusted proxies, the one that they report.
 
-A proxy appends the address it was called from, so the last entry of the header is the nearest proxy's word. Read from
-that end, entries are believed as long as a trusted proxy wrote them: the first address that is no trusted proxy's is
-the caller. What stands before it was written by the caller and proves nothing.
+Each proxy appends the address that called it, so the last entry comes from the nearest proxy. Entries are read from
+the last to the first; the first address that is not a trusted proxy is the caller. Entries before it come from the
+caller and are not believed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 FORWARDED = "forwarded"
-# Of an allow-list no unknown address is a part.
+# Never inside an allow-list.
 UNKNOWN = ""
 
 _MAPPED_PREFIX = 0xFFFF << 32
@@ -34,7 +34,7 @@ _PAIR = re.compile(
 
 
 def address_of(request: HttpRequest) -> str:
-    """The caller's address; UNKNOWN if a trusted proxy tells none that can be read."""
+    """The caller's address; UNKNOWN if a trusted proxy sent a header without a readable one."""
     peer = str(request.META.get("REMOTE_ADDR", UNKNOWN))
     if not settings.TRUSTED_PROXIES:
         return peer
@@ -58,7 +58,7 @@ def is_in(address: str, networks: Iterable[Network]) -> bool:
 
 
 def parse(text: str) -> Address | None:
-    """The address that a text is, with or without a port; IPv4 if it is one in IPv6's clothes."""
+    """The address in a text, with or without a port. IPv4-mapped IPv6 becomes IPv4. None if there is none."""
     text = text.strip()
     if (with_port := _WITH_PORT.fullmatch(text)) is not None:
         text = with_port["v6"] or with_port["v4"] or ""
@@ -80,20 +80,20 @@ def _nearest_untrusted(entries: list[str], trusted: tuple[Network, ...]) -> str:
             return UNKNOWN
         if not is_in(str(address), trusted):
             return str(address)
-    # A call from among the proxies.
+    # All entries are proxies: one of them made the call itself.
     return UNKNOWN if not entries else str(parse(entries[0]))
 
 
 def _entries(told: str) -> list[str]:
-    """What the proxies wrote, the nearest one last."""
+    """The header's entries, the nearest proxy's last."""
     if settings.CLIENT_ADDRESS_HEADER.lower() != FORWARDED:
         return told.split(",") if told else []
     return list(_forwarded(told))
 
 
 def _forwarded(told: str) -> Iterator[str]:
-    """The `for` of each element. One that is not well formed makes all unreadable: a quote left open by the caller
-    must not swallow what the proxy wrote after it."""
+    """The `for` of each element. If any part is malformed the whole header counts as unreadable: a quote that the
+    caller left open must not hide what a proxy appended."""
     place, element = 0, UNKNOWN
     while pair := _PAIR.match(told, place):
         if pair["name"].lower() == "for":
@@ -119,7 +119,7 @@ def _forms(address: Address) -> tuple[Address, ...]:
 
 @lru_cache(maxsize=8)
 def _networks(named: tuple[str, ...]) -> tuple[Network, ...]:
-    """Those that can be read; a system check names the others, which nobody is trusted for."""
+    """The networks that can be parsed. The others are not trusted; a system check names them."""
     found = []
     for text in named:
         try:

@@ -23,7 +23,7 @@ BEARER = "bearer "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """An API key as a decision needs it; lives in snapshots, so it knows no database."""
+    """An API key without the database, as snapshots keep it."""
 
     id: int
     key_id: str
@@ -94,7 +94,7 @@ def check(credential: Credential | None, secret: str, address: str) -> Credentia
 
 
 def unknown_key(secret: str) -> problems.Problem:
-    """After the work that a known key's wrong secret takes: the time does not tell which ids there are."""
+    """A Problem 401, after the work of checking a known key: the time does not reveal which ids exist."""
     keys.proves_nothing(secret)
     return problems.invalid_api_key()
 
@@ -106,7 +106,7 @@ def find(key_id: str) -> Credential | None:
 
 
 def credential_of(request: Request) -> Credential:
-    """Whom ApiKeyAuthentication found."""
+    """The credential that ApiKeyAuthentication found."""
     credential: Any = request.auth
     assert isinstance(credential, Credential)
     return credential

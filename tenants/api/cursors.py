@@ -1,4 +1,4 @@
-"""Where a page ends: the sort key of its last row, as a text that callers hand back without reading it."""
+"""Cursors: the sort key of a page's last row, as an opaque text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(at: datetime, row_id: int) -> str:
 
 
 def read(text: str) -> tuple[datetime, int]:
-    """Raises Problem 422 for what `write` did not write."""
+    """Raises Problem 422 for a text that `write` did not make."""
     try:
         found = _KEY.fullmatch(urlsafe_b64decode(text.encode("ascii")))
         at = _EPOCH + int(found["first"]) * _MICROSECOND if found else None

@@ -1,4 +1,4 @@
-"""How a body becomes one typed value, and a value an answer."""
+"""Request bodies to typed values, and values to answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def body_bytes_max(path: str) -> int:
 
 
 def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T]) -> T:
-    """The body as the decoder's type. Raises Problem: 415, 413, or 422 naming the field and the mend."""
+    """The body as the decoder's type. Raises Problem: 415, 413, or 422 naming the field and the fix."""
     if request.content_type != "application/json":
         raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "Send the body as `Content-Type: application/json`.")
     if "CONTENT_LENGTH" not in request.META and "HTTP_TRANSFER_ENCODING" in request.META:

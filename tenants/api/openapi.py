@@ -1,4 +1,4 @@
-"""How a view describes itself for the OpenAPI document: one decorator, so that all say their problems alike."""
+"""The decorator with which every view describes itself for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PROBLEMS = {
     409: "`IDEMPOTENCY_CONFLICT`: the request_id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
     413: "`BODY_TOO_LARGE`: send less.",
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",
-    422: "`VALIDATION_ERROR`: `errors` names the first field that is wrong, and the mend.",
+    422: "`VALIDATION_ERROR`: `errors` names the first field that is wrong, and how to fix it.",
     429: "`RATE_LIMITED`: this key calls too often; wait `Retry-After` seconds.",
     503: "`UNAVAILABLE`: the ledger or the counter store is away; nothing was recorded. Retry.",
 }
@@ -97,7 +97,7 @@ def _query_parameters(kind: type[msgspec.Struct]) -> list[OpenApiParameter]:
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without null, for a parameter is left out instead; and without what the parameter itself says."""
+    """Without null, because an absent parameter is left out, and without what the parameter object already says."""
     kept = {**schema, **_first(schema)}
     said = {"anyOf", "description", *(name for name, value in kept.items() if value is None)}
     plain: dict[str, Any] = portable({name: value for name, value in kept.items() if name not in said})
@@ -109,7 +109,7 @@ def _description(schema: dict[str, Any]) -> str:
 
 
 def _first(schema: dict[str, Any]) -> dict[str, Any]:
-    """Of the alternatives the one that is not null; parameters have no more than one."""
+    """The alternative that is not null; parameters have at most one."""
     return next((part for part in schema.get("anyOf", ()) if part != {"type": "null"}), {})
 
 

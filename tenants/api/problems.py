@@ -28,7 +28,7 @@ class FieldError:
 
 
 class Problem(Exception):
-    """An answer that is not a result. `code` is part of the contract; `detail` says what to do about it."""
+    """An error answer. `code` is part of the contract; `detail` says what to do about it."""
 
     def __init__(
         self,

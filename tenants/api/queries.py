@@ -1,4 +1,4 @@
-"""How the parameters of a query become one typed value."""
+"""Query parameters to one typed value."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CursorText = Annotated[
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of an address that takes none."""
+    """For addresses without query parameters."""
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
-_MENDS: tuple[tuple[type[inspect.Type], str], ...] = (
+_HINTS: tuple[tuple[type[inspect.Type], str], ...] = (
     (inspect.DateTimeType, "write an instant such as 2026-11-01T00:00:00Z, a + in it as %2B"),
     (inspect.BoolType, "write true or false"),
     (inspect.IntType, "write a whole number"),
@@ -41,7 +41,7 @@ _MENDS: tuple[tuple[type[inspect.Type], str], ...] = (
 
 
 def decode(request: HttpRequest, kind: type[T]) -> T:
-    """The query as the type says, strictly. Raises Problem 422 naming the parameter and the mend."""
+    """The query as the type says, strictly. Raises Problem 422 naming the parameter and the fix."""
     types = _types(kind)
     values: dict[str, Any] = {}
     for name, texts in request.GET.lists():
@@ -79,7 +79,7 @@ def _alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
 
 
 def _value(text: str, kinds: tuple[inspect.Type, ...]) -> Any:
-    """A query holds texts only; what is no number or truth value stays one, and is refused where one is due."""
+    """A query string holds only text. Text that is no number or boolean stays text, and validation refuses it."""
     for kind in kinds:
         if isinstance(kind, inspect.IntType) and _INTEGER.fullmatch(text):
             return int(text)
@@ -93,17 +93,17 @@ def _invalid(error: msgspec.ValidationError, types: dict[str, tuple[inspect.Type
     if found.field not in types:
         known = ", ".join(sorted(types)) or "none"
         return invalid(FieldError(field=found.field, message=f"unknown parameter; known are {known}"))
-    mend = _mend(types[found.field])
+    hint = _hint(types[found.field])
     return invalid(
-        found if mend is None else FieldError(field=found.field, message=f"{found.message}; {mend}")
+        found if hint is None else FieldError(field=found.field, message=f"{found.message}; {hint}")
     )
 
 
-def _mend(kinds: tuple[inspect.Type, ...]) -> str | None:
+def _hint(kinds: tuple[inspect.Type, ...]) -> str | None:
     for kind in kinds:
         if isinstance(kind, inspect.LiteralType):
             return f"give one of {', '.join(map(str, kind.values))}"
-        for of, mend in _MENDS:
+        for of, hint in _HINTS:
             if isinstance(kind, of):
-                return mend
+                return hint
     return None

@@ -33,7 +33,7 @@ class Command(BaseCommand):
 
 
 def _what_to_do(slug: str, error: ValidationError) -> str:
-    """`full_clean` names the fields by their own words; whoever typed a command wants the mend."""
+    """Django's messages are about form fields; these say what to type instead."""
     wrong = error.error_dict.get("slug", [])
     codes = {each.code for each in wrong}
     if "unique" in codes:
