@@ -42,7 +42,7 @@ class ModelPriceForm(RowForm):
 
 @admin.register(ModelPrice)
 class ModelPriceAdmin(TenantRowsAdmin):
-    """Shared prices are seen by all and changed by superusers; a tenant's own are its admins' affair."""
+    """Everybody sees shared prices and superusers change them; a tenant's admins change its own."""
 
     tenant_lookup = "tenant_id"
     shows_shared_rows = True
@@ -150,7 +150,7 @@ class UsageEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="policy")
     def policy(self, event: UsageEvent) -> SafeString | None:
-        """By its version: what it is called is known to an app above this one."""
+        """Shows only the version: the policy's name belongs to an app that this one may not import."""
         if event.policy_id is None:
             return None
         return admin_display.link_to("policies.policy", event.policy_id, f"version {event.policy_version}")

@@ -41,7 +41,7 @@ class UsageBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UsageBatchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """UsageBatch, as callers shall write it."""
+    """UsageBatch as callers write it."""
 
     events: Annotated[
         tuple[UsageReport, ...],
@@ -56,7 +56,7 @@ class BatchError(msgspec.Struct, frozen=True, kw_only=True):
     code: Annotated[str, Meta(description="As a problem of `POST /v1/usage`.")]
     detail: Annotated[str, Meta(description="What is wrong and what to do.")]
     errors: Annotated[
-        tuple[FieldError, ...], Meta(description="The first field that is wrong, and the mend.")
+        tuple[FieldError, ...], Meta(description="The first field that is wrong, and how to fix it.")
     ]
 
 
@@ -161,14 +161,14 @@ def admitted(request: HttpRequest) -> tuple[Caller, CountingRules]:
 
 
 def _firsts(reports: Mapping[int, UsageReport]) -> dict[int, int]:
-    """Of each event the first one in the batch with the same content."""
+    """For each event the index of the first one in the batch with the same content."""
     seen: dict[bytes, int] = {}
     return {index: seen.setdefault(_encode(report), index) for index, report in reports.items()}
 
 
 def _turns(reports: Mapping[int, UsageReport]) -> list[list[int]]:
-    """The events, so parted that none of a part has the request_id of another: the second is recorded after the first,
-    and so is its conflict."""
+    """The events in groups that name each request_id once. A group is recorded after the one before it, so the second
+    report of a request_id is compared with the first."""
     turns: list[list[int]] = []
     seen: Counter[str] = Counter()
     for index, report in reports.items():
@@ -180,7 +180,7 @@ def _turns(reports: Mapping[int, UsageReport]) -> list[list[int]]:
 
 
 def _again(outcome: UsageReceipt | Problem) -> UsageReceipt | Problem:
-    """What an event is answered whose content was recorded a moment ago, or refused."""
+    """The answer to a further event with the same content."""
     if isinstance(outcome, Problem):
         return outcome
     return msgspec.structs.replace(outcome, duplicate=True, limit_state=())

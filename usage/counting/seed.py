@@ -21,7 +21,7 @@ def seed(
 
 
 def mark_cold(keys: Iterable[str]) -> None:
-    """Before the ledger is read to rebuild these counters."""
+    """Marks these counters before the ledger is read to rebuild them."""
 
     def mark(client: Any) -> None:
         pipeline = client.pipeline(transaction=False)

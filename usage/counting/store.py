@@ -135,7 +135,7 @@ class Line:
 
 
 class IdleConnections:
-    """Idle connections of the pool's kind, kept beside the pool.
+    """Idle connections with the pool's settings, kept outside of the pool.
 
     The hot path packs one command and reads one answer; going through `Redis.execute_command` costs twice as much
     processor time (`make bench` prints it).

@@ -1,4 +1,4 @@
-"""The ledger, to read: its rows as they were recorded, newest first."""
+"""Lists the rows of the ledger as they were recorded, newest first."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class UsageEvent(models.Model):
     cached_input_tokens = models.BigIntegerField()
     cache_write_tokens = models.BigIntegerField()
     reasoning_tokens = models.BigIntegerField()
-    # Null: the model has no price. Never 0 for want of one.
+    # Null: the model has no price. 0 means free.
     cost_nano = models.BigIntegerField(null=True)
     reported_cost_nano = models.BigIntegerField(null=True)
     price_id = models.BigIntegerField(null=True)

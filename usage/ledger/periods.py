@@ -1,4 +1,4 @@
-"""From when until when: what `from` and `to` of a query mean."""
+"""What `from` and `to` of a query mean."""
 
 from __future__ import annotations
 

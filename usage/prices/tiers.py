@@ -37,7 +37,7 @@ def validate_tiers(tiers: object) -> None:
 def parse_tiers(tiers: object) -> tuple[Tier, ...]:
     """The tiers that a list of {"above_input_tokens": 200000, "input": "6", "output": "22.5", ...} describes.
 
-    Rates are decimal strings, USD per million tokens. Raises ValueError, naming the tier and the mend.
+    Rates are decimal strings, USD per million tokens. Raises ValueError, naming the tier and the fix.
     """
     if not isinstance(tiers, list) or len(tiers) > TIERS_MAX:
         raise ValueError(f"Tiers must be a list of at most {TIERS_MAX} objects.")

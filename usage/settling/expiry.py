@@ -32,7 +32,7 @@ logger = logging.getLogger("tokvigil.holds")
 BATCH_MAX = 200
 BATCHES_MAX = 50
 SWEEP_MAX = 500
-# Of the usual holds of ten minutes, those that are open for one.
+# Looks at holds within 9 minutes of their expiry: of the default of 10 minutes, those open for at least 1.
 LOOKED_AFTER_MS = 9 * 60_000
 # A hold that this version cannot read may have been made by a later one, whose worker will charge it.
 UNREAD_AGAIN_MS = 60_000

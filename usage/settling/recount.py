@@ -51,7 +51,7 @@ class _Turns:
 
     @contextmanager
     def taken(self, key: str) -> Iterator[bool]:
-        """True if this caller is to do it. Else it was just done, or at least tried."""
+        """True for the one caller that must rebuild; the others return False once it finished or failed."""
         with self._lock:
             other = self._taken.get(key)
             if other is None:
