@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentState:
-    """What holds in the environment whatever the policies say."""
+    """The state of the environment that applies whatever the policies say."""
 
     frozen: bool
     frozen_features: frozenset[str]

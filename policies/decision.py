@@ -107,7 +107,7 @@ def _finding(limit: LimitRef, needed: int, reading: Reading) -> LimitFinding:
 
 
 def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
-    """Without counters: what needs none still decides, then the policies' `on_unavailable`."""
+    """Without counters: reasons that need none still decide, else the policies' `on_unavailable` does."""
     refused = _refused(assessment, enforced=True)
     reason = Reason.DEGRADED_ALLOWED if allowed else Reason.DEGRADED_BLOCKED
     says = "lets the call pass" if allowed else "blocks the call"
@@ -205,7 +205,7 @@ def _limit_class(finding: LimitFinding, needed: int) -> ReasonClass:
 
 def _retry_after_s(limit: LimitRef, reason_class: ReasonClass, now_ms: int) -> int | None:
     if reason_class is ReasonClass.TRANSIENT:
-        # No call of theirs ever ends where none may begin.
+        # With a limit of 0 no call is ever in flight, so waiting cannot help.
         return TRANSIENT_RETRY_S if limit.amount > 0 else None
     if reason_class is ReasonClass.EXHAUSTED and limit.resets_at_ms is not None:
         return max(1, -(-(limit.resets_at_ms - now_ms) // 1000))

@@ -1,4 +1,4 @@
-"""Blocked decisions, to read: newest first, up to the one made a moment ago."""
+"""Lists blocked decisions, newest first, including those made a moment ago."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAINED_BATCHES_MAX = 4
 
 
 class DecisionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`GET /v1/decisions`. Only blocked calls are kept as decisions; `allowed` can but be false."""
+    """`GET /v1/decisions`. Only blocked calls are kept as decisions; `allowed` is always false."""
 
     allowed: bool = False
     reason_code: Name | None = None

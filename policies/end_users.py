@@ -77,7 +77,7 @@ def set_end_user(
         user, created = EndUser.objects.select_for_update(no_key=True).get_or_create(
             environment=environment, user_id=user_id, defaults={"plan": plan, "blocked": blocked}
         )
-        # Also when nothing changes: whoever repeats a call because it failed half-way has it mended.
+        # Also when nothing changes, so that repeating a call that failed half-way completes it.
         _announce(environment, user_id)
         if created or (user.plan_id, user.blocked) != (plan and plan.pk, blocked):
             user.plan, user.blocked = plan, blocked
@@ -111,7 +111,7 @@ _KEEP_PLAN = "SELECT * FROM policies_plan WHERE environment_id = %s AND name = %
 
 
 def _plan(environment: Environment, name: str) -> Plan:
-    """The plan, which is there until the transaction ends."""
+    """The plan; nobody can remove it until the transaction ends."""
     plan = next(iter(Plan.objects.raw(_KEEP_PLAN, [environment.pk, name])), None)
     if plan is None:
         raise ValidationError(

@@ -3,7 +3,7 @@
 Snapshot and end user (from the process) -> resolve -> assess -> reserve (the one round trip) -> decide.
 
 Nothing in the process is trusted for being there: the reserve script refuses a stale revision, a changed end user,
-windows that are over and counters that are not complete. Each such answer is mended from PostgreSQL and the call tried
+windows that are over and counters that are not complete. Each such answer is answered from PostgreSQL and the call tried
 again; what it was tried with before took no effect. If the counter store cannot be reached, the policies'
 `on_unavailable` decides.
 """
@@ -60,7 +60,7 @@ from usage.settling import catching_up, recount
 logger = logging.getLogger("tokvigil.evaluate")
 HOLD_MS = 600_000
 REQUEST_ID_BYTES = 16
-# Each mends one thing that the process did not know; more than a few in one call means the store is not usable.
+# Each attempt learns one thing that the process did not know; many in one call mean that the store is not usable.
 ATTEMPTS_MAX = 12
 USERS_KEPT_MAX = 100_000
 

@@ -11,7 +11,7 @@ QUOTE_LENGTH_MAX = 60
 
 @dataclass(frozen=True, slots=True)
 class FileError:
-    """What is wrong at a place such as `policies[2].limits[0].amount`, and the mend. Of the whole: ""."""
+    """What is wrong, and the fix. `path` is a place such as `policies[2].limits[0].amount`; "" is the whole."""
 
     path: str
     message: str

@@ -8,7 +8,7 @@ Key = tuple[int, str]
 
 
 class KnownUsers:
-    """Keeps the records that were used last, by environment and user id. For many threads."""
+    """A least-recently-used cache of records by environment and user id. Safe for threads."""
 
     def __init__(self, kept_max: int) -> None:
         self.kept_max = kept_max

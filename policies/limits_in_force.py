@@ -23,7 +23,7 @@ from usage.limit_state import LimitState
 # What blocks every call whatever it asks for; with a model, also what blocks every call of that model.
 _ALWAYS = {Reason.NO_POLICY, Reason.ENVIRONMENT_FROZEN, Reason.FEATURE_FROZEN, Reason.USER_BLOCKED}
 _PER_USER = {Per.USER, Per.USER_FEATURE}
-# An evaluation needs names; no one's answer tells of these.
+# Placeholders for an evaluation without user or model; they never appear in the answer.
 _NO_USER, _NO_MODEL = "", "-"
 
 
@@ -93,7 +93,7 @@ def _call(query: MeterQuery) -> EvaluateRequest:
         plan=query.plan,
         feature=query.feature,
         run_id=query.run_id,
-        # Said, so that nobody looks up what such calls used lately.
+        # Given, so that the usual output of such calls is not looked up.
         input_tokens=0,
         max_output_tokens=0,
         dry_run=True,

@@ -41,7 +41,7 @@ class Plan(models.Model):
 
 
 class EndUser(models.Model):
-    """A user of the application whose plan TokVigil knows for sure, or who is blocked. Others need no row.
+    """An end user with a stored plan or a block. Others need no row.
 
     Changed through `policies/end_users.py`, which tells the counter store.
     """

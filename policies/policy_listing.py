@@ -1,4 +1,4 @@
-"""The policies in force, to read: as in a policy file, with the id and version that decisions name."""
+"""Lists the policies in force as a policy file writes them, with the id and version that decisions name."""
 
 from __future__ import annotations
 

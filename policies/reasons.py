@@ -7,7 +7,7 @@ from enum import StrEnum
 from usage.metrics import WINDOWED
 from usage.windows import Window
 
-# For the columns that hold them.
+# The lengths of the columns that store codes and classes.
 REASON_CODE_LENGTH_MAX = 40
 REASON_CLASS_LENGTH_MAX = 12
 
@@ -56,7 +56,7 @@ CLASSES = {
 
 _CLASSES_BY_CODE = {reason.value: reason_class for reason, reason_class in CLASSES.items()}
 
-# Why no call of a model may go out, whatever it asks for.
+# Reasons that depend only on the model.
 BY_MODEL = frozenset({Reason.MODEL_NOT_ALLOWED, Reason.MODEL_DENIED, Reason.PRICE_UNKNOWN})
 
 

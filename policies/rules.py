@@ -17,7 +17,7 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 LIMITS_MAX = 32
-# That can apply to one call, of all policies together: the reserve script checks and answers each of them.
+# All limits that can apply to one call; the reserve script checks and answers each of them.
 LIMITS_OF_A_CALL_MAX = 1_000
 MODEL_GLOBS_MAX = 100
 PRIORITY_MAX = 10_000
@@ -148,7 +148,7 @@ class Weight:
 
 
 def limits_of_a_call(weights: Iterable[Weight]) -> int:
-    """The most limits that can apply to one call, at any rate not fewer.
+    """An upper bound of the limits that can apply to one call.
 
     One override applies, and of each way to name user, feature and plan the guardrails of one scope.
     """

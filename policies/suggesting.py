@@ -10,8 +10,8 @@ from policies.reasons import BY_MODEL, WINDOW_CODES, Reason
 from usage.assessment import Assessment, Reading
 from usage.metrics import Metric
 
-# Blocks that another model may not meet.
-_MENDABLE = frozenset(
+# Reasons that switching the model can avoid.
+_AVOIDABLE = frozenset(
     {
         *(reason.value for reason in BY_MODEL),
         Reason.REQUEST_COST_EXCEEDED.value,
@@ -30,7 +30,7 @@ def suggested_model(
     now_ms: int,
 ) -> str | None:
     """The first of the named models that would have been allowed, `assess` being the same call with another model."""
-    if verdict.reason_code not in _MENDABLE:
+    if verdict.reason_code not in _AVOIDABLE:
         return None
     tried = islice(named, TRIED_MAX)
     return next((model for model in tried if decide(assess(model), readings, now_ms).verdict.allowed), None)

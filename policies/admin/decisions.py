@@ -1,4 +1,4 @@
-"""Blocked decisions in the admin, to look at."""
+"""Blocked decisions in the admin, read only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BlockedDecisionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="passed later", boolean=True)
     def passed_later(self, decision: BlockedDecision) -> bool:
-        """Asked for again, it was allowed, and is in the ledger."""
+        """Whether the call was allowed when it was asked for again, and is in the ledger."""
         return bool(recorded(decision.environment_id, [decision.request_id]))
 
     @admin.display(description="estimated cost (USD)")

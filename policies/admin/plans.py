@@ -39,7 +39,7 @@ class PlanAdmin(TenantRowsAdmin):
     search_fields = ["name"]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Policies, end users and requests name it.
+        # Policies, end users and requests refer to a plan by its name.
         return False
 
     def lock(self, obj: Plan) -> None:

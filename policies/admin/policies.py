@@ -89,7 +89,7 @@ class PolicyAdmin(TenantRowsAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         (limits,) = formsets
-        # Not to save them, but for the history page to know which changed.
+        # This saves nothing; it tells the history page which limits changed.
         limits.save(commit=False)
         rule = documents.rule_of({**form.document(), "limits": limits.documents()})
         form.instance.pk = publishing.publish_one(
@@ -100,7 +100,7 @@ class PolicyAdmin(TenantRowsAdmin):
         ).pk
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """A policy is archived, with nothing that hangs on it lost."""
+        """Deleting archives the policy; nothing that refers to it is deleted."""
         refused = {"policy" for policy in objs if not self.may_change(request, policy)}
         named = [f"{policy} of {policy.environment} (archived; its versions stay)" for policy in objs]
         return named, {"policies": len(named)}, refused, []

@@ -50,7 +50,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         "without a wildcard, and would be allowed is suggested instead.",
     )
     models_deny = _globs_field("Denied", "Models that may not be called, even if allowed above.")
-    # A policy is one rule and saved as one: its fields and limits are not mixed with another's edit.
+    # A policy is saved as a whole, so two people's edits are not merged: the later one is refused.
     opened_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
 
     class Meta:
@@ -141,7 +141,7 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
         self.initial["amount"] = admin_display.plain(self.initial.get("amount"))
 
     def _get_validation_exclusions(self) -> set[str]:
-        """All: what the model demands of a row the formset says too, and how to mend it."""
+        """All of them: the formset checks the same rules, with clearer messages."""
         return {field.name for field in Limit._meta.fields}
 
 

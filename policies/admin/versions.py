@@ -1,4 +1,4 @@
-"""The versions of policies, to look at."""
+"""The versions of policies, read only."""
 
 from __future__ import annotations
 

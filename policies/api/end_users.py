@@ -86,7 +86,7 @@ class EndUserView(KeyView):
         answers={204: None},
     )
     def delete(self, request: Request, user_id: str) -> HttpResponse:
-        """Again is no error."""
+        """Deleting again is no error."""
         queries.decode(request._request, queries.NoParameters)
         end_users.remove_end_user(
             self._environment(), queries.path_name("user_id", user_id), actor=self._actor()

@@ -15,7 +15,7 @@ from tenants.api.openapi import operation
 
 
 class LimitsView(APIView):
-    """Authenticated, and its calls counted, by the evaluation it rests on."""
+    """The evaluation underneath authenticates the caller and counts the call."""
 
     authentication_classes = ()
     permission_classes = ()

@@ -50,7 +50,7 @@ class ReservationView(KeyView):
         problems=(404, 409),
     )
     def delete(self, request: Request, request_id: str) -> HttpResponse:
-        """Gives the hold back; again is no error. 409 if the call was reported: then there is nothing to give back."""
+        """Releases the hold; repeating it is no error. 409 if the call was reported: its hold has ended."""
         try:
             release(self.environment_id, request_id)
         except NotOpen as error:
@@ -63,7 +63,7 @@ class ReservationView(KeyView):
 
 
 class ExtendView(ReservationView):
-    """Of an address that ends in `/extend`. A POST extends; a DELETE means the request id that ends so."""
+    """Addresses that end in `/extend`. POST extends a hold. DELETE releases the request whose id ends in `/extend`."""
 
     @operation(
         "extendReservation",

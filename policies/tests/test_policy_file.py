@@ -94,7 +94,7 @@ def test_words_and_numbers_are_those_of_yaml_1_2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "mend"),
+    ("text", "path", "fix"),
     [
         ("", "version", "begin the file with `version: 1`"),
         ("version: 2", "version", "must be 1"),
@@ -199,9 +199,9 @@ def test_words_and_numbers_are_those_of_yaml_1_2() -> None:
         (limit(", ".join(["{}"] * 33)), "policies[0].limits", "at most 32"),
     ],
 )
-def test_an_error_names_its_place_and_the_mend(text: str, path: str, mend: str) -> None:
+def test_an_error_names_its_place_and_the_fix(text: str, path: str, fix: str) -> None:
     errors = errors_of(text)
-    assert mend in errors[path]
+    assert fix in errors[path]
 
 
 def test_all_errors_of_a_file_are_told_at_once() -> None:
@@ -230,7 +230,7 @@ def test_a_file_of_errors_has_a_bounded_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "fix"),
     [
         ("version: 1\nplans: &all [free]", "anchors"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "anchors"),
@@ -245,8 +245,8 @@ def test_a_file_of_errors_has_a_bounded_answer() -> None:
         ("#" * (FILE_BYTES_MAX + 1), "at most 8388608"),
     ],
 )
-def test_what_a_policy_file_has_no_use_for_is_refused(text: str, mend: str) -> None:
-    with pytest.raises(PolicyFileError, match=mend):
+def test_what_a_policy_file_has_no_use_for_is_refused(text: str, fix: str) -> None:
+    with pytest.raises(PolicyFileError, match=fix):
         parse(text)
 
 
