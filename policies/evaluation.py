@@ -2,10 +2,9 @@
 
 Snapshot and end user (from the process) -> resolve -> assess -> reserve (the one round trip) -> decide.
 
-Nothing in the process is trusted for being there: the reserve script refuses a stale revision, a changed end user,
-windows that are over and counters that are not complete. Each such answer is answered from PostgreSQL and the call tried
-again; what it was tried with before took no effect. If the counter store cannot be reached, the policies'
-`on_unavailable` decides.
+The process may be out of date. The reserve script refuses a stale revision, a changed end user, windows that are over
+and counters that are not complete; none of these answers takes effect. What was missing is then read from PostgreSQL
+and the call tried again. If the counter store cannot be reached, the policies' `on_unavailable` decides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which requests are for pages: what people open in a browser, under the names in ALLOWED_HOSTS."""
+"""Which requests are for pages. Only these check the Host against ALLOWED_HOSTS."""
 
 from __future__ import annotations
 

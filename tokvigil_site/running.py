@@ -46,7 +46,7 @@ class Site:
         except KeyboardInterrupt:
             return
         except GaveUp as error:
-            raise CommandError(f"{error} Mend that, then start `{manage()} up` again.") from error
+            raise CommandError(f"{error} Fix that, then start `{manage()} up` again.") from error
 
     def require_running(self) -> None:
         """Raises CommandError if a child ended by itself."""

@@ -127,7 +127,7 @@ CACHES = {
         "OPTIONS": {
             "SOCKET_CONNECT_TIMEOUT": COUNTER_STORE_TIMEOUT_S,
             "SOCKET_TIMEOUT": COUNTER_STORE_TIMEOUT_S,
-            # One try inside the time box: a retried script would take twice as long and could hold twice.
+            # One try inside the time box; a retry would double it.
             "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 0), "max_connections": 64},
         },
     },

@@ -155,7 +155,7 @@ def test_without_the_counter_store_what_is_stored_is_answered(
         ("cursor=x", "cursor"),
     ],
 )
-def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_is_refused_with_a_hint(api: Api, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/decisions?{query}"), 422, "VALIDATION_ERROR", field=field)
 
 

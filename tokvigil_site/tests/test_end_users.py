@@ -88,7 +88,7 @@ def test_a_bad_user_id_is_refused(api: Api, verb: str, user_id: str) -> None:
     assert_problem(answer, 422, "VALIDATION_ERROR", field="user_id")
 
 
-def test_an_unknown_plan_is_refused_with_the_mend(api: Api) -> None:
+def test_an_unknown_plan_is_refused_with_a_hint(api: Api) -> None:
     answer = put(api, plan="gold")
 
     assert_problem(answer, 422, "VALIDATION_ERROR", field="plan")

@@ -111,5 +111,5 @@ def test_pages_show_each_policy_once_oldest_first(api: Api, environment: Environ
 @pytest.mark.parametrize(
     ("query", "field"), [("limit=0", "limit"), ("limit=x", "limit"), ("cursor=x", "cursor")]
 )
-def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_is_refused_with_a_hint(api: Api, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/policies?{query}"), 422, "VALIDATION_ERROR", field=field)

@@ -202,11 +202,11 @@ def test_another_tenants_events_are_not_there(api: Api, other_api: Api) -> None:
         ("request_id=" + "a" * 129, "request_id"),
     ],
 )
-def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_is_refused_with_a_hint(api: Api, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/usage?{query}"), 422, "VALIDATION_ERROR", field=field)
 
 
-def test_the_mend_names_what_is_possible(api: Api) -> None:
+def test_the_hint_names_what_is_possible(api: Api) -> None:
     status = api.get("/v1/usage?status=done").json
     moment = api.get("/v1/usage?from=yesterday").json
 

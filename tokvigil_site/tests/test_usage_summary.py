@@ -231,7 +231,7 @@ def test_another_tenants_usage_is_not_counted(api: Api, other_api: Api) -> None:
         ("limit=5", "limit"),
     ],
 )
-def test_a_bad_parameter_is_refused_with_its_mend(api: Api, query: str, field: str) -> None:
+def test_a_bad_parameter_is_refused_with_a_hint(api: Api, query: str, field: str) -> None:
     assert_problem(api.get(f"/v1/usage/summary?{query}"), 422, "VALIDATION_ERROR", field=field)
 
 
