@@ -262,6 +262,26 @@ def test_a_change_that_is_about_to_be_committed_stays_too(environment: Environme
     assert (said, environment.frozen, environment.default_action) == ("", True, "block")
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "mine"),
+    [
+        ("price", {"active": False}, {"output_per_million": "3"}),
+        ("user", {"plan_id": None}, {"blocked": None}),
+    ],
+)
+def test_so_does_one_of_a_row_that_is_saved_as_a_whole(
+    environment: Environment, staff: Client, name: str, theirs: dict[str, Any], mine: dict[str, Any]
+) -> None:
+    row = rows(environment)[name]
+    form = opened(staff, row)
+    while_held(
+        lambda: type(row)._default_manager.filter(pk=row.pk).update(**theirs),
+        lambda: save(staff, row, form, **mine),
+    )
+    after = values(row)
+    assert {field: after[field] for field in theirs} == theirs
+
+
 def test_a_bulk_block_keeps_a_plan_that_is_about_to_be_committed(
     environment: Environment, staff: Client
 ) -> None:
