@@ -26,6 +26,7 @@ from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Per, Subjects
 from usage.assessment import PolicyRef
+from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
@@ -108,9 +109,9 @@ def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
 def _bounds(month: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """By the windows of the counters, so that a month holds what a monthly limit saw."""
     middle = datetime(month.year, month.month, 15, tzinfo=zone)
-    found = span(Window.MONTH, int(middle.timestamp() * 1000), zone)
+    found = span(Window.MONTH, to_ms(middle), zone)
     assert found.end is not None
-    return datetime.fromtimestamp(found.start // 1000, UTC), datetime.fromtimestamp(found.end // 1000, UTC)
+    return from_ms(found.start), from_ms(found.end)
 
 
 @transaction.atomic

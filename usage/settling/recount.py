@@ -26,6 +26,7 @@ from usage.counting.rules import CountingRules
 from usage.counting.seed import mark_cold, seed
 from usage.counting.store import store
 from usage.counting.tracked import Counter, PairWindow
+from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.sums import Snapshot
 from usage.windows import Window
