@@ -34,10 +34,14 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not self.instance._state.adding:
-            for field in self.fields.values():
-                # What cannot be changed, such as the hash of a password, is not sent back and forth.
-                field.show_hidden_initial = not field.disabled
+        # Django itself sends a copy of fields whose default changes. What cannot be edited, such as the hash of a
+        # password, is not sent.
+        copied = [
+            field for field in self.fields.values() if not (field.show_hidden_initial or field.disabled)
+        ]
+        self._copied = [] if self.instance._state.adding else copied
+        for field in self._copied:
+            field.show_hidden_initial = True
 
     def _clean_fields(self) -> None:
         super()._clean_fields()  # type: ignore[misc]
@@ -45,7 +49,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
             return
         if not self._carries_what_it_said():
             # Without hidden copies, such as from a script, every submitted value counts.
-            for field in self.fields.values():
+            for field in self._copied:
                 field.show_hidden_initial = False
             return
         meta = self.instance._meta
@@ -56,7 +60,11 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _carries_what_it_said(self) -> bool:
         # Hidden copies of empty values may be missing, so one copy is enough to tell.
-        return any(key.startswith(self.add_initial_prefix("")) for key in self.data)
+        copies = [
+            self[name].html_initial_name for name, field in self.fields.items() if field in self._copied
+        ]
+        # Dates have their parts numbered: initial-expires_at_0.
+        return any(name in self.data or f"{name}_0" in self.data for name in copies)
 
     def _merge(self, name: str) -> None:
         field, bound = self.fields[name], self[name]

@@ -137,7 +137,7 @@ def rows(environment: Environment) -> dict[str, Model]:
 
 def values(row: Model) -> dict[str, Any]:
     found = type(row)._default_manager.filter(pk=row.pk).values().get()
-    return {name: value for name, value in found.items() if name not in ("revision", "updated_at")}
+    return {name: value for name, value in found.items() if not name.startswith(("revis", "updated_at"))}
 
 
 # A row, what a colleague changes of it meanwhile, and what the reader of the page changes.
