@@ -115,7 +115,8 @@ class EnvironmentAdmin(TenantRowsAdmin):
 
     @admin.display(description="In force")
     def standing(self, obj: Environment) -> str:
-        return str(revisions.standing(obj)).capitalize()
+        said = str(revisions.standing(obj))
+        return said[0].upper() + said[1:]
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
         """Writes what was changed in the form and nothing else: a colleague may have pulled the emergency brake."""

@@ -8,6 +8,7 @@ good by its schedule.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection, connections, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from policies.end_users import set_end_user
 from tenants import freezing, missed, revisions
@@ -432,3 +436,24 @@ def test_a_key_that_changed_has_no_policy_compiled_again(
     apply_policies(environment, limits("{metric: requests, window: day, amount: 6, per: user}"))
     assert other.evaluate(dry_run=True)["limit_state"][0]["limit"] == 6
     assert snapshot.current(environment.pk).compiled is not compiled
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_admin_says_whether_a_change_is_in_force(
+    api: Api, environment: Environment, client: Client, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    apply_policies(environment, monthly(1000))
+    assert reason(api) == "ALLOWED"
+    client.force_login(User.objects.create_superuser("root"))
+    if not told:
+        monkeypatch.setattr(revisions, "announce", lambda *arguments: False)
+    page = reverse("admin:tenants_environment_changelist")
+    said = client.post(page, {"action": "freeze", "_selected_action": environment.pk}, follow=True)
+    shown = client.get(reverse("admin:tenants_environment_change", args=[environment.pk]))
+    expected = "is in force everywhere" if told else "is NOT in force everywhere yet"
+    for answer in (said, shown):
+        assert re.search(rf"evision \d+ of [\d :-]+ UTC {expected}", answer.content.decode())
+    # The next call of a process that is told something was missed makes good for it.
+    tasks.publish_revisions()
+    assert reason(api) == "ENVIRONMENT_FROZEN"
+    assert "is in force everywhere" in str(revisions.standing(environment))
