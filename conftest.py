@@ -11,10 +11,13 @@ from policies import evaluation
 from tenants import last_used
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api
-from usage.counting.store import Breaker, store
+from usage.counting.store import new_breaker, store
 from usage.ledger import expected_output
 from usage.ledger.connections import ledger_connections
 from usage.settling import catching_up
+from usage.timebox import background
+from usage.timebox.postgres import connection as postgres
+from usage.timebox.postgres.availability import Availability
 
 pytest_plugins = ["audit.testing"]
 
@@ -33,12 +36,14 @@ def like_a_new_process() -> Iterator[None]:
     evaluation.forget_all()
     expected_output.forget_all()
     last_used.forget_all()
-    store.breaker = Breaker()
+    store.breaker = new_breaker()
     catching_up.forget_all()
     store.clock_offset_ms = 0
+    postgres.availability = Availability()
     yield
     store.clock_offset_ms = 0
     # Of this test's database, which the next may have to itself.
+    background.end_idle()
     ledger_connections.close_idle()
 
 

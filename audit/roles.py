@@ -44,7 +44,6 @@ def log_in(login: dict[str, str] | None) -> None:
     """To the same database with these settings (USER, PASSWORD, HOST, PORT) from now on; None changes nothing."""
     if login is not None and any(connection.settings_dict[name] != login[name] for name in login):
         connection.close()
-        connection.close_pool()  # type: ignore[attr-defined]
         connection.settings_dict.update(login)
 
 

@@ -4,7 +4,8 @@ Snapshot and end user (from the process) -> resolve -> assess -> reserve (the on
 
 The process may be out of date. The reserve script refuses a stale revision, a changed end user, windows that are over
 and counters that are not complete; none of these answers takes effect. What was missing is then read from PostgreSQL
-and the call tried again. If the counter store cannot be reached, the policies' `on_unavailable` decides.
+and the call tried again. If the counter store cannot be reached, or PostgreSQL does not answer in
+time, the policies' `on_unavailable` decides.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 
 import msgspec
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from policies import decision, end_users, snapshot
+from policies import compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
 from policies.decision import Decision
@@ -55,6 +57,7 @@ from usage.ledger.expected_output import expected_output
 from usage.prices.book import Match
 from usage.prices.tokens import count_tokens
 from usage.settling import catching_up, recount
+from usage.timebox import patience
 
 logger = logging.getLogger("tokvigil.evaluate")
 HOLD_MS = 600_000
@@ -100,12 +103,21 @@ class Admitted:
 
 
 def admit(caller: Caller) -> Admitted:
-    """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment."""
-    return Admitted(caller, *caller.admitted(snapshot.of_key, snapshot.latest))
+    """Raises Problem; and OperationalError if PostgreSQL is away and this process does not know the environment.
+
+    Waits for PostgreSQL for settings.EVALUATE_WAIT_S at most.
+    """
+    with patience.within(settings.EVALUATE_WAIT_S):
+        return Admitted(caller, *caller.admitted(compiling.of_key, compiling.latest))
 
 
 def evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
-    """Raises Problem."""
+    """Raises Problem. Waits for PostgreSQL for settings.EVALUATE_WAIT_S at most."""
+    with patience.within(settings.EVALUATE_WAIT_S):
+        return _evaluate(body, admitted)
+
+
+def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
     caller = admitted.caller
     attempt = Attempt(
         body=body,
@@ -139,7 +151,7 @@ class Evaluation:
     def _read_latest(self) -> None:
         """Environment and end user as PostgreSQL knows them now, for the store cannot tell what changed."""
         try:
-            known = snapshot.latest(self._attempt.snapshot)
+            known = compiling.latest(self._attempt.snapshot)
             self._attempt.remember(end_users.load_record(known.environment_id, self._attempt.body.user_id))
         except (OperationalError, InterfaceError):
             return
@@ -156,7 +168,7 @@ class Evaluation:
                     return prepared.replayed(replay)
                 case Stale():
                     self._attempt = attempt.with_snapshot(
-                        *snapshot.renew(attempt.snapshot), caller=self._caller
+                        *compiling.renew(attempt.snapshot), caller=self._caller
                     )
                 case UserUnknown() as unknown:
                     self._attempt = attempt.with_user(unknown)

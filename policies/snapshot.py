@@ -85,6 +85,10 @@ def of_key(key_id: str) -> Snapshot | None:
     return None if environment_id is None else current(environment_id)
 
 
+def known(environment_id: int) -> Snapshot | None:
+    return _snapshots.get(environment_id)
+
+
 def current(environment_id: int) -> Snapshot:
     """As this process knows it. Raises Problem 503 if others take long to compile it."""
     known = _snapshots.get(environment_id)
@@ -109,7 +113,7 @@ def latest(known: Snapshot) -> Snapshot:
         newer = _snapshots.get(known.environment_id, known)
         if newer.edition == edition:
             return newer
-        return _compile(known.environment_id, newer) if mine else _all_but_policies(newer)
+        return _compile(known.environment_id, newer) if mine else all_but_policies(newer)
 
 
 def renew(stale: Snapshot) -> tuple[Snapshot, str]:
@@ -171,7 +175,7 @@ def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
     return snapshot
 
 
-def _all_but_policies(before: Snapshot) -> Snapshot:
+def all_but_policies(before: Snapshot) -> Snapshot:
     return _read(before.environment_id, before, policies_of_before=True)
 
 

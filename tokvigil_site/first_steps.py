@@ -12,7 +12,6 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, connection
 from django_redis import get_redis_connection
-from psycopg_pool import PoolTimeout
 from redis.exceptions import RedisError
 
 from audit.log import acting_as
@@ -46,7 +45,7 @@ def take(say: Say) -> tuple[str | None, str]:
             if not ModelPrice.objects.shared().exists():
                 load_shared_prices()
             return _admin_password(), _first_key()
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except (OperationalError, InterfaceError) as error:
         raise CommandError(
             f"The database does not answer; check DATABASE_URL and the server: {error}"
         ) from error
@@ -59,9 +58,8 @@ def take(say: Say) -> tuple[str | None, str]:
 
 
 def let_go_of_the_database() -> None:
-    """This process only watches for most of its life; its pool would keep a connection open all the time."""
+    """This process only watches for most of its life."""
     connection.close()
-    connection.close_pool()  # type: ignore[attr-defined]
 
 
 def _admin_password() -> str | None:

@@ -9,6 +9,7 @@ from redis.retry import Retry
 
 from tokvigil_site import environment, launch
 from tokvigil_site.embedded.stack import owner_url
+from usage.timebox.patience import Patience
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 TOKVIGIL_HOME = Path(environment.read("TOKVIGIL_HOME", str(BASE_DIR / ".tokvigil"))).absolute()
@@ -88,7 +89,6 @@ if not (_database_url and _redis_url):
 
 # Without either, there may still be one where PostgreSQL listens by default.
 DATABASE_IS_NAMED = bool(_database_url)
-DATABASE_CONNECT_TIMEOUT_S = 2
 DATABASES = {
     "default": environ.Env.db_url_config(_database_url or "postgres://tokvigil@127.0.0.1:5432/tokvigil")
 }
@@ -96,23 +96,41 @@ if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
     raise ImproperlyConfigured(
         "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host/name)."
     )
-DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
-DATABASES["default"]["OPTIONS"] = {
-    "connect_timeout": DATABASE_CONNECT_TIMEOUT_S,
+DATABASES["default"] |= {
+    "ENGINE": "usage.timebox.postgres",
+    # Each thread keeps its connection for so long, and looks before it uses it if the server ended it.
+    "CONN_MAX_AGE": 600,
+    "CONN_HEALTH_CHECKS": True,
+    "OPTIONS": {
+        "connect_timeout": 2,
+        # A server whose machine is gone is found out after 20 s at most, also while it owes an answer.
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+        **DATABASES["default"].get("OPTIONS", {}),
+    },
 }
-if DATABASE_IS_NAMED:
-    # A pool waits for a server that does not answer; where none is expected, a command shall say so at once.
-    DATABASES["default"]["OPTIONS"]["pool"] = {
-        "min_size": 1,
-        "max_size": 16,
-        "timeout": DATABASE_CONNECT_TIMEOUT_S,
-    }
 # The same database as the role that owns the tables, for migrations alone (audit/roles.py).
 _LOGIN = ("USER", "PASSWORD", "HOST", "PORT")
 DATABASE_APPLICATION = {name: DATABASES["default"][name] for name in _LOGIN}
 DATABASE_OWNER = None
 if _owner_url:
     DATABASE_OWNER = {name: environ.Env.db_url_config(_owner_url)[name] for name in _LOGIN}
+# A web process, as wsgi.py makes it known, answers callers who wait; commands and the worker take their time.
+POSTGRES_PATIENCE = (
+    Patience(statement_s=float(environment.read("DATABASE_STATEMENT_TIMEOUT_S", "5")), lock_s=1, idle_s=30)
+    if environment.read("TOKVIGIL_PROCESS") == "web"
+    else Patience(
+        statement_s=float(environment.read("DATABASE_COMMAND_TIMEOUT_S", "3600")), lock_s=60, idle_s=600
+    )
+)
+# Of threads that do what callers could not wait for.
+BACKGROUND_PATIENCE = Patience(statement_s=60, lock_s=30, idle_s=30)
+# What an evaluate waits for PostgreSQL, all in all: for what this process does not know yet. Then it decides without.
+EVALUATE_WAIT_S = float(environment.read("EVALUATE_WAIT_S", "0.25"))
+# What any other call of the API does.
+API_WAIT_S = 3.0
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = _redis_url or "redis://127.0.0.1:6379/0"

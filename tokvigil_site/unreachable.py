@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import OperationalError
 
 from tokvigil_site import environment, launch
 
@@ -18,23 +17,21 @@ START = "start `make up` (or `manage.py up`), or set DATABASE_URL"
 @contextmanager
 def explained() -> Iterator[None]:
     """Ends the process with status 1 if PostgreSQL cannot be reached. Other errors pass."""
-    # The pool warns of each try; the one line below says the same.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     try:
         yield
     except OperationalError as error:
         # What the server itself objects to, such as a deadlock, has a code: then it was reached.
         if getattr(error.__cause__, "sqlstate", None) is not None:
             raise
-        sys.exit(_sentence())
+        sys.exit(_sentence(error))
 
 
-def _sentence() -> str:
+def _sentence(error: OperationalError) -> str:
     if not settings.DATABASE_IS_NAMED:
         return f"The product is not running here, and DATABASE_URL is not set: {START}."
     named = settings.DATABASES["default"]
     address = f"{named['HOST'] or 'its local socket'}:{named['PORT'] or 5432}"
-    return f"PostgreSQL cannot be reached at {address}{_reason()}: {_way_out()}."
+    return f"PostgreSQL cannot be reached at {address}{_reason(error)}: {_way_out()}."
 
 
 def _way_out() -> str:
@@ -45,12 +42,6 @@ def _way_out() -> str:
     return "start `make up` (or `manage.py up`), which starts it again"
 
 
-def _reason() -> str:
-    """A pool only tells that it waited; one more try without it tells why, such as a wrong password."""
-    lone = connection.copy()
-    lone.settings_dict["OPTIONS"].pop("pool", None)
-    try:
-        lone.ensure_connection()
-    except OperationalError as error:
-        return f" ({str(error).splitlines()[0].rpartition('failed: ')[2]})"
-    return ""
+def _reason(error: OperationalError) -> str:
+    """Such as a wrong password."""
+    return f" ({str(error).splitlines()[0].rpartition('failed: ')[2]})"

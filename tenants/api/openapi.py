@@ -38,7 +38,7 @@ _PROBLEMS = {
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",
     422: "`VALIDATION_ERROR`: `errors` names the first field that is wrong, and how to fix it.",
     429: "`RATE_LIMITED`: this key calls too often; wait `Retry-After` seconds.",
-    503: "`UNAVAILABLE`: the ledger or the counter store is away; nothing was recorded. Retry.",
+    503: "`UNAVAILABLE`: the ledger or the counter store is away. Retry with the same `request_id`.",
 }
 _OF_ANY_KEY = (401, 403, 429, 503)
 _OF_A_BODY = (408, 413, 415, 422)

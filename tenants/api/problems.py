@@ -12,7 +12,6 @@ import msgspec
 from django.core.exceptions import PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
-from psycopg_pool import PoolTimeout
 from rest_framework import exceptions
 
 logger = logging.getLogger("tokvigil.api")
@@ -117,7 +116,7 @@ def unavailable(what: str) -> Problem:
     return Problem(
         503,
         "UNAVAILABLE",
-        f"{what} cannot be reached; nothing was recorded. Retry.",
+        f"{what} cannot be reached in time. Retry, with the same request_id: nothing is counted twice.",
         retry_after_s=RETRY_UNAVAILABLE_S,
     )
 
@@ -131,7 +130,7 @@ def of(error: Exception) -> Problem | None:
             return Problem(404, "NOT_FOUND", "There is nothing at this address.")
         case PermissionDenied():
             return Problem(403, "FORBIDDEN", "This is not allowed.")
-        case OperationalError() | InterfaceError() | PoolTimeout():
+        case OperationalError() | InterfaceError():
             logger.warning("the ledger cannot be reached: %s", error)
             return unavailable("The ledger")
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():

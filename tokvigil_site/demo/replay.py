@@ -38,7 +38,7 @@ from usage.settling.reports import admit, record_usage
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 ACTOR = "cli:replay_trace"
-# Each thread has a database connection out of a pool of 16.
+# Each thread has a database connection.
 PARALLEL, PARALLEL_MAX = 8, 12
 KEY_LIVES = timedelta(days=1)
 

@@ -38,7 +38,7 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_checkpoints": "off",
 }
-# For tests: a power failure may cost the data, kill -9 does not.
+# For tests: a power failure may cost the data, kill -9 the last commits.
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 

@@ -25,6 +25,8 @@ SECRETS = {
     "API_KEY_PEPPER": "only-for-tests",
     "AUDIT_KEY": "only-for-tests",
 }
+# A busy machine is no slow PostgreSQL. Tests that are about the time box say so to their web processes.
+PATIENCE = {"EVALUATE_WAIT_S": "10"}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -36,7 +38,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]
             os.environ["REDIS_URL"], int(worker.removeprefix("gw"))
         )
     else:
-        _set_defaults(SECRETS)
+        _set_defaults(SECRETS | PATIENCE)
         if not {"DATABASE_URL", "REDIS_URL"} <= os.environ.keys():
             servers = _started_for(early_config)
             if "DATABASE_URL" not in os.environ:

@@ -5,10 +5,12 @@ under its lock, so concurrent starts give the same stack. The servers listen on 
 home's passwords.
 """
 
+import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -31,6 +33,7 @@ DATA_PATTERNS = ("postgres", "postgres.*", "valkey", "valkey.*")
 # Somebody else may take a free port between our looking and the server's listening.
 START_ATTEMPTS_MAX = 3
 CLAIM_TIMEOUT_S = 0.2
+KILLED_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,33 @@ class Stack:
     def start_valkey(self) -> None:
         with _changing(self.home) as servers:
             servers.valkey.start(programs.usable_by(servers.account))
+
+    def kill_postgres(self) -> None:
+        """All its processes at once, as a crash of their machine would."""
+        for pid in self._stop_making_postgres_processes():
+            os.kill(pid, signal.SIGKILL)
+        process.wait_until(lambda: status(self.home).postgres_pid is None, timeout_s=KILLED_TIMEOUT_S)
+
+    @contextmanager
+    def hanging_postgres(self) -> Iterator[None]:
+        """All its processes are stopped; the kernel under them still takes what they are sent."""
+        pids = self._stop_making_postgres_processes()
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _stop_making_postgres_processes(self) -> list[int]:
+        """The ids of those there are. The first makes the others, and is stopped."""
+        first = status(self.home).postgres_pid
+        if first is None:
+            raise StackError("PostgreSQL does not run.")
+        os.kill(first, signal.SIGSTOP)
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def stop_postgres(self) -> None:
         with _changing(self.home) as servers:

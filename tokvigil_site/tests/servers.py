@@ -23,6 +23,9 @@ from tokvigil_site.children import Child, http_status
 from tokvigil_site.embedded import ports
 from tokvigil_site.serving import command as serving
 from tokvigil_site.testing import Answer, Api
+from usage.counting.store import store
+from usage.ledger.connections import ledger_connections
+from usage.timebox import background
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 60
@@ -91,6 +94,14 @@ def launch(folder: Path, variables: Mapping[str, str], port: int | None = None) 
     )
     child.start()
     return WebProcess(port=port, child=child)
+
+
+def leave_servers() -> None:
+    """This process keeps no connection to servers that are about to go or to come."""
+    connection.close()
+    background.end_idle()
+    ledger_connections.close_idle()
+    store._lines._idle.clear()
 
 
 def manage(*arguments: str, variables: Mapping[str, str]) -> str:

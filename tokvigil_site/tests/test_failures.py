@@ -11,21 +11,18 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import environ
 import psycopg
 import pytest
-from django.conf import settings
 from django.db import connection, connections
-from django.test import override_settings
-from pytest_django import DjangoDbBlocker
 
 from audit import roles
 from policies.end_users import set_end_user
@@ -33,7 +30,7 @@ from policies.evaluation import HOLD_MS
 from tenants import freezing
 from tenants.models import Environment, Tenant
 from tokvigil_site import tasks
-from tokvigil_site.embedded import placement, stack, state
+from tokvigil_site.embedded import stack, state
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import (
     Answer,
@@ -54,8 +51,7 @@ from tokvigil_site.tests.servers import (
     WebProcess,
     await_true,
     launch,
-    manage,
-    web_processes,
+    leave_servers,
 )
 from usage.counting import settle
 from usage.counting.store import StoreUnavailable, store
@@ -67,69 +63,6 @@ OUTAGE_ANSWER_S_MAX = 0.4
 RECOVERY_S_MAX = 4.0
 RETRIES_MAX = 300
 RETRY_PAUSE_S = 0.05
-
-
-@pytest.fixture(scope="module")
-def own_stack() -> Iterator[Stack]:
-    """Servers of this module, which takes them down."""
-    home = placement.default_home() / "test" / f"disposable-{secrets.token_hex(4)}"
-    try:
-        yield stack.start(home, durable=False)
-    finally:
-        stack.delete(home)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def variables(own_stack: Stack) -> dict[str, str]:
-    named = {"DATABASE_URL": own_stack.database_url, "REDIS_URL": own_stack.redis_url}
-    owner = {"MIGRATION_DATABASE_URL": own_stack.owner_url}
-    manage("migrate", "--verbosity", "0", variables=named | owner)
-    return named
-
-
-@pytest.fixture(scope="module")
-def processes(
-    variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[WebProcess]]:
-    with web_processes(2, tmp_path_factory.mktemp("web"), variables) as started:
-        yield started
-
-
-@pytest.fixture
-def servers(
-    own_stack: Stack, variables: dict[str, str], django_db_blocker: DjangoDbBlocker
-) -> Iterator[Stack]:
-    """This test's Django uses them too."""
-    database = connections.settings["default"]
-    before = dict(database)
-    there = cast("dict[str, Any]", settings.CACHES["counters"]) | {"LOCATION": own_stack.redis_url}
-    with django_db_blocker.unblock(), override_settings(CACHES={**settings.CACHES, "counters": there}):
-        _leave_servers()
-        database.update(environ.Env.db_url_config(own_stack.database_url))
-        try:
-            yield own_stack
-        finally:
-            _leave_servers()
-            database.clear()
-            database.update(before)
-
-
-def _leave_servers() -> None:
-    connection.close()
-    connection.close_pool()  # type: ignore[attr-defined]
-    store._lines._idle.clear()
-
-
-@pytest.fixture
-def environment_there(servers: Stack) -> Environment:
-    return Tenant.create_with_environments(f"t-{secrets.token_hex(4)}").environments.get(slug="prod")
-
-
-@pytest.fixture
-def apis(environment_there: Environment, processes: list[WebProcess]) -> list[WebApi]:
-    api = Api(environment_there)
-    return [WebApi(api, process.port) for process in processes]
 
 
 @dataclass
@@ -502,7 +435,7 @@ def test_without_the_ledger_reports_wait_and_warm_evaluates_decide(
                 took.append(time.monotonic() - begun)
         finally:
             servers.start_postgres()
-            _leave_servers()
+            leave_servers()
         retried = len(application.reported)
         await_true(lambda: len(application.reported) >= retried + 30, within_s=20)
 
@@ -699,13 +632,15 @@ AT_THE_GATE = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND obj
 
 
 @pytest.fixture
-def gate(transactional_db: None) -> Iterator[None]:
-    """Closed: the row of request "slow" waits at it, in a transaction that has begun to write."""
+def gate(transactional_db: None) -> Iterator[Callable[[], None]]:
+    """Closed: the row of request "slow" waits at it, in a transaction that has begun to write. Any thread opens it."""
     with roles.as_owner():
         execute(WAITS_AT_THE_GATE)
-    execute(f"SELECT pg_advisory_lock({GATE})")
-    yield
-    execute("SELECT pg_advisory_unlock_all()")
+    holder = connections.create_connection("default")
+    holder.inc_thread_sharing()
+    with closing(holder), holder.cursor() as cursor:
+        cursor.execute(f"SELECT pg_advisory_lock({GATE})")
+        yield partial(cursor.execute, "SELECT pg_advisory_unlock_all()")
     with roles.as_owner():
         execute(NO_GATE)
 
@@ -724,7 +659,8 @@ def is_at_the_gate() -> bool:
 class SlowReport:
     """A report that writes its row and waits at the gate to be told to commit; and then to charge."""
 
-    def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch, open_gate: Callable[[], None]) -> None:
+        self._open_gate = open_gate
         self._may_charge = threading.Event()
         self._reached = {"charge": threading.Event(), "end": threading.Event()}
         monkeypatch.setattr(settle, "settle_many", self._waiting(settle.settle_many))
@@ -737,7 +673,7 @@ class SlowReport:
 
     def do(self, step: str) -> None:
         if step == "commit":
-            execute(f"SELECT pg_advisory_unlock({GATE})")
+            self._open_gate()
             self._await("charge")
         else:
             self._may_charge.set()
@@ -764,12 +700,16 @@ class SlowReport:
 
 @pytest.mark.parametrize("order", STEPS)
 def test_a_report_is_counted_once_however_it_meets_a_rebuild(
-    api: Api, environment: Environment, gate: None, monkeypatch: pytest.MonkeyPatch, order: str
+    api: Api,
+    environment: Environment,
+    gate: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
 ) -> None:
     apply_policies(environment, limits("{metric: tokens, window: month, amount: 100, per: user}"))
     # Reports need the environment introduced to the store, not its counters.
     assert api.report("first", user="user_2", input_tokens=3).status == 201
-    slow = SlowReport(api, monkeypatch)
+    slow = SlowReport(api, monkeypatch, gate)
     before, _, after = order.partition("read")
     between, _, at_last = after.partition("seed")
     read = recount._sum

@@ -1,6 +1,7 @@
 """What a warm call costs, counted by the servers themselves, and what it leaves in the store.
 
-An evaluate: no SQL, one round trip to the store. A report: one statement, two round trips; one statement more for calls that were not evaluated.
+An evaluate: no SQL, one round trip to the store. A report: one statement, two round trips; one statement more for calls
+that were not evaluated.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from usage.counting.store import store
 from usage.counting.sync import Asked
 from usage.ledger import expected_output
 from usage.ledger.connections import LedgerConnections
+from usage.timebox import background
 
 # A user that would be seen wherever it stood.
 USER = "jane.doe+distinctive@example.org"
@@ -45,6 +47,8 @@ CALL = {"feature": "chat", "plan": "pro", "run_id": "run-9"}
 @contextmanager
 def sql_counted() -> Iterator[list[str]]:
     """Every statement of every connection that any thread uses meanwhile, those it opens included."""
+    # Those of idle threads would not be seen.
+    background.end_idle()
     seen: list[str] = []
 
     def note(execute: Any, sql: str, *arguments: Any) -> Any:

@@ -4,7 +4,6 @@ Whatever becomes of the store, of PostgreSQL and of the process that made it. No
 good by its schedule.
 """
 
-# ruff: noqa: F811 (fixtures of another module)
 from __future__ import annotations
 
 import os
@@ -34,17 +33,17 @@ from tokvigil_site import tasks
 from tokvigil_site.embedded import stack, state
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import Api, apply_policies, limits
-from tokvigil_site.tests.servers import CHECKOUT, WebApi, WebProcess, await_true, manage, web_processes
-from tokvigil_site.tests.test_failures import (  # noqa: F401
-    _leave_servers,
-    environment_there,
-    give_to_owner_of,
-    monthly,
-    own_stack,
-    processes,
-    servers,
-    variables,
+from tokvigil_site.tests.servers import (
+    CHECKOUT,
+    WebApi,
+    WebProcess,
+    await_true,
+    leave_servers,
+    manage,
+    web_processes,
 )
+from tokvigil_site.tests.test_failures import monthly
+from tokvigil_site.tests.test_hot_path import sql_counted
 from usage.counting.store import store
 
 WATCHED_WITHIN_S = 4.0
@@ -287,7 +286,7 @@ class Backup:
             yield
         finally:
             self._servers.start_postgres()
-            _leave_servers()
+            leave_servers()
 
 
 def limit_of(api: Api) -> tuple[bool, int]:
@@ -302,7 +301,7 @@ def test_a_lost_commit_is_survived_by_old_and_new_processes(
     tmp_path: Path,
     edited_again: bool,
 ) -> None:
-    _leave_servers()
+    leave_servers()
     mine, other = (
         Tenant.create_with_environments(f"t-{time.time_ns()}").environments.get(slug="prod") for _ in range(2)
     )
@@ -357,11 +356,11 @@ def test_beat_finds_a_lost_commit_too(api: Api, environment: Environment) -> Non
         revision=environment.revision, revision_token="of-before"
     )
     tasks.publish_revisions()
-    with CaptureQueriesContext(connection) as queries:
+    with sql_counted() as queries:
         assert api.evaluate(dry_run=True)["allowed"]
     assert len(queries) > 0
     tasks.publish_revisions()
-    with CaptureQueriesContext(connection) as queries:
+    with sql_counted() as queries:
         assert api.evaluate(dry_run=True)["allowed"]
     assert len(queries) == 0
 
@@ -386,9 +385,9 @@ def test_a_change_of_all_environments_is_one_update_and_one_announcement(
     assert after == {pk: revision + 1 for pk, revision in before.items()}
     assert len(set(Environment.objects.values_list("revision_token", flat=True))) == len(before)
     for each in (api, other_api):
-        with CaptureQueriesContext(connection) as queries:
+        with sql_counted() as asked:
             assert each.evaluate(dry_run=True)["allowed"]
-        assert len(queries) > 0
+        assert len(asked) > 0
 
 
 def test_bumps_of_one_and_of_all_at_once_never_deadlock(environment: Environment) -> None:

@@ -167,7 +167,7 @@ def dump(environment: Environment) -> dict[str, Any]:
     client, found = store.client, {}
     for key in client.scan_iter(match=f"{prefix}*", count=1000):
         name = key.decode().removeprefix(prefix)
-        if name == "env" or name.startswith("u:"):
+        if name == "env" or name.startswith("eu:"):
             continue
         kind = client.type(key)
         if kind == b"hash":

@@ -1,6 +1,5 @@
 """One environment's trouble is never another's, and what is not the store's fault is not taken for it."""
 
-# ruff: noqa: F811 (fixtures of another module)
 from __future__ import annotations
 
 import gc
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections
-from django.test.utils import CaptureQueriesContext
+from django.db import OperationalError, connections
+from django.test import override_settings
 from redis.exceptions import RedisError
 
 from bench.scene import many_policies
@@ -34,17 +33,12 @@ from tokvigil_site.tests.servers import (
     NoAnswer,
     Traffic,
     WebApi,
+    leave_servers,
     session_variables,
     web_processes,
 )
-from tokvigil_site.tests.test_failures import (  # noqa: F401
-    _leave_servers,
-    monthly,
-    own_stack,
-    servers,
-    used,
-    variables,
-)
+from tokvigil_site.tests.test_failures import monthly, used
+from tokvigil_site.tests.test_hot_path import sql_counted
 from usage.counting import rules, settle
 from usage.counting import store as store_module
 from usage.counting.distrust import distrust
@@ -210,7 +204,8 @@ def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(
     thread.start()
     assert compiling.wait(timeout=10)
     begun = time.monotonic()
-    waiting, frozen = api.evaluate(), api.evaluate(feature="chat")
+    with override_settings(EVALUATE_WAIT_S=1):
+        waiting, frozen = api.evaluate(), api.evaluate(feature="chat")
     took = time.monotonic() - begun
     go_on.set()
     thread.join()
@@ -323,7 +318,7 @@ def test_a_charge_that_postgresql_did_not_allow_is_recorded_and_made_by_itself(
 def test_a_restart_has_each_environment_rebuilt_once(
     servers: Stack, variables: Mapping[str, str], tmp_path: Path, processes_count: int, keys: int
 ) -> None:
-    _leave_servers()
+    leave_servers()
     fill = "for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do redis.call('SET', 'tv:{99}:x:' .. n, 1) end"
     for first in range(0, keys, 1_000):
         store.client.eval(fill, 0, first, first + 999)
@@ -399,7 +394,7 @@ def test_a_script_that_is_new_to_the_store_has_nothing_rebuilt(
     api.use()
     store.client.script_flush()
     other_api.use()
-    with CaptureQueriesContext(connection) as queries:
+    with sql_counted() as queries:
         assert other_api.evaluate(dry_run=True)["allowed"]
     assert (epochs(), len(queries)) == (before, 0)
 

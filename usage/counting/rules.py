@@ -112,6 +112,7 @@ def read(environment_id: int) -> CountingRules:
         },
     )
     _known[environment_id] = counting
+    _environment_of_key.update(dict.fromkeys(counting.credentials, environment_id))
     return counting
 
 

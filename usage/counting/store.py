@@ -28,12 +28,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from usage.metrics import lua_tables
+from usage.timebox.breaker import Breaker
 
 logger = logging.getLogger("tokvigil.counters")
 
 SCRIPTS_FOLDER = Path(__file__).parent
-BREAKER_OPEN_S = 0.5
-FAILURES_TO_OPEN = 3
 
 Argument = str | int | bytes
 T = TypeVar("T")
@@ -72,57 +71,9 @@ SCRIPTS = {
 }
 
 
-class Breaker:
-    """Opens after failures in a row; then lets one probe at a time through. One per process, shared by its threads.
-
-    A single slow call fails alone: it says little of the next one.
-    """
-
-    def __init__(self, open_s: float = BREAKER_OPEN_S, failures_to_open: int = FAILURES_TO_OPEN) -> None:
-        self._open_s = open_s
-        self._failures_to_open = failures_to_open
-        self._failures = 0
-        self._open_until: float | None = None
-        self._prober: int | None = None
-        self._lock = threading.Lock()
-
-    def admit(self) -> bool:
-        """True if this call is the probe. Raises StoreUnavailable while open."""
-        if self._open_until is None or self._prober == threading.get_ident():
-            return False
-        with self._lock:
-            now = time.monotonic()
-            if now < (self._open_until or 0.0):
-                raise StoreUnavailable("the counter store was away a moment ago")
-            # The others wait for this caller's outcome. (If another's probe has just succeeded, one more is harmless.)
-            self._open_until = now + self._open_s
-            self._prober = threading.get_ident()
-            return True
-
-    def failed(self, why: object) -> None:
-        with self._lock:
-            self._failures += 1
-            if self._open_until is None and self._failures < self._failures_to_open:
-                return
-            if self._open_until is None:
-                logger.error("the counter store is away, policies' on_unavailable decides meanwhile: %s", why)
-            self._open_until = time.monotonic() + self._open_s
-            self._prober = None
-
-    def abandoned(self) -> None:
-        """The call ended otherwise, and says nothing of the store: the next caller probes."""
-        with self._lock:
-            if self._prober == threading.get_ident():
-                self._open_until, self._prober = time.monotonic(), None
-
-    def succeeded(self) -> None:
-        if self._failures == 0 and self._open_until is None:
-            return
-        with self._lock:
-            if self._open_until is not None and self._prober == threading.get_ident():
-                logger.warning("the counter store is back")
-                self._open_until = self._prober = None
-            self._failures = 0
+def new_breaker() -> Breaker:
+    """While it is open, policies' on_unavailable decides."""
+    return Breaker("the counter store", StoreUnavailable)
 
 
 @dataclass(slots=True)
@@ -211,7 +162,7 @@ class CounterStore:
     def __init__(self, alias: str = "counters") -> None:
         self._alias = alias
         self._lines = IdleConnections(alias)
-        self.breaker = Breaker()
+        self.breaker = new_breaker()
         # Moves the store's clock, in ms; only tests do.
         self.clock_offset_ms = 0
         # Round trips made, for the test that holds evaluate to one.

@@ -14,6 +14,9 @@ import psycopg
 from django.db import connections
 from psycopg.types.numeric import Int8BinaryDumper
 
+from usage.timebox.postgres.availability import PostgresAway
+from usage.timebox.postgres.connection import TimedConnection
+
 Row = tuple[Any, ...]
 
 
@@ -22,7 +25,7 @@ class LedgerConnections:
 
     def __init__(self, alias: str = "default") -> None:
         self._alias = alias
-        self._idle: deque[psycopg.Connection[Row]] = deque()
+        self._idle: deque[TimedConnection] = deque()
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """One statement, which is one transaction; its rows. Raises Django's database errors.
@@ -37,6 +40,8 @@ class LedgerConnections:
                 return self._use(self._connect(), statement, parameters)
             try:
                 return self._use(connection, statement, parameters)
+            except PostgresAway:
+                raise
             except psycopg.OperationalError:
                 if not connection.closed:
                     raise
@@ -52,7 +57,7 @@ class LedgerConnections:
         """In a forked child, whose parent uses them."""
         self._idle = deque()
 
-    def _connect(self) -> psycopg.Connection[Row]:
+    def _connect(self) -> TimedConnection:
         parameters = connections[self._alias].get_connection_params()
         # Django's adapters are for its models. Integers go as bigint whatever their size: a statement is prepared anew
         # for each combination of types.
@@ -62,13 +67,11 @@ class LedgerConnections:
             "cursor_factory": psycopg.Cursor,
             "context": None,
         }
-        connection = psycopg.connect(**parameters)
+        connection = TimedConnection.connect(**parameters)
         connection.adapters.register_dumper(int, Int8BinaryDumper)
         return connection
 
-    def _use(
-        self, connection: psycopg.Connection[Row], statement: str, parameters: Sequence[Any]
-    ) -> list[Row]:
+    def _use(self, connection: TimedConnection, statement: str, parameters: Sequence[Any]) -> list[Row]:
         try:
             with connection.cursor(binary=True) as cursor:
                 # The statements are written in this room; no input is part of one.

@@ -13,10 +13,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
+
+from usage.timebox import patience
+from usage.timebox.background import Background, TooSlow
 
 logger = logging.getLogger("tokvigil.expected_output")
 
@@ -33,31 +37,39 @@ ABSENCE_KEPT_S = 1.0
 # Callers choose feature and model names: the least recently used ones are dropped.
 KEPT_MAX = 10_000
 
+# Of the time a caller has for PostgreSQL, the part it spends here on a subject seen for the first time. Then it takes
+# the default.
+WAIT_SHARE = 0.4
+READS_WAITING_MAX = 1000
+
 Subject = tuple[int, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     tokens: int | None
-    read_at: float
+    read_anew_at: float
 
 
 _known: OrderedDict[Subject, _Known] = OrderedDict()
-_refreshing: set[Subject] = set()
 _lock = threading.Lock()
-_refresher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="expected-output")
+_reading = Background("expected-output", threads=2, threads_per_group=1, waiting_max=READS_WAITING_MAX)
 
 
 def expected_output(environment_id: int, feature: str, model: str) -> int:
-    """Tokens. A known answer costs no query: one that grew old is still given, and read anew in the background."""
+    """Tokens. A known answer costs no query: one that grew old is still given, and read anew in the background.
+
+    So is an unknown one, for which the caller waits a moment.
+    """
     subject = (environment_id, feature, model)
     known = _known.get(subject)
-    age = float("inf") if known is None else time.monotonic() - known.read_at
-    if known is None or (known.tokens is None and age > ABSENCE_KEPT_S):
-        return _or_default(_refresh(subject))
-    if age > KEPT_S:
-        _refresh_later(subject)
-    return _or_default(known.tokens)
+    if known is None or known.read_anew_at <= time.monotonic():
+        with suppress(TooSlow):
+            job = _reading.start(environment_id, subject, partial(_refresh, subject, known))
+            if known is None:
+                with patience.within_share(WAIT_SHARE):
+                    known = job.result()
+    return WITHOUT_HISTORY if known is None or known.tokens is None else known.tokens
 
 
 def forget_all() -> None:
@@ -65,39 +77,21 @@ def forget_all() -> None:
     _known.clear()
 
 
-def _or_default(tokens: int | None) -> int:
-    return WITHOUT_HISTORY if tokens is None else tokens
-
-
-def _refresh_later(subject: Subject) -> None:
-    with _lock:
-        if subject in _refreshing:
-            return
-        _refreshing.add(subject)
-    _refresher.submit(_refresh_in_background, subject)
-
-
-def _refresh_in_background(subject: Subject) -> None:
-    try:
-        _refresh(subject)
-    finally:
-        with _lock:
-            _refreshing.discard(subject)
-        connection.close()
-
-
-def _refresh(subject: Subject) -> int | None:
+def _refresh(subject: Subject, before: _Known | None) -> _Known:
+    """What could not be read is not asked for again at once: what was known before is kept like an answer."""
     try:
         tokens = _read(*subject)
-    except DatabaseError as error:
+        kept_s = ABSENCE_KEPT_S if tokens is None else KEPT_S
+    except (DatabaseError, InterfaceError) as error:
         logger.warning("no history of output tokens: %s", error)
-        return None
+        tokens, kept_s = None if before is None else before.tokens, KEPT_S
+    known = _Known(tokens, time.monotonic() + kept_s)
     with _lock:
-        _known[subject] = _Known(tokens, time.monotonic())
+        _known[subject] = known
         _known.move_to_end(subject)
         while len(_known) > KEPT_MAX:
             _known.popitem(last=False)
-    return tokens
+    return known
 
 
 def _read(environment_id: int, feature: str, model: str) -> int | None:

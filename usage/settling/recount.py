@@ -9,11 +9,11 @@ however reports and rebuilds interleave.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+
+from django.conf import settings
 
 from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Per, Subjects, digest
@@ -29,47 +29,40 @@ from usage.counting.tracked import Counter, PairWindow
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.sums import Snapshot
+from usage.timebox.background import Background
 from usage.windows import Window
 
-TURN_TIMEOUT_S = 30
+REBUILDS_AT_ONCE_MAX = 4
+REBUILDS_OF_ONE_ENVIRONMENT_MAX = 2
+REBUILDS_WAITING_MAX = 1000
+
+_rebuilding = Background(
+    "rebuild",
+    threads=REBUILDS_AT_ONCE_MAX,
+    threads_per_group=REBUILDS_OF_ONE_ENVIRONMENT_MAX,
+    waiting_max=REBUILDS_WAITING_MAX,
+    of_threads=settings.BACKGROUND_PATIENCE,
+)
 
 
 def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
-    """Rebuilds cold counters of one call. Raises StoreUnavailable, DatabaseError."""
-    for counter in cold.counters:
-        with _turns.taken(counter.key) as first:
-            if first:
-                snapshot, used = _sum(environment_id, counter, subjects)
-                seed(environment_id, counter, cold.epoch, snapshot, used)
+    """Has the cold counters of one call rebuilt; where many calls find the same one cold, once.
+
+    Raises StoreUnavailable, DatabaseError; and TooSlow if it takes longer than the caller may wait. Then it goes on.
+    """
+    jobs = [
+        _rebuilding.start(
+            environment_id, counter.key, partial(_rebuild, environment_id, subjects, counter, cold.epoch)
+        )
+        for counter in cold.counters
+    ]
+    for job in jobs:
+        job.result()
 
 
-class _Turns:
-    """Many callers find the same counter cold at once: one rebuilds it, the others wait and find it complete."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def taken(self, key: str) -> Iterator[bool]:
-        """True for the one caller that must rebuild; the others return False once it finished or failed."""
-        with self._lock:
-            other = self._taken.get(key)
-            if other is None:
-                mine = self._taken[key] = threading.Event()
-        if other is not None:
-            other.wait(TURN_TIMEOUT_S)
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            with self._lock:
-                del self._taken[key]
-            mine.set()
-
-
-_turns = _Turns()
+def _rebuild(environment_id: int, subjects: Subjects, counter: Counter, epoch: int) -> None:
+    snapshot, used = _sum(environment_id, counter, subjects)
+    seed(environment_id, counter, epoch, snapshot, used)
 
 
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Snapshot, Amounts]:
