@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TypeVar
 
 from django.db import OperationalError, connection, transaction
@@ -57,6 +59,16 @@ def patiently(work: Callable[[], T], *, tries: int = TRIES) -> T:
         time.sleep(pause_s)
         pause_s *= 2
     return work()
+
+
+def _unless_busy(work: Callable[[], T], busy: str) -> T:
+    """The same; raises StillRead, which says who is in the way."""
+    try:
+        return patiently(work)
+    except OperationalError as error:
+        if not _timed_out(error):
+            raise
+        raise StillRead(busy) from error
 
 
 def _timed_out(error: OperationalError) -> bool:
@@ -113,7 +125,7 @@ class Monthly:
 
     def ensure(self, months: Iterable[date]) -> list[str]:
         """Makes the partitions of these months; the names of the new ones. Raises OperationalError."""
-        return [name for month in sorted(set(months)) for name in patiently(lambda m=month: self._ensure(m))]  # type: ignore[misc]
+        return [name for month in sorted(set(months)) for name in patiently(partial(self._ensure, month))]
 
     @transaction.atomic
     def _ensure(self, month: date) -> list[str]:
@@ -125,25 +137,24 @@ class Monthly:
         return [] if name is None else [name]
 
     def refuse_rows(self, partition: str, function: str) -> None:
-        """As the owner: has a trigger function refuse new rows of a partition, once those being written are in."""
-        patiently(
-            lambda: _alone(
-                f"CREATE OR REPLACE TRIGGER {self.table}_closed BEFORE INSERT ON {partition}"
-                f" FOR EACH ROW EXECUTE FUNCTION {function}()"
-            )
+        """As the owner: has a trigger function refuse new rows of a partition, once those being written are in.
+
+        Raises StillRead.
+        """
+        statement = (
+            f"CREATE OR REPLACE TRIGGER {self.table}_closed BEFORE INSERT ON {partition}"
+            f" FOR EACH ROW EXECUTE FUNCTION {function}()"
         )
+        _unless_busy(lambda: _alone(statement), f"somebody writes to {partition}")
 
     def detach(self, partition: str) -> None:
         """As the owner: takes a partition out of the table; its own table stays, with its rows.
 
         Raises StillRead: it is leaving, and `finish` will end it.
         """
-        try:
-            patiently(lambda: self._detach(partition))
-        except OperationalError as error:
-            if not _timed_out(error):
-                raise
-            raise StillRead(f"somebody still reads {partition} or changes {self.table}") from error
+        _unless_busy(
+            lambda: self._detach(partition), f"somebody still reads {partition} or changes {self.table}"
+        )
 
     def _detach(self, partition: str) -> None:
         leaving = {each.name: each.leaving for each in self.partitions()}
@@ -156,12 +167,7 @@ class Monthly:
 
         Takes a lock that nobody may hold on the table meanwhile, and waits for it no longer than others may for it.
         """
-        try:
-            return patiently(lambda: self._drop(month))
-        except OperationalError as error:
-            if not _timed_out(error):
-                raise
-            raise StillRead(f"somebody reads or writes {self.table}") from error
+        return _unless_busy(lambda: self._drop(month), f"somebody reads or writes {self.table}")
 
     @transaction.atomic
     def _drop(self, month: date) -> list[str]:
@@ -176,12 +182,9 @@ class Monthly:
         ended = []
         for each in self.partitions():
             if each.leaving:
-                try:
-                    self._finish(each)
+                with suppress(StillRead):
+                    _unless_busy(partial(self._finish, each), f"somebody still reads {each.name}")
                     ended.append(each.name)
-                except OperationalError as error:
-                    if not _timed_out(error):
-                        raise
         return ended
 
     @transaction.atomic
