@@ -6,19 +6,16 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from bench import scene
 from bench.client import post
+from bench.options import Options
 from bench.result import Result
 from bench.scene import Scene
 from usage.counting.store import store
 from usage.ledger import rollups, totals
 from usage.ledger.totals import SummaryQuery
-
-if TYPE_CHECKING:
-    from bench.__main__ import Options
 
 ROLLED = 1_000_000
 ROLL_S_MAX = 20.0

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from bench import ledger, load, python_sdk, reports, scene, serving
 from bench.client import post
 from bench.load import Load, interleaved, median
+from bench.options import Options
 from bench.result import Result
 from bench.scene import Scene
 from bench.servers import web
 from usage.counting import inspection
 from usage.settling import recount
-
-if TYPE_CHECKING:
-    from bench.__main__ import Options
 
 EMPTY_RATIO_MIN = 0.7
 EVALUATES_PER_SECOND_MIN = 1500

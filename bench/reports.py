@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING
 
 from bench import load, scene
 from bench.baseline import Baseline, baseline
 from bench.client import post
 from bench.load import Load, interleaved, median
+from bench.options import Options
 from bench.result import Result
-
-if TYPE_CHECKING:
-    from bench.__main__ import Options
 
 SINGLES_RATIO_MIN = 0.5
 CALLS_RATIO_MIN = 0.33

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bench import load
 from bench.load import Load, interleaved, median
+from bench.options import Options
 from bench.result import Result
 from bench.scene import EVALUATE, Scene
 from bench.servers import web, wsgi_web
 from tokvigil_site.serving.slow_clients import SlowClients
-
-if TYPE_CHECKING:
-    from bench.__main__ import Options
 
 SLOW_CLIENTS = 200
 # The load must end before the slow clients' bodies are due.
