@@ -57,12 +57,15 @@ def note_or_remember(environment_id: int, what: str) -> None:
 
 def noted(environment_id: int | None = None) -> list[Miss]:
     """What is to be made good, of all environments or of one. Raises DatabaseError."""
-    from tenants.models import Missed
-
-    rows = Missed.objects.order_by("environment_id", "what")
-    if environment_id is not None:
-        rows = rows.filter(environment_id=environment_id)
-    return [Miss(row.environment_id, row.what, row.times, noted=True) for row in rows]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT environment_id, what, times FROM tenants_missed
+            WHERE %s::bigint IS NULL OR environment_id = %s ORDER BY environment_id, what
+            """,
+            [environment_id, environment_id],
+        )
+        return [Miss(which, what, times, noted=True) for which, what, times in cursor]
 
 
 def remembered(environment_id: int | None = None) -> list[Miss]:
@@ -77,11 +80,12 @@ def remembered(environment_id: int | None = None) -> list[Miss]:
 
 def made_good(miss: Miss) -> None:
     """Clears it, unless it was missed again meanwhile. Raises DatabaseError."""
-    from tenants.models import Missed
-
     if miss.noted:
-        rows = Missed.objects.filter(environment_id=miss.environment_id, what=miss.what)
-        rows.filter(times=miss.times).delete()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "DELETE FROM tenants_missed WHERE environment_id = %s AND what = %s AND times = %s",
+                [miss.environment_id, miss.what, miss.times],
+            )
         return
     with _lock:
         if _unnoted[miss.environment_id, miss.what] == miss.times:

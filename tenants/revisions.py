@@ -200,18 +200,18 @@ def reconcile() -> list[int]:
     No change leaves one behind. PostgreSQL does, where it lost a commit: it was restored or failed over to before it.
     Raises RedisError.
     """
-    from tenants.models import Environment
-
-    environments = list(Environment.objects.only("revision", "revision_token").order_by("pk"))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, revision, revision_token FROM tenants_environment ORDER BY id")
+        known = [(environment_id, edition(number, token)) for environment_id, number, token in cursor]
     client = get_redis_connection("counters")
     lost = []
-    for first in range(0, len(environments), ANNOUNCED_AT_ONCE_MAX):
-        some = environments[first : first + ANNOUNCED_AT_ONCE_MAX]
+    for first in range(0, len(known), ANNOUNCED_AT_ONCE_MAX):
+        some = known[first : first + ANNOUNCED_AT_ONCE_MAX]
         pipeline = client.pipeline(transaction=False)
-        for environment in some:
-            pipeline.hget(environment_key(environment.pk), "synced")
-        for environment, synced in zip(some, pipeline.execute(), strict=True):
-            if synced is not None and synced.decode() != environment.edition:
-                client.eval(_REFUSE, 1, environment_key(environment.pk), synced)
-                lost.append(environment.pk)
+        for environment_id, _ in some:
+            pipeline.hget(environment_key(environment_id), "synced")
+        for (environment_id, in_force), synced in zip(some, pipeline.execute(), strict=True):
+            if synced is not None and synced.decode() != in_force:
+                client.eval(_REFUSE, 1, environment_key(environment_id), synced)
+                lost.append(environment_id)
     return lost
