@@ -37,8 +37,8 @@ ABSENCE_KEPT_S = 1.0
 # Callers choose feature and model names: the least recently used ones are dropped.
 KEPT_MAX = 10_000
 
-# Of the time a caller has for PostgreSQL, the part it spends here on a subject seen for the first time. Then it takes
-# the default.
+# Of the time a caller has for PostgreSQL, the part it spends here on a subject without a history. Then it takes the
+# default.
 WAIT_SHARE = 0.4
 READS_WAITING_MAX = 1000
 
@@ -59,14 +59,14 @@ _reading = Background("expected-output", threads=2, threads_per_group=1, waiting
 def expected_output(environment_id: int, feature: str, model: str) -> int:
     """Tokens. A known answer costs no query: one that grew old is still given, and read anew in the background.
 
-    So is an unknown one, for which the caller waits a moment.
+    So is one that is not known, for which the caller waits a moment.
     """
     subject = (environment_id, feature, model)
     known = _known.get(subject)
     if known is None or known.read_anew_at <= time.monotonic():
         with suppress(TooSlow):
             job = _reading.start(environment_id, subject, partial(_refresh, subject, known))
-            if known is None:
+            if known is None or known.tokens is None:
                 with patience.within_share(WAIT_SHARE):
                     known = job.result()
     return WITHOUT_HISTORY if known is None or known.tokens is None else known.tokens
