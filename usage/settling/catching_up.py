@@ -49,10 +49,13 @@ def before_use(environment_id: int) -> None:
     """
     if _waiting.outages != store.outages:
         _look()
+    looked_after = _waiting.outages
     if environment_id in _waiting.environments:
         _make_good(environment_id, HOLDS_OF_ONE_CALL_MAX)
         with _waiting.lock:
-            _waiting.environments -= {environment_id}
+            # Another caller may have looked again meanwhile, and found what was missed since.
+            if _waiting.outages == looked_after:
+                _waiting.environments -= {environment_id}
 
 
 def catch_up() -> None:
