@@ -789,7 +789,8 @@ def test_a_report_in_a_transaction_older_than_that_of_its_estimate_is_charged(
     }
     with psycopg.connect(dbname=known["NAME"], **place) as stranger:
         stranger.execute(
-            "INSERT INTO usage_request (environment_id, request_id, charged_at) VALUES (%s, 'b', now())",
+            "INSERT INTO usage_request (environment_id, request_id, charged_at, generation)"
+            " SELECT %s, 'b', now(), max(generation) FROM usage_request_generation",
             [environment.pk],
         )
         thread = threading.Thread(target=report)
