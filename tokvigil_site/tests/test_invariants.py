@@ -454,6 +454,9 @@ class Accounts(RuleBasedStateMachine):
         }
         hold.report |= {"input_tokens": used_input, "output_tokens": used_output, "status": status}
         estimate = self.rows.get(hold.request_id)
+        # What was evaluated is remembered of a hold that expired; else the plan is the one that is stored by now.
+        evaluated = hold.state == "expired" and hold.request_id in self.remembered()
+        stored_plan = self.plans.get(hold.body["user"])
 
         answer = self.send(hold)
 
@@ -474,12 +477,13 @@ class Accounts(RuleBasedStateMachine):
             subjects = hold.subjects
         else:
             assert abs(at_ms - time.time() * 1000) < 10 * SECOND_MS
-            subjects = Subjects(
+            said = Subjects(
                 user_id=hold.body["user"],
                 feature=hold.body["feature"] or "",
-                plan=hold.body["plan"] or "",
+                plan=stored_plan or hold.body["plan"] or "",
                 run_id=hold.body["run_id"] or "",
             )
+            subjects = hold.subjects if evaluated else said
         assert written.amounts == amounts
         assert (written.user_id, written.feature, written.plan, written.run_id) == (
             subjects.user_id,
@@ -535,20 +539,22 @@ class Accounts(RuleBasedStateMachine):
     @precondition(lambda self: self.holds)
     @rule(which=which)
     def release(self, which: int) -> None:
-        self.now_ms()
+        now = self.now_ms()
         hold = self.holds[which % len(self.holds)]
         if hold.state == "settled" and hold.request_id not in self.remembered():
             return
+        # Expired and to be charged: it is as good as charged.
+        is_due = hold.state == "open" and hold.charge and hold.deadline_ms <= now
         path = f"/v1/reservations/{hold.request_id}"
 
         status = self.api.request("DELETE", path).status
 
         wanted = {"open": 204, "released": 204, "expired": 204, "settled": 409, "lost": 404}
         if hold.request_id in self.remembered():
-            assert status == wanted[hold.state]
+            assert status == (409 if is_due else wanted[hold.state])
         else:
             assert status == 404
-        if hold.state == "open":
+        if hold.state == "open" and not is_due:
             hold.state = "released"
         with self.nothing_changes():
             assert self.api.request("DELETE", path).status == status

@@ -103,7 +103,7 @@ def record_usage(reports: Sequence[UsageReport], admitted: Admitted) -> list[Usa
             outcomes[call.body.request_id] = problem
     written = record(events) if events else []
     settled = charging.charge([row for row in written if isinstance(row, Recorded)], admitted.known)
-    held_against = {call.body.request_id: call.allowed for call in calls if call.is_held}
+    held_against = {call.body.request_id: call.allowed for call in calls if call.held}
     for row in written:
         request_id = row.request_id
         outcomes[request_id] = (
@@ -119,14 +119,11 @@ class _Call:
     """A report, and what is known of its call from before."""
 
     body: UsageReport
-    reservation: Reservation | None
+    # Its hold, if that is open still.
+    held: Reservation | None
     # What was evaluated, as far as that can be read; also of a hold that expired an hour ago at most.
     allowed: Assessment | None
     stored_plan: str | None = None
-
-    @property
-    def is_held(self) -> bool:
-        return self.reservation is not None and self.reservation.is_open
 
     @property
     def subjects(self) -> Subjects:
@@ -157,16 +154,16 @@ def _calls(reports: Sequence[UsageReport], admitted: Admitted) -> list[_Call]:
 
 
 def _call(body: UsageReport, reservation: Reservation | None, allowed: Assessment | None) -> _Call:
-    is_held = reservation is not None and reservation.is_open
-    if not is_held and (allowed is None or allowed.user_id != body.user_id):
+    held = reservation if reservation is not None and reservation.is_open else None
+    if held is None and allowed is not None and allowed.user_id != body.user_id:
         # Of a hold that expired nothing is held for anybody any more: it tells nothing of another user's call.
-        reservation = allowed = None
-    return _Call(body=body, reservation=reservation, allowed=allowed)
+        allowed = None
+    return _Call(body=body, held=held, allowed=allowed)
 
 
 def _event(call: _Call, admitted: Admitted) -> NewEvent:
     now = datetime.now(UTC)
-    body, reservation, allowed = call.body, call.reservation, call.allowed
+    body, held, allowed = call.body, call.held, call.allowed
     if allowed is not None:
         _require_same_user(body, allowed)
     if (
@@ -185,7 +182,8 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
         environment_id=admitted.known.environment_id,
         request_id=body.request_id,
         body_digest=digest_of(_in_utc(body)),
-        charged_at=at if reservation is None else from_ms(reservation.at_ms),
+        # In the windows it is held in; once it is held no more, in those of its own time.
+        charged_at=from_ms(held.at_ms) if held is not None else at,
         occurred_at=body.occurred_at,
         subjects=call.subjects,
         model=body.model,
