@@ -199,7 +199,7 @@ class TestAStoreThatLostEverything:
         before = hold(api, 4)
         assert not api.evaluate(feature="chat")["allowed"]
 
-        store.client.flushall()
+        store.client.flushdb()
 
         decisions: list[dict[str, Any]] = [api.evaluate(feature="chat") for _ in range(6)]
         assert allowed(decisions) == 4
