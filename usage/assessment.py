@@ -13,6 +13,7 @@ records of a later format (`Unreadable`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -99,7 +100,12 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     @property
     def amounts(self) -> Amounts:
         """What the call asks for, or is expected to need."""
-        return Amounts(1, self.input_tokens, self.output_tokens, self.cost_nano)
+        return Amounts(
+            requests=1,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cost_nano=self.cost_nano,
+        )
 
     @property
     def least(self) -> Amounts:
@@ -113,7 +119,7 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
         if output_tokens == self.output_tokens:
             return self.amounts
         cost = held_cost_nano(self.input_tokens, self.input_rate, output_tokens, self.output_rate)
-        return Amounts(1, self.input_tokens, output_tokens, cost)
+        return replace(self.amounts, output_tokens=output_tokens, cost_nano=cost)
 
     @property
     def subjects(self) -> Subjects:

@@ -1,7 +1,8 @@
 """What a limit can count. The one table that Python, SQL and Lua are written from.
 
-Nothing else lists the metrics or counts on their position: counters keep a field for each letter, the ledger a column
-for each name in `columns`, `Amounts` a field of that name, and a reason code ends in `code`.
+Counters keep a field for each letter, the ledger a column for each name in `columns`, `Amounts` a field of that name,
+and a reason code ends in `code`. Lua, sums and rollups follow from a row here. What else a new metric needs: a field of
+`Amounts`, of the two wire bodies, of `TokenUse` or its like, of `Assessment` and of the ledger's rows, and a migration.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class MetricRow:
     code: str | None
 
 
-# In the order in which they speak when several limits of one window are exceeded.
+# In the order in which they speak when several limits of one window are exceeded. New counted ones come last: versions
+# that serve side by side share amounts by position (usage/counting/prelude.lua).
 METRICS: dict[Metric, MetricRow] = {
     row.metric: row
     for row in (

@@ -22,7 +22,7 @@ from usage.counting.reserve import Done, Request, check
 from usage.counting.store import store
 from usage.counting.sync import JUST_READ, ask, sync
 from usage.counting.tracked import TrackedPairs
-from usage.metrics import Metric
+from usage.metrics import LETTERS, Metric
 from usage.money import NANO
 from usage.prices.cost import RATE_MAX_NANO
 from usage.windows import Window
@@ -450,7 +450,7 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
 
 def _fields(kind: str, amounts: Amounts) -> dict[str, int]:
     values = (amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano)
-    return {f"{kind}{metric}": value for metric, value in zip("rioc", values, strict=True)}
+    return {f"{kind}{metric}": value for metric, value in zip(LETTERS, values, strict=True)}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The reason codes of DESIGN.md section 7: a contract with every caller."""
+"""The reason codes (docs/policies.md): a contract with every caller."""
 
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason, rank
 from usage.metrics import Metric

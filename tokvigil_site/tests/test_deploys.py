@@ -41,7 +41,7 @@ def without_the_last_field(packed: bytes) -> bytes:
 def with_another_window(packed: bytes) -> bytes:
     """By a version that knows a window more."""
     fields = msgspec.msgpack.decode(packed)
-    fields[LIMITS][0][2] = "quarter"
+    fields[LIMITS][0][2] = "fortnight"
     return msgspec.msgpack.encode(fields)
 
 

@@ -39,7 +39,7 @@ from usage.counting.keys import environment_prefix, reservation_key
 from usage.counting.reservations import open_count
 from usage.counting.store import store
 from usage.counting.tracked import TrackedPairs
-from usage.metrics import Metric
+from usage.metrics import LETTERS, Metric
 from usage.money import NANO
 from usage.settling import expiry, recount
 from usage.windows import Span, Window, span
@@ -775,7 +775,7 @@ def as_integer(value: int | str) -> int:
 
 
 def stored_amounts(fields: dict[bytes, bytes], kind: str) -> Amounts:
-    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in "rioc"))
+    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in LETTERS))
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ for n = 1, #fields, 2 do
       local m = 0
       for amount in string.gmatch(fields[n + 1], '%S+') do
         m = m + 1
-        used[m] = used[m] + tonumber(amount)
+        -- A later version may count more; it reads the rest from the ledger itself.
+        if used[m] then used[m] = used[m] + tonumber(amount) end
       end
     end
     redis.call('HDEL', key, fields[n])

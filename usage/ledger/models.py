@@ -5,6 +5,7 @@ from django.db import models
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 from usage.amounts import Amounts
+from usage.metrics import COLUMNS
 
 
 class Status(models.TextChoices):
@@ -75,4 +76,4 @@ class UsageEvent(models.Model):
 
     @property
     def amounts(self) -> Amounts:
-        return Amounts(self.requests, self.input_tokens, self.output_tokens, self.cost_nano or 0)
+        return Amounts(*(getattr(self, column) or 0 for column in COLUMNS))

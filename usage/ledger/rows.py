@@ -47,10 +47,10 @@ class NewEvent:
     @property
     def amounts(self) -> Amounts:
         return Amounts(
-            1 if self.counts_as_request else 0,
-            self.tokens.input_tokens,
-            self.tokens.output_tokens,
-            self.cost_nano or 0,
+            requests=1 if self.counts_as_request else 0,
+            input_tokens=self.tokens.input_tokens,
+            output_tokens=self.tokens.output_tokens,
+            cost_nano=self.cost_nano or 0,
         )
 
 

@@ -29,6 +29,7 @@ from usage.counting.tracked import Counter, PairWindow
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.sums import Snapshot
+from usage.metrics import LETTERS
 from usage.timebox.background import Background
 from usage.windows import Window
 
@@ -185,13 +186,8 @@ def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
 
 
 def _amounts(fields: dict[bytes, bytes], kind: str) -> Amounts:
-    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in "rioc"))
+    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in LETTERS))
 
 
 def _larger(a: Amounts, b: Amounts) -> Amounts:
-    return Amounts(
-        max(a.requests, b.requests),
-        max(a.input_tokens, b.input_tokens),
-        max(a.output_tokens, b.output_tokens),
-        max(a.cost_nano, b.cost_nano),
-    )
+    return Amounts(*map(max, a, b))

@@ -38,7 +38,7 @@ from usage.counting.reserve import reserve as reserve_by_script
 from usage.counting.seed import mark_cold, seed
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import store
-from usage.metrics import Metric
+from usage.metrics import LETTERS, Metric
 from usage.models import TrackedPair, UsageEvent
 from usage.settling import expiry, recount, reports
 from usage.settling.usage_report import UsageReport
@@ -190,7 +190,7 @@ def standing(
         counter.key for counter in tracked.at(store.now_ms()).counters(subjects) if counter.slot.pair == pair
     ]
     fields = store.client.hgetall(key)
-    used, held = ([int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in "rioc"] for kind in "uh")
+    used, held = ([int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in LETTERS] for kind in "uh")
     return Amounts(*used), Amounts(*held)
 
 
@@ -548,6 +548,19 @@ class TestTrust:
 
         assert reserve(counted, "r-3", limits=[(Metric.REQUESTS, DAILY, 5)]).readings == (Reading(2, 0),)
         assert recount.check(counted).drifts == ()
+
+    def test_a_charge_kept_by_a_version_that_counts_more_is_taken_as_far_as_it_is_known(
+        self, counted: Environment
+    ) -> None:
+        reserve(counted, "r-1")
+        report(counted, "r-1")
+        windows = rules.current(counted.pk).tracked.at(store.now_ms())
+        (key,) = [each.key for each in windows.counters(ANN) if each.slot.pair == DAILY]
+        store.client.hset(key, mapping={"cold": 1, f"p:{10**12}:r-2": "1 20 30 0 7"})
+
+        assert evaluate(counted, "r-3", hold=False, limits=[(Metric.TOKENS, DAILY, 500)]) is not None
+
+        assert standing(counted) == (Amounts(2, 30, 35, 0), NOTHING)
 
     def test_after_a_flush_every_counter_starts_from_the_ledger(self, counted: Environment) -> None:
         reserve(counted, "r-1")

@@ -24,6 +24,7 @@ from usage.ledger.rows import NEGATED
 from usage.ledger.sums import OtherCluster
 from usage.ledger.totals import SummaryQuery
 from usage.ledger.writing import record
+from usage.metrics import LETTERS
 from usage.prices.cost import TokenUse
 from usage.settling import reports
 from usage.tests.rolling import roll_all, stored
@@ -72,7 +73,7 @@ def in_ledger(environment: Environment, per: Per, start: datetime, end: datetime
             found[name, "i"] += amounts.input_tokens
             found[name, "o"] += amounts.output_tokens
             found[name, "c"] += amounts.cost_nano
-    return {name: Amounts(*(found[name, letter] for letter in "rioc")) for name, _ in found}
+    return {name: Amounts(*(found[name, letter] for letter in LETTERS)) for name, _ in found}
 
 
 def total(environment: Environment) -> int:

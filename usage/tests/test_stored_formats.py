@@ -91,7 +91,7 @@ class TestAssessments:
 
         assert assessment.unpack(packed) == newer
 
-    @pytest.mark.parametrize(("place", "later"), [(1, "images"), (2, "quarter"), (3, "team")])
+    @pytest.mark.parametrize(("place", "later"), [(1, "moons"), (2, "fortnight"), (3, "team")])
     def test_a_limit_that_only_a_later_version_knows_is_left_out(self, place: int, later: str) -> None:
         packed = changed(lambda fields: fields[LIMITS][0].__setitem__(place, later))
 

@@ -26,7 +26,8 @@ ZONES = [
 ]
 CALENDAR = [window for window in Window if window is not Window.TOTAL]
 DAY_MS = 86_400_000
-FROM_MS, TO_MS = 60 * DAY_MS, 80 * 365 * DAY_MS  # 1970-03-02 to about 2050
+# From far enough after 1970 for any window that holds it to begin later, to about 2050.
+FROM_MS, TO_MS = 400 * DAY_MS, 80 * 365 * DAY_MS
 
 
 def offset_changes_ms(name: str) -> list[int]:
