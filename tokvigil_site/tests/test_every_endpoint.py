@@ -18,6 +18,8 @@ CALLS = [
     ("GET", "/v1/usage", "usage:read"),
     ("GET", "/v1/usage/summary", "usage:read"),
     ("POST", "/v1/reservations/r1/extend", "evaluate"),
+    # The hold of a request whose id ends in "/extend".
+    ("DELETE", "/v1/reservations/r1/extend", "evaluate"),
     ("DELETE", "/v1/reservations/r1", "evaluate"),
     ("GET", "/v1/limits", "usage:read"),
     ("GET", "/v1/decisions", "usage:read"),

@@ -23,7 +23,7 @@ from usage.counting import rules
 from usage.counting.rules import CountingRules
 from usage.ledger import listing
 from usage.ledger.listing import EventPage, EventQuery
-from usage.settling.reports import admit, record_usage
+from usage.settling.reports import admit, record_usage, require_sound
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 BATCH_MAX = 500
@@ -137,7 +137,9 @@ class UsageBatchView(DirectPost):
         reports: dict[int, UsageReport] = {}
         for index, raw in enumerate(batch.events):
             try:
-                reports[index] = http.parse(raw, _report)
+                report = http.parse(raw, _report)
+                require_sound(report)
+                reports[index] = report
             except Problem as problem:
                 outcomes[index] = problem
         firsts = _firsts(reports)

@@ -166,13 +166,7 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
     body, held, allowed = call.body, call.held, call.allowed
     if allowed is not None:
         _require_same_user(body, allowed)
-    if (
-        body.occurred_at is not None
-        and not now - OCCURRED_AGE_MAX <= body.occurred_at <= now + OCCURRED_AHEAD_MAX
-    ):
-        raise invalid_field(
-            "occurred_at", f"must lie in the last {OCCURRED_AGE_MAX.days} days and not in the future"
-        )
+    _require_recent(body, now)
     tokens = _tokens(body)
     at = now if body.occurred_at is None else min(body.occurred_at, now)
     provider = body.provider or ("" if allowed is None else allowed.provider)
@@ -199,6 +193,21 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
         api_key_id=admitted.api_key_id,
         metadata=body.metadata,
     )
+
+
+def require_sound(body: UsageReport) -> None:
+    """What can be said of a report without asking anybody. Raises Problem 422 naming the field."""
+    _require_recent(body, datetime.now(UTC))
+    _tokens(body)
+    _reported_cost(body.reported_cost_usd)
+
+
+def _require_recent(body: UsageReport, now: datetime) -> None:
+    at = body.occurred_at
+    if at is not None and not now - OCCURRED_AGE_MAX <= at <= now + OCCURRED_AHEAD_MAX:
+        raise invalid_field(
+            "occurred_at", f"must lie in the last {OCCURRED_AGE_MAX.days} days and not in the future"
+        )
 
 
 def _tokens(body: UsageReport) -> TokenUse:
