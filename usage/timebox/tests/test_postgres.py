@@ -28,7 +28,7 @@ from usage.timebox.postgres.base import DatabaseWrapper
 from usage.timebox.postgres.connection import TimedConnection
 
 BUSY_MACHINE_S = 0.4
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 HURRIED = Patience(statement_s=0.2, lock_s=0.1, idle_s=2)
 
 
