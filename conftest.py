@@ -15,9 +15,9 @@ from usage.counting.store import new_breaker, store
 from usage.ledger import expected_output
 from usage.ledger.connections import ledger_connections
 from usage.settling import catching_up
-from usage.timebox import background
 from usage.timebox.postgres import connection as postgres
 from usage.timebox.postgres.availability import Availability
+from usage.timebox.postgres.kept import kept
 
 pytest_plugins = ["audit.testing"]
 
@@ -43,7 +43,7 @@ def like_a_new_process() -> Iterator[None]:
     yield
     store.clock_offset_ms = 0
     # Of this test's database, which the next may have to itself.
-    background.end_idle()
+    kept.close_all()
     ledger_connections.close_idle()
 
 

@@ -98,9 +98,6 @@ if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
     )
 DATABASES["default"] |= {
     "ENGINE": "usage.timebox.postgres",
-    # Each thread keeps its connection for so long, and looks before it uses it if the server ended it.
-    "CONN_MAX_AGE": 600,
-    "CONN_HEALTH_CHECKS": True,
     "OPTIONS": {
         "connect_timeout": 2,
         # A server whose machine is gone is found out after 20 s at most, also while it owes an answer.

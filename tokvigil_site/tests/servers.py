@@ -25,7 +25,7 @@ from tokvigil_site.serving import command as serving
 from tokvigil_site.testing import Answer, Api
 from usage.counting.store import store
 from usage.ledger.connections import ledger_connections
-from usage.timebox import background
+from usage.timebox.postgres.kept import kept
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 60
@@ -99,7 +99,7 @@ def launch(folder: Path, variables: Mapping[str, str], port: int | None = None) 
 def leave_servers() -> None:
     """This process keeps no connection to servers that are about to go or to come."""
     connection.close()
-    background.end_idle()
+    kept.close_all()
     ledger_connections.close_idle()
     store._lines._idle.clear()
 

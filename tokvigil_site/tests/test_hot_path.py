@@ -25,7 +25,6 @@ from usage.counting.store import store
 from usage.counting.sync import Asked
 from usage.ledger import expected_output
 from usage.ledger.connections import LedgerConnections
-from usage.timebox import background
 
 # A user that would be seen wherever it stood.
 USER = "jane.doe+distinctive@example.org"
@@ -48,8 +47,6 @@ CALL = {"feature": "chat", "plan": "pro", "run_id": "run-9"}
 @contextmanager
 def sql_counted() -> Iterator[list[str]]:
     """Every statement of every connection that any thread uses meanwhile, those it opens included."""
-    # Those of idle threads would not be seen.
-    background.end_idle()
     seen: list[str] = []
 
     def note(execute: Any, sql: str, *arguments: Any) -> Any:

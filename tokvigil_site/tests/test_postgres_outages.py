@@ -39,6 +39,8 @@ BUSY_MACHINE_S = 0.3
 # settings.API_WAIT_S, and the same for the machine.
 REPORT_S_MAX = 3.0 + 2 * BUSY_MACHINE_S
 REPORTERS = 64
+# What docs/configuration.md says of a web process; and what this one uses.
+CONNECTIONS_MAX = 24 + 2
 HUNG_S = 10.0
 LOCKED_S = 5.0
 # More often, and they would wait for the processors.
@@ -105,6 +107,16 @@ def locked(servers: Stack, table: str) -> Iterator[None]:
         stranger.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield
         stranger.rollback()
+
+
+def open_connections(servers: Stack) -> int:
+    """Of all processes, this one included."""
+    with psycopg.connect(servers.owner_url) as asking:
+        found = asking.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
 
 
 @dataclass
@@ -202,6 +214,7 @@ def test_while_postgres_hangs_evaluates_decide_in_time_and_reports_are_told_to_r
         recorded = len(reporters.recorded)
         back_after_s = await_true(lambda: len(reporters.recorded) > recorded, within_s=5)
         await_true(lambda: len(reporters.recorded) > recorded + 2 * REPORTERS, within_s=30)
+        assert open_connections(servers) <= CONNECTIONS_MAX
 
     print(f"reports went on {back_after_s:.2f} s after PostgreSQL did")
     for asked, what in ((capped, "capped"), (uncapped, "uncapped"), (others, "of another tenant")):

@@ -11,7 +11,6 @@ from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from weakref import WeakSet
 
 from django.db import OperationalError, connection
 
@@ -20,9 +19,6 @@ from usage.timebox.gate import Full
 from usage.timebox.patience import Patience
 
 T = TypeVar("T")
-
-# An idle thread keeps its connection to PostgreSQL for the next job; to make one takes longer than most jobs do.
-LINGER_S = 10.0
 
 logger = logging.getLogger("tokvigil.servers")
 
@@ -96,11 +92,6 @@ class Background:
         self._waiting: OrderedDict[Hashable, deque[Job[Any]]] = OrderedDict()
         self._under_way: Counter[Hashable] = Counter()
         self._alive = 0
-        self._idle: set[threading.Thread] = set()
-        self._changed = threading.Condition(self._lock)
-        # One more has the idle ones end.
-        self._endings = 0
-        _all.add(self)
 
     def start(self, group: Hashable, key: Hashable, work: Callable[[], T]) -> Job[T]:
         """The job of this key: the one that waits or is under way, else a new one. Raises TooSlow if too many wait."""
@@ -112,50 +103,28 @@ class Background:
                 raise TooSlow("too much work waits already")
             job = self._jobs[key] = Job(group, key, work)
             self._waiting.setdefault(group, deque()).append(job)
-            if len(self._idle) < len(self._jobs) - self._under_way.total() and self._alive < self._threads:
+            if self._alive < self._threads:
                 self._alive += 1
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
-            else:
-                self._changed.notify()
             return job
-
-    def end_idle(self) -> None:
-        """Returns when the threads that had nothing to do are gone, and their connections."""
-        with self._lock:
-            idle = list(self._idle)
-            self._endings += 1
-            self._changed.notify_all()
-        for thread in idle:
-            thread.join()
 
     def _work(self) -> None:
         if self._patience is not None:
             patience.give_thread(self._patience)
-        endings = self._endings
         try:
-            while (job := self._next(endings)) is not None:
-                connection.close_if_unusable_or_obsolete()
+            while (job := self._next()) is not None:
                 job.run()
                 self._ended(job)
         finally:
             connection.close()
 
-    def _next(self, endings: int) -> Job[Any] | None:
-        """None ends the thread: for long nothing came that it may do."""
+    def _next(self) -> Job[Any] | None:
+        """None ends the thread: nothing waits that it may do."""
         with self._lock:
             job = self._take()
-            while job is None and endings == self._endings and self._await_change():
-                job = self._take()
             if job is None:
                 self._alive -= 1
             return job
-
-    def _await_change(self) -> bool:
-        thread = threading.current_thread()
-        self._idle.add(thread)
-        changed = self._changed.wait(LINGER_S)
-        self._idle.discard(thread)
-        return changed
 
     def _take(self) -> Job[Any] | None:
         for group, jobs in self._waiting.items():
@@ -174,12 +143,3 @@ class Background:
             self._under_way[job.group] -= 1
             if not self._under_way[job.group]:
                 del self._under_way[job.group]
-
-
-_all: WeakSet[Background] = WeakSet()
-
-
-def end_idle() -> None:
-    """Of all of this process: for tests, whose databases come and go."""
-    for background in list(_all):
-        background.end_idle()

@@ -1,19 +1,22 @@
-"""Django's backend for PostgreSQL on `TimedConnection`s. A thread keeps its connection for `CONN_MAX_AGE`."""
+"""Django's backend for PostgreSQL on `TimedConnection`s. What one thread closes is kept for the next."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
 from usage.timebox import patience
 from usage.timebox.patience import GRACE_S, Patience
 from usage.timebox.postgres.connection import TimedConnection
+from usage.timebox.postgres.kept import kept
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     connection: TimedConnection | None
+    _made_with: dict[str, Any]
 
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
@@ -25,7 +28,21 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> TimedConnection:
         self.isolation_level = IsolationLevel.READ_COMMITTED
-        return TimedConnection.connect(**conn_params)
+        self._made_with = conn_params
+        return kept.take(conn_params) or TimedConnection.connect(**conn_params)
+
+    def _close(self) -> None:
+        if self.connection is None:
+            return
+        with self.wrap_database_errors:
+            if self.alias == NO_DB_ALIAS:
+                self.connection.close()
+            else:
+                kept.give_back(self.connection, self._made_with)
+
+    def close_pool(self) -> None:
+        """Django's own word: before a database is dropped, for instance."""
+        kept.close_all()
 
     def is_usable(self) -> bool:
         """Without asking the server."""

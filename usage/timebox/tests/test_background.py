@@ -102,27 +102,15 @@ def test_what_a_group_could_not_begin_is_begun_when_it_may(held: Event) -> None:
     assert [job.done.result(5) for job in jobs] == [True] * 5
 
 
-def test_a_thread_is_kept_for_the_next_job_and_ends_when_told(held: Event) -> None:
-    pool = background()
+def test_nothing_stays_when_all_is_done() -> None:
+    pool = Background("ends", threads=4, threads_per_group=2, waiting_max=100)
+    for number in range(20):
+        pool.start(number, number, int)
 
-    def thread() -> str:
-        return str(threading.get_ident())
-
-    first = pool.start("a", 1, thread).done.result(5)
-    time.sleep(0.1)
-    assert pool.start("a", 2, thread).done.result(5) == first
-    time.sleep(0.1)
-    pool.end_idle()
-    assert not [each for each in threading.enumerate() if each.name == "test"]
-
-
-def test_jobs_do_not_wait_for_one_idle_thread(held: Event) -> None:
-    pool = background()
-    pool.start("a", 0, int).done.result(5)
-    time.sleep(0.1)
-    pool.start("a", 1, held.wait)
-
-    assert pool.start("b", 2, lambda: 7).done.result(5) == 7
+    deadline = time.monotonic() + 5
+    while [each for each in threading.enumerate() if each.name == "ends"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_too_much_work_is_refused(held: Event) -> None:

@@ -26,6 +26,7 @@ from usage.timebox.postgres import connection as postgres
 from usage.timebox.postgres.availability import Availability, PostgresAway
 from usage.timebox.postgres.base import DatabaseWrapper
 from usage.timebox.postgres.connection import TimedConnection
+from usage.timebox.postgres.kept import KEPT_MAX
 
 BUSY_MACHINE_S = 0.4
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -171,6 +172,60 @@ def test_a_connection_that_the_server_ended_is_noticed_without_asking() -> None:
 
     close_old_connections()
     assert answer("SELECT pg_backend_pid()") != backend
+
+
+def in_a_thread(ask: Callable[[], object]) -> None:
+    def run() -> None:
+        try:
+            ask()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+def test_what_one_thread_closes_the_next_uses_and_a_patient_one_does_not() -> None:
+    backends: list[int] = []
+    patient = Patience(statement_s=77, lock_s=1, idle_s=1)
+
+    def ask() -> None:
+        backends.append(answer("SELECT pg_backend_pid()"))
+
+    def ask_patiently() -> None:
+        patience.give_thread(patient)
+        ask()
+
+    in_a_thread(ask)
+    in_a_thread(ask)
+    in_a_thread(ask_patiently)
+
+    assert backends[0] == backends[1] != backends[2]
+
+
+def test_a_connection_that_lies_in_a_transaction_is_not_kept() -> None:
+    backends: list[int] = []
+
+    def leave_open() -> None:
+        connection.set_autocommit(False)
+        backends.append(answer("SELECT pg_backend_pid()"))
+
+    in_a_thread(leave_open)
+    in_a_thread(lambda: backends.append(answer("SELECT pg_backend_pid()")))
+
+    assert backends[0] != backends[1]
+
+
+def test_only_a_few_are_kept() -> None:
+    opened = [connections.create_connection("default") for _ in range(3 * KEPT_MAX)]
+    for each in opened:
+        each.ensure_connection()
+    underlying = [each.connection for each in opened]
+    for each in opened:
+        each.close()
+
+    assert sum(not each.closed for each in underlying) <= KEPT_MAX
 
 
 def test_a_server_that_hangs_is_waited_for_in_vain_only_so_long(silent_port: int) -> None:
