@@ -281,7 +281,7 @@ def chat(tv: TokVigil, provider: FakeServer) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def demo_provider_url() -> Iterator[str]:
     """The demo's provider as its own process; the SDK does not import it."""
-    if not (REPOSITORY / "tokvigil_site/demo/provider.py").exists():
+    if not (REPOSITORY / "tokvigil_site/demo/provider/__main__.py").exists():
         pytest.skip("the demo provider is not in this checkout")
     process = subprocess.Popen(
         [sys.executable, "-m", "tokvigil_site.demo.provider", "--port", "0"],

@@ -181,10 +181,10 @@ def test_no_tokens_cost_nothing_and_part_of_a_nano_dollar_costs_one() -> None:
 @pytest.fixture(scope="module")
 def server_book() -> Any:
     """The server's book as its own database would hold it."""
-    pricing = pytest.importorskip("usage.pricing", reason="the server is not in this checkout")
+    book = pytest.importorskip("usage.prices.book", reason="the server is not in this checkout")
     from usage.prices.genai import package_rows
 
-    return pricing.PriceBook.build([row.to_price() for row in package_rows()[0]])
+    return book.PriceBook.build([row.to_price() for row in package_rows()[0]])
 
 
 def test_the_snapshot_is_what_the_server_ships_now(server_book: Any) -> None:
