@@ -105,6 +105,8 @@ def _statement(rows: str) -> str:
             INSERT INTO usage_request (environment_id, request_id, body_digest, charged_at, generation)
             SELECT environment_id, request_id, body_digest, charged_at, {request_ids.GENERATION}
             FROM row AS claim WHERE {request_ids.NOT_TAKEN}
+            -- Said here, for the plan may take them as it likes; and the same for every writer.
+            ORDER BY request_id COLLATE "C"
             ON CONFLICT DO NOTHING
             RETURNING request_id
         )
