@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from usage import assessment
 from usage.amounts import Amounts
 from usage.assessment import Assessment, Unreadable
-from usage.counting.keys import open_keys, reservation_key
+from usage.counting.keys import open_keys
 from usage.counting.store import store
 from usage.metrics import COUNTED
 
@@ -40,13 +40,6 @@ class DueCharge(Reservation):
 
     amounts: Amounts = field(kw_only=True)
     deadline_ms: int = field(kw_only=True)
-
-
-def open_reservations(environment_id: int, request_ids: Sequence[str]) -> list[Reservation | None]:
-    """Those that these requests have; None for one without."""
-    keys = [reservation_key(environment_id, request_id).encode() for request_id in request_ids]
-    rows = store.call(lambda client: _read_fields(client, keys, ("st", "as", "at")))
-    return [_reservation(*row) for row in rows]
 
 
 def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservation]:

@@ -100,10 +100,6 @@ class IdleConnections:
 
     def execute(self, *command: Argument) -> Any:
         """One command's answer; the run of the server becomes its last argument. Raises RedisError."""
-        return self.execute_many([command])[0]
-
-    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """The same, of several in one round trip. Raises the first one's error once all are answered."""
         try:
             line = self._idle.pop()
         except IndexError:
@@ -111,12 +107,12 @@ class IdleConnections:
         try:
             if time.monotonic() - line.idle_since > self.IDLE_TRUSTED_S and line.connection.can_read():
                 raise RedisConnectionError("closed by the store")
-            return self._exchange(line, commands)
+            return self._exchange(line, command)
         except RedisConnectionError:
             # Kept connections die with a restart of the store. Scripts are safe to send again: holds and charges
             # carry their request id.
             self._idle.clear()
-            return self._exchange(self._connect(), commands)
+            return self._exchange(self._connect(), command)
 
     def _connect(self) -> Line:
         pool = get_redis_connection(self._alias).connection_pool
@@ -129,25 +125,23 @@ class IdleConnections:
             raise
         return Line(connection, run, time.monotonic())
 
-    def _exchange(self, line: Line, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        packed: list[bytes] = [hiredis.pack_command((*command, line.run)) for command in commands]  # type: ignore[arg-type]
-        refused: ResponseError | None = None
-        answers = []
+    def _exchange(self, line: Line, command: Sequence[Argument]) -> Any:
+        packed: bytes = hiredis.pack_command((*command, line.run))  # type: ignore[arg-type]
         try:
-            line.connection.send_packed_command(packed, check_health=False)
-            for _ in commands:
-                try:
-                    answers.append(line.connection.read_response())
-                except ResponseError as error:
-                    refused = refused or error
+            line.connection.send_packed_command([packed], check_health=False)
+            answer = line.connection.read_response()
+        except ResponseError:
+            self._keep(line)
+            raise
         except BaseException:
             line.connection.disconnect()
             raise
+        self._keep(line)
+        return answer
+
+    def _keep(self, line: Line) -> None:
         line.idle_since = time.monotonic()
         self._idle.append(line)
-        if refused is not None:
-            raise refused
-        return answers
 
 
 def _run_id(info: bytes) -> str:
@@ -195,14 +189,12 @@ class CounterStore:
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """One script, one round trip. Raises StoreUnavailable."""
-        return self._guarded(lambda: self._lines.execute(*self._command(name, keys, arguments)))
-
-    def run_many(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Argument]]]) -> list[Any]:
-        """Several scripts in one round trip. Raises StoreUnavailable."""
-        return self._guarded(lambda: self._lines.execute_many([self._command(*call) for call in calls]))
-
-    def _command(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Argument, ...]:
-        return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, self.clock_offset_ms, *arguments)
+        script = SCRIPTS[name]
+        return self._guarded(
+            lambda: self._lines.execute(
+                "EVALSHA", script.sha, len(keys), *keys, self.clock_offset_ms, *arguments
+            )
+        )
 
     def call(self, use: Callable[[Any], T]) -> T:
         """Runs `use(client)` inside the time box and the breaker. Raises StoreUnavailable."""

@@ -19,8 +19,9 @@ from usage.counting.distrust import distrust
 from usage.counting.extend import extend
 from usage.counting.inspection import environment_fields
 from usage.counting.keys import reservation_key
+from usage.counting.look_up import look_up
 from usage.counting.release import AlreadyCharged, NotOpen, release
-from usage.counting.reservations import open_count, open_reservations
+from usage.counting.reservations import open_count
 from usage.counting.reserve import (
     AlreadySettled,
     Answer,
@@ -38,6 +39,7 @@ from usage.counting.reserve import reserve as reserve_by_script
 from usage.counting.seed import mark_cold, seed
 from usage.counting.settle import Settled, Settlement
 from usage.counting.store import store
+from usage.counting.sync import JUST_READ
 from usage.metrics import LETTERS, Metric
 from usage.models import TrackedPair, UsageEvent
 from usage.settling import expiry, recount, reports
@@ -173,11 +175,9 @@ def report(environment: Environment, request_id: str, **fields: Any) -> Any:
         "input_tokens": 10,
         "output_tokens": 5,
     }
-    admitted = reports.Admitted(
-        known=rules.current(environment.pk),
-        api_key_id=0,
-        reservations=open_reservations(environment.pk, [request_id]),
-    )
+    found = look_up(environment.pk, JUST_READ, [request_id], api_key_id=0, requests_per_minute=None)
+    assert isinstance(found, list)
+    admitted = reports.Admitted(known=rules.current(environment.pk), api_key_id=0, reservations=found)
     return reports.record_usage([UsageReport(**(body | fields))], admitted)[0]
 
 
