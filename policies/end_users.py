@@ -1,15 +1,14 @@
-"""End users whose plan is known or who are blocked, and the record of one that stands beside the counters.
+"""End users whose plan is known or who are blocked.
 
-The record is all that an evaluate needs: "-" for a user without a row, else "0" or "1" for blocked and then
-the plan, which may be any text. The counter store compares it with the caller's copy on every evaluate. A change
-announces itself to the store before it commits, as a revision does (tenants/revisions.py), so that the record never
-stays behind PostgreSQL; where it cannot, the environment is noted as missed, and all its records are forgotten.
+A record of each stands beside the counters (usage/counting/stored_user.py), which compare it with the caller's copy on
+every evaluate. A change announces itself to the store before it commits, as a revision does (tenants/revisions.py), so
+that the record never stays behind PostgreSQL; where it cannot, the environment is noted as missed, and all its records
+are forgotten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
@@ -20,28 +19,8 @@ from policies.models import EndUser, Plan
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.keys import user_key
+from usage.counting.stored_user import UNKNOWN, record
 from usage.ledger.connections import ledger_connections
-
-UNKNOWN = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUser:
-    """What is stored of an end user. `plan` is "" for none."""
-
-    known: bool
-    plan: str
-    blocked: bool
-
-
-def record(plan_name: str | None, blocked: bool) -> str:
-    return f"{1 if blocked else 0}{plan_name or ''}"
-
-
-def parse_record(text: str) -> StoredUser:
-    if text == UNKNOWN:
-        return StoredUser(known=False, plan="", blocked=False)
-    return StoredUser(known=True, plan=text[1:], blocked=text[:1] == "1")
 
 
 def load_record(environment_id: int, user_id: str) -> str:

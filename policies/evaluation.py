@@ -22,7 +22,6 @@ from policies import compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
 from policies.decision import Decision
-from policies.end_users import StoredUser
 from policies.evaluate_request import EvaluateRequest, digest_of
 from policies.known_users import KnownUsers
 from policies.snapshot import Compiling, Snapshot
@@ -50,6 +49,7 @@ from usage.counting.reserve import (
     UserUnknown,
 )
 from usage.counting.store import StoreUnavailable, store
+from usage.counting.stored_user import UNKNOWN, StoredUser, parse_record
 from usage.counting.sync import JUST_READ
 from usage.counting.tracked import Counter, CurrentWindows
 from usage.instants import from_ms
@@ -216,7 +216,7 @@ class Attempt:
         body, known = self.body, self.snapshot
         now_ms = self.now_ms or store.now_ms()
         record = self._user_record()
-        user = end_users.parse_record(record)
+        user = parse_record(record)
         subjects = Subjects(
             user_id=body.user_id,
             feature=body.feature or "",
@@ -293,7 +293,7 @@ class Attempt:
         return {per: key for per, key in keys.items() if key is not None}
 
     def _user_record(self) -> str:
-        return _users.find(self.snapshot.environment_id, self.body.user_id) or end_users.UNKNOWN
+        return _users.find(self.snapshot.environment_id, self.body.user_id) or UNKNOWN
 
     def with_user(self, unknown: UserUnknown) -> Attempt:
         """Reads what the store does not know, and tells it unless a change of the user is under way."""

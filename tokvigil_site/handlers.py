@@ -32,7 +32,7 @@ logger = logging.getLogger("tokvigil.api")
 
 EVALUATE_PATH = "/v1/evaluate"
 # So many threads of a web process (serving.threads.THREADS) may wait for PostgreSQL: for evaluates, and for all others.
-EVALUATES_WAITING_MAX, OTHERS_WAITING_MAX = 3, 4
+EVALUATES_WAITING_MAX, OTHERS_WAITING_MAX = 3, 12
 # For a place to become free, an evaluate's as long as it may wait at all. Calls of a site that is well take less.
 PLACE_WAIT_S = 0.2
 # What a page may wait for PostgreSQL, all in all.

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.models import Entry
-from policies import end_users
-from policies.end_users import StoredUser, load_record, parse_record, record, remove_end_user, set_end_user
+from policies.end_users import load_record, remove_end_user, set_end_user
 from policies.models import EndUser, Plan
 from tenants import missed, revisions
 from tenants.models import Environment, Tenant
 from usage.counting.keys import environment_prefix, user_key
 from usage.counting.store import store
+from usage.counting.stored_user import UNKNOWN, StoredUser, parse_record, record
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +42,7 @@ def actions() -> list[str]:
 @given(plan=st.text(st.characters(exclude_categories=["Cs"])), blocked=st.booleans())
 def test_a_record_is_read_back_as_it_was(plan: str, blocked: bool) -> None:
     assert parse_record(record(plan, blocked)) == StoredUser(known=True, plan=plan, blocked=blocked)
-    assert record(plan, blocked) != end_users.UNKNOWN
+    assert record(plan, blocked) != UNKNOWN
 
 
 def test_no_row_is_not_the_same_as_a_row_without_plan(environment: Environment) -> None:

@@ -26,7 +26,6 @@ from policies import evaluation
 from policies.evaluate_request import EvaluateRequest
 from tenants import keys, scopes
 from tenants.api.callers import Caller
-from tenants.api.problems import Problem
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
 from tokvigil_site.demo.parallel import for_each
@@ -34,7 +33,7 @@ from tokvigil_site.demo.trace import Row, Trace
 from usage.counting.release import NotOpen, release
 from usage.counting.store import StoreUnavailable
 from usage.money import parse_usd
-from usage.settling.reports import admit, record_usage
+from usage.settling.reports import admit, record_report
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 ACTOR = "cli:replay_trace"
@@ -175,11 +174,8 @@ class _Run:
         self._step()
 
     def _record(self, report: UsageReport, evaluated: evaluation.Evaluated) -> UsageReceipt:
-        admitted = admit(self._reporter, evaluated.snapshot.counting, [report.request_id])
-        recorded = record_usage([report], admitted)[0]
-        if isinstance(recorded, Problem):
-            raise recorded
-        return recorded
+        admitted = admit(self._reporter, evaluated.snapshot.counting, [report])
+        return record_report(report, admitted)
 
     def _drop(self, evaluated: evaluation.Evaluated) -> None:
         """Nobody knows whether a degraded call was held; it never goes out."""

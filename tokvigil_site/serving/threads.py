@@ -15,7 +15,7 @@ from tokvigil_site.serving.environ import Environ
 
 logger = logging.getLogger("tokvigil.serving")
 
-THREADS = 8
+THREADS = 16
 # About a second's evaluates. Whoever comes on top had better ask again than wait.
 CALLS_MAX = 1000
 BYTES_MAX = 64 * 1024 * 1024

@@ -564,7 +564,7 @@ def die_before_charging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends after the ledger committed and before the counters were charged; once."""
     charge = settle.settle_many
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         monkeypatch.setattr(settle, "settle_many", charge)
         raise SystemExit
 
@@ -683,10 +683,10 @@ class SlowReport:
         assert self._reached[place].wait(timeout=10), place
 
     def _waiting(self, charge: Any) -> Any:
-        def waiting(*arguments: Any) -> Any:
+        def waiting(*arguments: Any, **options: Any) -> Any:
             self._reached["charge"].set()
             assert self._may_charge.wait(timeout=10)
-            return charge(*arguments)
+            return charge(*arguments, **options)
 
         return waiting
 
@@ -821,7 +821,7 @@ def test_a_charge_that_a_store_away_missed_is_made_when_it_is_back(
     apply_policies(environment, limits(DAILY_1))
     request_id = api.evaluate()["request_id"]
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise StoreUnavailable
 
     with monkeypatch.context() as patched:

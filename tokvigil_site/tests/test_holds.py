@@ -366,6 +366,20 @@ class TestLateReports:
         assert used_by_plan(on_pro) == 2
         assert_settled(on_pro.environment)
 
+    def test_the_plan_is_the_one_stored_now_whatever_the_store_knew_before(
+        self, on_pro: Api, environment: Environment
+    ) -> None:
+        for plan in ("pro", "free", None):
+            set_end_user(environment, "user_1", plan_name=plan, blocked=False, actor="test")
+            assert on_pro.report(f"first-{plan}", plan="other").status == 201
+            # Now the store knows it.
+            on_pro.evaluate(dry_run=True)
+            assert on_pro.report(f"then-{plan}", plan="other").status == 201
+
+        rows = {row.request_id: row.plan for row in ledger(environment)}
+        stored = {"pro": "pro", "free": "free", None: "other"}
+        assert rows == {f"{when}-{plan}": name for when in ("first", "then") for plan, name in stored.items()}
+
     def test_a_batch_asks_once_for_all(self, on_pro: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[list[str]] = []
 

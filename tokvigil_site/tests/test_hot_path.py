@@ -1,7 +1,7 @@
 """What a warm call costs, counted by the servers themselves, and what it leaves in the store.
 
-An evaluate: no SQL, one round trip to the store. A report: one statement, two round trips; one statement more for calls
-that were not evaluated.
+An evaluate: no SQL, one round trip to the store. A report: one statement, two round trips; one statement more for a
+call that was not evaluated, of an end user of whom no other was lately.
 """
 
 from __future__ import annotations
@@ -196,9 +196,14 @@ def test_a_report_of_a_held_call_costs_one_statement_and_two_round_trips(warm: A
         assert warm.report(request_id, USER, **CALL).status == 201
 
 
-def test_one_of_a_call_that_was_not_asked_for_asks_for_the_stored_plan_as_well(warm: Api) -> None:
-    with two_scripts_and("FROM policies_enduser", "INSERT INTO usage_event"):
+def test_so_does_one_of_a_call_that_was_not_asked_for_while_the_store_knows_its_end_user(warm: Api) -> None:
+    with two_scripts_and("INSERT INTO usage_event"):
         assert warm.report("unasked", USER, **CALL).status == 201
+
+
+def test_of_another_end_user_the_stored_plan_is_asked_for_as_well(warm: Api) -> None:
+    with two_scripts_and("FROM policies_enduser", "INSERT INTO usage_event"):
+        assert warm.report("unasked", "somebody-else", **CALL).status == 201
 
 
 def test_a_batch_that_one_script_settles_costs_no_more_than_one_report(warm: Api) -> None:
@@ -206,7 +211,7 @@ def test_a_batch_that_one_script_settles_costs_no_more_than_one_report(warm: Api
     body = {"user_id": USER, "model": "test-model", "input_tokens": 1, "output_tokens": 1, **CALL}
     events = [{**body, "request_id": request_id} for request_id in (*held, *map(str, range(10)))]
 
-    with two_scripts_and("FROM policies_enduser", "INSERT INTO usage_event"):
+    with two_scripts_and("INSERT INTO usage_event"):
         results = warm.post("/v1/usage/batch", {"events": events}).json["results"]
     assert {result["status"] for result in results} == {"recorded"}
 

@@ -217,7 +217,7 @@ def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(
 # What was missed is made good, each environment on its own
 
 
-def away(*_: object) -> None:
+def away(*_: object, **__: object) -> None:
     raise StoreUnavailable("away")
 
 
@@ -301,7 +301,7 @@ def test_a_charge_that_postgresql_did_not_allow_is_recorded_and_made_by_itself(
         return written
 
     with monkeypatch.context() as patched:
-        patched.setattr("usage.settling.reports.record", record_then_edit)
+        patched.setattr("usage.settling.recording.record", record_then_edit)
         patched.setattr(rules, "renew", fails)
         answer = api.report(request_id)
     assert answer.status == 201, answer

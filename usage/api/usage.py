@@ -23,7 +23,7 @@ from usage.counting import rules
 from usage.counting.rules import CountingRules
 from usage.ledger import listing
 from usage.ledger.listing import EventPage, EventQuery
-from usage.settling.reports import admit, record_usage, require_sound
+from usage.settling.reports import admit, record_batch, record_report, require_sound
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
 BATCH_MAX = 500
@@ -100,10 +100,8 @@ class UsageView(DirectPost, KeyView):
     def post(self, request: HttpRequest) -> HttpResponse:
         caller, known = admitted(request)
         report = http.decode(request, _report)
-        outcome = record_usage([report], admit(caller, known, [report.request_id]))[0]
-        if isinstance(outcome, Problem):
-            raise outcome
-        return http.json_response(outcome, 200 if outcome.duplicate else 201)
+        receipt = record_report(report, admit(caller, known, [report]))
+        return http.json_response(receipt, 200 if receipt.duplicate else 201)
 
     @operation(
         "listUsage",
@@ -147,7 +145,7 @@ class UsageBatchView(DirectPost):
         turns = _turns({index: report for index, report in reports.items() if index not in repeated})
         for indexes in turns[:CONTENTS_MAX]:
             turn = [reports[index] for index in indexes]
-            recorded = record_usage(turn, admit(caller, known, [report.request_id for report in turn]))
+            recorded = record_batch(turn, admit(caller, known, turn))
             outcomes |= zip(indexes, recorded, strict=True)
         outcomes |= {index: _too_many_contents() for late in turns[CONTENTS_MAX:] for index in late}
         outcomes |= {index: _again(outcomes[first]) for index, first in repeated.items()}

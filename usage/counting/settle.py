@@ -44,10 +44,12 @@ class Settled:
     states: dict[Pair, CounterState] = field(default_factory=dict)
 
 
-def settle_many(environment_id: int, edition: str, settlements: Sequence[Settlement]) -> list[Settled] | None:
+def settle_many(
+    environment_id: int, edition: str, settlements: Sequence[Settlement], *, states: bool = False
+) -> list[Settled] | None:
     """One script for at most SETTLED_AT_ONCE_MAX. None: the edition is not in force, and nothing was done.
 
-    How the counters stand is told for a single settlement. Raises StoreUnavailable.
+    `states`: with how the counters stand afterwards. Raises StoreUnavailable.
     """
     counters = {counter.key: counter for settlement in settlements for counter in settlement.counters}
     places = {key: place for place, key in enumerate(counters, start=1)}
@@ -59,7 +61,7 @@ def settle_many(environment_id: int, edition: str, settlements: Sequence[Settlem
     ]
     call = {
         "revision": edition,
-        "states": len(settlements) == 1,
+        "states": states,
         "counters": [counter.slot.arguments for counter in counters.values()],
         "reports": [
             {
@@ -75,15 +77,19 @@ def settle_many(environment_id: int, edition: str, settlements: Sequence[Settlem
     if answer[0] == b"STALE":
         return None
     _, charged, numbers = answer
-    states = _states(tuple(counters.values()), numbers)
-    return [Settled(flag == 1, states) for flag in charged]
+    found = _states(tuple(counters), numbers)
+    return [
+        Settled(flag == 1, {each.slot.pair: found[each.key] for each in settlement.counters if found})
+        for flag, settlement in zip(charged, settlements, strict=True)
+    ]
 
 
-def _states(counters: Sequence[Counter], numbers: list[Any]) -> dict[Pair, CounterState]:
+def _states(keys: Sequence[str], numbers: list[Any]) -> dict[str, CounterState]:
+    """By key; none if they were not asked for."""
     width = len(COUNTED)
     found = {}
-    for place, counter in enumerate(counters if numbers else ()):
+    for place, key in enumerate(keys if numbers else ()):
         first = 2 * width * place
         used, held = numbers[first : first + width], numbers[first + width : first + 2 * width]
-        found[counter.slot.pair] = CounterState(Amounts(*map(int, used)), Amounts(*map(int, held)))
+        found[key] = CounterState(Amounts(*map(int, used)), Amounts(*map(int, held)))
     return found

@@ -37,15 +37,17 @@ HOLDS_MAX = 20_000
 HOLDS_BATCH_MAX = 500
 
 
-def charge(recorded: Sequence[Recorded], known: CountingRules) -> dict[str, Settled]:
+def charge(recorded: Sequence[Recorded], known: CountingRules, *, states: bool = False) -> dict[str, Settled]:
     """Charges what is recorded in one environment; by request id, those that were charged or found charged.
+
+    `states`: with how their counters stand afterwards.
 
     Left out: what was recorded too long ago to be charged again; and all, if the counters could not be told, which is
     noted, to be made good for later. Raises nothing: what is recorded stays recorded.
     """
     fresh = [row for row in recorded if is_fresh(row)]
     try:
-        return _settle(fresh, known)
+        return _settle(fresh, known, states=states)
     except (StoreUnavailable, DatabaseError, InterfaceError) as error:
         logger.warning("environment %s not charged, to be recounted: %s", known.environment_id, error)
         note_missed(known.environment_id)
@@ -61,14 +63,14 @@ def _is_young(recorded_at: datetime) -> bool:
     return datetime.now(UTC) - recorded_at < REPEATED_CHARGE_MAX_AGE
 
 
-def _settle(rows: Sequence[Recorded], known: CountingRules) -> dict[str, Settled]:
+def _settle(rows: Sequence[Recorded], known: CountingRules, *, states: bool = False) -> dict[str, Settled]:
     settled: dict[str, Settled] = {}
     waiting, edition = list(rows), known.edition
     for _ in range(TRIES_MAX):
         while waiting:
             now, later = waiting[: settle.SETTLED_AT_ONCE_MAX], waiting[settle.SETTLED_AT_ONCE_MAX :]
             settlements = [_settlement(row, known) for row in now]
-            answers = settle.settle_many(known.environment_id, edition, settlements)
+            answers = settle.settle_many(known.environment_id, edition, settlements, states=states)
             if answers is None:
                 break
             settled |= zip((row.request_id for row in now), answers, strict=True)

@@ -6,8 +6,8 @@ Admit the caller and look up the holds -> place in time and price the reports ->
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from usage import limit_state
 from usage.amounts import Pair, Subjects
 from usage.assessment import Assessment
 from usage.counting import rules
-from usage.counting.look_up import look_up
+from usage.counting.look_up import Found, look_up
 from usage.counting.reservations import Reservation, readable
 from usage.counting.reserve import RateLimited, Stale
 from usage.counting.rules import CountingRules
@@ -28,14 +28,14 @@ from usage.counting.store import StoreUnavailable
 from usage.counting.sync import JUST_READ
 from usage.instants import from_ms
 from usage.ledger.models import Status
-from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
-from usage.ledger.writing import digest_of, record
+from usage.ledger.writing import Conflicting, digest_of
 from usage.limit_state import LimitState
 from usage.metrics import Metric
 from usage.money import format_usd_if_known, parse_usd
 from usage.prices.cost import TokenUse, cost_nano
-from usage.settling import charging
+from usage.settling import charging, recording
+from usage.settling.recording import Written
 from usage.settling.stored_plans import stored_plans
 from usage.settling.usage_report import UsageReceipt, UsageReport
 
@@ -48,19 +48,20 @@ OCCURRED_AHEAD_MAX = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Whose reports may be written, by rules that are in force, and the holds that the reports settle."""
+    """Whose reports may be written, by rules that are in force, and what the counter store knows of their calls."""
 
     known: CountingRules
     api_key_id: int
-    reservations: Sequence[Reservation | None]
+    found: Sequence[Found]
 
 
-def admit(caller: Caller, known: CountingRules, request_ids: Sequence[str]) -> Admitted:
+def admit(caller: Caller, known: CountingRules, reports: Sequence[UsageReport]) -> Admitted:
     """Verifies what the process knows of the environment, and with it the key; one round trip to the counter store.
 
     Without the store PostgreSQL says what is in force, and reports are placed by their own time: the recount that
     follows makes the counters agree. Raises Problem 401, 403, 429; OperationalError.
     """
+    requests = [(report.request_id, report.user_id) for report in reports]
     try:
         edition = known.edition
         for _ in range(charging.TRIES_MAX):
@@ -68,7 +69,7 @@ def admit(caller: Caller, known: CountingRules, request_ids: Sequence[str]) -> A
             found = look_up(
                 known.environment_id,
                 edition,
-                request_ids,
+                requests,
                 api_key_id=credential.id,
                 requests_per_minute=credential.requests_per_minute,
             )
@@ -78,39 +79,40 @@ def admit(caller: Caller, known: CountingRules, request_ids: Sequence[str]) -> A
                 case RateLimited(wait_ms):
                     raise rate_limited(-(-wait_ms // 1000))
                 case _:
-                    return Admitted(known=known, api_key_id=credential.id, reservations=found)
+                    return Admitted(known=known, api_key_id=credential.id, found=found)
     except StoreUnavailable as error:
         logger.info("reports are written without their holds: %s", error)
     known = rules.latest(known)
     charging.note_missed(known.environment_id)
-    return Admitted(
-        known=known, api_key_id=caller.credential(known).id, reservations=[None] * len(request_ids)
-    )
+    return Admitted(known=known, api_key_id=caller.credential(known).id, found=[Found()] * len(requests))
 
 
-def record_usage(reports: Sequence[UsageReport], admitted: Admitted) -> list[UsageReceipt | Problem]:
+def record_report(report: UsageReport, admitted: Admitted) -> UsageReceipt:
+    """Records a single report. Raises Problem; DatabaseError if the ledger cannot be reached: nothing was recorded."""
+    [call] = _calls([report], admitted)
+    outcome = _outcome(call, recording.write_one(_event(call, admitted), admitted.known))
+    if isinstance(outcome, Problem):
+        raise outcome
+    return outcome
+
+
+def record_batch(reports: Sequence[UsageReport], admitted: Admitted) -> list[UsageReceipt | Problem]:
     """Records reports of one environment, one outcome each, in order. Request ids must differ from each other.
 
-    Raises DatabaseError if the ledger cannot be reached; then nothing was recorded.
+    The receipts do not say how the limits stand. Raises DatabaseError if the ledger cannot be reached; then nothing was
+    recorded.
     """
     outcomes: dict[str, UsageReceipt | Problem] = {}
     events: list[NewEvent] = []
-    calls = _calls(reports, admitted)
-    for call in calls:
+    calls = {call.body.request_id: call for call in _calls(reports, admitted)}
+    for request_id, call in calls.items():
         try:
             events.append(_event(call, admitted))
         except Problem as problem:
-            outcomes[call.body.request_id] = problem
-    written = record(events) if events else []
-    settled = charging.charge([row for row in written if isinstance(row, Recorded)], admitted.known)
-    held_against = {call.body.request_id: call.allowed for call in calls if call.held}
-    for row in written:
-        request_id = row.request_id
-        outcomes[request_id] = (
-            _receipt(row, held_against.get(request_id), settled.get(request_id))
-            if isinstance(row, Recorded)
-            else idempotency_conflict(request_id)
-        )
+            outcomes[request_id] = problem
+    for written in recording.write(events, admitted.known):
+        request_id = written.outcome.request_id
+        outcomes[request_id] = _outcome(calls[request_id], written)
     return [outcomes[report.request_id] for report in reports]
 
 
@@ -141,24 +143,37 @@ class _Call:
 
 def _calls(reports: Sequence[UsageReport], admitted: Admitted) -> list[_Call]:
     environment_id = admitted.known.environment_id
-    found = [reservation for reservation in admitted.reservations if reservation is not None]
-    evaluated = dict(readable(environment_id, found))
-    calls = [
-        _call(body, reservation, None if reservation is None else evaluated.get(reservation))
-        for body, reservation in zip(reports, admitted.reservations, strict=True)
+    reservations = [found.reservation for found in admitted.found if found.reservation is not None]
+    evaluated = dict(readable(environment_id, reservations))
+    both = list(zip(reports, admitted.found, strict=True))
+    allowed = [_allowed(body, found.reservation, evaluated) for body, found in both]
+    unknown = {
+        body.user_id
+        for (body, found), known in zip(both, allowed, strict=True)
+        if known is None and found.user is None
+    }
+    plans = stored_plans(environment_id, sorted(unknown))
+    return [
+        _Call(
+            body=body,
+            held=found.reservation if found.reservation is not None and found.reservation.is_open else None,
+            allowed=known,
+            stored_plan=plans.get(body.user_id) if found.user is None else found.user.plan,
+        )
+        for (body, found), known in zip(both, allowed, strict=True)
     ]
-    plans = stored_plans(
-        environment_id, sorted({call.body.user_id for call in calls if call.allowed is None})
-    )
-    return [replace(call, stored_plan=plans.get(call.body.user_id)) for call in calls]
 
 
-def _call(body: UsageReport, reservation: Reservation | None, allowed: Assessment | None) -> _Call:
-    held = reservation if reservation is not None and reservation.is_open else None
-    if held is None and allowed is not None and allowed.user_id != body.user_id:
+def _allowed(
+    body: UsageReport, reservation: Reservation | None, evaluated: Mapping[Reservation, Assessment]
+) -> Assessment | None:
+    if reservation is None:
+        return None
+    allowed = evaluated.get(reservation)
+    if not reservation.is_open and allowed is not None and allowed.user_id != body.user_id:
         # Of a hold that expired nothing is held for anybody any more: it tells nothing of another user's call.
-        allowed = None
-    return _Call(body=body, held=held, allowed=allowed)
+        return None
+    return allowed
 
 
 def _event(call: _Call, admitted: Admitted) -> NewEvent:
@@ -248,13 +263,17 @@ def _reported_cost(text: str | None) -> int | None:
         raise invalid_field("reported_cost_usd", str(error)) from error
 
 
-def _receipt(row: Recorded, allowed: Assessment | None, settled: Settled | None) -> UsageReceipt:
+def _outcome(call: _Call, written: Written) -> UsageReceipt | Problem:
+    row, settled = written.outcome, written.settled
+    if isinstance(row, Conflicting):
+        return idempotency_conflict(row.request_id)
+    held_against = call.allowed if call.held else None
     return UsageReceipt(
         request_id=row.request_id,
         duplicate=row.duplicate,
         cost_usd=format_usd_if_known(row.cost_nano),
         priced=row.cost_nano is not None,
-        limit_state=() if allowed is None or settled is None else _limit_states(allowed, settled),
+        limit_state=() if held_against is None or settled is None else _limit_states(held_against, settled),
     )
 
 

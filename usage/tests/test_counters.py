@@ -174,11 +174,14 @@ def report(environment: Environment, request_id: str, **fields: Any) -> Any:
         "feature": "chat",
         "input_tokens": 10,
         "output_tokens": 5,
+        **fields,
     }
-    found = look_up(environment.pk, JUST_READ, [request_id], api_key_id=0, requests_per_minute=None)
+    found = look_up(
+        environment.pk, JUST_READ, [(request_id, body["user_id"])], api_key_id=0, requests_per_minute=None
+    )
     assert isinstance(found, list)
-    admitted = reports.Admitted(known=rules.current(environment.pk), api_key_id=0, reservations=found)
-    return reports.record_usage([UsageReport(**(body | fields))], admitted)[0]
+    admitted = reports.Admitted(known=rules.current(environment.pk), api_key_id=0, found=found)
+    return reports.record_report(UsageReport(**body), admitted)
 
 
 def standing(
@@ -425,7 +428,7 @@ class TestChargedOnExpiry:
         """The report is in the ledger and on its way to the counters when the hold expires."""
         reserve(counted, "r-1", charge=True)
         with monkeypatch.context() as patched:
-            patched.setattr("usage.settling.charging.charge", lambda recorded, known: {})
+            patched.setattr("usage.settling.charging.charge", lambda recorded, known, **_: {})
             report(counted, "r-1")
         pass_time(milliseconds=HOLD_MS + 1)
 
@@ -457,7 +460,7 @@ class TestCharges:
         known = rules.renew(environment.pk)
         found = known.tracked.at(store.now_ms()).counters(ANN)
         settlement = Settlement(request_id=request_id, counters=found, movements=movements)
-        answers = settle.settle_many(environment.pk, known.edition, [settlement])
+        answers = settle.settle_many(environment.pk, known.edition, [settlement], states=True)
         assert answers is not None
         return answers[0]
 
