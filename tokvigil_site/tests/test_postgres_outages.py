@@ -39,7 +39,7 @@ BUSY_MACHINE_S = 0.3
 # settings.API_WAIT_S, and the same for the machine.
 REPORT_S_MAX = 3.0 + 2 * BUSY_MACHINE_S
 REPORTERS = 64
-# What docs/configuration.md says of a web process; and what this one uses.
+# Far below the most that docs/configuration.md says of a web process; and what this one uses.
 CONNECTIONS_MAX = 24 + 2
 HUNG_S = 10.0
 LOCKED_S = 5.0
