@@ -1,7 +1,7 @@
 """`make bench`: prints the ratios that DESIGN promises, each measured side by side in one run.
 
     python -m bench [--rows 10000000] [--policies 10000] [--seconds 5] [--runs 3]
-                    [--only-sdk | --only-reports | --only-serving | --only-ledger] [--against COMMIT]
+                    [--only-sdk | --only-reports | --only-serving | --only-ledger] [--durable] [--against COMMIT]
 
 Figures of one machine say little; the ratios are the result. Medians of `--runs` interleaved runs.
 """
@@ -16,7 +16,7 @@ from bench.servers import bench_stack
 
 def main() -> None:
     chosen = options.from_command_line(__doc__.splitlines()[0])
-    with bench_stack():
+    with bench_stack(durable=chosen.durable):
         import django
 
         django.setup()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 TIMEOUT_S = 60
+RETRY_AFTER_S = 0.1
 
 
 def post(url: str, path: str, key: str, body: dict[str, object]) -> Any:
@@ -17,3 +20,15 @@ def post(url: str, path: str, key: str, body: dict[str, object]) -> Any:
     )
     with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 (our own server)
         return json.load(response)
+
+
+def post_until_served(url: str, path: str, key: str, body: dict[str, object]) -> Any:
+    """As `post`, again and again while the answer is 503, for TIMEOUT_S at most."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return post(url, path, key, body)
+        except HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_AFTER_S)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from bench import scene
-from bench.client import post
+from bench import load, scene
+from bench.client import post, post_until_served
+from bench.load import Load
 from bench.options import Options
 from bench.result import Result
 from bench.scene import Scene
+from tenants.revisions import environment_key
+from usage.counting import inspection
 from usage.counting.store import store
 from usage.ledger import rollups, totals
 from usage.ledger.totals import SummaryQuery
@@ -21,12 +25,13 @@ ROLLED = 1_000_000
 ROLL_S_MAX = 20.0
 COLD_MS_MAX = 300.0
 SUMMARY_MS_MAX = 300.0
+OTHERS_P99_RATIO_MAX = 2.0
 # The newest rows are not rolled up: more than a minute of 10 million events a day.
 TAIL = 10_000
 
 
-def measures(url: str, full: Scene, options: Options) -> list[Result]:
-    """Fills the ledger of `full`. Rolls up all but the tail."""
+def measures(url: str, full: Scene, other: Scene, options: Options) -> list[Result]:
+    """Fills the ledger of `full`; `other` is another tenant's. Rolls up all but the tail."""
     print(f"filling the ledger with {options.rows} rows ...", flush=True)
     first = min(ROLLED, options.rows)
     scene.fill_ledger(full.environment, first)
@@ -47,6 +52,7 @@ def measures(url: str, full: Scene, options: Options) -> list[Result]:
             f"<= {COLD_MS_MAX:.0f} ms",
             max(cold) <= COLD_MS_MAX,
         ),
+        _beside_cold_starts(url, full, other, options),
         Result(
             f"summary of a month by user and model, {options.rows} rows",
             f"{statistics.median(pages):.0f} ms",
@@ -61,6 +67,37 @@ def _cold_ms(url: str, full: Scene) -> float:
     post(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})
     store.client.flushall()
     return _timed(lambda: post(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})) * 1000
+
+
+def _beside_cold_starts(url: str, full: Scene, other: Scene, options: Options) -> Result:
+    """Another tenant's evaluates, while the store loses what it has of the large environment over and over."""
+
+    def load_other() -> Load:
+        return load.run(url, "/v1/evaluate", other.key, scene.EVALUATE, seconds=options.seconds)
+
+    starts = 0
+
+    def load_other_meanwhile() -> Load:
+        nonlocal starts
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(load_other)
+            while not running.done():
+                counters = (key for key, _ in inspection.scan(full.environment.pk))
+                store.client.delete(environment_key(full.environment.pk), *counters)
+                post_until_served(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})
+                starts += 1
+        return running.result()
+
+    measured = load.interleaved(
+        options.runs, {"alone": load_other, "beside cold starts": load_other_meanwhile}
+    )
+    before, meanwhile = (load.median(runs, lambda run: run.p99_ms) for runs in measured.values())
+    return Result(
+        f"p99 of another tenant's evaluates beside {starts} cold starts of this environment / alone",
+        f"{meanwhile / before:.2f} ({meanwhile:.0f} / {before:.0f} ms)",
+        f"<= {OTHERS_P99_RATIO_MAX:.0f}",
+        meanwhile / before <= OTHERS_P99_RATIO_MAX,
+    )
 
 
 def _summary(full: Scene) -> None:

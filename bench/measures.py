@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench import ledger, load, python_sdk, reports, scene, serving
-from bench.client import post
+from bench.client import post_until_served
 from bench.load import Load, interleaved, median
 from bench.options import Options
 from bench.result import Result
@@ -30,7 +30,7 @@ def all_measures(options: Options) -> list[Result]:
         return results
     with web() as url:
         if options.only_ledger:
-            return ledger.measures(url, scene.make("full"), options)
+            return ledger.measures(url, scene.make("full"), small, options)
         if options.only_reports:
             return reports.measures(url, options)
         results += python_sdk.measures(url, scene.make("sdk"), options.runs)
@@ -41,7 +41,7 @@ def all_measures(options: Options) -> list[Result]:
         wide = scene.make("wide", scene.many_policies(options.policies))
         results.append(_slowdown(url, small, wide, options, f"evaluate with {options.policies} policies"))
         full = scene.make("full")
-        results += ledger.measures(url, full, options)
+        results += ledger.measures(url, full, small, options)
         results.append(_slowdown(url, small, full, options, f"evaluate beside {options.rows} ledger rows"))
     return results
 
@@ -122,11 +122,12 @@ def _slowdown(url: str, one: Scene, other: Scene, options: Options, what: str) -
 def _warm(url: str, at: Scene) -> float:
     """Evaluates once for each user, so that all counters are complete: what is measured afterwards is a warm evaluate.
 
-    The seconds that took. Most go to the environment's counter, which the first call sums up from the ledger.
+    The seconds that took. Most go to compiling the policies, and to the environment's counter, which the first call
+    sums up from the ledger; meanwhile callers are told to come again.
     """
     started = time.perf_counter()
     for user in range(scene.USERS):
-        post(url, "/v1/evaluate", at.key, {**scene.CALL, "user_id": f"user_{user}"})
+        post_until_served(url, "/v1/evaluate", at.key, {**scene.CALL, "user_id": f"user_{user}"})
     return time.perf_counter() - started
 
 

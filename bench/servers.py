@@ -21,9 +21,9 @@ WSGI_THREADS = 4
 
 
 @contextmanager
-def bench_stack() -> Iterator[None]:
-    """PostgreSQL (not waiting for the disk) and Valkey, named in the environment variables that settings read."""
-    servers = stack.start(HOME, durable=False)
+def bench_stack(*, durable: bool = False) -> Iterator[None]:
+    """PostgreSQL, which does not wait for the disk unless `durable`, and Valkey; settings find them."""
+    servers = stack.start(HOME, durable=durable)
     # As the owner, who may ANALYZE what was filled in.
     os.environ["DATABASE_URL"], os.environ["REDIS_URL"] = servers.owner_url, servers.redis_url
     os.environ.setdefault("SECRET_KEY", "only-for-the-bench")

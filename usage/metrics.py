@@ -7,6 +7,7 @@ and a reason code ends in `code`. Lua, sums and rollups follow from a row here. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -98,11 +99,30 @@ def sql_sums(prefix: str = "") -> str:
 
 
 def lua_tables() -> str:
-    """`COUNTED`: the letters. `PARTS`: of each metric's letter the letters of the amounts whose sum it is."""
+    """What `counting/prelude.lua` says of them. Written out, for a script makes its tables anew at each call."""
     letter_of = {row.columns[0]: row.letter for row in COUNTED}
-    parts = (f"{row.letter} = {_lua_list([letter_of[column] for column in row.columns])}" for row in WINDOWED)
-    return f"local COUNTED = {_lua_list(LETTERS)}\nlocal PARTS = {{ {', '.join(parts)} }}\n"
+    used, held = [f"u{letter}" for letter in LETTERS], [f"h{letter}" for letter in LETTERS]
+    fields = ["born", "cold", *used, *held]
+    places = {field: place for place, field in enumerate(fields, start=1)}
+    tables = {
+        "COUNTED": _lua_list(LETTERS),
+        "PARTS": _lua_map(
+            {row.letter: _lua_list([letter_of[column] for column in row.columns]) for row in WINDOWED}
+        ),
+        "FIELDS": _lua_list(fields),
+        "BORN": places["born"],
+        "COLD": places["cold"],
+        "USED": _lua_map(dict(zip(LETTERS, map(repr, used), strict=True))),
+        "HELD": _lua_map(dict(zip(LETTERS, map(repr, held), strict=True))),
+        "USED_PLACE": _lua_map({letter: places[f"u{letter}"] for letter in LETTERS}),
+        "HELD_PLACE": _lua_map({letter: places[f"h{letter}"] for letter in LETTERS}),
+    }
+    return "".join(f"local {name} = {value}\n" for name, value in tables.items())
 
 
-def _lua_list(texts: list[str] | tuple[str, ...]) -> str:
-    return f"{{ {', '.join(repr(text) for text in texts)} }}"
+def _lua_list(texts: Sequence[str]) -> str:
+    return f"{{ {', '.join(map(repr, texts))} }}"
+
+
+def _lua_map(values: Mapping[str, object]) -> str:
+    return f"{{ {', '.join(f'{name} = {value}' for name, value in values.items())} }}"

@@ -2,6 +2,10 @@
 -- written from usage/metrics.py:
 --   COUNTED = { 'r', 'i', 'o', 'c' }    letters of the amounts that counters keep: requests, input, output, nano-USD
 --   PARTS = { t = { 'i', 'o' }, .. }    of each metric the amounts whose sum it is
+--   FIELDS = { 'born', 'cold', 'ur', .. 'hr', .. }    of a counter, as they are read; one that is not there is false
+--   BORN, COLD = 1, 2    where these stand among them
+--   USED, HELD = { r = 'ur', .. }, { r = 'hr', .. }    the fields of each letter
+--   USED_PLACE, HELD_PLACE = { r = 3, .. }, { r = 7, .. }    where these stand
 --
 -- One environment's keys share a hash tag, {7} here, so a cluster serves them together:
 --   tv:{7}:env                     HASH   synced: the edition in force, as it was last found in PostgreSQL;
@@ -32,15 +36,6 @@
 local TOMBSTONE_MS = 3600 * 1000  -- how long an ended reservation is remembered
 local IDLE_MS = 40 * 24 * 3600 * 1000
 
--- Fields of a counter by letter, and as they are read: born, cold, then used and held of each letter. A field that is not
--- there is read as false.
-local USED, HELD, BORN, COLD, FIELDS = {}, {}, 1, 2, { 'born', 'cold' }
-local USED_PLACE, HELD_PLACE = {}, {}
-for n, letter in ipairs(COUNTED) do
-  USED[letter], HELD[letter] = 'u' .. letter, 'h' .. letter
-  USED_PLACE[letter], HELD_PLACE[letter] = 2 + n, 2 + #COUNTED + n
-  FIELDS[2 + n], FIELDS[2 + #COUNTED + n] = USED[letter], HELD[letter]
-end
 -- The run of the server that the caller's connection has reached: the last argument of every script.
 local RUN = ARGV[#ARGV]
 -- In place of an edition or a user's record: the caller has read it in PostgreSQL since its call began, so it need not be in

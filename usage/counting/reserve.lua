@@ -37,7 +37,7 @@ local env, user, reservation, open, charge = KEYS[1], KEYS[2], KEYS[3], KEYS[4],
 local call = cmsgpack.unpack(ARGV[2])
 local now = clock()
 
-local known = redis.call('HMGET', env, 'synced', 'changing', 'run', 'epoch')
+local known = redis.call('HMGET', env, 'synced', 'changing', 'run', 'epoch', 'carry', 'zone')
 if not in_step(known, call.revision) then return { 'STALE' } end
 local epoch = tonumber(known[4])
 local of_user = redis.call('HMGET', user, 'record', 'changing', 'turn')
@@ -47,9 +47,9 @@ end
 if now < call.since_ms or now >= call.until_ms then return { 'CLOCK', now } end
 
 -- Of a caller that has just read PostgreSQL the edition is not compared, but its windows must be those of now.
-local moved = redis.call('HMGET', env, 'carry', 'zone')
-if call.zone and moved[2] and moved[2] ~= call.zone then return { 'STALE' } end
-if moved[1] then return { 'CARRY', moved[1] } end
+local carry, zone = known[5], known[6]
+if call.zone and zone and zone ~= call.zone then return { 'STALE' } end
+if carry then return { 'CARRY', carry } end
 
 local due, wait
 if call.per_minute > 0 then
@@ -86,7 +86,8 @@ local function by_letter(amounts)
 end
 
 -- What the call asks for, by letter; what it needs in any case; and that of each metric.
-local asked, least, needed = by_letter(call.amounts), by_letter(call.least or call.amounts), { k = 1 }
+local asked, needed = by_letter(call.amounts), { k = 1 }
+local least = call.least and by_letter(call.least) or asked
 for metric, letters in pairs(PARTS) do
   needed[metric] = 0
   for _, letter in ipairs(letters) do needed[metric] = needed[metric] + least[letter] end
@@ -195,16 +196,18 @@ if due then take_rate(KEYS[7], due, now) end
 local hold = call.hold and fits
 local deadline = now + call.hold_ms
 if hold then
-  local writes = { 'born' }
+  local writes = {}
   for n = 1, counters do
     local key, fields = KEYS[FIRST_COUNTER + n - 1], state[n]
     local born, forget = fields[BORN], call.counters[n][2]
-    writes[2] = born or now
     for m, letter in ipairs(COUNTED) do
-      writes[m * 2 + 1], writes[m * 2 + 2] = HELD[letter], (fields[HELD_PLACE[letter]] or 0) + asked[letter]
+      writes[m * 2 - 1], writes[m * 2] = HELD[letter], (fields[HELD_PLACE[letter]] or 0) + asked[letter]
     end
     redis.call('HSET', key, unpack(writes))
-    if not born then redis.call('HSETNX', key, 'hb', now) end
+    if not born then
+      redis.call('HSET', key, 'born', now)
+      redis.call('HSETNX', key, 'hb', now)
+    end
     if not born or forget == 0 then forget_at(key, forget, now) end
   end
   for n = FIRST_COUNTER + counters, #KEYS do

@@ -52,5 +52,12 @@ def test_lua_and_sql_are_written_from_it() -> None:
     assert lua_tables() == (
         "local COUNTED = { 'r', 'i', 'o', 'c' }\n"
         "local PARTS = { r = { 'r' }, t = { 'i', 'o' }, i = { 'i' }, o = { 'o' }, c = { 'c' } }\n"
+        "local FIELDS = { 'born', 'cold', 'ur', 'ui', 'uo', 'uc', 'hr', 'hi', 'ho', 'hc' }\n"
+        "local BORN = 1\n"
+        "local COLD = 2\n"
+        "local USED = { r = 'ur', i = 'ui', o = 'uo', c = 'uc' }\n"
+        "local HELD = { r = 'hr', i = 'hi', o = 'ho', c = 'hc' }\n"
+        "local USED_PLACE = { r = 3, i = 4, o = 5, c = 6 }\n"
+        "local HELD_PLACE = { r = 7, i = 8, o = 9, c = 10 }\n"
     )
     assert sql_sums("event.").count("coalesce(sum(event.") == len(COUNTED)
