@@ -1,4 +1,8 @@
-"""Snapshots for callers who cannot wait long: compiling goes on without them; whoever asks next finds it done."""
+"""Snapshots for callers who cannot wait long.
+
+One thread at a time compiles an environment, and none waits for another environment's. Compiling goes on without a
+caller whose time is over; whoever asks next finds it done.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from functools import partial
 from django.conf import settings
 
 from policies import snapshot
-from policies.snapshot import Compiling, Snapshot
+from policies.snapshot import Snapshot
 from usage.counting import rules
 from usage.timebox import patience
 from usage.timebox.background import Background, TooSlow
@@ -26,8 +30,12 @@ _compiling = Background(
 )
 
 
+class Compiling(Exception):
+    """Compiling this environment's policies takes long."""
+
+
 def of_key(key_id: str) -> Snapshot | None:
-    """As `snapshot.of_key`. Raises TooSlow."""
+    """That of the environment that an API key belongs to; None if no such key exists. Raises TooSlow."""
     environment_id = rules.environment_of(key_id)
     if environment_id is None:
         return None
@@ -39,14 +47,17 @@ def of_key(key_id: str) -> Snapshot | None:
 
 
 def latest(known: Snapshot) -> Snapshot:
-    """As `snapshot.latest`: where compiling takes long, the policies of before with all else as it is now."""
+    """As PostgreSQL knows the environment now; one query if that is what this process knows.
+
+    Where compiling takes long, the policies of before with all else as it is now.
+    """
     environment_id = known.environment_id
     edition = rules.edition_in_force(environment_id)
     if known.edition == edition:
         return known
     try:
         with patience.within_share(LATEST_SHARE):
-            work = partial(snapshot.latest, known)
+            work = partial(snapshot.at_edition, edition, known)
             return _compiling.start(environment_id, ("latest", environment_id, edition), work).result()
     except TooSlow:
         return snapshot.all_but_policies(known)

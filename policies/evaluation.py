@@ -21,10 +21,11 @@ from django.db import InterfaceError, OperationalError
 from policies import compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
+from policies.compiling import Compiling
 from policies.decision import Decision
 from policies.evaluate_request import EvaluateRequest, digest_of
 from policies.known_users import KnownUsers
-from policies.snapshot import Compiling, Snapshot
+from policies.snapshot import Snapshot
 from policies.suggesting import suggested_model
 from tenants import revisions
 from tenants.api import problems

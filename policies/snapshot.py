@@ -2,14 +2,12 @@
 
 Each process keeps the snapshots of the environments it serves. None expires: every evaluate has the counter store
 compare the snapshot's edition with the one in force, and only a stale one is compiled again; of it, policies only if
-they changed. One caller compiles an environment; the others wait for it a moment, and no other environment's do.
+they changed. Callers come through compiling.py, which has one at a time compile an environment.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policies import policy_rows
@@ -19,7 +17,6 @@ from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
 from tenants import revisions
-from tenants.api import problems
 from tenants.api.authentication import Credential
 from tenants.models import DefaultAction, Environment
 from usage.amounts import Per
@@ -29,9 +26,6 @@ from usage.counting.rules import CountingRules
 from usage.counting.sync import JUST_READ, ask
 from usage.metrics import Metric
 
-# How long a caller waits while another compiles the same environment: with a snapshot to go on from, and without.
-COMPILING_AWAITED_S = 0.15
-FIRST_COMPILING_AWAITED_S = 5.0
 ROWS_AT_ONCE = 200
 
 
@@ -76,13 +70,6 @@ class Snapshot:
 
 
 _snapshots: dict[int, Snapshot] = {}
-_compiling: dict[int, threading.Lock] = {}
-
-
-def of_key(key_id: str) -> Snapshot | None:
-    """The snapshot of the environment that an API key belongs to; None if no such key exists."""
-    environment_id = rules.environment_of(key_id)
-    return None if environment_id is None else current(environment_id)
 
 
 def known(environment_id: int) -> Snapshot | None:
@@ -90,68 +77,33 @@ def known(environment_id: int) -> Snapshot | None:
 
 
 def current(environment_id: int) -> Snapshot:
-    """As this process knows it. Raises Problem 503 if others take long to compile it."""
-    known = _snapshots.get(environment_id)
-    if known is not None:
-        return known
-    with _turn(environment_id, FIRST_COMPILING_AWAITED_S) as mine:
-        known = _snapshots.get(environment_id)
-        if known is None and not mine:
-            raise problems.unavailable("The environment's policies, which are being read,")
-        return known or _compile(environment_id, None)
+    """As this process knows it."""
+    return _snapshots.get(environment_id) or _compile(environment_id, None)
 
 
-def latest(known: Snapshot) -> Snapshot:
-    """As PostgreSQL knows the environment now; one query if that is what this process knows.
-
-    Where another caller is long at compiling its policies, those of before with all else as it is now.
-    """
-    edition = rules.edition_in_force(known.environment_id)
-    if known.edition == edition:
-        return known
-    with _turn(known.environment_id, COMPILING_AWAITED_S) as mine:
-        newer = _snapshots.get(known.environment_id, known)
-        if newer.edition == edition:
-            return newer
-        return _compile(known.environment_id, newer) if mine else all_but_policies(newer)
+def at_edition(edition: str, known: Snapshot) -> Snapshot:
+    """As it is at an edition that was just read from PostgreSQL, or later."""
+    newer = _snapshots.get(known.environment_id, known)
+    return newer if newer.edition == edition else _compile(known.environment_id, newer)
 
 
 def renew(stale: Snapshot) -> tuple[Snapshot, str]:
     """What is in force, told to the counter store, after that called this one stale; and the edition to go on with.
 
-    Raises StoreUnavailable; Compiling if another caller is long at it.
+    Raises StoreUnavailable, DatabaseError.
     """
     environment_id = stale.environment_id
-    with _turn(environment_id, COMPILING_AWAITED_S) as mine:
-        known = _snapshots.get(environment_id)
-        if known is not None and known is not stale:
-            return known, known.edition
-        if not mine:
-            raise Compiling
-        asked = ask(environment_id)
-        under_way = revisions.under_way(asked.changing)
-        # If nothing changed there is nothing to compile: the store forgot, or the change did not come about.
-        if rules.edition_in_force(environment_id) != stale.edition:
-            known = _compile(environment_id, stale)
-        known = known or stale
-        rules.introduce(known.counting, asked, under_way)
-        return known, JUST_READ
-
-
-class Compiling(Exception):
-    """Another caller compiles this environment's policies, and takes long."""
-
-
-@contextmanager
-def _turn(environment_id: int, awaited_s: float) -> Iterator[bool]:
-    """Whether it is this caller's turn; False after so long: another one is still compiling."""
-    lock = _compiling.setdefault(environment_id, threading.Lock())
-    mine = lock.acquire(timeout=awaited_s)
-    try:
-        yield mine
-    finally:
-        if mine:
-            lock.release()
+    known = _snapshots.get(environment_id)
+    if known is not None and known is not stale:
+        return known, known.edition
+    asked = ask(environment_id)
+    under_way = revisions.under_way(asked.changing)
+    # If nothing changed there is nothing to compile: the store forgot, or the change did not come about.
+    if rules.edition_in_force(environment_id) != stale.edition:
+        known = _compile(environment_id, stale)
+    known = known or stale
+    rules.introduce(known.counting, asked, under_way)
+    return known, JUST_READ
 
 
 def forget_outdated() -> None:
