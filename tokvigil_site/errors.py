@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import defaults
 
-from tenants.api.problems import Problem
+from tenants.api.problems import RETRY_UNAVAILABLE_S, Problem
 from tokvigil_site.pages import is_api
 
 
@@ -30,6 +33,15 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
+    """Called while the exception is being handled."""
+    if isinstance(sys.exception(), (OperationalError, InterfaceError)):
+        away = Problem(
+            503,
+            "UNAVAILABLE",
+            "PostgreSQL cannot be reached in time. Try again in a moment.",
+            retry_after_s=RETRY_UNAVAILABLE_S,
+        )
+        return refusal(request.path, away)
     if is_api(request.path):
         problem = Problem(
             500, "INTERNAL_ERROR", "TokVigil failed on this request; that is a defect. Retry, and report it."

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
@@ -328,6 +330,18 @@ def test_a_lock_on_the_ledger_holds_up_no_evaluate_and_loses_no_report(
         assert set(asked.outcomes) == {"ALLOWED"}
     reporters.assert_told_to_retry_in_time()
     reporters.assert_all_counted_once(environment_there)
+
+
+def test_a_page_that_needs_what_is_locked_says_that_it_is_to_be_tried_again(
+    servers: Stack, web: WebProcess
+) -> None:
+    page = Request(f"{web.url}/admin/", headers={"Cookie": f"sessionid={secrets.token_hex(16)}"})  # noqa: S310
+
+    with locked(servers, "django_session"), pytest.raises(HTTPError) as refused:
+        urlopen(page, timeout=REPORT_S_MAX)  # noqa: S310
+
+    assert (refused.value.code, refused.value.headers["Retry-After"]) == (503, "1")
+    assert "Try again" in refused.value.read().decode()
 
 
 def test_a_rebuild_that_takes_long_goes_on_without_its_callers_and_holds_up_nobody_else(
