@@ -20,7 +20,7 @@ from datetime import date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from usage.instants import EPOCH, from_ms
+from usage.instants import EPOCH
 
 END_MS = 253_370_764_800_000  # 9999-01-01 UTC: leaves datetime room for the end of any window
 
@@ -63,11 +63,6 @@ def span(window: Window, at_ms: int, zone: ZoneInfo) -> Span:
     else:
         start, end = _dated(at, *_DATES[window], zone)
     return Span(start * 1000, end * 1000)
-
-
-def resets_at(span: Span) -> datetime | None:
-    """When the next span begins, in UTC."""
-    return None if span.end is None else from_ms(span.end)
 
 
 def _aligned(at: int, length: int, zone: ZoneInfo) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from io import BytesIO
 from zoneinfo import ZoneInfo
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage.windows import END_MS, Span, Window, resets_at, span
+from usage.windows import END_MS, Span, Window, span
 
 ZONES = [
     "Africa/Cairo",
@@ -260,13 +260,6 @@ def test_other_windows(window: str, name: str, at: str, start: str, end: str) ->
 def test_total_holds_everything_and_never_resets() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     assert span(Window.TOTAL, 0, berlin) == span(Window.TOTAL, END_MS - 1, berlin) == Span(0, None)
-    assert resets_at(Span(0, None)) is None
-
-
-def test_resets_at_is_the_end_in_utc() -> None:
-    day = span(Window.DAY, ms("2026-11-23T12:00+01:00"), ZoneInfo("Europe/Berlin"))
-    assert resets_at(day) == datetime(2026, 11, 23, 23, tzinfo=UTC)
-    assert resets_at(Span(0, 1_500)) == datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("at_ms", [-1, END_MS])
