@@ -16,7 +16,8 @@ from bench.options import Options
 from bench.result import Result
 from bench.scene import Scene
 from tenants.revisions import environment_key
-from usage.counting import inspection
+from usage.amounts import Subjects
+from usage.counting import rules
 from usage.counting.store import store
 from usage.ledger import rollups, totals
 from usage.ledger.totals import SummaryQuery
@@ -82,8 +83,7 @@ def _beside_cold_starts(url: str, full: Scene, other: Scene, options: Options) -
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(load_other)
             while not running.done():
-                counters = (key for key, _ in inspection.scan(full.environment.pk))
-                store.client.delete(environment_key(full.environment.pk), *counters)
+                store.client.delete(*_keys_of(full))
                 post_until_served(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})
                 starts += 1
         return running.result()
@@ -98,6 +98,13 @@ def _beside_cold_starts(url: str, full: Scene, other: Scene, options: Options) -
         f"<= {OTHERS_P99_RATIO_MAX:.0f}",
         meanwhile / before <= OTHERS_P99_RATIO_MAX,
     )
+
+
+def _keys_of(full: Scene) -> list[str]:
+    """What the store has of the environment and of user_1's counters in it."""
+    subjects = Subjects(user_id="user_1", feature=str(scene.CALL["feature"]), plan=str(scene.CALL["plan"]))
+    windows = rules.current(full.environment.pk).tracked.at(store.now_ms())
+    return [environment_key(full.environment.pk), *(counter.key for counter in windows.counters(subjects))]
 
 
 def _summary(full: Scene) -> None:
