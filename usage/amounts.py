@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Annotated
@@ -15,7 +16,8 @@ from usage.metrics import COLUMNS, METRICS, Metric
 from usage.windows import Window
 
 # 96 bits: no two subjects of an environment meet by chance, and no user id stands in a key of the store.
-SUBJECT_DIGEST_BYTES = 12
+DIGEST_BYTES = 12
+SUBJECTS_REMEMBERED_MAX = 50_000
 # The most that one call can take of a kind; a cost of more could leave its range.
 TOKENS_MAX = 100_000_000
 
@@ -108,5 +110,12 @@ class Subjects:
                 return ""
 
 
-def digest(subject: str) -> str:
-    return blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=SUBJECT_DIGEST_BYTES).hexdigest()
+def digest(name: str) -> str:
+    """In place of a name whose form and length nobody bounds, or that nobody shall read, such as an end user's."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+@lru_cache(maxsize=SUBJECTS_REMEMBERED_MAX)
+def subject_digest(subject: str) -> str:
+    """`digest`, remembered: the same end users, features and plans come again and again."""
+    return digest(subject)

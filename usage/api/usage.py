@@ -135,12 +135,17 @@ class UsageBatchView(DirectPost):
         reports: dict[int, UsageReport] = {}
         for index, raw in enumerate(batch.events):
             try:
-                report = http.parse(raw, _report)
-                require_sound(report)
-                reports[index] = report
+                reports[index] = http.parse(raw, _report)
             except Problem as problem:
                 outcomes[index] = problem
-        firsts = _firsts(reports)
+        for index, report in _named_again(reports).items():
+            try:
+                require_sound(report)
+            except Problem as problem:
+                # It is none of the contents that its request_id stands for.
+                outcomes[index] = problem
+                del reports[index]
+        firsts = _firsts(_named_again(reports))
         repeated = {index: first for index, first in firsts.items() if index != first}
         turns = _turns({index: report for index, report in reports.items() if index not in repeated})
         for indexes in turns[:CONTENTS_MAX]:
@@ -160,8 +165,14 @@ def admitted(request: HttpRequest) -> tuple[Caller, CountingRules]:
     return caller, known
 
 
+def _named_again(reports: Mapping[int, UsageReport]) -> dict[int, UsageReport]:
+    """The events whose request_id comes more than once."""
+    named = Counter(report.request_id for report in reports.values())
+    return {index: report for index, report in reports.items() if named[report.request_id] > 1}
+
+
 def _firsts(reports: Mapping[int, UsageReport]) -> dict[int, int]:
-    """For each event the index of the first one in the batch with the same content."""
+    """For each event the index of the first one of them with the same content."""
     seen: dict[bytes, int] = {}
     return {index: seen.setdefault(_encode(report), index) for index, report in reports.items()}
 

@@ -5,7 +5,7 @@ One environment's keys share a hash tag, so that a cluster serves them together.
 
 from __future__ import annotations
 
-from usage.amounts import digest
+from usage.amounts import digest, subject_digest
 
 
 def environment_prefix(environment_id: int) -> str:
@@ -25,7 +25,7 @@ def unread_decisions_key(environment_id: int) -> str:
 
 
 def user_key(environment_id: int, user_id: str) -> str:
-    return f"{environment_prefix(environment_id)}eu:{digest(user_id)}"
+    return f"{environment_prefix(environment_id)}eu:{subject_digest(user_id)}"
 
 
 def open_keys(environment_id: int) -> tuple[str, str]:

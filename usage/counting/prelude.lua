@@ -99,13 +99,17 @@ local function give_back(reservation, open, charge, counters)
   return true
 end
 
--- What is remembered of a reservation that ended: how, and further fields. Of one that expired also what was evaluated:
--- its report may come late.
+-- What is remembered of a request for a while: how it ended, and further fields.
+local function remember(reservation, state, ...)
+  redis.call('HSET', reservation, 'st', state, ...)
+  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+end
+
+-- What is left of a reservation that ended. Of one that expired also what was evaluated: its report may come late.
 local function tombstone(reservation, state, ...)
   redis.call('HDEL', reservation, 'vs', 'am', 'ks', 'zs')
   if state ~= 'expired' then redis.call('HDEL', reservation, 'as') end
-  redis.call('HSET', reservation, 'st', state, ...)
-  redis.call('PEXPIRE', reservation, TOMBSTONE_MS)
+  remember(reservation, state, ...)
 end
 
 -- Ends an open reservation without a charge.

@@ -34,23 +34,23 @@ local function counter(key)
   local found = read[key]
   if not found then
     local values = redis.call('HMGET', key, unpack(READ))
-    found = { added = {} }
+    found = { key = key, added = {} }
     for n, field in ipairs(READ) do found[field] = values[n] end
     read[key] = found
   end
   return found
 end
+local function add(found, field, by)
+  local sum = (found.added[field] or 0) + by
+  if sum > EXACT_MAX or sum < -EXACT_MAX then
+    found[field] = redis.call('HINCRBY', found.key, field, int(found.added[field] or 0))
+    sum = tonumber(by)
+  end
+  found.added[field] = sum
+end
 local at_the_end = {
   takes_holds_since = function(key) return tonumber(counter(key).hb) end,
-  add = function(key, field, by)
-    local found = counter(key)
-    local sum = (found.added[field] or 0) + by
-    if math.abs(sum) > EXACT_MAX then
-      found[field] = redis.call('HINCRBY', key, field, int(found.added[field] or 0))
-      sum = tonumber(by)
-    end
-    found.added[field] = sum
-  end,
+  add = function(key, field, by) add(counter(key), field, by) end,
 }
 local function write()
   for key, found in pairs(read) do
@@ -70,35 +70,53 @@ end
 
 -- Whether a counter takes charges: if it is incomplete it is left missing, for its rebuild will read these rows from the
 -- ledger.
-local function takes_charges(key, start, forget, pair)
-  local found = counter(key)
+local function takes_charges(found, start, forget, pair)
   if found.cold then return true end
   if found.born then return tonumber(found.born) >= epoch end
   if (forget ~= 0 and forget <= now) or not starts_complete(env, epoch, pair, start) then return false end
-  redis.call('HSET', key, 'born', int(now), 'hb', int(now))
-  forget_at(key, forget, now)
+  redis.call('HSET', found.key, 'born', int(now), 'hb', int(now))
+  forget_at(found.key, forget, now)
   found.born, found.hb = now, now
   return true
 end
 
+-- The counters to charge by their number, each asked once whether it takes charges.
+local to_charge = {}
+local function counter_to_charge(n)
+  local found = to_charge[n]
+  if not found then
+    found = counter(KEYS[FIRST_COUNTER + n - 1])
+    found.takes_charges = takes_charges(found, unpack(call.counters[n]))
+    to_charge[n] = found
+  end
+  return found
+end
+
+-- Whether a counter's rebuild read what this transaction wrote. Most reports of a script were written by the same one.
+local function has_read(found, xid)
+  if found.asked ~= xid then
+    found.asked, found.has_read = xid, seen(tonumber(xid), found.xmin, found.xmax, found.xip)
+  end
+  return found.has_read
+end
+
 local function charge_counter(n, reservation, xid, amounts)
-  local key = KEYS[FIRST_COUNTER + n - 1]
-  if not takes_charges(key, unpack(call.counters[n])) then return end
-  local found = counter(key)
+  local found = counter_to_charge(n)
+  if not found.takes_charges then return end
   if found.cold then
     local texts = {}
     for m, amount in ipairs(amounts) do texts[m] = int(amount) end
-    redis.call('HSET', key, 'p:' .. xid .. ':' .. reservation, table.concat(texts, ' '))
-  elseif not seen(tonumber(xid), found.xmin, found.xmax, found.xip) then
+    redis.call('HSET', found.key, 'p:' .. xid .. ':' .. reservation, table.concat(texts, ' '))
+  elseif not has_read(found, xid) then
     for m, letter in ipairs(COUNTED) do
-      if amounts[m] ~= 0 then at_the_end.add(key, USED[letter], amounts[m]) end
+      if amounts[m] ~= 0 then add(found, USED[letter], amounts[m]) end
     end
   end
 end
 
 local function settle(reservation, report)
-  local charged = redis.call('HGET', reservation, 'x') or ','
-  local is_new = false
+  local f = redis.call('HMGET', reservation, 'st', 'x')
+  local is_known, charged, is_new = f[1], f[2] or ',', false
   for _, movement in ipairs(report.charges) do
     local xid, amounts = movement[1], movement[2]
     -- Transactions' numbers do not tell their order: one may begin before another and write after it.
@@ -107,8 +125,12 @@ local function settle(reservation, report)
       for _, n in ipairs(report.counters) do charge_counter(n, reservation, xid, amounts) end
     end
   end
-  give_back(reservation, open, charge, at_the_end)
-  tombstone(reservation, 'settled', 'x', charged)
+  if is_known then
+    give_back(reservation, open, charge, at_the_end)
+    tombstone(reservation, 'settled', 'x', charged)
+  else
+    remember(reservation, 'settled', 'x', charged)
+  end
   return is_new and 1 or 0
 end
 

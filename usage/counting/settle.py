@@ -16,7 +16,7 @@ from usage.counting.tracked import Counter
 from usage.metrics import COUNTED
 
 # More in one script would keep every other caller waiting for it.
-SETTLED_AT_ONCE_MAX = 25
+SETTLED_AT_ONCE_MAX = 50
 
 _pack = msgspec.msgpack.Encoder().encode
 

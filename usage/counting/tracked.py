@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from usage.amounts import Pair, Per, Subjects, digest
+from usage.amounts import Pair, Per, Subjects, subject_digest
 from usage.counting.keys import environment_prefix
 from usage.windows import Span, Window, span
 
@@ -49,7 +49,7 @@ class CurrentWindows(msgspec.Struct, frozen=True, eq=False):
             per = slot.pair.per
             if per not in digests:
                 subject = subjects.name(per)
-                digests[per] = None if subject is None else digest(subject)
+                digests[per] = None if subject is None else subject_digest(subject)
             digested = digests[per]
             if digested is not None:
                 found.append(Counter(slot.key_prefix + digested, slot))
@@ -104,5 +104,7 @@ class TrackedPairs:
     def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
         subject = subjects.name(per)
         return (
-            None if subject is None else f"{environment_prefix(self.environment_id)}k:{per}:{digest(subject)}"
+            None
+            if subject is None
+            else f"{environment_prefix(self.environment_id)}k:{per}:{subject_digest(subject)}"
         )

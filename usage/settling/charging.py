@@ -65,7 +65,8 @@ def _is_young(recorded_at: datetime) -> bool:
 
 def _settle(rows: Sequence[Recorded], known: CountingRules, *, states: bool = False) -> dict[str, Settled]:
     settled: dict[str, Settled] = {}
-    waiting, edition = list(rows), known.edition
+    # Those of one end user come together, for each counter is read and written once a script.
+    waiting, edition = sorted(rows, key=_user_id), known.edition
     for _ in range(TRIES_MAX):
         while waiting:
             now, later = waiting[: settle.SETTLED_AT_ONCE_MAX], waiting[settle.SETTLED_AT_ONCE_MAX :]
@@ -79,6 +80,10 @@ def _settle(rows: Sequence[Recorded], known: CountingRules, *, states: bool = Fa
             return settled
         known, edition = rules.renew(known.environment_id), JUST_READ
     raise StoreUnavailable("the counter store was emptied or started again, over and over")
+
+
+def _user_id(row: Recorded) -> str:
+    return "" if row.subjects is None else row.subjects.user_id
 
 
 def _settlement(row: Recorded, known: CountingRules) -> Settlement:

@@ -16,7 +16,7 @@ from functools import partial
 from django.conf import settings
 
 from tenants.models import Environment
-from usage.amounts import Amounts, Pair, Per, Subjects, digest
+from usage.amounts import Amounts, Pair, Per, Subjects, subject_digest
 from usage.counting import inspection, rules
 from usage.counting.distrust import distrust
 from usage.counting.inspection import environment_fields
@@ -158,7 +158,7 @@ class _Recorded:
 def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
     snapshot, used = sums.of_all(environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end))
     return _Recorded(
-        snapshot, {slot.key_prefix + digest(subject): amounts for subject, amounts in used.items()}
+        snapshot, {slot.key_prefix + subject_digest(subject): amounts for subject, amounts in used.items()}
     )
 
 
