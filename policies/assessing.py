@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from policies.call_terms import CallTerms
 from policies.reasons import Reason, rank
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
-from usage.amounts import Subjects
-from usage.assessment import Assessment, Refusal, affordable_output, held_cost_nano
+from usage.amounts import Amounts, Subjects
+from usage.assessment import Assessment, Refusal, affordable_output, asked, held_cost_nano
 from usage.money import format_usd
 from usage.prices.cost import HeldRates, Price, dearest_rates
 
@@ -27,12 +29,17 @@ class Call:
     request_id: str
     subjects: Subjects
     model: str
-    input_tokens: int
+    # All but its output and its cost, which are assessed.
+    asked: Amounts
     # As asked for; None: not said.
     max_output_tokens: int | None
     user_blocked: bool
     # "": not said.
     provider: str = ""
+
+    @property
+    def input_tokens(self) -> int:
+        return self.asked.input_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,7 @@ def assess(
     if least is not None and rates.output > 0:
         output_tokens = _within_cost_caps(call, terms, rates, least, output_tokens)
     least_cost = None if price is None else cost(output_tokens if least is None else least)
+    amounts = msgspec.structs.replace(call.asked, output_tokens=output_tokens, cost_nano=cost(output_tokens))
     refusals = [
         *_state_refusals(call, terms.matched, state),
         *_policy_refusals(call, terms.matched, price, least_cost),
@@ -74,9 +82,6 @@ def assess(
         limits=terms.limits,
         refusal=_first(refusal for refusal in refusals if refusal.enforced) if refusals else None,
         shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced) if refusals else None,
-        input_tokens=call.input_tokens,
-        output_tokens=output_tokens,
-        cost_nano=cost(output_tokens),
         priced=price is not None,
         # A cap that nobody asked for and no policy needs would only cut answers short.
         max_output_tokens=output_tokens
@@ -86,6 +91,7 @@ def assess(
         input_rate=rates.input,
         output_rate=rates.output,
         provider=call.provider,
+        **asked(amounts),
     )
 
 

@@ -86,18 +86,13 @@ def fitting_output(assessment: Assessment, findings: Sequence[LimitFinding]) -> 
 
 
 def _output_left(assessment: Assessment, finding: LimitFinding) -> int:
-    limit = finding.limit
+    limit, output = finding.limit, assessment.output_tokens
     left = limit.amount - finding.used - finding.held
-    match limit.metric:
-        case Metric.TOKENS:
-            return left - assessment.input_tokens
-        case Metric.OUTPUT_TOKENS:
-            return left
-        case Metric.COST_USD if assessment.output_rate > 0:
-            return affordable_output(
-                left, assessment.input_tokens, assessment.input_rate, assessment.output_rate
-            )
-    return assessment.output_tokens
+    if limit.metric is Metric.COST_USD and assessment.output_rate > 0:
+        return affordable_output(left, assessment.input_tokens, assessment.input_rate, assessment.output_rate)
+    if "output_tokens" in METRICS[limit.metric].columns:
+        return left - (assessment.amounts.of(limit.metric) - output)
+    return output
 
 
 def _finding(limit: LimitRef, needed: int, reading: Reading) -> LimitFinding:

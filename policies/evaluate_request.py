@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tenants.api.http import Metadata, Name, RequestId
-from usage.amounts import TokenCount
+from usage.amounts import Amounts, TokenCount
 from usage.body_digests import said
 
 DIGEST_BYTES = 16
@@ -75,6 +75,10 @@ class EvaluateRequest(
     ] = None
     dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
     explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False
+
+    def asked(self, input_tokens: int) -> Amounts:
+        """What the call asks for beside its output, with the input as it was said or counted."""
+        return Amounts(requests=1, input_tokens=input_tokens)
 
 
 # What the first version's bodies said, whether sent or not, in its order. Never changes: holds carry the digest of it.

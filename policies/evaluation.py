@@ -32,7 +32,7 @@ from tenants.api import problems
 from tenants.api.authentication import Credential
 from tenants.api.callers import Caller
 from usage import assessment
-from usage.amounts import Per, Subjects
+from usage.amounts import Amounts, Per, Subjects
 from usage.assessment import Assessment, Unreadable
 from usage.counting import carry, remember_user, reserve
 from usage.counting.reserve import (
@@ -125,7 +125,7 @@ def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
         snapshot=admitted.snapshot,
         credential=admitted.credential,
         request_id=body.request_id or token_hex(REQUEST_ID_BYTES),
-        input_tokens=_input_tokens(body),
+        asked=body.asked(_input_tokens(body)),
         digest=digest_of(body),
     )
     return Evaluation(caller, attempt).decided()
@@ -199,7 +199,7 @@ class Attempt:
     snapshot: Snapshot
     credential: Credential
     request_id: str
-    input_tokens: int
+    asked: Amounts
     # Of the body: the same request asked again has the same.
     digest: str
     # The store's time, once it had to tell.
@@ -231,7 +231,7 @@ class Attempt:
             request_id=self.request_id,
             subjects=subjects,
             model=body.model,
-            input_tokens=self.input_tokens,
+            asked=self.asked,
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
             provider=body.provider or "",

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from usage.metrics import COLUMNS, METRICS, Metric
+from usage.metrics import COLUMNS, COUNTS, METRICS, Metric
 from usage.windows import Window
 
 # 96 bits: no two subjects of an environment meet by chance, and no user id stands in a key of the store.
@@ -39,8 +39,12 @@ def _sum_of(columns: tuple[str, ...]) -> Callable[[Amounts], int]:
     return lambda amounts: sum(getattr(amounts, column) for column in columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+# The fields of answers that list the counted amounts, each a whole number; the cost they say in USD. Such a class takes
+# them in by `__annotations__.update(COUNT_FIELDS)`, at the place where they would stand if they were written out.
+COUNT_FIELDS = dict.fromkeys(COUNTS, int)
+
+
+class Amounts(msgspec.Struct, frozen=True):
     """Tokens, and cost in nano-USD: a field for each row of `metrics.COUNTED`. Integers; below 0 only in a reversal."""
 
     requests: int = 0
@@ -56,8 +60,14 @@ class Amounts:
         """What a limit on this metric counts of it. A call counts as one in flight."""
         return _SUMS[metric](self)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """All but the cost, by name: the values of COUNT_FIELDS."""
+        return dict(zip(COUNTS, _counts(self), strict=True))
+
 
 _fields: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COLUMNS)
+_counts: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COUNTS)
 _SUMS: dict[Metric, Callable[[Amounts], int]] = {
     row.metric: attrgetter(*row.columns) if len(row.columns) == 1 else _sum_of(row.columns)
     for row in METRICS.values()

@@ -12,14 +12,14 @@ records of a later format (`Unreadable`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from usage.amounts import Amounts, Per, Subjects
-from usage.metrics import Metric
+from usage.metrics import COLUMNS, Metric
 from usage.money import TOKENS_PER_RATE
 from usage.windows import Window
 
@@ -98,14 +98,14 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     provider: str = ""
 
     @property
+    def requests(self) -> int:
+        """Every call is one."""
+        return 1
+
+    @property
     def amounts(self) -> Amounts:
         """What the call asks for, or is expected to need."""
-        return Amounts(
-            requests=1,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cost_nano=self.cost_nano,
-        )
+        return Amounts(*_amounts(self))
 
     @property
     def least(self) -> Amounts:
@@ -119,7 +119,7 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
         if output_tokens == self.output_tokens:
             return self.amounts
         cost = held_cost_nano(self.input_tokens, self.input_rate, output_tokens, self.output_rate)
-        return replace(self.amounts, output_tokens=output_tokens, cost_nano=cost)
+        return msgspec.structs.replace(self.amounts, output_tokens=output_tokens, cost_nano=cost)
 
     @property
     def subjects(self) -> Subjects:
@@ -128,6 +128,15 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     @property
     def override(self) -> PolicyRef | None:
         return self.policies[0] if self.has_override else None
+
+
+_amounts: Callable[[Assessment], tuple[int, ...]] = attrgetter(*COLUMNS)
+_ASKED = tuple(column for column in COLUMNS if column != "requests")
+
+
+def asked(amounts: Amounts) -> dict[str, int]:
+    """The fields of an assessment that say what its call asks for."""
+    return {column: getattr(amounts, column) for column in _ASKED}
 
 
 def held_cost_nano(input_tokens: int, input_rate: int, output_tokens: int, output_rate: int) -> int:

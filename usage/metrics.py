@@ -1,8 +1,8 @@
 """What a limit can count. The one table that Python, SQL and Lua are written from.
 
 Counters keep a field for each letter, the ledger a column for each name in `columns`, `Amounts` a field of that name,
-and a reason code ends in `code`. Lua, sums and rollups follow from a row here. What else a new metric needs: a field of
-`Amounts`, of the two wire bodies, of `TokenUse` or its like, of `Assessment` and of the ledger's rows, and a migration.
+and a reason code ends in `code`. The Lua scripts, the ledger's rows and rollups, and the answers that list amounts
+follow from a row here. docs/counting.md says what else a new metric needs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class MetricRow:
     # For people: "Daily <noun> of 50<unit>".
     noun: str
     unit: str = ""
+    # Of one that stands in COUNTS: what is held of it, as the API describes it.
+    held: str = ""
     # Of reason codes: DAILY_<code>_EXCEEDED. None: it counts calls in flight, which have no window.
     code: str | None
 
@@ -45,6 +47,7 @@ METRICS: dict[Metric, MetricRow] = {
             letter="r",
             columns=("requests",),
             noun="request limit",
+            held="Calls; always 1.",
             code="REQUEST_LIMIT",
         ),
         MetricRow(
@@ -59,6 +62,7 @@ METRICS: dict[Metric, MetricRow] = {
             letter="i",
             columns=("input_tokens",),
             noun="input token limit",
+            held="Tokens of the prompt.",
             code="TOKEN_LIMIT",
         ),
         MetricRow(
@@ -66,6 +70,7 @@ METRICS: dict[Metric, MetricRow] = {
             letter="o",
             columns=("output_tokens",),
             noun="output token limit",
+            held="Tokens the answer may need.",
             code="TOKEN_LIMIT",
         ),
         MetricRow(
@@ -91,6 +96,10 @@ WINDOWED = tuple(row for row in METRICS.values() if row.code is not None)
 COUNTED = tuple(row for row in WINDOWED if len(row.columns) == 1)
 COLUMNS = tuple(row.columns[0] for row in COUNTED)
 LETTERS = tuple(row.letter for row in COUNTED)
+# All but the cost, which the ledger does not know of each call, and which answers say in USD.
+COUNTS = {row.columns[0]: row for row in COUNTED if row.metric is not Metric.COST_USD}
+# Parts of the tokens, with rates of their own. The ledger has a column for each too; no limit counts them.
+TOKEN_PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 def sql_sums(prefix: str = "") -> str:

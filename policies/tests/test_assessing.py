@@ -27,7 +27,7 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from usage.amounts import Per, Subjects
+from usage.amounts import Amounts, Per, Subjects
 from usage.assessment import Assessment, PolicyRef, Reading
 from usage.metrics import Metric
 from usage.money import NANO
@@ -67,7 +67,7 @@ def assessed(
         request_id="r-1",
         subjects=subjects,
         model=model,
-        input_tokens=input_tokens,
+        asked=Amounts(requests=1, input_tokens=input_tokens),
         max_output_tokens=max_output_tokens,
         user_blocked=user_blocked,
     )

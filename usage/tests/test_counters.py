@@ -83,11 +83,10 @@ def assessed(request_id: str, subjects: Subjects, amounts: Amounts) -> Assessmen
         limits=(),
         refusal=None,
         shadow_refusal=None,
-        input_tokens=amounts.input_tokens,
-        output_tokens=amounts.output_tokens,
-        cost_nano=amounts.cost_nano,
         priced=True,
         max_output_tokens=amounts.output_tokens,
+        provider="",
+        **assessment.asked(amounts),
     )
 
 
