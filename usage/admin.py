@@ -20,6 +20,7 @@ from tenants.admin_access import (
 from tenants.admin_forms import LinesField, RowForm
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import ApiKey
+from usage.metrics import COUNTS, TOKEN_PARTS
 from usage.models import ModelPrice, TrackedPair, UsageEvent
 from usage.money import format_usd_if_known
 from usage.prices.cost import ALIASES_MAX, UNDATED
@@ -107,8 +108,7 @@ class UsageEventAdmin(ReadOnlyAdmin):
             "environment", "charged_at", "status", "user_id", "feature", "plan", "run_id", "request_id",
         ]}),
         ("What it took", {"fields": [
-            "model", "provider", "requests", "input_tokens", "output_tokens", "cached_input_tokens",
-            "cache_write_tokens", "reasoning_tokens", "cost_usd", "reported_cost_usd", "price", "latency_ms",
+            "model", "provider", *COUNTS, *TOKEN_PARTS, "cost_usd", "reported_cost_usd", "price", "latency_ms",
         ]}),
         ("Where it comes from", {"fields": ["policy", "api_key", "occurred_at", "recorded_at", "metadata"]}),
     ]  # fmt: skip
@@ -127,11 +127,11 @@ class UsageEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="tokens in")
     def tokens_in(self, event: UsageEvent) -> int:
-        return event.input_tokens
+        return event.amounts.input_tokens
 
     @admin.display(description="tokens out")
     def tokens_out(self, event: UsageEvent) -> int:
-        return event.output_tokens
+        return event.amounts.output_tokens
 
     @admin.display(description="cost (USD)")
     def cost_usd(self, event: UsageEvent) -> str | None:

@@ -529,7 +529,7 @@ def test_an_expired_hold_is_charged_and_a_late_report_corrects_it(api: Api, envi
     assert api.report(request_id, input_tokens=30, output_tokens=5).status == 200
     assert api.report(request_id, input_tokens=31, output_tokens=5).status == 409
 
-    rows = [(row.status, row.input_tokens, row.output_tokens) for row in ledger(environment)]
+    rows = [(row.status, row.amounts.input_tokens, row.amounts.output_tokens) for row in ledger(environment)]
     assert sorted(rows) == [("reversal", -40, -20), ("succeeded", 30, 5), ("unsettled", 40, 20)]
     assert used(api) == 35
     assert_settled(environment)

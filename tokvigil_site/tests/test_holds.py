@@ -196,7 +196,11 @@ class TestWithoutACap:
         assert expiry.settle_expired(environment) == (0, 1)
 
         (row,) = ledger(environment)
-        assert (row.input_tokens, row.output_tokens, row.cost_nano) == (10, 90, parse_usd("0.1"))
+        assert (row.amounts.input_tokens, row.amounts.output_tokens, row.cost_nano) == (
+            10,
+            90,
+            parse_usd("0.1"),
+        )
         assert_settled(environment)
 
     def test_expired_holds_cut_nothing_however_many(self, api: Api, environment: Environment) -> None:

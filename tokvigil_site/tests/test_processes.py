@@ -229,8 +229,8 @@ def test_a_report_sent_ten_times_at_once_is_one_row_and_one_charge(
     assert len({(answer.json["cost_usd"], answer.json["priced"]) for answer in answers}) == 1
     other_body = apis[3].report(request_id, input_tokens=31)
     assert (other_body.status, other_body.json["code"]) == (409, "IDEMPOTENCY_CONFLICT")
-    assert [row.input_tokens for row in ledger(environment)] == [30]
-    assert [row.input_tokens for row in ledger(other_api.environment)] == [7]
+    assert [row.amounts.input_tokens for row in ledger(environment)] == [30]
+    assert [row.amounts.input_tokens for row in ledger(other_api.environment)] == [7]
     assert_settled(environment)
     assert apis[1].evaluate(dry_run=True)["limit_state"][0]["used"] == 30
 

@@ -54,7 +54,7 @@ def test_reports_of_an_id_that_differ_are_conflicts_and_bounded(api: Api, enviro
         "invalid": BATCH_MAX - CONTENTS_MAX,
     }
     assert len(queries) <= CONTENTS_MAX * len(alone)
-    assert ledger(environment, request_id="r")[0].input_tokens == 0
+    assert ledger(environment, request_id="r")[0].amounts.input_tokens == 0
 
 
 def test_order_is_kept_among_others(api: Api, environment: Environment) -> None:

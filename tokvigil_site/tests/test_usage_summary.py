@@ -13,12 +13,11 @@ import pytest
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, set_price
 from tokvigil_site.tests.callers import assert_problem
-from usage.amounts import Subjects
+from usage.amounts import Amounts, Subjects
 from usage.ledger import totals
 from usage.ledger.models import Status
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import record
-from usage.prices.cost import TokenUse
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -43,8 +42,8 @@ def use(
         model="m",
         provider="",
         status=Status.SUCCEEDED,
-        tokens=TokenUse(input_tokens=1, output_tokens=1),
-        cost_nano=cost_nano,
+        used=Amounts(1, 1, 1, cost_nano or 0),
+        priced=cost_nano is not None,
     )
     record([report])
 
@@ -174,8 +173,8 @@ def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: 
         model="unpriced",
         provider="",
         status=Status.UNSETTLED,
-        tokens=TokenUse(input_tokens=100, output_tokens=100),
-        cost_nano=None,
+        used=Amounts(1, 100, 100),
+        priced=False,
     )
     record([estimate])
     api.report("late", user="u", model="unpriced", input_tokens=3, output_tokens=0)

@@ -12,6 +12,7 @@ from django.db.models.fields.tuple_lookups import Tuple, TupleLessThan
 from tenants.api import cursors
 from tenants.api.http import Name, RequestId
 from tenants.api.queries import PAGE_DEFAULT, CursorText, PageSize
+from usage.amounts import COUNT_FIELDS
 from usage.ledger.models import UsageEvent
 from usage.ledger.periods import Instant, checked
 from usage.money import format_usd_if_known
@@ -54,9 +55,7 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str | None
     status: StatusName
-    requests: int
-    input_tokens: int
-    output_tokens: int
+    __annotations__.update(COUNT_FIELDS)
     cached_input_tokens: int
     cache_write_tokens: int
     reasoning_tokens: int
@@ -114,9 +113,7 @@ def _answer(row: UsageEvent) -> EventAnswer:
         model=row.model,
         provider=row.provider or None,
         status=row.status,  # type: ignore[arg-type]
-        requests=row.requests,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
+        **row.amounts.counts,
         cached_input_tokens=row.cached_input_tokens,
         cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,

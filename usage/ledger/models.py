@@ -5,7 +5,7 @@ from django.db import models
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 from usage.amounts import Amounts
-from usage.metrics import COLUMNS
+from usage.metrics import COLUMNS, COUNTS
 
 
 class Status(models.TextChoices):
@@ -47,10 +47,7 @@ class UsageEvent(models.Model):
     provider = models.CharField(max_length=NAME_LENGTH_MAX)
     status = models.CharField(max_length=10, choices=Status.choices)
 
-    # 1; 0 for a failed or cancelled call without tokens; -1 for a reversal.
-    requests = models.SmallIntegerField()
-    input_tokens = models.BigIntegerField()
-    output_tokens = models.BigIntegerField()
+    # And the columns of metrics.COUNTS, see below. Parts of the tokens:
     cached_input_tokens = models.BigIntegerField()
     cache_write_tokens = models.BigIntegerField()
     reasoning_tokens = models.BigIntegerField()
@@ -77,3 +74,8 @@ class UsageEvent(models.Model):
     @property
     def amounts(self) -> Amounts:
         return Amounts(*(getattr(self, column) or 0 for column in COLUMNS))
+
+
+# `requests` is 1; 0 for a failed or cancelled call that used nothing; -1 for a reversal.
+for column in COUNTS:
+    UsageEvent.add_to_class(column, models.BigIntegerField())

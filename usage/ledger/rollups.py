@@ -29,7 +29,7 @@ from django.db import DatabaseError, connection, transaction
 
 from usage.ledger.buckets import DAY
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
-from usage.metrics import COLUMNS
+from usage.metrics import COLUMNS, TOKEN_PARTS
 
 logger = logging.getLogger("tokvigil.rollups")
 
@@ -39,14 +39,12 @@ ROWS_MAX = 500_000
 RUN_S_MAX = 20.0
 LEDGER = Monthly("usage_event")
 
-# Parts of the tokens, for whoever asks what was cached.
-PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 # Rows that a statement sees have lower numbers; those of a cluster before a restore may have higher ones.
 NEXT_XID = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 # What is summed up, and from what.
 SUMS: dict[str, str] = {
     "events": "count(*)",
-    **{column: f"coalesce(sum({column}), 0)" for column in (*COLUMNS, *PARTS)},
+    **{column: f"coalesce(sum({column}), 0)" for column in (*COLUMNS, *TOKEN_PARTS)},
     # Rows without a price; an estimate that was taken back is not there any more.
     "unpriced": "coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE cost_nano IS NULL), 0)",
 }

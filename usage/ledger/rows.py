@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 from usage.amounts import Amounts, Subjects
 from usage.ledger.models import Status
 from usage.metrics import COLUMNS as COUNTED_COLUMNS
-from usage.prices.cost import TokenUse
+from usage.metrics import COUNTS, TOKEN_PARTS
+
+_ONE_CALL = Amounts(requests=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +32,12 @@ class NewEvent:
     model: str
     provider: str
     status: Status
-    tokens: TokenUse
-    cost_nano: int | None
+    used: Amounts
+    # False: the model has no price, and `used` no cost.
+    priced: bool
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     price_id: int | None = None
     reported_cost_nano: int | None = None
     latency_ms: int | None = None
@@ -39,19 +47,14 @@ class NewEvent:
     metadata: dict[str, Any] | None = None
 
     @property
-    def counts_as_request(self) -> bool:
-        """A call that failed or was cancelled before it used a token consumes no quota."""
-        used_nothing = self.tokens.input_tokens == 0 and self.tokens.output_tokens == 0
-        return not (used_nothing and self.status in (Status.FAILED, Status.CANCELLED))
+    def amounts(self) -> Amounts:
+        """What is charged: nothing for a call that failed or was cancelled before it used a token."""
+        used_nothing = self.used == _ONE_CALL
+        return Amounts() if used_nothing and self.status in (Status.FAILED, Status.CANCELLED) else self.used
 
     @property
-    def amounts(self) -> Amounts:
-        return Amounts(
-            requests=1 if self.counts_as_request else 0,
-            input_tokens=self.tokens.input_tokens,
-            output_tokens=self.tokens.output_tokens,
-            cost_nano=self.cost_nano or 0,
-        )
+    def cost_nano(self) -> int | None:
+        return self.used.cost_nano if self.priced else None
 
 
 # Of usage_event, as `values` writes them; xid, recorded_at and id are defaults.
@@ -67,12 +70,8 @@ COLUMNS: dict[str, str] = {
     "model": "text",
     "provider": "text",
     "status": "text",
-    "requests": "smallint",
-    "input_tokens": "bigint",
-    "output_tokens": "bigint",
-    "cached_input_tokens": "bigint",
-    "cache_write_tokens": "bigint",
-    "reasoning_tokens": "bigint",
+    **dict.fromkeys(COUNTS, "bigint"),
+    **dict.fromkeys(TOKEN_PARTS, "bigint"),
     "cost_nano": "bigint",
     "reported_cost_nano": "bigint",
     "price_id": "bigint",
@@ -84,12 +83,15 @@ COLUMNS: dict[str, str] = {
 }
 NAMES = ", ".join(COLUMNS)
 # What a reversal has the opposite of.
-NEGATED = {*COUNTED_COLUMNS, "cached_input_tokens", "cache_write_tokens", "reasoning_tokens"}
+NEGATED = {*COUNTED_COLUMNS, *TOKEN_PARTS}
+
+_counts: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COUNTS)
+_parts: Callable[[NewEvent], tuple[int, ...]] = attrgetter(*TOKEN_PARTS)
 
 
 def values(event: NewEvent) -> tuple[Any, ...]:
     """In the order of COLUMNS."""
-    subjects, tokens, amounts = event.subjects, event.tokens, event.amounts
+    subjects = event.subjects
     return (
         event.environment_id,
         event.request_id,
@@ -102,12 +104,8 @@ def values(event: NewEvent) -> tuple[Any, ...]:
         event.model,
         event.provider,
         event.status.value,
-        amounts.requests,
-        tokens.input_tokens,
-        tokens.output_tokens,
-        tokens.cached_input_tokens,
-        tokens.cache_write_tokens,
-        tokens.reasoning_tokens,
+        *_counts(event.amounts),
+        *_parts(event),
         event.cost_nano,
         event.reported_cost_nano,
         event.price_id,

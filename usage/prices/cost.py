@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from usage.amounts import TOKENS_MAX
+from usage.metrics import TOKEN_PARTS
 from usage.money import TOKENS_PER_RATE
 
 # With this and TOKENS_MAX no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
@@ -34,13 +35,7 @@ class TokenUse:
     reasoning_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "input_tokens",
-            "output_tokens",
-            "cached_input_tokens",
-            "cache_write_tokens",
-            "reasoning_tokens",
-        ):
+        for name in ("input_tokens", "output_tokens", *TOKEN_PARTS):
             if not 0 <= getattr(self, name) <= TOKENS_MAX:
                 raise ValueError(f"{name} must be from 0 to {TOKENS_MAX}.")
         if self.cached_input_tokens > self.input_tokens:

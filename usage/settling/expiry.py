@@ -24,7 +24,6 @@ from usage.ledger.models import Status
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import record
-from usage.prices.cost import TokenUse
 from usage.settling import charging
 
 logger = logging.getLogger("tokvigil.holds")
@@ -102,8 +101,8 @@ def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEven
         model=held.model,
         provider="",
         status=Status.UNSETTLED,
-        tokens=TokenUse(input_tokens=hold.amounts.input_tokens, output_tokens=hold.amounts.output_tokens),
-        cost_nano=hold.amounts.cost_nano if held.priced else None,
+        used=hold.amounts,
+        priced=held.priced,
         policy_id=None if override is None else UUID(override.id),
         policy_version=None if override is None else override.version,
     )

@@ -186,6 +186,7 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
     at = now if body.occurred_at is None else min(body.occurred_at, now)
     provider = body.provider or ("" if allowed is None else allowed.provider)
     match = admitted.known.prices.find(body.model, at, provider or None)
+    cost = 0 if match is None else cost_nano(match.price, tokens, batch=body.batch)
     override = None if allowed is None else allowed.override
     return NewEvent(
         environment_id=admitted.known.environment_id,
@@ -198,8 +199,11 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
         model=body.model,
         provider=provider or (match.price.provider if match else ""),
         status=Status(body.status),
-        tokens=tokens,
-        cost_nano=None if match is None else cost_nano(match.price, tokens, batch=body.batch),
+        used=body.used(cost),
+        priced=match is not None,
+        cached_input_tokens=body.cached_input_tokens,
+        cache_write_tokens=body.cache_write_tokens,
+        reasoning_tokens=body.reasoning_tokens,
         price_id=None if match is None else match.price.price_id,
         reported_cost_nano=_reported_cost(body.reported_cost_usd),
         latency_ms=body.latency_ms,

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tenants.api.http import Metadata, Name, RequestId
-from usage.amounts import TokenCount
+from usage.amounts import Amounts, TokenCount
 from usage.limit_state import LimitState
 from usage.money import USD_TEXT_LENGTH_MAX
 
@@ -82,6 +82,15 @@ class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     metadata: Annotated[
         Metadata | None, Meta(description="What else you know about the call: at most 16 flat pairs.")
     ] = None
+
+    def used(self, cost_nano: int) -> Amounts:
+        """What the call used, as a call that counts."""
+        return Amounts(
+            requests=1,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cost_nano=cost_nano,
+        )
 
 
 class UsageReceipt(msgspec.Struct, frozen=True, kw_only=True):

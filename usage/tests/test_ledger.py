@@ -24,13 +24,14 @@ from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import Conflicting, Outcome, digest_of, record
 from usage.models import UsageEvent
-from usage.prices.cost import TokenUse
 from usage.settling.usage_report import UsageReport
 
 T = TypeVar("T")
 
 
-def report(environment: Environment, request_id: str, **fields: Any) -> NewEvent:
+def report(
+    environment: Environment, request_id: str, *, cost_nano: int | None = 300, **fields: Any
+) -> NewEvent:
     made = NewEvent(
         environment_id=environment.pk,
         request_id=request_id,
@@ -41,16 +42,19 @@ def report(environment: Environment, request_id: str, **fields: Any) -> NewEvent
         model="gpt-5",
         provider="openai",
         status=Status.SUCCEEDED,
-        tokens=TokenUse(input_tokens=10, output_tokens=20),
-        cost_nano=300,
+        used=Amounts(1, 10, 20, cost_nano or 0),
+        priced=cost_nano is not None,
     )
     return replace(made, **fields)
 
 
-def estimate(environment: Environment, request_id: str, **fields: Any) -> NewEvent:
-    tokens = TokenUse(input_tokens=10, output_tokens=100)
-    unsettled: dict[str, Any] = {"body_digest": None, "status": Status.UNSETTLED, "tokens": tokens}
-    return report(environment, request_id, **(unsettled | {"cost_nano": 1000} | fields))
+def estimate(
+    environment: Environment, request_id: str, *, cost_nano: int | None = 1000, **fields: Any
+) -> NewEvent:
+    made = report(
+        environment, request_id, cost_nano=cost_nano, body_digest=None, status=Status.UNSETTLED, **fields
+    )
+    return replace(made, used=Amounts(1, 10, 100, cost_nano or 0))
 
 
 def rows(environment: Environment, request_id: str | None = None) -> list[UsageEvent]:
@@ -202,20 +206,18 @@ class TestWhatCounts:
     def test_a_call_that_failed_before_its_first_token_is_no_request(
         self, environment: Environment, status: Status
     ) -> None:
-        nothing = TokenUse(input_tokens=0, output_tokens=0)
-        one(report(environment, "r-1", status=status, tokens=nothing, cost_nano=0))
+        one(report(environment, "r-1", status=status, used=Amounts(requests=1)))
         one(report(environment, "r-2", status=status))
 
-        assert [row.requests for row in rows(environment)] == [0, 1]
+        assert [row.amounts.requests for row in rows(environment)] == [0, 1]
 
     @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.PARTIAL])
     def test_a_call_that_succeeded_with_nothing_is_one(
         self, environment: Environment, status: Status
     ) -> None:
-        nothing = TokenUse(input_tokens=0, output_tokens=0)
-        one(report(environment, "r-1", status=status, tokens=nothing, cost_nano=0))
+        one(report(environment, "r-1", status=status, used=Amounts(requests=1)))
 
-        assert rows(environment)[0].requests == 1
+        assert rows(environment)[0].amounts.requests == 1
 
     def test_a_model_without_a_price_has_no_cost_rather_than_0(self, environment: Environment) -> None:
         first = recorded(one(report(environment, "r-1", cost_nano=None, reported_cost_nano=77)))

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, ProgrammingError, connection, connections, transaction
+from msgspec.structs import asdict
 
 from audit import roles
 from tenants.models import Environment
@@ -199,7 +200,8 @@ class TestDetached:
             LONG_AGO,
             ZoneInfo("Europe/Berlin"),
         )
-        assert [(group.user_id, group.day, group.requests) for group in found.groups] == [
+        groups = map(asdict, found.groups)
+        assert [(group["user_id"], group["day"], group["requests"]) for group in groups] == [
             ("ann", LONG_AGO.date(), 10)
         ]
 

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+from msgspec.structs import asdict
 
 from audit import roles
 from tenants.models import Environment
@@ -25,7 +26,6 @@ from usage.ledger.sums import OtherCluster
 from usage.ledger.totals import SummaryQuery
 from usage.ledger.writing import record
 from usage.metrics import LETTERS
-from usage.prices.cost import TokenUse
 from usage.settling import reports
 from usage.tests.rolling import roll_all, stored
 from usage.tests.test_ledger import estimate, one, report
@@ -53,10 +53,11 @@ def fill(
                         run_id=drawn.choice(["", "", "r-1", "r-2"]),
                     ),
                     model=drawn.choice(["m", "n"]),
-                    tokens=TokenUse(input_tokens=drawn.randrange(100), output_tokens=drawn.randrange(100)),
-                    cost_nano=drawn.choice([None, 7, 10**9]),
+                    used=Amounts(1, drawn.randrange(100), drawn.randrange(100), cost or 0),
+                    priced=cost is not None,
                 )
                 for number in range(first, min(first + 500, count))
+                for cost in [drawn.choice([None, 7, 10**9])]
             ]
         )
 
@@ -125,7 +126,7 @@ def test_a_summary_says_the_same_before_and_after_the_roll(
     roll_all(environment.pk)
 
     assert totals.summarize(environment.pk, query, NOW, ZoneInfo(zone)) == before
-    assert before.total.requests > 300
+    assert asdict(before.total)["requests"] > 300
 
 
 def test_a_roll_done_twice_changes_nothing(environment: Environment) -> None:
@@ -154,8 +155,8 @@ def test_many_small_rolls_leave_the_same_rows_as_one(
                         user_id=row.user_id, feature=row.feature, plan=row.plan, run_id=row.run_id
                     ),
                     model=row.model,
-                    tokens=TokenUse(input_tokens=row.input_tokens, output_tokens=row.output_tokens),
-                    cost_nano=row.cost_nano,
+                    used=row.amounts,
+                    priced=row.cost_nano is not None,
                 )
                 for row in UsageEvent.objects.filter(environment=other_environment).order_by("id")[
                     first : first + 100
@@ -276,7 +277,8 @@ def test_an_estimate_that_is_replaced_is_taken_back_in_its_own_bucket(environmen
         NOW,
         UTC_ZONE,
     )
-    assert [(group.day, group.requests, group.unpriced) for group in found.groups] == [(at.date(), 1, 0)]
+    days = map(asdict, found.groups)
+    assert [(day["day"], day["requests"], day["unpriced"]) for day in days] == [(at.date(), 1, 0)]
     assert found.total.cost_usd == "0.0000003"
 
 

@@ -194,7 +194,12 @@ def test_usage_is_recorded_once_with_all_that_was_said(client: TokVigil, environ
     assert (again.duplicate, again.limit_state) == (True, ())
     (row,) = ledger(environment)
     assert {name: getattr(row, name) for name in said} == said
-    assert (row.user_id, row.model, row.input_tokens, row.output_tokens) == ("anna", MODEL, 1_200, 90)
+    assert (row.user_id, row.model, row.amounts.input_tokens, row.amounts.output_tokens) == (
+        "anna",
+        MODEL,
+        1_200,
+        90,
+    )
     assert (row.cost_nano, row.reported_cost_nano) == (1_560_000, 1_500_000)
     assert_settled(environment)
 
@@ -218,7 +223,7 @@ def test_another_report_of_the_same_request_is_a_conflict(client: TokVigil, envi
 
     assert (conflict.value.status_code, conflict.value.code) == (409, "IDEMPOTENCY_CONFLICT")
     assert conflict.value.errors[0]["field"] == "request_id"
-    assert [row.output_tokens for row in ledger(environment)] == [90]
+    assert [row.amounts.output_tokens for row in ledger(environment)] == [90]
 
 
 def test_a_model_without_a_price_is_recorded_without_a_cost(

@@ -41,8 +41,8 @@ def test_a_chat_is_in_the_ledger_with_the_providers_figures(
     assert (answer.text, answer.usage) == (provider.openai.TEXT, provider.openai.USAGE)
     (row,) = ledger(environment)
     assert (row.request_id, row.user_id, row.feature, row.plan) == (answer.request_id, "anna", "chat", "free")
-    assert (row.input_tokens, row.cached_input_tokens) == (1_200, 1_024)
-    assert (row.output_tokens, row.reasoning_tokens) == (90, 64)
+    assert (row.amounts.input_tokens, row.cached_input_tokens) == (1_200, 1_024)
+    assert (row.amounts.output_tokens, row.reasoning_tokens) == (90, 64)
     assert (row.status, row.run_id, row.metadata) == ("succeeded", "run-1", {"trace": "t"})
     assert row.latency_ms is not None
     assert row.policy_version == 1
@@ -60,7 +60,7 @@ def test_a_call_that_failed_takes_nothing_of_the_limits(
         raise RuntimeError
     assert client.flush() == 0
 
-    assert [(row.status, row.requests, row.output_tokens) for row in ledger(environment)] == [
+    assert [(row.status, row.amounts.requests, row.amounts.output_tokens) for row in ledger(environment)] == [
         ("failed", 0, 0)
     ] * 2
     assert assert_settled(environment).drifts == ()
@@ -120,7 +120,9 @@ def test_a_wrapped_client_leaves_one_row_for_each_call_in_whatever_style(
     assert {(row.user_id, row.feature, row.plan, row.run_id) for row in rows} == {
         ("anna", "chat", "free", "run-1")
     }
-    assert {(row.status, row.input_tokens, row.output_tokens) for row in rows} == {("succeeded", 1_200, 90)}
+    assert {(row.status, row.amounts.input_tokens, row.amounts.output_tokens) for row in rows} == {
+        ("succeeded", 1_200, 90)
+    }
     assert assert_settled(environment).drifts == ()
 
 
@@ -188,8 +190,8 @@ def test_a_call_left_in_the_middle_of_its_stream_is_partial_in_the_ledger(
     provider.resume()
     assert client.flush() == 0
     (row,) = ledger(environment)
-    assert (row.status, row.requests) == ("partial", 1)
-    assert row.input_tokens > 0
+    assert (row.status, row.amounts.requests) == ("partial", 1)
+    assert row.amounts.input_tokens > 0
     assert_settled(environment)
 
 
@@ -237,7 +239,7 @@ def test_inside_the_application_itself_it_is_the_same(
             call()
             assert tv.flush() == 0
             (row,) = ledger(environment)
-            assert (row.input_tokens, row.output_tokens) == (1_200, 90)
+            assert (row.amounts.input_tokens, row.amounts.output_tokens) == (1_200, 90)
         else:
             for _ in range(3):
                 call()

@@ -104,7 +104,7 @@ def test_a_row_is_always_assigned_to_the_same() -> None:
 def test_what_passes_is_in_the_ledger_and_counters_agree(azure: Path, environment: Environment) -> None:
     apply_policies(environment, limits("{metric: tokens, window: day, amount: 100000, per: environment}"))
     said = replay(azure, environment)
-    assert sorted((row.input_tokens, row.output_tokens) for row in ledger(environment)) == [
+    assert sorted((row.amounts.input_tokens, row.amounts.output_tokens) for row in ledger(environment)) == [
         (374, 44),
         (396, 109),
         (879, 55),
@@ -128,7 +128,9 @@ def test_a_failed_request_costs_nothing(burstgpt: Path, environment: Environment
         set_price(model, input_usd="1", output_usd="1")
     replay(burstgpt, environment)
     failed = ledger(environment, status="failed")
-    assert [(row.input_tokens, row.output_tokens, row.cost_nano) for row in failed] == [(0, 0, 0)]
+    assert [(row.amounts.input_tokens, row.amounts.output_tokens, row.cost_nano) for row in failed] == [
+        (0, 0, 0)
+    ]
 
 
 def test_it_keeps_the_pace_it_is_given(azure: Path, environment: Environment) -> None:
