@@ -15,6 +15,7 @@ from usage import limit_state
 from usage.amounts import Amounts
 from usage.assessment import Assessment, PolicyRef
 from usage.limit_state import LimitState
+from usage.metrics import COUNTS
 from usage.money import format_usd
 
 ReasonCode = Annotated[
@@ -54,9 +55,8 @@ class ShadowAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class ReservedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What is held for the call until it is reported."""
 
-    requests: Annotated[int, Meta(description="Calls; always 1.")]
-    input_tokens: Annotated[int, Meta(description="Tokens of the prompt.")]
-    output_tokens: Annotated[int, Meta(description="Tokens the answer may need.")]
+    # COUNT_FIELDS, each described.
+    __annotations__.update((name, Annotated[int, Meta(description=row.held)]) for name, row in COUNTS.items())
     cost_usd: Annotated[str, Meta(description="Decimal string in USD.")]
 
 
@@ -212,12 +212,7 @@ def _shadow(verdict: Verdict | None) -> ShadowAnswer | None:
 
 
 def _reserved(amounts: Amounts) -> ReservedAnswer:
-    return ReservedAnswer(
-        requests=amounts.requests,
-        input_tokens=amounts.input_tokens,
-        output_tokens=amounts.output_tokens,
-        cost_usd=format_usd(amounts.cost_nano),
-    )
+    return ReservedAnswer(**amounts.counts, cost_usd=format_usd(amounts.cost_nano))
 
 
 def _trace(evaluated: Evaluated) -> TraceAnswer:

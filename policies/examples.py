@@ -2,6 +2,8 @@
 
 from drf_spectacular.utils import OpenApiExample
 
+from usage.amounts import Amounts
+
 _POLICY = {"id": "0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "name": "Free plan", "version": 7, "scope": "plan"}
 _LIMIT = {
     "policy": "Free plan",
@@ -33,7 +35,7 @@ EVALUATE_ALLOWED = {
     "limit_state": [{**_LIMIT, "used": 48, "held": 1, "remaining": 1, "exceeded": False}],
     "retry_after": None,
     "estimated_cost_usd": "0.0002961",
-    "reserved": {"requests": 1, "input_tokens": 374, "output_tokens": 400, "cost_usd": "0.0002961"},
+    "reserved": {**Amounts(requests=1, input_tokens=374, output_tokens=400).counts, "cost_usd": "0.0002961"},
     "expires_at": "2026-11-23T13:10:00Z",
     "max_output_tokens": 400,
     "suggested_model": None,

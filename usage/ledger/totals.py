@@ -12,10 +12,12 @@ from django.db import connection
 from msgspec import UNSET, UnsetType
 
 from tenants.api.problems import invalid_field
+from usage.amounts import COUNT_FIELDS
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.periods import Instant, Period, period
 from usage.ledger.sums import Used
+from usage.metrics import COLUMNS, COUNTS
 from usage.money import format_usd
 from usage.windows import Window
 
@@ -43,9 +45,7 @@ class SummaryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class Total(msgspec.Struct, frozen=True, kw_only=True):
     """`unpriced`: how many rows of the ledger have no price; `cost_usd` is that of the others."""
 
-    requests: int
-    input_tokens: int
-    output_tokens: int
+    __annotations__.update(COUNT_FIELDS)
     cost_usd: str
     unpriced: int
 
@@ -58,9 +58,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     model: str | UnsetType = UNSET
     plan: str | UnsetType | None = UNSET
     day: date | UnsetType = UNSET
-    requests: int
-    input_tokens: int
-    output_tokens: int
+    __annotations__.update(COUNT_FIELDS)
     cost_usd: str
     unpriced: int
 
@@ -111,7 +109,7 @@ def _dimensions(text: str | None) -> tuple[str, ...]:
     return names
 
 
-_NAMES = ("requests", "input_tokens", "output_tokens", "cost_nano", "unpriced")
+_NAMES = (*COLUMNS, "unpriced")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _NAMES)
 
 
@@ -163,9 +161,7 @@ def _sum(groups: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _total(found: dict[str, Any]) -> Total:
     return Total(
-        requests=int(found["requests"]),
-        input_tokens=int(found["input_tokens"]),
-        output_tokens=int(found["output_tokens"]),
+        **{name: int(found[name]) for name in COUNTS},
         cost_usd=format_usd(int(found["cost_nano"])),
         unpriced=int(found["unpriced"]),
     )
