@@ -449,8 +449,7 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
 
 
 def _fields(kind: str, amounts: Amounts) -> dict[str, int]:
-    values = (amounts.requests, amounts.input_tokens, amounts.output_tokens, amounts.cost_nano)
-    return {f"{kind}{metric}": value for metric, value in zip(LETTERS, values, strict=True)}
+    return {f"{kind}{letter}": value for letter, value in zip(LETTERS, amounts, strict=True)}
 
 
 @pytest.fixture
@@ -567,12 +566,11 @@ def held_by_script(call: Assessment, used: Amounts, held: Amounts) -> tuple[Done
     )
     assert isinstance(answer, Done), answer
     text = store.client.hget(reservation_key(ENVIRONMENT_ID, request_id), "am")
-    in_counter = store.client.hmget(counter.key, "hr", "hi", "ho", "hc")
+    in_counter = store.client.hmget(counter.key, _fields("h", held))
     if text is None:
         return answer, None
     taken = Amounts(*map(int, text.split()))
-    before = (held.requests, held.input_tokens, held.output_tokens, held.cost_nano)
-    after = Amounts(*(int(now) - then for now, then in zip(in_counter, before, strict=True)))
+    after = Amounts(*(int(now) - before for now, before in zip(in_counter, held, strict=True)))
     assert after == taken, "what the reservation says is what the counter holds"
     return answer, taken
 

@@ -78,4 +78,4 @@ class UsageEvent(models.Model):
 
 # `requests` is 1; 0 for a failed or cancelled call that used nothing; -1 for a reversal.
 for column in COUNTS:
-    UsageEvent.add_to_class(column, models.BigIntegerField())
+    UsageEvent.add_to_class(column, models.BigIntegerField(default=0))

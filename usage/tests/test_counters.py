@@ -558,7 +558,8 @@ class TestTrust:
         report(counted, "r-1")
         windows = rules.current(counted.pk).tracked.at(store.now_ms())
         (key,) = [each.key for each in windows.counters(ANN) if each.slot.pair == DAILY]
-        store.client.hset(key, mapping={"cold": 1, f"p:{10**12}:r-2": "1 20 30 0 7"})
+        charge = " ".join(map(str, [*Amounts(1, 20, 30), 7]))
+        store.client.hset(key, mapping={"cold": 1, f"p:{10**12}:r-2": charge})
 
         assert evaluate(counted, "r-3", hold=False, limits=[(Metric.TOKENS, DAILY, 500)]) is not None
 

@@ -21,7 +21,8 @@ def test_letters_differ() -> None:
 
 def test_amounts_have_a_field_for_each_counted_column_in_its_order() -> None:
     assert Amounts.__struct_fields__ == COUNTED_COLUMNS
-    assert tuple(Amounts(1, 2, 3, 4)) == (1, 2, 3, 4)
+    numbers = tuple(range(len(COUNTED_COLUMNS)))
+    assert tuple(Amounts(*numbers)) == numbers
 
 
 def test_the_ledger_has_a_column_for_each() -> None:
