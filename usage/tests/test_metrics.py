@@ -3,6 +3,7 @@
 import pytest
 
 from usage.amounts import Amounts
+from usage.assessment import Assessment
 from usage.ledger.models import UsageEvent
 from usage.ledger.rows import COLUMNS
 from usage.metrics import COLUMNS as COUNTED_COLUMNS
@@ -23,6 +24,10 @@ def test_amounts_have_a_field_for_each_counted_column_in_its_order() -> None:
     assert Amounts.__struct_fields__ == COUNTED_COLUMNS
     numbers = tuple(range(len(COUNTED_COLUMNS)))
     assert tuple(Amounts(*numbers)) == numbers
+
+
+def test_a_hold_keeps_each_but_that_its_call_is_one() -> None:
+    assert set(COUNTED_COLUMNS) - {"requests"} <= set(Assessment.__struct_fields__)
 
 
 def test_the_ledger_has_a_column_for_each() -> None:
