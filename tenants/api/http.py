@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
+from tenants.api import hints
 from tenants.api.problems import FieldError, Problem, invalid
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 
@@ -63,23 +64,34 @@ def parse(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(field_error(error)) from error
+        raise invalid(field_error(error, decoder.type)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise invalid(FieldError(field="", message=f"The body is not valid JSON: {error}")) from error
 
 
-def field_error(error: msgspec.ValidationError) -> FieldError:
-    """msgspec says `Expected int, got str - at `$.input_tokens``; the caller gets the field's name and the sentence."""
+def field_error(error: msgspec.ValidationError, kind: Any) -> FieldError:
+    """msgspec says `Expected int, got str - at `$.input_tokens``; the caller gets the field's name, and what to write.
+
+    `kind` is what was to be read: the type of the body or the query.
+    """
     text = str(error)
     found = _PATH.search(text)
     path = found["path"].removeprefix("$").removeprefix(".") if found else ""
     message = text[: found.start()] if found else text
-    for pattern, sentence in ((_UNKNOWN_FIELD, "unknown field; leave it out"), (_MISSING_FIELD, "required")):
-        if named := pattern.match(message):
-            return FieldError(field=f"{path}.{named['name']}".lstrip("."), message=sentence)
+    if named := _UNKNOWN_FIELD.match(message):
+        known = "" if path else f"; known are {hints.known_fields(kind)}"
+        return FieldError(field=_inside(path, named["name"]), message=f"unknown field{known}")
+    if named := _MISSING_FIELD.match(message):
+        return FieldError(field=_inside(path, named["name"]), message="required")
     if r"[^\x00]" in message:
         message = "must not contain NUL characters"
+    elif (hint := hints.hint(kind, path)) is not None:
+        message = f"{message}; {hint}"
     return FieldError(field=path, message=message)
+
+
+def _inside(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")
 
 
 def json_response(body: Any, status: int = 200) -> HttpResponse:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from django.http import HttpRequest
 from msgspec import inspect
 
+from tenants.api import hints
 from tenants.api.http import Name, field_error
 from tenants.api.problems import FieldError, Problem, invalid, invalid_field
 
@@ -33,16 +33,11 @@ class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _BOOLEANS = {"true": True, "false": False}
-_HINTS: tuple[tuple[type[inspect.Type], str], ...] = (
-    (inspect.DateTimeType, "write an instant such as 2026-11-01T00:00:00Z, a + in it as %2B"),
-    (inspect.BoolType, "write true or false"),
-    (inspect.IntType, "write a whole number"),
-)
 
 
 def decode(request: HttpRequest, kind: type[T]) -> T:
     """The query as the type says, strictly. Raises Problem 422 naming the parameter and the fix."""
-    types = _types(kind)
+    types = hints.types_of(kind)
     values: dict[str, Any] = {}
     for name, texts in request.GET.lists():
         if len(texts) > 1:
@@ -51,7 +46,7 @@ def decode(request: HttpRequest, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise _invalid(error, types) from error
+        raise _invalid(error, kind) from error
 
 
 def path_name(field: str, text: str) -> str:
@@ -59,23 +54,7 @@ def path_name(field: str, text: str) -> str:
     try:
         return msgspec.convert(text, Name)
     except msgspec.ValidationError as error:
-        raise invalid_field(field, field_error(error).message) from error
-
-
-@cache
-def _types(kind: type[msgspec.Struct]) -> dict[str, tuple[inspect.Type, ...]]:
-    """What each parameter may be."""
-    described = inspect.type_info(kind)
-    assert isinstance(described, inspect.StructType)
-    return {field.encode_name: _alternatives(field.type) for field in described.fields}
-
-
-def _alternatives(kind: inspect.Type) -> tuple[inspect.Type, ...]:
-    if isinstance(kind, inspect.Metadata):
-        return _alternatives(kind.type)
-    if isinstance(kind, inspect.UnionType):
-        return tuple(found for part in kind.types for found in _alternatives(part))
-    return (kind,)
+        raise invalid_field(field, field_error(error, Name).message) from error
 
 
 def _value(text: str, kinds: tuple[inspect.Type, ...]) -> Any:
@@ -88,22 +67,12 @@ def _value(text: str, kinds: tuple[inspect.Type, ...]) -> Any:
     return text
 
 
-def _invalid(error: msgspec.ValidationError, types: dict[str, tuple[inspect.Type, ...]]) -> Problem:
-    found = field_error(error)
-    if found.field not in types:
-        known = ", ".join(sorted(types)) or "none"
+def _invalid(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> Problem:
+    found = field_error(error, kind)
+    kinds = hints.types_of(kind).get(found.field)
+    if kinds is None:
+        known = hints.known_fields(kind)
         return invalid(FieldError(field=found.field, message=f"unknown parameter; known are {known}"))
-    hint = _hint(types[found.field])
-    return invalid(
-        found if hint is None else FieldError(field=found.field, message=f"{found.message}; {hint}")
-    )
-
-
-def _hint(kinds: tuple[inspect.Type, ...]) -> str | None:
-    for kind in kinds:
-        if isinstance(kind, inspect.LiteralType):
-            return f"give one of {', '.join(map(str, kind.values))}"
-        for of, hint in _HINTS:
-            if isinstance(kind, of):
-                return hint
-    return None
+    if any(isinstance(each, inspect.DateTimeType) for each in kinds):
+        return invalid(FieldError(field=found.field, message=f"{found.message}, a + in it as %2B"))
+    return invalid(found)

@@ -370,6 +370,27 @@ def test_the_second_of_two_equal_keys_is_checked_too(wire: Wire, api: Api, endpo
     left_nothing(api)
 
 
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"status": "ok"}, "status", "give one of cancelled, failed, partial, succeeded"),
+        ({"user": "ann"}, "user", "known are batch, cache_write_tokens,"),
+        ({"input_tokens": "12"}, "input_tokens", "write a whole number"),
+        ({"batch": "yes"}, "batch", "write true or false"),
+        ({"occurred_at": "yesterday"}, "occurred_at", "such as 2026-11-01T00:00:00Z"),
+        ({"model": None}, "model", "Expected `str`"),
+        ({"metadata": {"n": 1.5}}, "metadata[...]", "Expected"),
+    ],
+)
+def test_the_message_says_what_to_write(
+    wire: Wire, api: Api, fields: dict[str, Any], field: str, said: str
+) -> None:
+    answer = wire.send("POST", "/v1/usage", json.dumps(USAGE | fields).encode())
+
+    assert_problem(answer, 422, "VALIDATION_ERROR", field=field)
+    assert said in answer.json["errors"][0]["message"]
+
+
 def test_a_wrong_event_of_a_batch_is_named_and_spoils_no_other(wire: Wire, api: Api) -> None:
     usage = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/usage")
     cases = list(wrong_values(usage))
