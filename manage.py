@@ -2,7 +2,10 @@
 import os
 import sys
 
-from django.core.management import execute_from_command_line
+try:
+    from django.core.management import execute_from_command_line
+except ImportError as error:
+    sys.exit(f"{error}. Run `make setup` once, and then `.venv/bin/python manage.py ...`.")
 
 from tokvigil_site import launch, unreachable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from policies.call_terms import CallTerms
-from policies.reasons import Reason, rank
+from policies.reasons import Reason, rank, without_policy
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
 from usage.amounts import Amounts, Subjects
@@ -96,7 +96,7 @@ def assess(
 
 
 def _within_cost_caps(call: Call, terms: CallTerms, rates: HeldRates, least: int, output_tokens: int) -> int:
-    """The output that the policies' caps on a request's cost leave ; unchanged if they leave none."""
+    """The output that the policies' caps on a request's cost leave; unchanged if they leave none."""
     caps = [
         policy.rule.per_request.cost_nano
         for policy in terms.matched.policies
@@ -127,7 +127,8 @@ def _first(found: Iterable[_Found]) -> Refusal | None:
 
 def _state_refusals(call: Call, matched: Matched, state: EnvironmentState) -> Iterator[_Found]:
     if matched.override is None and not state.allow_without_policy:
-        yield _Found(Reason.NO_POLICY, "No policy matches this call, and the environment blocks such calls.")
+        message = f"{without_policy(call.subjects.plan)}; the environment blocks such calls."
+        yield _Found(Reason.NO_POLICY, message)
     if state.frozen:
         yield _Found(Reason.ENVIRONMENT_FROZEN, "The environment is frozen: every AI call is blocked.")
     feature = call.subjects.feature
@@ -160,7 +161,8 @@ def _rule_refusals(
     if cost is None and rule.unknown_price is UnknownPrice.BLOCK:
         yield (
             Reason.PRICE_UNKNOWN,
-            f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models.",
+            f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models; "
+            "add its price, or let the policy say `unknown_price: allow`.",
         )
     if caps.input_tokens is not None and call.input_tokens > caps.input_tokens:
         yield (

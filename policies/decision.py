@@ -11,7 +11,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from policies.reasons import WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass, class_of
+from policies.reasons import (
+    WINDOW_ADJECTIVES,
+    WINDOW_CODES,
+    Reason,
+    ReasonClass,
+    class_of,
+    without_policy,
+)
 from usage.amounts import Amounts, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, affordable_output
 from usage.limit_state import present
@@ -120,7 +127,9 @@ def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
 def _allowed(assessment: Assessment) -> Verdict:
     override = assessment.override
     if override is None:
-        message = "No policy matches this call; the environment allows such calls."
+        guardrails = ", ".join(policy.name for policy in assessment.policies)
+        within = f" within its guardrails ({guardrails})" if guardrails else ""
+        message = f"{without_policy(assessment.plan)}; the environment allows such calls{within}."
         reason = Reason.NO_POLICY
     else:
         message, reason = f"Allowed by policy {override.name}.", Reason.ALLOWED

@@ -312,7 +312,7 @@ def _limit(value: Any, path: str, errors: list[FileError]) -> LimitRule:
 
 def _text_error(value: Any, length_max: int) -> str | None:
     if value is None or value == "":
-        return "is missing or empty; write a text, or leave the key out where that is allowed"
+        return "is missing or empty; write a text"
     if not isinstance(value, str):
         return "must be a text; write it in quotes"
     if len(value) > length_max:

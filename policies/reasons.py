@@ -87,3 +87,9 @@ _RANKS = {reason: rank for rank, reason in enumerate(Reason)}
 def rank(reason: Reason) -> int:
     """The lower one wins."""
     return _RANKS[reason]
+
+
+def without_policy(plan: str) -> str:
+    """The beginning of a sentence. A plan that no policy names is often a misspelt one, so it is named."""
+    asked = f" (its plan is {plan})" if plan else ""
+    return f"No policy of a user, feature or plan matches this call{asked}, and there is no default policy"

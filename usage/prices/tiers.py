@@ -54,7 +54,8 @@ def _parse_tier(tier: object, number: int) -> Tier:
     unknown = sorted(str(key) for key in tier.keys() - {"above_input_tokens", *TIER_RATES})
     if unknown:
         raise ValueError(
-            f"Tier {number} has unknown keys: {', '.join(unknown)}. Known are {', '.join(TIER_RATES)}."
+            f"Tier {number} has unknown keys: {', '.join(unknown)}. "
+            f"Known are above_input_tokens, {', '.join(TIER_RATES)}."
         )
     threshold = tier.get("above_input_tokens")
     if type(threshold) is not int or not 0 < threshold <= TOKENS_MAX:

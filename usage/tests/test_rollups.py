@@ -399,6 +399,8 @@ class TestRebuild:
         assert output.getvalue() == (
             f"acme/prod: 0 rows rolled up\nacme/prod: 50 rows of {first} to {last} rolled up anew\n"
         )
+        with pytest.raises(CommandError, match=f"--from {last} is after --to {first}"):
+            call_command("rollup_usage", "acme/prod", "--from", str(last), "--to", str(first))
         with pytest.raises(CommandError, match="both --from and --to"):
             call_command("rollup_usage", "--from", str(first))
 

@@ -24,6 +24,8 @@ class Command(BaseCommand):
     ) -> None:
         if (first is None) != (last is None):
             raise CommandError("Give both --from and --to, or neither.")
+        if first is not None and last is not None and first > last:
+            raise CommandError(f"--from {first} is after --to {last}.")
         for chosen in environments.named_or_all(environment):
             rolled = rollups.roll(chosen.pk)
             self.stdout.write(f"{chosen}: {rolled} rows rolled up")
