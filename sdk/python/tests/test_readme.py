@@ -142,7 +142,7 @@ def test_reports_of_the_readme_are_what_the_provider_said(
     assert sorted(used) == [
         ("claude-haiku-4-5", "succeeded", WireProvider.anthropic.USAGE.output_tokens),
         ("claude-haiku-4-5", "succeeded", WireProvider.anthropic.USAGE.output_tokens),
-        ("my-model", "succeeded", 240),
+        ("gpt-4o-mini", "succeeded", 240),
     ]
 
 
