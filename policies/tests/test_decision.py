@@ -135,8 +135,8 @@ class TestWhatFits:
 
         assert (verdict.reason_code, verdict.reason_class, verdict.policy) == ("NO_POLICY", "allowed", None)
         assert verdict.message == (
-            "No policy of a user, feature or plan matches this call (its plan is free), and there is no default policy; "
-            f"the environment allows such calls within its guardrails ({GUARD.name})."
+            "No policy of a user, feature or plan matches this call (its plan is free), and there is no default "
+            f"policy; the environment allows such calls within its guardrails ({GUARD.name})."
         )
 
     def test_a_reading_is_missing_or_too_many_is_an_error(self) -> None:
