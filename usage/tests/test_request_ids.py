@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from threading import Barrier, Event
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
 
 from audit import roles
 from tenants.models import Environment
-from usage.ledger import request_ids
+from usage.ledger import request_ids, writing
+from usage.ledger.connections import ledger_connections
 from usage.ledger.months import month_of, next_month
 from usage.ledger.reading import Recorded
 from usage.ledger.writing import Conflicting
@@ -204,3 +206,23 @@ def _begin_anew() -> None:
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM usage_request_generation")
     request_ids.turn(NOW)
+
+
+def test_a_batch_looks_its_ids_up_however_few_rows_there_were_when_it_was_planned(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is kept, and the rows become millions."""
+    writing.record([report(environment, f"r-{number}") for number in range(500)])
+    with roles.as_owner(), connection.cursor() as cursor:
+        cursor.execute("ANALYZE usage_request")
+    execute, plan = ledger_connections.execute, []
+
+    def explained(statement: str, parameters: Sequence[Any]) -> list[Any]:
+        plan.extend(str(line) for (line,) in execute(f"EXPLAIN {statement}", parameters))
+        return execute(statement, parameters)
+
+    monkeypatch.setattr(ledger_connections, "execute", explained)
+    writing.record([report(environment, f"r-{number}") for number in range(250, 750)])
+
+    assert any("Index Only Scan using usage_request" in line for line in plan)
+    assert not any("Seq Scan on usage_request_2" in line for line in plan)
