@@ -20,7 +20,7 @@ import pytest
 
 from tenants.models import ApiKey, Environment, Tenant
 from tokvigil_site.embedded.stack import Stack
-from tokvigil_site.testing import Answer, Api, apply_policies, limits, new_request_id
+from tokvigil_site.testing import Answer, Api, apply_policies, ledger, limits, new_request_id
 from tokvigil_site.tests.conftest import disposable_stack
 from tokvigil_site.tests.servers import (
     NoAnswer,
@@ -33,6 +33,7 @@ from tokvigil_site.tests.servers import (
 )
 from tokvigil_site.tests.test_failures import Application, assert_all_counted_once, monthly
 from usage.counting.store import store
+from usage.settling import recount
 
 EVALUATE_WAIT_S = 0.25
 # The contract is 300 ms; servers, web processes, and these clients with their 70 threads share one busy machine.
@@ -225,6 +226,23 @@ def test_while_postgres_hangs_evaluates_decide_in_time_and_reports_are_told_to_r
     reporters.assert_told_to_retry_in_time()
     assert back_after_s < 1
     reporters.assert_all_counted_once(environment_there)
+
+
+def test_a_report_that_took_effect_after_it_was_refused_is_charged_though_nobody_repeats_it(
+    servers: Stack, api: WebApi, environment_there: Environment
+) -> None:
+    # Its process has a connection over which the statement gets to a server that hangs.
+    assert api.report("before").status == 201
+    with hanging(servers):
+        assert api.report("during").status == 503
+
+    def recorded() -> set[str]:
+        return {row.request_id for row in ledger(environment_there)}
+
+    await_true(lambda: recorded() == {"before", "during"}, within_s=10)
+    await_true(lambda: not recount.check(environment_there).drifts, within_s=10)
+    await_true(lambda: is_counted(api), within_s=10)
+    assert api.evaluate(dry_run=True)["limit_state"][0]["used"] == 2
 
 
 def test_what_a_process_does_not_know_is_refused_or_degraded_in_time_while_postgres_hangs(

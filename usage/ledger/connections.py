@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from django.db import connections
+from django.db import OperationalError, connections
 from psycopg.types.numeric import Int8BinaryDumper
 
 from usage.timebox.postgres.availability import PostgresAway
 from usage.timebox.postgres.connection import TimedConnection
 
 Row = tuple[Any, ...]
+
+
+class OutcomeUnknown(OperationalError):
+    """The connection was lost before the answer came: the statement may have taken effect."""
 
 
 class LedgerConnections:
@@ -28,7 +32,7 @@ class LedgerConnections:
         self._idle: deque[TimedConnection] = deque()
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        """One statement, which is one transaction; its rows. Raises Django's database errors.
+        """One statement, which is one transaction; its rows. Raises Django's database errors; OutcomeUnknown.
 
         If the connection was lost, the statement may have taken effect; it is said once more over a new one, so only
         statements that change nothing the second time may be given.
@@ -37,17 +41,18 @@ class LedgerConnections:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return self._use(self._connect(), statement, parameters)
+                return self._said(self._connect(), statement, parameters)
             try:
-                return self._use(connection, statement, parameters)
-            except PostgresAway:
-                raise
-            except psycopg.OperationalError:
-                if not connection.closed:
+                return self._said(connection, statement, parameters)
+            except OutcomeUnknown as error:
+                if isinstance(error.__cause__, PostgresAway):
                     raise
                 # Those kept beside it are as old.
                 self.close_idle()
-                return self._use(self._connect(), statement, parameters)
+                try:
+                    return self._said(self._connect(), statement, parameters)
+                except psycopg.OperationalError as again:
+                    raise OutcomeUnknown(str(again)) from again
 
     def close_idle(self) -> None:
         while self._idle:
@@ -70,6 +75,14 @@ class LedgerConnections:
         connection = TimedConnection.connect(**parameters)
         connection.adapters.register_dumper(int, Int8BinaryDumper)
         return connection
+
+    def _said(self, connection: TimedConnection, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        try:
+            return self._use(connection, statement, parameters)
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise OutcomeUnknown(str(error)) from error
+            raise
 
     def _use(self, connection: TimedConnection, statement: str, parameters: Sequence[Any]) -> list[Row]:
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tenants import missed
 from usage.counting.rules import CountingRules
 from usage.counting.settle import SETTLED_AT_ONCE_MAX, Settled
+from usage.ledger.connections import OutcomeUnknown
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import Conflicting, record
@@ -30,7 +32,12 @@ def write(events: Sequence[NewEvent], known: CountingRules, *, states: bool = Fa
     """
     if not events:
         return []
-    outcomes = record(events)
+    try:
+        outcomes = record(events)
+    except OutcomeUnknown:
+        # They may be committed, and perhaps nobody repeats them.
+        missed.note_or_remember(known.environment_id, missed.CHANGE)
+        raise
     settled = charging.charge([row for row in outcomes if isinstance(row, Recorded)], known, states=states)
     return [Written(outcome, settled.get(outcome.request_id)) for outcome in outcomes]
 

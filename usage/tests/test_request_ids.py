@@ -215,7 +215,8 @@ def test_a_batch_looks_its_ids_up_however_few_rows_there_were_when_it_was_planne
     writing.record([report(environment, f"r-{number}") for number in range(500)])
     with roles.as_owner(), connection.cursor() as cursor:
         cursor.execute("ANALYZE usage_request")
-    execute, plan = ledger_connections.execute, []
+    execute = ledger_connections.execute
+    plan: list[str] = []
 
     def explained(statement: str, parameters: Sequence[Any]) -> list[Any]:
         plan.extend(str(line) for (line,) in execute(f"EXPLAIN {statement}", parameters))
