@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from tenants.api import http
+from tenants.api.problems import RETRY_UNAVAILABLE_S
 from usage.counting.store import StoreUnavailable, store
 from usage.timebox import patience
 
@@ -38,7 +39,10 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     found = readiness()
-    return http.json_response(found, 200 if found.status == "ok" else 503)
+    response = http.json_response(found, 200 if found.status == "ok" else 503)
+    if response.status_code != 200:
+        response["Retry-After"] = str(RETRY_UNAVAILABLE_S)
+    return response
 
 
 def readiness() -> Readiness:

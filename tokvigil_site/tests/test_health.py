@@ -55,7 +55,9 @@ def test_it_is_not_ready_without_the_database(
 
     assert status == 503
     assert checks["database"] is False
-    assert b"hunter2" not in Client().get("/readyz").content
+    response = Client().get("/readyz")
+    assert b"hunter2" not in response.content
+    assert response.headers["Retry-After"] == "1"
 
 
 def test_it_is_not_ready_without_the_counter_store(
