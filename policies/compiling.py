@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 
 from policies import snapshot
 from policies.snapshot import Snapshot
@@ -19,7 +20,7 @@ from usage.timebox.background import Background, TooSlow
 THREADS = 4
 WAITING_MAX = 1000
 # Of the time a caller has left for PostgreSQL, what it waits for: what it needs of the rest is all but the policies.
-RENEWING_SHARE, LATEST_SHARE = 0.5, 0.4
+RENEWING_SHARE, LATEST_SHARE = 0.4, 0.4
 
 _compiling = Background(
     "compile",
@@ -41,9 +42,17 @@ def of_key(key_id: str) -> Snapshot | None:
         return None
     known = snapshot.known(environment_id)
     if known is not None:
-        return known
+        return _in_force(known) if snapshot.is_outdated(known) else known
     work = partial(snapshot.current, environment_id)
     return _compiling.start(environment_id, ("first", environment_id), work).result()
+
+
+def _in_force(outdated: Snapshot) -> Snapshot:
+    try:
+        return latest(outdated)
+    except (OperationalError, InterfaceError):
+        # The store may know of the change by now. If not, nobody does who could be asked.
+        return outdated
 
 
 def latest(known: Snapshot) -> Snapshot:

@@ -117,7 +117,7 @@ def degraded(assessment: Assessment, *, allowed: bool) -> Decision:
         allowed=allowed,
         reason_code=reason.value,
         reason_class=ReasonClass.DEGRADED,
-        message=f"The counter store cannot be reached; the policy {says} meanwhile.",
+        message=f"The counters cannot be read in time; the policy {says} meanwhile.",
         policy=assessment.override,
         retry_after_s=None if allowed else TRANSIENT_RETRY_S,
     )

@@ -11,6 +11,8 @@ time, the policies' `on_unavailable` decides.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from secrets import token_hex
 
@@ -142,21 +144,25 @@ class Evaluation:
         try:
             catching_up.before_use(self._attempt.snapshot.environment_id)
             return self._reserved()
-        except (StoreUnavailable, Compiling) as error:
+        except Compiling as error:
+            logger.info("evaluate degraded, policies are being compiled: %s", error)
+            self._read(snapshot.all_but_policies)
+        except StoreUnavailable as error:
             logger.info("evaluate degraded, no counters: %s", error)
-            self._read_latest()
+            self._read(compiling.latest)
         except (OperationalError, InterfaceError) as error:
             logger.info("evaluate degraded, counters that are cold cannot be completed: %s", error)
         return self._attempt.degraded()
 
-    def _read_latest(self) -> None:
+    def _read(self, latest: Callable[[Snapshot], Snapshot]) -> None:
         """Environment and end user as PostgreSQL knows them now, for the store cannot tell what changed."""
-        try:
-            known = compiling.latest(self._attempt.snapshot)
-            self._attempt.remember(end_users.load_record(known.environment_id, self._attempt.body.user_id))
-        except (OperationalError, InterfaceError):
-            return
-        self._attempt = self._attempt.with_snapshot(known, known.edition, caller=self._caller)
+        with suppress(OperationalError, InterfaceError):
+            known = latest(self._attempt.snapshot)
+            self._attempt = self._attempt.with_snapshot(known, known.edition, caller=self._caller)
+        with suppress(OperationalError, InterfaceError):
+            self._attempt.remember(
+                end_users.load_record(self._attempt.snapshot.environment_id, self._attempt.body.user_id)
+            )
 
     def _reserved(self) -> Evaluated:
         for _ in range(ATTEMPTS_MAX):

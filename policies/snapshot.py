@@ -8,7 +8,7 @@ they changed. Callers come through compiling.py, which has one at a time compile
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies import policy_rows
 from policies.assessing import EnvironmentState
@@ -70,10 +70,19 @@ class Snapshot:
 
 
 _snapshots: dict[int, Snapshot] = {}
+# Editions of snapshots that PostgreSQL does not know as in force, and nobody was told of.
+_outdated: dict[int, str] = {}
+# All but the policies of environments, as it was read while these were being compiled.
+_meanwhile: dict[int, tuple[Environment, CountingRules]] = {}
 
 
 def known(environment_id: int) -> Snapshot | None:
     return _snapshots.get(environment_id)
+
+
+def is_outdated(known: Snapshot) -> bool:
+    """Whether it was found not to be in force, by whomever."""
+    return _outdated.get(known.environment_id) == known.edition
 
 
 def current(environment_id: int) -> Snapshot:
@@ -106,41 +115,55 @@ def renew(stale: Snapshot) -> tuple[Snapshot, str]:
     return known, JUST_READ
 
 
-def forget_outdated() -> None:
-    """Forgets what PostgreSQL does not know as in force; one query. Raises DatabaseError."""
+def find_outdated() -> None:
+    """Finds what PostgreSQL does not know as in force; one query. Raises DatabaseError."""
     for environment_id, edition in rules.forget_outdated({*_snapshots}).items():
         snapshot = _snapshots.get(environment_id)
         if snapshot is not None and snapshot.edition != edition:
-            # If it was just compiled anew it is once more.
-            _snapshots.pop(environment_id, None)
+            _outdated[environment_id] = snapshot.edition
+        else:
+            _outdated.pop(environment_id, None)
 
 
 def forget_all() -> None:
     """As in a new process."""
-    _snapshots.clear()
+    for remembered in (_snapshots, _outdated, _meanwhile):
+        remembered.clear()
     rules.forget_all()
 
 
-def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
-    snapshot = _read(environment_id, before, policies_of_before=False)
-    _snapshots[environment_id] = snapshot
-    return snapshot
-
-
 def all_but_policies(before: Snapshot) -> Snapshot:
-    return _read(before.environment_id, before, policies_of_before=True)
+    """Keys, freezes and prices as they are now, with the policies of before; so its edition stays that of before.
+
+    One query if nothing changed since another caller asked. Raises DatabaseError.
+    """
+    environment_id = before.environment_id
+    found = _meanwhile.get(environment_id)
+    if found is None or found[0].edition != rules.edition_in_force(environment_id):
+        with rules.at_one_moment():
+            found = Environment.objects.get(pk=environment_id), rules.read(environment_id)
+        _meanwhile[environment_id] = found
+    environment, counting = found
+    as_before = replace(counting, revision=before.revision, edition=before.edition)
+    return _snapshot(environment, as_before, before.compiled)
 
 
-def _read(environment_id: int, before: Snapshot | None, *, policies_of_before: bool) -> Snapshot:
+def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
     with rules.at_one_moment():
         counting = rules.read(environment_id)
         environment = Environment.objects.get(pk=environment_id)
-        if before is not None and (policies_of_before or before.compiled.token == environment.policies_token):
+        if before is not None and before.compiled.token == environment.policies_token:
             compiled = before.compiled
         else:
             compiled = _compiled_policies(environment)
+    snapshot = _snapshots[environment_id] = _snapshot(environment, counting, compiled)
+    _meanwhile.pop(environment_id, None)
+    return snapshot
+
+
+def _snapshot(environment: Environment, counting: CountingRules, compiled: Policies) -> Snapshot:
     return Snapshot(
-        environment_id=environment_id,
+        environment_id=environment.pk,
         counting=counting,
         compiled=compiled,
         state=EnvironmentState(

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.exception import convert_exception_to_response
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.db import close_old_connections, connection
@@ -32,7 +33,9 @@ logger = logging.getLogger("tokvigil.api")
 
 EVALUATE_PATH = "/v1/evaluate"
 # So many threads of a web process (serving.threads.THREADS) may wait for PostgreSQL: for evaluates, and for all others.
-EVALUATES_WAITING_MAX, OTHERS_WAITING_MAX = 3, 12
+EVALUATES_WAITING_MAX, OTHERS_WAITING_MAX = 3, 9
+# And so many evaluates for what another thread compiles or sums up; the next go on at once without it.
+EVALUATES_WAITING_FOR_WORK_MAX = 3
 # For a place to become free, an evaluate's as long as it may wait at all. Calls of a site that is well take less.
 PLACE_WAIT_S = 0.2
 # What a page may wait for PostgreSQL, all in all.
@@ -67,6 +70,8 @@ class DirectHandler:
         response: HttpResponseBase
         try:
             response = self._direct.respond(request) if request.method == "POST" else self._view(request)
+        except SuspiciousOperation as error:
+            response = errors.bad_request(request, error)
         except Exception:
             logger.exception("%s failed", type(self._direct).__name__)
             response = errors.server_error(request)
@@ -86,6 +91,7 @@ class Application:
         self._api = ApiHandler()
         self._direct = {path: DirectHandler(view) for path, view in DIRECT.items()}
         self._evaluates_waiting = Gate(EVALUATES_WAITING_MAX, settings.EVALUATE_WAIT_S)
+        self._evaluates_waiting_for_work = Gate(EVALUATES_WAITING_FOR_WORK_MAX, 0)
         self._others_waiting = Gate(OTHERS_WAITING_MAX, PLACE_WAIT_S)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -96,6 +102,8 @@ class Application:
 
     def _time_for(self, path: str) -> AbstractContextManager[None]:
         if path == EVALUATE_PATH:
-            return patience.within(settings.EVALUATE_WAIT_S, self._evaluates_waiting)
+            return patience.within(
+                settings.EVALUATE_WAIT_S, self._evaluates_waiting, self._evaluates_waiting_for_work
+            )
         wait_s = settings.API_WAIT_S if is_api(path) else PAGE_WAIT_S
         return patience.within(wait_s, self._others_waiting)

@@ -27,7 +27,7 @@ def start() -> None:
 
 def look() -> None:
     """Raises DatabaseError."""
-    snapshot.forget_outdated()
+    snapshot.find_outdated()
     catching_up.catch_up()
 
 

@@ -226,10 +226,11 @@ class Wire:
         self._application = application
 
     def send(self, verb: str, path: str, body: bytes, content_type: str = "application/json") -> Answer:
+        path, _, query = path.partition("?")
         environ = {
             "REQUEST_METHOD": verb,
             "PATH_INFO": path,
-            "QUERY_STRING": "",
+            "QUERY_STRING": query,
             "SERVER_NAME": "localhost",
             "SERVER_PORT": "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -389,6 +390,11 @@ def test_the_message_says_what_to_write(
 
     assert_problem(answer, 422, "VALIDATION_ERROR", field=field)
     assert said in answer.json["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/v1/usage/summary", "/v1/me"])
+def test_a_query_of_a_thousand_parameters_is_no_defect_of_ours(wire: Wire, path: str) -> None:
+    assert wire.send("GET", f"{path}?{'a=1&' * 1001}", b"").status == 400
 
 
 def test_a_wrong_event_of_a_batch_is_named_and_spoils_no_other(wire: Wire, api: Api) -> None:

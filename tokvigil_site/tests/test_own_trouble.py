@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import secrets
 import threading
 import time
@@ -20,7 +21,7 @@ from django.test import override_settings
 from redis.exceptions import RedisError
 
 from bench.scene import many_policies
-from policies import evaluation, policy_file, publishing, snapshot
+from policies import end_users, evaluation, policy_file, publishing, snapshot
 from policies.evaluation import HOLD_MS
 from policies.models import BlockedDecision
 from tenants import freezing, missed, revisions
@@ -28,17 +29,20 @@ from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from tokvigil_site import tasks
 from tokvigil_site.embedded.stack import Stack
-from tokvigil_site.testing import Api, apply_policies, at_once, later, ledger, limits, set_clock
+from tokvigil_site.handlers import Application
+from tokvigil_site.testing import Answer, Api, apply_policies, at_once, later, ledger, limits, set_clock
 from tokvigil_site.tests.servers import (
     NoAnswer,
     Traffic,
     WebApi,
+    await_true,
     leave_servers,
     session_variables,
     web_processes,
 )
 from tokvigil_site.tests.test_failures import monthly, used
 from tokvigil_site.tests.test_hot_path import sql_counted
+from tokvigil_site.tests.test_malformed import Wire
 from usage.counting import rules, settle
 from usage.counting import store as store_module
 from usage.counting.distrust import distrust
@@ -174,6 +178,90 @@ def test_compiling_a_large_environment_holds_up_no_other(
         f" beside a thread that only takes the interpreter: {shared[7]:.3f} s, {shared[-1]:.3f} s"
     )
     assert took[-1] < max(MACHINE_IS_BUSY_S, 2 * shared[-1])
+
+
+@contextmanager
+def compiling_that_takes_long(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of new policies, and until the end of the block."""
+    go_on = threading.Event()
+    original = snapshot._compiled_policies
+
+    def slow(row: Environment) -> snapshot.Policies:
+        assert go_on.wait(timeout=30)
+        return original(row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot, "_compiled_policies", slow)
+        apply_policies(environment, limits(DAILY % 7, on_unavailable="allow"))
+        try:
+            yield
+        finally:
+            go_on.set()
+
+
+def ask(wire: Wire, user: str = "user_1", **fields: Any) -> Answer:
+    body = {"user_id": user, "model": "test-model", "input_tokens": 1, "dry_run": True, **fields}
+    return wire.send("POST", "/v1/evaluate", json.dumps(body).encode())
+
+
+@override_settings(EVALUATE_WAIT_S=0.5)
+def test_what_was_blocked_is_blocked_however_many_wait_for_policies_to_be_compiled(
+    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the gates of a web process, and more callers than these let wait."""
+    apply_policies(environment, ALLOWING)
+    application, leaving = Application(), Api(environment)
+    wire, of_leaving = Wire(api, application), Wire(leaving, application)
+    assert [ask(each).status for each in (wire, of_leaving)] == [200, 200]
+    ended = threading.Event()
+    others: list[int] = []
+
+    def go_on_asking() -> None:
+        try:
+            while not ended.is_set():
+                others.append(ask(wire).status)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=go_on_asking) for _ in range(8)]
+    with compiling_that_takes_long(environment, monkeypatch):
+        for thread in threads:
+            thread.start()
+        try:
+            await_true(lambda: len(others) > 20, within_s=20)
+            freezing.freeze(environment, features=["chat"], actor="test")
+            frozen = [ask(wire, feature="chat").json["reason_code"] for _ in range(12)]
+            end_users.set_end_user(environment, "ann", plan_name=None, blocked=True, actor="test")
+            blocked = [ask(wire, "ann").json["reason_code"] for _ in range(12)]
+            leaving.key.revoke()
+            revoked = [ask(of_leaving).status for _ in range(12)]
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+    assert set(frozen) == {"FEATURE_FROZEN"}
+    assert set(blocked) == {"USER_BLOCKED"}
+    assert set(revoked) == {401}
+    assert set(others) == {200}
+
+
+@override_settings(EVALUATE_WAIT_S=0.5)
+def test_calls_go_on_by_the_policies_of_before_where_nobody_asked_since_a_change(
+    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_policies(environment, ALLOWING)
+    wire = Wire(api, Application())
+    assert ask(wire).json["reason_code"] == "ALLOWED"
+
+    with compiling_that_takes_long(environment, monkeypatch):
+        snapshot.find_outdated()
+        meanwhile = [ask(wire).json["reason_code"] for _ in range(5)]
+    snapshot.find_outdated()
+
+    assert set(meanwhile) == {"DEGRADED_ALLOWED"}
+    await_true(lambda: ask(wire).json["reason_code"] == "ALLOWED", within_s=20)
+    assert ask(wire).json["limit_state"][0]["limit"] == 7
 
 
 def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(

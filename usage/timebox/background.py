@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent import futures
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,7 @@ class Job(Generic[T]):
     group: Hashable
     key: Hashable
     work: Callable[[], T]
+    awaited: Callable[[], AbstractContextManager[None]]
     begun: float = field(default_factory=time.monotonic)
     done: Future[T] = field(default_factory=Future)
 
@@ -50,10 +52,10 @@ class Job(Generic[T]):
 
     def _await(self, wait_s: float | None) -> None:
         try:
-            patience.begin_to_wait()
+            with self.awaited():
+                futures.wait([self.done], wait_s)
         except Full as error:
             raise TooSlow("too many wait already") from error
-        futures.wait([self.done], wait_s)
 
     def _wait_s(self) -> float | None:
         left_s, given_s = patience.left_s(), patience.given_s()
@@ -69,7 +71,10 @@ class Job(Generic[T]):
 
 
 class Background:
-    """At most `threads` at a time, and of one group at most `threads_per_group`; groups take turns."""
+    """At most `threads` at a time, and of one group at most `threads_per_group`; groups take turns.
+
+    Callers wait inside of `awaited`.
+    """
 
     def __init__(
         self,
@@ -79,12 +84,14 @@ class Background:
         waiting_max: int,
         threads_per_group: int | None = None,
         of_threads: Patience | None = None,
+        awaited: Callable[[], AbstractContextManager[None]] = patience.waiting_for_work,
     ) -> None:
         self._name = name
         self._threads = threads
         self._threads_per_group = threads_per_group or threads
         self._waiting_max = waiting_max
         self._patience = of_threads
+        self._awaited = awaited
         self._lock = threading.Lock()
         # Waiting or under way.
         self._jobs: dict[Hashable, Job[Any]] = {}
@@ -101,7 +108,7 @@ class Background:
                 return job
             if len(self._jobs) >= self._waiting_max:
                 raise TooSlow("too much work waits already")
-            job = self._jobs[key] = Job(group, key, work)
+            job = self._jobs[key] = Job(group, key, work, self._awaited)
             self._waiting.setdefault(group, deque()).append(job)
             if self._alive < self._threads:
                 self._alive += 1

@@ -33,9 +33,10 @@ class _Thread(threading.local):
     # When the block must be over, and how long it was given; None: as long as it takes.
     deadline: float | None = None
     given_s: float | None = None
-    # Where to take a place before the first wait.
+    # Where to take a place before the first wait, and where to wait for what another thread does.
     gate: Gate | None = None
     is_inside: bool = False
+    work_gate: Gate | None = None
     patience: Patience | None = None
 
 
@@ -43,17 +44,19 @@ _thread = _Thread()
 
 
 @contextmanager
-def within(seconds: float, gate: Gate | None = None) -> Iterator[None]:
+def within(seconds: float, gate: Gate | None = None, work_gate: Gate | None = None) -> Iterator[None]:
     """All waits of this thread for PostgreSQL take at most so long together. Of nested blocks the shorter holds.
 
     With a gate only so many threads wait at once. A place is taken by the first wait, so who needs nothing needs none.
+    With a `work_gate` those who wait for another thread's work take their places there, and leave these to short
+    questions.
     """
     outer, outer_given_s = _thread.deadline, _thread.given_s
     deadline = time.monotonic() + seconds
     if outer is None or deadline < outer:
         _thread.deadline, _thread.given_s = deadline, seconds
     if gate is not None:
-        _thread.gate = gate
+        _thread.gate, _thread.work_gate = gate, work_gate
     try:
         yield
     finally:
@@ -65,7 +68,7 @@ def within(seconds: float, gate: Gate | None = None) -> Iterator[None]:
 def _leave(gate: Gate) -> None:
     if _thread.is_inside:
         gate.leave()
-    _thread.gate, _thread.is_inside = None, False
+    _thread.gate, _thread.work_gate, _thread.is_inside = None, None, False
 
 
 def begin_to_wait() -> None:
@@ -73,6 +76,24 @@ def begin_to_wait() -> None:
     if _thread.gate is not None and not _thread.is_inside:
         _thread.gate.enter(left_s())
         _thread.is_inside = True
+
+
+@contextmanager
+def waiting_for_work() -> Iterator[None]:
+    """Around a wait for what another thread does. Raises Full."""
+    work_gate = _thread.work_gate
+    if work_gate is None:
+        begin_to_wait()
+        yield
+        return
+    work_gate.enter(0)
+    if _thread.gate is not None and _thread.is_inside:
+        _thread.gate.leave()
+        _thread.is_inside = False
+    try:
+        yield
+    finally:
+        work_gate.leave()
 
 
 @contextmanager

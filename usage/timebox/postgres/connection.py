@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -32,7 +33,13 @@ Connected = TypeVar("Connected", bound=psycopg.Connection[Any])
 
 availability = Availability()
 # Connects that somebody waits for with a deadline: to look up a name takes as long as it takes.
-_connects = Background("postgres-connect", threads=CONNECTS_AT_ONCE_MAX, waiting_max=CONNECTS_WAITING_MAX)
+# Who waits has a place among those who wait for PostgreSQL already.
+_connects = Background(
+    "postgres-connect",
+    threads=CONNECTS_AT_ONCE_MAX,
+    waiting_max=CONNECTS_WAITING_MAX,
+    awaited=nullcontext,
+)
 
 
 class TimedConnection(psycopg.Connection[Any]):
