@@ -34,7 +34,7 @@ logger = logging.getLogger("tokvigil.api")
 EVALUATE_PATH = "/v1/evaluate"
 # So many threads of a web process (serving.threads.THREADS) may wait for PostgreSQL: for evaluates, and for all others.
 EVALUATES_WAITING_MAX, OTHERS_WAITING_MAX = 3, 9
-# And so many evaluates for what another thread compiles or sums up; the next go on at once without it.
+# And so many evaluates for what another thread compiles or sums up.
 EVALUATES_WAITING_FOR_WORK_MAX = 3
 # For a place to become free, an evaluate's as long as it may wait at all. Calls of a site that is well take less.
 PLACE_WAIT_S = 0.2
@@ -91,7 +91,7 @@ class Application:
         self._api = ApiHandler()
         self._direct = {path: DirectHandler(view) for path, view in DIRECT.items()}
         self._evaluates_waiting = Gate(EVALUATES_WAITING_MAX, settings.EVALUATE_WAIT_S)
-        self._evaluates_waiting_for_work = Gate(EVALUATES_WAITING_FOR_WORK_MAX, 0)
+        self._evaluates_waiting_for_work = Gate(EVALUATES_WAITING_FOR_WORK_MAX, settings.EVALUATE_WAIT_S)
         self._others_waiting = Gate(OTHERS_WAITING_MAX, PLACE_WAIT_S)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

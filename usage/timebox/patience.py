@@ -86,7 +86,7 @@ def waiting_for_work() -> Iterator[None]:
         begin_to_wait()
         yield
         return
-    work_gate.enter(0)
+    work_gate.enter(left_s())
     if _thread.gate is not None and _thread.is_inside:
         _thread.gate.leave()
         _thread.is_inside = False
