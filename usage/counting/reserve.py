@@ -20,7 +20,9 @@ from usage.counting.tracked import Counter
 from usage.metrics import METRICS, Metric
 from usage.money import TOKENS_PER_RATE
 
-ANSWER_AWAITED_MS = int(settings.COUNTER_STORE_TIMEOUT_S * 1000)
+# A script that comes to its turn later than this does nothing: the answer would hardly reach the caller in its time
+# box, who would then not know of the hold.
+ANSWER_AWAITED_MS = int(settings.COUNTER_STORE_TIMEOUT_S * 1000 * 0.8)
 
 # A limit to check: the letter of its metric, the number of its counter (or concurrency set) among those of the call,
 # from 1, the limit, whether it is enforced.
