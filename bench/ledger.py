@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+from django.conf import settings
+from redis import Redis
+
 from bench import load, scene
 from bench.client import post, post_until_served
 from bench.load import Load
@@ -76,6 +79,8 @@ def _beside_cold_starts(url: str, full: Scene, other: Scene, options: Options) -
     def load_other() -> Load:
         return load.run(url, "/v1/evaluate", other.key, scene.EVALUATE, seconds=options.seconds)
 
+    # Of its own, without the time box of a web process.
+    client = Redis.from_url(settings.REDIS_URL)
     starts = 0
 
     def load_other_meanwhile() -> Load:
@@ -83,7 +88,7 @@ def _beside_cold_starts(url: str, full: Scene, other: Scene, options: Options) -
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(load_other)
             while not running.done():
-                store.client.delete(*_keys_of(full))
+                client.delete(*_keys_of(full))
                 post_until_served(url, "/v1/evaluate", full.key, scene.CALL | {"user_id": "user_1"})
                 starts += 1
         return running.result()
