@@ -20,7 +20,7 @@ from usage.timebox.background import Background, TooSlow
 THREADS = 4
 WAITING_MAX = 1000
 # Of the time a caller has left for PostgreSQL, what it waits for: what it needs of the rest is all but the policies.
-RENEWING_SHARE, LATEST_SHARE = 0.4, 0.4
+AWAITED_SHARE = 0.4
 
 _compiling = Background(
     "compile",
@@ -65,7 +65,7 @@ def latest(known: Snapshot) -> Snapshot:
     if known.edition == edition:
         return known
     try:
-        with patience.within_share(LATEST_SHARE):
+        with patience.within_share(AWAITED_SHARE):
             work = partial(snapshot.at_edition, edition, known)
             return _compiling.start(environment_id, ("latest", environment_id, edition), work).result()
     except TooSlow:
@@ -76,7 +76,7 @@ def renew(stale: Snapshot) -> tuple[Snapshot, str]:
     """As `snapshot.renew`. Raises Compiling, StoreUnavailable."""
     work = partial(snapshot.renew, stale)
     try:
-        with patience.within_share(RENEWING_SHARE):
+        with patience.within_share(AWAITED_SHARE):
             key = ("renew", stale.environment_id, stale.edition)
             job = _compiling.start(stale.environment_id, key, work)
             renewed, edition = job.result()

@@ -63,11 +63,12 @@ class Amounts(msgspec.Struct, frozen=True):
     @property
     def counts(self) -> dict[str, int]:
         """All but the cost, by name: the values of COUNT_FIELDS."""
-        return dict(zip(COUNTS, _counts(self), strict=True))
+        return dict(zip(COUNTS, counts_of(self), strict=True))
 
 
 _fields: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COLUMNS)
-_counts: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COUNTS)
+# All but the cost, in the order of COUNTS.
+counts_of: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COUNTS)
 _SUMS: dict[Metric, Callable[[Amounts], int]] = {
     row.metric: attrgetter(*row.columns) if len(row.columns) == 1 else _sum_of(row.columns)
     for row in METRICS.values()

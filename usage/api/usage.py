@@ -138,14 +138,15 @@ class UsageBatchView(DirectPost):
                 reports[index] = http.parse(raw, _report)
             except Problem as problem:
                 outcomes[index] = problem
-        for index, report in _named_again(reports).items():
+        named_again = _named_again(reports)
+        for index, report in list(named_again.items()):
             try:
                 require_sound(report)
             except Problem as problem:
                 # It is none of the contents that its request_id stands for.
                 outcomes[index] = problem
-                del reports[index]
-        firsts = _firsts(_named_again(reports))
+                del reports[index], named_again[index]
+        firsts = _firsts(named_again)
         repeated = {index: first for index, first in firsts.items() if index != first}
         turns = _turns({index: report for index, report in reports.items() if index not in repeated})
         for indexes in turns[:CONTENTS_MAX]:

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from usage.amounts import Amounts, Subjects
+from usage.amounts import Amounts, Subjects, counts_of
 from usage.ledger.models import Status
 from usage.metrics import COLUMNS as COUNTED_COLUMNS
 from usage.metrics import COUNTS, TOKEN_PARTS
@@ -85,7 +85,6 @@ NAMES = ", ".join(COLUMNS)
 # What a reversal has the opposite of.
 NEGATED = {*COUNTED_COLUMNS, *TOKEN_PARTS}
 
-_counts: Callable[[Amounts], tuple[int, ...]] = attrgetter(*COUNTS)
 _parts: Callable[[NewEvent], tuple[int, ...]] = attrgetter(*TOKEN_PARTS)
 
 
@@ -104,7 +103,7 @@ def values(event: NewEvent) -> tuple[Any, ...]:
         event.model,
         event.provider,
         event.status.value,
-        *_counts(event.amounts),
+        *counts_of(event.amounts),
         *_parts(event),
         event.cost_nano,
         event.reported_cost_nano,
