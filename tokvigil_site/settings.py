@@ -126,7 +126,7 @@ POSTGRES_PATIENCE = (
 BACKGROUND_PATIENCE = Patience(statement_s=60, lock_s=30, idle_s=30)
 # What an evaluate waits for PostgreSQL, all in all: for what this process does not know yet. Then it decides without.
 EVALUATE_WAIT_S = float(environment.read("EVALUATE_WAIT_S", "0.25"))
-# What any other call of the API does.
+# What any other call of the API does. Half of it is more than a web process waits for a lock (ledger/writing.py).
 API_WAIT_S = 3.0
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

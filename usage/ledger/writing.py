@@ -14,15 +14,16 @@ from datetime import datetime
 from hashlib import sha256
 
 import msgspec
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.utils import IntegrityError
 
 from usage.amounts import Movement
 from usage.body_digests import said
 from usage.ledger import estimates, partitions, request_ids
-from usage.ledger.connections import ledger_connections
+from usage.ledger.connections import OutcomeUnknown, ledger_connections
 from usage.ledger.reading import Recorded, entries
 from usage.ledger.rows import COLUMNS, NAMES, NewEvent, values
+from usage.timebox import patience
 
 # What the first version's reports said, whether sent or not. Never changes: it is in the digests of the ledger's rows.
 FIRST_FIELDS = {
@@ -63,7 +64,13 @@ def digest_of(body: msgspec.Struct) -> bytes:
 
 
 def record(events: Sequence[NewEvent]) -> list[Outcome]:
-    """Writes events of one environment; one outcome each, in order. Request ids must differ from each other."""
+    """Writes events of one environment; one outcome each, in order. Request ids must differ from each other.
+
+    Raises DatabaseError: nothing was written, unless it is OutcomeUnknown. Whose time is half over begins no more: a
+    lock could outlast them, and they would go without knowing what becomes of it.
+    """
+    if patience.is_half_over():
+        raise OperationalError("no time is left to wait for the ledger")
     try:
         return _record(events)
     except IntegrityError as error:
@@ -81,12 +88,22 @@ def _record(events: Sequence[NewEvent]) -> list[Outcome]:
     return [outcomes[event.request_id] for event in events]
 
 
-@transaction.atomic
 def _record_known(events: Sequence[NewEvent]) -> dict[str, Outcome]:
     """Of events whose ids are in the ledger: reports replace estimates; the others are duplicates, or conflict."""
-    replaced = estimates.replace_estimates(events)
-    found = entries(events[0].environment_id, [event.request_id for event in events])
-    return {event.request_id: _outcome(event, replaced, found[event.request_id]) for event in events}
+    outcomes: dict[str, Outcome] = {}
+    try:
+        with transaction.atomic():
+            replaced = estimates.replace_estimates(events)
+            found = entries(events[0].environment_id, [event.request_id for event in events])
+            outcomes |= {
+                event.request_id: _outcome(event, replaced, found[event.request_id]) for event in events
+            }
+    except OperationalError as error:
+        if outcomes:
+            # All but the commit was answered.
+            raise OutcomeUnknown(str(error)) from error
+        raise
+    return outcomes
 
 
 def _outcome(event: NewEvent, replaced: set[str], found: Recorded) -> Outcome:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tenants import missed
 from usage.counting.rules import CountingRules
 from usage.counting.settle import SETTLED_AT_ONCE_MAX, Settled
 from usage.ledger.connections import OutcomeUnknown
 from usage.ledger.reading import Recorded
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import Conflicting, record
-from usage.settling import charging
+from usage.settling import charging, unanswered
 from usage.timebox.together import Together
 
 
@@ -28,15 +27,14 @@ def write(events: Sequence[NewEvent], known: CountingRules, *, states: bool = Fa
     """Of one environment, one for each, in order. Request ids must differ from each other.
 
     `states`: with how the counters stand afterwards. Raises DatabaseError if the ledger cannot be reached; then nothing
-    was recorded.
+    was recorded, or (OutcomeUnknown) it is written again once the ledger can be reached.
     """
     if not events:
         return []
     try:
         outcomes = record(events)
     except OutcomeUnknown:
-        # They may be committed, and perhaps nobody repeats them.
-        missed.note_or_remember(known.environment_id, missed.CHANGE)
+        unanswered.keep(events, known)
         raise
     settled = charging.charge([row for row in outcomes if isinstance(row, Recorded)], known, states=states)
     return [Written(outcome, settled.get(outcome.request_id)) for outcome in outcomes]

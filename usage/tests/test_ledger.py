@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from django.db import DatabaseError, DataError, connection, connections, transaction
+from django.db import DatabaseError, DataError, OperationalError, connection, connections, transaction
 
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects
@@ -25,6 +26,7 @@ from usage.ledger.rows import NewEvent
 from usage.ledger.writing import Conflicting, Outcome, digest_of, record
 from usage.models import UsageEvent
 from usage.settling.usage_report import UsageReport
+from usage.timebox import patience
 
 T = TypeVar("T")
 
@@ -415,6 +417,16 @@ class TestConnections:
 
         assert list(ledger_connections._idle) == [kept]
         assert not recorded(one(report(environment, "r-2"))).duplicate
+
+    def test_nothing_is_sent_that_a_lock_could_hold_until_its_writer_is_gone(
+        self, environment: Environment
+    ) -> None:
+        with patience.within(0.2):
+            time.sleep(0.11)
+            with pytest.raises(OperationalError, match="no time is left"):
+                one(report(environment, "r-1"))
+
+        assert rows(environment) == []
 
     def test_integers_of_any_size_share_one_prepared_statement(self, environment: Environment) -> None:
         for number, cost_nano in enumerate((1, 2**20, 2**40)):

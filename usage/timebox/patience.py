@@ -117,6 +117,11 @@ def given_s() -> float | None:
     return _thread.given_s
 
 
+def is_half_over() -> bool:
+    left, given = left_s(), given_s()
+    return left is not None and given is not None and left < given / 2
+
+
 def of_thread() -> Patience:
     """That of the process (settings.POSTGRES_PATIENCE), unless the thread was given another."""
     patience: Patience = _thread.patience or settings.POSTGRES_PATIENCE
