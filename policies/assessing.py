@@ -22,8 +22,7 @@ LEAST_OUTPUT_TOKENS = 1
 NO_RATES = HeldRates(0, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What the application wants to do, and what TokVigil knows of its user."""
 
     request_id: str
@@ -111,8 +110,7 @@ def _within_cost_caps(call: Call, terms: CallTerms, rates: HeldRates, least: int
     return output_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     reason: Reason
     message: str
     policy: int | None = None

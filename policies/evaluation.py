@@ -13,12 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from secrets import token_hex
 
 import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
+from msgspec import structs
 
 from policies import compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
@@ -70,8 +70,7 @@ ATTEMPTS_MAX = 12
 USERS_KEPT_MAX = 100_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
     """A decision and what it was made of."""
 
     assessment: Assessment
@@ -96,8 +95,7 @@ def forget_all() -> None:
     snapshot.forget_all()
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """A caller who may ask, as far as this process knows; the reserve script verifies it."""
 
     caller: Caller
@@ -180,7 +178,7 @@ class Evaluation:
                 case UserUnknown() as unknown:
                     self._attempt = attempt.with_user(unknown)
                 case ClockDiffers(now_ms):
-                    self._attempt = replace(attempt, now_ms=now_ms)
+                    self._attempt = structs.replace(attempt, now_ms=now_ms)
                 case Cold() as cold:
                     attempt.complete(cold, prepared.assessment.subjects)
                 case HoldsElsewhere(token):
@@ -197,8 +195,7 @@ class Evaluation:
         raise StoreUnavailable("the environment did not come to rest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try at a call, with what the process knows at the moment."""
 
     body: EvaluateRequest
@@ -217,7 +214,7 @@ class Attempt:
 
     def with_snapshot(self, known: Snapshot, edition: str, *, caller: Caller) -> Attempt:
         """Checks the key again, for it may be what changed. Raises Problem 401, 403."""
-        return replace(self, snapshot=known, edition=edition, credential=caller.credential(known))
+        return structs.replace(self, snapshot=known, edition=edition, credential=caller.credential(known))
 
     def prepare(self) -> Prepared:
         body, known = self.body, self.snapshot
@@ -309,7 +306,7 @@ class Attempt:
         record = end_users.load_record(environment_id, user_id)
         self.remember(record)
         told = not under_way and remember_user.remember_user(environment_id, user_id, record, unknown)
-        return replace(self, user_just_read=not told)
+        return structs.replace(self, user_just_read=not told)
 
     def remember(self, record: str) -> None:
         _users.remember(self.snapshot.environment_id, self.body.user_id, record)
@@ -336,8 +333,7 @@ class Attempt:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, ready for the reserve script."""
 
     attempt: Attempt
@@ -364,7 +360,7 @@ class Prepared:
         )
 
     def _with_model(self, model: str, now_ms: int) -> Assessment:
-        assessed, _ = self.attempt.assess(replace(self.call, model=model), self.terms, now_ms)
+        assessed, _ = self.attempt.assess(structs.replace(self.call, model=model), self.terms, now_ms)
         return assessed
 
     def replayed(self, replay: Replay) -> Evaluated:
@@ -373,7 +369,7 @@ class Prepared:
             first, readings = assessment.unpack_decided(replay.assessment, replay.readings)
         except Unreadable as error:
             logger.error("the hold of %s cannot be read by this version: %s", self.call.request_id, error)
-            first, readings = msgspec.structs.replace(self.assessment, limits=(), refusal=None), ()
+            first, readings = structs.replace(self.assessment, limits=(), refusal=None), ()
         return self._evaluated(first, decision.decide(first, readings, replay.at_ms), replay.deadline_ms)
 
     def _evaluated(

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
+import msgspec
+
 from policies.rules import Kind, Mode, PolicyRule, Scope
 from usage.assessment import PolicyRef
 
@@ -27,8 +29,7 @@ class StoredPolicy:
     rule: PolicyRule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Matched:
+class Matched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What applies to a call. The index answers equal scopes with the same object, so it can be a key."""
 
     override: StoredPolicy | None
@@ -40,8 +41,7 @@ class Matched:
         return self.guardrails if self.override is None else (self.override, *self.guardrails)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A policy whose scope matches, and what became of it; for `explain`."""
 
     policy: StoredPolicy

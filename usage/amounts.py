@@ -75,8 +75,7 @@ _SUMS: dict[Metric, Callable[[Amounts], int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
+class Movement(msgspec.Struct, frozen=True):
     """What one transaction of the ledger charged for a request. A late report adds another to that of its estimate."""
 
     xid: int
@@ -94,8 +93,7 @@ class Pair:
         return f"{self.per}:{self.window}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subjects:
+class Subjects(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a call belongs to. `""` means it belongs to none of that kind, and no counter of that kind takes it."""
 
     user_id: str

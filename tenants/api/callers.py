@@ -7,9 +7,9 @@ environment's revision before anything is held or recorded, and check the key ag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import msgspec
 from django.http import HttpRequest
 
 from tenants import keys
@@ -27,8 +27,7 @@ class KnowsKeys(Protocol):
 Known = TypeVar("Known", bound=KnowsKeys)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     presented: keys.Presented
     address: str
     # What the key must be allowed to do.

@@ -15,10 +15,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import blake2b
 
+import msgspec
 from django.utils import timezone
 
 from audit.log import acting_as
@@ -135,7 +136,7 @@ class _Run:
         assert presented is not None
         self.outcome = Outcome()
         self._caller = Caller(presented=presented, address="127.0.0.1", scope=scopes.EVALUATE)
-        self._reporter = replace(self._caller, scope=scopes.USAGE_WRITE)
+        self._reporter = msgspec.structs.replace(self._caller, scope=scopes.USAGE_WRITE)
         self._step = step
         self._counting = threading.Lock()
 

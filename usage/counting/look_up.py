@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from tenants.revisions import environment_key
 from usage.counting.keys import rate_key, reservation_key, user_key
@@ -15,8 +16,7 @@ from usage.counting.stored_user import StoredUser, parse_record
 ANSWERED_OF_EACH = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """Of one request its reservation, open or expired; without one its end user, if the store knows them."""
 
     reservation: Reservation | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+
+import msgspec
 
 from usage import assessment
 from usage.amounts import Amounts
@@ -23,8 +24,7 @@ READ_AT_ONCE_MAX = 1000
 Held = TypeVar("Held", bound="Reservation")
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True):
     """A hold, as the ledger needs it. `key` is its key in the store, `at_ms` when the call was evaluated."""
 
     key: str
@@ -34,12 +34,11 @@ class Reservation:
     is_open: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class DueCharge(Reservation):
+class DueCharge(Reservation, frozen=True, kw_only=True):
     """One that is past its deadline and is to be charged, and what it holds until then."""
 
-    amounts: Amounts = field(kw_only=True)
-    deadline_ms: int = field(kw_only=True)
+    amounts: Amounts
+    deadline_ms: int
 
 
 def open_holds(environment_id: int, until_ms: int, most: int) -> list[Reservation]:

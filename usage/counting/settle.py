@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,8 +20,7 @@ SETTLED_AT_ONCE_MAX = 50
 _pack = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger charged for a request, and the counters that take it."""
 
     request_id: str
@@ -30,18 +28,16 @@ class Settlement:
     movements: tuple[Movement, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CounterState:
+class CounterState(msgspec.Struct, frozen=True):
     used: Amounts
     held: Amounts
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """Whether anything was charged that had not been before; and, if asked for, how the counters stand now."""
 
     charged: bool
-    states: dict[Pair, CounterState] = field(default_factory=dict)
+    states: dict[Pair, CounterState] = msgspec.field(default_factory=dict)
 
 
 def settle_many(

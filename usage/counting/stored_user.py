@@ -6,13 +6,12 @@ which may be any text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 UNKNOWN = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredUser:
+class StoredUser(msgspec.Struct, frozen=True):
     """`plan` is "" for none."""
 
     known: bool

@@ -7,9 +7,10 @@ the windows and of the subjects that the estimate was charged to. Call in a tran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 from django.db import connection
 
 from usage.amounts import Subjects
@@ -29,7 +30,7 @@ def replace_estimates(reports: Sequence[NewEvent]) -> set[str]:
     if found:
         _insert(
             [
-                replace(
+                msgspec.structs.replace(
                     report,
                     charged_at=found[report.request_id].charged_at,
                     subjects=found[report.request_id].subjects,

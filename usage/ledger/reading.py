@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 from django.db import connection
 
 from usage.amounts import Amounts, Movement, Subjects
 from usage.metrics import sql_sums
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger holds of a request, all its rows together."""
 
     request_id: str

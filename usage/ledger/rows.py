@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from usage.amounts import Amounts, Subjects, counts_of
 from usage.ledger.models import Status
@@ -18,8 +19,7 @@ from usage.metrics import COUNTS, TOKEN_PARTS
 _ONE_CALL = Amounts(requests=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A usage event, ready to be written: priced, and placed in time."""
 
     environment_id: int

@@ -9,7 +9,6 @@ the rows are committed. Charging the counters comes after (usage/settling/chargi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 
@@ -48,8 +47,7 @@ FIRST_FIELDS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conflicting:
+class Conflicting(msgspec.Struct, frozen=True, kw_only=True):
     """The request_id is in the ledger with another body; nothing was changed."""
 
     request_id: str
@@ -108,7 +106,7 @@ def _record_known(events: Sequence[NewEvent]) -> dict[str, Outcome]:
 
 def _outcome(event: NewEvent, replaced: set[str], found: Recorded) -> Outcome:
     if event.request_id in replaced:
-        return replace(found, duplicate=False)
+        return msgspec.structs.replace(found, duplicate=False)
     # An estimate of a call that was reported meanwhile is not written; what was reported stands for it.
     if event.body_digest is not None and found.body_digest != event.body_digest:
         return Conflicting(request_id=event.request_id)

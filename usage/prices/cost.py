@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import msgspec
+
 from usage.amounts import TOKENS_MAX
 from usage.metrics import TOKEN_PARTS
 from usage.money import TOKENS_PER_RATE
@@ -20,8 +22,7 @@ TIERS_MAX = 8
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenUse:
+class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one call. Cached and cache-write tokens are parts of the input, reasoning of the output.
 
     Raises ValueError, naming the field, for a count below 0 or above TOKENS_MAX and for parts larger than

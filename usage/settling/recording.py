@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from usage.counting.rules import CountingRules
 from usage.counting.settle import SETTLED_AT_ONCE_MAX, Settled
@@ -15,8 +16,7 @@ from usage.settling import charging, unanswered
 from usage.timebox.together import Together
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """What became of an event. `settled` is None if nothing was charged, or it could not be told."""
 
     outcome: Recorded | Conflicting
@@ -40,8 +40,7 @@ def write(events: Sequence[NewEvent], known: CountingRules, *, states: bool = Fa
     return [Written(outcome, settled.get(outcome.request_id)) for outcome in outcomes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(msgspec.Struct, frozen=True):
     event: NewEvent
     known: CountingRules
 

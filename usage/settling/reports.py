@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -46,8 +45,7 @@ OCCURRED_AGE_MAX = timedelta(days=35)
 OCCURRED_AHEAD_MAX = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """Whose reports may be written, by rules that are in force, and what the counter store knows of their calls."""
 
     known: CountingRules
@@ -116,8 +114,7 @@ def record_batch(reports: Sequence[UsageReport], admitted: Admitted) -> list[Usa
     return [outcomes[report.request_id] for report in reports]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True, kw_only=True):
     """A report, and what is known of its call from before."""
 
     body: UsageReport

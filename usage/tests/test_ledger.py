@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from threading import Barrier
@@ -47,7 +46,7 @@ def report(
         used=Amounts(1, 10, 20, cost_nano or 0),
         priced=cost_nano is not None,
     )
-    return replace(made, **fields)
+    return msgspec.structs.replace(made, **fields)
 
 
 def estimate(
@@ -56,7 +55,7 @@ def estimate(
     made = report(
         environment, request_id, cost_nano=cost_nano, body_digest=None, status=Status.UNSETTLED, **fields
     )
-    return replace(made, used=Amounts(1, 10, 100, cost_nano or 0))
+    return msgspec.structs.replace(made, used=Amounts(1, 10, 100, cost_nano or 0))
 
 
 def rows(environment: Environment, request_id: str | None = None) -> list[UsageEvent]:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,7 +209,7 @@ def uses(draw: st.DrawFn) -> TokenUse:
 
 @given(full_rates(), uses(), st.sampled_from(["input_tokens", "output_tokens"]), counts)
 def test_more_tokens_never_cost_less(rate: Rates, use: TokenUse, grown: str, more: int) -> None:
-    larger = replace(use, **{grown: getattr(use, grown) + more})
+    larger = msgspec.structs.replace(use, **{grown: getattr(use, grown) + more})
     assert cost_nano(price("m", rates=rate), larger) >= cost_nano(price("m", rates=rate), use)
 
 
