@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from django.db import OperationalError, transaction
@@ -131,7 +132,8 @@ def _statement(rows: str) -> str:
     """  # noqa: S608 (the names of columns are the only input)
 
 
-# Binary parameters: of a single event; and of many, a list for each column. The text of a jsonb is sent as text.
+# Binary parameters: of a single event; and of many, a list for each column. The text of a jsonb is sent as text, and so
+# is a list of integers, for psycopg packs one integer after the other.
 _TYPES = {**COLUMNS, "body_digest": "bytea"}
 _ONE = _statement(
     "SELECT "
@@ -140,9 +142,10 @@ _ONE = _statement(
         for name, kind in _TYPES.items()
     )
 )
+_AS_SENT = {"jsonb": "%b::text[]", "bigint": "%b::text", "int": "%b::text"}
 _MANY = _statement(
     "SELECT * FROM unnest("  # noqa: S608
-    + ", ".join("%b::text[]::jsonb[]" if kind == "jsonb" else f"%b::{kind}[]" for kind in _TYPES.values())
+    + ", ".join(_AS_SENT.get(kind, "%b") + f"::{kind}[]" for kind in _TYPES.values())
     + f") AS row ({', '.join(_TYPES)})"
 )
 
@@ -154,12 +157,25 @@ def _write_new(events: Sequence[NewEvent]) -> dict[str, Outcome]:
     written = (
         ledger_connections.execute(_ONE, rows[0])
         if len(rows) == 1
-        else ledger_connections.execute(_MANY, [list(column) for column in zip(*rows, strict=True)])
+        else ledger_connections.execute(
+            _MANY,
+            [
+                _sent(kind, column)
+                for kind, column in zip(_TYPES.values(), zip(*rows, strict=True), strict=True)
+            ],
+        )
     )
     by_id = {event.request_id: event for event in events}
     return {
         request_id: _recorded(by_id[request_id], xid, recorded_at) for request_id, xid, recorded_at in written
     }
+
+
+def _sent(kind: str, column: Sequence[Any]) -> Any:
+    if _AS_SENT.get(kind) != "%b::text":
+        return list(column)
+    # PostgreSQL writes a list as JSON does, but for the brackets.
+    return f"{{{msgspec.json.encode(column)[1:-1].decode()}}}"
 
 
 def _recorded(event: NewEvent, xid: int, recorded_at: datetime) -> Recorded:
