@@ -43,17 +43,17 @@ class Job(Generic[T]):
         A thread whose time is limited (`patience.within`) waits at most until the job is as old as that limit: for work
         that takes long only its first callers wait.
         """
-        wait_s = self._wait_s()
-        if wait_s != 0 and not self.done.done():
-            self._await(wait_s)
+        if not self.done.done() and self._wait_s() != 0:
+            self._await()
         if not self.done.done():
             raise TooSlow("not done in time, but under way")
         return self.done.result()
 
-    def _await(self, wait_s: float | None) -> None:
+    def _await(self) -> None:
         try:
             with self.awaited():
-                futures.wait([self.done], wait_s)
+                # What is left once there is a place to wait in.
+                futures.wait([self.done], self._wait_s())
         except Full as error:
             raise TooSlow("too many wait already") from error
 

@@ -9,6 +9,7 @@ import pytest
 
 from usage.timebox import patience
 from usage.timebox.background import Background, TooSlow
+from usage.timebox.gate import Gate
 
 
 @pytest.fixture
@@ -72,6 +73,18 @@ def test_who_comes_late_to_work_that_takes_long_does_not_wait_for_it(held: Event
         pool.start("a", 1, held.wait).result()
 
     assert time.monotonic() - begun < 0.1
+
+
+def test_who_waits_for_a_place_waits_so_much_less_for_the_work(held: Event) -> None:
+    pool, work_gate = background(), Gate(places=1, wait_s=5)
+    work_gate.enter()
+    threading.Timer(0.6, work_gate.leave).start()
+
+    begun = time.monotonic()
+    with patience.within(0.8, Gate(places=1, wait_s=5), work_gate), pytest.raises(TooSlow):
+        pool.start("a", 1, held.wait).result()
+
+    assert 0.6 < time.monotonic() - begun < 1.2
 
 
 def test_one_group_does_not_take_all_threads(held: Event) -> None:
