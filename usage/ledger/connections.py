@@ -78,22 +78,16 @@ class LedgerConnections:
 
     def _said(self, connection: TimedConnection, statement: str, parameters: Sequence[Any]) -> list[Row]:
         try:
-            return self._use(connection, statement, parameters)
-        except psycopg.OperationalError as error:
-            if connection.closed:
-                raise OutcomeUnknown(str(error)) from error
-            raise
-
-    def _use(self, connection: TimedConnection, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        try:
             with connection.cursor(binary=True) as cursor:
                 # The statements are written in this room; no input is part of one.
                 rows = cursor.execute(statement, parameters).fetchall()
-        except BaseException:
+        except BaseException as error:
             if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
                 connection.close()
             if not connection.closed:
                 self._idle.append(connection)
+            elif isinstance(error, psycopg.OperationalError):
+                raise OutcomeUnknown(str(error)) from error
             raise
         self._idle.append(connection)
         return rows
