@@ -18,12 +18,12 @@ from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site import tasks
 from tokvigil_site.testing import Api, apply_policies, assert_settled, later, ledger, limits
+from tokvigil_site.tests.applications import DAILY_1
 from usage.counting.keys import decisions_key, reservation_key, unread_decisions_key
 from usage.counting.reservations import open_count
 from usage.counting.store import store
 from usage.settling import expiry
 
-DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"
 MONTHLY_9 = "{metric: requests, window: month, amount: 9, per: user}"
 LIMITS = 8
 Change = Callable[[bytes], bytes]

@@ -24,14 +24,13 @@ from tokvigil_site.testing import (
     limits,
     set_price,
 )
+from tokvigil_site.tests.applications import DAILY_1
 from tokvigil_site.tests.callers import assert_problem
 from usage.counting.keys import reservation_key
 from usage.counting.store import CounterStore, StoreUnavailable, store
 from usage.ledger import expected_output
 from usage.money import parse_usd
 from usage.settling import expiry, stored_plans
-
-DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"
 
 
 @pytest.mark.parametrize("amount", [1, 2])

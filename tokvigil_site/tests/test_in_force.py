@@ -34,6 +34,7 @@ from tokvigil_site import tasks
 from tokvigil_site.embedded import stack, state
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.tests.applications import monthly
 from tokvigil_site.tests.servers import (
     CHECKOUT,
     WebApi,
@@ -43,7 +44,6 @@ from tokvigil_site.tests.servers import (
     manage,
     web_processes,
 )
-from tokvigil_site.tests.test_failures import monthly
 from tokvigil_site.tests.test_hot_path import sql_counted
 from usage.counting.store import store
 

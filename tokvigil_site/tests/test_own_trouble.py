@@ -31,6 +31,7 @@ from tokvigil_site import tasks
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.handlers import Application
 from tokvigil_site.testing import Answer, Api, apply_policies, at_once, later, ledger, limits, set_clock
+from tokvigil_site.tests.applications import monthly, used
 from tokvigil_site.tests.servers import (
     NoAnswer,
     Traffic,
@@ -40,7 +41,6 @@ from tokvigil_site.tests.servers import (
     session_variables,
     web_processes,
 )
-from tokvigil_site.tests.test_failures import monthly, used
 from tokvigil_site.tests.test_hot_path import sql_counted
 from tokvigil_site.tests.test_malformed import Wire
 from usage.counting import rules, settle

@@ -21,6 +21,7 @@ import pytest
 from tenants.models import ApiKey, Environment, Tenant
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import Answer, Api, apply_policies, ledger, limits, new_request_id
+from tokvigil_site.tests.applications import Application, assert_all_counted_once, monthly
 from tokvigil_site.tests.conftest import disposable_stack
 from tokvigil_site.tests.servers import (
     NoAnswer,
@@ -31,7 +32,6 @@ from tokvigil_site.tests.servers import (
     leave_servers,
     web_processes,
 )
-from tokvigil_site.tests.test_failures import Application, assert_all_counted_once, monthly
 from usage.counting.store import store
 from usage.settling import recount
 

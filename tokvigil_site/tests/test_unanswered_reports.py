@@ -12,7 +12,7 @@ from tenants import missed
 from tenants.models import Environment
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import Api, apply_policies, assert_settled, later, ledger
-from tokvigil_site.tests.test_failures import monthly
+from tokvigil_site.tests.applications import monthly
 from usage.counting.inspection import environment_fields
 from usage.settling import expiry, unanswered
 from usage.timebox import patience
