@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import Api, apply_policies, assert_settled, later, ledger
 from tokvigil_site.tests.applications import monthly
 from usage.counting.inspection import environment_fields
-from usage.settling import expiry, unanswered
+from usage.settling import catching_up, charging, expiry, unanswered
 from usage.timebox import patience
 
 COMMIT_S = 1.5
@@ -88,6 +89,39 @@ def test_a_report_over_an_estimate_without_an_answer_to_its_commit_is_charged(
 
     # The estimate, its reversal, and what was reported.
     assert sorted(row.amounts.input_tokens for row in ledger(environment)) == [-10, 3, 10]
+    assert_settled(environment)
+
+
+def test_the_new_reports_of_a_batch_are_charged_though_the_others_failed(
+    servers: Stack, api: Api, environment: Environment
+) -> None:
+    estimated = api.evaluate()["request_id"]
+    later(minutes=11)
+    assert expiry.settle_expired(environment) == (0, 1)
+    event = {"user_id": "user_1", "model": "test-model", "input_tokens": 1, "output_tokens": 0}
+    batch = {"events": [{"request_id": request_id, **event} for request_id in ("new", estimated)]}
+    with psycopg.connect(servers.owner_url) as stranger:
+        stranger.execute("SELECT 1 FROM usage_request WHERE request_id = %s FOR UPDATE", [estimated])
+        with patience.within(WAIT_S):
+            assert api.post("/v1/usage/batch", batch).status == 503
+
+    unanswered.write_again()
+
+    assert {row.request_id for row in ledger(environment, status="succeeded")} == {"new", estimated}
+    assert_settled(environment)
+
+
+def test_what_is_unanswered_for_too_long_has_the_counters_rebuilt(
+    servers: Stack, api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with slow_commits(servers):
+        assert api.report("lost").status == 503
+
+    monkeypatch.setattr(charging, "REPEATED_CHARGE_MAX_AGE", timedelta())
+    unanswered.write_again()
+    catching_up.catch_up()
+
+    assert api.evaluate(dry_run=True)["limit_state"][0]["used"] == 1
     assert_settled(environment)
 
 

@@ -83,7 +83,13 @@ def _record(events: Sequence[NewEvent]) -> list[Outcome]:
     outcomes: dict[str, Outcome] = _write_new(events)
     known = [event for event in events if event.request_id not in outcomes]
     if known:
-        outcomes |= _record_known(known)
+        try:
+            outcomes |= _record_known(known)
+        except OperationalError as error:
+            if outcomes:
+                # The new ones are written.
+                raise OutcomeUnknown(str(error)) from error
+            raise
     return [outcomes[event.request_id] for event in events]
 
 

@@ -28,7 +28,8 @@ class _Unanswered:
     known: CountingRules
     since: float = field(default_factory=time.monotonic)
 
-    def may_be_charged_no_more(self) -> bool:
+    def is_old(self) -> bool:
+        """The counter store may not remember any more whether it was charged."""
         return time.monotonic() - self.since > charging.REPEATED_CHARGE_MAX_AGE.total_seconds()
 
 
@@ -36,7 +37,7 @@ _kept: deque[_Unanswered] = deque()
 
 
 def keep(events: Sequence[NewEvent], known: CountingRules) -> None:
-    """Of one environment. Where too many are kept, its counters are rebuilt from whatever is in the ledger then."""
+    """Of one environment. For what is too much, or gets too old, its counters are rebuilt."""
     if len(_kept) < KEPT_MAX:
         _kept.append(_Unanswered(events, known))
     else:
@@ -47,14 +48,15 @@ def write_again() -> None:
     """Once each. Raises DatabaseError at the first that gets no answer again; it is the last next time."""
     for _ in range(len(_kept)):
         unanswered = _kept.popleft()
+        if unanswered.is_old():
+            missed.note_or_remember(unanswered.known.environment_id, missed.CHANGE)
+            continue
         try:
             outcomes = record(unanswered.events)
         except BaseException:
             _kept.append(unanswered)
             raise
         charging.charge([row for row in outcomes if isinstance(row, Recorded)], unanswered.known)
-        if unanswered.may_be_charged_no_more():
-            missed.note_or_remember(unanswered.known.environment_id, missed.CHANGE)
 
 
 def forget_all() -> None:
