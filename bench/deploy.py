@@ -187,7 +187,9 @@ def _prepared(policies: Path, variables: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.deploy", description=__doc__.splitlines()[0])
-    parser.add_argument("commit", help="the version that runs beside this checkout")
+    parser.add_argument(
+        "commit", help="the version that runs beside this checkout: `make deploy AGAINST=<commit>`"
+    )
     commit = parser.parse_args().commit
     failed = 0
     with bench_stack(), both_versions(commit) as (older, newer):

@@ -171,3 +171,8 @@ class PolicySet:
 
     plans: tuple[str, ...] = ()
     policies: tuple[PolicyRule, ...] = ()
+
+    @property
+    def binds_everyone(self) -> bool:
+        """Whether an enforced policy meets whoever comes, with a plan that is misspelt too."""
+        return any(policy.scope == Scope() and policy.mode is Mode.ENFORCE for policy in self.policies)

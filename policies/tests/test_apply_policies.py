@@ -100,3 +100,21 @@ def test_a_file_that_cannot_be_read_is_named(environment: Environment, tmp_path:
     (tmp_path / "latin.yaml").write_bytes(b"version: \xff")
     with pytest.raises(CommandError, match="cannot be read"):
         run("apply_policies", "acme/prod", tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    "default", ["{name: Default, mode: monitor}", "{name: Chat, scope: {feature: chat}}"]
+)
+def test_a_set_that_binds_not_everyone_says_so_unless_others_are_blocked(
+    environment: Environment, file: Path, default: str
+) -> None:
+    warning = (
+        "No policy without a scope is enforced: calls that no policy is for are allowed without a limit.\n"
+    )
+    assert warning not in run("apply_policies", "acme/prod", file, "--dry-run")
+
+    file.write_text(f"version: 1\npolicies: [{default}]\n")
+
+    assert run("apply_policies", "acme/prod", file, "--dry-run").endswith(warning)
+    Environment.objects.filter(pk=environment.pk).update(default_action="block")
+    assert warning not in run("apply_policies", "acme/prod", file)

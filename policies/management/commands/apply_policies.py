@@ -11,6 +11,7 @@ from policies.policy_file import parse
 from policies.publishing import ChangeKind, PolicyChange, publish
 from policies.strict_yaml import FILE_BYTES_MAX
 from tenants.management import environments
+from tenants.models import DefaultAction
 
 ACTOR = "cli:apply_policies"
 
@@ -43,6 +44,10 @@ class Command(BaseCommand):
             f"{added} added, {changed} changed, {counts[ChangeKind.ARCHIVED]} archived, {unchanged} unchanged"
             + (" (dry run: nothing was changed)" if dry_run else "")
         )
+        if target.default_action == DefaultAction.ALLOW and not wanted.binds_everyone:
+            self.stdout.write(
+                "No policy without a scope is enforced: calls that no policy is for are allowed without a limit."
+            )
 
 
 def _read(file: str) -> str:
