@@ -271,7 +271,8 @@ Look around
 def how_to_call(site: Site, visitor: Stage, provider_url: str) -> str:
     """What the README's quick start needs, to be pasted into a shell."""
     return f"""
-Call it yourself, by the same rules, in {visitor.environment}; the AI provider is local and answers with filler
+Call it yourself, by the same rules, in {visitor.environment}; the AI provider is local,
+answers with filler, and ends with this demo
   export TOKVIGIL_BASE_URL={site.url} TOKVIGIL_API_KEY={visitor.api_key}
   export OPENAI_BASE_URL={provider_url} OPENAI_API_KEY={PROVIDER_KEY}
   Then run the quick start of sdk/python/README.md."""

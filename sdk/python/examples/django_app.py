@@ -1,9 +1,9 @@
 """A Django application in one file. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
 
-python django_app.py runserver
-curl 127.0.0.1:8000/ask/ -H "X-User: ana" -d text="What is a ledger?"
+python django_app.py runserver 8010
+curl 127.0.0.1:8010/ask/ -H "X-User: ana" -d text="What is a ledger?"
 
-It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY.
+It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY, and `pip install openai django` beside tokvigil.
 """
 
 import sys

@@ -1,9 +1,10 @@
 """A FastAPI application. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
 
-uvicorn fastapi_app:app
-curl localhost:8000/ask -H "X-User: ana" -H "Content-Type: application/json" -d '{"text": "What is a ledger?"}'
+uvicorn fastapi_app:app --port 8010
+curl localhost:8010/ask -H "X-User: ana" -H "Content-Type: application/json" -d '{"text": "What is a ledger?"}'
 
-It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY.
+It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY, and beside tokvigil
+`pip install openai fastapi uvicorn`.
 """
 
 from collections.abc import AsyncIterator
