@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.utils import IntegrityError
 
 from usage.amounts import Movement
@@ -85,7 +85,7 @@ def _record(events: Sequence[NewEvent]) -> list[Outcome]:
     if known:
         try:
             outcomes |= _record_known(known)
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             if outcomes:
                 # The new ones are written.
                 raise OutcomeUnknown(str(error)) from error
@@ -103,7 +103,7 @@ def _record_known(events: Sequence[NewEvent]) -> dict[str, Outcome]:
             outcomes |= {
                 event.request_id: _outcome(event, replaced, found[event.request_id]) for event in events
             }
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         if outcomes:
             # All but the commit was answered.
             raise OutcomeUnknown(str(error)) from error

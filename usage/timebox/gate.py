@@ -23,10 +23,11 @@ class Gate:
             return
         if self._stuck:
             raise Full
-        if not self._places.acquire(
-            timeout=self._wait_s if within_s is None else min(within_s, self._wait_s)
-        ):
-            self._stuck = True
+        wait_s = self._wait_s if within_s is None else min(within_s, self._wait_s)
+        if not self._places.acquire(timeout=wait_s):
+            # Who had hardly time to wait has not seen whether somebody leaves.
+            if wait_s > self._wait_s / 2:
+                self._stuck = True
             raise Full
 
     def leave(self) -> None:

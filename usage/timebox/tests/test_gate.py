@@ -36,3 +36,13 @@ def test_who_finds_nobody_leaving_is_refused_and_those_after_it_at_once_until_on
     gate.enter()
     threading.Timer(0.05, gate.leave).start()
     gate.enter()
+
+
+def test_who_has_no_time_to_wait_keeps_out_nobody_else() -> None:
+    gate = Gate(1, wait_s=5)
+    gate.enter()
+    with pytest.raises(Full):
+        gate.enter(within_s=0)
+
+    threading.Timer(0.05, gate.leave).start()
+    gate.enter()
