@@ -26,9 +26,10 @@ class Command(BaseCommand):
                 self.stdout.write(f"{drift.key}: counted {drift.counted}, ledger {drift.recorded}")
             held = found.held
             self.stdout.write(
-                f"{chosen}: drift {len(found.drifts)} of {found.complete} counters ({found.cold} to be rebuilt before "
-                f"use); open reservations {found.open_reservations}, held at most {held.requests} requests, "
-                f"{held.input_tokens + held.output_tokens} tokens, {format_usd(held.cost_nano)} USD"
+                f"{chosen}: drift {len(found.drifts)} of {found.complete} counters ({found.cold} cold: not compared, "
+                f"rebuilt from the ledger at their next use); open reservations {found.open_reservations}, the most "
+                f"that one counter holds: {held.requests} requests, {held.input_tokens + held.output_tokens} tokens, "
+                f"{format_usd(held.cost_nano)} USD"
             )
             drifted += len(found.drifts)
         if drifted:
