@@ -187,9 +187,8 @@ def _prepared(policies: Path, variables: dict[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.deploy", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "commit", help="the version that runs beside this checkout: `make deploy AGAINST=<commit>`"
-    )
+    # Its name as `make deploy` has it.
+    parser.add_argument("commit", metavar="AGAINST", help="the version that runs beside this checkout")
     commit = parser.parse_args().commit
     failed = 0
     with bench_stack(), both_versions(commit) as (older, newer):

@@ -18,7 +18,6 @@ from secrets import token_hex
 import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
-from msgspec import structs
 
 from policies import compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
@@ -178,7 +177,7 @@ class Evaluation:
                 case UserUnknown() as unknown:
                     self._attempt = attempt.with_user(unknown)
                 case ClockDiffers(now_ms):
-                    self._attempt = structs.replace(attempt, now_ms=now_ms)
+                    self._attempt = msgspec.structs.replace(attempt, now_ms=now_ms)
                 case Cold() as cold:
                     attempt.complete(cold, prepared.assessment.subjects)
                 case HoldsElsewhere(token):
@@ -214,7 +213,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_snapshot(self, known: Snapshot, edition: str, *, caller: Caller) -> Attempt:
         """Checks the key again, for it may be what changed. Raises Problem 401, 403."""
-        return structs.replace(self, snapshot=known, edition=edition, credential=caller.credential(known))
+        return msgspec.structs.replace(
+            self, snapshot=known, edition=edition, credential=caller.credential(known)
+        )
 
     def prepare(self) -> Prepared:
         body, known = self.body, self.snapshot
@@ -306,7 +307,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         record = end_users.load_record(environment_id, user_id)
         self.remember(record)
         told = not under_way and remember_user.remember_user(environment_id, user_id, record, unknown)
-        return structs.replace(self, user_just_read=not told)
+        return msgspec.structs.replace(self, user_just_read=not told)
 
     def remember(self, record: str) -> None:
         _users.remember(self.snapshot.environment_id, self.body.user_id, record)
@@ -360,7 +361,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def _with_model(self, model: str, now_ms: int) -> Assessment:
-        assessed, _ = self.attempt.assess(structs.replace(self.call, model=model), self.terms, now_ms)
+        assessed, _ = self.attempt.assess(msgspec.structs.replace(self.call, model=model), self.terms, now_ms)
         return assessed
 
     def replayed(self, replay: Replay) -> Evaluated:
@@ -369,7 +370,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             first, readings = assessment.unpack_decided(replay.assessment, replay.readings)
         except Unreadable as error:
             logger.error("the hold of %s cannot be read by this version: %s", self.call.request_id, error)
-            first, readings = structs.replace(self.assessment, limits=(), refusal=None), ()
+            first, readings = msgspec.structs.replace(self.assessment, limits=(), refusal=None), ()
         return self._evaluated(first, decision.decide(first, readings, replay.at_ms), replay.deadline_ms)
 
     def _evaluated(

@@ -8,18 +8,8 @@ from typing import Any
 
 from tenants.models import Environment
 from tokvigil_site import tasks
-from tokvigil_site.testing import (
-    Answer,
-    Api,
-    assert_settled,
-    ledger,
-    limits,
-    new_request_id,
-)
-from tokvigil_site.tests.servers import (
-    NoAnswer,
-    WebApi,
-)
+from tokvigil_site.testing import Answer, Api, assert_settled, ledger, limits, new_request_id
+from tokvigil_site.tests.servers import NoAnswer, WebApi
 
 DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"
 RETRIES_MAX = 300
@@ -120,6 +110,3 @@ def monthly(amount: int, **fields: str) -> str:
 def used(api: Api) -> int:
     found: int = api.evaluate(dry_run=True)["limit_state"][0]["used"]
     return found
-
-
-DAILY_1 = "{metric: requests, window: day, amount: 1, per: user}"

@@ -27,9 +27,7 @@ from tokvigil_site.testing import (
     limits,
 )
 from tokvigil_site.tests.applications import DAILY_1, used
-from tokvigil_site.tests.servers import (
-    await_true,
-)
+from tokvigil_site.tests.servers import await_true
 from usage.counting import settle
 from usage.counting.store import StoreUnavailable, store
 from usage.settling import catching_up, expiry, recount

@@ -8,7 +8,8 @@ the rows are committed. Charging the counters comes after (usage/settling/chargi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -83,32 +84,31 @@ def _record(events: Sequence[NewEvent]) -> list[Outcome]:
     outcomes: dict[str, Outcome] = _write_new(events)
     known = [event for event in events if event.request_id not in outcomes]
     if known:
-        try:
+        with _unknown_after(outcomes):
             outcomes |= _record_known(known)
-        except (OperationalError, InterfaceError) as error:
-            if outcomes:
-                # The new ones are written.
-                raise OutcomeUnknown(str(error)) from error
-            raise
     return [outcomes[event.request_id] for event in events]
 
 
 def _record_known(events: Sequence[NewEvent]) -> dict[str, Outcome]:
     """Of events whose ids are in the ledger: reports replace estimates; the others are duplicates, or conflict."""
     outcomes: dict[str, Outcome] = {}
+    # Once there are outcomes, all but the commit was answered.
+    with _unknown_after(outcomes), transaction.atomic():
+        replaced = estimates.replace_estimates(events)
+        found = entries(events[0].environment_id, [event.request_id for event in events])
+        outcomes |= {event.request_id: _outcome(event, replaced, found[event.request_id]) for event in events}
+    return outcomes
+
+
+@contextmanager
+def _unknown_after(outcomes: Mapping[str, Outcome]) -> Iterator[None]:
+    """Failures in the block are OutcomeUnknown once there are outcomes, for these may be written."""
     try:
-        with transaction.atomic():
-            replaced = estimates.replace_estimates(events)
-            found = entries(events[0].environment_id, [event.request_id for event in events])
-            outcomes |= {
-                event.request_id: _outcome(event, replaced, found[event.request_id]) for event in events
-            }
+        yield
     except (OperationalError, InterfaceError) as error:
         if outcomes:
-            # All but the commit was answered.
             raise OutcomeUnknown(str(error)) from error
         raise
-    return outcomes
 
 
 def _outcome(event: NewEvent, replaced: set[str], found: Recorded) -> Outcome:
@@ -148,7 +148,8 @@ _ONE = _statement(
         for name, kind in _TYPES.items()
     )
 )
-_AS_SENT = {"jsonb": "%b::text[]", "bigint": "%b::text", "int": "%b::text"}
+_INTEGERS = ("bigint", "int")
+_AS_SENT = {"jsonb": "%b::text[]", **dict.fromkeys(_INTEGERS, "%b::text")}
 _MANY = _statement(
     "SELECT * FROM unnest("  # noqa: S608
     + ", ".join(_AS_SENT.get(kind, "%b") + f"::{kind}[]" for kind in _TYPES.values())
@@ -178,7 +179,7 @@ def _write_new(events: Sequence[NewEvent]) -> dict[str, Outcome]:
 
 
 def _sent(kind: str, column: Sequence[Any]) -> Any:
-    if _AS_SENT.get(kind) != "%b::text":
+    if kind not in _INTEGERS:
         return list(column)
     # PostgreSQL writes a list as JSON does, but for the brackets.
     return f"{{{msgspec.json.encode(column)[1:-1].decode()}}}"

@@ -118,6 +118,7 @@ def given_s() -> float | None:
 
 
 def is_half_over() -> bool:
+    """Whether less than half of what the block was given is left; never outside of any."""
     left, given = left_s(), given_s()
     return left is not None and given is not None and left < given / 2
 
