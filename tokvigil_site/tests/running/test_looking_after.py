@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery
@@ -68,18 +69,27 @@ class Product:
         return command.output
 
     def call(self) -> None:
-        """One call of the application: asked, and reported if it was allowed. `seen` has the answers that failed."""
-        status, decision = self.post("/v1/evaluate", {"max_output_tokens": 5, "input_tokens": 10})
-        if status != 200 or decision["reason_code"] != "ALLOWED":
-            self.seen.add(decision.get("reason_code", status))
+        """One call of the application: asked, and reported if it was allowed. `seen` has the answers that failed.
+
+        What is not answered may hold something, so it is given back: a server may die between the two.
+        """
+        request_id = str(uuid4())
+        question = {"request_id": request_id, "max_output_tokens": 5, "input_tokens": 10}
+        status, decision = self.post("/v1/evaluate", question)
+        if status == 200 and decision["reason_code"] == "ALLOWED":
+            self.report({"request_id": request_id, "input_tokens": 10, "output_tokens": 5})
+            self.used += 1
             return
-        report = {"request_id": decision["request_id"], "input_tokens": 10, "output_tokens": 5}
+        self.seen.add(decision.get("reason_code", status))
+        if status == "no answer":
+            self.report({"request_id": request_id, "status": "cancelled"})
+
+    def report(self, usage: dict[str, Any]) -> None:
         deadline = time.monotonic() + BACK_S_MAX
-        while (status := self.post("/v1/usage", report)[0]) not in {200, 201}:
+        while (status := self.post("/v1/usage", usage)[0]) not in {200, 201}:
             self.seen.add(status)
             assert time.monotonic() < deadline, self.up.output
             time.sleep(0.05)
-        self.used += 1
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int | str, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.up.port, timeout=10)
