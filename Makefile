@@ -5,13 +5,16 @@ python := .venv/bin/python
 checked := $(python) -W "ignore:Got an error checking a consistent migration history" manage.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint schema format bench deploy lock clean
+.PHONY: help setup frameworks demo up test lint schema format bench deploy lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## make .venv with the locked packages (PYTHON=... chooses the interpreter)
 	@scripts/setup
+
+frameworks: setup ## add the AI frameworks that the Python SDK is tested with
+	@scripts/setup-frameworks
 
 demo: setup ## run the whole product with a demo tenant and traffic (EXIT=1 ends it, ARGS=... are passed on)
 	@$(python) manage.py demo $(if $(filter-out 0,$(EXIT)),--exit) $(ARGS)
@@ -19,7 +22,7 @@ demo: setup ## run the whole product with a demo tenant and traffic (EXIT=1 ends
 up: setup ## run the whole product in the foreground until Ctrl-C (ARGS="--port 8000")
 	@$(python) manage.py up $(ARGS)
 
-test: setup ## run every test, against real servers (ARGS="-k name" narrows it)
+test: frameworks ## run every test, against real servers (ARGS="-k name" narrows it)
 	@$(python) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Checks need no secrets either.
@@ -52,6 +55,7 @@ lock: setup ## pin the newest allowed packages in both lock files (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv on the PATH: pip install uv' >&2; exit 1; }
 	$(compile) --extra embedded -o requirements.lock
 	$(compile) --extra embedded --extra dev -c requirements.lock -o requirements-dev.lock
+	$(python) sdk/python/scripts/lock_frameworks.py
 
 compile := uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from openai import OpenAI
 from tokvigil import TokVigil, Usage, UsageEvent
@@ -29,11 +28,11 @@ FIRST_COUNT = """
 import socket, sys, time
 def refuse(*_, **__): raise AssertionError("a socket was opened")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from tokvigil import count_text
+from tokvigil import count_tokens
 texts = {"first": "hello", "spaces": " " * 1_000_000, "phrase": "\u4f60\u597d\u4e16\u754c" * 25_000}
 for name, text in texts.items():
     started = time.perf_counter()
-    tokens = count_text(text, "gpt-4o-mini")
+    tokens = count_tokens(text, model="gpt-4o-mini")
     print(name, time.perf_counter() - started, tokens)
 """
 
@@ -41,7 +40,7 @@ for name, text in texts.items():
 def measures(url: str, scene: Scene, runs: int) -> list[Result]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        TokVigil(scene.key, url, spool=Path(folder) / "usage.sqlite3") as tv,
+        TokVigil(api_key=scene.key, base_url=url, journal=folder) as tv,
         start_provider(latency_ms=0) as provider_url,
     ):
         return [_wrap(tv, provider_url, runs), _track(tv), _count()]
@@ -76,7 +75,7 @@ def _track(tv: TokVigil) -> Result:
         UsageEvent(request_id=f"tracked-{time.time_ns()}-{n}", user_id="user_1", model=MODEL, usage=usage)
         for n in range(TRACKED)
     ]
-    took = [_seconds(lambda event=event: tv.track(event)) for event in events]  # type: ignore[misc]
+    took = [_seconds(lambda event=event: tv.report(event)) for event in events]  # type: ignore[misc]
     left = tv.flush()
     median_us, p99_us = 1e6 * statistics.median(took), 1e6 * statistics.quantiles(took, n=100)[-1]
     return Result(

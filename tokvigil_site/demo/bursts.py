@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokvigil import Decision, TokVigil
+from tokvigil import Decision, TokVigil, Usage, UsageEvent
 
 from tokvigil_site.demo.parallel import for_each
 from tokvigil_site.demo.traffic import drop
@@ -39,7 +39,14 @@ def requests(client: TokVigil, step: Callable[[], None]) -> Burst:
     allowed, blocked = _evaluate_at_once(client, BURST_USER, None, REQUESTS_SENT, step)
 
     def report(decision: Decision) -> None:
-        client.log_usage(decision.request_id, BURST_USER, MODEL, TOKENS, TOKENS)
+        client.report_now(
+            UsageEvent(
+                request_id=decision.request_id,
+                user_id=BURST_USER,
+                model=MODEL,
+                usage=Usage(input_tokens=TOKENS, output_tokens=TOKENS),
+            )
+        )
 
     for_each(allowed, report, threads=THREADS)
     return Burst(sent=REQUESTS_SENT, limit=REQUESTS_LIMIT, allowed=len(allowed), blocked=blocked)
@@ -57,15 +64,22 @@ def budget(client: TokVigil) -> tuple[int, Decision | None]:
     """A user without limits of their own calls until stopped: how many calls passed, and what stopped them."""
     for passed in range(VIP_CALLS_MAX):
         decision = client.evaluate(
-            VIP,
-            VIP_MODEL,
+            user_id=VIP,
+            model=VIP_MODEL,
             feature=VIP_FEATURE,
             input_tokens=VIP_INPUT_TOKENS,
             max_output_tokens=VIP_OUTPUT_TOKENS,
         )
         if not decision.allowed:
             return passed, decision
-        client.log_usage(decision.request_id, VIP, VIP_MODEL, VIP_INPUT_TOKENS, VIP_OUTPUT_TOKENS)
+        client.report_now(
+            UsageEvent(
+                request_id=decision.request_id,
+                user_id=VIP,
+                model=VIP_MODEL,
+                usage=Usage(input_tokens=VIP_INPUT_TOKENS, output_tokens=VIP_OUTPUT_TOKENS),
+            )
+        )
     return VIP_CALLS_MAX, None
 
 
@@ -76,7 +90,12 @@ def _evaluate_at_once(
 
     def evaluate(_: int) -> None:
         decision = client.evaluate(
-            user, MODEL, plan=plan, feature=FEATURE, input_tokens=TOKENS, max_output_tokens=TOKENS
+            user_id=user,
+            model=MODEL,
+            plan=plan,
+            feature=FEATURE,
+            input_tokens=TOKENS,
+            max_output_tokens=TOKENS,
         )
         if decision.degraded:
             drop(client, decision)

@@ -36,7 +36,9 @@ class Played:
 
 
 def connect(url: str, stage: Stage) -> TokVigil:
-    return TokVigil(stage.api_key, url, timeout=TIMEOUT_S, on_unavailable="block", spool=False)
+    return TokVigil(
+        api_key=stage.api_key, base_url=url, timeout=TIMEOUT_S, on_unreachable="block", journal=False
+    )
 
 
 def play(client: TokVigil, provider_url: str, out: OutputWrapper, *, parallel: int = PARALLEL) -> Played:

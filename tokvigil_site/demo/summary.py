@@ -74,7 +74,7 @@ def read_meters(client: TokVigil, played: Played) -> list[Meter]:
     found: dict[tuple[str, ...], Meter] = {}
     for user, plan, feature in [*sorted(asked), *_PRESSED]:
         named = plan if plan and user not in KNOWN_PLANS else None
-        limits = client.limits(user, plan=named, feature=feature)
+        limits = client.limits(user_id=user, plan=named, feature=feature)
         enforced = {policy["name"] for policy in limits.raw["policies"] if policy["mode"] == "enforce"}
         for state in limits.limit_state:
             subject = _subject(state.per, user, plan, feature)

@@ -13,7 +13,7 @@ from tokvigil import (
     Decision,
     TokVigil,
     TokVigilError,
-    TokVigilUnavailableError,
+    UnreachableError,
 )
 
 from tokvigil_site.demo.conversations import Conversation, load_conversations
@@ -67,7 +67,7 @@ def send(
 
 def drop(client: TokVigil, decision: Decision) -> None:
     """After a degraded decision nobody knows whether something was held; the call never went out."""
-    with suppress(TokVigilUnavailableError):
+    with suppress(UnreachableError):
         client.release(decision.request_id)
 
 
@@ -85,10 +85,10 @@ def _send(client: TokVigil, provider_url: str, conversation: Conversation) -> Ex
     for _ in range(ATTEMPTS_MAX):
         try:
             result = client.chat(
-                conversation.user,
-                conversation.feature,
-                conversation.model,
-                conversation.messages,
+                user_id=conversation.user,
+                feature=conversation.feature,
+                model=conversation.model,
+                messages=conversation.messages,
                 plan=None if conversation.user in KNOWN_PLANS else conversation.plan,
                 max_output_tokens=conversation.max_output_tokens,
                 provider_base_url=provider_url,

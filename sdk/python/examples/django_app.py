@@ -1,4 +1,4 @@
-"""A Django application in one file. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
+"""A Django application in one file. The AI calls of a request are for its user; a block becomes a 429 or a 403.
 
 python django_app.py runserver 8010
 curl 127.0.0.1:8010/ask/ -H "X-User: ana" -d text="What is a ledger?"
@@ -7,7 +7,7 @@ It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY, and `pip instal
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from django.conf import settings
 from django.core.management import execute_from_command_line
@@ -16,33 +16,25 @@ from django.urls import path
 from django.views.decorators.http import require_POST
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from tokvigil import AIUsageBlockedError, TokVigil
+from tokvigil import TokVigil
 
 MODEL = "gpt-4o-mini"
 
+
+def user_of(request: HttpRequest) -> str | None:
+    """With django.contrib.auth, leave `user_id` out: it is the user who is signed in. Anyone can send a header."""
+    return request.headers.get("X-User")
+
+
 settings.configure(
-    ALLOWED_HOSTS=["127.0.0.1"], MIDDLEWARE=[f"{__name__}.AIUsageMiddleware"], ROOT_URLCONF=__name__
+    ALLOWED_HOSTS=["127.0.0.1"],
+    MIDDLEWARE=["tokvigil.integrations.django.TokVigilMiddleware"],
+    ROOT_URLCONF=__name__,
+    TOKVIGIL={"user_id": user_of, "feature": "ask", "plan": "free"},
 )
 
 # Made once, before a server forks: each process sends what it has used itself.
-tv = TokVigil()
-client = tv.wrap(OpenAI())
-
-
-class AIUsageMiddleware:
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        # With django.contrib.auth: user_id=str(request.user.pk). Without a user no AI call goes out.
-        with tv.context(user_id=request.headers.get("X-User"), feature="ask", plan="free"):
-            return self.get_response(request)
-
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, AIUsageBlockedError):
-            return None
-        body = {"code": error.reason_code, "detail": error.message}
-        return JsonResponse(body, status=error.http_status, headers=error.http_headers)
+client = TokVigil().wrap(OpenAI())
 
 
 def messages(request: HttpRequest) -> list[ChatCompletionMessageParam]:
@@ -57,7 +49,7 @@ def ask(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def stream(request: HttpRequest) -> StreamingHttpResponse:
-    # Asked for here and not in `pieces`: that runs when the middleware and its context are over.
+    # Called here and not in `pieces`: once the response has begun, a block can no longer be its answer.
     answer = client.chat.completions.create(model=MODEL, messages=messages(request), stream=True)
 
     def pieces() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A FastAPI application. The AI calls of a request are those of its user; a block becomes a 429 or a 403.
+"""A FastAPI application. The AI calls of a request are for its user; a block becomes a 429 or a 403.
 
 uvicorn fastapi_app:app --port 8010
 curl localhost:8010/ask -H "X-User: ana" -H "Content-Type: application/json" -d '{"text": "What is a ledger?"}'
@@ -9,14 +9,15 @@ It needs TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL and OPENAI_API_KEY, and beside tokv
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import StreamingResponse
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
-from tokvigil import AIUsageBlockedError, AsyncTokVigil
+from tokvigil import AsyncTokVigil
+from tokvigil.integrations.asgi import TokVigilMiddleware, header
 
 MODEL = "gpt-4o-mini"
 
@@ -30,24 +31,22 @@ class Question(BaseModel):
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, AsyncOpenAI]]:
     async with AsyncTokVigil() as tv, tv.wrap(AsyncOpenAI()) as client:
-        yield {"tv": tv, "openai": client}
+        yield {"openai": client}
 
 
 app = FastAPI(lifespan=lifespan)
+# With your own authentication: user_id=lambda scope: scope["user"].id. Anyone can send a header.
+app.add_middleware(TokVigilMiddleware, user_id=header("X-User"), feature="ask", plan="free")
 
 
-async def openai_of_user(request: Request, x_user: Annotated[str, Header()]) -> AsyncIterator[AsyncOpenAI]:
-    """The client, while a context says whose its calls are. Put your own authentication in place of the header.
-
-    Keep it `async`: a plain function would run in a thread of its own, and the context would stay there.
-    """
-    with request.state.tv.context(user_id=x_user, feature="ask", plan="free"):
-        yield request.state.openai
+async def wrapped_client(request: Request) -> AsyncOpenAI:
+    client: AsyncOpenAI = request.state.openai
+    return client
 
 
-Client = Annotated[AsyncOpenAI, Depends(openai_of_user)]
+Client = Annotated[AsyncOpenAI, Depends(wrapped_client)]
 
 
 @app.post("/ask")
@@ -58,7 +57,7 @@ async def ask(question: Question, client: Client) -> dict[str, str | None]:
 
 @app.post("/stream")
 async def stream(question: Question, client: Client) -> StreamingResponse:
-    # Asked for here and not in `pieces`: a block must be known before the response begins.
+    # Called here and not in `pieces`: once the response has begun, a block can no longer be its answer.
     answer = await client.chat.completions.create(model=MODEL, messages=question.messages, stream=True)
 
     async def pieces() -> AsyncIterator[str]:
@@ -67,9 +66,3 @@ async def stream(question: Question, client: Client) -> StreamingResponse:
                 yield chunk.choices[0].delta.content or ""
 
     return StreamingResponse(pieces(), media_type="text/plain")
-
-
-@app.exception_handler(AIUsageBlockedError)
-async def blocked(_: Request, error: AIUsageBlockedError) -> JSONResponse:
-    body = {"code": error.reason_code, "detail": error.message}
-    return JSONResponse(body, error.http_status, error.http_headers)

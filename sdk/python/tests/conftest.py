@@ -224,7 +224,7 @@ def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         monkeypatch.delenv(f"{owner}_API_KEY", raising=False)
         monkeypatch.delenv(f"{owner}_BASE_URL", raising=False)
     monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL", raising=False)
-    monkeypatch.setenv("TOKVIGIL_SPOOL", str(tmp_path / "usage.sqlite3"))
+    monkeypatch.setenv("TOKVIGIL_JOURNAL", str(tmp_path / "journal"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -256,7 +256,9 @@ def provider() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def tv(control_plane: ControlPlane) -> Iterator[TokVigil]:
-    with TokVigil("tv_dev_id_secret", control_plane.url, timeout=1.0, max_retries=2) as client:
+    with TokVigil(
+        api_key="tv_dev_id_secret", base_url=control_plane.url, timeout=1.0, max_retries=2
+    ) as client:
         yield client
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SDK_README = Path(__file__).parents[1] / "README.md"
-ROOT_README = Path(__file__).parents[3] / "README.md"
+REPOSITORY = Path(__file__).parents[3]
+SDK_README = REPOSITORY / "sdk/python/README.md"
+ROOT_README = REPOSITORY / "README.md"
 FENCE = re.compile(r"^```(\w*)$")
 
 

@@ -9,14 +9,13 @@ import threading
 import time
 from typing import Any
 
-import httpx2
 import pytest
 import tokvigil
-from tokvigil import AsyncTokVigil, Decision, TokVigil, deadlines
-from tokvigil.availability import FAILURES_TO_OPEN, OPEN_S, Asked, Availability
+from tokvigil import AsyncTokVigil, Decision, TokVigil
+from tokvigil.availability import FAILURES_TO_OPEN, OPEN_S, Availability
 
-ASKED = Asked(user_id="user_123", feature="chat", model="gpt-4o-mini", plan=None)
-AWAY = tokvigil.TokVigilUnavailableError("away")
+ASKED = ("user_123", "chat", "gpt-4o-mini", None)
+AWAY = tokvigil.UnreachableError("away")
 
 
 class Clock:
@@ -71,9 +70,13 @@ def test_a_later_decision_replaces_the_one_before(availability: Availability) ->
     availability.remember(ASKED, blocked())
     availability.remember(ASKED, blocked(allowed=True, reason_class="allowed"))
     assert availability.decide(ASKED, "r2", AWAY).allowed
+    assert availability._blocks == {}, "only blocks are kept"
 
 
-@pytest.mark.parametrize("decision", [blocked(reason_class="transient"), blocked(degraded=True)])
+@pytest.mark.parametrize(
+    "decision",
+    [blocked(reason_class="transient"), blocked(reason_class="too_large"), blocked(degraded=True)],
+)
 def test_what_says_nothing_of_later_is_not_remembered(availability: Availability, decision: Decision) -> None:
     availability.remember(ASKED, decision)
     assert availability.decide(ASKED, "r2", AWAY).allowed
@@ -81,13 +84,13 @@ def test_what_says_nothing_of_later_is_not_remembered(availability: Availability
 
 def test_a_block_is_that_of_its_user_and_model_alone(availability: Availability) -> None:
     availability.remember(ASKED, blocked())
-    other = Asked(user_id="user_456", feature="chat", model="gpt-4o-mini", plan=None)
+    other = ("user_456", "chat", "gpt-4o-mini", None)
     assert availability.decide(other, "r2", AWAY).allowed
 
 
 def test_what_is_remembered_is_bounded(availability: Availability, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokvigil.availability.REMEMBERED_MAX", 2)
-    users = [Asked(user_id=str(n), feature=None, model="m", plan=None) for n in range(3)]
+    users = [(str(n), None, "m", None) for n in range(3)]
     for user in users:
         availability.remember(user, blocked())
     assert [availability.decide(user, "r", AWAY).allowed for user in users] == [True, False, False]
@@ -98,12 +101,12 @@ def test_after_failures_in_a_row_one_call_at_a_time_asks_again(
 ) -> None:
     for _ in range(FAILURES_TO_OPEN):
         availability.admit()
-        availability.failed()
-    with pytest.raises(tokvigil.TokVigilUnavailableError):
+        availability.failed(AWAY, clock.now)
+    with pytest.raises(tokvigil.UnreachableError):
         availability.admit()
     clock.now += OPEN_S
     availability.admit()
-    with pytest.raises(tokvigil.TokVigilUnavailableError):
+    with pytest.raises(tokvigil.UnreachableError):
         availability.admit()
     availability.answered()
     availability.admit()
@@ -129,27 +132,37 @@ def test_an_outage_is_said_once_a_minute_and_at_its_end(
 
 def test_a_client_repeats_the_last_block_without_asking(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()), *[wire.Answer(503)] * 9)
-    with TokVigil("key", control_plane.url, max_retries=0) as client:
-        assert client.evaluate("user_123", "gpt-4o-mini").reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
-        decisions = [client.evaluate("user_123", "gpt-4o-mini") for _ in range(9)]
+    with TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as client:
+        assert (
+            client.evaluate(user_id="user_123", model="gpt-4o-mini").reason_code
+            == "DAILY_REQUEST_LIMIT_EXCEEDED"
+        )
+        decisions = [client.evaluate(user_id="user_123", model="gpt-4o-mini") for _ in range(9)]
     assert {(each.allowed, each.reason_code) for each in decisions} == {(False, "DEGRADED_BLOCKED")}
     assert len(control_plane.calls("/v1/evaluate")) == 1 + FAILURES_TO_OPEN
 
 
+def test_a_dry_run_says_nothing_of_the_calls_to_come(control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()), wire.Answer(503))
+    with TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as client:
+        assert not client.evaluate(user_id="user_123", model="gpt-4o-mini", dry_run=True).allowed
+        assert client.evaluate(user_id="user_123", model="gpt-4o-mini").allowed
+
+
 def test_a_refusal_of_the_key_does_not_count_as_away(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", *[wire.Answer(401)] * 5)
-    with TokVigil("key", control_plane.url, max_retries=0) as client:
+    with TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as client:
         for _ in range(5):
-            with pytest.raises(tokvigil.AuthenticationError):
-                client.evaluate("user_123", "gpt-4o-mini")
+            with pytest.raises(tokvigil.InvalidKeyError):
+                client.evaluate(user_id="user_123", model="gpt-4o-mini")
     assert len(control_plane.calls("/v1/evaluate")) == 5
 
 
 def test_all_retries_of_an_evaluate_stay_within_the_timeout(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", *[wire.Answer(503, delay_s=0.3)] * 10)
-    with TokVigil("key", control_plane.url, timeout=0.8, max_retries=10) as client:
+    with TokVigil(api_key="key", base_url=control_plane.url, timeout=0.8, max_retries=10) as client:
         started = time.perf_counter()
-        assert client.evaluate("user_123", "gpt-4o-mini").degraded
+        assert client.evaluate(user_id="user_123", model="gpt-4o-mini").degraded
         took_s = time.perf_counter() - started
     assert 2 <= len(control_plane.calls("/v1/evaluate")) <= 3
     # Ten retries without the bound take more than ten seconds.
@@ -190,39 +203,14 @@ def test_a_control_plane_that_never_finishes_costs_no_more_than_the_timeout(
     url = drip(head, piece)
 
     async def ask() -> bool:
-        async with AsyncTokVigil("key", url, timeout=0.5, spool=False) as client:
-            return (await client.evaluate("user_123", "gpt-4o-mini")).degraded
+        async with AsyncTokVigil(api_key="key", base_url=url, timeout=0.5, journal=False) as client:
+            return (await client.evaluate(user_id="user_123", model="gpt-4o-mini")).degraded
 
     started = time.perf_counter()
     if awaited:
         assert asyncio.run(ask())
     else:
-        with TokVigil("key", url, timeout=0.5, spool=False) as client:
-            assert client.evaluate("user_123", "gpt-4o-mini").degraded
+        with TokVigil(api_key="key", base_url=url, timeout=0.5, journal=False) as client:
+            assert client.evaluate(user_id="user_123", model="gpt-4o-mini").degraded
     # Without the bound it takes the ten seconds that the server goes on.
     assert time.perf_counter() - started < 4
-
-
-def test_the_timeout_holds_for_a_client_of_the_callers_too() -> None:
-    url = drip(b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n")
-    started = time.perf_counter()
-    with httpx2.Client() as http, TokVigil("key", url, timeout=0.5, spool=False, http_client=http) as client:
-        assert client.evaluate("user_123", "gpt-4o-mini").degraded
-    assert time.perf_counter() - started < 4
-
-
-def test_a_connection_is_made_secure_as_the_http_library_asks_for_it() -> None:
-    """Through a proxy it does so by position."""
-    asked = []
-
-    class Plain:
-        def start_tls(self, *arguments: object) -> Plain:
-            asked.append(arguments)
-            return self
-
-    stream = deadlines._Stream(Plain())
-    stream.start_tls("context", "host", deadlines.Until(time.monotonic() + 5))
-    stream.start_tls(ssl_context="context", server_hostname="host", timeout=3.0)
-    assert [arguments[:2] for arguments in asked] == [("context", "host")] * 2
-    assert 4 < asked[0][2] <= 5
-    assert asked[1][2] == 3.0

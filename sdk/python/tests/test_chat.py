@@ -5,19 +5,70 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
-import threading
 import time
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+import httpx2
 import openai
 import pytest
 import tokvigil
+from hypothesis import given
+from hypothesis import strategies as st
 from tokvigil import AsyncTokVigil, TokVigil
+from tokvigil.bodies import Body
+from tokvigil.chatting import ChatRequest
 from tokvigil.dialects.openai import ChatCall
 from tokvigil.dialects.provider_call import Request
+from tokvigil.testing import FakeTokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wire_provider.content import TOOL_TRIGGER
+from sdk.python.tests.wire_provider.exchange import Seen
+from sdk.python.tests.wrapped import SCHEMA
 
 MESSAGES: Any = [{"role": "user", "content": "Say hello to Ada Lovelace"}]
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+# Each provider as it is, and where it wants its thoughts or signatures back.
+AGENTS: dict[str, Any] = {
+    "openai": {"provider": "openai", "model": "gpt-4o-mini"},
+    "anthropic": {"provider": "anthropic", "model": "claude-haiku-4-5"},
+    "anthropic that thinks": {
+        "provider": "anthropic",
+        "model": "claude-haiku-4-5",
+        "thinking": {"type": "enabled", "budget_tokens": 1_024},
+        "max_output_tokens": 2_000,
+    },
+    "google": {"provider": "google", "model": "gemini-2.5-flash"},
+    "google that signs": {"provider": "google", "model": "gemini-3-pro"},
+}
+VERSIONS = {"openai": "/v1", "anthropic": "", "google": ""}
+
+
+def wire_answer(agent: Any, text: str, *, stream: bool) -> Any:
+    """What the provider says to this text, without a server."""
+    options = {name: value for name, value in agent.items() if name == "thinking"}
+    asked = {name: value for name, value in agent.items() if name not in options}
+    messages = [{"role": "user", "content": text}]
+    request = ChatRequest.build(
+        **asked, messages=messages, tools=TOOLS, stream=stream, api_key="sk", options=options
+    )
+    url = urlsplit(request.url)
+    seen = Seen(
+        method="POST",
+        path=url.path,
+        query=dict(parse_qsl(url.query)),
+        headers={name.lower(): value for name, value in request.headers.items()},
+        body=json.loads(request.body),
+        raw=request.body,
+    )
+    provider: Any = {
+        "openai": WireProvider.openai,
+        "anthropic": WireProvider.anthropic,
+        "google": WireProvider.gemini,
+    }[agent["provider"]]
+    return provider.answer(seen)
 
 
 def asked_and_reported(tv: TokVigil, control_plane: Any) -> tuple[list[Any], list[Any]]:
@@ -44,7 +95,7 @@ def test_one_chat_is_one_decision_one_provider_call_one_report(
     )
     (asked,), (reported,) = asked_and_reported(tv, control_plane)
     assert asked["request_id"] == reported["request_id"] == result.request_id
-    assert asked["input_tokens"] == 14
+    assert asked["input_tokens"] == 13
     assert (reported["input_tokens"], reported["output_tokens"]) == (1_200, 90)
     assert (reported["cached_input_tokens"], reported["reasoning_tokens"]) == (1_024, 64)
     assert (reported["plan"], reported["feature"], reported["run_id"]) == ("free", "chat", "run-1")
@@ -153,24 +204,32 @@ def test_a_provider_failure_releases_the_hold(
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
+    ("status", "body", "reported"),
     [
-        (200, b"<html>hello</html>"),
-        (200, b"[]"),
-        (200, {"error": {"message": "upstream"}, "choices": []}),
-        (200, {"error": "flat", "choices": []}),
-        (302, b""),
-        (500, b""),
+        (200, b"<html>hello</html>", "failed"),
+        (200, b"[]", "partial"),
+        (200, {"error": {"message": "upstream"}, "choices": []}, "failed"),
+        (200, {"error": "flat", "choices": []}, "failed"),
+        (302, b"", "failed"),
+        (500, b"", "failed"),
+        (504, b"", "partial"),
     ],
 )
 def test_a_provider_answer_that_is_none_is_a_provider_error(
-    chat: Any, tv: TokVigil, control_plane: Any, provider: Any, wire: Any, status: int, body: Any
+    chat: Any,
+    tv: TokVigil,
+    control_plane: Any,
+    provider: Any,
+    wire: Any,
+    status: int,
+    body: Any,
+    reported: str,
 ) -> None:
     provider.script("/v1/chat/completions", wire.Answer(status, body))
     with pytest.raises(tokvigil.ProviderError) as caught:
         chat()
     assert caught.value.status_code == status
-    assert last_report(tv, control_plane)["status"] == "failed"
+    assert last_report(tv, control_plane)["status"] == reported
 
 
 def test_an_answer_nobody_can_make_sense_of_is_a_provider_error_and_counted(
@@ -180,7 +239,7 @@ def test_an_answer_nobody_can_make_sense_of_is_a_provider_error_and_counted(
     with pytest.raises(tokvigil.ProviderError):
         chat()
     report = last_report(tv, control_plane)
-    assert (report["status"], report["input_tokens"]) == ("succeeded", 14), "the provider did work for it"
+    assert (report["status"], report["input_tokens"]) == ("succeeded", 13), "the provider did work for it"
 
 
 def test_an_unreachable_provider_is_a_provider_error(
@@ -193,7 +252,7 @@ def test_an_unreachable_provider_is_a_provider_error(
     assert last_report(tv, control_plane)["status"] == "failed"
 
 
-def test_an_interrupted_call_counts_what_the_provider_had_to_read(
+def test_an_interrupted_call_is_charged_what_was_held(
     chat: Any, tv: TokVigil, control_plane: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*args: Any, **kwargs: Any) -> None:
@@ -203,7 +262,7 @@ def test_an_interrupted_call_counts_what_the_provider_had_to_read(
     with pytest.raises(KeyboardInterrupt):
         chat()
     report = last_report(tv, control_plane)
-    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("partial", 14, 0)
+    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("partial", 13, 100)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many", "completion_tokens": 3}])
@@ -212,7 +271,7 @@ def test_usage_the_provider_left_out_is_estimated_not_zero(
 ) -> None:
     provider.script("/v1/chat/completions", wire.Answer(200, wire.completion(usage=usage)))
     result = chat()
-    assert result.usage == tokvigil.Usage(input_tokens=14, output_tokens=2, source="estimated")
+    assert result.usage == tokvigil.Usage(input_tokens=13, output_tokens=2, source="estimated")
     assert last_report(tv, control_plane)["output_tokens"] == 2
 
 
@@ -230,6 +289,7 @@ def test_an_answer_without_text_is_an_answer(chat: Any, provider: Any, wire: Any
     provider.script("/v1/chat/completions", wire.Answer(200, wire.completion(choices=[choice])))
     result = chat()
     assert (result.text, result.finish_reason) == ("", "tool_calls")
+    assert result.tool_calls == [{"id": "c1"}]
     assert result.raw["choices"][0]["message"]["tool_calls"] == [{"id": "c1"}]
 
 
@@ -263,37 +323,43 @@ def test_what_else_is_closed_is_not_taken_for_the_client(
         chat()
 
 
-def test_block_on_unavailable_stops_a_chat_before_the_provider(
+def test_block_on_unreachable_stops_a_chat_before_the_provider(
     chat: Any, provider: Any, unreachable: str
 ) -> None:
-    with TokVigil("key", unreachable, max_retries=0, on_unavailable="block") as client:
+    with TokVigil(api_key="key", base_url=unreachable, max_retries=0, on_unreachable="block") as client:
         with pytest.raises(tokvigil.AIUsageBlockedError) as caught:
             chat(client)
-        assert client.pending_usage == ()
+        assert client.pending() == 0
     assert caught.value.decision.degraded
     assert provider.seen == []
 
 
 def test_against_the_demo_provider(tv: TokVigil, demo_provider_url: str, control_plane: Any) -> None:
     result = tv.chat(
-        "user_123",
-        "chat",
-        "gpt-4o-mini",
-        [{"role": "user", "content": "Count to a thousand"}],
+        user_id="user_123",
+        feature="chat",
+        model="gpt-4o-mini",
+        messages=[{"role": "user", "content": "Count to a thousand"}],
         provider_base_url=demo_provider_url,
         provider_api_key="sk-demo",
         max_output_tokens=50,
     )
     assert result.usage.source == "provider"
-    assert result.usage.input_tokens == control_plane.seen[0].body["input_tokens"]
+    assert result.usage.input_tokens == pytest.approx(control_plane.seen[0].body["input_tokens"], abs=3)
     assert 0 < result.usage.output_tokens <= 50
-    assert tokvigil.count_text(result.text, "gpt-4o-mini") == result.usage.output_tokens
+    assert tokvigil.count_tokens(result.text, model="gpt-4o-mini", exact=True) == result.usage.output_tokens
 
 
 def test_a_failure_of_the_demo_provider(tv: TokVigil, demo_provider_url: str, control_plane: Any) -> None:
     arguments: dict[str, Any] = {"provider_base_url": demo_provider_url, "provider_api_key": "sk-demo"}
     with pytest.raises(tokvigil.ProviderError) as caught:
-        tv.chat("user_123", "chat", "broken-model", [{"role": "user", "content": "Hi"}], **arguments)
+        tv.chat(
+            user_id="user_123",
+            feature="chat",
+            model="broken-model",
+            messages=[{"role": "user", "content": "Hi"}],
+            **arguments,
+        )
     assert caught.value.status_code == 500
     assert last_report(tv, control_plane)["status"] == "failed"
 
@@ -307,14 +373,13 @@ class TestEveryProvider:
 
     @pytest.fixture
     def call(self, wire_provider: Any, model: str, provider: str) -> dict[str, Any]:
-        version = {"openai": "/v1", "anthropic": "", "google": ""}[provider]
         return {
             "user_id": "user_123",
             "feature": "chat",
             "model": model,
             "messages": [{"role": "system", "content": "Be brief"}, *MESSAGES],
             "provider": provider,
-            "provider_base_url": wire_provider.url + version,
+            "provider_base_url": wire_provider.url + VERSIONS[provider],
             "provider_api_key": "sk-caller",
         }
 
@@ -330,7 +395,9 @@ class TestEveryProvider:
     def test_the_whole_answer(self, tv: TokVigil, control_plane: Any, call: Any, said: Any) -> None:
         result = tv.chat(**call)
         assert (result.text, result.usage) == (said.TEXT, said.USAGE)
-        assert result.finish_reason
+        assert (result.finish_reason, result.tool_calls) == ("stop", [])
+        assert result.message == {"role": "assistant", "content": said.TEXT} | result.message
+        assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301
         assert result.cost_usd is not None
         asked, (report,) = asked_and_reported(tv, control_plane)
         assert len(asked) == 1
@@ -346,7 +413,8 @@ class TestEveryProvider:
             pieces = list(stream)
         assert len(pieces) > 1
         assert "".join(pieces) == stream.text == said.TEXT
-        assert (stream.usage, bool(stream.finish_reason)) == (said.USAGE, True)
+        assert (stream.usage, stream.finish_reason) == (said.USAGE, "stop")
+        assert (stream.message["content"], stream.tool_calls) == (said.TEXT, [])
         assert stream.cost_usd is not None
         _, (report,) = asked_and_reported(tv, control_plane)
         assert (report["request_id"], report["status"]) == (stream.request_id, "succeeded")
@@ -393,8 +461,11 @@ class TestEveryProvider:
         self, tv: TokVigil, control_plane: Any, wire_provider: Any, call: Any
     ) -> None:
         wire_provider.cut_after(3)
-        with pytest.raises(tokvigil.ProviderError), tv.chat(**call, stream=True) as stream:
+        stream = tv.chat(**call, stream=True)
+        with pytest.raises(tokvigil.ProviderError):
             list(stream)
+        with pytest.raises(tokvigil.ConfigurationError, match="closed before its end"):
+            list(stream)  # what came is not taken for the whole
         assert last_report(tv, control_plane)["status"] == "partial"
 
     def test_an_error_in_the_middle_of_a_stream_is_a_provider_error_and_partial(
@@ -402,10 +473,12 @@ class TestEveryProvider:
     ) -> None:
         wire_provider.error_after(4)
         with (
-            pytest.raises(tokvigil.ProviderError, match="provider answered"),
+            pytest.raises(tokvigil.ProviderError, match="provider answered") as caught,
             tv.chat(**call, stream=True) as stream,
         ):
             list(stream)
+        assert caught.value.code in ("server_error", "overloaded_error", "UNAVAILABLE")
+        assert caught.value.body["error"]["message"] in str(caught.value)
         report = last_report(tv, control_plane)
         assert report["status"] == "partial"
         assert report["input_tokens"] > 0
@@ -428,12 +501,45 @@ class TestEveryProvider:
         with pytest.raises(tokvigil.ProviderError) as caught:
             tv.chat(**call, stream=True)
         assert (caught.value.status_code, caught.value.retry_after) == (429, 7)
-        assert caught.value.code
+        assert caught.value.code in ("rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTED")
         assert last_report(tv, control_plane)["status"] == "failed"
 
-    def test_awaited_it_is_the_same(self, control_plane: Any, call: Any, said: Any, unreachable: str) -> None:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("page", "shown"),
+        [
+            (b"<!doctype html>\n\n<title>Sign in</title>\n\n<p>data: x</p>", "not a chat answer"),
+            (b"", "not a chat answer"),
+            (b'{"error": {"message": "No credit left", "code": "payment"}}', "No credit left"),
+            (b'data: {"error": {"message": "No credit left", "code": "payment"}}\n\n', "No credit left"),
+        ],
+    )
+    def test_a_page_or_a_refusal_under_200_is_a_provider_error(
+        self, call: Any, page: bytes, shown: str, stream: bool
+    ) -> None:
+        if page.startswith(b"data:") and not stream:
+            shown = "not a chat answer"
+        with FakeTokVigil(provider=lambda _: httpx2.Response(200, content=page)) as fake:
+            with pytest.raises(tokvigil.ProviderError, match=shown) as caught:
+                list(fake.chat(**call, stream=stream))
+            assert caught.value.status_code == 200
+            if b"html" in page:
+                assert caught.value.body.startswith("<!doctype html>")
+            if shown == "No credit left":
+                assert caught.value.code == "payment"
+
+    def test_a_server_that_does_not_stream_is_understood(self, call: Any, said: Any, provider: str) -> None:
+        whole = wire_answer(AGENTS[provider], "Say hello", stream=False).body
+        with FakeTokVigil(provider=lambda _: httpx2.Response(200, json=whole)) as fake:
+            with fake.chat(**call, stream=True) as stream:
+                assert "".join(stream) == said.TEXT
+            assert stream.finish_reason == "stop"
+
+    def test_awaited_it_is_the_same(
+        self, control_plane: Any, wire_provider: Any, call: Any, said: Any, unreachable: str
+    ) -> None:
         async def talk() -> tuple[str, str]:
-            async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+            async with AsyncTokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url) as tv:
                 result = await tv.chat(**call)
                 async with await tv.chat(**call, stream=True) as stream:
                     pieces = [await anext(aiter(stream))]
@@ -446,17 +552,22 @@ class TestEveryProvider:
                     await anext(aiter(left))
                 with pytest.raises(tokvigil.ProviderError):
                     await tv.chat(**call | {"provider_base_url": unreachable})
+                wire_provider.cut_after(3)
+                cut = await tv.chat(**call, stream=True)
+                for error in (tokvigil.ProviderError, tokvigil.ConfigurationError):
+                    with pytest.raises(error):
+                        [piece async for piece in cut]
                 return result.text, "".join(pieces)
 
         assert asyncio.run(talk()) == (said.TEXT, said.TEXT)
         statuses = sorted(report["status"] for report in control_plane.charged.values())
-        assert statuses == ["failed", "partial", "succeeded", "succeeded"]
+        assert statuses == ["failed", "partial", "partial", "succeeded", "succeeded"]
 
-    def test_a_cancelled_task_counts_what_the_provider_had_to_read(
+    def test_a_cancelled_task_is_charged_what_was_held(
         self, control_plane: Any, wire_provider: Any, call: Any
     ) -> None:
         async def start_and_cancel() -> None:
-            async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+            async with AsyncTokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url) as tv:
                 wire_provider.delay_s = 1.0
                 task = asyncio.create_task(tv.chat(**call))
                 while not wire_provider.seen:
@@ -467,8 +578,153 @@ class TestEveryProvider:
 
         asyncio.run(start_and_cancel())
         (report,) = control_plane.charged.values()
-        assert (report["status"], report["output_tokens"]) == ("partial", 0)
+        assert (report["status"], report["output_tokens"]) == ("partial", 100)
         assert report["input_tokens"] > 0
+
+
+@pytest.fixture(params=AGENTS)
+def agent(request: pytest.FixtureRequest, wire_provider: Any) -> Any:
+    """What a call of the agent says beside its messages."""
+    call = AGENTS[request.param]
+    address = wire_provider.url + VERSIONS[call["provider"]]
+    return call | {
+        "user_id": "user_123",
+        "feature": "agent",
+        "tools": TOOLS,
+        "provider_base_url": address,
+        "provider_api_key": "sk-caller",
+    }
+
+
+class TestAgent:
+    """A loop as anybody would write it, for every provider: two rounds with a tool, then an answer.
+
+    The provider refuses a history that is not as it must be: calls without results, ids that do not match, thoughts
+    that were dropped or changed.
+    """
+
+    @pytest.fixture(autouse=True)
+    def room_for_thinking(self, control_plane: Any, wire: Any) -> None:
+        control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+            200, wire.decision(seen.body["request_id"], max_output_tokens=None)
+        )
+
+    def begin(self) -> list[Any]:
+        return [{"role": "user", "content": f"Please {TOOL_TRIGGER}"}]
+
+    def answered(self, messages: list[Any], answer: Any) -> bool:
+        """Takes an answer up and runs its tools; whether it is the last."""
+        messages.append(answer.message)
+        for call in answer.tool_calls:
+            assert json.loads(call["function"]["arguments"]) == {"city": "Ada"}
+            again = f"{TOOL_TRIGGER} again" if len(messages) < 3 else "sunny"
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": again})
+        assert answer.finish_reason == ("tool_calls" if answer.tool_calls else "stop")
+        return not answer.tool_calls
+
+    def check(self, messages: list[Any], wire_provider: Any, control_plane: Any, text: str) -> None:
+        roles = [message["role"] for message in messages]
+        assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+        assert text == messages[-1]["content"] == wire_provider.openai.TEXT
+        first, second = (message["tool_calls"][0] for message in (messages[1], messages[3]))
+        assert first["function"]["name"] == second["function"]["name"] == "weather"
+        assert len(wire_provider.seen) == 3
+        assert [report["status"] for report in control_plane.charged.values()] == ["succeeded"] * 3
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_it_runs(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, agent: Any, stream: bool
+    ) -> None:
+        messages, is_done = self.begin(), False
+        while not is_done:
+            answer = tv.chat(**agent, messages=messages, stream=stream)
+            text = "".join(answer) if stream else answer.text
+            is_done = self.answered(messages, answer)
+        assert tv.flush() == 0
+        self.check(messages, wire_provider, control_plane, text)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_awaited_it_runs(self, control_plane: Any, wire_provider: Any, agent: Any, stream: bool) -> None:
+        async def run() -> None:
+            messages, is_done = self.begin(), False
+            async with AsyncTokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url) as tv:
+                while not is_done:
+                    answer = await tv.chat(**agent, messages=messages, stream=stream)
+                    text = "".join([piece async for piece in answer]) if stream else answer.text
+                    is_done = self.answered(messages, answer)
+            self.check(messages, wire_provider, control_plane, text)
+
+        asyncio.run(run())
+
+    def test_another_provider_goes_on_where_one_stopped(
+        self, tv: TokVigil, control_plane: Any, wire_provider: Any, agent: Any
+    ) -> None:
+        """Only what no other can use is left out: its thoughts."""
+        for other in ("openai", "anthropic", "google"):
+            messages = self.begin()
+            assert not self.answered(messages, tv.chat(**agent, messages=messages))
+            address = wire_provider.url + VERSIONS[other]
+            changes = AGENTS[other] | {"provider_base_url": address}
+            whose = {name: agent[name] for name in ("user_id", "feature", "tools", "provider_api_key")}
+            assert not self.answered(messages, tv.chat(**whose | changes, messages=messages))
+
+
+def test_a_stream_says_what_was_called_only_where_it_is_complete(tv: TokVigil, wire_provider: Any) -> None:
+    wire_provider.cut_after(3)
+    messages = [{"role": "user", "content": TOOL_TRIGGER}]
+    address = wire_provider.url + "/v1"
+    whose: Any = {"user_id": "u", "feature": "f", "model": "gpt-4o-mini", "provider_api_key": "sk"}
+    stream = tv.chat(**whose, messages=messages, tools=TOOLS, stream=True, provider_base_url=address)
+    with pytest.raises(tokvigil.ProviderError):
+        list(stream)
+    assert stream.finish_reason is None
+
+
+@given(
+    agent=st.sampled_from([*AGENTS]),
+    trigger=st.sampled_from(["Say hello", TOOL_TRIGGER]),
+    end=st.floats(0, 1),
+    size=st.integers(1, 400),
+    breaks=st.booleans(),
+    garbage=st.sampled_from(
+        [b"", b"\xff\x00", b"data: {\n\n", b"data: []\n\n", b'data: {"choices": 5}\n\n', b"<html>"]
+    ),
+)
+def test_a_cut_stream_raises_nothing_but_a_provider_error(
+    agent: str, trigger: str, end: float, size: int, breaks: bool, garbage: bytes
+) -> None:
+    """Cut anywhere, in any pieces, by the network or cleanly, with anything at the end."""
+    whole = b"".join(wire_answer(AGENTS[agent], trigger, stream=True).events)
+    content = whole[: round(end * len(whole))] + garbage
+
+    def pieces() -> Any:
+        for start in range(0, len(content), size):
+            yield content[start : start + size]
+        if breaks:
+            raise httpx2.ReadError("cut")
+
+    call: Any = {
+        "user_id": "u",
+        "feature": "f",
+        "messages": [{"role": "user", "content": trigger}],
+        "tools": TOOLS,
+    }
+    with FakeTokVigil(provider=lambda _: httpx2.Response(200, content=pieces())) as fake:
+        stream = fake.chat(**call, **AGENTS[agent], provider_api_key="sk", stream=True)
+        read: list[str] = []
+        try:
+            read.extend(stream)
+        except tokvigil.ProviderError:
+            assert breaks or end < 1 or garbage
+        else:
+            assert not breaks
+        assert "".join(read) == stream.text
+        assert WireProvider.openai.TEXT.startswith(stream.text)
+        assert stream.message["role"] == "assistant"
+        if stream.finish_reason == "tool_calls":
+            (called,) = stream.tool_calls
+            assert json.loads(called["function"]["arguments"]) == {"city": "Ada"}
+        assert [event.status in ("partial", "succeeded", "failed") for event in fake.reported] == [True]
 
 
 def test_a_task_cancelled_while_it_asks_gives_back_what_may_be_held(
@@ -480,9 +736,15 @@ def test_a_task_cancelled_while_it_asks_gives_back_what_may_be_held(
     control_plane.defaults["/v1/evaluate"] = slow
 
     async def ask_and_cancel() -> None:
-        async with AsyncTokVigil("tv_dev_id_secret", control_plane.url) as tv:
+        async with AsyncTokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url) as tv:
             task = asyncio.create_task(
-                tv.chat("user_123", "chat", "gpt-4o-mini", MESSAGES, provider_base_url=provider.url)
+                tv.chat(
+                    user_id="user_123",
+                    feature="chat",
+                    model="gpt-4o-mini",
+                    messages=MESSAGES,
+                    provider_base_url=provider.url,
+                )
             )
             while not control_plane.seen:
                 await asyncio.sleep(0.01)
@@ -523,25 +785,6 @@ def test_a_call_is_not_blocked_by_the_hold_of_the_finished_call_before_it(
     assert len(held) == 5
 
 
-def test_a_call_waits_for_its_process_own_reports_though_another_process_is_sending_them(
-    chat: Any, control_plane: Any, wire: Any, tmp_path: Any
-) -> None:
-    first, other = (TokVigil("key", control_plane.url, spool=tmp_path / "usage") for _ in range(2))
-    chat(first)
-    claimed = other._reporter.store.claim(10)
-    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | {"reason_class": "transient"}))
-
-    def settle() -> None:
-        time.sleep(0.2)
-        other._reporter.store.remove([event.request_id for event in claimed])
-
-    threading.Thread(target=settle).start()
-    assert len(claimed) == 1
-    assert chat(first).text == "Hello!"
-    first.close()
-    other.close()
-
-
 @pytest.mark.parametrize("problem", [429, 409, 401, 422])
 def test_a_block_stays_a_block_though_the_second_question_is_refused(
     chat: Any, control_plane: Any, wire: Any, problem: int
@@ -562,13 +805,15 @@ def test_what_a_question_without_an_answer_may_hold_is_given_back(
     control_plane.script("/v1/evaluate", blocked, *[wire.Answer(500)] * 5)
     with pytest.raises(tokvigil.AIUsageBlockedError):
         chat()
-    with TokVigil("key", control_plane.url, timeout=0.2, on_unavailable="block", spool=False) as client:
+    with TokVigil(
+        api_key="key", base_url=control_plane.url, timeout=0.2, on_unreachable="block", journal=False
+    ) as client:
         late = wire.Answer(200, wire.decision("late"), delay_s=0.5)
         control_plane.script("/v1/evaluate", *[late] * 3)
-        assert not client.evaluate("user_123", "gpt-4o-mini").allowed
-        assert not client.evaluate("user_123", "gpt-4o-mini", dry_run=True).allowed
+        assert not client.evaluate(user_id="user_123", model="gpt-4o-mini").allowed
+        assert not client.evaluate(user_id="user_123", model="gpt-4o-mini", dry_run=True).allowed
         # By this name its caller may ask again, and report.
-        assert not client.evaluate("user_123", "gpt-4o-mini", request_id="job-1").allowed
+        assert not client.evaluate(user_id="user_123", model="gpt-4o-mini", request_id="job-1").allowed
     assert tv.flush() == 0
     second, unnamed, dry = (control_plane.calls("/v1/evaluate")[n].body["request_id"] for n in (1, -3, -2))
     statuses = {request_id: report["status"] for request_id, report in control_plane.charged.items()}
@@ -584,8 +829,8 @@ def test_an_awaited_question_that_was_cancelled_gives_back_what_it_may_hold(
     )
 
     async def ask_and_cancel() -> None:
-        async with AsyncTokVigil("key", control_plane.url, timeout=5.0) as client:
-            asking = asyncio.create_task(client.evaluate("user_123", "gpt-4o-mini"))
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url, timeout=5.0) as client:
+            asking = asyncio.create_task(client.evaluate(user_id="user_123", model="gpt-4o-mini"))
             await asyncio.sleep(0.1)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -648,7 +893,7 @@ def test_a_stream_that_ended_without_usage_has_succeeded_by_estimate(
     wrapped = tv.wrap(openai.OpenAI(api_key="sk", base_url=provider.url + "/v1"), user_id="u", feature="f")
     list(wrapped.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, stream=True))
     report = last_report(tv, control_plane)
-    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("succeeded", 14, 2)
+    assert (report["status"], report["input_tokens"], report["output_tokens"]) == ("succeeded", 13, 2)
 
 
 def test_a_request_that_its_cap_cannot_be_written_into_gives_its_hold_back(
@@ -665,15 +910,18 @@ def test_a_request_that_its_cap_cannot_be_written_into_gives_its_hold_back(
                 model="gpt-4o-mini",
                 path="/v1/chat/completions",
                 query="",
-                fields={"messages": []},
-                body=b"{}",
+                body=Body(b"{}", {"messages": []}, {}),
                 is_signed=False,
             )
         )
         with pytest.raises(tokvigil.ConfigurationError, match="nested too deeply"):
-            call.body(100)
-    monkeypatch.setattr(ChatCall, "body", lambda *_: too_deep())
-    with pytest.raises(RecursionError):
+            call.outgoing(100)
+
+    def cannot_be_written(*_: object) -> bytes:
+        raise tokvigil.ConfigurationError("nested too deeply")
+
+    monkeypatch.setattr(ChatCall, "outgoing", cannot_be_written)
+    with pytest.raises(tokvigil.ConfigurationError):
         chat()
     assert last_report(tv, control_plane)["status"] == "cancelled"
     assert provider.seen == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokvigil import ConfigurationError
 from tokvigil.chatting import ChatRequest
-from tokvigil.chatting.formats import FORMATS
+from tokvigil.chatting.answer import CARRIED, Answer
+from tokvigil.chatting.request import FORMATS
 from tokvigil.dialects import ProviderCall, read_call
 
 OPENAI, CLAUDE, GEMINI = "gpt-4o", "claude-sonnet-4-5", "gemini-2.5-flash"
@@ -200,6 +202,13 @@ class TestWhatCannotWork:
             {"provider": "groq"},
             {"base_url": "api.openai.com"},
             {"api_key": "sk 1"},
+            {"model": ""},
+            {"model": None},
+            # The guard would not know these as AI calls, and they would go out unasked.
+            {"model": "gemini:tuned", "provider": "google"},
+            {"model": "gemini/tuned", "provider": "google"},
+            {"base_url": "http://gateway/v1?version=1"},
+            {"base_url": "http://gateway/v1#chat"},
         ],
     )
     def test_it_is_refused_before_anything_is_held(self, arguments: dict[str, Any]) -> None:
@@ -423,7 +432,8 @@ class TestGoogle:
         assert sent["generationConfig"] == {
             "maxOutputTokens": 70,
             "temperature": 0.5,
-            "topP": 0.9,
+            # As it was written: Google takes both spellings.
+            "top_p": 0.9,
             "responseMimeType": "application/json",
             "topK": 3,
         }
@@ -434,16 +444,6 @@ class TestGoogle:
         sent = body(GEMINI, messages=[{"role": "user", "content": [part]}], tools=[{"google_search": {}}])
         assert sent["contents"] == [{"role": "user", "parts": [part]}]
         assert sent["tools"] == [{"google_search": {}}]
-
-    def test_the_signature_of_a_thought_goes_back_with_its_call(self) -> None:
-        call = {
-            "id": "c",
-            "type": "function",
-            "function": {"name": "here", "arguments": "{}"},
-            "extra_content": {"google": {"thought_signature": "c2ln"}},
-        }
-        sent = body(GEMINI, messages=[*MESSAGES, {"role": "assistant", "tool_calls": [call]}])
-        assert sent["contents"][1]["parts"][0]["thoughtSignature"] == "c2ln"
 
 
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -487,7 +487,10 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
     ],
     "anthropic": [
         {"type": "message_start", "message": {"model": "claude-sonnet-4-5-20250929", "content": []}},
+        {"type": "content_block_start", "content_block": {"type": "thinking", "thinking": ""}},
         {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+        {"type": "content_block_stop"},
+        {"type": "content_block_start", "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "2,850 "}},
         {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "km."}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
@@ -502,65 +505,468 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-SAYS = {
-    "openai": ("stop", "gpt-4o-2024-08-06"),
-    "anthropic": ("end_turn", "claude-sonnet-4-5-20250929"),
-    "google": ("STOP", "gemini-2.5-flash"),
+MODELS = {
+    "openai": "gpt-4o-2024-08-06",
+    "anthropic": "claude-sonnet-4-5-20250929",
+    "google": "gemini-2.5-flash",
 }
+# What a model that calls two tools at once says before, how it calls them, and how the answer comes.
+CALLS = [
+    {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"place": "Wien"}'}},
+    {"id": "c2", "type": "function", "function": {"name": "here", "arguments": "{}"}},
+]
+THOUGHT = {"type": "thinking", "thinking": "Two calls.", "signature": "c2ln"}
+CALLING: dict[str, dict[str, Any]] = {
+    "openai": {
+        "id": "a1",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "Let me see.",
+                    "refusal": None,
+                    "tool_calls": CALLS,
+                },
+                "finish_reason": "tool_calls",
+            }
+        ],
+    },
+    "anthropic": {
+        "id": "a1",
+        "content": [
+            THOUGHT,
+            {"type": "text", "text": "Let me see."},
+            {"type": "tool_use", "id": "c1", "name": "weather", "input": {"place": "Wien"}},
+            {"type": "tool_use", "id": "c2", "name": "here", "input": {}},
+        ],
+        "stop_reason": "tool_use",
+    },
+    "google": {
+        "responseId": "a1",
+        "candidates": [
+            {
+                "content": {
+                    "parts": [
+                        {"text": "Two calls.", "thought": True},
+                        {"text": "Let me see."},
+                        {
+                            "functionCall": {"id": "c1", "name": "weather", "args": {"place": "Wien"}},
+                            "thoughtSignature": "c2ln",
+                        },
+                        {"functionCall": {"id": "c2", "name": "here", "args": {}}},
+                    ]
+                },
+                "finishReason": "STOP",
+            }
+        ],
+    },
+}
+
+
+def openai_delta(**delta: Any) -> dict[str, Any]:
+    return {"id": "a1", "choices": [{"index": 0, "delta": delta}]}
+
+
+def openai_call(number: int, arguments: str, **said: Any) -> dict[str, Any]:
+    function = {"arguments": arguments} | ({"name": said.pop("name")} if "name" in said else {})
+    return openai_delta(tool_calls=[{"index": number, "function": function, **said}])
+
+
+def anthropic_block(block: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "content_block_start", "content_block": block},
+        *({"type": "content_block_delta", "delta": delta} for delta in deltas),
+        {"type": "content_block_stop"},
+    ]
+
+
+def gemini_chunk(*parts: dict[str, Any], **said: Any) -> dict[str, Any]:
+    return {"responseId": "a1", "candidates": [{"content": {"parts": list(parts)}, **said}]}
+
+
+CALLING_STREAMS: dict[str, list[dict[str, Any]]] = {
+    "openai": [
+        openai_delta(role="assistant", content="", refusal=None),
+        openai_delta(content="Let me "),
+        openai_delta(content="see."),
+        openai_call(0, "", id="c1", type="function", name="weather"),
+        openai_call(0, '{"place": '),
+        openai_call(1, "", id="c2", type="function", name="here"),
+        openai_call(0, '"Wien"}'),
+        {"id": "a1", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+        {"id": "a1", "choices": [], "usage": {}},
+    ],
+    "anthropic": [
+        {"type": "message_start", "message": {"id": "a1", "content": []}},
+        *anthropic_block(
+            {"type": "thinking", "thinking": "", "signature": ""},
+            {"thinking": "Two "},
+            {"thinking": "calls."},
+            {"signature": "c2ln"},
+        ),
+        *anthropic_block({"type": "text", "text": ""}, {"text": "Let me "}, {"text": "see."}),
+        *anthropic_block(
+            {"type": "tool_use", "id": "c1", "name": "weather", "input": {}},
+            {"partial_json": ""},
+            {"partial_json": '{"place": '},
+            {"partial_json": '"Wien"}'},
+        ),
+        *anthropic_block({"type": "tool_use", "id": "c2", "name": "here", "input": {}}, {"partial_json": ""}),
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+        {"type": "message_stop"},
+    ],
+    "google": [
+        gemini_chunk({"text": "Two calls.", "thought": True}, {"text": "Let me "}),
+        gemini_chunk({"text": "see."}),
+        gemini_chunk(CALLING["google"]["candidates"][0]["content"]["parts"][2]),
+        gemini_chunk({"functionCall": {"id": "c2", "name": "here", "args": {}}}, finishReason="STOP"),
+    ],
+}
+# Messages of whoever: of each provider, and as its stream says it.
+SAID = {(provider, "whole"): [answer] for provider, answer in CALLING.items()} | {
+    (provider, "stream"): events for provider, events in CALLING_STREAMS.items()
+}
+
+
+def read(provider: str, *events: dict[str, Any]) -> Answer:
+    answer = FORMATS[provider].answer()
+    for event in events:
+        answer.take(event)
+    return answer
 
 
 @pytest.mark.parametrize("provider", ANSWERS)
 def test_an_answer_says_its_text_its_end_and_its_model(provider: str) -> None:
-    answer, format_ = ANSWERS[provider], FORMATS[provider]
-    assert format_.is_answer(answer)
-    assert format_.text(answer) == "2,850 km."
-    assert (format_.finish_reason(answer), format_.model_name(answer)) == SAYS[provider]
+    answer = read(provider, ANSWERS[provider])
+    assert answer.is_answer
+    assert (answer.text, answer.tool_calls) == ("2,850 km.", [])
+    assert (answer.finish_reason, answer.model) == ("stop", MODELS[provider])
+    assert (answer.message["role"], answer.message["content"]) == ("assistant", "2,850 km.")
 
 
 @pytest.mark.parametrize("provider", STREAMS)
 def test_a_stream_says_its_text_and_its_end_event_by_event(provider: str) -> None:
-    events, format_ = STREAMS[provider], FORMATS[provider]
-    assert "".join(format_.text_delta(event) for event in events) == "2,850 km."
-    ends = [end for event in events if (end := format_.finish_reason(event))]
-    assert ends == [SAYS[provider][0]]
+    *begun, last = STREAMS[provider]
+    answer = FORMATS[provider].answer()
+    texts = [answer.take(event) for event in begun]
+    assert texts.count("2,850 ") == 1
+    texts.append(answer.take(last))
+    assert "".join(texts) == answer.text == "2,850 km."
+    assert (answer.is_answer, answer.finish_reason, answer.model) == (True, "stop", MODELS[provider])
 
 
-@pytest.mark.parametrize("provider", ANSWERS)
-def test_an_error_is_no_answer(provider: str) -> None:
-    format_ = FORMATS[provider]
-    assert not format_.is_answer({"error": {"message": "overloaded"}})
-    assert not format_.is_answer(ANSWERS[provider] | {"error": {"message": "overloaded"}})
-    assert not format_.is_answer({})
+@pytest.mark.parametrize(("provider", "form"), SAID)
+class TestToolCalls:
+    def test_they_are_in_openais_form(self, provider: str, form: str) -> None:
+        answer = read(provider, *SAID[provider, form])
+        assert (answer.text, answer.tool_calls) == ("Let me see.", CALLS)
+        assert answer.finish_reason == "tool_calls"
+
+    def test_they_go_back_in_the_providers_own(self, provider: str, form: str) -> None:
+        """Thoughts and signatures as they came, and results by the same ids."""
+        sent = round_trip(provider, read(provider, *SAID[provider, form]).message)
+        assert (
+            sent["messages" if provider != "google" else "contents"][1:]
+            == {
+                "openai": [
+                    {"role": "assistant", "content": "Let me see.", "refusal": None, "tool_calls": CALLS},
+                    *RESULTS,
+                ],
+                "anthropic": [
+                    {"role": "assistant", "content": CALLING["anthropic"]["content"]},
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "tool_result",
+                                "tool_use_id": id_,
+                                "content": [{"type": "text", "text": text}],
+                            }
+                            for id_, text in (("c1", "21"), ("c2", '{"place": "Linz"}'))
+                        ],
+                    },
+                ],
+                "google": [
+                    # Without what it only thought aloud.
+                    {"role": "model", "parts": CALLING["google"]["candidates"][0]["content"]["parts"][1:]},
+                    {
+                        "role": "user",
+                        "parts": [
+                            {
+                                "functionResponse": {
+                                    "id": "c1",
+                                    "name": "weather",
+                                    "response": {"result": "21"},
+                                }
+                            },
+                            {"functionResponse": {"id": "c2", "name": "here", "response": {"place": "Linz"}}},
+                        ],
+                    },
+                ],
+            }[provider]
+        )
+
+    @pytest.mark.parametrize("other", FORMATS)
+    def test_another_provider_gets_them_without_thoughts(self, provider: str, form: str, other: str) -> None:
+        sent = round_trip(other, read(provider, *SAID[provider, form]).message)
+        assert CARRIED not in json.dumps(sent)
+        if other != provider:
+            assert "c2ln" not in json.dumps(sent)
+        assert '"weather"' in json.dumps(sent)
+
+    def test_a_message_that_was_changed_is_sent_as_it_says_now(self, provider: str, form: str) -> None:
+        message = read(provider, *SAID[provider, form]).message
+        assert "Let me see." in json.dumps(round_trip(provider, message))
+        redacted = json.dumps(round_trip(provider, message | {"content": "(redacted)"}))
+        assert "Let me see." not in redacted
+        assert "(redacted)" in redacted
+        other_call = json.loads(json.dumps(message).replace("Wien", "Graz"))
+        other_call.update({name: message[name] for name in (CARRIED,) if name in message})
+        assert "Wien" not in json.dumps(round_trip(provider, other_call))
+
+    def test_a_message_survives_a_database(self, provider: str, form: str) -> None:
+        message = read(provider, *SAID[provider, form]).message
+        stored = json.loads(json.dumps(message))
+        assert round_trip(provider, stored) == round_trip(provider, message)
+
+
+RESULTS = [
+    {"role": "tool", "tool_call_id": "c1", "content": "21"},
+    {"role": "tool", "tool_call_id": "c2", "content": '{"place": "Linz"}'},
+]
+
+
+def round_trip(provider: str, message: dict[str, Any]) -> dict[str, Any]:
+    """The body of the next request, with the results of its calls."""
+    return body("m", provider=provider, messages=[*MESSAGES, message, *RESULTS])
+
+
+class TestMessages:
+    @pytest.mark.parametrize("provider", FORMATS)
+    def test_nothing_is_carried_that_openais_form_says(self, provider: str) -> None:
+        plain = json.loads(json.dumps(CALLING[provider]))
+        if provider == "anthropic":
+            del plain["content"][0]
+        elif provider == "google":
+            plain["candidates"][0]["content"]["parts"] = [
+                {"text": "Let me see."},
+                {"functionCall": {"name": "weather", "args": {"place": "Wien"}}},
+            ]
+        assert CARRIED not in read(provider, plain).message
+
+    def test_what_a_compatible_server_adds_goes_back_to_it(self) -> None:
+        """DeepSeek's reasoning, OpenRouter's details, and the signature of Google's own OpenAI interface."""
+        extra = {"google": {"thought_signature": "c2ln"}}
+        events = [
+            openai_delta(role="assistant", content=None, reasoning_content="Two "),
+            openai_delta(role="assistant", reasoning_content="calls."),
+            openai_delta(reasoning_details=[{"index": 0, "type": "reasoning.text", "text": "Two "}]),
+            openai_delta(reasoning_details=[{"index": 0, "type": "reasoning.text", "text": "calls."}]),
+            openai_call(0, "{}", id="c1", type="function", name="here", extra_content=extra),
+        ]
+        message = read("openai", *events).message
+        assert message == {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "Two calls.",
+            "reasoning_details": [{"index": 0, "type": "reasoning.text", "text": "Two calls."}],
+            "tool_calls": [
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "here", "arguments": "{}"},
+                    "extra_content": extra,
+                }
+            ],
+        }
+        assert body(messages=[*MESSAGES, message])["messages"][1] == message
+
+    def test_calls_that_a_stream_does_not_number_are_told_apart_by_their_ids(self) -> None:
+        function = {"name": "here", "arguments": "{}"}
+        for numbered in ({}, {"index": 0}):
+            calls = [{"id": id_, "type": "function", "function": function} for id_ in ("c1", "c2")]
+            events = [openai_delta(tool_calls=[call | numbered]) for call in calls]
+            assert read("openai", *events).tool_calls == calls
+            assert (
+                read("openai", openai_delta(tool_calls=[call | numbered for call in calls])).tool_calls
+                == calls
+            )
+
+    def test_a_tool_of_openais_other_kind_stays_as_it_is(self) -> None:
+        begun = {"index": 0, "id": "c1", "type": "custom", "custom": {"name": "shell", "input": ""}}
+        events = [openai_delta(tool_calls=[begun])]
+        events += [
+            openai_delta(tool_calls=[{"index": 0, "custom": {"input": piece}}]) for piece in ("ls ", "-l")
+        ]
+        assert read("openai", *events).tool_calls == [
+            {"id": "c1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
+        ]
+
+    def test_calls_without_ids_get_stable_ones(self) -> None:
+        calls = [{"functionCall": {"name": "here"}}, {"functionCall": {"name": "here"}}]
+        whole = read("google", gemini_chunk(*calls))
+        streamed = read("google", *map(gemini_chunk, calls))
+        first, second = [call["id"] for call in whole.tool_calls]
+        assert [call["id"] for call in streamed.tool_calls] == [first, second]
+        assert first != second
+        other_answer = read("google", gemini_chunk(*calls) | {"responseId": "a2"})
+        assert {first, second}.isdisjoint(call["id"] for call in other_answer.tool_calls)
+        results = [{"role": "tool", "tool_call_id": id_, "content": id_} for id_ in (first, second)]
+        sent = body(GEMINI, messages=[*MESSAGES, whole.message, *results])["contents"]
+        assert sent[1]["parts"] == [{"functionCall": {"name": "here", "args": {}}}] * 2
+        assert sent[2]["parts"] == [
+            {"functionResponse": {"name": "here", "response": {"result": id_}}} for id_ in (first, second)
+        ]
+        missing = openai_delta(tool_calls=[{"index": 0, "function": {"name": "here", "arguments": ""}}])
+        (call,) = read("openai", missing).tool_calls
+        assert call["id"]
+        assert (call["type"], call["function"]["arguments"]) == ("function", "{}")
+
+    def test_a_signature_stays_at_its_own_part(self) -> None:
+        parts = [{"text": "a"}, {"text": "b"}, {"text": "c", "thoughtSignature": "s"}, {"text": "d"}]
+        answer = read("google", *map(gemini_chunk, parts))
+        assert answer.text == "abcd"
+        sent = body(GEMINI, messages=[*MESSAGES, answer.message])["contents"][1]["parts"]
+        assert sent == [{"text": "ab"}, {"text": "c", "thoughtSignature": "s"}, {"text": "d"}]
+
+    def test_what_anthropics_own_tools_said_goes_back(self) -> None:
+        search = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "Danube"}}
+        citation = {"type": "char_location", "cited_text": "2,850 km"}
+        stream = [
+            *anthropic_block(
+                search | {"input": {}}, {"partial_json": '{"query": "Dan'}, {"partial_json": 'ube"}'}
+            ),
+            *anthropic_block({"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}),
+            *anthropic_block(
+                {"type": "text", "text": "", "citations": []}, {"citation": citation}, {"text": "Long."}
+            ),
+        ]
+        answer = read("anthropic", *stream)
+        assert (answer.text, answer.tool_calls) == ("Long.", [])
+        assert body(CLAUDE, messages=[*MESSAGES, answer.message])["messages"][1]["content"] == [
+            search,
+            {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+            {"type": "text", "text": "Long.", "citations": [citation]},
+        ]
+
+    @pytest.mark.parametrize("provider", FORMATS)
+    def test_an_answer_that_says_nothing_can_be_sent_back(self, provider: str) -> None:
+        empty = {
+            "openai": openai_delta(role="assistant"),
+            "anthropic": {"content": []},
+            "google": gemini_chunk(),
+        }
+        assert read(provider, empty[provider]).message == {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("provider", "said", "reason"),
+    [
+        *(("openai", word, word) for word in ("stop", "length", "tool_calls", "content_filter")),
+        ("openai", "function_call", "tool_calls"),
+        ("openai", "model_length", "length"),
+        ("openai", "insufficient_system_resource", "insufficient_system_resource"),
+        *(("anthropic", word, "stop") for word in ("end_turn", "stop_sequence")),
+        *(("anthropic", word, "length") for word in ("max_tokens", "model_context_window_exceeded")),
+        ("anthropic", "tool_use", "tool_calls"),
+        ("anthropic", "refusal", "content_filter"),
+        ("anthropic", "pause_turn", "pause_turn"),
+        ("google", "STOP", "stop"),
+        ("google", "MAX_TOKENS", "length"),
+        *(
+            ("google", word, "content_filter")
+            for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT", "SPII")
+        ),
+        ("google", "MALFORMED_FUNCTION_CALL", "MALFORMED_FUNCTION_CALL"),
+    ],
+)
+def test_the_reason_to_stop_is_in_openais_words(provider: str, said: str, reason: str) -> None:
+    answers: dict[str, Any] = {
+        "openai": {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": said}]},
+        "anthropic": {"content": [{"type": "text", "text": "x"}], "stop_reason": said},
+        "google": gemini_chunk({"text": "x"}, finishReason=said),
+    }
+    assert read(provider, answers[provider]).finish_reason == reason
+
+
+def test_who_calls_a_tool_has_not_just_stopped() -> None:
+    """OpenAI says "stop" where the caller named the function."""
+    choice = CALLING["openai"]["choices"][0] | {"finish_reason": "stop"}
+    assert read("openai", {"choices": [choice]}).finish_reason == "tool_calls"
+    choice["finish_reason"] = "length"
+    assert read("openai", {"choices": [choice]}).finish_reason == "length", "its arguments may be cut"
+
+
+@pytest.mark.parametrize("provider", FORMATS)
+def test_what_is_not_an_answer_is_known(provider: str) -> None:
+    assert not read(provider, {}, {"type": "ping"}, {"id": "x"}).is_answer
 
 
 def test_a_prompt_that_google_blocks_is_answered_without_text() -> None:
-    answer, format_ = {"promptFeedback": {"blockReason": "SAFETY"}}, FORMATS["google"]
-    assert format_.is_answer(answer)
-    assert (format_.text(answer), format_.finish_reason(answer)) == ("", "SAFETY")
+    answer = read("google", {"promptFeedback": {"blockReason": "SAFETY"}})
+    assert answer.is_answer
+    assert (answer.text, answer.finish_reason) == ("", "content_filter")
 
 
 NAMES = [
     *("choices", "message", "delta", "content", "text", "index", "finish_reason", "stop_reason", "model"),
     *("type", "candidates", "parts", "role", "finishReason", "function", "arguments", "image_url", "url"),
+    *(
+        "tool_calls",
+        "id",
+        "name",
+        "content_block",
+        "input",
+        "partial_json",
+        "functionCall",
+        "args",
+        "thought",
+    ),
+    *("thoughtSignature", "citation", CARRIED, "anthropic", "google", "tool_call_id", "custom"),
+]
+WORDS = [
+    *(
+        "content_block_delta",
+        "content_block_start",
+        "content_block_stop",
+        "tool_use",
+        "tool",
+        "assistant",
+        "{}",
+    ),
+    *("function", "{"),
 ]
 JSON = st.recursive(
-    st.none() | st.integers() | st.text(max_size=3) | st.just("content_block_delta"),
+    st.none() | st.integers(0, 2) | st.text(max_size=3) | st.sampled_from(WORDS) | st.booleans(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
     max_leaves=10,
 )
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6))
-def test_no_answer_makes_reading_fail(answer: dict[str, Any]) -> None:
-    for format_ in FORMATS.values():
-        assert isinstance(format_.is_answer(answer), bool)
-        assert isinstance(format_.text(answer) + format_.text_delta(answer), str)
-        assert isinstance(format_.finish_reason(answer), str | None)
-        assert isinstance(format_.model_name(answer), str | None)
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6), max_size=4))
+def test_no_answer_makes_reading_fail(events: list[dict[str, Any]]) -> None:
+    for provider in FORMATS:
+        answer = read(provider, *events)
+        assert isinstance(answer.text, str)
+        assert isinstance(answer.finish_reason, str | None)
+        assert isinstance(answer.model, str | None)
+        for call in answer.tool_calls:
+            assert call["id"]
+        for other in FORMATS:
+            try:
+                build(provider=other, messages=[*MESSAGES, answer.message])
+            except ConfigurationError:
+                continue
 
 
 @given(
-    st.lists(st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "name"]), JSON), max_size=3)
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["role", "content", "tool_calls", "name", CARRIED, "tool_call_id"]), JSON
+        ),
+        max_size=3,
+    )
 )
 def test_messages_of_any_shape_are_sent_or_refused(messages: list[dict[str, Any]]) -> None:
     for model in (OPENAI, CLAUDE, GEMINI):
@@ -569,3 +975,14 @@ def test_messages_of_any_shape_are_sent_or_refused(messages: list[dict[str, Any]
         except ConfigurationError:
             continue
         assert as_call(request).count_input() >= 0
+
+
+@given(
+    st.text(max_size=20),
+    st.sampled_from([*FORMATS]),
+    st.sampled_from(["", "/v1", "/x:y", "/v1/files", "/?a=b"]),
+)
+def test_no_model_and_no_address_go_past_the_guard(model: str, provider: str, path: str) -> None:
+    """Whatever is sent is an AI call to it, asked for and reported; or the guard refuses it."""
+    with suppress(ConfigurationError):
+        as_call(build(model, provider=provider, base_url=f"http://gateway{path}"))

@@ -28,10 +28,13 @@ class Plan(enum.StrEnum):
 def test_the_ids_of_a_database_are_written_out(
     tv: TokVigil, control_plane: Any, said: Any, written: str
 ) -> None:
-    tv.evaluate(said, "gpt-4o-mini")
-    with tv.context(user_id=said, plan=said), tv.guard(said, "chat", "gpt-4o-mini") as call:
+    tv.evaluate(user_id=said, model="gpt-4o-mini")
+    with (
+        tv.context(user_id=said, plan=said),
+        tv.guard(user_id=said, feature="chat", model="gpt-4o-mini") as call,
+    ):
         call.record(USAGE)
-    tv.track(UsageEvent(request_id="r", user_id=said, model="m", usage=USAGE))
+    tv.report(UsageEvent(request_id="r", user_id=said, model="m", usage=USAGE))
     assert tv.flush() == 0
     assert {seen.body["user_id"] for seen in control_plane.calls("/v1/evaluate")} == {written}
     assert {body["user_id"] for body in control_plane.charged.values()} == {written}
@@ -42,7 +45,7 @@ def test_a_user_that_is_none_is_refused_before_anything_is_asked(
     tv: TokVigil, control_plane: Any, said: Any
 ) -> None:
     with pytest.raises(ConfigurationError, match="user_id"):
-        tv.evaluate(said, "gpt-4o-mini")
+        tv.evaluate(user_id=said, model="gpt-4o-mini")
     with pytest.raises(ConfigurationError, match="user_id"):
         UsageEvent(request_id="r", user_id=said, model="m", usage=USAGE)
     assert control_plane.seen == []
@@ -66,7 +69,7 @@ def test_metadata_that_the_server_would_refuse_is_refused_by_its_key(
     tv: TokVigil, control_plane: Any, said: Any, key: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=key):
-        tv.evaluate("ana", "gpt-4o-mini", metadata=said)
+        tv.evaluate(user_id="ana", model="gpt-4o-mini", metadata=said)
     with pytest.raises(ConfigurationError, match=key):
         tv.context(metadata=said)
     assert control_plane.seen == []
@@ -93,13 +96,29 @@ def test_an_event_that_the_server_would_refuse_is_refused_when_it_is_made(field:
 
 @pytest.mark.parametrize("text", ["0", "0.25", "9000000", "1E-38", "1e-7", "1E+3", "0.10", "0E-20"])
 def test_a_cost_that_the_server_takes_is_taken(tv: TokVigil, control_plane: Any, text: str) -> None:
-    tv.log_usage("r", "ana", "m", 1, 1, reported_cost_usd=text)
+    tv.report_now(
+        UsageEvent(
+            request_id="r",
+            user_id="ana",
+            model="m",
+            reported_cost_usd=text,
+            usage=Usage(input_tokens=1, output_tokens=1),
+        )
+    )
     assert parse_usd(control_plane.charged["r"]["reported_cost_usd"]) == parse_usd(text)
 
 
 def test_a_cost_that_is_no_number_is_refused_by_its_name(tv: TokVigil, control_plane: Any) -> None:
     with pytest.raises(ConfigurationError, match="reported_cost_usd"):
-        tv.log_usage("r", "ana", "m", 1, 1, reported_cost_usd="cheap")
+        tv.report_now(
+            UsageEvent(
+                request_id="r",
+                user_id="ana",
+                model="m",
+                reported_cost_usd="cheap",
+                usage=Usage(input_tokens=1, output_tokens=1),
+            )
+        )
     assert control_plane.seen == []
 
 
@@ -122,9 +141,9 @@ def test_a_model_that_is_none_is_refused_before_anything_is_asked(
     tv: TokVigil, control_plane: Any, model: Any
 ) -> None:
     with pytest.raises(ConfigurationError, match="model"):
-        tv.evaluate("ana", model, input_text="Hello")
+        tv.evaluate(user_id="ana", model=model, input_text="Hello")
     with pytest.raises(ConfigurationError, match="model"):
-        tv.guard("ana", "chat", model)
+        tv.guard(user_id="ana", feature="chat", model=model)
     assert control_plane.seen == []
 
 
@@ -132,7 +151,7 @@ def test_a_model_that_is_none_is_refused_before_anything_is_asked(
 def test_counts_are_checked_before_anything_is_asked(tv: TokVigil, control_plane: Any, field: Any) -> None:
     for count in (10.0, -1, True, "10"):
         with pytest.raises(ConfigurationError, match=field):
-            tv.evaluate("ana", "m", **{field: count})
+            tv.evaluate(user_id="ana", model="m", **{field: count})
     assert control_plane.seen == []
 
 
@@ -148,9 +167,9 @@ def test_an_input_that_is_said_twice_is_refused(
     tv: TokVigil, control_plane: Any, said: Any, named: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        tv.evaluate("ana", "m", **said)
+        tv.evaluate(user_id="ana", model="m", **said)
     with pytest.raises(ConfigurationError, match=named):
-        tv.guard("ana", "chat", "m", **said)
+        tv.guard(user_id="ana", feature="chat", model="m", **said)
     assert control_plane.seen == []
 
 
@@ -162,12 +181,11 @@ def test_whoever_says_no_feature_leaves_it_to_the_context(
         return USAGE
 
     def ask_all_ways(nothing: Any) -> None:
-        tv.evaluate("ana", "m", feature=nothing)
-        with tv.guard("ana", nothing, "m") as call:
+        tv.evaluate(user_id="ana", model="m", feature=nothing)
+        with tv.guard(user_id="ana", feature=nothing, model="m") as call:
             call.record(USAGE)
         answer()
         chat(feature=nothing)
-        tv.log_usage("r", "ana", "m", 1, 1, feature=nothing)
 
     for nothing in (None, ""):
         with tv.context(feature="around"):
@@ -175,45 +193,43 @@ def test_whoever_says_no_feature_leaves_it_to_the_context(
         ask_all_ways(nothing)
     asked = [seen.body.get("feature") for seen in control_plane.calls("/v1/evaluate")]
     assert asked == [*["around"] * 4, *[None] * 4] * 2
-    reported = [seen.body.get("feature") for seen in control_plane.calls("/v1/usage")]
-    assert reported == ["around", None] * 2
 
 
-def test_a_logged_call_follows_the_context_and_an_event_is_as_it_was_made(
-    tv: TokVigil, control_plane: Any
-) -> None:
+def test_an_event_stays_as_it_was_made(tv: TokVigil, control_plane: Any) -> None:
     with tv.context(user_id="ana", plan="free", run_id="run-1", feature="around", metadata={"a": 1}):
-        tv.log_usage("logged", "ben", "m", 1, 1, run_id="run-2")
-        tv.track(UsageEvent(request_id="tracked", user_id="ben", model="m", usage=USAGE))
+        tv.report_now(UsageEvent(request_id="now", user_id="ben", model="m", usage=USAGE))
+        tv.report(UsageEvent(request_id="later", user_id="ben", model="m", usage=USAGE))
     assert tv.flush() == 0
-    logged, tracked = control_plane.charged["logged"], control_plane.charged["tracked"]
-    assert (logged["user_id"], logged["feature"], logged["plan"], logged["run_id"], logged["metadata"]) == (
-        "ben",
-        "around",
-        "free",
-        "run-2",
-        {"a": 1},
-    )
-    assert tracked["user_id"] == "ben"
-    assert {"feature", "plan", "run_id", "metadata"}.isdisjoint(tracked)
+    for event in control_plane.charged.values():
+        assert event["user_id"] == "ben"
+        assert {"feature", "plan", "run_id", "metadata"}.isdisjoint(event)
+    assert control_plane.charged.keys() == {"now", "later"}
 
 
 def test_a_detail_that_does_not_exist_is_refused_as_python_does(tv: TokVigil, control_plane: Any) -> None:
     with pytest.raises(TypeError, match="feture"):
-        tv.evaluate("ana", "m", feture="chat")  # type: ignore[call-arg]
+        tv.evaluate(user_id="ana", model="m", feture="chat")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="feture"):
-        tv.log_usage("r", "ana", "m", 1, 1, feture="chat")  # type: ignore[call-arg]
+        tv.report_now(
+            UsageEvent(
+                request_id="r",
+                user_id="ana",
+                model="m",
+                feture="chat",
+                usage=Usage(input_tokens=1, output_tokens=1),
+            )
+        )  # type: ignore[call-arg]
     assert control_plane.seen == []
 
 
 def test_a_guard_and_an_evaluate_follow_the_context(tv: TokVigil, control_plane: Any) -> None:
     with tv.context(user_id="ana", plan="free", run_id="run-1", feature="around", metadata={"a": 1}):
-        tv.evaluate("ben", "gpt-4o-mini")
-        with tv.guard("ben", "chat", "gpt-4o-mini", run_id="run-2") as call:
+        tv.evaluate(user_id="ana", model="gpt-4o-mini")
+        with tv.guard(user_id="ana", feature="chat", model="gpt-4o-mini", run_id="run-2") as call:
             call.record(USAGE)
     bare, guarded = (seen.body for seen in control_plane.calls("/v1/evaluate"))
     assert (bare["user_id"], bare["feature"], bare["plan"], bare["run_id"]) == (
-        "ben",
+        "ana",
         "around",
         "free",
         "run-1",
@@ -225,19 +241,19 @@ def test_a_guard_and_an_evaluate_follow_the_context(tv: TokVigil, control_plane:
 def test_a_client_that_is_closed_asks_nothing_and_lets_nothing_out(
     control_plane: Any, wire_provider: Any
 ) -> None:
-    with TokVigil("key", control_plane.url) as client:
+    with TokVigil(api_key="key", base_url=control_plane.url) as client:
         bare = openai.OpenAI(api_key="sk", base_url=wire_provider.url + "/v1")
         wrapped = client.wrap(bare, user_id="ana")
     with pytest.raises(ConfigurationError, match="closed"):
         wrapped.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(ConfigurationError, match="closed"):
-        client.evaluate("ana", "gpt-4o-mini")
+        client.evaluate(user_id="ana", model="gpt-4o-mini")
     assert (control_plane.seen, wire_provider.seen) == ([], [])
 
 
 def test_an_address_with_a_version_is_the_servers_address(control_plane: Any) -> None:
-    with TokVigil("key", control_plane.url + "/v1/") as client:
-        assert client.evaluate("ana", "gpt-4o-mini").allowed
+    with TokVigil(api_key="key", base_url=control_plane.url + "/v1/") as client:
+        assert client.evaluate(user_id="ana", model="gpt-4o-mini").allowed
     assert control_plane.seen[0].path == "/v1/evaluate"
 
 

@@ -11,30 +11,55 @@ from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import AsyncTokVigil, TokVigil
-from tokvigil.evaluation import new_request_id
+from tokvigil import AsyncTokVigil, TokVigil, Usage, UsageEvent
+from tokvigil.question import new_request_id
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("changes", "said"),
     [
-        {"base_url": "http://x"},
-        {"api_key": "k"},
-        {"api_key": "k", "base_url": "tokvigil.example"},
-        {"api_key": "k", "base_url": "http://x", "on_unavailable": "maybe"},
-        {"api_key": "k", "base_url": "http://x", "timeout": 0},
-        {"api_key": "k", "base_url": "http://x", "max_retries": -1},
-        {"api_key": "kлюч", "base_url": "http://x"},
-        {"api_key": "two words", "base_url": "http://x"},
-        {"api_key": "new\nline", "base_url": "http://x"},
-        {"api_key": "k", "base_url": "http://x:port"},
+        ({"api_key": None}, "pass api_key or set TOKVIGIL_API_KEY"),
+        ({"api_key": " "}, "pass api_key or set TOKVIGIL_API_KEY"),
+        ({"api_key": 7}, "api_key is a int: pass a string"),
+        *(
+            ({"api_key": key}, "^api_key: the API key has characters")
+            for key in ("kлюч", "two words", "new\nline")
+        ),
+        ({"base_url": None}, "pass base_url or set TOKVIGIL_BASE_URL"),
+        ({"base_url": b"http://x"}, "base_url is a bytes: pass a string"),
+        *(
+            ({"base_url": url}, "https://")
+            for url in ("tokvigil.example", "ftp://x", "http://", "http://a b")
+        ),
+        ({"base_url": "http://x:port"}, "base_url is 'http://x:port', which is no address"),
+        ({"base_url": "http://x/?y=1"}, "leave out what follows the path"),
+        (
+            {"on_unreachable": "maybe"},
+            "on_unreachable is 'maybe': pass one of 'last_known', 'allow', 'block'",
+        ),
+        *(
+            ({"timeout": value}, "^timeout is .*: pass seconds")
+            for value in (0, -1, float("nan"), True, "2", 1e9)
+        ),
+        *(({"max_retries": value}, "^max_retries is .* from 0 to 10") for value in (-1, 11, 1.5, True, None)),
     ],
 )
-def test_a_client_that_can_never_work_is_refused_at_once(arguments: dict[str, Any]) -> None:
-    with pytest.raises(tokvigil.ConfigurationError) as caught:
-        TokVigil(**arguments)
+def test_a_client_that_can_never_work_is_refused_at_once_and_says_what_to_do(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match=said) as caught:
+        TokVigil(**{"api_key": "k", "base_url": "http://x"} | changes)
     assert "line" not in str(caught.value)
     assert isinstance(caught.value, ValueError), "as Python has it for arguments that cannot be"
+
+
+def test_what_is_wrong_in_the_environment_is_said_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKVIGIL_BASE_URL", "tokvigil.example")
+    monkeypatch.setenv("TOKVIGIL_API_KEY", "two words")
+    with pytest.raises(tokvigil.ConfigurationError, match=r"^TOKVIGIL_API_KEY: "):
+        TokVigil()
+    with pytest.raises(tokvigil.ConfigurationError, match=r"^TOKVIGIL_BASE_URL is 'tokvigil.example'"):
+        TokVigil(api_key="key")
 
 
 def test_key_and_address_come_from_the_environment(
@@ -44,7 +69,7 @@ def test_key_and_address_come_from_the_environment(
     monkeypatch.setenv("TOKVIGIL_BASE_URL", control_plane.url + "/")
 
     with TokVigil() as client:
-        client.evaluate("user_123", "gpt-4o-mini")
+        client.evaluate(user_id="user_123", model="gpt-4o-mini")
 
     assert control_plane.seen[0].headers["Authorization"] == "Bearer from-env"
     assert control_plane.seen[0].path == "/v1/evaluate"
@@ -68,21 +93,20 @@ def test_request_ids_are_uuid7_and_sort_by_time() -> None:
 
 
 def test_a_usage_report_carries_what_was_used(tv: TokVigil, control_plane: Any) -> None:
-    receipt = tv.log_usage(
-        "r1",
-        "user_123",
-        "gpt-4o-mini",
-        1_200,
-        90,
-        cached_input_tokens=1_024,
-        reasoning_tokens=64,
-        feature="chat",
-        latency_ms=812,
-        reported_cost_usd="0.0000001",
-        occurred_at=datetime(2026, 11, 24, 1, 0, tzinfo=timezone(timedelta(hours=1))),
+    receipt = tv.report_now(
+        UsageEvent(
+            request_id="r1",
+            user_id="user_123",
+            model="gpt-4o-mini",
+            feature="chat",
+            latency_ms=812,
+            reported_cost_usd="0.0000001",
+            occurred_at=datetime(2026, 11, 24, 1, 0, tzinfo=timezone(timedelta(hours=1))),
+            usage=Usage(input_tokens=1200, output_tokens=90, cached_input_tokens=1024, reasoning_tokens=64),
+        )
     )
 
-    assert receipt == tokvigil.UsageReceipt(
+    assert receipt == tokvigil.Receipt(
         request_id="r1", duplicate=False, cost_usd=Decimal("0.000198"), priced=True
     )
     assert control_plane.charged["r1"] == {
@@ -105,8 +129,28 @@ def test_a_report_whose_answer_was_lost_is_repeated_and_counted_once(
     tv: TokVigil, control_plane: Any, wire: Any
 ) -> None:
     control_plane.script("/v1/usage", wire.Answer(503))
-    assert tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5).duplicate is False
-    assert tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5).duplicate is True
+    assert (
+        tv.report_now(
+            UsageEvent(
+                request_id="r1",
+                user_id="user_123",
+                model="gpt-4o-mini",
+                usage=Usage(input_tokens=10, output_tokens=5),
+            )
+        ).duplicate
+        is False
+    )
+    assert (
+        tv.report_now(
+            UsageEvent(
+                request_id="r1",
+                user_id="user_123",
+                model="gpt-4o-mini",
+                usage=Usage(input_tokens=10, output_tokens=5),
+            )
+        ).duplicate
+        is True
+    )
     assert len({seen.raw for seen in control_plane.calls("/v1/usage")}) == 1
     assert len(control_plane.charged) == 1
 
@@ -114,15 +158,29 @@ def test_a_report_whose_answer_was_lost_is_repeated_and_counted_once(
 def test_an_unpriced_model_has_no_cost(tv: TokVigil, control_plane: Any, wire: Any) -> None:
     answer = {"request_id": "r1", "duplicate": False, "cost_usd": None, "priced": False, "limit_state": []}
     control_plane.script("/v1/usage", wire.Answer(201, answer))
-    receipt = tv.log_usage("r1", "user_123", "my-own-model", 10, 5)
+    receipt = tv.report_now(
+        UsageEvent(
+            request_id="r1",
+            user_id="user_123",
+            model="my-own-model",
+            usage=Usage(input_tokens=10, output_tokens=5),
+        )
+    )
     assert (receipt.cost_usd, receipt.priced) == (None, False)
 
 
 def test_a_report_that_cannot_be_made_raises_and_stays_with_the_caller(unreachable: str) -> None:
-    with TokVigil("key", unreachable, max_retries=0) as client:
-        with pytest.raises(tokvigil.TokVigilUnavailableError):
-            client.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5)
-        assert client.pending_usage == ()
+    with TokVigil(api_key="key", base_url=unreachable, max_retries=0) as client:
+        with pytest.raises(tokvigil.UnreachableError):
+            client.report_now(
+                UsageEvent(
+                    request_id="r1",
+                    user_id="user_123",
+                    model="gpt-4o-mini",
+                    usage=Usage(input_tokens=10, output_tokens=5),
+                )
+            )
+        assert client.pending() == 0
 
 
 def test_a_hold_is_released_once(tv: TokVigil, control_plane: Any, wire: Any) -> None:
@@ -136,7 +194,7 @@ def test_a_hold_is_extended(tv: TokVigil, control_plane: Any, wire: Any) -> None
     answer = wire.Answer(200, {"request_id": "r1", "expires_at": "2026-11-24T00:20:00Z"})
     control_plane.script("/v1/reservations/r1/extend", answer, wire.Answer(404))
     assert tv.extend("r1") == datetime(2026, 11, 24, 0, 20, tzinfo=UTC)
-    with pytest.raises(tokvigil.NotFoundError):
+    with pytest.raises(tokvigil.HoldNotFoundError):
         tv.extend("r1")
 
 
@@ -148,7 +206,7 @@ def test_limits_are_the_policies_and_their_state(tv: TokVigil, control_plane: An
     }
     control_plane.script("/v1/limits", wire.Answer(200, answer))
 
-    limits = tv.limits("user_123", feature="chat")
+    limits = tv.limits(user_id="user_123", feature="chat")
 
     assert limits.policies[0].name == "Free plan"
     assert limits.limit_state[0].limit == 50
@@ -164,15 +222,23 @@ def test_the_async_client_does_the_same(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/limits", wire.Answer(200, {"limit_state": wire.blocked()["limit_state"]}))
 
     async def main() -> None:
-        async with AsyncTokVigil("key", control_plane.url) as tv:
-            with tokvigil.context(feature="chat"):
-                receipt = await tv.log_usage("r1", "user_123", "gpt-4o-mini", 10, 5, latency_ms=8)
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
+            receipt = await tv.report_now(
+                UsageEvent(
+                    request_id="r1",
+                    user_id="user_123",
+                    model="gpt-4o-mini",
+                    feature="chat",
+                    latency_ms=8,
+                    usage=Usage(input_tokens=10, output_tokens=5),
+                )
+            )
             assert (receipt.duplicate, receipt.cost_usd) == (False, Decimal("0.000198"))
             assert [await tv.release("a/b"), await tv.release("a/b")] == [True, False]
             assert await tv.extend("r1") == datetime(2026, 11, 24, 0, 20, tzinfo=UTC)
-            with pytest.raises(tokvigil.MalformedAnswerError, match="expires_at"):
+            with pytest.raises(tokvigil.UnreachableError, match="expires_at"):
                 await tv.extend("r1")
-            assert (await tv.limits("user_123", feature="chat")).limit_state[0].limit == 50
+            assert (await tv.limits(user_id="user_123", feature="chat")).limit_state[0].limit == 50
 
     asyncio.run(main())
     charged = control_plane.charged["r1"]

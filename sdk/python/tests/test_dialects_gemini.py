@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tokvigil import Usage, tokens
 from tokvigil.dialects import AnswerReader, ProviderCall, json_array, read_call
+from tokvigil.endings import Ending
 
 HOST = "generativelanguage.googleapis.com"
 MODEL = "gemini-2.5-flash"
@@ -89,21 +90,24 @@ def test_vertex_tuned_models_and_gateways(path: str, host: str, model: str) -> N
 def test_the_cap_is_per_candidate_in_either_spelling(config: dict[str, Any]) -> None:
     asked = call(**config)
     assert asked.max_output_tokens == 200
-    assert asked.body(200) == asked.body(None)
+    assert asked.outgoing(200).body == asked.outgoing(None).body
     (name, own) = next(iter(config.items()))
     key = next(key for key in own if "ut" in key)
-    assert json.loads(asked.body(80)) == {"contents": CONTENTS, name: {**own, key: 40}}
+    assert json.loads(asked.outgoing(80).body) == {"contents": CONTENTS, name: {**own, key: 40}}
 
 
 def test_a_cap_is_written_beside_what_else_is_configured() -> None:
     asked = call(generationConfig={"temperature": 0.5})
-    assert json.loads(asked.body(80))["generationConfig"] == {"temperature": 0.5, "maxOutputTokens": 80}
-    assert json.loads(call().body(80))["generationConfig"] == {"maxOutputTokens": 80}
+    assert json.loads(asked.outgoing(80).body)["generationConfig"] == {
+        "temperature": 0.5,
+        "maxOutputTokens": 80,
+    }
+    assert json.loads(call().outgoing(80).body)["generationConfig"] == {"maxOutputTokens": 80}
 
 
 def test_contents_system_and_tools_are_counted() -> None:
     plain = call().count_input()
-    assert plain == tokens.count_text("How long is the Danube?", MODEL) + tokens.TOKENS_PER_MESSAGE
+    assert plain == tokens.count_tokens([{"role": "user", "content": "How long is the Danube?"}], model=MODEL)
     system = {"parts": [{"text": "alpha beta gamma"}]}
     assert call(systemInstruction=system).count_input() > plain + 2
     assert call(system_instruction=system).count_input() > plain + 2
@@ -128,7 +132,7 @@ def test_every_kind_of_part_is_counted(part: dict[str, Any]) -> None:
 def test_files_are_attachments() -> None:
     for part in ({"inlineData": {"data": "A" * 100_000}}, {"file_data": {"file_uri": "gs://b/o"}}):
         counted = call(contents=[{"parts": [part]}]).count_input()
-        assert tokens.TOKENS_PER_ATTACHMENT <= counted < tokens.TOKENS_PER_ATTACHMENT + 10
+        assert tokens.TOKENS_PER_FILE <= counted < tokens.TOKENS_PER_FILE + 10
 
 
 @pytest.mark.parametrize("contents", [None, "text", [1], [{"parts": "x"}], [{"parts": [None, 1]}]])
@@ -140,40 +144,40 @@ def test_contents_that_google_will_refuse_do_no_harm(contents: Any) -> None:
 def test_a_stream_is_the_same_wherever_its_bytes_are_cut(path: str, stream: bytes) -> None:
     for cut in range(len(stream)):
         seen, reader = pass_through(call(path), stream[:cut], stream[cut:])
-        assert (seen, reader.usage()) == (stream, SAID)
+        assert (seen, reader.figures()) == (stream, SAID)
     seen, reader = pass_through(call(path), *(bytes([byte]) for byte in stream))
-    assert (seen, reader.usage()) == (stream, SAID)
+    assert (seen, reader.figures()) == (stream, SAID)
 
 
 def test_of_the_usage_on_every_chunk_the_last_is_final() -> None:
     reader = call(STREAMED).reader()
     reader.feed(SSE)
-    assert reader.usage() is None
+    assert reader.figures() is None
     reader.finish()
-    assert reader.usage() == SAID
+    assert reader.figures() == SAID
 
 
 def test_a_cut_stream_has_the_figures_so_far_and_the_larger_output() -> None:
     reader = call(STREAMED).reader()
     reader.feed(SSE[: SSE.index(b"kilometres")])
     expected = Usage(input_tokens=10, output_tokens=30, reasoning_tokens=30, source="estimated")
-    assert reader.estimate() == expected
+    assert reader.counted() == expected
     longer = call(STREAMED).reader()
     longer.feed(b"data: " + json.dumps(chunk("one two three four ")).encode() + b"\n\n")
-    assert longer.estimate().output_tokens == tokens.count_text("one two three four ", MODEL)
+    assert longer.counted().output_tokens == tokens.count_text("one two three four ", MODEL)
 
 
 def test_a_function_call_is_output() -> None:
     reader = call(STREAMED).reader()
     part = {"functionCall": {"name": "length_of_river", "args": {"river": "Danube"}}}
-    event = {"candidates": [{"content": {"parts": [part]}}]}
+    event = {"candidates": [{"content": {"parts": [part]}}], "usageMetadata": {"promptTokenCount": 9}}
     reader.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
-    assert reader.estimate().output_tokens > 8
+    assert reader.counted().output_tokens > 8
 
 
 def test_a_whole_answer_says_its_usage() -> None:
     _, reader = pass_through(call(), json.dumps(CHUNKS[-1]).encode())
-    assert reader.usage() == SAID
+    assert reader.figures() == SAID
 
 
 @pytest.mark.parametrize(
@@ -189,20 +193,26 @@ def test_a_whole_answer_says_its_usage() -> None:
 )
 def test_answers_of_any_other_shape_pass(path: str, answer: bytes) -> None:
     seen, reader = pass_through(call(path), answer)
-    assert (seen, reader.usage()) == (answer, None)
-    assert reader.estimate().input_tokens > 0
+    assert (seen, reader.figures()) == (answer, None)
+    assert reader.ending() is (Ending.REFUSED if b"error" in answer else Ending.COMPLETE)
+
+
+def test_without_figures_a_model_that_thinks_does_not_tell_what_was_used() -> None:
+    reader = call(STREAMED).reader()
+    reader.feed(b'data: {"candidates": [{"content": {"parts": [{"text": "The"}]}}]}\n\n')
+    assert reader.counted() is None
 
 
 def test_brackets_that_close_nothing_do_not_hide_what_follows() -> None:
     _, reader = pass_through(call(STREAMED), b"[}}, " + json.dumps(CHUNKS[-1]).encode() + b"]")
-    assert reader.usage() == SAID
+    assert reader.figures() == SAID
 
 
 def test_an_array_that_never_ends_its_object_passes_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_array, "OBJECT_BYTES_MAX", 1_000)
     stream = b'[{"text": "' + b"x" * 1_000 + b'"}, ' + json.dumps(CHUNKS[-1]).encode() + b"]"
     seen, reader = pass_through(call(STREAMED), stream[:1_005], stream[1_005:])
-    assert (seen, reader.usage()) == (stream, None)
+    assert (seen, reader.figures()) == (stream, None)
 
 
 @pytest.mark.parametrize(
@@ -217,11 +227,11 @@ def test_embeddings_have_input_alone(verb: str, fields: dict[str, Any]) -> None:
     asked = read_call("POST", path, HOST, {}, json.dumps({"model": "models/x", **fields}).encode())
     assert asked is not None
     assert (asked.model, asked.max_output_tokens) == ("gemini-embedding-001", None)
-    assert asked.body(5) == asked.body(None)
+    assert asked.outgoing(5).body == asked.outgoing(None).body
     reader = asked.reader()
     reader.feed(b'{"embedding": {"values": [0.1, 0.2, 0.3')
-    expected = tokens.count_text("one two", asked.model) + tokens.TOKENS_PER_MESSAGE
-    assert reader.estimate() == Usage(input_tokens=expected, output_tokens=0, source="estimated")
+    expected = tokens.count_text("one two", asked.model)
+    assert reader.counted() == Usage(input_tokens=expected, output_tokens=0, source="estimated")
 
 
 def test_a_refusal_has_googles_shape() -> None:

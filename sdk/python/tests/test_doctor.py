@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,15 +20,18 @@ import pytest
 from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices, token_encodings
 from tokvigil.__main__ import main
 from tokvigil.doctor import Finding
-from tokvigil.owner_file import OwnerFile
-from tokvigil.spool import Spool
+from tokvigil.journal import Journal, directory_in
+from tokvigil.journal_file import is_in_use
+from tokvigil.quarantine import read, set_aside
+from tokvigil.question import Report
+
+from sdk.python.tests.test_journal import files, leave, line, on_disk, report
 
 NOBODY = 65_534
 SECRET = "s" * 40
 KEY = f"tv_dev_0123456789ab_{SECRET}"
-EVENT = UsageEvent(
-    request_id="r1", user_id="ada", model="gpt-4o-mini", usage=Usage(input_tokens=1, output_tokens=1)
-)
+USAGE = Usage(input_tokens=1, output_tokens=1)
+OLD = "2026-01-02T03:04:05.678Z"
 Examine = Callable[..., dict[str, list[Finding]]]
 
 
@@ -50,9 +53,9 @@ def key(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Of the spool; see `no_ambient_configuration`."""
-    return tmp_path / "usage.sqlite3"
+def folder(tmp_path: Path) -> Path:
+    """Of the journal; see `no_ambient_configuration`."""
+    return tmp_path / "journal"
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_where_all_is_well_every_line_says_so(examine: Examine) -> None:
     assert found["scopes"][0].found == "evaluate, policies:read, usage:read, usage:write"
     assert len(found["tokens"]) == 2
     assert prices.version() in found["prices"][0].found
-    assert "'last_known'" in found["on_unavailable"][0].found
+    assert "'last_known'" in found["on_unreachable"][0].found
 
 
 @pytest.mark.parametrize(
@@ -95,19 +98,18 @@ def test_a_configuration_that_cannot_work_is_a_problem_and_the_rest_is_still_che
 ) -> None:
     found = {finding.about: finding for finding in doctor.examine(api_key, url)}
     assert found["configuration"].level == "problem"
-    assert found["prices"].level == found["spool"].level == "ok"
+    assert found["prices"].level == found["journal"].level == "ok"
     assert "control plane" not in found
 
 
 def test_a_key_that_travels_unencrypted_is_a_warning() -> None:
     def judged(url: str) -> Finding:
-        read = doctor.Configuration.read(KEY, url, timeout=1.0, max_retries=0, on_unavailable="allow")
+        read = doctor.Configuration.read(KEY, url, timeout=1.0, max_retries=0, on_unreachable="allow")
         return next(iter(doctor._configured(read)))
 
     assert judged("http://tokvigil.example").level == "warning"
     for url in ("https://tokvigil.example", "http://localhost:8000", "http://10.1.2.3", "http://tokvigil"):
         assert judged(url).level == "ok"
-    assert "swordfish" not in str(judged("https://ada:swordfish@tokvigil.example"))
 
 
 def test_a_key_of_another_shape_is_a_warning_and_not_shown(examine: Examine) -> None:
@@ -185,80 +187,68 @@ def test_a_clock_that_is_off_is_a_warning(examine: Examine, monkeypatch: pytest.
     assert "ahead of" in examine()["clock"][0].found
 
 
-def test_the_spool_shows_what_waits_in_it_and_is_left_as_it_is(
-    examine: Examine, control_plane: Any, path: Path
+def test_the_journal_shows_what_waits_in_it_and_is_left_as_it_is(
+    examine: Examine, control_plane: Any, folder: Path
 ) -> None:
     with (
-        TokVigil(KEY, control_plane.url) as tv,
-        tv.guard("ada", "chat", "gpt-4o-mini", input_tokens=1) as call,
+        TokVigil(api_key=KEY, base_url=control_plane.url) as tv,
+        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini", input_tokens=1) as call,
     ):
-        (line,) = examine()["spool"]
-        assert (line.level, line.found) == ("ok", f"{path}: 0 pending, 1 under way")
-        call.record(EVENT.usage)
-    destination = f"{control_plane.url} tv_dev_0123456789ab"
-    old = '{"occurred_at": "2026-01-02T03:04:05.678Z"}'
-    with sqlite3.connect(path) as db:
-        for request_id, owner, where, body in (
-            ("pending", None, destination, old),
-            ("unreadable", None, destination, "{"),
-            ("dead", "f" * 32, destination, old),
-            ("other", None, "http://ada:swordfish@other tv_live_y", old),
-            ("other 2", None, "http://ada:swordfish@other tv_live_y", old),
-            ("third", None, "http://third tv_live_z", old),
-        ):
-            db.execute(
-                "INSERT INTO event (destination, request_id, owner, body) VALUES (?, ?, ?, ?)",
-                (where, request_id, owner, body),
-            )
-        db.execute(
-            "INSERT INTO quarantine VALUES (?, 'q', '{}', ?, 0)", (destination, "invalid: no\nsuch model")
-        )
-    before = sqlite3.connect(path).execute("SELECT * FROM event ORDER BY place").fetchall()
-    found = [str(line) for line in examine()["spool"]]
-    assert [line.split()[0] for line in found] == ["warning"] * 5
+        (line_,) = examine()["journal"]
+        assert (line_.level, line_.found) == ("ok", f"{folder}: 0 pending, 1 under way")
+        call.record(USAGE)
+    where = f"{control_plane.url} tv_dev_0123456789ab"
+    others = "http://ada:swordfish@other tv_live_y", "http://third tv_live_z"
+    living = Journal(folder, where)
+    living.report(report("pending", occurred_at=OLD))
+    living.report(report("no time", occurred_at="soon"))
+    leave(folder, line("final", *report("dead", occurred_at=OLD)), destination=where)
+    leave(folder, line("asking", *report("a")), line("final", *report("b")), destination=others[0])
+    leave(folder, line("final", *report("c")), destination=others[1])
+    leave(folder, b"what is this?\n", destination=others[1])
+    set_aside(directory_in(folder, where), where, report().body, "invalid: no\nsuch model")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    found = [str(line_) for line_ in examine()["journal"]]
+    assert [line_.split()[0] for line_ in found] == ["warning"] * 5
     assert "2 pending, 0 under way, the oldest since 2026-01-02 03:04 UTC" in found[0]
     assert "1 event of a process that died" in found[1]
     assert "2 events for http://other with key tv_live_y. Run a client with that address and key" in found[2]
     assert "1 event for http://third with key tv_live_z. Run" in found[3]
     assert "1 event was refused for good: invalid: no such model" in found[4]
+    assert "tokvigil quarantine" in found[4]
     assert "swordfish" not in " ".join(found)
-    assert sqlite3.connect(path).execute("SELECT * FROM event ORDER BY place").fetchall() == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    living.close()
 
 
 def test_a_living_process_s_events_are_not_taken_for_a_dead_one_s(
-    examine: Examine, control_plane: Any, path: Path
+    examine: Examine, control_plane: Any, folder: Path
 ) -> None:
     with (
-        TokVigil(KEY, control_plane.url) as tv,
-        tv.guard("ada", "chat", "gpt-4o-mini", input_tokens=1) as call,
+        TokVigil(api_key=KEY, base_url=control_plane.url) as tv,
+        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini", input_tokens=1) as call,
     ):
-        (owner,) = path.parent.glob("*.owner-*")
-        assert levels(examine(), "spool") == ["ok"]
-        assert owner.exists()
-        assert not OwnerFile(path, owner.name.rpartition("-")[2]).is_dead()
-        call.record(EVENT.usage)
+        (path,) = folder.rglob("*.jsonl")
+        assert levels(examine(), "journal") == ["ok"]
+        assert is_in_use(path)
+        call.record(USAGE)
 
 
-def test_looking_leaves_a_dead_processs_file_to_whoever_takes_its_events(path: Path) -> None:
-    spool = Spool(path, "d")
-    spool.add(EVENT)
-    owner = path.with_name(f"{path.name}.owner-dead")
-    owner.touch()
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("UPDATE event SET owner = 'dead'")
-    assert "that died" in " ".join(map(str, doctor._spooled(path, "d")))
-    assert owner.exists()
-    spool.adopt()
-    assert (len(spool), owner.exists()) == (1, False)
-    spool.close()
+def test_looking_leaves_a_dead_processs_file_to_whoever_takes_it(folder: Path) -> None:
+    path = leave(folder, line("final", *report()))
+    assert "that died" in " ".join(map(str, doctor._written_down(folder, "here")))
+    assert path.exists()
+    journal = Journal(folder, "here")
+    assert journal.take_over()
+    assert len(journal) == 1
+    journal.close()
 
 
-def test_a_spool_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (tmp_path / "directory").mkdir()
-    for impossible in (tmp_path / "file" / "usage.sqlite3", tmp_path / "directory"):
-        (line,) = doctor._spooled(impossible, "d")
-        assert line.level == "problem"
+    for impossible in (tmp_path / "file" / "journal", tmp_path / "file"):
+        (line_,) = doctor._written_down(impossible, "here")
+        assert line_.level == "problem"
 
 
 def test_a_directory_without_write_permission_is_a_problem() -> None:
@@ -270,59 +260,38 @@ def test_a_directory_without_write_permission_is_a_problem() -> None:
             with contextlib.suppress(BaseException):
                 if os.geteuid() == 0:
                     os.setuid(NOBODY)
-                (line,) = doctor._spooled(Path(directory) / "deep" / "usage.sqlite3", "d")
+                (line,) = doctor._written_down(Path(directory) / "deep", "here")
                 os._exit(0 if line.level == "problem" else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_spool_that_is_not_there_yet_is_well_and_not_made(path: Path) -> None:
-    (line,) = doctor._spooled(path.parent / "deep" / path.name, "d")
-    assert line.level == "ok"
-    assert list(path.parent.iterdir()) == []
-    path.touch()
-    (line,) = doctor._spooled(path, "d")
-    assert line.level == "ok"
+def test_a_folder_that_is_not_there_yet_is_well_and_not_made(folder: Path) -> None:
+    (line_,) = doctor._written_down(folder / "deep", "here")
+    assert line_.level == "ok"
+    assert not folder.exists()
 
 
-def test_a_damaged_spool_is_a_warning(path: Path) -> None:
-    path.write_bytes(b"SQLite format 3\0" + b"no database" * 1000)
-    (line,) = doctor._spooled(path, "d")
-    assert line.level == "warning"
+def test_what_is_no_journal_is_not_counted(folder: Path) -> None:
+    path = leave(folder, line("final", *report()))
+    path.write_bytes(path.read_bytes().replace(b"journal 1", b"journal 2"))
+    (line_,) = doctor._written_down(folder, "here")
+    assert (line_.level, line_.found) == ("ok", f"{folder}: 0 pending, 0 under way")
 
 
-def test_a_file_that_is_somebody_elses_is_a_problem(path: Path) -> None:
-    path.write_bytes(b"a letter to Ada")
-    (letter,) = doctor._spooled(path, "d")
-    path.unlink()
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE event (title TEXT)")
-    db.close()
-    (database,) = doctor._spooled(path, "d")
-    for line in (letter, database):
-        assert line.level == "problem"
-        assert "name another file" in line.mend
-
-
-def test_no_spool_at_all_is_well_if_the_variable_says_so(
+def test_no_journal_at_all_is_well_if_the_variable_says_so(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOKVIGIL_SPOOL", "off")
-    (line,) = examine()["spool"]
-    assert (line.level, "memory only" in line.found) == ("ok", True)
+    monkeypatch.setenv("TOKVIGIL_JOURNAL", "off")
+    (line_,) = examine()["journal"]
+    assert (line_.level, "memory only" in line_.found) == ("ok", True)
 
 
-def test_many_other_destinations_are_counted_and_the_largest_shown(path: Path) -> None:
-    spool = Spool(path, "here")
-    spool.close()
-    with sqlite3.connect(path) as db:
-        for number in range(8):
-            db.executemany(
-                "INSERT INTO event (destination, request_id, body) VALUES (?, ?, '{}')",
-                [(f"http://h{number} tv_x_{number}", str(event)) for event in range(number + 1)],
-            )
-    db.close()
-    _, *others = doctor._spooled(path, "here")
+def test_many_other_destinations_are_counted_and_the_largest_shown(folder: Path) -> None:
+    for number in range(8):
+        finals = [line("final", *report(str(each))) for each in range(number + 1)]
+        leave(folder, *finals, destination=f"http://h{number} tv_x_{number}")
+    _, *others = doctor._written_down(folder, "here")
     assert len(others) == 6
     assert "8 events for http://h7 with key tv_x_7" in others[0].found
     assert others[-1].found == "6 events for 3 more destinations"
@@ -363,23 +332,47 @@ def test_whoever_reads_but_the_first_line_sees_no_traceback() -> None:
 
 
 def test_damaged_ranks_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_encodings, "_encodings", token_encodings.Encodings())
+    monkeypatch.setattr(token_encodings, "_built", {})
     monkeypatch.setitem(token_encodings.RANKS_SHA256, "o200k_base", "0" * 64)
     assert [line.level for line in doctor._counted()] == ["problem", "ok"]
 
 
-def test_provider_sdks_that_wrap_is_not_tested_with_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "version", lambda package: "1.109.1" if package == "openai" else "3.0")
-    assert [doctor._wrapped(package).level for package in ("openai", "google-genai")] == ["warning", "ok"]
-    monkeypatch.undo()
-    monkeypatch.setitem(doctor.WRAPPED_MAJORS, "not-installed", (1,))  # type: ignore[misc]
-    assert str(doctor._wrapped("not-installed")) == "ok       not-installed: not installed"
+def test_without_tiktoken_tokens_are_estimated_and_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda package: None)
+    (line,) = doctor._counted()
+    assert (
+        str(line) == 'ok       tokens: estimated; exact counts need tiktoken: pip install "tokvigil[exact]"'
+    )
+
+
+def test_provider_sdks_that_wrap_is_not_tested_with_are_warnings_and_absent_ones_are_not_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = {"openai": "1.109.1", "google-genai": "3.0"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert [(line.about, line.level) for line in doctor._wrapped()] == [
+        ("openai", "warning"),
+        ("google-genai", "ok"),
+    ]
 
 
 @pytest.mark.parametrize("package", doctor.WRAPPED_MAJORS)
 def test_the_tests_of_wrap_run_with_versions_that_it_calls_tested(package: str) -> None:
-    assert doctor._wrapped(package).level == "ok"
-    assert metadata.version(package)
+    locks = Path(__file__).with_name("frameworks").glob("*.lock")
+    majors = {
+        int(major)
+        for lock in locks
+        for major in re.findall(rf"^{package}==(\d+)", lock.read_text(), re.MULTILINE)
+    }
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        majors.add(int(metadata.version(package).partition(".")[0]))
+    assert majors == set(doctor.WRAPPED_MAJORS[package])
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -392,14 +385,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_as_a_command_it_reads_the_environment_and_exits_with_0(
-    control_plane: Any, wire: Any, path: Path
+    control_plane: Any, wire: Any, folder: Path
 ) -> None:
     control_plane.script("/v1/me", wire.Answer(200, me()))
     done = run(
         "doctor",
         TOKVIGIL_API_KEY=KEY,
         TOKVIGIL_BASE_URL=control_plane.url,
-        TOKVIGIL_SPOOL=str(path),
+        TOKVIGIL_JOURNAL=str(folder),
     )
     lines = done.stdout.splitlines()
     assert (done.returncode, lines[0].split()[:3]) == (0, ["ok", "tokvigil:", f"{__version__},"])
@@ -409,13 +402,20 @@ def test_as_a_command_it_reads_the_environment_and_exits_with_0(
 
 
 def test_as_a_command_it_exits_with_1_if_there_is_a_problem(
-    control_plane: Any, wire: Any, path: Path, capsys: pytest.CaptureFixture[str]
+    control_plane: Any, wire: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control_plane.script("/v1/me", wire.Answer(401, {"code": "INVALID_API_KEY", "detail": "no"}))
-    arguments = ["--api-key", KEY, "--base-url", control_plane.url, "--spool", str(path.with_name("mine"))]
+    arguments = [
+        "--api-key",
+        KEY,
+        "--base-url",
+        control_plane.url,
+        "--journal",
+        str(folder.with_name("mine")),
+    ]
     assert main(["doctor", *arguments]) == 1
     out = capsys.readouterr().out
-    assert f"{path.with_name('mine')}: 0 pending" in out
+    assert f"{folder.with_name('mine')}: 0 pending" in out
     assert SECRET not in out
 
 
@@ -436,3 +436,69 @@ def test_help_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     assert "doctor" in capsys.readouterr().out
+
+
+def quarantine(*arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["quarantine", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_quarantine_is_shown_with_time_request_and_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quarantine(capsys=capsys) == []
+    for where in ("here", "there"):
+        leave(folder, destination=where)
+        set_aside(directory_in(folder, where), where, report(where).body, "invalid: no\nsuch model")
+    set_aside(directory_in(folder, "there"), "there", b"what is\xff this?", "it cannot be read")
+    (directory_in(folder, "there") / "quarantine").open("a").write("not from here\n")
+    lines = sorted(each.split(maxsplit=4) for each in quarantine(capsys=capsys))
+    now = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert [(each[0], *each[2:]) for each in lines[1:]] == [
+        (now, "UTC", "-", "it cannot be read"),
+        (now, "UTC", "here", "invalid: no such model"),
+        (now, "UTC", "there", "invalid: no such model"),
+    ]
+    assert lines[0] == ["-", "-", "it", "cannot", "be read"]
+    assert quarantine("--journal", str(folder / "elsewhere"), capsys=capsys) == []
+
+
+def test_what_was_set_aside_is_sent_again_and_what_cannot_be_read_stays(
+    control_plane: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"{control_plane.url} tv_dev_0123456789ab"
+    directory = directory_in(folder, where)
+    event = UsageEvent(request_id="r1", user_id="ada", model="m", usage=USAGE)
+    with TokVigil(api_key=KEY, base_url=control_plane.url) as client:
+        client._reporter.journal.report(Report.of(event))
+        client._reporter.journal.settle({"r1": "invalid"})
+        set_aside(directory, where, b"what is this?", "it cannot be read")
+        assert quarantine("--send", capsys=capsys)[-1] == "to be sent again by the next client: 1"
+        assert client.flush() == 0
+    assert control_plane.charged == {"r1": event.to_wire()}
+    assert [each.report for each in read(directory)] == ["what is this?"]
+    assert (directory / "quarantine").stat().st_mode & 0o777 == 0o600
+    assert quarantine("--send", capsys=capsys)[-1] == "to be sent again by the next client: 0"
+    assert files(folder, where) == []
+
+
+def test_sending_the_quarantine_again_is_finished_after_a_kill(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(folder, "here")
+    journal.report(report())
+    journal.settle({"r1": "invalid"})
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", kill)
+        with pytest.raises(KeyboardInterrupt):
+            main(["quarantine", "--send"])
+    journal.report(report("r2"))
+    journal.settle({"r2": "invalid"})
+    assert quarantine("--send", capsys=capsys)[-1] == "to be sent again by the next client: 2"
+    assert set(on_disk(folder)) == {"r1", "r2"}
+    assert read(directory_in(folder, "here")) == []
+    journal.close()

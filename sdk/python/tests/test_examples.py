@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from tokvigil import AIUsageBlockedError, Decision
 
+from sdk.python.tests.broker import running_broker
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wire_provider.content import TEXT, TOOL_TRIGGER
 from sdk.python.tests.wrapped import wait_for
@@ -44,7 +45,7 @@ def variables(control_plane: Any, wire_provider: WireProvider, tmp_path: Path) -
         "PATH": os.environ["PATH"],
         "TOKVIGIL_API_KEY": "tv_dev_id_secret",
         "TOKVIGIL_BASE_URL": control_plane.url,
-        "TOKVIGIL_SPOOL": str(tmp_path / "example.sqlite3"),
+        "TOKVIGIL_JOURNAL": str(tmp_path / "journal"),
         "OPENAI_API_KEY": "sk-caller",
         "OPENAI_BASE_URL": wire_provider.url + "/v1",
     }
@@ -143,7 +144,7 @@ def test_the_script_prints_both_answers(
     assert used == [("succeeded", wire_provider.openai.USAGE.output_tokens)] * 2
 
 
-@pytest.mark.parametrize("name", ["plain_script.py", "langchain_chat.py"])
+@pytest.mark.parametrize("name", ["plain_script.py", "langchain_chat.py", "celery_app.py"])
 def test_a_script_without_its_arguments_says_what_they_are(name: str, variables: dict[str, str]) -> None:
     done = run(name, "ana", variables=variables)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"usage: python {name} USER QUESTION\n")
@@ -262,12 +263,36 @@ def test_a_block_is_a_response(
         control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | changes))
         response = call()
         assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
+        assert response.headers["Content-Type"] == "application/problem+json"
         assert response.json() == {
+            "title": "Too Many Requests" if status == 429 else "Forbidden",
+            "status": status,
             "code": "DAILY_REQUEST_LIMIT_EXCEEDED",
             "detail": "Daily request limit of 50 reached for user user_123.",
         }
     assert len(told.asked) == len(BLOCKS)
     assert wire_provider.seen == told.reports(0) == []
+
+
+@pytest.fixture
+def celery_variables(variables: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """All that the example of Celery needs, and a worker of it."""
+    command = [sys.executable, "-m", "celery", "--app", "celery_app", "worker", "--concurrency", "1"]
+    with running_broker(tmp_path) as broker:
+        needed = variables | {"CELERY_BROKER_URL": broker, "CELERY_RESULT_BACKEND": broker}
+        with subprocess.Popen(command, env=needed, cwd=EXAMPLES, start_new_session=True) as worker:
+            yield needed
+            worker.terminate()
+
+
+def test_a_task_is_for_the_user_who_asked_and_waits_until_a_block_has_passed(
+    celery_variables: dict[str, str], told: Told, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | {"retry_after": 1}))
+    done = run("celery_app.py", "ana", QUESTION, variables=celery_variables)
+    assert (done.returncode, done.stdout) == (0, f"{TEXT}\n")
+    assert [(a["user_id"], a["feature"], a["plan"]) for a in told.asked] == [("ana", "ask", "free")] * 2
+    assert [(report["user_id"], report["status"]) for report in told.reports(1)] == [("ana", "succeeded")]
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokvigil import ConfigurationError, Usage, estimate, prices, tokens
-from tokvigil.dialects import ProviderCall, read_call
+from tokvigil.dialects import CapCannotBeObeyedError, ProviderCall, read_call
 from tokvigil.dialects.providers import PROVIDERS_BY_DOMAIN, provider_of
 from tokvigil.dialects.recognising import UNSPECIFIED
+from tokvigil.endings import Ending
 
 OPENAI = "api.openai.com"
 GOOGLE = "generativelanguage.googleapis.com"
@@ -106,6 +108,17 @@ def test_a_file_to_be_kept_may_be_of_any_bytes(path: str) -> None:
     assert read("/a/path/of/tomorrow", b"\x89PNG") is None
 
 
+def test_a_call_of_tomorrow_that_names_no_model_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.dialects.recognising._said", set())
+    for _ in range(3):
+        assert read_call("POST", "/v1/dreams/of/tomorrow", OPENAI, {}, b'{"prompt": "x"}') is None
+        assert read_call("POST", "/v1/dreams/of/tomorrow", "example.org", {}, b'{"prompt": "x"}') is None
+    (said,) = caplog.messages
+    assert said == "POST /v1/dreams/of/tomorrow of openai is not known as an AI call, so it is not limited"
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD", "OPTIONS"])
 def test_a_method_without_body_makes_no_call(method: str) -> None:
     assert read_call(method, "/v1/chat/completions", OPENAI, {}, BODY) is None
@@ -115,7 +128,7 @@ def test_a_method_without_body_makes_no_call(method: str) -> None:
 def test_a_method_with_body_makes_a_call(method: str) -> None:
     found = read_call(method, "/v1/chat/completions", OPENAI, {}, BODY)
     assert found is not None
-    assert json.loads(found.body(7))["max_tokens"] == 7
+    assert json.loads(found.outgoing(7).body)["max_completion_tokens"] == 7
 
 
 @pytest.mark.parametrize(
@@ -131,8 +144,8 @@ def test_a_method_with_body_makes_a_call(method: str) -> None:
 def test_a_path_is_read_as_lenient_servers_read_it(path: str) -> None:
     found = read(path, json.dumps({"model": "gpt-4o", "messages": [], "stream": True}).encode())
     assert found is not None
-    sent = json.loads(found.body(7))
-    assert (sent["max_tokens"], sent["stream_options"]) == (7, {"include_usage": True})
+    sent = json.loads(found.outgoing(7).body)
+    assert (sent["max_completion_tokens"], sent["stream_options"]) == (7, {"include_usage": True})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +160,7 @@ def test_a_model_in_a_path_keeps_its_case(path: str, model: str) -> None:
     found = read(path, b'{"contents": []}', host=GOOGLE)
     assert found is not None
     assert (found.model, found.streams) == (model, "stream" in path.lower())
-    assert json.loads(found.body(7))["generationConfig"]["maxOutputTokens"] == 7
+    assert json.loads(found.outgoing(7).body)["generationConfig"]["maxOutputTokens"] == 7
 
 
 @pytest.mark.parametrize(
@@ -375,13 +388,16 @@ def test_no_body_and_no_answer_makes_reading_fail(path: str, fields: dict[str, A
     found = read(path, json.dumps({"model": "m", **fields}).encode())
     assert found is not None
     assert found.count_input() >= 0
-    json.loads(found.body(7))
+    with suppress(CapCannotBeObeyedError):
+        json.loads(found.outgoing(7).body)
     for stream in (json.dumps(answer).encode(), b"data: " + json.dumps(answer).encode() + b"\n\n"):
         reader = found.reader()
         reader.feed(stream)
         reader.finish()
-        reader.usage()
-        assert reader.estimate().source == "estimated"
+        reader.figures()
+        assert isinstance(reader.ending(), Ending)
+        counted = reader.counted()
+        assert counted is None or counted.source == "estimated"
 
 
 @pytest.mark.parametrize(
@@ -420,12 +436,13 @@ def test_on_azure_the_deployment_is_the_model_if_the_body_names_none() -> None:
 
 
 def test_on_bedrock_the_path_says_the_model_and_the_signed_body_stays() -> None:
-    body = json.dumps({"anthropic_version": "bedrock-2023-05-31", "messages": ["one two"]}).encode()
+    body = b'{ "anthropic_version": "bedrock-2023-05-31", "max_tokens": 50, "messages": ["one two"] }'
     path = "/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/invoke-with-response-stream"
-    found = read(path, body, host="bedrock-runtime.us-east-1.amazonaws.com")
+    signed = "AWS4-HMAC-SHA256 Credential=AKIA/x"
+    found = read(path, body, host="bedrock-runtime.us-east-1.amazonaws.com", authorization=signed)
     assert found is not None
     assert (found.provider, found.model) == ("aws", "anthropic.claude-sonnet-4-5-20250929-v1:0")
-    assert found.body(1) == body
+    assert found.outgoing(50).body == body
 
 
 class TestUnknownFormats:
@@ -433,11 +450,11 @@ class TestUnknownFormats:
         asked = generic("/v1/images/generations", prompt="one two", size="1024x1024")
         assert asked.max_output_tokens is None
         assert asked.count_input() >= 2
-        assert asked.body(5) == asked.body(None)
+        assert asked.outgoing(5).body == asked.outgoing(None).body
 
     def test_a_file_in_base64_is_an_attachment(self) -> None:
         asked = generic("/v1/ocr", document={"url": "data:application/pdf;base64," + "A" * 100_000})
-        assert asked.count_input() == tokens.TOKENS_PER_ATTACHMENT
+        assert asked.count_input() == tokens.TOKENS_PER_FILE
 
     def test_usage_is_read_where_it_stands_by_custom(self) -> None:
         usage = {"input_tokens": 50, "output_tokens": 4_000, "total_tokens": 4_050}
@@ -445,12 +462,12 @@ class TestUnknownFormats:
         whole = generic("/v1/images/generations").reader()
         whole.feed(json.dumps({"data": [{"b64_json": "A" * 5_000}], "usage": usage}).encode())
         whole.finish()
-        assert whole.usage() == expected
+        assert whole.figures() == expected
         streamed = generic("/v1/images/generations", stream=True).reader()
         event = {"type": "image_generation.completed", "b64_json": "A" * 5_000, "usage": usage}
         streamed.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
         streamed.finish()
-        assert streamed.usage() == expected
+        assert streamed.figures() == expected
 
     def test_bytes_of_a_sound_are_no_text(self) -> None:
         asked = generic("/v1/audio/speech", input="one two")
@@ -458,8 +475,8 @@ class TestUnknownFormats:
         sound = b"\xff\xf3" + b"\x00abc" * 10_000
         assert reader.feed(sound) == sound
         reader.finish()
-        assert reader.usage() is None
-        assert reader.estimate() == Usage(input_tokens=2, output_tokens=0, source="estimated")
+        assert reader.figures() is None
+        assert reader.counted() == Usage(input_tokens=2, output_tokens=0, source="estimated")
 
     def test_its_refusal_has_openais_shape(self) -> None:
         assert generic("/x").refusal("No.", "blocked")["error"]["type"] == "ai_usage_blocked"
@@ -488,7 +505,7 @@ class TestForms:
         assert found is not None
         assert (found.model, found.provider, found.streams) == ("gpt-4o-transcribe", "openai", False)
         assert (found.count_input(), found.max_output_tokens) == (0, None)
-        assert found.body(5) == body
+        assert found.outgoing(5).body == body
 
     def test_a_form_may_ask_for_a_stream(self) -> None:
         found = self.read(form(self.MODEL, ('name="stream"', b"true"), self.FILE))
@@ -500,7 +517,7 @@ class TestForms:
             b"data: " + json.dumps({"type": "transcript.text.done", "usage": usage}).encode() + b"\n\n"
         )
         reader.finish()
-        assert reader.usage() == Usage(input_tokens=14, output_tokens=45)
+        assert reader.figures() == Usage(input_tokens=14, output_tokens=45)
 
     @pytest.mark.parametrize("word", [b"false", b"0", b""])
     def test_a_form_may_say_that_it_wants_no_stream(self, word: bytes) -> None:
@@ -517,7 +534,7 @@ class TestForms:
         body = form(('name="prompt"', b"a cat"), self.FILE)
         found = read("/v1/images/edits", body, content_type="multipart/form-data; boundary=b0undary")
         assert found is not None
-        assert (found.model, found.body(5)) == (UNSPECIFIED, body)
+        assert (found.model, found.outgoing(5).body) == (UNSPECIFIED, body)
 
     def test_a_form_on_an_unknown_path_is_a_call_if_it_names_a_model(self) -> None:
         content_type = "multipart/form-data; boundary=b0undary"

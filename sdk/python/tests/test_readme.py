@@ -10,27 +10,32 @@ import sys
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import tokvigil
+from celery.signals import before_task_publish, task_postrun, task_prerun
 from openai import OpenAI
-from tokvigil import AIUsageBlockedError, TokVigil, doctor, testing
+from tokvigil import TokVigil, doctor, testing
+from tokvigil.integrations import celery
+from tokvigil.reasons import ReasonClass
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil
 
-from sdk.python.tests.readme import ROOT_README, SDK_README, Block, python_blocks, quick_start
+from sdk.python.tests.readme import REPOSITORY, ROOT_README, SDK_README, Block, python_blocks, quick_start
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wire_provider.content import TEXT
 
+CONTEXT_GUIDE = REPOSITORY / "docs/python-context.md"
 RUN_S_MAX = 60.0
 QUICK_START_ALLOWED = 5
 # How many calls the blocks of a section ask about, and how many they report. A section that is not here fails.
 SECTIONS = {
     "Quick start": (QUICK_START_ALLOWED + 1, QUICK_START_ALLOWED),
     "Wrap a client": (5, 5),
-    "Say whose call it is": (2, 2),
+    "Say whose call it is": (3, 3),
     "When a call is blocked": (2, 1),
+    "See the decision behind a call": (1, 1),
     "Stream": (1, 1),
     "Async": (2, 1),
     "Chat without a provider's SDK": (2, 2),
@@ -146,6 +151,31 @@ def test_reports_of_the_readme_are_what_the_provider_said(
     ]
 
 
+def test_every_block_about_contexts_runs(
+    variables: dict[str, str], control_plane: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    signals = (before_task_publish, task_prerun, task_postrun)
+    with TokVigil() as tv:
+        names = {"__name__": "guide", "tv": tv, "OpenAI": OpenAI, "client": tv.wrap(OpenAI())}
+        names["messages"] = [{"role": "user", "content": "Hi"}]
+        try:
+            for block in python_blocks(CONTEXT_GUIDE):
+                run(block, names)
+        finally:
+            for signal in signals:
+                assert signal.disconnect(dispatch_uid=celery.HEADER)
+    asked = [
+        (event["user_id"], event.get("feature"), event.get("metadata")) for event in charged(control_plane)
+    ]
+    assert asked[:2] == [
+        ("user_123", "agent", {"team": "search", "trace": "t1"}),
+        ("nightly-job", "digest", None),
+    ]
+    assert asked[2:] == [("user_123", "summaries", None)] * 4
+
+
 def charged(control_plane: Any) -> list[Any]:
     return list(control_plane.charged.values())
 
@@ -166,7 +196,7 @@ def test_the_quick_start_needs_only_what_the_demo_prints(
     assert len(answers) == len(control_plane.charged) == QUICK_START_ALLOWED
     assert block == "DAILY_REQUEST_LIMIT_EXCEEDED: Daily request limit of 50 reached for user user_123."
     assert again == "Again in 3600 seconds"
-    assert (tmp_path / ".local/state/tokvigil/usage.sqlite3").exists()
+    assert (tmp_path / ".local/state/tokvigil").is_dir()
 
 
 @pytest.fixture
@@ -234,27 +264,29 @@ def test_the_table_of_the_configuration_is_the_clients_own() -> None:
 
 def test_the_classes_of_a_block_are_those_of_the_error() -> None:
     named = [cells[0].strip("`") for cells in rows("When a call is blocked")]
-    documented = inspect.getdoc(AIUsageBlockedError.reason_class)
-    assert documented is not None
-    assert sorted(named) == sorted(re.findall(r"\w+", documented.partition(":")[0].replace(" or ", " ")))
+    assert sorted(named) == sorted({*get_args(ReasonClass)} - {"allowed"})
 
 
 def test_the_figures_of_the_table_are_those_of_the_code() -> None:
-    from tokvigil import availability, in_flight, pending, reporting, retries
+    from tokvigil import availability, holds, journal, journal_file, reporting, retries
 
     text = " ".join(SDK_README.read_text().split())
     for figure in (
         f"after {availability.FAILURES_TO_OPEN} failures in a row it is left alone for {availability.OPEN_S:g} s",
         f"sent again after {reporting.BACKOFF_S_FIRST:g} to {reporting.BACKOFF_S_MAX:g} s",
-        f"kept in memory, {pending.PENDING_MAX:,} at most",
-        f"extended every {in_flight.EXTEND_EVERY_S / 60:g} minutes",
+        f"kept in memory, {journal.PENDING_MAX:,} at most",
+        f"extended every {holds.EXTEND_EVERY_S / 60:g} minutes",
+        f"are sent after {journal_file.STALE_S:g} seconds",
         f"0 to {retries.RETRIES_MAX}",
     ):
         assert figure in text
 
 
 def test_the_versions_it_names_are_those_that_doctor_knows() -> None:
-    said = [f"{sdk} {' and '.join(map(str, majors))}" for sdk, majors in doctor.WRAPPED_MAJORS.items()]
+    said = [
+        f"{sdk} {' and '.join(map(str, doctor.WRAPPED_MAJORS[sdk]))}"
+        for sdk in ("openai", "anthropic", "google-genai")
+    ]
     assert f"It is tested with {', '.join(said[:-1])} and {said[-1]}." in SDK_README.read_text()
 
 
@@ -266,14 +298,19 @@ def test_links_lead_somewhere(file: Path) -> None:
     assert [target for target in local if not (file.parent / target).exists()] == []
 
 
+def test_the_licence_of_the_package_is_that_of_the_project() -> None:
+    package, project = (readme.with_name("LICENSE") for readme in (SDK_README, ROOT_README))
+    assert package.read_bytes() == project.read_bytes()
+
+
 def test_names_in_the_text_exist() -> None:
     text = SDK_README.read_text()
-    classes = set(re.findall(r"`([A-Z][a-z]\w+)`", text)) - {"Decimal", "False", "None", "Retry", "True"}
+    classes = set(re.findall(r"`([A-Z][a-z]\w+)`", text)) - {"Decimal", "False", "None", "True", "ValueError"}
     functions = set(re.findall(r"`(?:tv\.)?([a-z]+(?:_[a-z]+)*)(?:\(\))?`", text))
     public = {*dir(tokvigil), *dir(FakeTokVigil), *dir(AsyncFakeTokVigil)}
     assert len(classes) > 5
     assert (
         sorted(name for name in classes if not hasattr(tokvigil, name) and not hasattr(testing, name)) == []
     )
-    methods = {"wrap", "chat", "evaluate", "track", "log_usage", "down", "cap", "set_token_factor"}
+    methods = {"wrap", "chat", "evaluate", "report", "report_now", "down", "cap", "decision_of"}
     assert methods <= functions & public

@@ -1,4 +1,4 @@
-"""Decisions and usage as attributes of the application's own OpenTelemetry spans."""
+"""Each AI call is a span of its own, inside the span that was current when it was made."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import gc
 import subprocess
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import openai
 import pytest
 import tokvigil
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry import trace as opentelemetry
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.semconv._incubating.attributes import enduser_attributes, gen_ai_attributes
-from tokvigil import AsyncTokVigil, TokVigil, Usage, UsageEvent, telemetry
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.attributes import error_attributes
+from opentelemetry.trace import SpanKind
+from tokvigil import AsyncTokVigil, TokVigil, Usage, telemetry
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, wait_for
+from sdk.python.tests.wrapped import CHAT, GEMINI, wait_for
 
 ASKED = {"user_id": "user_123", "feature": "chat", "model": "claude-haiku-4-5", "input_tokens": 10}
-USED = {"gen_ai.usage.input_tokens": 15, "gen_ai.usage.output_tokens": 3}
 
 
 class Trace:
-    def __init__(self) -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         self._exporter = InMemorySpanExporter()
-        provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self._tracer = provider.get_tracer("application")
 
@@ -39,15 +40,22 @@ class Trace:
         with self._tracer.start_as_current_span(name) as span:
             yield span
 
-    def attributes(self, name: str) -> dict[str, Any]:
-        """Of a span that has ended."""
-        (found,) = [span for span in self._exporter.get_finished_spans() if span.name == name]
+    def ended(self, name: str) -> list[ReadableSpan]:
+        """Spans that have ended, in that order."""
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    def only(self, name: str) -> dict[str, Any]:
+        """The attributes of the one span that there is."""
+        (found,) = self.ended(name)
         return dict(found.attributes or {})
 
 
 @pytest.fixture
-def trace() -> Trace:
-    return Trace()
+def trace(monkeypatch: pytest.MonkeyPatch) -> Trace:
+    """Of an application whose tracer provider is the global one."""
+    provider = TracerProvider()
+    monkeypatch.setattr(opentelemetry, "_TRACER_PROVIDER", provider)
+    return Trace(provider)
 
 
 @pytest.fixture
@@ -62,9 +70,13 @@ def test_a_guarded_call_shows_its_decision_and_its_usage(trace: Trace, tv: TokVi
     )
     with trace.span("request"), tv.guard(**ASKED, provider="google") as call:
         call.record(usage)
-    assert trace.attributes("request") == USED | {
+    assert trace.only("request") == {}
+    assert trace.only("call claude-haiku-4-5") == {
         "gen_ai.request.model": "claude-haiku-4-5",
         "gen_ai.provider.name": "gcp.gen_ai",
+        "gen_ai.request.max_tokens": 100,
+        "gen_ai.usage.input_tokens": 15,
+        "gen_ai.usage.output_tokens": 3,
         "gen_ai.usage.cache_read.input_tokens": 5,
         "gen_ai.usage.cache_write.input_tokens": 4,
         "gen_ai.usage.reasoning.output_tokens": 2,
@@ -79,184 +91,139 @@ def test_a_guarded_call_shows_its_decision_and_its_usage(trace: Trace, tv: TokVi
     }
 
 
-def test_a_block_shows_why_and_no_usage(trace: Trace, tv: TokVigil, control_plane: Any, wire: Any) -> None:
-    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
-    with trace.span("request"), pytest.raises(tokvigil.AIUsageBlockedError), tv.guard(**ASKED):
-        pass
-    shown = trace.attributes("request")
-    assert (shown["tokvigil.allowed"], shown["tokvigil.reason_code"]) == (
-        False,
-        "DAILY_REQUEST_LIMIT_EXCEEDED",
-    )
-    assert not any(name.startswith("gen_ai.usage") for name in shown)
+def test_the_span_of_a_call_is_a_client_span_inside_the_applications(trace: Trace, tv: TokVigil) -> None:
+    with trace.span("request") as request, tv.guard(**ASKED) as call:
+        call.record(Usage(input_tokens=1, output_tokens=1))
+    (span,) = trace.ended("call claude-haiku-4-5")
+    assert span.kind is SpanKind.CLIENT
+    assert span.parent is not None
+    assert span.parent.span_id == request.get_span_context().span_id
+
+
+def test_two_calls_inside_one_span_do_not_mix(
+    trace: Trace, client: openai.OpenAI, control_plane: Any, wire: Any
+) -> None:
+    with trace.span("request"):
+        client.chat.completions.create(**CHAT)
+        control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
+        with pytest.raises(openai.PermissionDeniedError):
+            client.chat.completions.create(**CHAT)
+    first, second = (dict(span.attributes or {}) for span in trace.ended("chat gpt-4o-mini"))
+    assert (first["tokvigil.allowed"], first["gen_ai.usage.output_tokens"]) == (True, 90)
+    assert (second["tokvigil.allowed"], second["error.type"]) == (False, "DAILY_REQUEST_LIMIT_EXCEEDED")
+    assert "gen_ai.usage.output_tokens" not in second
+
+
+def test_a_call_of_a_wrapped_client_names_operation_provider_and_the_model_that_answered(
+    trace: Trace, client: openai.OpenAI
+) -> None:
+    answer = client.chat.completions.create(**CHAT)
+    shown = trace.only("chat gpt-4o-mini")
+    assert shown["gen_ai.operation.name"] == "chat"
+    assert (shown["gen_ai.response.model"], shown["gen_ai.response.id"]) == (answer.model, answer.id)
+
+
+def test_gemini_generates_content(trace: Trace, tv: TokVigil, wire_provider: WireProvider) -> None:
+    from google import genai
+
+    client = genai.Client(api_key="k", http_options={"base_url": wire_provider.url})
+    tv.wrap(client, user_id="ada").models.generate_content(**GEMINI)
+    assert trace.only("generate_content gemini-2.5-flash")["gen_ai.provider.name"] == "gcp.gen_ai"
+
+
+def test_a_call_that_broke_shows_how(
+    trace: Trace, client: openai.OpenAI, wire_provider: WireProvider
+) -> None:
+    wire_provider.hang_up(9)
+    with pytest.raises(openai.APIConnectionError):
+        client.with_options(max_retries=0).chat.completions.create(**CHAT)
+    shown = trace.only("chat gpt-4o-mini")
+    assert (shown["tokvigil.usage.status"], shown["error.type"]) == ("partial", "partial")
 
 
 def test_a_decision_without_the_control_plane_shows_as_degraded(trace: Trace, unreachable: str) -> None:
-    with TokVigil("k", unreachable, max_retries=0, spool=False) as tv, trace.span("request"):
-        tv.evaluate("user_123", "gpt-4o-mini")
-    assert trace.attributes("request")["tokvigil.degraded"] is True
+    with TokVigil(api_key="k", base_url=unreachable, max_retries=0, journal=False) as tv:
+        tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+    assert trace.only("evaluate gpt-4o-mini")["tokvigil.degraded"] is True
 
 
-def test_users_are_named_only_if_the_client_is_told_to(
-    trace: Trace, tv: TokVigil, control_plane: Any
-) -> None:
-    with trace.span("silent"):
-        tv.evaluate("user_123", "gpt-4o-mini")
-    with (
-        TokVigil("k", control_plane.url, telemetry_user_id=True) as naming,
-        trace.span("naming"),
-    ):
-        naming.evaluate("user_123", "gpt-4o-mini")
-    assert "user_123" not in trace.attributes("silent").values()
-    assert trace.attributes("naming")["enduser.id"] == "user_123"
+def test_users_are_not_named(trace: Trace, client: openai.OpenAI) -> None:
+    client.chat.completions.create(**CHAT)
+    assert "user_123" not in trace.only("chat gpt-4o-mini").values()
 
 
-def test_usage_that_is_reported_by_hand_shows_too(trace: Trace, tv: TokVigil) -> None:
-    with trace.span("tracked"):
-        tv.track(
-            UsageEvent(
-                request_id="r1",
-                user_id="ada",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=7, output_tokens=1),
-            )
-        )
-    with trace.span("logged"):
-        tv.log_usage("r2", "ada", "gpt-4o-mini", 8, 2)
-    assert trace.attributes("tracked")["gen_ai.usage.input_tokens"] == 7
-    assert trace.attributes("logged")["gen_ai.usage.input_tokens"] == 8
-
-
-def test_a_chat_shows_on_the_span_around_it(trace: Trace, chat: Callable[..., Any]) -> None:
-    with trace.span("request"):
-        answer = chat()
-    shown = trace.attributes("request")
+def test_a_chat_is_a_span(trace: Trace, chat: Callable[..., Any]) -> None:
+    answer = chat()
+    shown = trace.only("chat gpt-4o-mini")
     assert shown["tokvigil.request_id"] == answer.request_id
     assert shown["gen_ai.usage.output_tokens"] == answer.usage.output_tokens > 0
 
 
-def test_a_stream_shows_on_the_span_in_which_it_was_asked_for(
-    trace: Trace, tv: TokVigil, wire_provider: WireProvider
-) -> None:
-    with trace.span("request") as request:
-        with trace.span("asking") as asking:
-            stream = tv.chat(
-                "user_123",
-                "chat",
-                "gpt-4o-mini",
-                CHAT["messages"],
-                stream=True,
-                provider_base_url=wire_provider.url + "/v1",
-                provider_api_key="sk",
-            )
-            with trace.span("reading"):
-                list(stream)
-        assert request.is_recording()
-        assert not asking.is_recording()
-    shown = trace.attributes("asking")
-    assert shown["gen_ai.usage.output_tokens"] == stream.usage.output_tokens  # type: ignore[union-attr]
-    assert trace.attributes("reading") == trace.attributes("request") == {}
-
-
-def test_calls_of_a_wrapped_client_show(trace: Trace, client: openai.OpenAI) -> None:
-    with trace.span("whole"):
-        client.chat.completions.create(**CHAT)
-    with trace.span("asking"):
-        stream = client.chat.completions.create(**CHAT, stream=True)
-        with trace.span("reading"):
-            for _ in stream:
-                pass
-    for name in ("whole", "asking"):
-        shown = trace.attributes(name)
-        assert shown["gen_ai.request.model"] == CHAT["model"]
-        assert shown["gen_ai.usage.output_tokens"] > 0
-        assert shown["tokvigil.usage.status"] == "succeeded"
-    assert trace.attributes("reading") == {}
-
-
-def test_a_block_of_a_wrapped_client_shows(
-    trace: Trace, client: openai.OpenAI, control_plane: Any, wire: Any
-) -> None:
-    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
-    with trace.span("request"), pytest.raises(openai.PermissionDeniedError):
-        client.chat.completions.create(**CHAT)
-    assert trace.attributes("request")["tokvigil.allowed"] is False
-
-
-def test_a_stream_that_nobody_closed_shows_once_it_is_reported(
-    trace: Trace, tv: TokVigil, client: openai.OpenAI
-) -> None:
-    with trace.span("request") as span:
-        stream = client.chat.completions.create(**CHAT, stream=True)
-        next(iter(stream))
-        del stream
-        gc.collect()
-        wait_for(lambda: "tokvigil.usage.status" in span.attributes)
-    assert trace.attributes("request")["tokvigil.usage.status"] == "partial"
-
-
-def test_a_stream_that_outlives_its_span_leaves_the_next_one_alone(
-    trace: Trace, tv: TokVigil, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_span_of_a_stream_ends_with_its_report(trace: Trace, client: openai.OpenAI) -> None:
     with trace.span("request"):
         stream = client.chat.completions.create(**CHAT, stream=True)
-    with trace.span("next"):
+    assert trace.ended("chat gpt-4o-mini") == []
+    with trace.span("reading"):
         for _ in stream:
             pass
-    assert tv.flush() == 0
-    assert trace.attributes("next") == {}
-    assert trace.attributes("request")["tokvigil.allowed"] is True
-    assert "ended span" not in caplog.text
+    assert trace.only("chat gpt-4o-mini")["gen_ai.usage.output_tokens"] == 90
+    assert trace.only("reading") == {}
 
 
-def test_calls_that_are_awaited_show_each_on_its_own_span(
+def test_the_span_of_a_stream_that_nobody_closed_ends_too(trace: Trace, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(**CHAT, stream=True)
+    next(iter(stream))
+    del stream
+    gc.collect()
+    wait_for(lambda: trace.ended("chat gpt-4o-mini"))
+    assert trace.only("chat gpt-4o-mini")["tokvigil.usage.status"] == "partial"
+
+
+def test_awaited_calls_are_inside_their_own_tasks_spans(
     trace: Trace, control_plane: Any, wire_provider: WireProvider
 ) -> None:
-    async def read(stream: AsyncIterator[Any]) -> None:
-        with trace.span("reading"):
-            async for _ in stream:
-                pass
-
-    async def guarded(tv: AsyncTokVigil) -> None:
-        with trace.span("guard"):
-            async with tv.guard(**ASKED) as call:
-                await asyncio.sleep(0.01)
-                call.record(Usage(input_tokens=15, output_tokens=3))
-
-    async def wrapped(client: openai.AsyncOpenAI) -> None:
-        with trace.span("wrap"):
-            stream = await client.chat.completions.create(**CHAT, stream=True)
-            await asyncio.create_task(read(stream))
+    async def call(client: openai.AsyncOpenAI, name: str) -> None:
+        with trace.span(name):
+            await client.chat.completions.create(**CHAT)
 
     async def main() -> None:
         async with (
-            AsyncTokVigil("k", control_plane.url) as tv,
+            AsyncTokVigil(api_key="k", base_url=control_plane.url) as tv,
             openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare,
         ):
             client = tv.wrap(bare, user_id="ada", feature="chat")
-            await asyncio.gather(guarded(tv), wrapped(client))
+            await asyncio.gather(call(client, "one"), call(client, "two"))
 
     asyncio.run(main())
-    guard, wrap = trace.attributes("guard"), trace.attributes("wrap")
-    assert guard == guard | USED
-    assert (guard["gen_ai.request.model"], wrap["gen_ai.request.model"]) == (ASKED["model"], CHAT["model"])
-    assert wrap["gen_ai.usage.output_tokens"] > 0
-    assert trace.attributes("reading") == {}
+    parents = {span.context.span_id for name in ("one", "two") for span in trace.ended(name) if span.context}
+    calls = trace.ended("chat gpt-4o-mini")
+    assert {span.parent.span_id for span in calls if span.parent} == parents
+    assert len(calls) == 2
 
 
-def test_nothing_happens_without_a_span_or_while_opentelemetry_is_being_imported(
+@pytest.mark.parametrize("broken", ["set_attributes", "end", "is_recording"])
+def test_a_broken_span_breaks_no_call(
+    trace: Trace, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise KeyError(broken)
+
+    monkeypatch.setattr(f"opentelemetry.sdk.trace.Span.{broken}", fails)
+    assert client.chat.completions.create(**CHAT).usage.completion_tokens == 90
+
+
+def test_nothing_happens_without_a_trace_or_while_opentelemetry_is_being_imported(
     tv: TokVigil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert telemetry.current_span() is None
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", types.ModuleType("opentelemetry.trace"))
-    assert tv.evaluate("user_123", "gpt-4o-mini").allowed
+    assert tv.evaluate(user_id="user_123", model="gpt-4o-mini").allowed
 
 
 def test_opentelemetry_is_never_imported(control_plane: Any) -> None:
     use = f"""
 import sys, tokvigil
-with tokvigil.TokVigil("k", {control_plane.url!r}, spool=False) as tv:
-    with tv.guard("ada", "chat", "gpt-4o-mini", input_tokens=1) as call:
+with tokvigil.TokVigil(api_key="k", base_url={control_plane.url!r}, journal=False) as tv:
+    with tv.guard(model="gpt-4o-mini", user_id="ada", input_tokens=1) as call:
         call.record(tokvigil.Usage(input_tokens=1, output_tokens=1))
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """
@@ -268,13 +235,22 @@ def test_the_names_are_those_of_the_semantic_conventions() -> None:
     """The installed constants lack the newer name of cache writes; once they have it, the exception can go."""
     conventions = {
         value
-        for attributes in (gen_ai_attributes, enduser_attributes)
+        for attributes in (gen_ai_attributes, error_attributes)
         for value in vars(attributes).values()
         if isinstance(value, str)
     }
     own = [value for name, value in vars(telemetry).items() if name.isupper() and isinstance(value, str)]
-    foreign = [name for name in own if not name.startswith("tokvigil.")]
-    assert len(foreign) == 8
+    foreign = [name for name in own if "." in name and not name.startswith("tokvigil.")]
+    assert len(foreign) == 12
     assert [name for name in foreign if name not in conventions] == ["gen_ai.usage.cache_write.input_tokens"]
     providers = {provider.value for provider in gen_ai_attributes.GenAiProviderNameValues}
     assert set(telemetry.PROVIDERS.values()) <= providers
+
+
+def test_a_block_shows_why_and_no_usage(trace: Trace, tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
+    with pytest.raises(tokvigil.AIUsageBlockedError), tv.guard(**ASKED):
+        pass
+    shown = trace.only("call claude-haiku-4-5")
+    assert (shown["tokvigil.allowed"], shown["error.type"]) == (False, "DAILY_REQUEST_LIMIT_EXCEEDED")
+    assert not any(name.startswith("gen_ai.usage") for name in shown)

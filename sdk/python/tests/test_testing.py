@@ -21,7 +21,8 @@ import pytest
 import tokvigil
 import yaml
 from jsonschema import Draft202012Validator
-from tokvigil import AIUsageBlockedError, Usage, prices
+from tokvigil import AIUsageBlockedError, Usage, UsageEvent, prices
+from tokvigil.links import Request
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil, Question, bodies, script
 
 from policies.reasons import ALL_CODES, CLASSES
@@ -50,8 +51,11 @@ def answer(tv: FakeTokVigil, components: Any) -> Any:
     """The fake's answer to a request, held to its schema: valid, and with the fields that the schema has."""
 
     def send(schema: str, method: str, path: str, body: Any = None) -> Any:
-        request = httpx2.Request(method, "http://tokvigil.invalid" + path, json=body)
-        said = json.loads(tv._plane.answer(request).content)
+        said = json.loads(
+            tv._plane.send(
+                Request(method=method, path=path, body=json.dumps(body).encode(), deadline=0.0)
+            ).body
+        )
         Draft202012Validator({"$ref": f"#/components/schemas/{schema}", "components": components}).validate(
             said
         )
@@ -117,7 +121,7 @@ def test_a_reason_that_tokvigil_does_not_have_is_a_mistake_in_the_test(tv: FakeT
 
 
 def test_the_reasons_are_those_of_the_server_and_of_the_same_class(tv: FakeTokVigil) -> None:
-    assert {*script.CLASSES, *script.LIMITS} == set(BLOCKING_CODES)
+    assert {*script.WITHOUT_LIMIT, *script.LIMITS} == set(BLOCKING_CODES)
     for code in BLOCKING_CODES:
         expected = "exhausted" if code not in CLASSES else CLASSES[code].value
         assert script.Block(reason_code=code).reason_class == expected
@@ -128,21 +132,23 @@ def test_a_cap_is_the_most_that_a_call_may_produce(tv: FakeTokVigil) -> None:
     tv.cap(8, user_id="ada")
     with tv.guard(**ASKED) as ada, tv.guard(**ASKED | {"user_id": "bob"}, max_output_tokens=20) as bob:
         assert (ada.max_output_tokens, bob.max_output_tokens) == (8, 20)
-    assert tv.evaluate("eve", "gpt-4o-mini", max_output_tokens=99).max_output_tokens == 64
+    assert tv.evaluate(user_id="eve", model="gpt-4o-mini", max_output_tokens=99).max_output_tokens == 64
 
 
-def test_while_it_is_down_on_unavailable_decides_and_nothing_is_lost(tv: FakeTokVigil) -> None:
+def test_while_it_is_down_on_unreachable_decides_and_nothing_is_lost(tv: FakeTokVigil) -> None:
     tv.block(user_id="eve")
-    assert not tv.evaluate("eve", "gpt-4o-mini").allowed
+    assert not tv.evaluate(user_id="eve", model="gpt-4o-mini").allowed
     tv.down()
     with tv.guard(**ASKED) as guard:
         assert (guard.decision.degraded, guard.decision.reason_code) == (True, "DEGRADED_ALLOWED")
         guard.record(USAGE)
-    assert tv.evaluate("eve", "gpt-4o-mini").reason_code == "DEGRADED_BLOCKED", "as it was last known"
-    assert (tv.reported, len(tv.pending_usage)) == ([], 1)
+    assert tv.evaluate(user_id="eve", model="gpt-4o-mini").reason_code == "DEGRADED_BLOCKED", (
+        "as it was last known"
+    )
+    assert (tv.reported, tv.pending()) == ([], 1)
     tv.up()
     assert [event.user_id for event in tv.reported] == ["ada"]
-    assert not tv.evaluate("eve", "gpt-4o-mini").degraded, "what was said before holds again"
+    assert not tv.evaluate(user_id="eve", model="gpt-4o-mini").degraded, "what was said before holds again"
 
 
 def test_it_is_up_again_at_once_however_many_calls_failed(tv: FakeTokVigil) -> None:
@@ -152,8 +158,8 @@ def test_it_is_up_again_at_once_however_many_calls_failed(tv: FakeTokVigil) -> N
     assert not tv.evaluate(**ASKED).degraded
 
 
-def test_on_unavailable_is_the_application_s_choice() -> None:
-    with FakeTokVigil(on_unavailable="block") as tv:
+def test_on_unreachable_is_the_application_s_choice() -> None:
+    with FakeTokVigil(on_unreachable="block") as tv:
         tv.down()
         with pytest.raises(AIUsageBlockedError):
             call(tv)
@@ -161,7 +167,7 @@ def test_on_unavailable_is_the_application_s_choice() -> None:
 
 def test_closing_does_not_wait_for_what_is_down(tv: FakeTokVigil) -> None:
     started = datetime.now(UTC)
-    tv.track(tokvigil.UsageEvent(request_id="r", user_id="ada", model="m", usage=USAGE))
+    tv.report(tokvigil.UsageEvent(request_id="r", user_id="ada", model="m", usage=USAGE))
     tv.down()
     tv.close()
     assert datetime.now(UTC) - started < timedelta(seconds=1)
@@ -183,7 +189,7 @@ def test_what_is_held_shows_calls_that_were_never_reported(tv: FakeTokVigil) -> 
 def test_reset_forgets_all(tv: FakeTokVigil) -> None:
     tv.block()
     tv.cap(5)
-    tv.track(tokvigil.UsageEvent(request_id="r", user_id="ada", model="gpt-4o-mini", usage=USAGE))
+    tv.report(tokvigil.UsageEvent(request_id="r", user_id="ada", model="gpt-4o-mini", usage=USAGE))
     assert not tv.evaluate(**ASKED).allowed
     tv.down()
     tv.reset()
@@ -195,26 +201,68 @@ def test_reset_forgets_all(tv: FakeTokVigil) -> None:
 
 
 def test_usage_is_counted_once_and_only_if_it_can_be_true(tv: FakeTokVigil) -> None:
-    assert not tv.log_usage("r", "ada", "gpt-4o-mini", 100, 40).duplicate
-    assert tv.log_usage("r", "ada", "gpt-4o-mini", 100, 40).duplicate
-    with pytest.raises(tokvigil.ConflictError):
-        tv.log_usage("r", "ada", "gpt-4o-mini", 100, 41)
+    assert not tv.report_now(
+        UsageEvent(
+            request_id="r",
+            user_id="ada",
+            model="gpt-4o-mini",
+            usage=Usage(input_tokens=100, output_tokens=40),
+        )
+    ).duplicate
+    assert tv.report_now(
+        UsageEvent(
+            request_id="r",
+            user_id="ada",
+            model="gpt-4o-mini",
+            usage=Usage(input_tokens=100, output_tokens=40),
+        )
+    ).duplicate
+    with pytest.raises(tokvigil.IdempotencyConflictError):
+        tv.report_now(
+            UsageEvent(
+                request_id="r",
+                user_id="ada",
+                model="gpt-4o-mini",
+                usage=Usage(input_tokens=100, output_tokens=41),
+            )
+        )
     with pytest.raises(tokvigil.ConfigurationError, match="cached_input_tokens"):
-        tv.log_usage("s", "ada", "gpt-4o-mini", 1, 1, cached_input_tokens=2)
+        tv.report_now(
+            UsageEvent(
+                request_id="s",
+                user_id="ada",
+                model="gpt-4o-mini",
+                usage=Usage(input_tokens=1, output_tokens=1, cached_input_tokens=2),
+            )
+        )
     assert tv.charged_usd == Decimal("0.000039")
-    assert not tv.log_usage("t", "ada", "a-model-of-ours", 100, 40).priced
+    assert not tv.report_now(
+        UsageEvent(
+            request_id="t",
+            user_id="ada",
+            model="a-model-of-ours",
+            usage=Usage(input_tokens=100, output_tokens=40),
+        )
+    ).priced
 
 
 def test_the_context_and_the_checks_are_the_real_ones(tv: FakeTokVigil) -> None:
-    with tv.context(feature="search", plan="free"):
-        with tv.guard("ada", None, "gpt-4o-mini") as guard:
-            guard.record(USAGE)
-        tv.log_usage("r", "ada", "gpt-4o-mini", 100, 40)
-    assert [(event.feature, event.plan) for event in tv.reported] == [("search", "free")] * 2
+    context = tv.context(feature="search", plan="free")
+    with context, tv.guard(user_id="ada", model="gpt-4o-mini") as guard:
+        guard.record(USAGE)
+    assert [(event.feature, event.plan) for event in tv.reported] == [("search", "free")]
     with pytest.raises(tokvigil.ConfigurationError, match="reported_cost_usd"):
-        tv.log_usage("s", "ada", "gpt-4o-mini", 100, 40, reported_cost_usd="-1")
+        tv.report_now(
+            UsageEvent(
+                request_id="s",
+                user_id="ada",
+                model="gpt-4o-mini",
+                reported_cost_usd="-1",
+                usage=Usage(input_tokens=100, output_tokens=40),
+            )
+        )
     with pytest.raises(tokvigil.ConfigurationError, match="input_tokens and messages"):
-        tv.evaluate("ada", "gpt-4o-mini", input_tokens=1, messages=[])
+        tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=1, messages=[])
     assert len(tv.evaluated) == 1
 
 
@@ -249,7 +297,12 @@ def test_chat_is_answered_by_the_test(tv: FakeTokVigil, wire: Any) -> None:
     tv.cap(77)
     tv.provider = provider
     answer = tv.chat(
-        "ada", "chat", "gpt-4o-mini", CHAT["messages"], provider_api_key="sk", max_output_tokens=100
+        user_id="ada",
+        feature="chat",
+        model="gpt-4o-mini",
+        messages=CHAT["messages"],
+        provider_api_key="sk",
+        max_output_tokens=100,
     )
     assert answer.text == "Hello!"
     assert 77 in seen[0].values(), "the cap is in the request"
@@ -258,7 +311,13 @@ def test_chat_is_answered_by_the_test(tv: FakeTokVigil, wire: Any) -> None:
 
 def test_chat_calls_no_provider_by_itself(tv: FakeTokVigil) -> None:
     with pytest.raises(tokvigil.ProviderError, match="provider"):
-        tv.chat("ada", "chat", "gpt-4o-mini", CHAT["messages"], provider_api_key="sk")
+        tv.chat(
+            user_id="ada",
+            feature="chat",
+            model="gpt-4o-mini",
+            messages=CHAT["messages"],
+            provider_api_key="sk",
+        )
     assert [event.status for event in tv.reported] == ["failed"]
 
 
@@ -267,14 +326,20 @@ def test_the_async_one_is_the_same(wire: Any) -> None:
         async with AsyncFakeTokVigil(provider=lambda _: httpx2.Response(200, json=wire.completion())) as tv:
             async with tv.guard(**ASKED) as guard:
                 guard.record(USAGE)
-            answer = await tv.chat("ada", "chat", "gpt-4o-mini", CHAT["messages"], provider_api_key="sk")
+            answer = await tv.chat(
+                user_id="ada",
+                feature="chat",
+                model="gpt-4o-mini",
+                messages=CHAT["messages"],
+                provider_api_key="sk",
+            )
             assert answer.text == "Hello!"
             tv.block(user_id="ada")
             with pytest.raises(AIUsageBlockedError):
                 await tv.guard(**ASKED)
             assert (len(tv.evaluated), len(tv.reported), tv.held) == (3, 2, [])
             tv.down()
-            assert (await tv.evaluate("bob", "gpt-4o-mini")).degraded
+            assert (await tv.evaluate(user_id="bob", model="gpt-4o-mini")).degraded
         return tv
 
     asyncio.run(main())
@@ -364,8 +429,8 @@ def test_it_refuses_the_bodies_that_the_server_refuses(components: Any, schema: 
 
 
 def test_a_refused_question_is_the_error_that_the_server_makes_of_it(tv: FakeTokVigil) -> None:
-    with pytest.raises(tokvigil.ValidationError) as caught:
-        tv.evaluate("ada", "gpt-4o-mini", input_tokens=prices.TOKENS_MAX + 1)
+    with pytest.raises(tokvigil.InvalidRequestError) as caught:
+        tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=prices.TOKENS_MAX + 1)
     assert caught.value.errors[0]["field"] == "input_tokens"
     assert tv.evaluated == []
 
@@ -379,13 +444,13 @@ def test_the_fixtures_come_with_one_line(tmp_path: Path) -> None:
 
             def test_one(tokvigil):
                 tokvigil.block()
-                assert not tokvigil.evaluate("ada", "gpt-4o-mini").allowed
+                assert not tokvigil.evaluate(user_id="ada", model="gpt-4o-mini").allowed
 
             def test_another(tokvigil):
-                assert tokvigil.evaluate("ada", "gpt-4o-mini").allowed
+                assert tokvigil.evaluate(user_id="ada", model="gpt-4o-mini").allowed
 
             def test_async(async_tokvigil):
-                assert asyncio.run(async_tokvigil.evaluate("ada", "gpt-4o-mini")).allowed
+                assert asyncio.run(async_tokvigil.evaluate(user_id="ada", model="gpt-4o-mini")).allowed
             """
         )
     )
@@ -405,5 +470,5 @@ def test_the_readme_of_the_module_is_true(tv: FakeTokVigil) -> None:
         call(tv)
     assert caught.value.retry_after == 3600
     assert caught.value.message == "Daily request limit of 50 reached for user ada."
-    (state,) = tv.limits("ada").limit_state
+    (state,) = tv.limits(user_id="ada").limit_state
     assert (state.remaining, state.exceeded) == (0, True)

@@ -17,7 +17,7 @@ from sdk.python.tests.wire_provider.content import TEXT
 from sdk.python.tests.wrapped import CLAUDE, SCHEMA, TOOL_MESSAGES, Books, plain, wait_for
 
 TOOLS: Any = [{"name": "weather", "input_schema": SCHEMA}]
-THINKING: Any = {"thinking": {"type": "enabled", "budget_tokens": 50}}
+THINKING: Any = {"thinking": {"type": "enabled", "budget_tokens": 1_024}, "max_tokens": 2_000}
 
 
 def whole_stream(manager: Any) -> Any:
@@ -39,9 +39,9 @@ STYLES: dict[str, Callable[[Any], Any]] = {
     "stream, tools": lambda c: whole_stream(
         c.messages.stream(**CLAUDE | {"messages": TOOL_MESSAGES}, tools=TOOLS)
     ),
-    "create, thinking": lambda c: c.messages.create(**CLAUDE, **THINKING),
+    "create, thinking": lambda c: c.messages.create(**CLAUDE | THINKING),
     "stream": lambda c: whole_stream(c.messages.stream(**CLAUDE)),
-    "stream, thinking": lambda c: whole_stream(c.messages.stream(**CLAUDE, **THINKING)),
+    "stream, thinking": lambda c: whole_stream(c.messages.stream(**CLAUDE | THINKING)),
     "with_raw_response": lambda c: c.messages.with_raw_response.create(**CLAUDE).parse(),
     "with_streaming_response": lambda c: streamed_and_parsed(
         c.messages.with_streaming_response.create(**CLAUDE)
@@ -90,8 +90,13 @@ def test_a_call_is_asked_and_settled_once_and_answered_as_ever(
     bare: anthropic.Anthropic,
     wire_provider: WireProvider,
     books: Books,
+    control_plane: Any,
+    wire: Any,
     style: str,
 ) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.decision(seen.body["request_id"], max_output_tokens=None)
+    )
     assert plain(STYLES[style](client)) == plain(STYLES[style](bare))
     settled = books.only()
     figures = wire_provider.anthropic
@@ -99,7 +104,7 @@ def test_a_call_is_asked_and_settled_once_and_answered_as_ever(
     assert (settled.status, settled.usage, settled.provider) == ("succeeded", expected, "anthropic")
     assert books.asked[0]["provider"] == "anthropic"
     assert (settled.user_id, settled.feature, settled.model) == ("user_123", "chat", "claude-haiku-4-5")
-    assert books.asked[0]["max_output_tokens"] == 500
+    assert books.asked[0]["max_output_tokens"] == (2_000 if "thinking" in style else 500)
 
 
 @pytest.mark.parametrize("style", ASYNC_STYLES)
@@ -151,8 +156,8 @@ def test_a_stream_left_early_is_partial_with_the_input_the_provider_said(
     assert settled.status == "partial"
     assert settled.usage.input_tokens == figures.input_tokens
     assert settled.usage.cached_input_tokens == figures.cached_input_tokens
-    seen = tokvigil.count_text(TEXT[: 4 * 9], settled.model)
-    assert tokvigil.count_text(TEXT[: 3 * 9], settled.model) <= settled.usage.output_tokens <= seen
+    seen = tokvigil.count_tokens(TEXT[: 4 * 9], model=settled.model)
+    assert tokvigil.count_tokens(TEXT[: 3 * 9], model=settled.model) <= settled.usage.output_tokens <= seen
     wire_provider.resume()
 
 
@@ -166,17 +171,18 @@ def test_a_stream_that_breaks_off_is_partial(
     settled = books.only()
     assert settled.status == "partial"
     assert settled.usage.input_tokens == wire_provider.anthropic.USAGE.input_tokens
-    assert settled.usage.output_tokens == tokvigil.count_text(TEXT[: 4 * 9], settled.model)
+    assert settled.usage.output_tokens == tokvigil.count_tokens(TEXT[: 4 * 9], model=settled.model)
 
 
-def test_attempts_share_one_evaluation(
+def test_each_attempt_is_a_call(
     client: anthropic.Anthropic, wire_provider: WireProvider, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.001)
     wire_provider.fail(529)
     wire_provider.hang_up()
     client.messages.create(**CLAUDE)
-    assert (books.only().status, len(wire_provider.seen)) == ("succeeded", 3)
+    assert [event.status for event in books.settled()] == ["failed", "partial", "succeeded"]
+    assert len(books.asked) == len(wire_provider.seen) == 3
 
 
 def test_counting_tokens_is_free_and_needs_no_user(
@@ -193,3 +199,43 @@ def test_a_batch_is_refused_with_what_to_do_instead(
     with pytest.raises(tokvigil.ConfigurationError, match="one by one"):
         client.messages.batches.create(requests=[{"custom_id": "1", "params": CLAUDE}])
     assert wire_provider.seen == []
+
+
+ON_VERTEX: Any = CLAUDE | {"model": "claude-haiku-4-5@20251001"}
+
+
+@pytest.mark.parametrize("style", ["create", "create, streaming", "stream", "with_options", "beta"])
+def test_a_client_of_vertex_is_guarded_too(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CLAUDE, "model", ON_VERTEX["model"])
+    bare: Any = anthropic.AnthropicVertex(
+        region="us-east5", project_id="p", access_token="t", base_url=wire_provider.url
+    )
+    wrapped = tv.wrap(bare, user_id="user_123")
+    assert type(wrapped) is anthropic.AnthropicVertex
+    assert plain(STYLES[style](wrapped)) == plain(STYLES[style](bare))
+    settled = books.only()
+    assert (settled.status, settled.usage) == ("succeeded", wire_provider.anthropic.USAGE)
+    assert settled.model == ON_VERTEX["model"]
+    assert books.asked[0]["max_output_tokens"] == 500
+    assert wire_provider.seen[0].body["max_tokens"] == 100
+
+
+def test_an_awaited_client_of_vertex_is_guarded_too(
+    tv: TokVigil, wire_provider: WireProvider, books: Books
+) -> None:
+    async def call() -> None:
+        bare = anthropic.AsyncAnthropicVertex(
+            region="us-east5", project_id="p", access_token="t", base_url=wire_provider.url
+        )
+        await every(tv.wrap(bare, user_id="user_123").messages.create(**ON_VERTEX, stream=True))
+
+    asyncio.run(call())
+    assert (books.only().status, books.only().usage) == ("succeeded", wire_provider.anthropic.USAGE)
+
+
+def test_a_client_of_foundry_is_guarded_too(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
+    bare = anthropic.AnthropicFoundry(api_key="k", base_url=wire_provider.url)
+    tv.wrap(bare, user_id="user_123").messages.create(**CLAUDE)
+    assert books.only().usage == wire_provider.anthropic.USAGE

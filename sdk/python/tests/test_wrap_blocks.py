@@ -166,7 +166,7 @@ def test_a_wrong_key_for_tokvigil_is_said_at_once(
     control_plane.script("/v1/evaluate", *[wire.Answer(401, problem)] * 9)
     sdk, call = CALLS[name]
     error = fails(call, tv.wrap(MAKE[sdk](wire_provider.url), user_id="user_123"))
-    assert type(error) is tokvigil.AuthenticationError
+    assert type(error) is tokvigil.InvalidKeyError
     assert "unknown API key" in str(error)
     assert len(books.asked) == 1
     assert wire_provider.seen == []
@@ -177,7 +177,9 @@ def test_a_block_because_the_control_plane_is_away_says_so(
     unreachable: str, wire_provider: WireProvider, name: str
 ) -> None:
     sdk, call = CALLS[name]
-    with TokVigil("tv_dev_id_secret", unreachable, timeout=0.2, on_unavailable="block") as tv:
+    with TokVigil(
+        api_key="tv_dev_id_secret", base_url=unreachable, timeout=0.2, on_unreachable="block"
+    ) as tv:
         error = fails(call, tv.wrap(MAKE[sdk](wire_provider.url), user_id="user_123"))
     assert isinstance(error, AIUsageBlockedError)
     assert (error.reason_code, error.reason_class) == ("DEGRADED_BLOCKED", "degraded")

@@ -323,21 +323,7 @@ def test_nobody_is_asked_for_the_call_of_a_closed_client(tv: TokVigil, url: str,
     assert books.asked == books.settled() == []
 
 
-@pytest.mark.parametrize(
-    "client",
-    [
-        object(),
-        "client",
-        None,
-        lambda: anthropic.AnthropicBedrock(aws_region="eu-west-1", aws_access_key="a", aws_secret_key="b"),
-        lambda: anthropic.AnthropicVertex(region="global", project_id="p", access_token="t"),
-    ],
-)
+@pytest.mark.parametrize("client", [object(), "client", None, http.Client()])
 def test_an_unknown_client_is_refused_with_what_to_do_instead(tv: TokVigil, client: Any) -> None:
-    if callable(client) and not isinstance(client, type):
-        try:
-            client = client()
-        except ImportError as error:
-            pytest.skip(str(error))
-    with pytest.raises(tokvigil.ConfigurationError, match="put tv"):
+    with pytest.raises(tokvigil.ConfigurationError, match=r"tv\.http_client\(\) .* or put tv\.guard"):
         tv.wrap(client)

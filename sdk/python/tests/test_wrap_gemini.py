@@ -11,6 +11,7 @@ import pytest
 import tokvigil
 from google import genai
 from tokvigil import TokVigil
+from tokvigil.attribution import around
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wrapped import GEMINI, PNG, SCHEMA, TOOL_MESSAGES, Books, Person, plain, wait_for
@@ -95,6 +96,38 @@ def test_an_awaited_call_is_asked_and_settled_once_and_answered_as_ever(
     assert (books.only().status, books.only().usage) == ("succeeded", wire_provider.gemini.USAGE)
 
 
+def test_a_stream_is_for_the_user_it_was_made_for_wherever_it_is_read(
+    tv: TokVigil, bare: genai.Client, books: Books
+) -> None:
+    client = tv.wrap(tv.wrap(bare, user_id="first"), plan="free")
+
+    async def read_elsewhere() -> None:
+        with tv.context(user_id="bob"):
+            stream = await client.aio.models.generate_content_stream(**GEMINI)
+        with tv.context(user_id="job"):
+            assert [chunk async for chunk in stream]
+            assert around().user_id == "job"
+
+    with tv.context(user_id="job"):
+        with tv.context(user_id="ada"):
+            stream = client.models.generate_content_stream(**GEMINI)
+        assert next(stream)
+        assert around().user_id == "job"
+        assert list(stream)
+    asyncio.run(read_elsewhere())
+    assert [(asked["user_id"], asked["plan"]) for asked in books.asked] == [("ada", "free"), ("bob", "free")]
+    assert [event.user_id for event in books.settled()] == ["ada", "bob"]
+
+
+def test_a_stream_without_a_user_is_refused_where_it_is_read(
+    tv: TokVigil, bare: genai.Client, books: Books, wire_provider: WireProvider
+) -> None:
+    stream = tv.wrap(bare).models.generate_content_stream(**GEMINI)
+    with tv.context(user_id="ada"), pytest.raises(tokvigil.MissingAttributionError):
+        next(stream)
+    assert books.asked == wire_provider.seen == []
+
+
 @pytest.mark.parametrize("contents", ["Ada", ["Ada", "Charles"]])
 def test_an_embedding_is_settled_with_what_was_counted(
     client: genai.Client, bare: genai.Client, books: Books, contents: Any
@@ -163,13 +196,12 @@ def retrying(tv: TokVigil, wire_provider: WireProvider) -> genai.Client:
     return tv.wrap(bare, user_id="user_123")
 
 
-def test_attempts_share_one_evaluation(
-    retrying: genai.Client, wire_provider: WireProvider, books: Books
-) -> None:
+def test_each_attempt_is_a_call(retrying: genai.Client, wire_provider: WireProvider, books: Books) -> None:
     wire_provider.fail(503)
     wire_provider.fail(429)
     retrying.models.generate_content(**GEMINI)
-    assert (books.only().status, len(wire_provider.seen)) == ("succeeded", 3)
+    assert [event.status for event in books.settled()] == ["failed", "failed", "succeeded"]
+    assert len(books.asked) == len(wire_provider.seen) == 3
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(503, 3), (501, 1), (400, 1)])
@@ -179,7 +211,8 @@ def test_a_call_that_fails_for_good_is_reported_at_once_as_failed(
     wire_provider.fail(status, times=9)
     with pytest.raises(genai.errors.APIError):
         retrying.models.generate_content(**GEMINI)
-    assert (books.only().status, len(wire_provider.seen)) == ("failed", attempts)
+    assert [event.status for event in books.settled()] == ["failed"] * attempts
+    assert len(books.asked) == len(wire_provider.seen) == attempts
 
 
 def test_a_lost_connection_is_not_retried_and_reported_at_once_as_what_was_held(

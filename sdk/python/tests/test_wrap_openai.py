@@ -312,9 +312,9 @@ def test_a_large_prompt_is_not_counted_in_the_event_loop(
 
     assert [thread is not threading.main_thread() for thread in threads] == [is_large]
     assert books.only().usage.input_tokens > 0
-    assert books.asked[0]["input_tokens"] == tokvigil.count_messages(messages, "gpt-4o-mini")
+    assert books.asked[0]["input_tokens"] == tokvigil.count_tokens(messages, model="gpt-4o-mini")
 
 
 def test_messages_are_counted_as_they_are_sent(tv: TokVigil, bare: openai.OpenAI, books: Books) -> None:
     tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
-    assert books.asked[0]["input_tokens"] == tokvigil.count_messages(MESSAGES, "gpt-4o-mini")
+    assert books.asked[0]["input_tokens"] == tokvigil.count_tokens(MESSAGES, model="gpt-4o-mini")

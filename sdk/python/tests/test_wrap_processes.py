@@ -16,7 +16,7 @@ from google import genai
 from tokvigil import AsyncTokVigil, TokVigil
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, GEMINI, Books, wait_for
+from sdk.python.tests.wrapped import CHAT, GEMINI, Books, pending_of, wait_for
 
 THREADS = 16
 CALLS_EACH = 4
@@ -51,7 +51,7 @@ def test_many_threads_may_share_a_wrapped_client(
 def test_one_tokvigil_serves_event_loops_one_after_the_other(
     control_plane: Any, wire_provider: WireProvider, kind: Any
 ) -> None:
-    tv = kind("tv_dev_id_secret", control_plane.url, timeout=1.0)
+    tv = kind(api_key="tv_dev_id_secret", base_url=control_plane.url, timeout=1.0)
     gemini = tv.wrap(
         genai.Client(api_key="k", http_options={"base_url": wire_provider.url}), user_id="user_123"
     )
@@ -136,13 +136,13 @@ def test_calls_go_on_while_the_control_plane_is_away_and_are_reported_later(
     away = wire.Answer(503)
     for path in ("/v1/evaluate", "/v1/usage/batch"):
         control_plane.script(path, *[away] * 50)
-    with TokVigil("tv_dev_id_secret", control_plane.url, timeout=TIMEOUT_S) as tv:
+    with TokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url, timeout=TIMEOUT_S) as tv:
         client = tv.wrap(openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk"), user_id="user_123")
         began = time.monotonic()
         answer = client.chat.completions.create(**CHAT)
         assert time.monotonic() - began < TIMEOUT_S + 0.5
         assert answer.choices
-        (pending,) = tv.pending_usage
+        (pending,) = pending_of(tv)
         assert (pending.status, pending.usage) == ("succeeded", wire_provider.openai.USAGE)
         assert control_plane.charged == {}
         control_plane.scripts.clear()
@@ -154,7 +154,7 @@ def test_a_control_plane_that_says_nothing_delays_a_call_by_the_timeout(
     control_plane: Any, wire: Any, wire_provider: WireProvider
 ) -> None:
     control_plane.script("/v1/evaluate", *[wire.Answer(503, delay_s=2.0)] * 9)
-    with TokVigil("tv_dev_id_secret", control_plane.url, timeout=TIMEOUT_S) as tv:
+    with TokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url, timeout=TIMEOUT_S) as tv:
         client = tv.wrap(openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk"), user_id="user_123")
         began = time.monotonic()
         list(client.chat.completions.create(**CHAT, stream=True))

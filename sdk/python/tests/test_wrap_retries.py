@@ -1,4 +1,4 @@
-"""A provider SDK's retries belong to the call they retry: one evaluation, one settlement."""
+"""A provider's SDK may try again by itself: each request that reaches the provider is a call of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+import httpx2
 import openai
 import pytest
+import tokvigil
 from tokvigil import TokVigil
 
 from sdk.python.tests.wire_provider import WireProvider
@@ -34,6 +37,14 @@ def client(tv: TokVigil, bare: openai.OpenAI) -> openai.OpenAI:
     return tv.wrap(bare, user_id="user_123", feature="chat")
 
 
+def check_attempts(books: Books, wire_provider: WireProvider, *statuses: str) -> None:
+    """Each was asked for and is reported once."""
+    settled = books.settled()
+    assert [event.status for event in settled] == list(statuses)
+    assert [event.request_id for event in settled] == [asked["request_id"] for asked in books.asked]
+    assert len(wire_provider.seen) == len(statuses)
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "create": lambda c: c.chat.completions.create(**CHAT),
     "streaming": lambda c: list(c.chat.completions.create(**CHAT, stream=True)),
@@ -41,53 +52,53 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "responses": lambda c: c.responses.create(**RESPONSE),
     "copy": lambda c: c.with_options(max_retries=2, timeout=9).chat.completions.create(**CHAT),
 }
-TROUBLES: dict[str, Callable[[WireProvider], None]] = {
-    "500 twice": lambda wire: wire.fail(500, times=2),
-    "429, then 503": lambda wire: (wire.fail(429, retry_after=0.01), wire.fail(503))[0],
-    "connection lost twice": lambda wire: wire.hang_up(2),
-    "connection lost, then 409": lambda wire: (wire.hang_up(), wire.fail(409))[0],
+TROUBLES: dict[str, tuple[Callable[[WireProvider], Any], str, str]] = {
+    "500 twice": (lambda wire: wire.fail(500, times=2), "failed", "failed"),
+    "429, then 503": (lambda wire: (wire.fail(429, retry_after=0.01), wire.fail(503)), "failed", "failed"),
+    "a gateway's 504 twice": (lambda wire: wire.fail(504, times=2), "partial", "partial"),
+    "connection lost twice": (lambda wire: wire.hang_up(2), "partial", "partial"),
+    "connection lost, then 409": (lambda wire: (wire.hang_up(), wire.fail(409)), "partial", "failed"),
 }
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("call", CALLS)
-def test_attempts_share_one_evaluation(
+def test_each_attempt_is_a_call(
     client: openai.OpenAI, wire_provider: WireProvider, books: Books, call: str, trouble: str
 ) -> None:
-    TROUBLES[trouble](wire_provider)
+    make, *statuses = TROUBLES[trouble]
+    make(wire_provider)
     CALLS[call](client)
-    settled = books.only()
-    assert (settled.status, settled.usage) == ("succeeded", wire_provider.openai.USAGE)
-    assert len(wire_provider.seen) == 3
+    check_attempts(books, wire_provider, *statuses, "succeeded")
+    assert books.settled()[-1].usage == wire_provider.openai.USAGE
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_awaited_attempts_share_one_evaluation(
+def test_each_awaited_attempt_is_a_call(
     tv: TokVigil, wire_provider: WireProvider, books: Books, trouble: str
 ) -> None:
     async def call() -> None:
         async with openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
             await tv.wrap(bare, user_id="user_123").chat.completions.create(**CHAT)
 
-    TROUBLES[trouble](wire_provider)
+    make, *statuses = TROUBLES[trouble]
+    make(wire_provider)
     asyncio.run(call())
-    assert books.only().status == "succeeded"
-    assert len(wire_provider.seen) == 3
+    check_attempts(books, wire_provider, *statuses, "succeeded")
 
 
 @pytest.mark.parametrize(
     ("status", "retries", "attempts"), [(500, 2, 3), (429, 1, 2), (503, 0, 1), (400, 2, 1), (404, 2, 1)]
 )
-def test_a_call_that_fails_for_good_is_reported_at_once_as_failed(
+def test_an_attempt_that_is_refused_is_charged_nothing(
     client: openai.OpenAI, wire_provider: WireProvider, books: Books, status: int, retries: int, attempts: int
 ) -> None:
     wire_provider.fail(status, times=9)
     with pytest.raises(openai.APIStatusError) as caught:
         client.with_options(max_retries=retries).chat.completions.create(**CHAT)
     assert caught.value.status_code == status
-    settled = books.only()
-    assert (settled.status, settled.usage.input_tokens, settled.usage.output_tokens) == ("failed", 0, 0)
-    assert len(wire_provider.seen) == attempts
+    check_attempts(books, wire_provider, *["failed"] * attempts)
+    assert {event.usage.output_tokens for event in books.settled()} == {0}
 
 
 def test_a_provider_that_forbids_the_retry_is_obeyed(
@@ -96,8 +107,7 @@ def test_a_provider_that_forbids_the_retry_is_obeyed(
     wire_provider.fail(500, headers={"x-should-retry": "false"})
     with pytest.raises(openai.InternalServerError):
         client.chat.completions.create(**CHAT)
-    assert books.only().status == "failed"
-    assert len(wire_provider.seen) == 1
+    check_attempts(books, wire_provider, "failed")
 
 
 def test_a_provider_nobody_reached_used_nothing(tv: TokVigil, unreachable: str, books: Books) -> None:
@@ -105,32 +115,62 @@ def test_a_provider_nobody_reached_used_nothing(tv: TokVigil, unreachable: str, 
         client = tv.wrap(bare, user_id="user_123")
         with pytest.raises(openai.APIConnectionError):
             client.chat.completions.create(**CHAT)
-    settled = books.only()
-    assert (settled.status, settled.usage.output_tokens) == ("failed", 0)
+    assert [(event.status, event.usage.output_tokens) for event in books.settled()] == [("failed", 0)] * 2
 
 
-def test_a_request_that_nobody_answered_may_have_used_what_was_held(
+def test_attempts_that_timed_out_may_each_have_used_what_was_held(
     client: openai.OpenAI, wire_provider: WireProvider, books: Books
 ) -> None:
-    wire_provider.hang_up(9)
-    with pytest.raises(openai.APIConnectionError):
-        client.chat.completions.create(**CHAT)
-    settled = books.only()
-    assert (settled.status, settled.usage.output_tokens) == ("partial", 100)
-    assert settled.usage.input_tokens == books.asked[0]["input_tokens"]
-
-
-def test_a_timeout_is_retried_within_the_same_evaluation(
-    client: openai.OpenAI, wire_provider: WireProvider, books: Books
-) -> None:
+    """The provider works on each, and bills it."""
     wire_provider.delay_s = 0.3
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.05, max_retries=1).chat.completions.create(**CHAT)
-    assert books.only().status == "partial"
-    assert len(wire_provider.seen) == 2
+    check_attempts(books, wire_provider, "partial", "partial")
+    assert [event.usage.output_tokens for event in books.settled()] == [100, 100]
 
 
-def test_two_same_calls_at_once_stay_two(
+def test_a_refusal_at_the_end_does_not_make_the_attempt_before_it_free(
+    client: openai.OpenAI, wire_provider: WireProvider, books: Books
+) -> None:
+    wire_provider.hang_up()
+    wire_provider.fail(429)
+    with pytest.raises(openai.RateLimitError):
+        client.with_options(max_retries=1).chat.completions.create(**CHAT)
+    charged = [(event.status, event.usage.output_tokens) for event in books.settled()]
+    assert charged == [("partial", 100), ("failed", 0)]
+
+
+def test_a_call_cancelled_between_two_attempts_is_charged_for_the_first(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 5.0)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 5.0)
+    wire_provider.hang_up(9)
+
+    async def call() -> None:
+        async with openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
+            client = tv.wrap(bare, user_id="user_123")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.chat.completions.create(**CHAT), 0.5)
+
+    asyncio.run(call())
+    check_attempts(books, wire_provider, "partial")
+    assert books.only().usage.output_tokens == 100
+
+
+def test_an_error_that_the_sdk_does_not_retry_holds_nothing_open(
+    tv: TokVigil, wire_provider: WireProvider, books: Books
+) -> None:
+    """A hook of the caller's that raises on the provider's error: openai 3 ends there, openai 2 tries again."""
+    http = openai.DefaultHttpxClient(event_hooks={"response": [lambda response: response.raise_for_status()]})
+    wire_provider.fail(500, times=3)
+    with openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk", http_client=http) as bare:
+        with pytest.raises((httpx.HTTPStatusError, httpx2.HTTPStatusError, openai.APIConnectionError)):
+            tv.wrap(bare, user_id="user_123", feature="chat").chat.completions.create(**CHAT)
+        assert {event.status for event in books.settled()} == {"failed"}
+
+
+def test_same_calls_at_once_and_their_attempts_are_calls_of_their_own(
     client: openai.OpenAI, wire_provider: WireProvider, books: Books
 ) -> None:
     wire_provider.fail(500, times=2)
@@ -144,54 +184,27 @@ def test_two_same_calls_at_once_stay_two(
         for done in [pool.submit(call) for _ in range(2)]:
             done.result()
     settled = books.settled()
-    assert [event.status for event in settled] == ["succeeded", "succeeded"]
+    assert sorted(event.status for event in settled) == ["failed", "failed", "succeeded", "succeeded"]
     assert {event.request_id for event in settled} == {asked["request_id"] for asked in books.asked}
-    assert len(books.asked) == 2
-    assert len(wire_provider.seen) == 4
 
 
-def test_the_same_call_of_another_user_is_not_taken_for_a_retry(
-    tv: TokVigil,
-    client: openai.OpenAI,
-    wire_provider: WireProvider,
-    books: Books,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_user_who_is_blocked_meanwhile_gets_no_second_attempt(
+    client: openai.OpenAI, wire_provider: WireProvider, control_plane: Any, wire: Any, books: Books
 ) -> None:
-    """Bob asks what Ada asked, while her call pauses, and with a retry's header."""
-
-    def bob_asks(*_: Any, **__: Any) -> None:
-        with tv.context(user_id="bob"):
-            client.chat.completions.create(**CHAT, extra_headers={"x-stainless-retry-count": "1"})
-
-    monkeypatch.setattr(openai.OpenAI, "_sleep_for_retry", bob_asks)
     wire_provider.fail(500)
-    with tv.context(user_id="ada"):
+    first = wire.decision("r1")
+    control_plane.script("/v1/evaluate", wire.Answer(200, first), wire.Answer(200, wire.blocked("r2")))
+    with pytest.raises(tokvigil.AIUsageBlockedError):
         client.chat.completions.create(**CHAT)
-    assert [asked["user_id"] for asked in books.asked] == ["ada", "bob"]
-    assert sorted((event.user_id, event.status) for event in books.settled()) == [
-        ("ada", "succeeded"),
-        ("bob", "succeeded"),
-    ]
+    assert len(wire_provider.seen) == 1
 
 
-def test_an_answer_cut_and_asked_for_again_is_a_call_of_its_own(
+def test_an_answer_cut_and_asked_for_again_is_charged_twice(
     client: openai.OpenAI, wire_provider: WireProvider, books: Books
 ) -> None:
-    """The provider has worked twice: what it did first is not lost, and the second is decided anew."""
+    """The provider has worked twice."""
     wire_provider.cut_answer()
     client.chat.completions.create(**CHAT)
     first, second = books.settled()
     assert (first.status, second.status) == ("partial", "succeeded")
-    assert first.usage.input_tokens > 0
-    assert [event.request_id for event in (first, second)] == [asked["request_id"] for asked in books.asked]
-
-
-def test_attempts_after_a_cut_answer_are_counted_on(
-    client: openai.OpenAI, wire_provider: WireProvider, books: Books
-) -> None:
-    """The last attempt is reported at once, though it is the first of its evaluation."""
-    wire_provider.cut_answer()
-    wire_provider.fail(500)
-    with pytest.raises(openai.InternalServerError):
-        client.with_options(max_retries=1).chat.completions.create(**CHAT)
-    assert [event.status for event in books.settled()] == ["partial", "failed"]
+    assert first.usage.output_tokens == 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def pending_of(tv: Any) -> tuple[UsageEvent, ...]:
+    """The reports that TokVigil has not confirmed yet, oldest first."""
+    return tuple(UsageEvent.from_wire(json.loads(report.body)) for report in tv._reporter.journal.pending())
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

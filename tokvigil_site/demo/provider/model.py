@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokvigil.token_encodings import encoding
-from tokvigil.tokens import count_messages, count_text, encoding_name
+from tokvigil.tokens import count_tokens, encoding_name
 
 from tokvigil_site.demo.conversations import digest, digests, load_conversations
 from tokvigil_site.demo.provider.wire import Answer, ChatCall
@@ -43,7 +43,7 @@ class PromptCache:
                 self._seen.popitem(last=False)
         if known is None:
             return 0
-        tokens = count_messages(messages[: len(messages) - known], model)
+        tokens = count_tokens(messages[: len(messages) - known], model=model, exact=True)
         return tokens // CACHED_TOKENS_STEP * CACHED_TOKENS_STEP if tokens >= CACHED_TOKENS_MIN else 0
 
 
@@ -75,7 +75,7 @@ class Model:
 
 def fit(text: str, model: str, tokens_max: int) -> tuple[str, int, bool]:
     """The text cut to at most `tokens_max` tokens, its token count, and whether anything was cut."""
-    tokens = count_text(text, model)
+    tokens = count_tokens(text, model=model, exact=True)
     if tokens <= tokens_max:
         return text, tokens, False
     used = encoding(encoding_name(model))
@@ -83,7 +83,7 @@ def fit(text: str, model: str, tokens_max: int) -> tuple[str, int, bool]:
     while pieces:
         # A cut may fall inside a character, and the shorter text may be split into more tokens than it had.
         shorter = used.decode(pieces, errors="ignore")
-        tokens = count_text(shorter, model)
+        tokens = count_tokens(shorter, model=model, exact=True)
         if tokens <= tokens_max:
             return shorter, tokens, True
         del pieces[min(len(pieces) - 1, len(pieces) * tokens_max // tokens) :]

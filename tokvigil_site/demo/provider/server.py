@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tokvigil.tokens import count_messages
+from tokvigil import estimate
 
 from tokvigil_site.demo.provider import wire
 from tokvigil_site.demo.provider.model import Model, PromptCache
@@ -110,7 +110,7 @@ class ProviderHandler(BaseHTTPRequestHandler):
             raise RefusedError(FAILING_MODELS[call.model])
         if random.random() < self.server.failure_rate:  # noqa: S311
             raise RefusedError(SERVER_FAILURE)
-        prompt_tokens = count_messages(call.messages, call.model, tools=call.tools)
+        prompt_tokens = estimate(call.model, call.messages, tools=call.tools, exact=True).input_tokens
         if prompt_tokens > CONTEXT_TOKENS_MAX:
             message = f"This model's maximum context length is {CONTEXT_TOKENS_MAX} tokens."
             raise refused(message, "messages", "context_length_exceeded")

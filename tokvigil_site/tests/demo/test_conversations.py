@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tokvigil.tokens import count_messages, count_text
+from tokvigil import count_tokens
 
 from tokvigil_site.demo.conversations import Conversation, digest, digests, load_conversations
 
@@ -19,7 +19,7 @@ PRO_DENIED_MODELS = {"o3"}
 def why_blocked(conversation: Conversation, seen: Counter[object]) -> str | None:
     """A plain reading of those rules, one conversation after the other."""
     free, pro = conversation.plan == "free", conversation.plan == "pro"
-    input_tokens = count_messages(conversation.messages, conversation.model)
+    input_tokens = count_tokens(conversation.messages, model=conversation.model, exact=True)
     summary = (conversation.user, conversation.feature)
     if free and conversation.model not in FREE_MODELS:
         return "model not allowed"
@@ -60,7 +60,7 @@ def test_the_set_is_wide() -> None:
 
 
 def test_lengths_run_from_a_line_to_a_book() -> None:
-    counts = sorted(count_messages(c.messages, c.model) for c in load_conversations())
+    counts = sorted(count_tokens(c.messages, model=c.model, exact=True) for c in load_conversations())
     assert counts[0] < 30
     assert counts[-3] > 25_000
 
@@ -77,7 +77,7 @@ def test_a_conversation_ends_with_the_user_and_its_answer_fits(conversation: Con
     assert roles[::2] == ["user"] * len(roles[::2])
     assert roles[1::2] == ["assistant"] * len(roles[1::2])
     assert roles[-1] == "user"
-    answer_tokens = count_text(conversation.answer, conversation.model)
+    answer_tokens = count_tokens(conversation.answer, model=conversation.model, exact=True)
     assert 0 < answer_tokens <= (conversation.max_output_tokens or 1_024)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tokvigil.tokens import count_messages, count_text
+from tokvigil import count_tokens
 
 from tokvigil_site.demo.conversations import load_conversations
 from tokvigil_site.demo.provider.model import fit
@@ -58,10 +58,12 @@ def test_every_conversation_gets_its_own_answer_and_true_usage(complete: Any) ->
         assert answer["choices"][0]["message"]["content"] == conversation.answer, conversation.id
         assert answer["choices"][0]["finish_reason"] == "stop"
         usage = answer["usage"]
-        assert usage["prompt_tokens"] == count_messages(conversation.messages, conversation.model)
+        assert usage["prompt_tokens"] == count_tokens(
+            conversation.messages, model=conversation.model, exact=True
+        )
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
         said = usage["completion_tokens"] - usage["completion_tokens_details"]["reasoning_tokens"]
-        assert said == count_text(conversation.answer, conversation.model)
+        assert said == count_tokens(conversation.answer, model=conversation.model, exact=True)
 
 
 def test_other_conversations_get_filler_that_is_the_same_every_time(complete: Any) -> None:
@@ -69,7 +71,7 @@ def test_other_conversations_get_filler_that_is_the_same_every_time(complete: An
     assert first["choices"] == second["choices"]
     assert first["id"] != second["id"]
     text = first["choices"][0]["message"]["content"]
-    assert first["usage"]["completion_tokens"] == count_text(text, "gpt-4o-mini") > 10
+    assert first["usage"]["completion_tokens"] == count_tokens(text, model="gpt-4o-mini", exact=True) > 10
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -85,7 +87,7 @@ def test_a_cut_text_has_the_tokens_it_is_said_to_have(model: str, tokens_max: in
     for text in ("नमस्ते दुनिया " * 20, "👩‍👩‍👧‍👦" * 20, "a \n \n b   c " * 20, "서버가 멈췄습니다. " * 20):
         cut, tokens, was_cut = fit(text, model, tokens_max)
         assert was_cut
-        assert tokens == count_text(cut, model) <= tokens_max
+        assert tokens == count_tokens(cut, model=model, exact=True) <= tokens_max
         assert text.startswith(cut)
 
 

@@ -39,10 +39,10 @@ def connect(web: WebProcess, environment: Environment, tmp_path: Path) -> Iterat
 
         def connected(api: Api, url: str = web.url, **options: Any) -> TokVigil:
             defaults: dict[str, Any] = {
-                "spool": tmp_path / f"{api.key.key_id}.sqlite3",
+                "journal": tmp_path / "journal",
                 "timeout": PATIENT_S,
             }
-            return clients.enter_context(TokVigil(api.text, url, **(defaults | options)))
+            return clients.enter_context(TokVigil(api_key=api.text, base_url=url, **(defaults | options)))
 
         yield connected
 
@@ -60,6 +60,8 @@ def chat(client: TokVigil, provider: WireProvider) -> Call:
             "provider_api_key": "sk-caller",
             "max_output_tokens": 100,
         }
-        return client.chat(user_id, "chat", MODEL, MESSAGES, **(arguments | changes))
+        return client.chat(
+            user_id=user_id, feature="chat", model=MODEL, messages=MESSAGES, **(arguments | changes)
+        )
 
     return call

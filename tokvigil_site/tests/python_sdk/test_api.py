@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import TokVigil, Usage
+from tokvigil import TokVigil, Usage, UsageEvent
 
 from policies import evaluate_answer
 from policies.api import reservations
@@ -37,7 +37,7 @@ def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
         (evaluate_answer.EvaluateAnswer, tokvigil.Decision),
         (evaluate_answer.PolicyAnswer, tokvigil.PolicyRef),
         (limit_state.LimitState, tokvigil.LimitState),
-        (usage_report.UsageReceipt, tokvigil.UsageReceipt),
+        (usage_report.UsageReceipt, tokvigil.Receipt),
     ):
         assert set(answer.__struct_fields__) == {field.name for field in fields(value)}
     # Batches of the provider's own are not among what the SDK calls.
@@ -52,8 +52,8 @@ def test_an_allowed_call_is_told_what_is_held_for_it(client: TokVigil, environme
     apply_policies(environment, limits(DAILY_3, budget, per_request="{output_tokens: 200}"))
 
     decision = client.evaluate(
-        "anna",
-        MODEL,
+        user_id="anna",
+        model=MODEL,
         feature="chat",
         plan="free",
         input_tokens=1_000,
@@ -100,7 +100,7 @@ def test_a_block_says_who_what_and_until_when(
     with pytest.raises(tokvigil.AIUsageBlockedError) as block:
         chat("anna")
 
-    decision = client.evaluate("anna", MODEL)
+    decision = client.evaluate(user_id="anna", model=MODEL)
     assert not decision.allowed
     for error in (block.value, decision):
         assert (error.reason_code, error.reason_class) == ("DAILY_REQUEST_LIMIT_EXCEEDED", "exhausted")
@@ -128,16 +128,16 @@ def test_a_block_for_the_model_suggests_one_that_is_allowed(
     set_price(MODEL)
     apply_policies(environment, f"policies: [{{name: Small ones, models: {{allow: [{MODEL}]}}}}]")
 
-    suggested = client.evaluate("anna", "gpt-4o").suggested_model
+    suggested = client.evaluate(user_id="anna", model="gpt-4o").suggested_model
 
     assert suggested == MODEL
-    assert client.evaluate("anna", suggested).allowed
+    assert client.evaluate(user_id="anna", model=suggested).allowed
 
 
 def test_a_policy_on_trial_says_what_it_would_have_done(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits("{metric: requests, window: day, amount: 0}", mode="monitor"))
 
-    decision = client.evaluate("anna", MODEL)
+    decision = client.evaluate(user_id="anna", model=MODEL)
 
     assert decision.allowed
     assert decision.shadow is not None
@@ -148,19 +148,18 @@ def test_a_policy_on_trial_says_what_it_would_have_done(client: TokVigil, enviro
 def test_a_dry_run_holds_nothing(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits(DAILY_3))
 
-    assert client.evaluate("anna", MODEL, dry_run=True).expires_at is None
+    assert client.evaluate(user_id="anna", model=MODEL, dry_run=True).expires_at is None
 
     assert_settled(environment)
 
 
-def report(client: TokVigil, request_id: str, **changes: Any) -> tokvigil.UsageReceipt:
-    arguments: dict[str, Any] = {
-        "user_id": "anna",
-        "model": MODEL,
-        "input_tokens": 1_200,
-        "output_tokens": 90,
-    }
-    return client.log_usage(request_id, **(arguments | changes))
+def report(client: TokVigil, request_id: str, **changes: Any) -> tokvigil.Receipt:
+    """Parts of the usage and everything else that an event says may be changed."""
+    counts: dict[str, Any] = {"input_tokens": 1_200, "output_tokens": 90}
+    said: dict[str, Any] = {"user_id": "anna", "model": MODEL}
+    for name, value in changes.items():
+        (counts if name.endswith("_tokens") else said)[name] = value
+    return client.report_now(UsageEvent(request_id=request_id, usage=Usage(**counts), **said))
 
 
 def test_usage_is_recorded_once_with_all_that_was_said(client: TokVigil, environment: Environment) -> None:
@@ -182,7 +181,7 @@ def test_usage_is_recorded_once_with_all_that_was_said(client: TokVigil, environ
     }
     context = {name: said[name] for name in ("feature", "plan", "run_id")}
     request_id = client.evaluate(
-        "anna", MODEL, input_tokens=1_200, max_output_tokens=90, **context
+        user_id="anna", model=MODEL, input_tokens=1_200, max_output_tokens=90, **context
     ).request_id
 
     first = report(client, request_id, reported_cost_usd="0.00150", **said)
@@ -206,7 +205,7 @@ def test_usage_is_recorded_once_with_all_that_was_said(client: TokVigil, environ
 
 def test_a_report_sent_ten_times_at_once_is_charged_once(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits(DAILY_3))
-    request_id = client.evaluate("anna", MODEL).request_id
+    request_id = client.evaluate(user_id="anna", model=MODEL).request_id
 
     receipts = at_once(10, lambda _: report(client, request_id))
 
@@ -218,7 +217,7 @@ def test_a_report_sent_ten_times_at_once_is_charged_once(client: TokVigil, envir
 def test_another_report_of_the_same_request_is_a_conflict(client: TokVigil, environment: Environment) -> None:
     report(client, "r-1")
 
-    with pytest.raises(tokvigil.ConflictError) as conflict:
+    with pytest.raises(tokvigil.IdempotencyConflictError) as conflict:
         report(client, "r-1", output_tokens=91)
 
     assert (conflict.value.status_code, conflict.value.code) == (409, "IDEMPOTENCY_CONFLICT")
@@ -238,7 +237,7 @@ def test_a_model_without_a_price_is_recorded_without_a_cost(
 def test_a_hold_can_be_given_back(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits(DAILY_3))
     # An id of the caller's own may hold anything.
-    request_id = client.evaluate("anna", MODEL, request_id="order 7/a?b").request_id
+    request_id = client.evaluate(user_id="anna", model=MODEL, request_id="order 7/a?b").request_id
     assert recount.check(environment).open_reservations == 1
 
     assert client.release(request_id)
@@ -250,16 +249,16 @@ def test_a_hold_can_be_given_back(client: TokVigil, environment: Environment) ->
 def test_a_call_that_was_reported_has_nothing_to_give_back(
     client: TokVigil, environment: Environment
 ) -> None:
-    request_id = client.evaluate("anna", MODEL).request_id
+    request_id = client.evaluate(user_id="anna", model=MODEL).request_id
     report(client, request_id)
 
-    with pytest.raises(tokvigil.ConflictError):
+    with pytest.raises(tokvigil.IdempotencyConflictError):
         client.release(request_id)
 
 
 def test_the_hold_of_a_long_call_can_be_kept_open(client: TokVigil, environment: Environment) -> None:
     apply_policies(environment, limits(DAILY_3))
-    decision = client.evaluate("anna", MODEL, request_id="order 7/a?b")
+    decision = client.evaluate(user_id="anna", model=MODEL, request_id="order 7/a?b")
     assert decision.expires_at is not None
 
     extended = client.extend(decision.request_id)
@@ -268,7 +267,7 @@ def test_the_hold_of_a_long_call_can_be_kept_open(client: TokVigil, environment:
     default = timedelta(seconds=reservations.EXTEND_DEFAULT_S)
     assert default - timedelta(minutes=1) < ahead <= default
     client.release(decision.request_id)
-    with pytest.raises(tokvigil.NotFoundError):
+    with pytest.raises(tokvigil.HoldNotFoundError):
         client.extend(decision.request_id)
 
 
@@ -276,10 +275,10 @@ def test_the_meter_says_what_is_left(client: TokVigil, environment: Environment)
     set_price(MODEL, input_usd="1")
     budget = '{metric: cost_usd, window: month, amount: "5.00", per: environment}'
     apply_policies(environment, limits(DAILY_3, budget))
-    report(client, client.evaluate("anna", MODEL).request_id)
-    client.evaluate("anna", MODEL, input_tokens=1_000, max_output_tokens=0)
+    report(client, client.evaluate(user_id="anna", model=MODEL).request_id)
+    client.evaluate(user_id="anna", model=MODEL, input_tokens=1_000, max_output_tokens=0)
 
-    found = client.limits("anna", plan="free", feature="chat", model=MODEL)
+    found = client.limits(user_id="anna", plan="free", feature="chat", model=MODEL)
 
     assert [(policy.name, policy.scope) for policy in found.policies] == [("Everyone", "default")]
     requests, cost = found.limit_state
@@ -291,9 +290,9 @@ def test_the_meter_says_what_is_left(client: TokVigil, environment: Environment)
 def calls_of(client: TokVigil) -> dict[str, Callable[[], object]]:
     """A call for each scope."""
     return {
-        "evaluate": lambda: client.evaluate("anna", MODEL),
+        "evaluate": lambda: client.evaluate(user_id="anna", model=MODEL),
         "usage:write": lambda: report(client, "r-1"),
-        "usage:read": lambda: client.limits("anna"),
+        "usage:read": lambda: client.limits(user_id="anna"),
     }
 
 
@@ -305,7 +304,7 @@ def test_an_unknown_key_is_refused_by_name(
 
     calls = calls_of(stranger) | {"chat": lambda: chat(client=stranger)}
     for call in calls.values():
-        with pytest.raises(tokvigil.AuthenticationError) as refusal:
+        with pytest.raises(tokvigil.InvalidKeyError) as refusal:
             call()
         assert (refusal.value.status_code, refusal.value.code) == (401, "INVALID_API_KEY")
 
@@ -320,7 +319,7 @@ def test_a_key_may_do_only_what_its_scopes_allow(
     scopes = {"evaluate", "usage:write", "usage:read"} - {missing}
     calls = calls_of(connect(caller_with(environment, *scopes)))
 
-    with pytest.raises(tokvigil.PermissionDeniedError) as refusal:
+    with pytest.raises(tokvigil.MissingScopeError) as refusal:
         calls.pop(missing)()
 
     assert (refusal.value.status_code, refusal.value.code) == (403, "INSUFFICIENT_SCOPE")
@@ -329,8 +328,8 @@ def test_a_key_may_do_only_what_its_scopes_allow(
 
 
 def test_a_wrong_field_is_named(client: TokVigil, environment: Environment) -> None:
-    with pytest.raises(tokvigil.ValidationError) as refusal:
-        client.evaluate("anna", MODEL, input_tokens=100_000_001)
+    with pytest.raises(tokvigil.InvalidRequestError) as refusal:
+        client.evaluate(user_id="anna", model=MODEL, input_tokens=100_000_001)
     assert [error["field"] for error in refusal.value.errors] == ["input_tokens"]
 
     with pytest.raises(tokvigil.ConfigurationError, match="cached_input_tokens"):
@@ -342,9 +341,12 @@ def test_a_key_that_calls_too_often_is_told_when_to_come_again(
     connect: Callable[..., TokVigil], environment: Environment
 ) -> None:
     hurried = connect(Api(environment, requests_per_minute=1), max_retries=0)
-    hurried.evaluate("anna", MODEL)
+    hurried.evaluate(user_id="anna", model=MODEL)
 
-    with pytest.raises(tokvigil.RateLimitedError) as refusal:
-        hurried.evaluate("anna", MODEL)
+    decision = hurried.evaluate(user_id="anna", model=MODEL)
+    assert (decision.allowed, decision.reason_code) == (False, "DEGRADED_BLOCKED"), "busy is not away"
+    assert 0 < (decision.retry_after or 0) <= 60
 
+    with pytest.raises(tokvigil.TooManyRequestsError) as refusal:
+        hurried.limits(user_id="anna")
     assert 0 < (refusal.value.retry_after or 0) <= 60

@@ -15,6 +15,7 @@ import pytest
 import tokvigil
 from django.core.wsgi import get_wsgi_application
 from tokvigil import AsyncTokVigil, TokVigil, Usage
+from tokvigil.links import Answer, Request
 
 from sdk.python.tests.wire_provider import WireProvider
 from tenants.models import Environment
@@ -56,15 +57,14 @@ def test_a_call_that_failed_takes_nothing_of_the_limits(
     provider.fail(400)
     with pytest.raises(tokvigil.ProviderError):
         chat("anna")
-    with pytest.raises(RuntimeError), client.guard("anna", "chat", MODEL, max_output_tokens=10):
-        raise RuntimeError
+    with client.guard(user_id="anna", feature="chat", model=MODEL, max_output_tokens=10) as call:
+        call.not_sent()
     assert client.flush() == 0
 
-    assert [(row.status, row.amounts.requests, row.amounts.output_tokens) for row in ledger(environment)] == [
-        ("failed", 0, 0)
-    ] * 2
+    rows = [(row.status, row.amounts.requests, row.amounts.output_tokens) for row in ledger(environment)]
+    assert sorted(rows) == [("cancelled", 0, 0), ("failed", 0, 0)]
     assert assert_settled(environment).drifts == ()
-    assert client.limits("anna").limit_state[0].remaining == 3
+    assert client.limits(user_id="anna").limit_state[0].remaining == 3
 
 
 def test_what_was_used_while_the_application_was_away_arrives_in_one_batch(
@@ -76,20 +76,22 @@ def test_what_was_used_while_the_application_was_away_arrives_in_one_batch(
         client = connect(api, process.url, max_retries=0)
         with ExitStack() as calls:
             guards = [
-                calls.enter_context(client.guard(f"user_{n}", "chat", MODEL, max_output_tokens=90))
+                calls.enter_context(
+                    client.guard(user_id=f"user_{n}", feature="chat", model=MODEL, max_output_tokens=90)
+                )
                 for n in range(50)
             ]
             process.kill()
             for guard in guards:
                 guard.record(Usage(input_tokens=1_200, output_tokens=90))
-        assert len(client.pending_usage) == 50
+        assert client.pending() == 50
         assert ledger(environment) == []
 
         processes.append(launch(tmp_path, session_variables(), process.port))
         processes[-1].await_ready()
         assert client.flush() == 0
 
-    assert client.pending_usage == ()
+    assert client.pending() == 0
     assert Counter(row.user_id for row in ledger(environment)) == {f"user_{n}": 1 for n in range(50)}
     assert_settled(environment)
 
@@ -174,7 +176,10 @@ def test_calls_one_after_the_other_pass_a_limit_of_one_at_once(
     apply_policies(environment, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
     for _ in range(10):
         assert chat("anna").text
-    with client.guard("anna", "chat", MODEL), pytest.raises(tokvigil.AIUsageBlockedError) as caught:
+    with (
+        client.guard(user_id="anna", feature="chat", model=MODEL),
+        pytest.raises(tokvigil.AIUsageBlockedError) as caught,
+    ):
         chat("anna")
     assert caught.value.reason_code == "CONCURRENCY_LIMIT_EXCEEDED"
 
@@ -209,8 +214,10 @@ def test_awaited_it_is_the_same(
             return True
 
     async def all_users() -> list[bool]:
-        async with AsyncTokVigil(api.text, web.url, spool=tmp_path / "spool", timeout=PATIENT_S) as tv:
-            assert (await tv.limits("anna", feature="chat")).limit_state[0].remaining == 20
+        async with AsyncTokVigil(
+            api_key=api.text, base_url=web.url, journal=tmp_path / "journal", timeout=PATIENT_S
+        ) as tv:
+            assert (await tv.limits(user_id="anna", feature="chat")).limit_state[0].remaining == 20
             wrapped = tv.wrap(openai.AsyncOpenAI(api_key="sk-caller", base_url=provider.url + "/v1"))
             return await asyncio.gather(*(one_user(tv, wrapped, f"user_{n}") for n in range(60)))
 
@@ -220,21 +227,50 @@ def test_awaited_it_is_the_same(
     assert assert_settled(environment).drifts == ()
 
 
+class Inside:
+    """Has this process's own Django answer."""
+
+    def __init__(self) -> None:
+        transport = httpx2.WSGITransport(app=get_wsgi_application())
+        self.http = httpx2.Client(transport=transport, base_url="http://testserver")
+
+    def send(self, request: Request) -> Answer:
+        response = self.http.request(
+            request.method, request.path, headers=list(request.headers), content=request.body
+        )
+        return Answer(status=response.status_code, headers=response.headers.raw, body=response.content)
+
+    async def send_async(self, request: Request) -> Answer:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.http.close()
+
+    async def close_async(self) -> None:
+        raise NotImplementedError
+
+
+class TokVigilInside(TokVigil):
+    def _linked(self, *_: object) -> Inside:
+        return Inside()
+
+
 @pytest.mark.parametrize("answer", ["evaluate", "report", "block"])
 def test_inside_the_application_itself_it_is_the_same(
     api: Api, provider: WireProvider, environment: Environment, answer: str
 ) -> None:
     """The SDK calls Django's WSGI application in this process, without a socket between them."""
     apply_policies(environment, limits(DAILY_3))
-    http = httpx2.Client(transport=httpx2.WSGITransport(app=get_wsgi_application()))
-    with TokVigil(api.text, "http://testserver", http_client=http, spool=False, timeout=PATIENT_S) as tv:
+    with TokVigilInside(
+        api_key=api.text, base_url="http://testserver", journal=False, timeout=PATIENT_S
+    ) as tv:
         wrapped = tv.wrap(bare_openai(provider), user_id="anna", feature="chat")
 
         def call() -> None:
             wrapped.chat.completions.create(model=MODEL, messages=MESSAGES)
 
         if answer == "evaluate":
-            assert tv.evaluate("anna", MODEL, input_tokens=10).policy is not None
+            assert tv.evaluate(user_id="anna", model=MODEL, input_tokens=10).policy is not None
         elif answer == "report":
             call()
             assert tv.flush() == 0

@@ -35,11 +35,12 @@ KILL_DELAYS_S = ((0.0, 0.06), (0.0, 0.06), (0.1, 0.5))
 CHATS = """
 import sys
 from tokvigil import TokVigil
-control_plane, key, provider, spool, first, count = sys.argv[1:]
-client = TokVigil(key, control_plane, spool=spool, timeout=10)
+control_plane, key, provider, journal, first, count = sys.argv[1:]
+client = TokVigil(api_key=key, base_url=control_plane, journal=journal, timeout=10)
 print("ready", flush=True)
 for number in range(int(first), int(first) + int(count)):
-    client.chat(f"user_{number}", "chat", "gpt-4o-mini", [{"role": "user", "content": f"user_{number}"}],
+    client.chat(user_id=f"user_{number}", feature="chat", model="gpt-4o-mini",
+                messages=[{"role": "user", "content": f"user_{number}"}],
                 provider_base_url=provider + "/v1", provider_api_key="sk", max_output_tokens=100)
 """
 
@@ -59,16 +60,16 @@ def test_each_call_is_in_the_ledger_once_however_its_process_is_killed(
             "{metric: requests, window: total, amount: 1000, per: user}",
         ),
     )
-    spool = tmp_path / "killed.sqlite3"
+    journal = tmp_path / "killed"
     chance = random.Random(20261124)
     for kill in range(KILLS):
         chat_until_killed(
-            [web.url, api.text, provider.url, str(spool), str(kill * CHATS_PER_PROCESS)],
+            [web.url, api.text, provider.url, str(journal), str(kill * CHATS_PER_PROCESS)],
             provider,
             chance.uniform(*KILL_DELAYS_S[kill % len(KILL_DELAYS_S)]),
         )
 
-    assert connect(api, spool=spool).flush() == 0
+    assert connect(api, journal=journal).flush() == 0
 
     called = {seen.body["messages"][0]["content"] for seen in provider.seen if seen.body}
     recorded = Counter(row.user_id for row in ledger(environment))

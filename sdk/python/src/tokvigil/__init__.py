@@ -3,29 +3,30 @@
 from tokvigil import TokVigil, AIUsageBlockedError
 
 with TokVigil() as tv:  # TOKVIGIL_API_KEY, TOKVIGIL_BASE_URL
-    answer = tv.chat("user_123", "chat", "gpt-4o-mini", [{"role": "user", "content": "Hello"}])
+    messages = [{"role": "user", "content": "Hello"}]
+    answer = tv.chat(model="gpt-4o-mini", messages=messages, user_id="user_123", feature="chat")
 """
 
 from tokvigil.async_client import AsyncTokVigil
-from tokvigil.attribution import context
-from tokvigil.availability import OnUnavailable
+from tokvigil.attribution import carry_context, context
+from tokvigil.availability import OnUnreachable
+from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.chat import AsyncChatStream, ChatResult, ChatStream
 from tokvigil.client import TokVigil
+from tokvigil.decisions import decision_of
 from tokvigil.errors import (
-    AIUsageBlockedError,
-    APIStatusError,
-    AuthenticationError,
     ConfigurationError,
-    ConflictError,
-    MalformedAnswerError,
+    HoldNotFoundError,
+    IdempotencyConflictError,
+    InvalidKeyError,
+    InvalidRequestError,
     MissingAttributionError,
-    NotFoundError,
-    PermissionDeniedError,
+    MissingScopeError,
     ProviderError,
-    RateLimitedError,
+    RefusedError,
     TokVigilError,
-    TokVigilUnavailableError,
-    ValidationError,
+    TooManyRequestsError,
+    UnreachableError,
 )
 from tokvigil.estimating import Estimate, estimate
 from tokvigil.guarding import AsyncGuard, Guard
@@ -34,52 +35,54 @@ from tokvigil.models import (
     Limits,
     LimitState,
     PolicyRef,
+    Receipt,
     Usage,
     UsageEvent,
-    UsageReceipt,
     UsageStatus,
 )
-from tokvigil.tokens import count_messages, count_text, set_token_factor
+from tokvigil.reasons import ReasonClass, ReasonCode
+from tokvigil.tokens import count_tokens
 from tokvigil.usage_reading import read_usage
 from tokvigil.version import __version__
 
 __all__ = [
     "AIUsageBlockedError",
-    "APIStatusError",
     "AsyncChatStream",
     "AsyncGuard",
     "AsyncTokVigil",
-    "AuthenticationError",
     "ChatResult",
     "ChatStream",
     "ConfigurationError",
-    "ConflictError",
     "Decision",
     "Estimate",
     "Guard",
+    "HoldNotFoundError",
+    "IdempotencyConflictError",
+    "InvalidKeyError",
+    "InvalidRequestError",
     "LimitState",
     "Limits",
-    "MalformedAnswerError",
     "MissingAttributionError",
-    "NotFoundError",
-    "OnUnavailable",
-    "PermissionDeniedError",
+    "MissingScopeError",
+    "OnUnreachable",
     "PolicyRef",
     "ProviderError",
-    "RateLimitedError",
+    "ReasonClass",
+    "ReasonCode",
+    "Receipt",
+    "RefusedError",
     "TokVigil",
     "TokVigilError",
-    "TokVigilUnavailableError",
+    "TooManyRequestsError",
+    "UnreachableError",
     "Usage",
     "UsageEvent",
-    "UsageReceipt",
     "UsageStatus",
-    "ValidationError",
     "__version__",
+    "carry_context",
     "context",
-    "count_messages",
-    "count_text",
+    "count_tokens",
+    "decision_of",
     "estimate",
     "read_usage",
-    "set_token_factor",
 ]

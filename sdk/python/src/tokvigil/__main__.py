@@ -1,4 +1,4 @@
-"""`python -m tokvigil doctor`."""
+"""`python -m tokvigil doctor`, and `quarantine`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,37 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from tokvigil import doctor
+from tokvigil import doctor, quarantine
+from tokvigil.journal import default_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 if there is a problem. A call that cannot be understood exits with 2."""
     options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def _doctor(options: argparse.Namespace) -> bool:
     is_well = True
-    for finding in doctor.examine(options.api_key, options.base_url, options.spool):
+    for finding in doctor.examine(options.api_key, options.base_url, options.journal):
         print(finding, flush=True)
         is_well &= finding.level != "problem"
-    return 0 if is_well else 1
+    return not is_well
+
+
+def _quarantine(options: argparse.Namespace) -> bool:
+    folder = Path(options.journal) if options.journal else default_folder()
+    directories = [] if folder is None else sorted(folder.glob("*/"))
+    for directory in directories:
+        for each in quarantine.read(directory):
+            at = "" if each.at is None else f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
+            print(f"{at or '-':<24}{each.request_id or '-':<38}{' '.join(each.reason.split())}")
+    if options.send:
+        count = sum(quarantine.send_again(directory) for directory in directories)
+        print(f"to be sent again by the next client: {count}")
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,16 +44,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command", required=True)
     command = commands.add_parser(
         "doctor",
-        help="check configuration, control plane, key, clock, spool, tokens, prices and provider SDKs",
+        help="check configuration, control plane, key, clock, journal, tokens, prices and provider SDKs",
         description="Prints one line for each check; exits with 1 if there is a problem.",
     )
+    command.set_defaults(run=_doctor)
     command.add_argument(
         "--api-key", help="default: TOKVIGIL_API_KEY, which other users of the machine do not see"
     )
     command.add_argument("--base-url", help="default: TOKVIGIL_BASE_URL")
-    command.add_argument(
-        "--spool", help="the spool's file; default: TOKVIGIL_SPOOL, else as clients choose it"
+    reports = commands.add_parser(
+        "quarantine",
+        help="show the usage reports that TokVigil refused for good, or that cannot be read",
+        description="Prints one line for each report: when it was set aside, its request id, and why.",
     )
+    reports.set_defaults(run=_quarantine)
+    reports.add_argument("--send", action="store_true", help="have them sent again by the next client")
+    for each in (command, reports):
+        each.add_argument(
+            "--journal", help="the journal's folder; default: TOKVIGIL_JOURNAL, else as clients choose it"
+        )
     return parser
 
 

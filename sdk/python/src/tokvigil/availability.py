@@ -1,48 +1,43 @@
 """What to decide while the control plane gives no usable answer, and how not to wait for it on every call.
 
-After `FAILURES_TO_OPEN` calls in a row that failed, the control plane is left alone for `OPEN_S`: calls are decided
-here at once. Then one call asks again, and the others go on being decided here until it knows.
+A control plane that is away is decided for by `on_unreachable`. After `FAILURES_TO_OPEN` calls in a row that failed, it
+is left alone for `OPEN_S`: calls are decided here at once. Then one call asks again, and the others go on being decided
+here until it knows. One that is busy is there: calls that it cannot decide in time are blocked, and nothing is opened.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from tokvigil import forking
-from tokvigil.errors import TokVigilUnavailableError
+from tokvigil.errors import UnreachableError, UnreachableReason
 from tokvigil.models import Decision
 
 logger = logging.getLogger("tokvigil")
 
-OnUnavailable = Literal["last_known", "allow", "block"]
-ON_UNAVAILABLE: tuple[OnUnavailable, ...] = ("last_known", "allow", "block")
+OnUnreachable = Literal["last_known", "allow", "block"]
+ON_UNREACHABLE: tuple[OnUnreachable, ...] = ("last_known", "allow", "block")
+Subject = tuple[str | None, ...]
 
 FAILURES_TO_OPEN = 3
 OPEN_S = 5.0
-# In an outage, each decision that is made here is worth a line at most so often; the others are for debugging.
+# What is logged when calls are decided here: at most once in so many seconds, and else for debugging.
 SAY_EVERY_S = 60.0
-# Decisions remembered, of the subjects that asked last.
+AWAY, BUSY = "away", "busy"
+RETRY_WHEN_BUSY_S = 1
+# Blocks remembered, of the subjects that asked last.
 REMEMBERED_MAX = 10_000
-
-
-class LeftAloneError(TokVigilUnavailableError):
-    """Nothing was asked: the control plane was away a moment ago."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a decision was about."""
-
-    user_id: str
-    feature: str | None
-    model: str
-    plan: str | None
+# Classes of blocks that say nothing of the next call.
+OF_ONE_CALL = frozenset({"transient", "too_large"})
+# With these a server that has too much to do turns calls away, or a proxy before it.
+OVERLOAD_STATUSES = frozenset({408, 503, 504})
 
 
 class Availability:
@@ -50,21 +45,24 @@ class Availability:
 
     def __init__(
         self,
-        on_unavailable: OnUnavailable,
+        on_unreachable: OnUnreachable,
         clock: Callable[[], float] = time.monotonic,
         on_return: Callable[[], None] = lambda: None,
     ) -> None:
-        self.on_unavailable = on_unavailable
+        self.on_unreachable = on_unreachable
         # Called when the control plane answers again.
         self._on_return = on_return
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.RLock()
         self._failures = 0
+        self._last_failure: UnreachableReason = "connect"
         self._open_until = 0.0
+        self._answered_at = 0.0
         # In the outage that is going on.
         self._decided_here = 0
-        self._said_at: float | None = None
-        self._known: OrderedDict[Asked, tuple[Decision, float]] = OrderedDict()
+        self._said_at: dict[str, float] = {}
+        # The last block of each subject, and when it was made.
+        self._blocks: OrderedDict[Subject, tuple[Decision, float]] = OrderedDict()
         forking.register(self)
 
     def restart_in_child(self) -> None:
@@ -72,101 +70,132 @@ class Availability:
         self._lock = threading.RLock()
 
     def admit(self) -> None:
-        """Raises `LeftAloneError` if the control plane is to be left alone just now."""
+        """Raises `UnreachableError` if the control plane is to be left alone just now."""
         with self._lock:
             if self._failures < FAILURES_TO_OPEN:
                 return
-            now = self._clock()
+            now = self.clock()
             if now < self._open_until:
-                raise LeftAloneError("TokVigil was away a moment ago")
+                raise UnreachableError("TokVigil was away a moment ago", reason=self._last_failure)
             # This caller asks; the others are decided here until its answer is known.
             self._open_until = now + OPEN_S
 
     def answered(self) -> None:
         """The control plane is there."""
         with self._lock:
+            self._answered_at = self.clock()
             was_away, self._failures = self._failures > 0, 0
-            decided_here, self._decided_here, self._said_at = self._decided_here, 0, None
+            decided_here, self._decided_here = self._decided_here, 0
+            self._said_at.pop(AWAY, None)
         if decided_here:
             logger.warning("TokVigil answers again; %d calls were decided without it", decided_here)
         if was_away:
             self._on_return()
 
-    def remember(self, asked: Asked, decision: Decision) -> None:
-        """A decision of the control plane, for when it is away. Calls in flight say nothing of later."""
-        if self.on_unavailable != "last_known" or decision.degraded or decision.reason_class == "transient":
+    def failed(self, error: UnreachableError, asked_at: float) -> None:
+        """A question of that time (of `clock`) got no usable answer, retries included.
+
+        If others got answers meanwhile, TokVigil is not away but has too much to do: the error becomes "busy".
+        """
+        with self._lock:
+            is_overload = error.reason == "timeout" or error.status_code in OVERLOAD_STATUSES
+            if is_overload and self._answered_at >= asked_at:
+                error.reason = "busy"
+            if error.reason != "busy":
+                self._last_failure = error.reason
+                self._failures += 1
+                self._open_until = self.clock() + OPEN_S
+
+    def remember(self, subject: Subject, decision: Decision) -> None:
+        """A decision of the control plane, for when it is away: blocks, but those that say nothing of the next call."""
+        if self.on_unreachable != "last_known" or decision.degraded or decision.reason_class in OF_ONE_CALL:
             return
         with self._lock:
-            self._known[asked] = (decision, self._clock())
-            self._known.move_to_end(asked)
-            if len(self._known) > REMEMBERED_MAX:
-                self._known.popitem(last=False)
-
-    def failed(self) -> None:
-        """The control plane gave no usable answer, retries included."""
-        with self._lock:
-            self._failures += 1
-            self._open_until = self._clock() + OPEN_S
+            if decision.allowed:
+                self._blocks.pop(subject, None)
+            else:
+                self._blocks[subject] = (decision, self.clock())
+                self._blocks.move_to_end(subject)
+                if len(self._blocks) > REMEMBERED_MAX:
+                    self._blocks.popitem(last=False)
 
     def forget(self) -> None:
         """What was decided so far holds for no one any more."""
         with self._lock:
-            self._known.clear()
+            self._blocks.clear()
 
-    def decide(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
-        """By `on_unavailable`. `last_known` repeats a block until its `retry_after` is over, and allows all else."""
-        decision = self._decided(asked, request_id, error)
-        self._say(decision, error)
-        return decision
-
-    def _say(self, decision: Decision, error: TokVigilUnavailableError) -> None:
-        now = self._clock()
+    def decide(self, subject: Subject, request_id: str, error: UnreachableError) -> Decision:
+        """Busy: a block. Away: by `on_unreachable`; `last_known` repeats a block until its `retry_after` is over, and
+        allows all else."""
+        if error.reason == "busy":
+            return self._decide_while_busy(request_id, error)
+        decision = self._repeated(subject, request_id, error) or self._made_up(request_id, error)
         with self._lock:
             self._decided_here += 1
-            is_due = self._said_at is None or now - self._said_at >= SAY_EVERY_S
-            if is_due:
-                self._said_at = now
-        logger.log(
-            logging.WARNING if is_due else logging.DEBUG,
-            "request %s is %s without TokVigil, as call %d since it went away (on_unavailable=%s): %s",
+        self._say(
+            AWAY,
+            "request %s is %s without TokVigil, as call %d since it went away (on_unreachable=%s): %s",
             decision.request_id,
             "allowed" if decision.allowed else "blocked",
             self._decided_here,
-            self.on_unavailable,
+            self.on_unreachable,
             error,
         )
+        return decision
 
-    def _decided(self, asked: Asked, request_id: str, error: TokVigilUnavailableError) -> Decision:
-        known = self._last_known_block(asked)
-        if known is not None:
-            return replace(
-                known,
-                request_id=request_id,
-                reason_code="DEGRADED_BLOCKED",
-                reason_class="degraded",
-                message=f"{known.message} (The last known decision, {known.reason_code}: {error}.)",
-                reserved=None,
-                suggested_model=None,
-                degraded=True,
-                trace=None,
-            )
-        allowed = self.on_unavailable != "block"
+    def _decide_while_busy(self, request_id: str, error: UnreachableError) -> Decision:
+        self._say(BUSY, "request %s is blocked because TokVigil is busy: %s", request_id, error)
+        return Decision(
+            request_id=request_id,
+            allowed=False,
+            reason_code="DEGRADED_BLOCKED",
+            reason_class="degraded",
+            message=f"TokVigil is busy and could not decide in time; try again. ({error})",
+            retry_after=max(RETRY_WHEN_BUSY_S, math.ceil(error.retry_after or 0)),
+            degraded=True,
+        )
+
+    def _say(self, about: str, line: str, *values: object) -> None:
+        """At most once a minute for each of both; the others are for debugging."""
+        now = self.clock()
+        with self._lock:
+            is_due = now - self._said_at.get(about, -SAY_EVERY_S) >= SAY_EVERY_S
+            if is_due:
+                self._said_at[about] = now
+        logger.log(logging.WARNING if is_due else logging.DEBUG, line, *values)
+
+    def _made_up(self, request_id: str, error: UnreachableError) -> Decision:
+        allowed = self.on_unreachable != "block"
         return Decision(
             request_id=request_id,
             allowed=allowed,
             reason_code="DEGRADED_ALLOWED" if allowed else "DEGRADED_BLOCKED",
             reason_class="degraded",
-            message=f"Decided by the client's on_unavailable={self.on_unavailable}: {error}",
+            message=f"Decided by the client's on_unreachable={self.on_unreachable}: {error}",
             degraded=True,
         )
 
-    def _last_known_block(self, asked: Asked) -> Decision | None:
+    def _repeated(self, subject: Subject, request_id: str, error: UnreachableError) -> Decision | None:
+        """The last known block, if it still holds."""
         with self._lock:
-            found = self._known.get(asked)
-            if found is None or found[0].allowed:
+            found = self._blocks.get(subject)
+        if found is None:
+            return None
+        block, decided_at = found
+        retry_after = block.retry_after
+        if retry_after is not None:
+            retry_after = math.ceil(retry_after - (self.clock() - decided_at))
+            if retry_after <= 0:
                 return None
-            decision, decided_at = found
-            if decision.retry_after is None:
-                return decision
-            left_s = decision.retry_after - (self._clock() - decided_at)
-            return replace(decision, retry_after=-int(-left_s // 1)) if left_s > 0 else None
+        return replace(
+            block,
+            request_id=request_id,
+            reason_code="DEGRADED_BLOCKED",
+            reason_class="degraded",
+            message=f"{block.message} (The last known decision, {block.reason_code}: {error}.)",
+            retry_after=retry_after,
+            reserved=None,
+            suggested_model=None,
+            degraded=True,
+            trace=None,
+        )

@@ -8,14 +8,16 @@ from tokvigil.errors import ConfigurationError
 
 
 def clean_key(key: str | None) -> str | None:
-    """The key without the line break that files and shells leave at its end; None if there is none.
+    """The key without the line break that files and shells leave at its end; None if it is missing or empty.
 
     Raises `ConfigurationError` for a key that no header can carry. The HTTP library would refuse it too, but
     later and with the key in its message.
     """
     key = (key or "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("an API key holds characters that no API key has")
+        raise ConfigurationError(
+            "the API key has characters that no API key has: copy it again, without spaces and quotes"
+        )
     return key or None
 
 

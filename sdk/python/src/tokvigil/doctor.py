@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import re
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from importlib import metadata
+from importlib.util import find_spec
 from inspect import signature
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,8 +26,8 @@ from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
 from tokvigil.errors import ConfigurationError, TokVigilError
-from tokvigil.spool_file import NotASpoolError, default_path, was_spool
-from tokvigil.spool_survey import Survey, survey
+from tokvigil.journal import default_folder
+from tokvigil.journal_survey import Survey, survey
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ WRAPPED_MAJORS: Mapping[str, tuple[int, ...]] = {
     "openai": (2, 3),
     "anthropic": (2,),
     "google-genai": (3,),
+    "groq": (0,),
     "langchain-openai": (1,),
+    "langchain-anthropic": (1,),
+    "langchain-google-genai": (4,),
+    "langchain-groq": (1,),
+    "langchain-mistralai": (1,),
+    "crewai": (1,),
 }
 TEXT_CHARS_MAX = 200
 HIDDEN = "***"
@@ -77,14 +83,14 @@ class Finding:
 
 
 def examine(
-    api_key: str | None = None, base_url: str | None = None, spool: str | None = None
+    api_key: str | None = None, base_url: str | None = None, journal: str | None = None
 ) -> Iterator[Finding]:
     """The findings, one after the other as they come; what is None is read from the environment, as a client does."""
     yield _ok("tokvigil", f"{__version__}, Python {platform.python_version()}")
-    on_unavailable = signature(BaseClient).parameters["on_unavailable"].default
+    on_unreachable = signature(BaseClient).parameters["on_unreachable"].default
     try:
         configuration = Configuration.read(
-            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unavailable=on_unavailable
+            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unreachable=on_unreachable
         )
     except ConfigurationError as error:
         yield _problem("configuration", str(error), "set it, then run this again")
@@ -94,12 +100,11 @@ def examine(
         for finding in (*_configured(configuration), *_answered(configuration)):
             yield finding.without(secret)
         destination = configuration.destination
-    yield from _spooled(Path(spool) if spool else default_path(), destination)
+    yield from _written_down(Path(journal) if journal else default_folder(), destination)
     yield from _counted()
     yield _priced(datetime.now(UTC))
-    for package in WRAPPED_MAJORS:
-        yield _wrapped(package)
-    yield _ok("on_unavailable", f"{on_unavailable!r}, for clients that are not made with another one")
+    yield from _wrapped()
+    yield _ok("on_unreachable", f"{on_unreachable!r}, for clients that are not made with another one")
 
 
 def _configured(configuration: Configuration) -> Iterator[Finding]:
@@ -228,36 +233,26 @@ def _scoped(scopes: frozenset[str]) -> Iterator[Finding]:
         yield _ok("scopes", ", ".join(sorted(scopes)))
 
 
-def _spooled(path: Path | None, destination: str) -> Iterator[Finding]:
-    if path is None:
-        yield _ok("spool", "TOKVIGIL_SPOOL says none: usage is kept in memory only")
+def _written_down(folder: Path | None, destination: str) -> Iterator[Finding]:
+    if folder is None:
+        yield _ok("journal", "TOKVIGIL_JOURNAL says none: usage is kept in memory only")
         return
     try:
-        found = survey(path, destination)
-    except (OSError, sqlite3.OperationalError) as error:
-        mend = "make it writable, or set TOKVIGIL_SPOOL; until then usage is kept in memory only"
-        yield _problem("spool", f"{path} cannot be used: {error}", mend)
-    except (sqlite3.DatabaseError, NotASpoolError) as error:
-        yield _unusable(path, error)
+        found = survey(folder, destination)
+    except OSError as error:
+        mend = "make it writable, or set TOKVIGIL_JOURNAL; until then usage is kept in memory only"
+        yield _problem("journal", f"{folder} cannot be used: {error}", mend)
     else:
-        yield _waiting(path, found)
+        yield _waiting(folder, found)
         yield from _left_over(found, destination)
 
 
-def _unusable(path: Path, error: Exception) -> Finding:
-    if not isinstance(error, NotASpoolError) and was_spool(path):
-        mend = "the next client moves it aside and begins a new one"
-        return _warning("spool", f"{path} is damaged: {error}", mend)
-    mend = "name another file with TOKVIGIL_SPOOL or spool=; until then usage is kept in memory only"
-    return _problem("spool", f"{path} is no spool: {error}", mend)
-
-
-def _waiting(path: Path, found: Survey) -> Finding:
-    said = f"{path}: {found.pending} pending, {found.under_way} under way"
+def _waiting(folder: Path, found: Survey) -> Finding:
+    said = f"{folder}: {found.pending} pending, {found.under_way} under way"
     if found.oldest_at is None or datetime.now(UTC) - found.oldest_at <= PENDING_SINCE_MAX:
-        return _ok("spool", said)
+        return _ok("journal", said)
     said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
-    return _warning("spool", said, "see the log of whatever uses it, or run a client, which sends them")
+    return _warning("journal", said, "see the log of the client that wrote it, or run one, which sends them")
 
 
 def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
@@ -265,22 +260,22 @@ def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
     dead = found.of_dead_processes
     if dead:
         whose = "a process" if dead == 1 else "processes"
-        yield _warning("spool", f"{_events(dead)} of {whose} that died", "the next client sends them")
+        yield _warning("journal", f"{_events(dead)} of {whose} that died", "the next client sends them")
     if destination:
         for other, count in found.of_others.items():
             address, _, key = other.rpartition(" ")
             said = f"{_events(count)} for {_shown(address)} with key {key}"
-            yield _warning("spool", said, "run a client with that address and key once: only it sends them")
+            yield _warning("journal", said, "run a client with that address and key once: only it sends them")
         destinations, count = found.unnamed_others
         if destinations:
             more = f"{destinations} more destination{'' if destinations == 1 else 's'}"
-            yield _warning("spool", f"{_events(count)} for {more}")
+            yield _warning("journal", f"{_events(count)} for {more}")
     for reason, count in found.quarantined.items():
         said = (
             f"{_events(count)} {'was' if count == 1 else 'were'} refused for good: {reason[:TEXT_CHARS_MAX]}"
         )
-        mend = "what was refused stays in its table `quarantine` until you delete it there"
-        yield _warning("spool", said, mend)
+        mend = "`python -m tokvigil quarantine` shows it, and sends it again with --send"
+        yield _warning("journal", said, mend)
 
 
 def _events(count: int) -> str:
@@ -288,6 +283,9 @@ def _events(count: int) -> str:
 
 
 def _counted() -> Iterator[Finding]:
+    if find_spec("tiktoken") is None:
+        yield _ok("tokens", f"estimated; {token_encodings.NOT_INSTALLED}")
+        return
     for name in token_encodings.RANKS_SHA256:
         started_s = time.perf_counter()
         try:
@@ -296,7 +294,7 @@ def _counted() -> Iterator[Finding]:
             yield _problem("tokens", f"{name}: {error}", "reinstall tokvigil and tiktoken")
         else:
             took_s = time.perf_counter() - started_s
-            yield _ok("tokens", f"{name} is intact, loaded in {took_s:.2f} s")
+            yield _ok("tokens", f"can be counted exactly: {name} is intact, loaded in {took_s:.2f} s")
 
 
 def _priced(now: datetime) -> Finding:
@@ -307,17 +305,19 @@ def _priced(now: datetime) -> Finding:
     return _ok("prices", said)
 
 
-def _wrapped(package: str) -> Finding:
-    """From the package's metadata: it is not imported."""
-    tested = " and ".join(str(major) for major in WRAPPED_MAJORS[package])
-    try:
-        version = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return _ok(package, "not installed")
-    if version.partition(".")[0] not in {str(major) for major in WRAPPED_MAJORS[package]}:
-        mend = f"`wrap` is tested with major version {tested}: test it, or put `guard` around the calls"
-        return _warning(package, version, mend)
-    return _ok(package, f"{version}, which `wrap` guards")
+def _wrapped() -> Iterator[Finding]:
+    """A line for each that is installed, from its metadata: it is not imported."""
+    for package, majors in WRAPPED_MAJORS.items():
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        if version.partition(".")[0] in {str(major) for major in majors}:
+            yield _ok(package, f"{version}, which `wrap` guards")
+        else:
+            tested = " and ".join(str(major) for major in majors)
+            mend = f"`wrap` is tested with major version {tested}: test it, or put `guard` around the calls"
+            yield _warning(package, version, mend)
 
 
 def _detail(problem: Mapping[str, Any]) -> str:

@@ -1,18 +1,13 @@
-"""Everything the SDK raises by itself. Catch `AIUsageBlockedError` to tell a user about a limit.
+"""Everything the SDK raises by itself, but for the block, which is in `blocked`.
 
 Every error survives pickling, because task queues carry exceptions between processes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from tokvigil.models import Decision, LimitState
-
-
-# Blocks that pass without anybody doing anything, even where nobody can say when.
-PASSING_CLASSES = frozenset({"transient", "degraded"})
+UnreachableReason = Literal["connect", "timeout", "status", "answer", "busy"]
 
 
 class TokVigilError(Exception):
@@ -28,20 +23,39 @@ class MissingAttributionError(ConfigurationError):
     """A wrapped client was used outside of any context that says whose call it is. The provider was not called."""
 
 
-class TokVigilUnavailableError(TokVigilError):
-    """The control plane gave no usable answer: connection error, timeout, 408 or a 5xx, retries included."""
+class UnreachableError(TokVigilError):
+    """The control plane gave no usable answer, retries included.
 
-    def __init__(self, message: str, *, status_code: int | None = None) -> None:
+    `reason` says how: no connection ("connect"), no answer in time ("timeout"), a 408 or a 5xx, or the 404 of another
+    server ("status"), something that is not TokVigil's ("answer"), or too much to do just now ("busy"). `retry_after`
+    is in seconds, if the server named a time. If it `may_have_arrived`, TokVigil may hold or have counted something; an
+    answer of any kind says so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: UnreachableReason = "connect",
+        status_code: int | None = None,
+        retry_after: float | None = None,
+        may_have_arrived: bool | None = None,
+    ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.status_code = status_code
+        self.retry_after = retry_after
+        if may_have_arrived is None:
+            may_have_arrived = reason in ("status", "answer")
+        self.may_have_arrived = may_have_arrived
 
 
-class MalformedAnswerError(TokVigilUnavailableError):
-    """Something answered, but not TokVigil: a proxy's page, a cut body, a decision without its verdict."""
+class RefusedError(TokVigilError):
+    """TokVigil refused the call itself (not the AI request) with a 4xx problem document.
 
-
-class APIStatusError(TokVigilError):
-    """TokVigil refused the call itself (not the AI request) with a 4xx problem document."""
+    `code` is for programs, `errors` names the fields that are wrong, and `request_id` finds the refusal in the server's
+    log.
+    """
 
     def __init__(
         self,
@@ -60,85 +74,45 @@ class APIStatusError(TokVigilError):
         self.request_id = request_id
         self.retry_after = retry_after
 
+    def __str__(self) -> str:
+        said = super().__str__()
+        if isinstance(self.errors, list) and self.errors:
+            said += f" ({'; '.join(map(_field_error, self.errors))})"
+        return said if self.request_id is None else f"{said} [request {self.request_id}]"
 
-class AuthenticationError(APIStatusError):
+
+def _field_error(error: Any) -> str:
+    if not isinstance(error, dict):
+        return str(error)
+    return ": ".join(str(error[name]) for name in ("field", "message") if error.get(name))
+
+
+class InvalidKeyError(RefusedError):
     """401: the API key is missing, malformed, unknown, revoked or expired."""
 
 
-class PermissionDeniedError(APIStatusError):
+class MissingScopeError(RefusedError):
     """403: the API key lacks the scope for this call."""
 
 
-class NotFoundError(APIStatusError):
-    """404: no such hold, or no such path on this server."""
+class HoldNotFoundError(RefusedError):
+    """404: nothing is held for that request any more."""
 
 
-class ConflictError(APIStatusError):
+class IdempotencyConflictError(RefusedError):
     """409: this request_id was already used, with other content or for a call that was reported; `code` says which."""
 
 
-class ValidationError(APIStatusError):
+class InvalidRequestError(RefusedError):
     """400, 413, 415 or 422: the server names the fields in `errors`."""
 
 
-class RateLimitedError(APIStatusError):
+class TooManyRequestsError(RefusedError):
     """429: this API key calls TokVigil too often; `retry_after` is in seconds."""
 
 
-class AIUsageBlockedError(TokVigilError):
-    """A policy does not allow this AI request. The provider was not called."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision)
-        self.decision = decision
-
-    def __str__(self) -> str:
-        return f"{self.reason_code}: {self.message}"
-
-    @property
-    def reason_code(self) -> str:
-        return self.decision.reason_code
-
-    @property
-    def reason_class(self) -> str:
-        """exhausted, transient, too_large, forbidden, frozen or degraded: what the caller can do about it."""
-        return self.decision.reason_class
-
-    @property
-    def message(self) -> str:
-        return self.decision.message
-
-    @property
-    def limit_state(self) -> tuple[LimitState, ...]:
-        return self.decision.limit_state
-
-    @property
-    def retry_after(self) -> int | None:
-        """Whole seconds until the same request may pass; None where waiting cannot help."""
-        return self.decision.retry_after
-
-    @property
-    def http_status(self) -> int:
-        """What a web application answers its own caller with: 429 for a block that passes with time, else 403."""
-        passes = self.retry_after is not None or self.reason_class in PASSING_CLASSES
-        return 429 if passes else 403
-
-    @property
-    def http_headers(self) -> dict[str, str]:
-        """The headers of that answer: Retry-After, where it is known when the block passes."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    @property
-    def request_id(self) -> str:
-        return self.decision.request_id
-
-    @property
-    def suggested_model(self) -> str | None:
-        return self.decision.suggested_model
-
-
 class ProviderError(TokVigilError):
-    """The AI provider failed. Its hold was released; `status_code` is None if no HTTP answer came."""
+    """The AI provider failed. `status_code` is None if no HTTP answer came: it may have worked then, and bill."""
 
     def __init__(
         self,

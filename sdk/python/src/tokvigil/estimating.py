@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from tokvigil import message_reading, prices, tokens
+from tokvigil import prices, tokens
+from tokvigil.message_reading import read_messages
 from tokvigil.models import Usage
 
 # As the server holds for a call that names no cap and whose feature has no history.
@@ -19,15 +20,15 @@ OUTPUT_TOKENS_WITHOUT_CAP = 1_024
 class Estimate:
     """What a call is expected to use: input as counted here, output up to its cap.
 
-    `method` is "tiktoken" if the input was counted with the encoding that OpenAI names for the model, and
-    "approx" for other models, tools, pictures and very long text. `cost_usd` is the list price without any
-    cached input; None: the model has no price. `price_version` names the prices.
+    `method` is "exact" if the input was counted with the encoding that OpenAI names for the model, and "estimated" for
+    anything else: other models, tools, pictures, very long text. `cost_usd` is the list price without any cached input;
+    None: the model has no price. `price_version` names the prices.
     """
 
     input_tokens: int
     output_tokens: int
     cost_usd: Decimal | None
-    method: Literal["tiktoken", "approx"]
+    method: Literal["exact", "estimated"]
     price_version: str
 
 
@@ -39,18 +40,20 @@ def estimate(
     max_output_tokens: int | None = None,
     provider: str | None = None,
     at: datetime | None = None,
+    exact: bool = False,
 ) -> Estimate:
-    """The tokens and USD of a chat call at an instant, now by default; the first call takes about 0.3 s.
+    """The tokens and USD of a chat call at an instant, now by default. `exact`: see `count_tokens`.
 
     Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with; a text is the one
-    message of a user. Raises `ConfigurationError` for what are no messages, and for max_output_tokens below 0 or above
-    prices.TOKENS_MAX.
+    message of a user. Raises `ConfigurationError` for what are no messages, for max_output_tokens below 0 or above
+    prices.TOKENS_MAX and, with `exact`, where tiktoken is not installed.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    messages = message_reading.read_messages(messages)
+    reading = read_messages(messages)
+    reading.add_json(tools)
     usage = Usage(
-        input_tokens=tokens.count_messages(messages, model, tools=tools),
+        input_tokens=tokens.count_reading(reading, model, exact=exact),
         output_tokens=OUTPUT_TOKENS_WITHOUT_CAP if max_output_tokens is None else max_output_tokens,
         source="estimated",
     )
@@ -58,6 +61,6 @@ def estimate(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost_usd=prices.cost(model, usage, at or datetime.now(UTC), provider=provider),
-        method="tiktoken" if not tools and tokens.is_counted_exactly(messages, model) else "approx",
+        method="exact" if exact and tokens.is_counted_exactly(reading, model) else "estimated",
         price_version=prices.version(),
     )

@@ -17,8 +17,8 @@ class Forkable(Protocol):
 
 
 class Quiet(Forkable, Protocol):
-    """Whose threads must not be in the middle of something at a fork, because a library's own locks stay locked in the
-    child for good: SQLite's."""
+    """Whose threads must not be in the middle of something at a fork: a file that one is opening would be open, and
+    locked, in the child for good."""
 
     def hold_for_fork(self) -> None:
         """Holds all of it or, if it raises, nothing."""

@@ -15,33 +15,30 @@ from types import TracebackType
 from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
 from tokvigil.attribution import inside_guard
+from tokvigil.calls import Call
+from tokvigil.endings import Ending, ending_of_error
 from tokvigil.errors import ConfigurationError
-from tokvigil.models import Decision, Usage, UsageStatus
-from tokvigil.open_call import OpenCall
+from tokvigil.models import Decision, Usage, UsageStatus, checked_usage
 from tokvigil.usage_reading import read_usage
 
 logger = logging.getLogger("tokvigil")
 P = ParamSpec("P")
 R = TypeVar("R")
-# A guarded function with a parameter of this name gets its guard.
-CALL_PARAMETER = "call"
 
 
 class Guard:
-    """An allowed call. Record what it used; leaving without that gives its hold back.
+    """An allowed call. Record what it used, or say that it did `not_sent`.
 
-    `max_output_tokens` is the cap to pass to the provider.
+    A call that is left without either is charged what it holds: nobody knows what it used. `max_output_tokens` is the
+    cap to pass to the provider.
     """
 
-    def __init__(self, call: OpenCall) -> None:
+    def __init__(self, call: Call, decision: Decision) -> None:
         self._call = call
-        # An answer came: never 0, even if nobody can say what it used.
+        self.decision = decision
+        # An answer came, even if nobody can say what it used.
         self._answered = False
         self._entered: Token[str | None] | None = None
-
-    @property
-    def decision(self) -> Decision:
-        return self._call.decision
 
     @property
     def request_id(self) -> str:
@@ -49,13 +46,13 @@ class Guard:
 
     @property
     def max_output_tokens(self) -> int | None:
-        return self._call.decision.max_output_tokens
+        return self.decision.max_output_tokens
 
     def record(self, used: Any, *, status: UsageStatus = "succeeded") -> Usage:
         """Report what the call used: a `Usage`, or the provider's answer. The first record counts.
 
         Raises `ConfigurationError` for an answer that says no usage, and for counts that are no whole numbers: pass a
-        `Usage` that is right then. If nobody does, the call is reported as `partial` with what it may use.
+        `Usage` that is right then. If nobody does, the call is charged what it holds.
         """
         self._answered = True
         usage = used if isinstance(used, Usage) else read_usage(used)
@@ -63,9 +60,14 @@ class Guard:
             raise ConfigurationError(
                 "the answer says no usage: record(Usage(input_tokens=..., output_tokens=...))"
             )
+        usage = checked_usage(usage)
         if self._call.reported is not None:
             logger.warning("request %s: its usage is recorded already", self.request_id)
-        return self._call.report(status, usage).usage
+        return self._call.record(status, usage)
+
+    def not_sent(self) -> None:
+        """The provider was not called after all: nothing is charged, and the hold is given back."""
+        self._call.end(Ending.NOT_SENT)
 
     def __enter__(self) -> Self:
         self._entered = inside_guard.set(self.request_id)
@@ -75,30 +77,26 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._report_end(error)
+            self._end(error)
         finally:
             if self._entered is not None:
                 # A generator that was begun in one context may be ended in another, where nothing was set.
                 with suppress(ValueError):
                     inside_guard.reset(self._entered)
 
-    def _report_end(self, error: BaseException | None) -> None:
-        """What is known, if nothing was recorded."""
+    def _end(self, error: BaseException | None) -> None:
+        """By what is known, if nothing was recorded."""
         if self._call.reported is not None:
             return
-        if self._answered:
+        if self._answered or error is None:
             logger.warning(
-                "request %s: what it used is unknown; what it may use is reported", self.request_id
+                "request %s: no usage was recorded, so it is charged what it holds; say call.not_sent() if the"
+                " provider was not called",
+                self.request_id,
             )
-            self._call.report_unknown()
-        elif error is None:
-            logger.warning("request %s: no usage was recorded; its hold is given back", self.request_id)
-            self._call.report_cancelled()
-        elif isinstance(error, Exception):
-            self._call.report_failed()
+            self._call.end(Ending.UNANSWERED)
         else:
-            # Interrupted in the middle, and the call may be under way.
-            self._call.report_unheard()
+            self._call.end(ending_of_error(error))
 
 
 class AsyncGuard:
@@ -125,7 +123,7 @@ class AsyncGuard:
 class GuardOptions(TypedDict, total=False):
     """Of `guarded`: as `guard` takes them, or functions of the guarded function's arguments that give them."""
 
-    user_id: Required[str | Callable[..., str]]
+    user_id: str | Callable[..., str | None] | None
     model: Required[str | Callable[..., str]]
     feature: str | Callable[..., str | None] | None
     plan: str | Callable[..., str | None] | None
@@ -136,6 +134,8 @@ class GuardOptions(TypedDict, total=False):
     provider: str
     run_id: str | Callable[..., str | None] | None
     metadata: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None
+    # The name of a parameter of the function that gets the guard.
+    pass_guard: str | None
 
 
 def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: GuardOptions) -> Callable[P, R]:
@@ -145,13 +145,13 @@ def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: Guar
     _refuse_generators(function)
     if _is_any(function, inspect.iscoroutinefunction):
         raise ConfigurationError("this function is `async def`: use the guarded of an AsyncTokVigil")
-    wants_guard = _wants_guard(function)
+    parameter = _guard_parameter(function, options)
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with guard(**_resolved(options, args, kwargs)) as opened:
-            if wants_guard:
-                kwargs[CALL_PARAMETER] = opened
+            if parameter is not None:
+                kwargs[parameter] = opened
             return _recorded(opened, function(*args, **kwargs))
 
     return call
@@ -162,16 +162,16 @@ def guarded_async(
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """As `guarded`, for a function that returns an awaitable."""
     _refuse_generators(function)
-    wants_guard = _wants_guard(function)
+    parameter = _guard_parameter(function, options)
 
     @wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         async with guard(**_resolved(options, args, kwargs)) as opened:
-            if wants_guard:
-                kwargs[CALL_PARAMETER] = opened
+            if parameter is not None:
+                kwargs[parameter] = opened
             answer = function(*args, **kwargs)
             if not inspect.isawaitable(answer):
-                opened._call.report_unknown()
+                opened._call.end(Ending.UNANSWERED)
                 raise ConfigurationError(
                     "this function returns nothing to await: use TokVigil.guarded for it"
                 )
@@ -192,14 +192,22 @@ def _is_any(function: Any, *kinds: Callable[[Any], bool]) -> bool:
     return any(kind(function) or kind(function.__call__) for kind in kinds)
 
 
-def _wants_guard(function: Callable[..., Any]) -> bool:
-    return CALL_PARAMETER in inspect.signature(function).parameters
+def _guard_parameter(function: Callable[..., Any], options: GuardOptions) -> str | None:
+    name = options.get("pass_guard")
+    if name is not None:
+        parameters = inspect.signature(function).parameters.values()
+        if not any(each.name == name or each.kind is each.VAR_KEYWORD for each in parameters):
+            raise ConfigurationError(f"pass_guard names {name!r}, and this function has no such parameter")
+    return name
 
 
 def _resolved(options: GuardOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they are for one call."""
-    said = {name: option(*args, **kwargs) if callable(option) else option for name, option in options.items()}
-    return {"feature": None} | said
+    return {
+        name: option(*args, **kwargs) if callable(option) else option
+        for name, option in options.items()
+        if name != "pass_guard"
+    }
 
 
 def _recorded(guard: Guard, answer: R) -> R:

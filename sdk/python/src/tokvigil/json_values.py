@@ -26,7 +26,7 @@ def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
 def write(fields: Mapping[str, Any]) -> bytes:
     """Raises `ConfigurationError` for what is nested deeper than can be written."""
     try:
-        return json.dumps(fields, separators=(",", ":")).encode()
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     except RecursionError:
         raise ConfigurationError("the request is nested too deeply to write its output cap into it") from None
 

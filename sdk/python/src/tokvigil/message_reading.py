@@ -1,45 +1,152 @@
-"""What of a chat's messages the model reads, in OpenAI's and in Anthropic's shape. Pure; nothing is counted here.
+"""What of a request the model reads: all strings anywhere in it, but for those under names that are known to be
+settings, ids or marks. So a kind of part that nobody described here counts too. Pure; nothing is counted here.
 
-Messages and their parts are dicts, or a provider SDK's own objects, whose fields `model_dump` gives.
+Values are JSON, or a provider SDK's own objects, whose fields `model_dump` gives.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokvigil.errors import ConfigurationError
 
-# Longer ASCII without a single space is a file in base64, not something a model reads as text.
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# Names are compared without their case and underscores: Google takes `mimeType` and `mime_type`.
+# Settings of a request, beside what the model reads.
+SETTINGS = _names("""
+    anthropicversion audio betas cachedcontent container conversation encodingformat include inferencegeo inputtype
+    language logitbias metadata modalities model outputformat previousresponseid promptcachekey promptcacheretention
+    quality reasoningeffort safetyidentifier safetysettings servicetier size speed stop stopsequences store style task
+    tasktype toolchoice truncation user verbosity voice
+""")
+# Ids and marks in messages and parts. A tool's arguments are read whole, whatever their names are.
+MARKS = _names("""
+    cachecontrol callid detail effort encoding encryptedcontent filename format functioncallingconfig id index mediatype
+    mimetype mode object phase responsemimetype responsemodalities role serverlabel signature speechconfig status
+    stopsequences thinkingconfig thoughtsignature toolcallid tooluseid ttl type
+""")
+# Where a string is text, however much it looks like a file.
+TEXTS = _names("""
+    arguments code content contents input instructions message name output prompt query refusal suffix summary system
+    text texts thinking title transcript
+""")
+# What the model gets to see as JSON.
+JSON = _names("functions jsonschema responsejsonschema responseschema schema tools")
+# These too, if they are objects: a call's arguments, and its result.
+JSON_OBJECTS = _names("args arguments input json output response")
+FILES = _names(
+    "audio audiourl bytes file filedata fileid fileuri fileurl imageurl inlinedata inputaudio videourl"
+)
+FILE_TYPES = _names("audio document file image video")
+# Of a message in plain text, which can be counted exactly.
+PLAIN = _names("role content name type text")
+
+# Longer ASCII of base64's alphabet is a file, not something a model reads as text.
 FILE_CHARS_MIN = 1_000
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,]|data:;base64,")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\-\s]*")
 
-# The text of a part, or parts inside it.
-TEXT_FIELDS = ("text", "refusal", "thinking", "name", "title", "content")
-ATTACHMENT_TYPES = frozenset({"image", "audio", "video", "document", "file"})
-ATTACHMENT_FIELDS = frozenset(
-    {"image_url", "input_audio", "audio", "video_url", "file", "file_id", "file_data", "file_url"}
-)
-# Of a part that nobody described here: what is no text for the model.
-PASSED_OVER = frozenset(
-    {"type", "id", "tool_use_id", "cache_control", "signature", "data", "encrypted_content"}
-)
+NOT_MESSAGES = "messages are dicts, as OpenAI takes them"
 
 
-class Attachment:
-    """A picture, sound, document or file: its provider counts it by its size."""
+class Reading:
+    """What was found: texts, ids of tokens, messages and their names, and files, which their provider counts by size.
+
+    `is_plain`: there is nothing in it but messages in plain text.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.tokens = 0
+        self.messages = 0
+        self.names = 0
+        self.files = 0
+        self.is_plain = True
+
+    def add(self, value: Any, name: str = "") -> None:
+        """Whatever stands under a name."""
+        if isinstance(value, str):
+            self._add_string(value, name)
+        elif isinstance(value, list | tuple):
+            if value and all(type(item) is int for item in value):
+                self.tokens += len(value)
+            else:
+                for item in value:
+                    self.add(item, name)
+        elif (said := fields(value)) is not None:
+            self._add_fields(said)
+
+    def add_json(self, value: Any) -> None:
+        """What the model reads as JSON: tools, a schema, arguments."""
+        value = self._without_files(value)
+        if value not in (None, "", [], {}):
+            self.is_plain = False
+            self.texts.append(compact(value))
+
+    def _add_fields(self, said: Mapping[str, Any]) -> None:
+        if "role" in said:
+            self.messages += 1
+            self.names += "name" in said
+        named = [(_squashed(name), value) for name, value in said.items()]
+        self.is_plain = self.is_plain and all(name in PLAIN or value == [] for name, value in named)
+        self.files += _is_file_part(said)
+        for name, value in named:
+            if name == "source" and isinstance(value, Mapping):
+                self._add_source(value)
+            elif name in JSON or (name in JSON_OBJECTS and isinstance(value, Mapping)):
+                self.add_json(value)
+            elif name not in MARKS and name not in FILES and not (name == "data" and isinstance(value, str)):
+                self.add(value, name)
+
+    def _add_source(self, source: Mapping[str, Any]) -> None:
+        """Of a document: its text, or where its file is, which was counted with the part."""
+        if _is_text_source(source):
+            self.add(source.get("data"), "text")
+            self.add(source.get("content"), "content")
+
+    def _add_string(self, text: str, name: str) -> None:
+        if name not in TEXTS and is_file(text):
+            self.files += 1
+        elif text:
+            self.texts.append(text)
+
+    def _without_files(self, value: Any) -> Any:
+        if isinstance(value, str) and is_file(value):
+            self.files += 1
+            return ""
+        if isinstance(value, list | tuple):
+            return [self._without_files(item) for item in value]
+        said = fields(value)
+        return value if said is None else {name: self._without_files(item) for name, item in said.items()}
 
 
-ATTACHMENT = Attachment()
+def read_messages(messages: Iterable[Any]) -> Reading:
+    """Raises `ConfigurationError` for what are no messages."""
+    if not isinstance(messages, Iterable) or isinstance(messages, str | bytes | Mapping):
+        raise ConfigurationError(NOT_MESSAGES)
+    reading = Reading()
+    for message in messages:
+        if fields(message) is None:
+            raise ConfigurationError(NOT_MESSAGES)
+        try:
+            reading.add(message)
+        except RecursionError:
+            raise ConfigurationError("messages are nested too deeply to be counted") from None
+    return reading
 
 
-def read_messages(messages: Iterable[Any]) -> list[Mapping[str, Any]]:
-    """The fields of each message. Raises `ConfigurationError` for what are no messages."""
-    if isinstance(messages, Iterable) and not isinstance(messages, str | bytes | Mapping):
-        read = [fields(message) for message in messages]
-        if None not in read:
-            return [message for message in read if message is not None]
-    raise ConfigurationError("messages are dicts, as OpenAI takes them")
+def read_request(request: Mapping[str, Any]) -> Reading:
+    """Of the body of a provider's request, in any format."""
+    reading = Reading()
+    reading.add({name: value for name, value in request.items() if _squashed(name) not in SETTINGS})
+    return reading
 
 
 def fields(value: Any) -> Mapping[str, Any] | None:
@@ -51,75 +158,33 @@ def fields(value: Any) -> Mapping[str, Any] | None:
     return {name: said for name, said in value.items() if said is not None}
 
 
-def pieces_of_message(message: Mapping[str, Any]) -> Iterator[str | Attachment]:
-    for name, value in message.items():
-        if name == "content":
-            yield from pieces_of_content(value)
-        elif name == "audio":
-            yield ATTACHMENT
-        elif isinstance(value, list | tuple):
-            yield from map(compact, value)
-        else:
-            yield from _text_or_json(value)
-
-
-def pieces_of_content(content: Any) -> Iterator[str | Attachment]:
-    """Of a text, or of parts: texts, tools' calls and results, documents, pictures."""
-    if isinstance(content, list | tuple):
-        for part in content:
-            yield from pieces_of_content(part)
-    elif (part := fields(content)) is not None:
-        yield from _pieces_of_part(part)
-    else:
-        yield from _text_or_json(content)
-
-
-def pieces_of_any(value: Any) -> Iterator[str | Attachment]:
-    """All strings anywhere in a value of unknown shape; files among them are attachments."""
-    if isinstance(value, str):
-        yield ATTACHMENT if is_file(value) else value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from pieces_of_any(item)
-    elif isinstance(value, Mapping):
-        yield from pieces_of_any(list(value.values()))
+def _squashed(name: Any) -> str:
+    return str(name).replace("_", "").lower()
 
 
 def compact(value: Any) -> str:
     """JSON as models get to see it: of a tool, or of its call."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def is_file(text: str) -> bool:
-    return text.startswith("data:") or (len(text) >= FILE_CHARS_MIN and text.isascii() and " " not in text)
+    """A data URL, or base64."""
+    if _DATA_URL.match(text):
+        return True
+    if len(text) < FILE_CHARS_MIN or not text.isascii() or " " in text:
+        return False
+    return all(_BASE64.fullmatch(part) for part in (text[:FILE_CHARS_MIN], text[-FILE_CHARS_MIN:]))
 
 
-def _pieces_of_part(part: Mapping[str, Any]) -> Iterator[str | Attachment]:
+def _is_file_part(part: Mapping[str, Any]) -> bool:
+    names = frozenset(map(_squashed, part))
+    if not FILES.isdisjoint(names):
+        return True
     source = part.get("source")
-    if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
-        yield from pieces_of_content(source.get("data"))
-        yield from pieces_of_content(source.get("content"))
-    elif isinstance(source, Mapping) or _is_attachment(part):
-        yield ATTACHMENT
-    elif part.keys().isdisjoint((*TEXT_FIELDS, "input")):
-        yield from pieces_of_any({name: part[name] for name in part if name not in PASSED_OVER})
-    for name in TEXT_FIELDS:
-        yield from pieces_of_content(part.get(name))
-    if part.get("input"):
-        yield from _text_or_json(part["input"])
+    if isinstance(source, Mapping):
+        return not _is_text_source(source)
+    return str(part.get("type")) in FILE_TYPES and TEXTS.isdisjoint(names)
 
 
-def _is_attachment(part: Mapping[str, Any]) -> bool:
-    return str(part.get("type")) in ATTACHMENT_TYPES or not ATTACHMENT_FIELDS.isdisjoint(part)
-
-
-def _text_or_json(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif value is not None and value != {}:
-        yield compact(value)
-
-
-def _plain(value: Any) -> Any:
-    read = fields(value)
-    return str(value) if read is None else read
+def _is_text_source(source: Mapping[str, Any]) -> bool:
+    return source.get("type") in ("text", "content")

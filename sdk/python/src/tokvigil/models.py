@@ -1,27 +1,35 @@
 """The values that go in and come out: frozen, typed, money as Decimal.
 
-Reading an answer is tolerant: fields this version does not know are ignored, optional ones may be absent.
-Only what a caller must be able to rely on (the verdict, the ids, the amounts) is required, and its absence is
-a `MalformedAnswerError`.
+Reading an answer is tolerant: fields that this version does not know are ignored, and a field that cannot be read is
+left out and named in the log. A decision needs only its verdict, its reason and its id: a block must stay a block,
+whatever else is wrong with the answer. Without these three it is a `UnreachableError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, cast, get_args
 
-from tokvigil import checked
-from tokvigil.errors import ConfigurationError, MalformedAnswerError
+from tokvigil import checked, reasons
+from tokvigil.errors import ConfigurationError, UnreachableError
+from tokvigil.reasons import ReasonClass, ReasonCode
+
+logger = logging.getLogger("tokvigil")
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
 USAGE_STATUSES = frozenset(get_args(UsageStatus))
 PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 COUNTS = ("input_tokens", "output_tokens", *PARTS)
 Amount = int | Decimal
+# A field that cannot be read is named in the log this often.
+SAY_EVERY_S = 60.0
 T = TypeVar("T")
+Kind = type[T] | Callable[[Any], T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +42,13 @@ class PolicyRef:
     scope: str
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> PolicyRef:
-        return cls(
-            id=str(_required(data, "id", (str, int))),
-            name=_required(data, "name", str),
-            version=_optional(data, "version", int) or 0,
-            scope=str(data.get("scope") or ""),
-        )
+    def from_wire(cls, fields: Fields) -> Self | None:
+        """None without an id and a name."""
+        policy_id, name = fields.expect("id", _id), fields.expect("name", str)
+        version, scope = fields.read("version", int), fields.read("scope", str)
+        if policy_id is None or name is None:
+            return None
+        return cls(id=policy_id, name=name, version=version or 0, scope=scope or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +67,25 @@ class LimitState:
     exceeded: bool
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> LimitState:
-        metric = _required(data, "metric", str)
-        amount = _money if metric == "cost_usd" else _count
+    def from_wire(cls, fields: Fields) -> Self | None:
+        """None without a metric and its amounts."""
+        metric = fields.expect("metric", str)
+        amount: Kind[Amount] = _money if metric == "cost_usd" else int
+        limit, used, remaining = (fields.expect(name, amount) for name in ("limit", "used", "remaining"))
+        state = {name: fields.read(name, str) or "" for name in ("policy", "window", "per")}
+        held, resets_at = fields.read("held", amount), fields.read("resets_at", _time)
+        exceeded = fields.read("exceeded", bool)
+        if metric is None or limit is None or used is None or remaining is None:
+            return None
         return cls(
-            policy=_optional(data, "policy", str) or "",
+            **state,
             metric=metric,
-            window=_optional(data, "window", str) or "",
-            per=_optional(data, "per", str) or "",
-            limit=amount(data.get("limit")),
-            used=amount(data.get("used")),
-            held=amount(data.get("held", 0)),
-            remaining=amount(data.get("remaining")),
-            resets_at=_time(data.get("resets_at")),
-            exceeded=_optional(data, "exceeded", bool) or False,
+            limit=limit,
+            used=used,
+            held=held or 0,
+            remaining=remaining,
+            resets_at=resets_at,
+            exceeded=exceeded or False,
         )
 
 
@@ -82,8 +95,8 @@ class Decision:
 
     request_id: str
     allowed: bool
-    reason_code: str
-    reason_class: str
+    reason_code: ReasonCode
+    reason_class: ReasonClass
     message: str = ""
     policy: PolicyRef | None = None
     shadow: Mapping[str, Any] | None = None
@@ -97,28 +110,37 @@ class Decision:
     degraded: bool = False
     trace: Any = None
 
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, as `from_wire` reads it; what is None is left out, and the trace."""
+        said = asdict(replace(self, trace=None))
+        return {name: _as_json(value) for name, value in said.items() if value is not None}
+
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Decision:
-        policy = _optional(data, "policy", dict)
-        cost = data.get("estimated_cost_usd")
-        return cls(
-            request_id=_required(data, "request_id", str),
-            allowed=_required(data, "allowed", bool),
-            reason_code=_required(data, "reason_code", str),
-            reason_class=_optional(data, "reason_class", str) or "",
-            message=_optional(data, "message", str) or "",
-            policy=PolicyRef.from_wire(policy) if policy is not None else None,
-            shadow=_optional(data, "shadow", dict),
-            limit_state=_limit_states(data),
-            retry_after=_optional(data, "retry_after", int),
-            estimated_cost_usd=None if cost is None else _money(cost),
-            reserved=_optional(data, "reserved", dict),
-            expires_at=_time(data.get("expires_at")),
-            max_output_tokens=_optional(data, "max_output_tokens", int),
-            suggested_model=_optional(data, "suggested_model", str),
-            degraded=_optional(data, "degraded", bool) or False,
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """Raises `UnreachableError` without a verdict, its reason and its id."""
+        fields = Fields(data)
+        reason_code = cast("ReasonCode", fields.required("reason_code", str))
+        reason_class = cast("ReasonClass | None", fields.read("reason_class", str))
+        decision = cls(
+            request_id=fields.required("request_id", str),
+            allowed=fields.required("allowed", bool),
+            reason_code=reason_code,
+            reason_class=reason_class or reasons.class_of(reason_code),
+            message=fields.read("message", str) or "",
+            policy=fields.part("policy", PolicyRef.from_wire),
+            shadow=fields.read("shadow", dict),
+            limit_state=fields.parts("limit_state", LimitState.from_wire),
+            retry_after=fields.read("retry_after", int),
+            estimated_cost_usd=fields.read("estimated_cost_usd", _money),
+            reserved=fields.read("reserved", dict),
+            expires_at=fields.read("expires_at", _time),
+            max_output_tokens=fields.read("max_output_tokens", int),
+            suggested_model=fields.read("suggested_model", str),
+            degraded=fields.read("degraded", bool) or False,
             trace=data.get("trace"),
         )
+        fields.say_what_is_left_out(f"the decision on request {decision.request_id}")
+        return decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +152,15 @@ class Limits:
     raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Limits:
-        policies = _optional(data, "policies", list) or []
-        return cls(
-            policies=tuple(PolicyRef.from_wire(_object(policy)) for policy in policies),
-            limit_state=_limit_states(data),
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        fields = Fields(data)
+        limits = cls(
+            policies=fields.parts("policies", PolicyRef.from_wire),
+            limit_state=fields.parts("limit_state", LimitState.from_wire),
             raw=data,
         )
+        fields.say_what_is_left_out("the limits")
+        return limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +178,8 @@ class Usage:
     source: Literal["provider", "estimated"] = "provider"
 
 
-def _checked_usage(usage: Usage) -> Usage:
+def checked_usage(usage: Usage) -> Usage:
+    """With counts that are ints. Raises `ConfigurationError` for counts that TokVigil does not take."""
     counts: dict[str, Any] = {
         name: checked.count(name, getattr(usage, name), checked.TOKENS_MAX) for name in COUNTS
     }
@@ -198,7 +223,7 @@ class UsageEvent:
         object.__setattr__(self, "user_id", checked.user_id(self.user_id))
         if not isinstance(self.usage, Usage):
             raise ConfigurationError(f"usage is a Usage, and this is a {type(self.usage).__name__}")
-        object.__setattr__(self, "usage", _checked_usage(self.usage))
+        object.__setattr__(self, "usage", checked_usage(self.usage))
         if self.latency_ms is not None:
             latency_ms = checked.count("latency_ms", self.latency_ms, checked.LATENCY_MS_MAX)
             object.__setattr__(self, "latency_ms", latency_ms)
@@ -237,34 +262,39 @@ class UsageEvent:
         return body | {name: value for name, value in optional.items() if value is not None}
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> UsageEvent:
-        """The event that `to_wire` wrote. Raises `MalformedAnswerError`."""
-        cost = data.get("reported_cost_usd")
-        return cls(
-            request_id=_required(data, "request_id", str),
-            user_id=_required(data, "user_id", str),
-            model=_required(data, "model", str),
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """The event that `to_wire` wrote. Raises `UnreachableError`."""
+        fields = Fields(data)
+        event = cls(
+            request_id=fields.required("request_id", str),
+            user_id=fields.required("user_id", str),
+            model=fields.required("model", str),
             usage=Usage(
-                input_tokens=_required(data, "input_tokens", int),
-                output_tokens=_required(data, "output_tokens", int),
-                cached_input_tokens=_optional(data, "cached_input_tokens", int) or 0,
-                cache_write_tokens=_optional(data, "cache_write_tokens", int) or 0,
-                reasoning_tokens=_optional(data, "reasoning_tokens", int) or 0,
+                input_tokens=fields.required("input_tokens", int),
+                output_tokens=fields.required("output_tokens", int),
+                cached_input_tokens=fields.read("cached_input_tokens", int) or 0,
+                cache_write_tokens=fields.read("cache_write_tokens", int) or 0,
+                reasoning_tokens=fields.read("reasoning_tokens", int) or 0,
             ),
-            status=_status(data),
-            feature=_optional(data, "feature", str),
-            plan=_optional(data, "plan", str),
-            run_id=_optional(data, "run_id", str),
-            provider=_optional(data, "provider", str),
-            latency_ms=_optional(data, "latency_ms", int),
-            reported_cost_usd=None if cost is None else _money(cost),
-            occurred_at=_time(data.get("occurred_at")),
-            metadata=_optional(data, "metadata", dict),
+            status=fields.required("status", _status),
+            feature=fields.read("feature", str),
+            plan=fields.read("plan", str),
+            run_id=fields.read("run_id", str),
+            provider=fields.read("provider", str),
+            latency_ms=fields.read("latency_ms", int),
+            reported_cost_usd=fields.read("reported_cost_usd", _money),
+            occurred_at=fields.read("occurred_at", _time),
+            metadata=fields.read("metadata", dict),
         )
+        if fields.left_out:
+            raise UnreachableError(
+                f"an event whose {', '.join(sorted(fields.left_out))} cannot be read", reason="answer"
+            )
+        return event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageReceipt:
+class Receipt:
     """TokVigil's answer to a usage report. `cost_usd` is None if the model has no price (not `priced`)."""
 
     request_id: str
@@ -274,72 +304,128 @@ class UsageReceipt:
     limit_state: tuple[LimitState, ...] = ()
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> UsageReceipt:
-        cost = data.get("cost_usd")
-        return cls(
-            request_id=_required(data, "request_id", str),
-            duplicate=_optional(data, "duplicate", bool) or False,
-            cost_usd=None if cost is None else _money(cost),
-            priced=_optional(data, "priced", bool) if "priced" in data else cost is not None,
-            limit_state=_limit_states(data),
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """Raises `UnreachableError` without a request_id."""
+        fields = Fields(data)
+        cost_usd, priced = fields.read("cost_usd", _money), fields.read("priced", bool)
+        receipt = cls(
+            request_id=fields.required("request_id", str),
+            duplicate=fields.read("duplicate", bool) or False,
+            cost_usd=cost_usd,
+            priced=cost_usd is not None if priced is None else priced,
+            limit_state=fields.parts("limit_state", LimitState.from_wire),
         )
+        fields.say_what_is_left_out(f"the receipt for request {receipt.request_id}")
+        return receipt
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedAnswerError(f"expected a JSON object, got {type(value).__name__}")
-    return value
+class Fields:
+    """The fields of a JSON object. What cannot be read is None, and its name is in `left_out`."""
+
+    def __init__(self, data: Mapping[str, Any], path: str = "", left_out: set[str] | None = None) -> None:
+        self._data = data
+        self._path = path
+        self.left_out: set[str] = set() if left_out is None else left_out
+
+    def read(self, name: str, kind: Kind[T]) -> T | None:
+        """None also if it is absent. `kind` is a type of JSON values, or a function that raises ValueError."""
+        value = self._data.get(name)
+        if value is None:
+            return None
+        try:
+            if not isinstance(kind, type):
+                return kind(value)
+            # The type itself: bool is an int in Python, but `"version": true` is not a version.
+            if type(value) is kind:
+                return cast("T", value)
+        except ValueError:
+            pass
+        self.left_out.add(self._path + name)
+        return None
+
+    def expect(self, name: str, kind: Kind[T]) -> T | None:
+        """As `read`, but an absent field cannot be read either."""
+        value = self.read(name, kind)
+        if value is None:
+            self.left_out.add(self._path + name)
+        return value
+
+    def required(self, name: str, kind: Kind[T]) -> T:
+        """Raises `UnreachableError` if it is absent or cannot be read."""
+        value = self.read(name, kind)
+        if value is None:
+            raise UnreachableError(f"the answer has no {name!r} that can be read", reason="answer")
+        return value
+
+    def part(self, name: str, convert: Callable[[Fields], T | None]) -> T | None:
+        data = self.read(name, dict)
+        return None if data is None else convert(self._under(name, data))
+
+    def parts(self, name: str, convert: Callable[[Fields], T | None]) -> tuple[T, ...]:
+        """Those that can be read."""
+        found = []
+        for item in self.read(name, list) or ():
+            if not isinstance(item, dict):
+                self.left_out.add(self._path + name)
+            elif (part := convert(self._under(name, item))) is not None:
+                found.append(part)
+        return tuple(found)
+
+    def say_what_is_left_out(self, what: str) -> None:
+        """In one line of the log. A field is named once a minute: the next answer has it too."""
+        now = time.monotonic()
+        due = sorted(name for name in self.left_out if now >= _say_again_from.get(name, now))
+        if due:
+            _say_again_from.update(dict.fromkeys(due, now + SAY_EVERY_S))
+            logger.warning("in %s, these fields cannot be read and are left out: %s", what, ", ".join(due))
+
+    def _under(self, name: str, data: Mapping[str, Any]) -> Fields:
+        return Fields(data, f"{self._path}{name}.", self.left_out)
 
 
-def _required(data: Mapping[str, Any], name: str, kind: type[T] | tuple[type[Any], ...]) -> T:
-    if data.get(name) is None:
-        raise MalformedAnswerError(f"the answer has no {name!r}")
-    value: T = _optional(data, name, kind)
-    return value
+# By the name of a field: names of our own, so their number is bounded.
+_say_again_from: dict[str, float] = {}
 
 
-def _optional(data: Mapping[str, Any], name: str, kind: Any) -> Any:
-    value = data.get(name)
-    # bool is an int in Python, but `"version": true` is not a version.
-    if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-        raise MalformedAnswerError(f"{name!r} in the answer is a {type(value).__name__}")
-    return value
+def _id(value: Any) -> str:
+    if type(value) not in (str, int):
+        raise ValueError(f"{value!r} is no id")
+    return str(value)
 
 
-def _status(data: Mapping[str, Any]) -> UsageStatus:
-    status = _required(data, "status", str)
-    if status not in USAGE_STATUSES:
-        raise MalformedAnswerError(f"{status!r} is no status of usage")
-    return status  # type: ignore[return-value]
-
-
-def _limit_states(data: Mapping[str, Any]) -> tuple[LimitState, ...]:
-    return tuple(LimitState.from_wire(_object(state)) for state in _optional(data, "limit_state", list) or [])
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise MalformedAnswerError(f"expected an integer count, got {value!r}")
-    return value
+def _status(value: Any) -> UsageStatus:
+    if value not in USAGE_STATUSES:
+        raise ValueError(f"{value!r} is no status of usage")
+    return cast("UsageStatus", value)
 
 
 def _money(value: Any) -> Decimal:
     try:
         amount = Decimal(value)
-    except (InvalidOperation, TypeError, ValueError):
-        raise MalformedAnswerError(f"expected a decimal amount, got {value!r}") from None
-    if not amount.is_finite():
-        raise MalformedAnswerError(f"expected a decimal amount, got {value!r}")
+    except (InvalidOperation, TypeError):
+        raise ValueError(f"{value!r} is no decimal amount") from None
+    if isinstance(value, bool) or not amount.is_finite():
+        raise ValueError(f"{value!r} is no decimal amount")
     return amount
 
 
-def _time(value: Any) -> datetime | None:
-    if value is None:
-        return None
+def _time(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise MalformedAnswerError(f"expected an RFC 3339 time, got {value!r}") from None
+    except TypeError:
+        raise ValueError(f"{value!r} is no time") from None
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(inner) for inner in value]
+    return value
 
 
 def _rfc3339(moment: datetime) -> str:

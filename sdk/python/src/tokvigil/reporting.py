@@ -9,82 +9,76 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Hashable
 from functools import cache
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
 
-from tokvigil import forking, spool_rows
+from tokvigil import forking
 from tokvigil.background import Background
-from tokvigil.delivery import BATCH_EVENTS_MAX, Delivery
-from tokvigil.errors import NotFoundError, TokVigilError
-from tokvigil.in_flight import EXTEND_AGAIN_S, EXTEND_EVERY_S, RETRY_WITHIN_S, InFlight
-from tokvigil.models import UsageEvent
-from tokvigil.pending import PendingUsage
+from tokvigil.delivery import ATTEMPT_S_MAX, BATCH_EVENTS_MAX, Delivery
+from tokvigil.errors import HoldNotFoundError, TokVigilError
+from tokvigil.holds import EXTEND_AGAIN_S, EXTEND_EVERY_S, Holds, OpenCall
+from tokvigil.journal import Journal
+from tokvigil.journal_file import RENEW_EVERY_S
+from tokvigil.question import Report
 from tokvigil.retries import jitter
-from tokvigil.spool import Spool, SpoolBusyError
 from tokvigil.steps import Steps
 from tokvigil.transport import Transport, hold_path, is_retryable
 
-if TYPE_CHECKING:
-    from tokvigil.open_call import OpenCall
-
 logger = logging.getLogger("tokvigil")
 
-# A batch goes out when it is full, or this long after its first event: until then its calls are still held.
+# A batch goes out when it is full, or this long after its first report: until then its calls are still held.
 SEND_WITHIN_S = 0.05
-# While calls keep coming, this long after the batch before: each costs the control plane as much as two dozen events.
+# While calls keep coming, this long after the batch before: each costs the control plane as much as two dozen reports.
 BATCHES_APART_S = 0.25
+# Then holds have their turn, and reports that came meanwhile.
+SEND_FOR_S = 5.0
+EXTEND_FOR_S = 1.0
 # While the control plane works, what is left over is looked for this often.
 LOOK_AGAIN_S = 1.0
 # How often a blocked call looks whether this process's own reports have arrived; a longer wait looks less often.
 LOOK_S_FIRST = 0.005
 LOOK_S_MAX = 0.05
-# Of so many the latest.
-CAUGHT_UP_MAX = spool_rows.IDS_MAX
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
 DOUBLINGS_MAX = 10
-# How often events of processes that died are looked for.
-ADOPT_EVERY_S = 60.0
+# How often reports of processes that ended are looked for.
+TAKE_OVER_EVERY_S = 60.0
 FLUSH_S = 30.0
 EXIT_S_MAX = 5.0
 # However long the work under way has taken.
 CLOSE_S_MIN = 0.5
-# From 0 on, finalizers run before the process waits for its own children.
+# From 0 on, finalizers of multiprocessing run before the process waits for its own children.
 FINALIZER_PRIORITY = 0
 RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.2, 2.0
-# Reports wait meanwhile; the rest has its turn after them.
-EXTEND_FOR_S = 1.0
 
 
 class Reporter:
-    """Safe to share between threads and event loops, and in forked children. Nothing here raises for an event."""
+    """Safe to share between threads and event loops, and in forked children. Nothing here raises for a report."""
 
-    def __init__(self, store: PendingUsage | Spool, transport: Transport) -> None:
-        self.store = store
+    def __init__(self, journal: Journal, transport: Transport) -> None:
+        self.journal = journal
         self._transport = transport
-        self._delivery = Delivery(store, transport)
-        self._in_flight = InFlight()
-        self._background = Background(self._work, "tokvigil-reports")
+        self._delivery = Delivery(journal, transport)
+        self._holds = Holds()
+        self._background = Background(self, "tokvigil-reports")
         self._since_sent = 0
         self._failures = 0
         self._send_from = 0.0
         self._batch_from = 0.0
-        self._adopt_from = time.monotonic() + ADOPT_EVERY_S
-        # The latest that this process has reported, whoever sends them.
-        self._reported: deque[str] = deque(maxlen=CAUGHT_UP_MAX)
+        self._take_over_from = 0.0
         self._closed = threading.Event()
+        self._late: SimpleQueue[OpenCall] = SimpleQueue()
+        self._ending_late = threading.RLock()
         _reporters.add(self)
         forking.register(self)
-        if store.has_pending():
+        if journal.directory is not None:
             self._background.within(0)
-        elif isinstance(store, Spool):
-            self._background.within(ADOPT_EVERY_S)
 
     def restart_in_child(self) -> None:
         """The parent's reports are the parent's, and so is a close that was under way."""
-        self._reported.clear()
+        _with_reports.discard(self)
+        self._late = SimpleQueue()
+        self._ending_late = threading.RLock()
         self._closed = threading.Event()
         if self.is_closing:
             self._closed.set()
@@ -92,58 +86,48 @@ class Reporter:
     @property
     def is_closing(self) -> bool:
         """No call may begin any more."""
-        return self._in_flight.is_closing
+        return self._holds.is_closing
 
-    def expect(self, call: OpenCall) -> None:
-        """About to ask for a decision. Should this process die before it knows, what may then be held is given back."""
-        self.store.hold(call.cancelled())
+    def asks(self, report: Report) -> None:
+        """TokVigil is about to be asked about a call; see `Journal.asks`."""
+        self.journal.asks(report)
 
-    def forget(self, call: OpenCall) -> None:
-        """It does not go out, and nothing is held for it."""
-        self.store.withdraw(call.request_id)
+    def forget(self, request_id: str) -> None:
+        """The call does not go out, and nothing is held for it."""
+        self.journal.forget(request_id)
 
-    def begin(self, call: OpenCall) -> bool:
-        """A call is about to go out: written down as what it may use, its hold kept open until its report. False: this
-        is closing, and it must not go out."""
-        self.store.hold(call.unknown())
-        if not self._in_flight.began(call):
+    def begin(self, call: OpenCall, report: Report | None) -> bool:
+        """The call is about to go out; see `Journal.sent`. Its hold is kept open until its report. False: this is
+        closing, and the call must not go out."""
+        self.journal.sent(call.request_id, report)
+        if not self._holds.began(call):
             return False
-        _end_with_multiprocessing(os.getpid())
+        _end_with_worker_pool(os.getpid())
         self._background.within(EXTEND_EVERY_S)
         return True
 
-    def report(self, event: UsageEvent) -> None:
-        """Write an event down; it is sent at once, in the background."""
-        with self.store.lock:
+    def report(self, report: Report) -> None:
+        """Write a report down; it is sent at once, in the background."""
+        with self.journal.lock:
             if self._closed.is_set():
                 # A call that was open at the close has been handed over as what it may use.
-                logger.error("usage of request %s came after close() and is not reported", event.request_id)
+                logger.error("usage of request %s came after close() and is not reported", report.request_id)
                 return
-            overflowed = self.store.add(event)
-        self._in_flight.ended(event.request_id)
-        if overflowed is not None:
-            logger.error("usage of request %s is lost: too many reports are pending", overflowed.request_id)
-        self._reported.append(event.request_id)
+            lost = self.journal.report(report)
+            _with_reports.add(self)
+        self._holds.ended(report.request_id)
+        if lost is not None:
+            logger.error("usage of request %s is lost: too many reports are pending", lost)
         self._since_sent += 1
-        _end_with_multiprocessing(os.getpid())
+        _end_with_worker_pool(os.getpid())
         self._background.within(self._next_batch_in_s())
 
-    def pause(self, key: Hashable, call: OpenCall) -> None:
-        """See `InFlight.pause`. Until the call is taken up again it counts as failed."""
-        self.store.hold(call.failed())
-        self._in_flight.pause(key, call)
-        self._background.within(RETRY_WITHIN_S)
-
-    def resume(self, key: Hashable) -> OpenCall | None:
-        call = self._in_flight.resume(key)
-        if call is not None:
-            self.store.hold(call.unknown())
-        return call
-
-    def later(self, request_id: str, act: Callable[[], object]) -> None:
-        """Have something done for a call in the background. Safe in a `__del__`: see `InFlight.defer` and `nudge`."""
-        self._in_flight.defer(request_id, act)
-        self._background.nudge()
+    def later(self, call: OpenCall) -> None:
+        """Have `call.end_late` called in the background. Takes no lock: objects are collected at any time, also in a
+        thread that holds one. A forked child that loses its copy of a parent's call does nothing for it."""
+        if self._holds.has(call.request_id):
+            self._late.put(call)
+            self._background.nudge()
 
     def send_now(self) -> None:
         """Send in the background without waiting any longer: the control plane is back."""
@@ -155,89 +139,82 @@ class Reporter:
 
         False: there is nothing to wait for, or it was in vain.
         """
-        reported = tuple(self._reported)
-        if not reported or self._is_backing_off() or self.store.count_of(reported) == 0:
+        reported = () if self._is_backing_off() else self.journal.reported()
+        if not reported:
             return False
         self._background.within(0)
         look_s = LOOK_S_FIRST
         while time.monotonic() < deadline and not self._is_backing_off():
             yield look_s
-            if self.store.count_of(reported) == 0:
+            if not self.journal.has(reported):
                 return True
             look_s = min(LOOK_S_MAX, 2 * look_s)
         return False
 
     def flush(self, timeout_s: float = FLUSH_S) -> int:
-        """Send what is pending, with retries, and wait for what other processes send of this one's; returns how many
-        events are left. Takes no longer than `timeout_s`.
-        """
+        """Send what is pending, with retries, also what processes that ended have left; returns how many reports are
+        left. Takes no longer than `timeout_s`."""
         if self._closed.is_set():
             return 0
         deadline = time.monotonic() + timeout_s
-        self._in_flight.do_deferred()
-        reported = tuple(self._reported)
-        self.store.adopt()
+        self._end_late_calls()
         pause_s = RETRY_PAUSE_S
         while True:
             try:
+                is_more = not self.is_closing and self.journal.take_over()
                 self._delivery.send_all(deadline, to_the_last=self.is_closing)
                 self._succeeded()
-                left = len(self.store)
-                elsewhere = 0 if self.is_closing else self.store.count_of(reported)
-                if not elsewhere:
-                    return left
-                if time.monotonic() + pause_s >= deadline:
-                    logger.warning("not reported yet: usage of %d calls, which others send", elsewhere)
-                    return max(left, elsewhere)
+                if not is_more or time.monotonic() >= deadline:
+                    return len(self.journal)
+                if not self.journal.has_pending():
+                    time.sleep(LOOK_S_FIRST)  # another thread is reading what a process has left
             except TokVigilError as error:
-                left = max(1, len(self.store))
-                may_pass = isinstance(error, SpoolBusyError) or is_retryable(error)
-                if time.monotonic() + pause_s >= deadline or not may_pass:
+                left = max(1, len(self.journal))
+                if time.monotonic() + pause_s >= deadline or not is_retryable(error):
                     logger.warning("not reported yet: usage of %d calls: %s", left, error)
                     return left
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_PAUSE_S_MAX)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_PAUSE_S_MAX)
 
     def close(self, timeout_s: float) -> None:
-        """Report open calls as they stand and send what can be sent in that time; what is left stays in the spool."""
-        if self not in _reporters:
+        """Report open calls as they stand and send what can be sent in that time; the rest stays in the journal."""
+        self._holds.let_none_begin()
+        with self.journal.lock:
+            is_first = self in _reporters
+            _reporters.discard(self)
+        if not is_first:
             # Another thread is closing it, and goes on to close what is needed for that.
             self._closed.wait(timeout_s + CLOSE_S_MIN)
             return
-        self._in_flight.let_none_begin()
-        _reporters.discard(self)
         deadline = time.monotonic() + timeout_s
         try:
             self._background.stop(timeout_s)
-            self._in_flight.do_deferred()
-            for call in self._in_flight.given_up(all_of_them=True):
-                call.report_failed()
-            for call in self._in_flight.open_calls():
-                _report_as_it_stands(call)
+            self._end_late_calls()
+            for call in self._holds.open_calls():
+                call.end_as_it_stands()
             self.flush(max(CLOSE_S_MIN, deadline - time.monotonic()))
         finally:
             self._let_go()
 
     def _let_go(self) -> None:
-        left = len(self.store)
-        with self.store.lock:
-            lost = self.store.close()
+        left, directory = len(self.journal), self.journal.directory
+        with self.journal.lock:
             self._closed.set()
+            lost = self.journal.close()
+            _with_reports.discard(self)
         if lost:
             logger.error("not reported, and lost with this client: usage of %d calls", lost)
-        if left > lost and isinstance(self.store, Spool):
-            logger.warning(
-                "not reported yet, and kept in %s: usage of %d calls", self.store.path, left - lost
-            )
+        if left > lost:
+            logger.warning("not reported yet, and kept in %s: usage of %d calls", directory, left - lost)
 
-    def _work(self) -> float:
+    def work(self) -> float:
+        """What is due in the background; returns in how many seconds something is again."""
         now = time.monotonic()
-        self._in_flight.do_deferred()
-        for call in self._in_flight.given_up():
-            call.report_failed()
-        if now >= self._adopt_from:
-            self._adopt_from = now + ADOPT_EVERY_S
-            self.store.adopt()
+        self._end_late_calls()
+        self.journal.tend()
+        if now >= self._take_over_from:
+            in_s = LOOK_AGAIN_S if self.journal.take_over() else TAKE_OVER_EVERY_S
+            self._take_over_from = now + in_s
         if now >= self._send_from:
             self._since_sent = 0
             self._batch_from = now + BATCHES_APART_S
@@ -245,9 +222,20 @@ class Reporter:
         self._extend_long_holds()
         return self._next_in_s()
 
+    def _end_late_calls(self) -> None:
+        """When it returns, all calls have ended whose end was put off before."""
+        with self._ending_late:
+            while True:
+                try:
+                    call = self._late.get_nowait()
+                except Empty:
+                    return
+                call.end_late()
+
     def _try_to_send(self) -> None:
+        stop_at = time.monotonic() + SEND_FOR_S
         try:
-            self._delivery.send_all()
+            self._delivery.send_all(stop_at + ATTEMPT_S_MAX, stop_at=stop_at)
         except TokVigilError as error:
             # Spread, so that many processes do not come back together.
             doubled_s = BACKOFF_S_FIRST * 2.0 ** min(self._failures, DOUBLINGS_MAX)
@@ -255,13 +243,16 @@ class Reporter:
             asked_s = getattr(error, "retry_after", None) or 0.0
             self._failures += 1
             self._send_from = time.monotonic() + max(delay_s, min(BACKOFF_S_MAX, asked_s))
-            logger.warning("not reported yet: usage of %d calls: %s", len(self.store), error)
+            logger.warning("not reported yet: usage of %d calls: %s", len(self.journal), error)
         else:
             self._succeeded()
 
     def _succeeded(self) -> None:
         self._failures = 0
         self._send_from = 0.0
+        with self.journal.lock:
+            if not self.journal.has_pending():
+                _with_reports.discard(self)
 
     def _is_backing_off(self) -> bool:
         return time.monotonic() < self._send_from
@@ -273,55 +264,56 @@ class Reporter:
 
     def _next_in_s(self) -> float:
         now = time.monotonic()
-        due = [self._adopt_from - now, self._in_flight.next_due_s()]
-        if self.store.has_pending():
+        due = [max(self._take_over_from, self._send_from) - now, self._holds.next_due_s(), RENEW_EVERY_S]
+        if self.journal.has_pending():
             due.append(max(self._send_from - now, LOOK_AGAIN_S))
         return max(0.0, min(delay_s for delay_s in due if delay_s is not None))
 
     def _extend_long_holds(self) -> None:
         until = time.monotonic() + EXTEND_FOR_S
-        due = self._in_flight.due_for_extension()
+        due = self._holds.due()
         for request_id in due:
             if time.monotonic() >= until:
                 return
             try:
                 self._transport.request("POST", f"{hold_path(request_id)}/extend", retry=False)
-                self._in_flight.extend_in(request_id, EXTEND_EVERY_S)
-            except NotFoundError:
+                self._holds.extend_in(request_id, EXTEND_EVERY_S)
+            except HoldNotFoundError:
                 logger.warning("request %s is held no longer, so its hold is not extended", request_id)
-                self._in_flight.stop_extending(request_id)
+                self._holds.stop_extending(request_id)
             except TokVigilError as error:
                 logger.warning("the holds of long calls are not extended this time: %s", error)
                 for each in due:
-                    self._in_flight.extend_in(each, EXTEND_AGAIN_S)
+                    self._holds.extend_in(each, EXTEND_AGAIN_S)
                 return
 
 
-def _report_as_it_stands(call: OpenCall) -> None:
-    try:
-        call.report_as_it_stands()
-    except Exception:
-        logger.exception(
-            "request %s: what came of it cannot be read; what it may use is reported", call.request_id
-        )
-        call.report_unknown()
-
-
 _reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
+# A client that its owner dropped lives on here until its reports are sent.
+_with_reports: set[Reporter] = set()
 
 
 @cache
-def _end_with_multiprocessing(pid: int) -> None:
-    """A process that multiprocessing forked ends without `atexit`, and with finalizers of its own."""
-    multiprocessing = sys.modules.get("multiprocessing")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _send_at_exit, exitpriority=FINALIZER_PRIORITY)
+def _end_with_worker_pool(pid: int) -> None:
+    """A process that multiprocessing, or Celery's billiard, forked ends without `atexit`, and with finalizers of its
+    own."""
+    for name in ("multiprocessing", "billiard"):
+        pool = sys.modules.get(f"{name}.process")
+        util = sys.modules.get(f"{name}.util")
+        if pool is None or util is None:
+            continue
+        parent = getattr(pool, "parent_process", None)
+        is_child = parent() is not None if parent else pool.current_process().name != "MainProcess"
+        if is_child:
+            util.Finalize(None, _send_at_exit, exitpriority=FINALIZER_PRIORITY)
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        # A child of Celery's own pool runs no finalizers; this is sent in it at its end, and nowhere else.
+        signals.worker_process_shutdown.connect(_send_at_exit, weak=False)
 
 
 @atexit.register
-def _send_at_exit() -> None:
+def _send_at_exit(**_: object) -> None:
     """What clients that were not closed have left."""
     deadline = time.monotonic() + EXIT_S_MAX
     for reporter in list(_reporters):

@@ -15,6 +15,7 @@ DELAY_S_MAX = 4.0
 # A server that asks for more is obeyed by not retrying at all: a guard in front of an AI call must not hang.
 RETRY_AFTER_S_MAX = 5.0
 RETRIES_MAX = 10
+DOUBLINGS_MAX = 10
 # Of its own: an application that seeds `random` gets the same numbers with the SDK as without it, and forked children
 # differ from each other.
 _random = SystemRandom()
@@ -25,17 +26,18 @@ class RetryPolicy:
     retries_max: int
 
     def delay_s(self, attempt: int, retry_after_s: float | None = None) -> float | None:
-        """Seconds to wait after failed attempt number `attempt` (from 0), or None to give up.
-
-        Exponential with jitter of up to one half, so that many clients do not come back together; never
-        shorter than the server's Retry-After.
-        """
+        """As `backoff_s`, or None to give up."""
         if attempt >= self.retries_max:
             return None
         if retry_after_s is not None and retry_after_s > RETRY_AFTER_S_MAX:
             return None
-        delay_s = min(DELAY_S_MAX, DELAY_S_FIRST * 2.0**attempt) * jitter()
-        return max(delay_s, retry_after_s or 0.0)
+        return backoff_s(attempt, retry_after_s)
+
+
+def backoff_s(attempt: int, retry_after_s: float | None = None) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 0): never less than the server asked for."""
+    doubled_s = DELAY_S_FIRST * 2.0 ** min(attempt, DOUBLINGS_MAX)
+    return max(min(DELAY_S_MAX, doubled_s) * jitter(), retry_after_s or 0.0)
 
 
 def jitter() -> float:

@@ -13,15 +13,17 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from tokvigil.errors import ConfigurationError
+
 if TYPE_CHECKING:
-    import httpx2
+    from tokvigil.links import Answer, Request
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Any]
-Steps: TypeAlias = Generator["httpx2.Request | float | Work", Any, T]
+Steps: TypeAlias = Generator["Request | float | Work", Any, T]
 
 
-def run(steps: Steps[T], send: Callable[[httpx2.Request], httpx2.Response]) -> T:
+def run(steps: Steps[T], send: Callable[[Request], Answer]) -> T:
     resume: Callable[[], Any] = partial(next, steps)
     while True:
         try:
@@ -42,7 +44,8 @@ def run(steps: Steps[T], send: Callable[[httpx2.Request], httpx2.Response]) -> T
             resume = partial(steps.send, answer)
 
 
-async def run_async(steps: Steps[T], send: Callable[[httpx2.Request], Awaitable[httpx2.Response]]) -> T:
+async def run_async(steps: Steps[T], send: Callable[[Request], Awaitable[Answer]]) -> T:
+    _check_is_asyncio()
     resume: Callable[[], Any] = partial(next, steps)
     while True:
         try:
@@ -61,3 +64,13 @@ async def run_async(steps: Steps[T], send: Callable[[httpx2.Request], Awaitable[
             resume = partial(steps.throw, error)
         else:
             resume = partial(steps.send, answer)
+
+
+def _check_is_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "TokVigil's async clients need asyncio, and this runs in something else: under trio, call TokVigil, the "
+            "client that blocks, in a thread"
+        ) from None

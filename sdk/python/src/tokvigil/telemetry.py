@@ -1,13 +1,13 @@
-"""Attributes on the caller's own OpenTelemetry span, if the application traces. All names stand here.
+"""An OpenTelemetry span for each AI call, if the application traces. All names stand here.
 
-A call belongs to the span that was current when it was decided: its usage goes there too, wherever and whenever the
-answer ends, as long as that span has not ended before. Of several calls in one span the last one shows.
+The span begins with the question and ends with the report, inside the span that was current when the call was made. So
+two calls of one request have a span each.
 
 `gen_ai.*` follow OpenTelemetry's semantic conventions for generative AI, which are still in development and live in a
 repository of their own now. The package opentelemetry-semantic-conventions keeps their older names as deprecated; they
 are the same but for cache writes, `cache_creation` there and `cache_write` since (semantic-conventions-genai#440).
 OpenTelemetry's own instrumentations write the newer one, and so does this file. There is no convention for a decision:
-those names are `tokvigil.*`.
+those names are `tokvigil.*`. Users are not named: a trace goes to more people than a ledger does.
 
 Nothing is imported: an application that traces has imported OpenTelemetry itself.
 """
@@ -18,17 +18,25 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from tokvigil.evaluation import Question
-    from tokvigil.models import Decision, UsageEvent
+from tokvigil import containing
+from tokvigil.version import __version__
 
+if TYPE_CHECKING:
+    from tokvigil.models import Decision, Usage
+    from tokvigil.question import Question
+
+OPERATION_NAME = "gen_ai.operation.name"
 REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
 PROVIDER_NAME = "gen_ai.provider.name"
+MAX_TOKENS = "gen_ai.request.max_tokens"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHED_INPUT_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
 REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+ERROR_TYPE = "error.type"
 REQUEST_ID = "tokvigil.request_id"
 FEATURE = "tokvigil.feature"
 ALLOWED = "tokvigil.allowed"
@@ -37,10 +45,8 @@ POLICY = "tokvigil.policy"
 DEGRADED = "tokvigil.degraded"
 USAGE_STATUS = "tokvigil.usage.status"
 USAGE_SOURCE = "tokvigil.usage.source"
-# A convention, but of spans about people. Only if the client is told to.
-USER_ID = "enduser.id"
 
-# What the conventions call a provider, where that is not the name that TokVigil's price book has for it.
+# As the conventions name a provider, where TokVigil's price book has another name.
 PROVIDERS = {
     "aws": "aws.bedrock",
     "azure": "azure.ai.openai",
@@ -48,51 +54,84 @@ PROVIDERS = {
     "mistral": "mistral_ai",
     "x-ai": "x_ai",
 }
+# Without a format that is known, any call.
+CALL = "call"
 
 
-def current_span() -> Any:
-    """The caller's span; None if the application does not trace here."""
+class CallSpan:
+    """The span of one call; nothing if the application does not trace here. A defect of it never reaches the call."""
+
+    def __init__(self, question: Question, operation: str | None) -> None:
+        self._span: Any = None
+        provider = question.provider
+        with containing.defects("the span of a call cannot be begun"):
+            self._span = _begun(
+                f"{operation or CALL} {question.model}",
+                {
+                    OPERATION_NAME: operation,
+                    REQUEST_MODEL: question.model,
+                    PROVIDER_NAME: None if provider is None else PROVIDERS.get(provider, provider),
+                    FEATURE: question.feature,
+                    REQUEST_ID: question.request_id,
+                },
+            )
+
+    def decided(self, decision: Decision) -> None:
+        self._note(
+            {
+                ALLOWED: decision.allowed,
+                REASON_CODE: decision.reason_code,
+                POLICY: None if decision.policy is None else decision.policy.name,
+                DEGRADED: decision.degraded,
+                MAX_TOKENS: decision.max_output_tokens,
+            }
+        )
+
+    def answered(self, model: str, answer_id: str) -> None:
+        """By a model that may be another than the one asked for."""
+        self._note({RESPONSE_MODEL: model or None, RESPONSE_ID: answer_id or None})
+
+    def used(self, status: str, usage: Usage) -> None:
+        """The call has ended, and the span with it."""
+        self._note(
+            {
+                INPUT_TOKENS: usage.input_tokens,
+                OUTPUT_TOKENS: usage.output_tokens,
+                CACHED_INPUT_TOKENS: usage.cached_input_tokens,
+                CACHE_WRITE_TOKENS: usage.cache_write_tokens,
+                REASONING_TOKENS: usage.reasoning_tokens,
+                USAGE_STATUS: status,
+                USAGE_SOURCE: usage.source,
+            }
+        )
+        self.end(None if status == "succeeded" else status)
+
+    def end(self, error_type: str | None = None) -> None:
+        span, self._span = self._span, None
+        if span is not None:
+            with containing.defects("the span of a call cannot be ended"):
+                if error_type is not None:
+                    span.set_attribute(ERROR_TYPE, error_type)
+                span.end()
+
+    def _note(self, attributes: Mapping[str, Any]) -> None:
+        if self._span is not None:
+            with containing.defects("the span of a call cannot be written"):
+                self._span.set_attributes(_present(attributes))
+
+
+def _begun(name: str, attributes: Mapping[str, Any]) -> Any:
+    """None if nobody records it."""
     # Another thread may be importing it just now.
-    get_current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
-    span = None if get_current_span is None else get_current_span()
-    return span if span is not None and span.is_recording() else None
-
-
-def note_decision(question: Question, decision: Decision, *, name_user: bool) -> None:
-    """On the current span. A trace goes to more people than a ledger does, so users are named only on request."""
-    _note(
-        current_span(),
-        {
-            REQUEST_MODEL: question.model,
-            FEATURE: question.feature,
-            USER_ID: question.user_id if name_user else None,
-            REQUEST_ID: decision.request_id,
-            ALLOWED: decision.allowed,
-            REASON_CODE: decision.reason_code,
-            POLICY: None if decision.policy is None else decision.policy.name,
-            DEGRADED: decision.degraded,
-        },
+    trace = sys.modules.get("opentelemetry.trace")
+    get_tracer = getattr(trace, "get_tracer", None)
+    if trace is None or get_tracer is None:
+        return None
+    span = get_tracer("tokvigil", __version__).start_span(
+        name, kind=trace.SpanKind.CLIENT, attributes=_present(attributes)
     )
+    return span if span.is_recording() else None
 
 
-def note_usage(span: Any, event: UsageEvent) -> None:
-    """On the span given, one of `current_span`."""
-    _note(
-        span,
-        {
-            REQUEST_ID: event.request_id,
-            PROVIDER_NAME: None if event.provider is None else PROVIDERS.get(event.provider, event.provider),
-            INPUT_TOKENS: event.usage.input_tokens,
-            OUTPUT_TOKENS: event.usage.output_tokens,
-            CACHED_INPUT_TOKENS: event.usage.cached_input_tokens,
-            CACHE_WRITE_TOKENS: event.usage.cache_write_tokens,
-            REASONING_TOKENS: event.usage.reasoning_tokens,
-            USAGE_STATUS: event.status,
-            USAGE_SOURCE: event.usage.source,
-        },
-    )
-
-
-def _note(span: Any, attributes: Mapping[str, Any]) -> None:
-    if span is not None and span.is_recording():
-        span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,20 +1,20 @@
-"""The encodings of OpenAI's models, built from what the SDK ships.
+"""OpenAI's encodings, for exact counts: built by tiktoken, an extra, from the ranks that the SDK ships.
 
-tiktoken downloads its ranks at first use, without a time-out and holding a lock. The SDK ships them instead (see
-ranks/NOTICE), checks the SHA-256 that tiktoken expects, and builds the encodings from them.
+tiktoken would download its ranks at first use, without a time-out and holding a lock. Those here (see ranks/NOTICE) are
+checked by the SHA-256 that tiktoken expects.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import threading
 from base64 import b64decode
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from tokvigil import forking
-from tokvigil.errors import TokVigilError
+from tokvigil.errors import ConfigurationError, TokVigilError
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -54,41 +54,34 @@ SPECIAL_TOKENS = {
 }
 
 
-class Encodings:
-    """By name, each built once. A fork waits for one that is being built: the child would wait for it for ever."""
+NOT_INSTALLED = 'exact counts need tiktoken: pip install "tokvigil[exact]"'
 
-    def __init__(self) -> None:
-        self._built: dict[str, Encoding] = {}
-        self._building = threading.RLock()
-        forking.register_quiet(self)
-
-    def get(self, name: str) -> Encoding:
-        with self._building:
-            if name not in self._built:
-                self._built[name] = _build(name)
-            return self._built[name]
-
-    def hold_for_fork(self) -> None:
-        self._building.acquire()
-
-    def go_on_in_parent(self) -> None:
-        self._building.release()
-
-    def restart_in_child(self) -> None:
-        self._building = threading.RLock()
-
-
-_encodings = Encodings()
+_built: dict[str, Encoding] = {}
+_building = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits for an encoding that another thread builds, a third of a second at most. Its child would find the
+    # lock held for ever, and tiktoken half imported.
+    os.register_at_fork(
+        before=_building.acquire, after_in_parent=_building.release, after_in_child=_building.release
+    )
 
 
 def encoding(name: str) -> Encoding:
-    """The named tiktoken encoding: about 0.3 s the first time, then free. Raises `TokVigilError` for damaged ranks."""
-    return _encodings.get(name)
+    """The named encoding: about 0.3 s and 75 MB the first time, then free.
+
+    Raises `ConfigurationError` where tiktoken is not installed, and `TokVigilError` for damaged ranks.
+    """
+    with _building:
+        if name not in _built:
+            _built[name] = _build(name)
+        return _built[name]
 
 
 def _build(name: str) -> Encoding:
-    from tiktoken import Encoding  # here, so that `import tokvigil` stays light
-
+    try:
+        from tiktoken import Encoding
+    except ImportError:
+        raise ConfigurationError(NOT_INSTALLED) from None
     ranks = gzip.decompress(files("tokvigil").joinpath("ranks", f"{name}.tiktoken.gz").read_bytes())
     if hashlib.sha256(ranks).hexdigest() != RANKS_SHA256[name]:
         raise TokVigilError(f"the rank file of {name} is damaged: reinstall tokvigil")

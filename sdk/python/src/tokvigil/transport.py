@@ -1,98 +1,95 @@
-"""The HTTP connection to the control plane: one call, its retries, and an answer or a typed error."""
+"""Asking the control plane: one call, its retries, and an answer or a typed error."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import socket
+import ssl
 import time
-from collections.abc import Mapping
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from http import HTTPStatus
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from tokvigil import steps
-from tokvigil.connections import Connections
-from tokvigil.deadlines import Until
 from tokvigil.errors import (
-    APIStatusError,
-    AuthenticationError,
     ConfigurationError,
-    ConflictError,
-    MalformedAnswerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitedError,
+    HoldNotFoundError,
+    IdempotencyConflictError,
+    InvalidKeyError,
+    InvalidRequestError,
+    MissingScopeError,
+    RefusedError,
     TokVigilError,
-    TokVigilUnavailableError,
-    ValidationError,
+    TooManyRequestsError,
+    UnreachableError,
 )
-from tokvigil.retries import RETRYABLE_STATUSES, RetryPolicy, parse_retry_after
+from tokvigil.links import Answer, Request
+from tokvigil.retries import RETRYABLE_STATUSES, RetryPolicy, backoff_s, parse_retry_after
 from tokvigil.steps import Steps
 from tokvigil.version import __version__
 
-if TYPE_CHECKING:
-    import httpx2
-
 T = TypeVar("T")
+Read = Callable[[dict[str, Any]], Any]
 
-ERRORS_BY_STATUS: Mapping[int, type[APIStatusError]] = {
-    400: ValidationError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    413: ValidationError,
-    415: ValidationError,
-    422: ValidationError,
-    429: RateLimitedError,
+HOLDS = "/v1/reservations"
+ERRORS_BY_STATUS: Mapping[int, type[RefusedError]] = {
+    400: InvalidRequestError,
+    401: InvalidKeyError,
+    403: MissingScopeError,
+    404: HoldNotFoundError,
+    409: IdempotencyConflictError,
+    413: InvalidRequestError,
+    415: InvalidRequestError,
+    422: InvalidRequestError,
+    429: TooManyRequestsError,
 }
+# Of one process; a client has one.
+ADDRESSES_MAX = 1000
+# Causes of an error that are looked at.
+CAUSES_MAX = 10
+# Not on every system.
+EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
 
-class NotReachedError(TokVigilUnavailableError):
-    """No connection came about, so nothing has arrived."""
+class Sender(Protocol):
+    """What carries requests to the control plane: `Links`, or a test's."""
+
+    def send(self, request: Request) -> Answer: ...
+
+    async def send_async(self, request: Request) -> Answer: ...
+
+    def close(self) -> None: ...
+
+    async def close_async(self) -> None: ...
 
 
 class Transport:
-    """Safe to share between threads, event loops and, after a fork, processes. Connects at the first request."""
+    """Safe to share between threads, event loops and, after a fork, processes."""
 
     def __init__(
-        self, api_key: str, base_url: str, *, timeout_s: float, retry: RetryPolicy, connections: Connections
+        self, api_key: str, base_url: str, *, timeout_s: float, retry: RetryPolicy, sender: Sender
     ) -> None:
-        import httpx2  # here, so that `import tokvigil` stays light
-
-        try:
-            self._base_url = str(httpx2.URL(base_url)).rstrip("/")
-        except httpx2.InvalidURL as error:
-            raise ConfigurationError(f"unusable base_url: {error}") from None
-        self._headers = {
-            "Authorization": f"Bearer {api_key}",
-            "Content-Type": "application/json",
-            "User-Agent": f"tokvigil-python/{__version__}",
-        }
+        self._base_url = base_url
+        self._headers = [
+            (b"Authorization", f"Bearer {api_key}".encode()),
+            (b"Content-Type", b"application/json"),
+            (b"User-Agent", f"tokvigil-python/{__version__}".encode()),
+        ]
         self._timeout_s = timeout_s
         self._retry = retry
-        self._connections = connections
+        self._sender = sender
 
-    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def request(self, method: str, path: str, **options: Any) -> Any:
         """As `ask`, for a caller that blocks."""
         return self.run(self.ask(method, path, **options))
 
     def run(self, wanted: Steps[T]) -> T:
-        return steps.run(wanted, lambda request: self._connections.blocking.send(request))
+        return steps.run(wanted, self._sender.send)
 
     async def run_async(self, wanted: Steps[T]) -> T:
-        return await steps.run_async(wanted, self._send_async)
-
-    async def _send_async(self, request: httpx2.Request) -> httpx2.Response:
-        import httpx2
-
-        client = self._connections.awaiting
-        left_s = request.extensions["timeout"].get("read")
-        try:
-            async with asyncio.timeout(left_s):
-                return await client.send(request)
-        except TimeoutError as error:
-            raise httpx2.ReadTimeout("no answer in time", request=request) from error
+        return await steps.run_async(wanted, self._sender.send_async)
 
     def ask(
         self,
@@ -101,67 +98,132 @@ class Transport:
         *,
         body: Mapping[str, Any] | bytes | None = None,
         params: Mapping[str, str] | None = None,
+        read: Read | None = None,
         retry: bool = True,
         within_s: float | None = None,
-    ) -> Steps[dict[str, Any]]:
-        """The answer as a JSON object ({} if it has no body). A body of bytes is JSON already; the same bytes go out at
-        every attempt.
+    ) -> Steps[Any]:
+        """The answer as a JSON object ({} if it has no body), or what `read` makes of it; what `read` takes, TokVigil
+        has sent. A body of bytes is JSON already; the same bytes go out at every attempt.
 
-        An attempt takes `timeout_s` at most; or, with `within_s`, all of them together no longer than that.
+        An attempt takes `timeout_s` at most; or, with `within_s`, all of them together no longer than that. Too many
+        requests (429) are then tried again as long as there is time, and are a busy TokVigil at last.
 
-        Raises `APIStatusError` for a 4xx and `TokVigilUnavailableError` for everything else that is no
-        answer.
+        Raises `RefusedError` for a 4xx, `UnreachableError` for everything else that is no answer, and
+        `ConfigurationError` if `base_url` seems to be wrong and TokVigil never answered there.
         """
-        import httpx2
-
-        request = httpx2.Request(
-            method, self._base_url + path, params=params, headers=self._headers, content=_json(body)
-        )
+        written = _json(body)
+        asked = f"{path}?{urlencode(params)}" if params else path
         deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
         may_have_arrived = False
         while True:
-            request.extensions["timeout"] = _Timeouts(deadline or time.monotonic() + self._timeout_s)
-            outcome, retry_after_s = yield from _attempt(request)
-            if not isinstance(outcome, TokVigilError):
-                return outcome
-            if not isinstance(outcome, NotReachedError):
-                may_have_arrived = True
-            elif may_have_arrived:
-                outcome = _caused(TokVigilUnavailableError(str(outcome)), outcome)
-            delay_s = self._retry.delay_s(attempt, retry_after_s) if retry and is_retryable(outcome) else None
+            ends_at = time.monotonic() + self._timeout_s if deadline is None else deadline
+            request = Request(
+                method=method, path=asked, headers=self._headers, body=written, deadline=ends_at
+            )
+            try:
+                return (yield from self._attempt(request, read))
+            except TokVigilError as failure:
+                error = failure
+            is_patient = False
+            if isinstance(error, TooManyRequestsError) and retry and deadline is not None:
+                error, is_patient = _busy(error), True
+            if isinstance(error, UnreachableError):
+                error.may_have_arrived = may_have_arrived = may_have_arrived or error.may_have_arrived
+            delay_s = self._delay_s(error, attempt, is_patient=is_patient) if retry else None
             if delay_s is None or (deadline is not None and time.monotonic() + delay_s >= deadline):
-                raise outcome
+                raise error
             yield delay_s
             attempt += 1
 
+    def _attempt(self, request: Request, read: Read | None) -> Steps[Any]:
+        try:
+            answer = yield from _answered(request, read)
+        except _ForeignError as error:
+            foreign = error
+        else:
+            if read is not None:
+                _note_answering(self._base_url)
+            return answer
+        if self._base_url in _answering:
+            raise foreign.error
+        raise ConfigurationError(f"base_url is {self._base_url}: {foreign.mend}") from foreign.error
 
-class _Timeouts(dict[str, float]):
-    """Those of one request: whatever the phase, what is left until one deadline."""
-
-    def __init__(self, deadline: float) -> None:
-        super().__init__()
-        self.deadline = deadline
-
-    def get(self, phase: str, default: Any = None) -> float:
-        return Until(self.deadline)
+    def _delay_s(self, error: TokVigilError, attempt: int, *, is_patient: bool) -> float | None:
+        """Seconds until the next attempt; None: there is none."""
+        retry_after_s: float | None = getattr(error, "retry_after", None)
+        if is_patient:
+            return backoff_s(attempt, retry_after_s)
+        return self._retry.delay_s(attempt, retry_after_s) if is_retryable(error) else None
 
 
-def _attempt(request: httpx2.Request) -> Steps[tuple[dict[str, Any] | TokVigilError, float | None]]:
-    import httpx2
+class _ForeignError(Exception):
+    """It looks as if something else than TokVigil were at `base_url`; `mend` says what to do if it always was."""
 
+    def __init__(self, error: UnreachableError, mend: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.mend = mend
+
+
+# Addresses at which TokVigil has answered this process: there, foreign answers are an outage.
+_answering: set[str] = set()
+
+
+def _note_answering(base_url: str) -> None:
+    if len(_answering) >= ADDRESSES_MAX:
+        _answering.clear()
+    _answering.add(base_url)
+
+
+def hold_path(request_id: str) -> str:
+    return f"{HOLDS}/{quote(request_id, safe='')}"
+
+
+def is_retryable(error: TokVigilError) -> bool:
+    if isinstance(error, UnreachableError):
+        if error.reason == "status":
+            return error.status_code in RETRYABLE_STATUSES
+        return error.reason != "answer"
+    return isinstance(error, TooManyRequestsError)
+
+
+def _answered(request: Request, read: Read | None) -> Steps[Any]:
+    """One attempt. Raises `_ForeignError` for what looks as if `base_url` were wrong."""
     try:
-        response = yield request
-    except httpx2.TransportError as error:
-        where = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        was_reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-        kind = TokVigilUnavailableError if was_reached else NotReachedError
-        return _caused(kind(f"TokVigil cannot be reached at {where}: {error!r}"), error), None
-    except httpx2.RequestError as error:
-        return _caused(MalformedAnswerError(f"TokVigil's answer cannot be read: {error!r}"), error), None
-    if response.is_success:
-        return _read_object(response), None
-    return _error_from(response), parse_retry_after(response.headers.get("Retry-After"))
+        answer: Answer = yield request
+    except UnreachableError as error:
+        mends = [mend for cause in _causes(error) if (mend := _mend_of(cause)) is not None]
+        if mends:
+            raise _ForeignError(error, mends[0]) from None
+        raise
+    if not 200 <= answer.status < 300:
+        raise _error_from(answer, request)
+    try:
+        said = _read_object(answer)
+        return said if read is None else read(said)
+    except UnreachableError as error:
+        raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(CAUSES_MAX):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _mend_of(cause: BaseException) -> str | None:
+    """What to mend if connections never came about for this cause."""
+    # Not EAI_AGAIN: then a name server is away.
+    if isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, EAI_NODATA):
+        return f"its host name does not resolve ({cause})"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be verified ({cause}); pass your own certificates as `verify`"
+    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        return "what answers there does not speak TLS: mend its port, or begin it with http://"
+    return None
 
 
 def _json(body: Mapping[str, Any] | bytes | None) -> bytes | None:
@@ -173,51 +235,74 @@ def _json(body: Mapping[str, Any] | bytes | None) -> bytes | None:
         raise ConfigurationError(f"the call cannot be written as JSON: {error}") from None
 
 
-def hold_path(request_id: str) -> str:
-    return f"/v1/reservations/{quote(request_id, safe='')}"
-
-
-def is_retryable(error: TokVigilError) -> bool:
-    if isinstance(error, MalformedAnswerError):
-        return False
-    if isinstance(error, TokVigilUnavailableError):
-        return error.status_code is None or error.status_code in RETRYABLE_STATUSES
-    return isinstance(error, RateLimitedError)
-
-
-def _caused(error: TokVigilError, cause: Exception) -> TokVigilError:
-    error.__cause__ = cause
-    return error
-
-
-def _read_object(response: httpx2.Response) -> dict[str, Any] | TokVigilError:
-    if not response.content:
+def _read_object(answer: Answer) -> dict[str, Any]:
+    """Raises `UnreachableError`."""
+    if not answer.body:
         return {}
     try:
-        answer = json.loads(response.content, parse_float=Decimal)
+        said = json.loads(answer.body, parse_float=_decimal, parse_int=_whole)
     except (ValueError, RecursionError):
-        return MalformedAnswerError("TokVigil's answer is not JSON", status_code=response.status_code)
-    if not isinstance(answer, dict):
-        return MalformedAnswerError("TokVigil's answer is no JSON object", status_code=response.status_code)
-    return answer
+        raise UnreachableError("the answer is not JSON", status_code=answer.status, reason="answer") from None
+    if not isinstance(said, dict):
+        raise UnreachableError("the answer is no JSON object", status_code=answer.status, reason="answer")
+    return said
 
 
-def _error_from(response: httpx2.Response) -> TokVigilError:
-    status = response.status_code
-    problem = _read_object(response)
-    if not isinstance(problem, dict):
+def _decimal(digits: str) -> Decimal | str:
+    """A number that Python cannot hold stays text: one field cannot be read then, and not the whole answer."""
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return digits
+
+
+def _whole(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def _error_from(answer: Answer, request: Request) -> Exception:
+    status = answer.status
+    try:
+        problem = _read_object(answer)
+    except UnreachableError:
         problem = {}
-    detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase or "no detail")
-    # 408: the request did not arrive whole, so nothing came of it.
-    if status >= 500 or status == 408:
-        return TokVigilUnavailableError(f"TokVigil answered {status}: {detail}", status_code=status)
+    said = f"TokVigil answered {status}: {problem.get('detail') or problem.get('title') or 'no detail'}"
+    retry_after_s = parse_retry_after(answer.header("Retry-After"))
     if status < 400:
-        return MalformedAnswerError(f"unexpected answer {status}: is base_url right?", status_code=status)
-    return ERRORS_BY_STATUS.get(status, APIStatusError)(
-        f"TokVigil answered {status}: {detail}" + (f" ({response.request.url})" if status == 404 else ""),
+        error = UnreachableError(said, reason="answer", status_code=status)
+        return _ForeignError(error, _redirected(answer, request))
+    # 408: the request did not arrive whole, so nothing came of it.
+    if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
+        return UnreachableError(
+            said, reason="status", status_code=status, retry_after=retry_after_s, may_have_arrived=True
+        )
+    if status == HTTPStatus.NOT_FOUND and not request.path.startswith(HOLDS):
+        error = UnreachableError(f"{said} ({request.path})", reason="status", status_code=status)
+        return _ForeignError(error, f"there is no {request.path} at it: leave out what follows the host")
+    return ERRORS_BY_STATUS.get(status, RefusedError)(
+        said,
         status_code=status,
         code=problem.get("code"),
         errors=problem.get("errors"),
         request_id=problem.get("request_id"),
-        retry_after=parse_retry_after(response.headers.get("Retry-After")),
+        retry_after=retry_after_s,
+    )
+
+
+def _redirected(answer: Answer, request: Request) -> str:
+    """What to do about a redirect. It is not followed: the key is for the address that was named."""
+    target = urlsplit(answer.header("Location") or "")
+    if not target.netloc:
+        return f"it answers {answer.status}, and TokVigil does not"
+    # Without a name and a password, should it have them.
+    shown = urlunsplit((target.scheme or "https", target.netloc.rpartition("@")[2], target.path, "", ""))
+    return f"it redirects, so set base_url to {shown.removesuffix(request.path)}"
+
+
+def _busy(error: TooManyRequestsError) -> UnreachableError:
+    return UnreachableError(
+        str(error), reason="busy", status_code=error.status_code, retry_after=error.retry_after
     )

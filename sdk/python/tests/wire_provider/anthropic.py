@@ -1,13 +1,16 @@
-"""Anthropic's messages."""
+"""Anthropic's messages, from Anthropic, Amazon Bedrock and Google's Vertex."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from tokvigil import Usage
 
+from . import aws_events
 from .content import TEXT, THOUGHT, calls_tool, example, pieces, text_for
 from .exchange import Answer, Refused, Seen, Stream, event, require, require_at_least
 
@@ -33,6 +36,11 @@ ERROR_TYPES = {
     529: "overloaded_error",
 }
 Block = dict[str, Any]
+# The clouds name the model in the path.
+HOSTED = re.compile(
+    r"/model/(?P<bedrock>.+)/invoke(?P<bedrock_streams>-with-response-stream)?"
+    r"|/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/(?P<vertex>[^/:]+):(?:streamR|r)awPredict"
+)
 
 
 def headers(request_id: str) -> Mapping[str, str]:
@@ -40,6 +48,9 @@ def headers(request_id: str) -> Mapping[str, str]:
 
 
 def answer(seen: Seen) -> Answer | Stream:
+    hosted = HOSTED.fullmatch(seen.path)
+    if hosted is not None:
+        return _answer_of_cloud(seen, hosted)
     if seen.method != "POST" or seen.path not in ("/v1/messages", "/v1/messages/count_tokens"):
         raise Refused(404, "Not found")
     if not (seen.headers.get("x-api-key") or seen.headers.get("authorization")):
@@ -49,10 +60,32 @@ def answer(seen: Seen) -> Answer | Stream:
     require(seen.body, "model", "messages")
     if seen.path.endswith("/count_tokens"):
         return Answer({"input_tokens": USAGE.input_tokens})
-    _check_cap(seen.body)
-    if seen.body.get("stream"):
-        return Stream([event(data, data["type"]) for data in _events(seen.body)])
-    return Answer(_message(seen.body, _blocks(seen.body), _stop_reason(seen.body), _usage(seen.body)))
+    return _answer(seen.body)
+
+
+def _answer(body: Mapping[str, Any]) -> Answer | Stream:
+    _check_cap(body)
+    _check_history(body)
+    if body.get("stream"):
+        return Stream([event(data, data["type"]) for data in _events(body)])
+    return Answer(_message(body, _blocks(body), _stop_reason(body), _usage(body)))
+
+
+def _answer_of_cloud(seen: Seen, hosted: re.Match[str]) -> Answer | Stream:
+    if not seen.headers.get("authorization"):
+        raise Refused(403, "Missing Authentication Token")
+    require(seen.body, "anthropic_version", "messages")
+    if "model" in seen.body:
+        raise Refused(400, "model: Extra inputs are not permitted")
+    body = {**seen.body, "model": unquote(hosted["bedrock"] or hosted["vertex"])}
+    if hosted["bedrock_streams"]:
+        _check_cap(body)
+        return Stream(
+            [aws_events.chunk(data) for data in _events(body)],
+            aws_events.CONTENT_TYPE,
+            aws_events.exception("modelStreamErrorException", "Overloaded"),
+        )
+    return _answer(body)
 
 
 def error(seen: Seen, status: int, message: str) -> Any:
@@ -71,6 +104,27 @@ def _check_cap(body: Mapping[str, Any]) -> None:
     budget = (body.get("thinking") or {}).get("budget_tokens", 0)
     if budget >= body["max_tokens"]:
         raise Refused(400, "`max_tokens` must be greater than `thinking.budget_tokens`.")
+
+
+def _check_history(body: Mapping[str, Any]) -> None:
+    """A turn that called tools comes back as it was, thoughts first, and all its results in the next turn."""
+    turns = body["messages"]
+    for turn, following in zip(turns, [*turns[1:], {}], strict=True):
+        called = [block["id"] for block in _blocks_of(turn) if block.get("type") == "tool_use"]
+        answered = [one["tool_use_id"] for one in _blocks_of(following) if one.get("type") == "tool_result"]
+        if sorted(called) != sorted(answered):
+            raise Refused(
+                400, f"`tool_use` ids {called} were found without `tool_result` blocks after: {answered}"
+            )
+        if called and _thinks(body) and _blocks_of(turn)[0] != _thought():
+            raise Refused(
+                400, "Expected `thinking` or `redacted_thinking`, as it was in the original response."
+            )
+
+
+def _blocks_of(turn: Mapping[str, Any]) -> list[Block]:
+    content = turn.get("content")
+    return content if isinstance(content, list) else []
 
 
 def _events(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -133,16 +187,20 @@ def _message(
 
 
 def _blocks(body: Mapping[str, Any]) -> list[Block]:
-    thought = {"type": "thinking", "thinking": THOUGHT, "signature": "c2lnbmVk"}
-    return [thought, _said(body)] if _thinks(body) else [_said(body)]
+    return [_thought(), _said(body)] if _thinks(body) else [_said(body)]
+
+
+def _thought() -> Block:
+    return {"type": "thinking", "thinking": THOUGHT, "signature": "c2lnbmVk"}
 
 
 def _said(body: Mapping[str, Any]) -> Block:
     if calls_tool(body.get("tools"), body["messages"]):
         tool = body["tools"][0]
+        used = [one for turn in body["messages"] for one in _blocks_of(turn) if one.get("type") == "tool_use"]
         return {
             "type": "tool_use",
-            "id": "toolu_1",
+            "id": f"toolu_{len(used) + 1}",
             "name": tool["name"],
             "input": example(tool["input_schema"]),
         }

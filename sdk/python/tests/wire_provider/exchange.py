@@ -29,9 +29,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Server-sent events, each as the bytes of its own."""
+    """Server-sent events, or those of AWS, each as the bytes of its own. `error`: one that ends it in failure, if it is
+    not the provider's usual one."""
 
     events: Sequence[bytes]
+    content_type: str = "text/event-stream; charset=utf-8"
+    error: bytes | None = None
 
 
 class Refused(Exception):

@@ -15,6 +15,9 @@ __all__ = ["TEXT", "USAGE", "answer", "error", "headers", "stream_error"]
 
 # Thoughts are output beside the candidates' 26.
 USAGE = Usage(input_tokens=1_200, output_tokens=90, cached_input_tokens=1_024, reasoning_tokens=64)
+# These models give each call an id and a signature, and refuse a history without them.
+SIGNS = "gemini-3"
+SIGNATURE = "c2lnbmVk"
 METHOD = re.compile(r"/v1(?:beta|alpha)?/models/(?P<model>[^/:]+):(?P<method>\w+)")
 STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -72,8 +75,10 @@ def _stream(body: Mapping[str, Any], model: str, *, as_events: bool) -> Answer |
 
 def _whole(body: Mapping[str, Any], model: str) -> dict[str, Any]:
     call = _function_call(body)
-    part = {"text": _text(body)} if call is None else {"functionCall": call}
-    return _response(body, model, part, "STOP", _candidate_tokens())
+    part: dict[str, Any] = {"text": _text(body)} if call is None else {"functionCall": call}
+    if call is not None and model.startswith(SIGNS):
+        call["id"] = f"fc-{len(_parts_with(body, 'functionCall')) + 1}"
+    return _response(body, model, part | _signature(model), "STOP", _candidate_tokens())
 
 
 def _chunks(body: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
@@ -85,7 +90,7 @@ def _chunks(body: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
         _response(
             body,
             model,
-            {"text": text},
+            {"text": text} | (_signature(model) if number == last else {}),
             "STOP" if number == last else None,
             # So far; in the last chunk, of all.
             _candidate_tokens() if number == last else number + 1,
@@ -94,10 +99,15 @@ def _chunks(body: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
     ]
 
 
+def _signature(model: str) -> dict[str, str]:
+    return {"thoughtSignature": SIGNATURE} if model.startswith(SIGNS) else {}
+
+
 def _response(
     body: Mapping[str, Any], model: str, part: Any, finish_reason: str | None, candidate_tokens: int
 ) -> dict[str, Any]:
     require(body, "contents")
+    _check_history(body, model)
     config = body.get("generationConfig") or {}
     require_at_least(config, "maxOutputTokens", 1)
     candidate: dict[str, Any] = {"content": {"parts": [part], "role": "model"}}
@@ -123,6 +133,22 @@ def _function_call(body: Mapping[str, Any]) -> dict[str, Any] | None:
     # Google reads names in either case, and its SDK writes this one so.
     schema = function.get("parameters_json_schema") or function.get("parametersJsonSchema")
     return {"name": function["name"], "args": example(schema or function.get("parameters") or {})}
+
+
+def _check_history(body: Mapping[str, Any], model: str) -> None:
+    """Each call has a result, of the same name and id."""
+    calls, results = (_parts_with(body, name) for name in ("functionCall", "functionResponse"))
+    called = [(part["functionCall"].get("id"), part["functionCall"]["name"]) for part in calls]
+    answered = [(part["functionResponse"].get("id"), part["functionResponse"]["name"]) for part in results]
+    if called != answered:
+        raise Refused(400, f"The function responses {answered} do not match the function calls {called}.")
+    if model.startswith(SIGNS) and any(part.get("thoughtSignature") != SIGNATURE for part in calls):
+        raise Refused(400, "Function call is missing a thought_signature in functionCall parts.")
+
+
+def _parts_with(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    contents = body["contents"] if isinstance(body["contents"], list) else [body["contents"]]
+    return [part for content in contents for part in content.get("parts") or [] if part.get(name)]
 
 
 def _embedding(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,19 @@ from .content import calls_tool, example, pieces, text_for
 from .exchange import Answer, Refused, Stream, event, require, require_at_least
 from .openai_figures import CREATED, USAGE, snapshot
 
+MESSAGE_FIELDS = frozenset(
+    {
+        "annotations",
+        "audio",
+        "content",
+        "function_call",
+        "name",
+        "refusal",
+        "role",
+        "tool_call_id",
+        "tool_calls",
+    }
+)
 UNFILTERED = {
     name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")
 }
@@ -42,6 +55,22 @@ def _check(body: Mapping[str, Any]) -> None:
         )
     if body.get("stream_options") is not None and not body.get("stream"):
         raise Refused(400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
+    _check_history(body["messages"])
+
+
+def _check_history(messages: list[dict[str, Any]]) -> None:
+    """Each call must have its result right behind it."""
+    open_ids: list[str] = []
+    for number, message in enumerate(messages):
+        if unknown := sorted(message.keys() - MESSAGE_FIELDS):
+            raise Refused(400, f"Unknown parameter: 'messages[{number}].{unknown[0]}'.")
+        if message.get("role") == "tool":
+            if message.get("tool_call_id") not in open_ids:
+                raise Refused(400, "messages with role 'tool' must be a response to a preceding message.")
+            open_ids.remove(message["tool_call_id"])
+        elif open_ids:
+            raise Refused(400, f"tool_call_ids did not have response messages: {open_ids}")
+        open_ids += [call["id"] for call in message.get("tool_calls") or []]
 
 
 def _completion(body: Mapping[str, Any], on_azure: bool) -> dict[str, Any]:
@@ -125,8 +154,9 @@ def _tool_call(body: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     function = body["tools"][0]["function"]
     arguments = json.dumps(example(function.get("parameters") or {}))
+    before = sum(len(message.get("tool_calls") or []) for message in body["messages"])
     return {
-        "id": "call_1",
+        "id": f"call_{before + 1}",
         "type": "function",
         "function": {"name": function["name"], "arguments": arguments},
     }

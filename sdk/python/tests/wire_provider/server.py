@@ -195,7 +195,7 @@ def _handler(wire: WireProvider) -> type[BaseHTTPRequestHandler]:
         def _send_stream(self, stream: Stream, provider: Provider, headers: Mapping[str, str]) -> None:
             encoding = GZIP if wire.gzip_streams and self._takes_gzip() else {}
             pack = _Gzip() if encoding else _Plain()
-            kind = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
+            kind = {"content-type": stream.content_type, "transfer-encoding": "chunked"}
             self._begin(200, {**kind, **encoding, **headers})
             broken = _next(wire._breaks)
             after = len(stream.events) if broken is None else broken.after
@@ -208,7 +208,7 @@ def _handler(wire: WireProvider) -> type[BaseHTTPRequestHandler]:
                 wire.paused.set()
                 self._wait(wire._resumed, PAUSE_S_MAX)
             fails = broken is not None and broken.kind == "error"
-            rest = [provider.stream_error()] if fails else stream.events[after:]
+            rest = [stream.error or provider.stream_error()] if fails else stream.events[after:]
             for event in rest:
                 self._send_chunk(pack.event(event))
             self._send_chunk(pack.end())
@@ -275,7 +275,9 @@ def _provider(seen: Seen) -> Provider:
     """By what no other provider's requests have."""
     if gemini.METHOD.fullmatch(seen.path) or "x-goog-api-key" in seen.headers:
         return gemini
-    if seen.path.startswith("/v1/messages") or "anthropic-version" in seen.headers:
+    if anthropic.HOSTED.fullmatch(seen.path) or "anthropic-version" in seen.headers:
+        return anthropic
+    if seen.path.startswith("/v1/messages"):
         return anthropic
     return openai
 

@@ -1,7 +1,7 @@
 """The provider's request that `tv.chat(...)` sends, and what its answer says. Pure: no I/O and no clock.
 
-Messages and tools are written as OpenAI takes them, whoever the provider is. Each provider has a `ChatFormat`
-that translates them and reads the answer; everything else goes to the provider as the caller wrote it.
+Messages and tools are in OpenAI's form for every provider. Each provider has a `ChatFormat` that translates them,
+and an `Answer` that reads what comes back, whole or as a stream. All other options go to the provider as they are.
 """
 
 from tokvigil.chatting.request import ChatRequest

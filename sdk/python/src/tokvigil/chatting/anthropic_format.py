@@ -1,7 +1,6 @@
-"""Anthropic's messages, out of OpenAI's.
+"""Anthropic's messages, out of OpenAI's and back.
 
-System messages move to `system`. Calls of tools and their results become blocks, the results in the turn of
-the user. Neighbouring messages of one role become one turn, as Anthropic wants all results in one.
+System messages move to `system`. Calls of tools and their results become blocks, the results in the turn of the user.
 """
 
 from __future__ import annotations
@@ -9,122 +8,138 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokvigil.chatting.chat_format import (
-    SYSTEM_ROLES,
-    ChatFormat,
+from tokvigil.chatting.answer import PartsAnswer
+from tokvigil.chatting.conversation import (
     Conversation,
-    data_url,
-    image_url_of,
-    is_function,
+    function_of,
+    image_of,
+    merged,
     parts_of,
-    system_parts_of,
-    text_or_none,
     tool_calls_of,
     with_options,
 )
 from tokvigil.dialects.anthropic import CAP_NAME
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
-from tokvigil.json_values import mapping, mappings, positive, string
+from tokvigil.json_values import mapping, mappings, parse_object, positive, string
 
-API_VERSION = "2023-06-01"
-# Anthropic takes no request without a cap. What stands here is also what TokVigil is asked for and holds, and
-# its decision can lower it but never raise it: a high default would hold budgets that nobody uses and block
-# others, a low one cuts answers short (they say so: their finish reason is "max_tokens"). So it is what
-# TokVigil holds for a call without a cap. Who needs longer answers says max_output_tokens.
+# Anthropic takes no request without a cap, and TokVigil holds what the cap allows. So the default is what TokVigil
+# holds for a call without one: more would hold budgets that nobody uses. A longer answer is cut there ("length").
 OUTPUT_TOKENS_DEFAULT = OUTPUT_TOKENS_WITHOUT_CAP
+# What OpenAI's form says too.
+PLAIN = {"text": {"type", "text"}, "tool_use": {"type", "id", "name", "input"}}
 
 
-class AnthropicFormat(ChatFormat):
-    base_url = "https://api.anthropic.com"
-    base_url_variable = "ANTHROPIC_BASE_URL"
-    key_variables = ("ANTHROPIC_API_KEY",)
-    cap_names = (CAP_NAME,)
+class AnthropicAnswer(PartsAnswer):
+    provider = "anthropic"
+    reasons = {
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "refusal": "content_filter",
+    }
 
-    def url(self, base_url: str, model: str, *, streams: bool) -> str:
-        return f"{base_url.removesuffix('/v1')}/v1/messages"
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        called = [block for block in self.parts if block.get("type") == "tool_use"]
+        return [
+            self._call(n, said.get("id"), said.get("name"), said.get("input"))
+            for n, said in enumerate(called)
+        ]
 
-    def headers(self, api_key: str | None) -> Mapping[str, str]:
-        version = {"anthropic-version": API_VERSION}
-        return version if api_key is None else version | {"x-api-key": api_key}
+    def _take(self, said: Mapping[str, Any]) -> str:
+        delta = mapping(said.get("delta"))
+        # A stream begins with the message as it would be whole, but empty.
+        message = mapping(said.get("message")) or said
+        reason = message.get("stop_reason") or delta.get("stop_reason")
+        self._note(id_=message.get("id"), model=message.get("model"), reason=reason)
+        if said.get("type") in ("content_block_delta", "content_block_stop"):
+            return self._grow(delta, is_last=said["type"] == "content_block_stop")
+        block = said.get("content_block")
+        blocks = message.get("content") if block is None else [block]
+        self.is_answer = self.is_answer or isinstance(blocks, list)
+        return self.add(mappings(blocks))
 
-    def body(self, conversation: Conversation) -> Mapping[str, Any]:
-        fields: dict[str, Any] = {"model": conversation.model, "messages": _turns(conversation.messages)}
-        if CAP_NAME not in conversation.options:
-            cap = conversation.max_output_tokens
-            fields[CAP_NAME] = _default_cap(conversation.options) if cap is None else cap
-        system = [_block(part) for part in system_parts_of(conversation.messages)]
-        if system:
-            fields["system"] = system
-        if conversation.tools:
-            fields["tools"] = [_tool(tool) for tool in conversation.tools]
-        if conversation.streams:
-            fields["stream"] = True
-        return with_options(fields, conversation.options)
+    def add(self, parts: Iterable[Mapping[str, Any]]) -> str:
+        added = [dict(part) for part in parts]
+        self.parts += added
+        return "".join(string(part.get("text")) for part in added if part.get("type") == "text")
 
-    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
-        return isinstance(answer.get("content"), list)
+    def _grow(self, delta: Mapping[str, Any], is_last: bool) -> str:
+        """Blocks come one after the other: a delta belongs to the last one."""
+        block = self.parts[-1] if self.parts else {}
+        for name in ("text", "thinking", "signature"):
+            if isinstance(delta.get(name), str):
+                block[name] = string(block.get(name)) + delta[name]
+        if "citation" in delta:
+            block["citations"] = [*mappings(block.get("citations")), delta["citation"]]
+        if "partial_json" in delta:
+            # A text until the block ends.
+            block["input"] = string(block.get("input")) + string(delta["partial_json"])
+        if is_last and isinstance(block.get("input"), str):
+            read = parse_object(block["input"] or "{}")
+            block["input"] = block["input"] if read is None else read
+        return string(delta.get("text"))
 
-    def text(self, answer: Mapping[str, Any]) -> str:
-        blocks = mappings(answer.get("content"))
-        return "".join(string(block.get("text")) for block in blocks if block.get("type") == "text")
-
-    def text_delta(self, event: Mapping[str, Any]) -> str:
-        is_delta = event.get("type") == "content_block_delta"
-        return string(mapping(event.get("delta")).get("text")) if is_delta else ""
-
-    def finish_reason(self, answer: Mapping[str, Any]) -> str | None:
-        said_by = answer if "stop_reason" in answer else mapping(answer.get("delta"))
-        return text_or_none(said_by.get("stop_reason"))
-
-    def model_name(self, answer: Mapping[str, Any]) -> str | None:
-        return text_or_none(answer.get("model"))
-
-
-def _default_cap(options: Mapping[str, Any]) -> int:
-    """Thinking is part of the output: the default is what may come after it."""
-    return (positive(mapping(options.get("thinking")).get("budget_tokens")) or 0) + OUTPUT_TOKENS_DEFAULT
-
-
-def _turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    turns: list[dict[str, Any]] = []
-    for message in messages:
-        if message.get("role") in SYSTEM_ROLES:
-            continue
-        role = "assistant" if message.get("role") == "assistant" else "user"
-        blocks = _blocks(message)
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += blocks
-        elif blocks:
-            turns.append({"role": role, "content": blocks})
-    return turns
+    def _is_plain(self, part: Mapping[str, Any]) -> bool:
+        said = {name for name, value in part.items() if value is not None}
+        return said <= PLAIN.get(string(part.get("type")), set())
 
 
-def _blocks(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = [_block(part) for part in parts_of(message.get("content"))]
+def url(base_url: str, model: str, streams: bool) -> str:
+    return f"{base_url.removesuffix('/v1')}/v1/messages"
+
+
+def body(asked: Conversation) -> Mapping[str, Any]:
+    turns = merged(map(_turn, asked.turns()), "content")
+    fields: dict[str, Any] = {"model": asked.model, "messages": turns}
+    if asked.max_output_tokens is not None:
+        fields[CAP_NAME] = asked.max_output_tokens
+    elif CAP_NAME not in asked.options:
+        # Thinking is part of the output: the default is what may come after it.
+        budget = positive(mapping(asked.options.get("thinking")).get("budget_tokens")) or 0
+        fields[CAP_NAME] = budget + OUTPUT_TOKENS_DEFAULT
+    system = [_block(part) for part in asked.system_parts()]
+    if system:
+        fields["system"] = system
+    if asked.tools:
+        fields["tools"] = [_tool(tool) for tool in asked.tools]
+    if asked.streams:
+        fields["stream"] = True
+    return with_options(fields, asked.options)
+
+
+def _turn(message: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
+    content: list[Mapping[str, Any]] = [_block(part) for part in parts_of(message)]
     if message.get("role") == "tool":
-        id_of_call = string(message.get("tool_call_id"))
-        return [{"type": "tool_result", "tool_use_id": id_of_call, "content": content}]
-    return content + [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in tool_calls_of(message)
+        call_id = string(message.get("tool_call_id"))
+        return "user", [{"type": "tool_result", "tool_use_id": call_id, "content": content}]
+    calls = tool_calls_of(message)
+    content += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in calls
     ]
+    role = "assistant" if message.get("role") == "assistant" else "user"
+    return role, AnthropicAnswer.carried_by(message, calls) or content
 
 
-def _block(part: Mapping[str, Any]) -> dict[str, Any]:
+def _block(part: Mapping[str, Any]) -> Mapping[str, Any]:
     """A part as Anthropic has it. One that is not OpenAI's is Anthropic's own."""
-    url = image_url_of(part)
-    if url is None:
-        return dict(part)
-    data = data_url(url)
-    if data is None:
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    return {"type": "image", "source": {"type": "base64", "media_type": data[0], "data": data[1]}}
+    image = image_of(part)
+    if image is None:
+        return part
+    url, kind, data = image
+    by_url = {"type": "url", "url": url}
+    return {
+        "type": "image",
+        "source": {"type": "base64", "media_type": kind, "data": data} if data else by_url,
+    }
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    if not is_function(tool):
-        return dict(tool)
-    function = tool["function"]
+def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = function_of(tool)
+    if function is None:
+        return tool
     described = {"description": function["description"]} if "description" in function else {}
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     return {"name": function.get("name"), **described, "input_schema": schema}

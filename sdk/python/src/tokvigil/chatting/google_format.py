@@ -1,7 +1,7 @@
-"""Gemini's contents, out of OpenAI's messages.
+"""Gemini's contents, out of OpenAI's messages and back.
 
-System messages move to `systemInstruction`, the assistant is the model. The result of a tool names the
-function, which OpenAI's message only names by the id of the call before it.
+System messages move to `systemInstruction`, and the assistant is the model. A tool's result must name the function, and
+OpenAI's message names only the id of the call before it.
 """
 
 from __future__ import annotations
@@ -12,188 +12,149 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from tokvigil import json_values
-from tokvigil.chatting.chat_format import (
-    SYSTEM_ROLES,
-    ChatFormat,
+from tokvigil.chatting.answer import PartsAnswer
+from tokvigil.chatting.conversation import (
     Conversation,
-    data_url,
-    first,
-    image_url_of,
-    is_function,
+    function_of,
+    image_of,
+    merged,
     parts_of,
-    system_parts_of,
-    text_or_none,
     tool_calls_of,
     with_options,
 )
 from tokvigil.errors import ConfigurationError
-from tokvigil.json_values import mapping, mappings, string
+from tokvigil.json_values import mapping, mappings, parse_object, string
 
-CONFIG_NAME = "generationConfig"
-CAP_NAME = "maxOutputTokens"
-# What stands in generationConfig rather than beside it. Callers may write them in snake_case too.
-CONFIG_FIELDS = frozenset(
-    (
-        "audioTimestamp",
-        "candidateCount",
-        "enableEnhancedCivicAnswers",
-        "frequencyPenalty",
-        "imageConfig",
-        "logprobs",
-        CAP_NAME,
-        "mediaResolution",
-        "presencePenalty",
-        "responseJsonSchema",
-        "responseLogprobs",
-        "responseMimeType",
-        "responseModalities",
-        "responseSchema",
-        "seed",
-        "speechConfig",
-        "stopSequences",
-        "temperature",
-        "thinkingConfig",
-        "topK",
-        "topP",
-    )
+CONFIG_NAMES = ("generationConfig", "generation_config")
+# The options that stand beside generationConfig; all others belong into it. Google takes both spellings.
+BESIDE_CONFIG = frozenset(
+    {"safetySettings", "toolConfig", "cachedContent", "systemInstruction", "labels", "serviceTier", "store"}
+    | {"safety_settings", "tool_config", "cached_content", "system_instruction", "service_tier"}
+    | {"contents", "tools"}
+)
+FILTERED = (
+    *("BLOCKED", "BLOCKLIST", "MODEL_ARMOR", "PROHIBITED_CONTENT", "RECITATION", "SAFETY", "SPII"),
+    *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_SAFETY"),
 )
 _ENDS_IN_VERSION = re.compile(r"/v\d\w*$")
 
 
-class GoogleFormat(ChatFormat):
-    base_url = "https://generativelanguage.googleapis.com"
-    base_url_variable = "GOOGLE_GEMINI_BASE_URL"
-    # The one that is surely for Gemini first.
-    key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
-    cap_names = (CAP_NAME,)
+class GoogleAnswer(PartsAnswer):
+    provider = "google"
+    reasons = {"STOP": "stop", "MAX_TOKENS": "length"} | dict.fromkeys(FILTERED, "content_filter")
 
-    def url(self, base_url: str, model: str, *, streams: bool) -> str:
-        versioned = base_url if _ENDS_IN_VERSION.search(base_url) else f"{base_url}/v1beta"
-        path = quote(model if "/" in model else f"models/{model}", safe="/@")
-        return f"{versioned}/{path}:" + ("streamGenerateContent?alt=sse" if streams else "generateContent")
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        called = [mapping(part["functionCall"]) for part in self.parts if "functionCall" in part]
+        return [
+            self._call(n, said.get("id"), said.get("name"), said.get("args")) for n, said in enumerate(called)
+        ]
 
-    def headers(self, api_key: str | None) -> Mapping[str, str]:
-        return {} if api_key is None else {"x-goog-api-key": api_key}
+    def _take(self, said: Mapping[str, Any]) -> str:
+        """A whole answer and a chunk look the same."""
+        candidates = mappings(said.get("candidates"))
+        candidate = next((one for one in candidates if one.get("index") in (None, 0)), {})
+        # A prompt that Google blocks is answered too, without a candidate.
+        is_blocked = bool(mapping(said.get("promptFeedback")).get("blockReason"))
+        self.is_answer = self.is_answer or is_blocked or isinstance(said.get("candidates"), list)
+        reason = "BLOCKED" if is_blocked else candidate.get("finishReason")
+        self._note(id_=said.get("responseId"), model=said.get("modelVersion"), reason=reason)
+        return self.add(mappings(mapping(candidate.get("content")).get("parts")))
 
-    def body(self, conversation: Conversation) -> Mapping[str, Any]:
-        fields: dict[str, Any] = {"contents": _contents(conversation.messages)}
-        system = [_part(part) for part in system_parts_of(conversation.messages)]
-        if system:
-            fields["systemInstruction"] = {"parts": system}
-        if conversation.tools:
-            fields["tools"] = _tools(conversation.tools)
-        config, beside = _split(conversation.options)
-        if conversation.max_output_tokens is not None:
-            config = with_options({CAP_NAME: conversation.max_output_tokens}, config)
-        if config:
-            fields[CONFIG_NAME] = config
-        return with_options(fields, beside)
+    def add(self, parts: Iterable[Mapping[str, Any]]) -> str:
+        """Pieces of a text become one part, but none with a signature, which is only valid for its own part."""
+        texts = []
+        for part in parts:
+            if part.get("thought") is True and "thoughtSignature" not in part:
+                continue
+            last = self.parts[-1] if self.parts else {}
+            if part.keys() == last.keys() == {"text"}:
+                last["text"] = string(last["text"]) + string(part["text"])
+            else:
+                self.parts.append(dict(part))
+            texts.append(string(part.get("text")) if part.get("thought") is not True else "")
+        return "".join(texts)
 
-    def _has_answer(self, answer: Mapping[str, Any]) -> bool:
-        """A prompt that Google blocks is answered too, without a candidate."""
-        return isinstance(answer.get("candidates"), list) or isinstance(answer.get("promptFeedback"), dict)
-
-    def text(self, answer: Mapping[str, Any]) -> str:
-        parts = mappings(mapping(first(answer.get("candidates")).get("content")).get("parts"))
-        return "".join(string(part.get("text")) for part in parts if part.get("thought") is not True)
-
-    def text_delta(self, event: Mapping[str, Any]) -> str:
-        candidates = mappings(event.get("candidates"))
-        return self.text({"candidates": [one for one in candidates if one.get("index", 0) == 0]})
-
-    def finish_reason(self, answer: Mapping[str, Any]) -> str | None:
-        candidate = text_or_none(first(answer.get("candidates")).get("finishReason"))
-        return candidate or text_or_none(mapping(answer.get("promptFeedback")).get("blockReason"))
-
-    def model_name(self, answer: Mapping[str, Any]) -> str | None:
-        return text_or_none(answer.get("modelVersion"))
-
-
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that belong into generationConfig, and those beside it."""
-    config: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
-    for name, value in options.items():
-        if _camel(name) == CONFIG_NAME:
-            config = with_options(config, mapping(value))
-        elif _camel(name) in CONFIG_FIELDS:
-            config = with_options(config, {_camel(name): value})
-        else:
-            beside[name] = value
-    return config, beside
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)
-
-
-def _contents(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbouring messages of one role become one content: all results of a turn's calls belong together."""
-    contents: list[dict[str, Any]] = []
-    called: dict[str, str] = {}
-    for message in messages:
-        if message.get("role") in SYSTEM_ROLES:
-            continue
-        role = "model" if message.get("role") == "assistant" else "user"
-        parts = _parts(message, called)
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"] += parts
-        elif parts:
-            contents.append({"role": role, "parts": parts})
-    return contents
-
-
-def _parts(message: Mapping[str, Any], called: dict[str, str]) -> list[dict[str, Any]]:
-    """`called` takes the names of the functions that were called, by the id of the call."""
-    if message.get("role") == "tool":
-        return [_result(message, called)]
-    parts = [_part(part) for part in parts_of(message.get("content"))]
-    for call in tool_calls_of(message):
-        called[call.id] = call.name
-        part: dict[str, Any] = {"functionCall": {"name": call.name, "args": call.arguments}}
-        # Google's own OpenAI interface hands it out there; the newer models refuse a call without it.
-        signature = mapping(call.extra.get("google")).get("thought_signature")
-        parts.append(part if signature is None else part | {"thoughtSignature": signature})
-    return parts
-
-
-def _result(message: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
-    name = called.get(string(message.get("tool_call_id"))) or string(message.get("name"))
-    if not name:
-        raise ConfigurationError(
-            "a tool's result has no call before it, and no `name`: Gemini needs the function's name"
+    def _is_plain(self, part: Mapping[str, Any]) -> bool:
+        return part.keys() <= {"text"} or (
+            part.keys() == {"functionCall"} and mapping(part["functionCall"]).keys() <= {"name", "args"}
         )
-    texts = "".join(string(part.get("text")) for part in parts_of(message.get("content")))
-    response = json_values.parse_object(texts)
-    return {
-        "functionResponse": {"name": name, "response": {"result": texts} if response is None else response}
-    }
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def url(base_url: str, model: str, streams: bool) -> str:
+    versioned = base_url if _ENDS_IN_VERSION.search(base_url) else f"{base_url}/v1beta"
+    path = quote(model if "/" in model else f"models/{model}", safe="/@")
+    return f"{versioned}/{path}:" + ("streamGenerateContent?alt=sse" if streams else "generateContent")
+
+
+def body(asked: Conversation) -> Mapping[str, Any]:
+    called: dict[str, Mapping[str, Any]] = {}
+    turns = merged([_turn(message, called) for message in asked.turns()], "parts")
+    fields: dict[str, Any] = {"contents": turns}
+    system = [_part(part) for part in asked.system_parts()]
+    if system:
+        fields["systemInstruction"] = {"parts": system}
+    if asked.tools:
+        fields["tools"] = _tools(asked.tools)
+    cap = asked.max_output_tokens
+    config: dict[str, Any] = {} if cap is None else {"maxOutputTokens": cap}
+    for name, value in asked.options.items():
+        if name in BESIDE_CONFIG:
+            fields = with_options(fields, {name: value})
+        else:
+            config = with_options(config, mapping(value) if name in CONFIG_NAMES else {name: value})
+    return fields | ({CONFIG_NAMES[0]: config} if config else {})
+
+
+def _turn(
+    message: Mapping[str, Any], called: dict[str, Mapping[str, Any]]
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """`called` takes the heads of the results, by the ids of their calls."""
+    if message.get("role") == "tool":
+        return "user", [_result(message, called)]
+    calls = tool_calls_of(message)
+    own = GoogleAnswer.carried_by(message, calls)
+    ids = [mapping(part.get("functionCall")).get("id") for part in own]
+    for call in calls:
+        # An id goes back to Google only if it came from there.
+        called[call.id] = {"name": call.name} | ({"id": call.id} if call.id in ids else {})
+    parts = [_part(part) for part in parts_of(message)]
+    parts += [{"functionCall": {"name": call.name, "args": call.arguments}} for call in calls]
+    return "model" if message.get("role") == "assistant" else "user", own or parts
+
+
+def _result(message: Mapping[str, Any], called: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    head = called.get(string(message.get("tool_call_id"))) or {"name": string(message.get("name"))}
+    if not head["name"]:
+        raise ConfigurationError(
+            "a tool's result has no call before it and no `name`: Gemini needs the function's name"
+        )
+    text = "".join(string(part.get("text")) for part in parts_of(message))
+    response = parse_object(text)
+    return {"functionResponse": {**head, "response": {"result": text} if response is None else response}}
+
+
+def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     """A part as Gemini has it. One that is not OpenAI's is Gemini's own."""
     if part.get("type") == "text":
         return {"text": part.get("text")}
-    url = image_url_of(part)
-    if url is None:
-        return dict(part)
-    data = data_url(url)
-    if data is not None:
-        return {"inlineData": {"mimeType": data[0], "data": data[1]}}
-    kind = mimetypes.guess_type(url.partition("?")[0])[0]
-    return {"fileData": {"fileUri": url} if kind is None else {"mimeType": kind, "fileUri": url}}
+    image = image_of(part)
+    if image is None:
+        return part
+    url, kind, data = image
+    if data:
+        return {"inlineData": {"mimeType": kind, "data": data}}
+    guessed = mimetypes.guess_type(url.partition("?")[0])[0]
+    return {"fileData": {"fileUri": url} | ({"mimeType": guessed} if guessed else {})}
 
 
-def _tools(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    functions = [tool["function"] for tool in tools if is_function(tool)]
-    own = [dict(tool) for tool in tools if not is_function(tool)]
-    declared = [{"functionDeclarations": [_declaration(function) for function in functions]}]
-    return (declared if functions else []) + own
+def _tools(tools: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    functions = [_declaration(said) for tool in tools if (said := function_of(tool)) is not None]
+    own = [tool for tool in tools if function_of(tool) is None]
+    return [{"functionDeclarations": functions}, *own] if functions else own
 
 
-def _declaration(function: Mapping[str, Any]) -> dict[str, Any]:
+def _declaration(function: Mapping[str, Any]) -> Mapping[str, Any]:
     """With the schema as JSON Schema: `parameters` would take only a part of it."""
     declaration = {name: function[name] for name in ("name", "description") if name in function}
     schema = function.get("parameters")

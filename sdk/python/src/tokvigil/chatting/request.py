@@ -4,14 +4,67 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from tokvigil.chatting.chat_format import ChatFormat, Conversation
-from tokvigil.chatting.formats import FORMATS
+from tokvigil import checked
+from tokvigil.chatting import anthropic_format, google_format, openai_format
+from tokvigil.chatting.answer import Answer
+from tokvigil.chatting.conversation import Conversation
 from tokvigil.credentials import clean_key
+from tokvigil.dialects import paths
 from tokvigil.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatFormat:
+    """How one provider is asked: its public address, the variables that hold another one and the key, its header for
+    the key, and how the rest is written and read."""
+
+    base_url: str
+    base_url_variable: str
+    key_variables: tuple[str, ...]
+    key_header: tuple[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    url: Callable[[str, str, bool], str]
+    body: Callable[[Conversation], Mapping[str, Any]]
+    answer: type[Answer]
+
+
+# By the names that callers give.
+FORMATS: Mapping[str, ChatFormat] = {
+    "openai": ChatFormat(
+        base_url="https://api.openai.com/v1",
+        base_url_variable="OPENAI_BASE_URL",
+        key_variables=("OPENAI_API_KEY",),
+        key_header=("Authorization", "Bearer "),
+        url=openai_format.url,
+        body=openai_format.body,
+        answer=openai_format.OpenAIAnswer,
+    ),
+    "anthropic": ChatFormat(
+        base_url="https://api.anthropic.com",
+        base_url_variable="ANTHROPIC_BASE_URL",
+        key_variables=("ANTHROPIC_API_KEY",),
+        key_header=("x-api-key", ""),
+        headers={"anthropic-version": "2023-06-01"},
+        url=anthropic_format.url,
+        body=anthropic_format.body,
+        answer=anthropic_format.AnthropicAnswer,
+    ),
+    "google": ChatFormat(
+        base_url="https://generativelanguage.googleapis.com",
+        base_url_variable="GOOGLE_GEMINI_BASE_URL",
+        # The one that is surely for Gemini first.
+        key_variables=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        key_header=("x-goog-api-key", ""),
+        url=google_format.url,
+        body=google_format.body,
+        answer=google_format.GoogleAnswer,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,41 +81,41 @@ class ChatRequest:
     def build(
         cls,
         *,
-        provider: str | None = None,
         model: str,
         messages: Iterable[Mapping[str, Any]],
         max_output_tokens: int | None = None,
         tools: Iterable[Mapping[str, Any]] | None = None,
         stream: bool = False,
-        options: Mapping[str, Any] | None = None,
+        provider: str | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> ChatRequest:
         """Without a provider: a `base_url` is OpenAI-compatible, else the model's name decides, else OpenAI.
 
-        Without `base_url` and `api_key` the provider's own environment variables hold, then its public
-        address. `options` go to the provider as they are. Raises `ConfigurationError` for what cannot work,
-        before anything is held or spent.
+        Without `base_url` and `api_key` the provider's own environment variables count, then its public address.
+        `options` go to the provider as they are, without those that are None. Raises `ConfigurationError` for what
+        cannot work, before anything is held or spent.
         """
+        model = checked.model(model)
         format_ = _format(provider, model, base_url)
-        options = _without_empty_caps(format_, options or {})
         conversation = Conversation(
             model=model,
             messages=_objects("messages", messages),
             tools=_objects("tools", tools or ()),
             max_output_tokens=max_output_tokens,
             streams=stream,
-            options=options,
+            options={name: value for name, value in (options or {}).items() if value is not None},
         )
-        _check_cap_is_given_once(format_, max_output_tokens, options)
         return cls(
             format=format_,
             model=model,
-            url=format_.url(_base_url(format_, base_url, environment), model, streams=stream),
+            url=_url(format_, base_url or environment.get(format_.base_url_variable), model, stream),
             headers={
                 "Content-Type": "application/json",
-                **format_.headers(_key(format_, api_key, environment)),
+                **format_.headers,
+                **_key_header(format_, api_key, environment),
             },
             body=_written(format_.body(conversation)),
         )
@@ -70,33 +123,14 @@ class ChatRequest:
 
 def _format(provider: str | None, model: str, base_url: str | None) -> ChatFormat:
     if provider is None:
-        provider = "openai" if base_url is not None else _provider_by_model(model.lower())
+        makers = {"claude": "anthropic", "gemini": "google"}
+        by_model = (maker for name, maker in makers.items() if model.lower().startswith(name))
+        provider = "openai" if base_url is not None else next(by_model, "openai")
     if provider not in FORMATS:
         raise ConfigurationError(
-            f"provider is one of {', '.join(FORMATS)}; of an OpenAI-compatible endpoint pass the address"
+            f"provider is one of {', '.join(FORMATS)}; for an OpenAI-compatible endpoint pass its address"
         )
     return FORMATS[provider]
-
-
-def _provider_by_model(model: str) -> str:
-    if model.startswith("claude"):
-        return "anthropic"
-    return "google" if model.startswith("gemini") else "openai"
-
-
-def _without_empty_caps(format_: ChatFormat, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A cap of None is one that was not given, as a provider's SDK has it too."""
-    return {
-        name: value for name, value in options.items() if value is not None or name not in format_.cap_names
-    }
-
-
-def _check_cap_is_given_once(
-    format_: ChatFormat, max_output_tokens: int | None, options: Mapping[str, Any]
-) -> None:
-    given = [name for name in format_.cap_names if name in options]
-    if len(given) + (max_output_tokens is not None) > 1:
-        raise ConfigurationError(f"give one of max_output_tokens, {', '.join(format_.cap_names)}")
 
 
 def _objects(name: str, values: Iterable[Any]) -> list[Mapping[str, Any]]:
@@ -106,20 +140,31 @@ def _objects(name: str, values: Iterable[Any]) -> list[Mapping[str, Any]]:
     return objects
 
 
-def _base_url(format_: ChatFormat, base_url: str | None, environment: Mapping[str, str]) -> str:
-    url = (base_url or environment.get(format_.base_url_variable) or format_.base_url).strip().rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"the provider's address is no http(s) address: {url!r}")
+def _url(format_: ChatFormat, base_url: str | None, model: str, streams: bool) -> str:
+    base_url = (base_url or format_.base_url).strip().rstrip("/")
+    if not base_url.startswith(("http://", "https://")):
+        raise ConfigurationError("the provider's address must begin with http:// or https://")
+    url = format_.url(base_url, model, streams)
+    # The guard asks only for what it knows as an AI call, and nothing else may go out.
+    use = paths.use_of(paths.normalized(urlsplit(url).path))
+    if use is None or not use.runs_a_model:
+        raise ConfigurationError(
+            "the provider's address and the model's name do not make the address of a chat"
+        )
     return url
 
 
-def _key(format_: ChatFormat, api_key: str | None, environment: Mapping[str, str]) -> str | None:
-    in_environment = (environment.get(name) for name in format_.key_variables)
-    return clean_key(api_key or next(filter(None, in_environment), None))
+def _key_header(
+    format_: ChatFormat, api_key: str | None, environment: Mapping[str, str]
+) -> Mapping[str, str]:
+    """A server of one's own may need none."""
+    name, prefix = format_.key_header
+    key = clean_key(api_key or next(filter(None, map(environment.get, format_.key_variables)), None))
+    return {} if key is None else {name: prefix + key}
 
 
 def _written(fields: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(fields, ensure_ascii=True, allow_nan=False).encode()
+        return json.dumps(fields, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None

@@ -6,7 +6,15 @@ the tally reads it.
 """
 
 from tokvigil.dialects.answers import AnswerReader
-from tokvigil.dialects.provider_call import ProviderCall
-from tokvigil.dialects.recognising import read_call
+from tokvigil.dialects.provider_call import CapCannotBeObeyedError, Outgoing, ProviderCall
+from tokvigil.dialects.recognising import may_be_call, read_call, unread_call
 
-__all__ = ["AnswerReader", "ProviderCall", "read_call"]
+__all__ = [
+    "AnswerReader",
+    "CapCannotBeObeyedError",
+    "Outgoing",
+    "ProviderCall",
+    "may_be_call",
+    "read_call",
+    "unread_call",
+]

@@ -1,59 +1,88 @@
 """How an answer passes through to the caller while it is read. Pure.
 
-`AnswerReader` knows the forms in which answers come: one JSON value, server-sent events, or a JSON array
-that grows. What the JSON in them says is the business of a `Tally`, one per wire format.
+`AnswerReader` knows the forms in which answers come: one JSON value, server-sent events, or a JSON array that grows. A
+`Tally`, one for each wire format, knows what the JSON in them says.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from tokvigil import json_values
+from tokvigil import containing, json_values
+from tokvigil.dialects import reasoning
+from tokvigil.dialects.aws_event_stream import MessageParser
 from tokvigil.dialects.json_array import ArrayParser
-from tokvigil.dialects.sse import EventParser
+from tokvigil.dialects.sse import Event, EventParser
+from tokvigil.endings import Ending
+from tokvigil.json_values import mapping, string
 from tokvigil.models import Usage
 from tokvigil.tokens import count_text
 
-if TYPE_CHECKING:
-    from tokvigil.dialects.provider_call import ProviderCall
-
-# A longer answer (many images or embeddings) is passed on; its usage is estimated.
+# A longer answer (many images or embeddings) is passed on unread.
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 # Of longer text than this, no more is kept: the count is extrapolated.
 TEXT_CHARS_MAX = 4_000_000
 
-# How a stream of events begins.
+# How a stream of events begins, and one of AWS: with the length of its first message.
 _EVENT_FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
+_AWS_EVENTS = b"\0"
+
+
+class AskedCall(Protocol):
+    """What a tally must know of the request."""
+
+    model: str
+
+    def count_input(self) -> int: ...
+
+    def shows_every_token(self) -> bool: ...
 
 
 class Tally(ABC):
     """What one answer has said so far: figures of the provider, and text to count where there are none."""
 
-    # Whether an answer that is no JSON is none.
-    expects_json = True
+    # Whether all output is text: what comes that is no JSON is no answer, and what is read of a cut stream is counted.
+    answers_in_text = True
+    # Whether such calls have output that is billed by token.
+    has_output = True
 
-    def __init__(self, call: ProviderCall) -> None:
+    def __init__(self, call: AskedCall) -> None:
         self._call = call
-        self.is_answer = not self.expects_json
-        # The provider's figures so far, and whether no others will come.
+        # By its provider, once it has said it.
+        self.answer_id = ""
+        # The provider's figures so far; whether they are of all output until now; and whether no others will come.
         self.said: Usage | None = None
+        self.says_so_far = False
         self.is_final = False
+        self._has_answered = False
+        self._has_failed = False
+        # The model that answers, once the answer has named it.
+        self.model = ""
         self._texts: list[str] = []
         self._chars_kept = 0
         self._chars_seen = 0
 
     def take_answer(self, answer: Mapping[str, Any]) -> None:
         """The whole answer, as one JSON object."""
-        self.is_answer = self.is_answer or not answer.get("error")
+        self._take(answer)
         self.read_answer(answer)
 
     def take_event(self, name: str, event: Mapping[str, Any]) -> bool:
         """One event of a stream; returns whether the caller is to see it."""
-        self.is_answer = self.is_answer or not event.get("error")
+        self._take(event)
         return self.read_event(name, event)
+
+    def _take(self, fields: Mapping[str, Any]) -> None:
+        failed = bool(fields.get("error"))
+        self._has_failed = self._has_failed or failed
+        self._has_answered = self._has_answered or not failed
+        # The answer itself, or the event of a stream that introduces it.
+        for answer in (fields, mapping(fields.get("message")), mapping(fields.get("response"))):
+            self.answer_id = self.answer_id or string(answer.get("id")) or string(answer.get("responseId"))
+            self.model = string(answer.get("model")) or string(answer.get("modelVersion")) or self.model
 
     @abstractmethod
     def read_answer(self, answer: Mapping[str, Any]) -> None:
@@ -66,6 +95,12 @@ class Tally(ABC):
     def end(self) -> None:
         """The answer ended as it should: what it said last is final."""
         self.is_final = True
+
+    def ending(self) -> Ending:
+        """Of an answer that was read to its end."""
+        if not self._has_failed:
+            return Ending.COMPLETE
+        return Ending.CUT if self._has_answered else Ending.REFUSED
 
     def add_text(self, text: str) -> None:
         self._chars_seen += len(text)
@@ -80,31 +115,36 @@ class Tally(ABC):
         counted = count_text("".join(self._texts), self._call.model)
         return -(-counted * self._chars_seen // self._chars_kept)
 
-    def estimate(self, unread: str) -> Usage:
-        """`unread`: what came of an answer that cannot be read as JSON, as a rule because it was cut."""
-        output_tokens = self.output_tokens() + self._count_unread(unread)
-        if self.said is None:
-            return Usage(
-                input_tokens=self._call.count_input(), output_tokens=output_tokens, source="estimated"
-            )
-        if self.is_final:
-            return replace(self.said, source="estimated")
+    def counted(self) -> Usage | None:
+        """What was used as far as the answer tells: its own figures so far, and tokens counted here where all of them
+        are to be seen. None: nobody can tell."""
+        output_tokens = self.output_tokens()
+        tells_all = self.says_so_far or not self.has_output or self._is_over()
+        if not tells_all and not (output_tokens and self._shows_every_token()):
+            return None
+        said = self.said or Usage(input_tokens=0, output_tokens=0)
         return replace(
-            self.said,
-            input_tokens=self.said.input_tokens or self._call.count_input(),
-            output_tokens=max(self.said.output_tokens, output_tokens),
+            said,
+            input_tokens=said.input_tokens or self._call.count_input(),
+            output_tokens=max(said.output_tokens, output_tokens),
             source="estimated",
         )
 
-    def _count_unread(self, unread: str) -> int:
-        """JSON around a text makes its count too high, but never higher than the cap."""
-        tokens = count_text(unread, self._call.model) if unread else 0
-        cap = self._call.max_output_tokens
-        return tokens if cap is None else min(tokens, cap)
+    def _shows_every_token(self) -> bool:
+        """A deployment may have any name: the answer then says which model it is."""
+        reasons = any(map(reasoning.is_reasoning_model, (self._call.model, self.model)))
+        return self._call.shows_every_token() and not reasons
+
+    def _is_over(self) -> bool:
+        """Whether it was read to its end, and what was seen of it is all."""
+        return self.is_final and not self._has_failed and self._shows_every_token()
 
 
 class Form(ABC):
     """One form of answers: cuts the bytes into JSON for the tally."""
+
+    # How many of the bytes fed have not been returned yet.
+    waiting_bytes = 0
 
     @abstractmethod
     def feed(self, data: bytes) -> bytes: ...
@@ -112,9 +152,8 @@ class Form(ABC):
     @abstractmethod
     def finish(self) -> bytes: ...
 
-    def unread(self) -> str:
-        """The text that did not become JSON."""
-        return ""
+    def ending(self, tally: Tally) -> Ending:
+        return tally.ending()
 
 
 class AnswerReader:
@@ -126,9 +165,49 @@ class AnswerReader:
         # Known by how the answer begins: some servers stream unasked, and others do not when asked.
         self._form: Form | None = None
         self._held = b""
+        self._has_finished = False
+        # Bytes that the caller has not been given yet. Should reading fail, they are passed on as they came.
+        self._unpassed = bytearray()
+        self._is_broken = False
+
+    @property
+    def answer_id(self) -> str:
+        """As its provider names the answer; "" until it has."""
+        return self._tally.answer_id
+
+    @property
+    def model(self) -> str:
+        """The model that answers; "" until the answer has named it."""
+        return self._tally.model
 
     def feed(self, data: bytes) -> bytes:
         """Takes the next decoded bytes; returns what the caller is to see now. Whole events, in a stream."""
+        if self._is_broken:
+            return data
+        self._unpassed += data
+        try:
+            seen = self._feed(data)
+        except Exception as error:
+            return self._give_up(error)
+        self._has_passed()
+        return seen
+
+    def finish(self) -> bytes:
+        """The answer ended as it should; returns what is left for the caller to see."""
+        if self._is_broken:
+            return b""
+        self._has_finished = True
+        try:
+            if self._held:
+                self._form = Whole(self._tally)
+                self._form.feed(self._held)
+            left = b"" if self._form is None else self._form.finish()
+            self._tally.end()
+        except Exception as error:
+            return self._give_up(error)
+        return self._held + left
+
+    def _feed(self, data: bytes) -> bytes:
         if self._form is not None:
             return self._form.feed(data)
         data, self._held = self._held + data, b""
@@ -141,38 +220,47 @@ class AnswerReader:
         self._form = self._form_that_begins(start)
         return self._form.feed(data)
 
-    def finish(self) -> bytes:
-        """The answer ended as it should; returns what is left for the caller to see."""
-        if self._held:
-            self._form = Whole(self._tally)
-            self._form.feed(self._held)
-        left = b"" if self._form is None else self._form.finish()
-        self._tally.end()
-        return self._held + left
+    def _has_passed(self) -> None:
+        waiting = len(self._held) if self._form is None else self._form.waiting_bytes
+        del self._unpassed[: len(self._unpassed) - waiting]
 
-    def is_answer(self) -> bool:
-        """Whether what has come is an answer at all: not a proxy's page, nor an error under a status of success."""
-        return self._tally.is_answer
+    def _give_up(self, error: Exception) -> bytes:
+        """Nothing is read from here on: the caller gets the rest as it comes."""
+        containing.say("a provider's answer cannot be read", error)
+        self._is_broken = True
+        return bytes(self._unpassed)
 
     def is_complete(self) -> bool:
         """Whether the provider has said that nothing more comes. Many callers read no further then."""
-        return self._tally.is_final
+        return self._tally.is_final and not self._is_broken
 
-    def usage(self) -> Usage | None:
-        """What the provider says the whole call used; None as long as it has not said so."""
-        return self._tally.said if self._tally.is_final else None
+    def ending(self) -> Ending:
+        """Of an answer that was read to its end: an error under a status of success is a refusal."""
+        if self.figures() is not None:
+            return Ending.COMPLETE
+        if self._is_broken:
+            return Ending.UNANSWERED
+        return Ending.UNANSWERED if self._form is None else self._form.ending(self._tally)
 
-    def estimate(self) -> Usage:
-        """What the call used as far as the answer was seen; `source` is "estimated".
+    def figures(self) -> Usage | None:
+        """What the provider says that the whole call used; None as long as it has not said it."""
+        return self._tally.said if self.is_complete() else None
 
-        The provider's own figures where it gave some, else counted here. Input with text in it is never 0.
-        """
-        if isinstance(self._form, Whole) and self._form.has_all():
-            # Whoever read it to its end need not wait to be told that nothing more comes.
-            self.finish()
-        return self._tally.estimate("" if self._form is None else self._form.unread())
+    def counted(self) -> Usage | None:
+        """What was used as far as the answer was read; None: nobody can tell."""
+        if self._is_broken:
+            return None
+        if isinstance(self._form, Whole):
+            if not self._has_finished and self._form.has_all():
+                # A caller who reads exactly the announced length is not told that nothing more comes.
+                self.finish()
+            if not self._form.was_read and self._tally.has_output:
+                return None
+        return self._tally.counted()
 
     def _form_that_begins(self, start: bytes) -> Form:
+        if start.startswith(_AWS_EVENTS):
+            return AwsEvents(self._tally)
         if not self._streams:
             return Events(self._tally) if start.startswith(_EVENT_FIELDS) else Whole(self._tally)
         if start.startswith(b"{"):
@@ -186,30 +274,33 @@ class Whole(Form):
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._body = bytearray()
-        self._reads = True
+        self._begins = b""
+        # Whether its end was reached, and it was an answer that can be read.
+        self.was_read = False
 
     def feed(self, data: bytes) -> bytes:
-        if self._reads:
+        self._begins = self._begins or data.lstrip(json_values.BLANK)[:1]
+        if len(self._body) <= ANSWER_BYTES_MAX:
             self._body += data
-            self._reads = len(self._body) <= ANSWER_BYTES_MAX
-            if not self._reads:
-                self._tally.is_answer = True
-                self._body.clear()
         return data
 
     def finish(self) -> bytes:
-        answer = json_values.parse_object(self._body)
+        answer = None if len(self._body) > ANSWER_BYTES_MAX else json_values.parse_object(self._body)
         if answer is not None:
-            self._body.clear()
             self._tally.take_answer(answer)
+        self.was_read = answer is not None or not self._tally.answers_in_text
+        self._body.clear()
         return b""
+
+    def ending(self, tally: Tally) -> Ending:
+        if self.was_read:
+            return tally.ending()
+        # A page of a proxy is no answer of the provider.
+        return Ending.REFUSED if self._begins == b"<" else Ending.UNANSWERED
 
     def has_all(self) -> bool:
         """Whether what has come is an answer that nothing is missing of. As costly as reading it."""
         return json_values.parse_object(self._body) is not None
-
-    def unread(self) -> str:
-        return self._body.decode("utf-8", "ignore")
 
 
 class Events(Form):
@@ -220,14 +311,16 @@ class Events(Form):
         self._parser = EventParser()
 
     def feed(self, data: bytes) -> bytes:
-        return b"".join(
-            event.raw for event in self._parser.feed(data) if self._is_shown(event.name, event.data)
-        )
+        events = self._parser.feed(data)
+        self.waiting_bytes += len(data) - sum(len(event.raw) for event in events)
+        return self._shown(events)
 
     def finish(self) -> bytes:
-        return b"".join(
-            event.raw for event in self._parser.finish() if self._is_shown(event.name, event.data)
-        )
+        self.waiting_bytes = 0
+        return self._shown(self._parser.finish())
+
+    def _shown(self, events: Iterable[Event]) -> bytes:
+        return b"".join(event.raw for event in events if self._is_shown(event.name, event.data))
 
     def _is_shown(self, name: str, data: str | None) -> bool:
         if data is None:
@@ -255,3 +348,24 @@ class GrowingArray(Form):
 
     def finish(self) -> bytes:
         return b""
+
+
+class AwsEvents(Form):
+    """The event stream of Amazon Bedrock, passed on as it comes."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._parser = MessageParser()
+
+    def feed(self, data: bytes) -> bytes:
+        for message in self._parser.feed(data):
+            fields = message.event()
+            if fields is not None:
+                self._tally.take_event("", fields)
+        return data
+
+    def finish(self) -> bytes:
+        return b""
+
+    def ending(self, tally: Tally) -> Ending:
+        return Ending.UNANSWERED if self._parser.is_broken and tally.answers_in_text else tally.ending()

@@ -1,7 +1,8 @@
-"""Anthropic's messages, from Anthropic, Azure, or Vertex, where the model stands in the path. Pure."""
+"""Anthropic's messages, from Anthropic, Azure, or Vertex and Bedrock, where the model stands in the path. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,39 +11,47 @@ from tokvigil.dialects.openai import BLOCKED_TYPE
 from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import mapping, mappings, positive, string
 from tokvigil.message_reading import compact
-from tokvigil.tokens import count_messages
 from tokvigil.usage_reading import read_usage, read_usage_block
 
 CAP_NAME = "max_tokens"
+THINKING_BUDGET_MIN = 1_024  # Anthropic refuses less
+STREAMING_PATH = re.compile(r":streamrawpredict$|/invoke-with-response-stream$", re.IGNORECASE)
 DELTA_TEXTS = ("text", "partial_json", "thinking")
 
 
 class MessagesCall(ProviderCall):
+    operation = "chat"
     provider_by_format = "anthropic"
+    cap_names = (CAP_NAME,)
 
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:
         return {"type": "error", "error": {"type": BLOCKED_TYPE, "message": message, "code": code}}
 
-    def _cap(self) -> int | None:
-        return positive(self._fields.get(CAP_NAME))
+    def _streams(self) -> bool:
+        """On Bedrock and Vertex the path says so."""
+        return super()._streams() or STREAMING_PATH.search(self._request.path) is not None
 
     def _cap_min(self) -> int:
-        """Thinking is part of the output: the cap must be above its budget."""
-        thinking = mapping(self._fields.get("thinking"))
-        budget = positive(thinking.get("budget_tokens")) if thinking.get("type") == "enabled" else None
-        return 1 if budget is None else budget + 1
+        budget = self._thinking_budget()
+        return self.cap_min if budget is None else min(budget, THINKING_BUDGET_MIN) + 1
 
-    def _with_cap(self, cap: int) -> Mapping[str, Any]:
-        return {**self._fields, CAP_NAME: cap}
+    def _with_cap(self, cap: int, names: list[str]) -> Mapping[str, Any]:
+        fields = super()._with_cap(cap, names)
+        budget, own = self._thinking_budget(), self._cap()
+        if budget is None or budget < cap:
+            return fields
+        lower = max(THINKING_BUDGET_MIN, budget * cap // (own or budget + 1))
+        return {**fields, "thinking": {**mapping(fields.get("thinking")), "budget_tokens": lower}}
+
+    def _thinking_budget(self) -> int | None:
+        """Of tokens that must be fewer than the cap. Interleaved thinking may have more in all, and its cap still holds
+        for each answer."""
+        thinking, own = mapping(self._fields.get("thinking")), self._cap()
+        budget = positive(thinking.get("budget_tokens")) if thinking.get("type") == "enabled" else None
+        return None if budget is None or (own is not None and budget >= own) else budget
 
     def _tally(self) -> Tally:
         return MessagesTally(self)
-
-    def _count_input(self) -> int:
-        messages = mappings(self._fields.get("messages"))
-        if self._fields.get("system"):
-            messages = [{"role": "system", "content": self._fields["system"]}, *messages]
-        return count_messages(messages, self.model, tools=mappings(self._fields.get("tools")))
 
 
 class MessagesTally(Tally):

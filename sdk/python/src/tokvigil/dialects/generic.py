@@ -1,18 +1,18 @@
 """Calls in formats nobody described here: images, sound, reranking, an endpoint of tomorrow. Pure.
 
 A call that passed unseen would be a hole in the limits. So whatever names a model is evaluated by the text in
-it; its usage is read where the answer says some. The request is never changed.
+it; its usage is read where the answer says some. Of some of these formats it is known where they keep their cap; any
+other request is never changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.openai import OpenAICall
-from tokvigil.dialects.prompt import Prompt
-from tokvigil.json_values import mapping
+from tokvigil.json_values import mapping, positive
 from tokvigil.usage_reading import read_usage
 
 FORM = "multipart/form-data"
@@ -26,10 +26,30 @@ class GenericCall(OpenAICall):
     def _tally(self) -> Tally:
         return GenericTally(self)
 
-    def _count_input(self) -> int:
-        prompt = Prompt()
-        prompt.add_strings({name: value for name, value in self._fields.items() if name != "model"})
-        return prompt.count(self.model)
+
+class ConverseCall(GenericCall):
+    """Bedrock's format for the models of all vendors."""
+
+    cap_names = ("maxTokens",)
+    config_names = ("inferenceConfig",)
+
+    def _cap_min(self) -> int:
+        thinking = mapping(mapping(self._fields.get("additionalModelRequestFields")).get("thinking"))
+        return 1 + (positive(thinking.get("budget_tokens")) or 0)
+
+
+class CohereChatCall(GenericCall):
+    cap_names = ("max_tokens",)
+
+
+class InteractionsCall(GenericCall):
+    """Google's: with a model or with an agent, whose output has no cap."""
+
+    cap_names = ("max_output_tokens", "maxOutputTokens")
+    config_names = ("generation_config", "generationConfig")
+
+    def _names_of_cap(self, without: Container[str]) -> list[str]:
+        return super()._names_of_cap(without) if self._fields.get("agent") is None else []
 
 
 class FormCall(GenericCall):
@@ -42,7 +62,7 @@ class FormCall(GenericCall):
 class GenericTally(Tally):
     """Nothing is known of the answer but where usage stands by custom; text in it is not counted."""
 
-    expects_json = False
+    answers_in_text = False
 
     def read_answer(self, answer: Mapping[str, Any]) -> None:
         self.said = read_usage(answer)
@@ -52,12 +72,8 @@ class GenericTally(Tally):
         self.said = next((usage for usage in usages if usage is not None), self.said)
         return True
 
-    def _count_unread(self, unread: str) -> int:
-        """As a rule bytes of a picture or a sound."""
-        return 0
 
-
-def read_form(content_type: str, body: bytes) -> Mapping[str, Any] | None:
+def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:
     """The `model` and the `stream` of a multipart form, as it writes them; what it does not say is absent.
 
     None for anything that is no whole form, or says a thing twice: a server may read it otherwise.
@@ -68,7 +84,7 @@ def read_form(content_type: str, body: bytes) -> Mapping[str, Any] | None:
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS_MAX)
     if not parts or not parts.pop().startswith(b"--"):
         return None
-    fields: dict[str, str] = {}
+    fields: dict[str, Any] = {}
     for part in parts:
         head, separator, value = part.partition(b"\r\n\r\n")
         name = _part_name(head)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.prompt import Prompt
 from tokvigil.dialects.provider_call import ProviderCall
-from tokvigil.json_values import count, is_true, mapping, mappings, positive, string
-from tokvigil.tokens import count_messages
+from tokvigil.json_values import count, is_true, mapping, mappings, string
 from tokvigil.usage_reading import read_usage
 
 CAP_NAMES = ("max_completion_tokens", "max_tokens")
-# These refuse `max_tokens`; many compatible servers know nothing else.
-WANTS_MAX_COMPLETION_TOKENS = re.compile(r"(?:^|/)(?:o\d|gpt-[5-9])", re.IGNORECASE)
+# These refuse `max_tokens`; many compatible servers know nothing else. Names may begin with a vendor, or with "ft:".
+REFUSES_MAX_TOKENS = re.compile(r"(?:^|[/:.])(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
 
 BLOCKED_TYPE = "ai_usage_blocked"
 # Says the usage of a stream without being asked, and refuses the question.
 TELLS_USAGE_UNASKED = frozenset({"mistral"})
-# The first version of Azure's interface that takes `stream_options`; older ones refuse it.
-AZURE_VERSION_WITH_STREAM_OPTIONS = "2024-09-01"
+# Versions of Azure's interface before this refuse `stream_options` and `max_completion_tokens`.
+AZURE_VERSION_MIN = "2024-09-01"
 
 
 class OpenAICall(ProviderCall):
@@ -31,6 +29,11 @@ class OpenAICall(ProviderCall):
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:
         return {"error": {"message": message, "type": BLOCKED_TYPE, "param": None, "code": code}}
 
+    def _is_old_azure(self) -> bool:
+        # "v1" and "preview" sort after dates.
+        version = parse_qs(self._request.query).get("api-version", ["v1"])[0]
+        return self.provider == "azure" and version < AZURE_VERSION_MIN
+
 
 class GeneratingCall(OpenAICall):
     """Chat and completions: both stream chunks with `choices`, and usage only if asked."""
@@ -38,8 +41,8 @@ class GeneratingCall(OpenAICall):
     def _tally(self) -> Tally:
         return ChoicesTally(self, hides_usage=self._asks())
 
-    def _asking_for_usage(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._asks():
+    def _asking_for_usage(self, fields: Mapping[str, Any], without: Container[str]) -> Mapping[str, Any]:
+        if not self._asks() or "stream_options" in without:
             return fields
         return {
             **fields,
@@ -52,58 +55,40 @@ class GeneratingCall(OpenAICall):
         return self.streams and not asked and not self._request.is_signed and self._may_ask()
 
     def _may_ask(self) -> bool:
-        if self.provider in TELLS_USAGE_UNASKED:
+        if self.provider in TELLS_USAGE_UNASKED or self._is_old_azure():
             return False
-        if self.provider != "azure":
-            return True
-        # Azure over a caller's own documents has no stream options in any version. "v1" sorts after dates.
-        version = parse_qs(self._request.query).get("api-version", ["v1"])[0]
-        return version >= AZURE_VERSION_WITH_STREAM_OPTIONS and "data_sources" not in self._fields
+        # Azure over a caller's own documents has no stream options in any version.
+        return self.provider != "azure" or "data_sources" not in self._fields
 
 
 class ChatCall(GeneratingCall):
+    operation = "chat"
+    cap_names = CAP_NAMES
+
     def _answers(self) -> int:
         return count(self._fields.get("n")) or 1
 
-    def _cap(self) -> int | None:
-        caps = [cap for name in CAP_NAMES if (cap := positive(self._fields.get(name))) is not None]
-        return min(caps, default=None)
-
-    def _with_cap(self, cap: int) -> Mapping[str, Any]:
-        named = [name for name in CAP_NAMES if self._fields.get(name) is not None]
-        return {**self._fields, **dict.fromkeys(named or [cap_name(self.model)], cap)}
-
-    def _count_input(self) -> int:
-        tools = mappings(self._fields.get("tools")) + mappings(self._fields.get("functions"))
-        beside = Prompt()
-        beside.add_json(mapping(self._fields.get("response_format")).get("json_schema"))
-        messages = mappings(self._fields.get("messages"))
-        return count_messages(messages, self.model, tools=tools) + beside.count(self.model)
+    def _preferred_names(self) -> tuple[str, ...]:
+        is_openais = self.provider == "openai" or (self.provider == "azure" and not self._is_old_azure())
+        return CAP_NAMES if is_openais or cap_name(self.model) == CAP_NAMES[0] else CAP_NAMES[::-1]
 
 
 class CompletionsCall(GeneratingCall):
     """The older completions: one or more prompts, each answered `n` times."""
 
+    operation = "text_completion"
+    cap_names = ("max_tokens",)
+
     def _answers(self) -> int:
         per_prompt = (count(self._fields.get("n")) or 1, count(self._fields.get("best_of")) or 1)
         return max(per_prompt) * max(1, len(_inputs(self._fields.get("prompt"))))
 
-    def _cap(self) -> int | None:
-        return positive(self._fields.get("max_tokens"))
-
-    def _with_cap(self, cap: int) -> Mapping[str, Any]:
-        return {**self._fields, "max_tokens": cap}
-
-    def _count_input(self) -> int:
-        return _count_inputs([self._fields.get("prompt"), self._fields.get("suffix")], self.model)
-
 
 class EmbeddingsCall(OpenAICall):
+    operation = "embeddings"
+
     def _tally(self) -> Tally:
         return EmbeddingsTally(self)
-
-    def _count_input(self) -> int:
-        return _count_inputs([self._fields.get("input")], self.model)
 
 
 class ChoicesTally(Tally):
@@ -122,6 +107,7 @@ class ChoicesTally(Tally):
         self.said = read_usage(event) or self.said
         if event.get("choices") != []:
             # Some servers say the usage so far with every chunk.
+            self.says_so_far = True
             return True
         self.end()
         # Who did not ask for this chunk looks for `choices[0]` in it.
@@ -147,19 +133,18 @@ class ChoicesTally(Tally):
 class EmbeddingsTally(Tally):
     """Vectors are no output tokens, however many bytes they are."""
 
+    has_output = False
+
     def read_answer(self, answer: Mapping[str, Any]) -> None:
         self.said = read_usage(answer)
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         return True
 
-    def _count_unread(self, unread: str) -> int:
-        return 0
-
 
 def cap_name(model: str) -> str:
-    """The name under which a chat model takes its cap."""
-    return CAP_NAMES[0] if WANTS_MAX_COMPLETION_TOKENS.search(model) else CAP_NAMES[1]
+    """The name under which a chat model takes its cap, as far as its own name tells."""
+    return CAP_NAMES[0] if REFUSES_MAX_TOKENS.search(model) else CAP_NAMES[1]
 
 
 def _inputs(value: Any) -> list[Any]:
@@ -167,15 +152,3 @@ def _inputs(value: Any) -> list[Any]:
     if not isinstance(value, list):
         return [] if value is None else [value]
     return [value] if value and all(isinstance(item, int) for item in value) else value
-
-
-def _count_inputs(values: list[Any], model: str) -> int:
-    prompt = Prompt()
-    for item in [item for value in values for item in _inputs(value)]:
-        if isinstance(item, list):
-            prompt.add_tokens(len(item))
-        elif isinstance(item, str):
-            prompt.add_text(item)
-        else:
-            prompt.add_strings(item)
-    return prompt.count(model)

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from tokvigil.dialects.anthropic import MessagesCall
 from tokvigil.dialects.gemini import ContentCall, EmbedCall
-from tokvigil.dialects.generic import GenericCall
+from tokvigil.dialects.generic import ConverseCall, GenericCall, InteractionsCall
 from tokvigil.dialects.openai import ChatCall, CompletionsCall, EmbeddingsCall
 from tokvigil.dialects.openai_responses import CompactCall, ResponsesCall
 from tokvigil.dialects.provider_call import ProviderCall
@@ -28,6 +28,9 @@ _FORMATS_BY_ENDING: Mapping[str, type[ProviderCall]] = {
     "/responses": ResponsesCall,
     "/embeddings": EmbeddingsCall,
     "/v1/messages": MessagesCall,
+    "/interactions": InteractionsCall,
+    "/converse": ConverseCall,
+    "/converse-stream": ConverseCall,
 }
 _FORMATS_BY_VERB: Mapping[str, type[ProviderCall]] = {
     "generatecontent": ContentCall,
@@ -47,7 +50,7 @@ _RUNS = re.compile(
            | v\d\w*/triggers(?:/[^/]+/executions)?
            | vector_stores/[^/]+/search
            | graders/run
-           | cachedcontents | decisions | dreams | interactions | ocr | rerank | v1/complete
+           | cachedcontents | decisions | dreams | ocr | rerank | v1/complete
          )$""",
     re.VERBOSE,
 )
@@ -55,7 +58,8 @@ _TAKES_FORMS = re.compile(r"/(?:audio|images|videos)(?:/[^/]+){0,2}$")
 
 # Google names a model and what to do with it in the path; a tuned model of Vertex is an endpoint.
 _GOOGLE = re.compile(r"/(?:models|tunedmodels|endpoints)/(?P<model>[^/:]+):(?P<verb>\w+)$", re.IGNORECASE)
-_CLAUDE_ON_VERTEX = re.compile(r"/publishers/anthropic/models/[^/:]+:(?:rawpredict|streamrawpredict)$")
+# Paths of Bedrock and Vertex that take the format of the model's maker.
+_AS_MADE = re.compile(r"/invoke(?:-with-response-stream)?$|:(?:stream)?rawpredict$")
 # An ARN as model has slashes in it.
 _BEDROCK = re.compile(r"/model/(?P<model>.+)/(?:invoke|converse)[a-z-]*$", re.IGNORECASE)
 # Anthropic's deployments, of agents, are named by no model.
@@ -121,6 +125,10 @@ def billed_later(path: str) -> tuple[str, str] | None:
     return None
 
 
+def takes_the_makers_format(path: str) -> bool:
+    return _AS_MADE.search(path.lower()) is not None
+
+
 def may_run_in_the_background(path: str) -> bool:
     return _IN_THE_BACKGROUND.search(path.lower()) is not None
 
@@ -141,8 +149,6 @@ def _format_of(path: str) -> type[ProviderCall] | None:
     for ending, known in _FORMATS_BY_ENDING.items():
         if path.endswith(ending):
             return known
-    if _CLAUDE_ON_VERTEX.search(path):
-        return MessagesCall
     google = _GOOGLE.search(path)
     if google is not None:
         return _FORMATS_BY_VERB.get(google["verb"], GenericCall)

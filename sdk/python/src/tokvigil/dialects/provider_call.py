@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokvigil import json_values
+from tokvigil.bodies import Body
+from tokvigil.dialects import reasoning
 from tokvigil.dialects.answers import AnswerReader, Tally
+from tokvigil.errors import ConfigurationError
+from tokvigil.json_values import either, mapping, positive
+from tokvigil.message_reading import Reading, read_request
+from tokvigil.tokens import count_reading, count_text
 
 # Where a request is nested too deeply for its text to be walked: the median over 96 languages.
 BYTES_PER_TOKEN = 4
@@ -16,17 +22,42 @@ BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A provider's request. `body` is what `fields` were read from."""
+    """A provider's request."""
 
     provider: str | None
     model: str
     path: str
     query: str
-    # They hold the prompt, which must not get into a log or a traceback.
-    fields: Mapping[str, Any] = field(repr=False)
-    body: bytes = field(repr=False)
+    # It holds the prompt, which must not get into a log or a traceback.
+    body: Body = field(repr=False)
     # A signature over the body goes with it: it must arrive as it is.
     is_signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The body to send, and the names of the parameters in it that are not the caller's."""
+
+    body: bytes = field(repr=False)
+    added: tuple[str, ...] = ()
+
+
+class CapCannotBeObeyedError(ConfigurationError):
+    """The request cannot be sent so that its answers stay below the decision's cap.
+
+    `cap` is the decision's, and `needed` the lowest that can be obeyed; both are of all answers together. None: the
+    request is signed and names no cap.
+    """
+
+    def __init__(self, cap: int, needed: int | None) -> None:
+        instead = (
+            f"it needs {needed} at least"
+            if needed
+            else "it is signed: name an output cap before it is signed"
+        )
+        super().__init__(f"at most {cap} output tokens are left for this call, and {instead}")
+        self.cap = cap
+        self.needed = needed
 
 
 class ProviderCall(ABC):
@@ -35,12 +66,20 @@ class ProviderCall(ABC):
     Subclasses say where their format keeps cap and text.
     """
 
+    # As OpenTelemetry's conventions name it; None: they have no name for it.
+    operation: str | None = None
     # Of whom a path of this format speaks, whatever the host.
     provider_by_format: str | None = None
+    # The names under which a request says its cap, for each answer; none: the format has no cap.
+    cap_names: tuple[str, ...] = ()
+    # The names of the object that holds it; none: it stands in the body itself.
+    config_names: tuple[str, ...] = ()
+    # The provider refuses lower caps.
+    cap_min = 1
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._fields = request.fields
+        self._fields = request.body.fields
         self._input_tokens: int | None = None
         # As usage reports name it ("openai", "anthropic", "google", ...); None: an endpoint nobody knows.
         self.provider = request.provider or self.provider_by_format
@@ -55,21 +94,39 @@ class ProviderCall(ABC):
         """Input tokens, counted here: milliseconds for long prompts."""
         if self._input_tokens is None:
             try:
-                self._input_tokens = self._count_input()
+                self._input_tokens = self._count_input() + sum(
+                    count_text(text, self.model) for text in self._request.body.long_texts()
+                )
             except RecursionError:
-                self._input_tokens = len(self._request.body) // BYTES_PER_TOKEN
+                self._input_tokens = len(self._request.body.raw) // BYTES_PER_TOKEN
         return self._input_tokens
 
-    def body(self, max_output_tokens: int | None) -> bytes:
-        """The request body to send; the original bytes if nothing changes.
+    def shows_every_token(self) -> bool:
+        """Whether the answer shows all output that is billed, as far as the request tells."""
+        return not reasoning.is_asked_for(self._fields)
 
-        The cap is written in: never above the request's own, shared out among several answers, and never so
-        low that the provider refuses it. Usage is asked for where a stream does not tell it by itself.
+    def outgoing(self, max_output_tokens: int | None, without: Container[str] = ()) -> Outgoing:
+        """What to send; the original bytes if nothing changes.
+
+        The cap is written in: never above the request's own, and shared out among several answers. Usage is asked for
+        where a stream does not tell it by itself. Parameters named in `without`, which the provider refuses, are not
+        added; a cap then goes under the other name that the format has for it, or is left out.
+
+        Raises `CapCannotBeObeyedError`.
         """
+        if max_output_tokens is not None:
+            self._check_can_obey(max_output_tokens, without)
         if self._request.is_signed:
-            return self._request.body
-        fields = self._asking_for_usage(self._capped(max_output_tokens))
-        return self._request.body if fields is self._fields else json_values.write(fields)
+            return Outgoing(self._request.body.raw)
+        fields: Mapping[str, Any] = self._fields
+        added: list[str] = []
+        if max_output_tokens is not None and self._is_above(max_output_tokens):
+            names = self._names_of_cap(without)
+            fields = self._with_cap(max_output_tokens // self._answers(), names)
+            added += [name for name in names if self._config().get(name) is None]
+        asked = self._asking_for_usage(fields, without)
+        added += [name for name in asked if asked[name] is not fields.get(name)]
+        return Outgoing(self._request.body.write(asked), tuple(added))
 
     def reader(self) -> AnswerReader:
         """A new reader for this call's answer."""
@@ -79,8 +136,12 @@ class ProviderCall(ABC):
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:
         """The body of a 403 in the provider's own error shape."""
 
-    @abstractmethod
-    def _count_input(self) -> int: ...
+    def _count_input(self) -> int:
+        return count_reading(self._read(), self.model)
+
+    def _read(self) -> Reading:
+        """What the model reads of the request."""
+        return read_request(self._fields)
 
     @abstractmethod
     def _tally(self) -> Tally: ...
@@ -92,25 +153,52 @@ class ProviderCall(ABC):
         """How many answers the request asks for. A provider's cap is per answer."""
         return 1
 
+    def _config(self) -> Mapping[str, Any]:
+        """The object that holds the cap."""
+        return mapping(either(self._fields, *self.config_names)) if self.config_names else self._fields
+
     def _cap(self) -> int | None:
-        """The request's own cap, per answer."""
-        return None
+        """The request's own cap, for each answer. Under several names the highest: the server may read any of them."""
+        said = [self._config()[name] for name in self._used_names()]
+        caps = [cap for cap in map(positive, said) if cap is not None]
+        return max(caps) if caps and len(caps) == len(said) else None
+
+    def _used_names(self) -> list[str]:
+        return [name for name in self.cap_names if self._config().get(name) is not None]
 
     def _cap_min(self) -> int:
-        """The provider refuses this request with a lower cap."""
-        return 1
+        """The lowest cap that the provider takes of this request."""
+        return self.cap_min
 
-    def _with_cap(self, cap: int) -> Mapping[str, Any]:
-        """The fields with this cap per answer. As they are, where the format has no cap."""
-        return self._fields
+    def _names_of_cap(self, without: Container[str]) -> list[str]:
+        """Those that the request uses; else the first that the provider takes."""
+        return self._used_names() or [name for name in self._preferred_names() if name not in without][:1]
 
-    def _asking_for_usage(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _preferred_names(self) -> tuple[str, ...]:
+        """The names of the cap, the one that the provider is most certain to take first."""
+        return self.cap_names
+
+    def _with_cap(self, cap: int, names: list[str]) -> Mapping[str, Any]:
+        """The fields with this cap for each answer."""
+        config = {**self._config(), **dict.fromkeys(names, cap)}
+        if not self.config_names or not names:
+            return config if names else self._fields
+        used = (name for name in self.config_names if self._fields.get(name) is not None)
+        return {**self._fields, next(used, self.config_names[0]): config}
+
+    def _asking_for_usage(self, fields: Mapping[str, Any], without: Container[str]) -> Mapping[str, Any]:
         """The fields, so that the answer tells its usage."""
         return fields
 
-    def _capped(self, max_output_tokens: int | None) -> Mapping[str, Any]:
-        if max_output_tokens is None:
-            return self._fields
-        share = max(self._cap_min(), max_output_tokens // self._answers())
+    def _is_above(self, max_output_tokens: int) -> bool:
+        """Whether the request as it is may produce more."""
         cap = self._cap()
-        return self._with_cap(share) if cap is None or share < cap else self._fields
+        return cap is None or cap > max_output_tokens // self._answers()
+
+    def _check_can_obey(self, max_output_tokens: int, without: Container[str]) -> None:
+        if not self._names_of_cap(without) or not self._is_above(max_output_tokens):
+            return
+        if self._request.is_signed:
+            raise CapCannotBeObeyedError(max_output_tokens, self.max_output_tokens)
+        if max_output_tokens // self._answers() < self._cap_min():
+            raise CapCannotBeObeyedError(max_output_tokens, self._cap_min() * self._answers())

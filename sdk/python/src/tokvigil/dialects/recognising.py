@@ -5,17 +5,22 @@ On a path that can bill, a request is an AI call or is refused: what cannot be r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from tokvigil import json_values
+from tokvigil import bodies, json_values
+from tokvigil.bodies import Body
 from tokvigil.dialects import paths
-from tokvigil.dialects.generic import FORM, FormCall, read_form
+from tokvigil.dialects.anthropic import MessagesCall
+from tokvigil.dialects.generic import FORM, CohereChatCall, FormCall, read_form
 from tokvigil.dialects.paths import Use
 from tokvigil.dialects.provider_call import ProviderCall, Request
 from tokvigil.dialects.providers import provider_of
 from tokvigil.errors import ConfigurationError
 from tokvigil.json_values import mapping, string
+
+logger = logging.getLogger("tokvigil")
 
 # The model of a call that names none: the provider's default, or that of an agent. It has no price, so that
 # policies decide by their `unknown_price`.
@@ -27,7 +32,11 @@ _RUNNERS = ("agent", "agent_id", "assistant_id")
 # How Google writes the name of a model that does not stand in the path.
 _GOOGLE_RESOURCES = ("models/", "projects/")
 # A body signed by AWS must arrive as it was signed.
-_SIGNED_BY_AWS = "AWS4-"
+SIGNED_BY_AWS = "AWS4-"
+
+# What was said in the log; a path may have ids in it.
+_said: set[str] = set()
+SAID_MAX = 100
 
 _UNREADABLE = "the request's {} cannot be read, so its cost cannot be limited: send {}"
 
@@ -54,23 +63,64 @@ def read_call(
     if named.get("content-encoding", "identity") != "identity":
         raise ConfigurationError("the request's body is compressed: send it as it is, so that it can be read")
     is_form = named.get("content-type", "").lower().startswith(FORM)
-    fields = _fields(use, named["content-type"] if is_form else None, body)
-    model = None if fields is None else _model(path, fields, use)
-    if fields is None or model is None:
+    read = _read(use, named["content-type"] if is_form else None, body)
+    model = None if read is None else _model(path, read.fields, use)
+    provider = provider_of(host)
+    if read is None or model is None:
+        if provider is not None:
+            _say_once(
+                f"{method.upper()} {path} of {provider} is not known as an AI call, so it is not limited"
+            )
         return None
+    fields = read.fields
     if paths.may_run_in_the_background(path):
         _check_is_billed_now(fields)
-    return (FormCall if is_form else use.format)(
+    return (FormCall if is_form else _format(use, path, provider, fields))(
         Request(
-            provider=provider_of(host),
+            provider=provider,
             model=model,
             path=path,
             query=query,
-            fields=fields,
-            body=body,
-            is_signed=named.get("authorization", "").startswith(_SIGNED_BY_AWS),
+            body=read,
+            is_signed=named.get("authorization", "").startswith(SIGNED_BY_AWS),
         )
     )
+
+
+def _say_once(message: str) -> None:
+    if message not in _said and len(_said) < SAID_MAX:
+        _said.add(message)
+        logger.warning(message)
+
+
+def may_be_call(method: str, url_path: str) -> bool:
+    """Whether the body of a request must be read: an upload, whatever is in it, is no AI call."""
+    path = paths.normalized(url_path.partition("?")[0])
+    is_written = method.upper() in _WITH_BODY
+    return is_written and (paths.use_of(path) is not None or paths.billed_later(path) is not None)
+
+
+def unread_call(url_path: str, body: bytes) -> ProviderCall:
+    """An AI call of which nothing is known."""
+    return FormCall(
+        Request(
+            provider=None,
+            model=UNSPECIFIED,
+            path=url_path,
+            query="",
+            body=Body(body, {}, {}),
+            is_signed=True,
+        )
+    )
+
+
+def _format(use: Use, path: str, provider: str | None, fields: Mapping[str, Any]) -> type[ProviderCall]:
+    """Of a body in JSON."""
+    if paths.takes_the_makers_format(path) and "anthropic_version" in fields:
+        return MessagesCall
+    if provider == "cohere" and path.endswith("/chat"):
+        return CohereChatCall
+    return use.format
 
 
 def _check_can_be_settled(path: str) -> None:
@@ -91,18 +141,19 @@ def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
         )
 
 
-def _fields(use: Use, form_type: str | None, body: bytes) -> Mapping[str, Any] | None:
+def _read(use: Use, form_type: str | None, body: bytes) -> Body | None:
     """What the body says; None for what is neither JSON nor a form, on a path that nobody knows."""
     if form_type is not None:
         fields = read_form(form_type, body) if use.takes_forms else None
+        read = None if fields is None else Body(body, fields, {})
     else:
-        fields = json_values.parse_object(body) if body.strip() else {}
+        read = bodies.read(body) if body.strip() else Body(body, {}, {})
     is_meant_to_be_read = form_type is not None or body.lstrip(json_values.BLANK).startswith(b"{")
-    if fields is None and (use.runs_a_model or is_meant_to_be_read):
+    if read is None and (use.runs_a_model or is_meant_to_be_read):
         is_form = form_type is not None and use.takes_forms
         wanted = "a form with boundary and CRLF" if is_form else "one JSON object in UTF-8"
         raise ConfigurationError(_UNREADABLE.format("body", wanted))
-    return fields
+    return read
 
 
 def _model(path: str, fields: Mapping[str, Any], use: Use) -> str | None:

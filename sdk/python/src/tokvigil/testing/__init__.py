@@ -16,7 +16,7 @@ call counting. `evaluated`, `reported`, `held` and `charged_usd` say what happen
 As pytest fixtures: see `tokvigil.testing.pytest_plugin`.
 """
 
-from tokvigil.evaluation import Question
+from tokvigil.question import Question
 from tokvigil.testing.clients import AsyncFakeTokVigil, FakeTokVigil
 
 __all__ = ["AsyncFakeTokVigil", "FakeTokVigil", "Question"]

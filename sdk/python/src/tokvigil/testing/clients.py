@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
 
 import httpx2
 
 from tokvigil.async_client import AsyncTokVigil
-from tokvigil.availability import OnUnavailable
+from tokvigil.availability import OnUnreachable
 from tokvigil.base_client import BaseClient
 from tokvigil.chat import Chat
 from tokvigil.client import TokVigil
 from tokvigil.connections import Connections
-from tokvigil.evaluation import Question
-from tokvigil.models import UsageEvent
+from tokvigil.models import Decision, UsageEvent
+from tokvigil.question import Question
 from tokvigil.reporting import EXIT_S_MAX
 from tokvigil.testing.control_plane import ControlPlane
 from tokvigil.testing.script import Block, Whose
+from tokvigil.transport import Sender
 from tokvigil.wrapping.wrapper import Wrapper
 
 API_KEY = "tv_env_fake_fake"
@@ -33,26 +33,27 @@ class _Fake(BaseClient):
     def __init__(
         self,
         *,
-        on_unavailable: OnUnavailable = "last_known",
-        telemetry_user_id: bool = False,
+        on_unreachable: OnUnreachable = "last_known",
         provider: Provider | None = None,
+        on_decision: Callable[[Decision], object] | None = None,
     ) -> None:
         self._plane = ControlPlane()
         super().__init__(
-            API_KEY,
-            BASE_URL,
+            api_key=API_KEY,
+            base_url=BASE_URL,
             max_retries=0,
-            on_unavailable=on_unavailable,
-            spool=False,
-            telemetry_user_id=telemetry_user_id,
-            http_client=_client(self._plane.answer),
-            async_http_client=_async_client(self._plane.answer),
+            on_unreachable=on_unreachable,
+            journal=False,
+            on_decision=on_decision,
         )
         self.provider = provider
         self._chat = Chat(
-            Wrapper(desk=self._desk, transport=self._transport),
-            Connections(_client(self._provided), _async_client(self._provided)),
+            Wrapper(calls=self._calls, transport=self._transport),
+            Connections(transport=httpx2.MockTransport(self._provided)),
         )
+
+    def _linked(self, *_: object) -> Sender:
+        return self._plane
 
     def allow(
         self, *, user_id: str | None = None, feature: str | None = None, model: str | None = None
@@ -100,7 +101,7 @@ class _Fake(BaseClient):
         self._plane.script.cap(Whose(user_id=user_id, feature=feature, model=model), max_output_tokens)
 
     def down(self) -> None:
-        """TokVigil cannot be reached, until `up`, `allow` or `block`: `on_unavailable` decides."""
+        """TokVigil cannot be reached, until `up`, `allow` or `block`: `on_unreachable` decides."""
         self._plane.is_down = True
 
     def up(self) -> None:
@@ -166,11 +167,3 @@ class AsyncFakeTokVigil(_Fake, AsyncTokVigil):
 
     async def close(self) -> None:
         self._let_go()
-
-
-def _client(answer: Provider) -> httpx2.Client:
-    return httpx2.Client(transport=httpx2.MockTransport(answer))
-
-
-def _async_client(answer: Any) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))

@@ -9,14 +9,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
-
-import httpx2
+from urllib.parse import parse_qsl, unquote
 
 from tokvigil import prices
-from tokvigil.errors import MalformedAnswerError
-from tokvigil.evaluation import Question, new_request_id
+from tokvigil.errors import UnreachableError
+from tokvigil.links import Answer, Request
 from tokvigil.models import UsageEvent
+from tokvigil.question import Question, new_request_id
 from tokvigil.testing.bodies import first_error
 from tokvigil.testing.script import HOLD_S, POLICY, Script, instant
 
@@ -47,29 +46,38 @@ class ControlPlane:
             self.held: dict[str, Question] = {}
             self.charged_usd = Decimal(0)
 
-    def answer(self, request: httpx2.Request) -> httpx2.Response:
-        """Raises what the HTTP library raises if it cannot connect."""
+    def send(self, request: Request) -> Answer:
+        """Raises what the clients raise if they cannot connect."""
         if self.is_down:
-            raise httpx2.ConnectError("the fake TokVigil is down", request=request)
+            raise UnreachableError("the fake TokVigil is down")
         try:
             with self._lock:
                 status, body = self._route(request)
         except Refused as refused:
             status, body = refused.status, _problem(refused)
-        return httpx2.Response(status, json=body) if body is not None else httpx2.Response(status)
+        return Answer(status=status, body=b"" if body is None else json.dumps(body).encode())
 
-    def _route(self, request: httpx2.Request) -> tuple[int, Any]:
-        path = request.url.raw_path.decode("ascii").partition("?")[0]
+    async def send_async(self, request: Request) -> Answer:
+        return self.send(request)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    async def close_async(self) -> None:
+        """Nothing is open."""
+
+    def _route(self, request: Request) -> tuple[int, Any]:
+        path, _, query = request.path.partition("?")
         match request.method, *path.strip("/").split("/"):
             case "POST", "v1", "evaluate":
-                return 200, self._evaluate(json.loads(request.content))
+                return 200, self._evaluate(json.loads(request.body or b""))
             case "POST", "v1", "usage":
-                return self._usage(json.loads(request.content))
+                return self._usage(json.loads(request.body or b""))
             case "POST", "v1", "usage", "batch":
-                events = json.loads(request.content)["events"]
+                events = json.loads(request.body or b"")["events"]
                 return 200, {"results": [self._batched(index, event) for index, event in enumerate(events)]}
             case "GET", "v1", "limits":
-                return 200, self._limits(request.url.params)
+                return 200, self._limits(dict(parse_qsl(query)))
             case "DELETE", "v1", "reservations", request_id:
                 self._end(unquote(request_id))
                 return 204, None
@@ -113,7 +121,7 @@ class ControlPlane:
             event = UsageEvent.from_wire(body)
             at = event.occurred_at or datetime.now(UTC)
             cost_usd = prices.cost(event.model, event.usage, at, provider=event.provider)
-        except (MalformedAnswerError, ValueError) as error:
+        except (UnreachableError, ValueError) as error:
             raise Refused(422, "VALIDATION_ERROR", str(error)) from None
         known = self.reported.setdefault(event.request_id, event)
         if known != event:

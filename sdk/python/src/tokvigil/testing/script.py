@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tokvigil import prices
+from tokvigil import prices, reasons
 from tokvigil.errors import ConfigurationError
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP
-from tokvigil.evaluation import Question
 from tokvigil.models import Usage
+from tokvigil.question import Question
 
 POLICY = {
     "id": "00000000-0000-7000-8000-000000000000",
@@ -38,18 +38,9 @@ LIMITS = {
     for metric in METRICS
 } | {"CONCURRENCY_LIMIT_EXCEEDED": ("total", SECOND_S, "concurrency")}
 # No limit stands behind these.
-CLASSES = {
-    "NO_POLICY": "forbidden",
-    "DEGRADED_BLOCKED": "degraded",
-    "ENVIRONMENT_FROZEN": "frozen",
-    "FEATURE_FROZEN": "frozen",
-    "USER_BLOCKED": "forbidden",
-    "MODEL_NOT_ALLOWED": "forbidden",
-    "MODEL_DENIED": "forbidden",
-    "PRICE_UNKNOWN": "forbidden",
-    "REQUEST_TOKENS_EXCEEDED": "too_large",
-    "REQUEST_COST_EXCEEDED": "too_large",
-}
+WITHOUT_LIMIT = [
+    code for code in reasons.CLASSES if code not in LIMITS and code not in ("ALLOWED", "DEGRADED_ALLOWED")
+]
 WITHOUT_POLICY = frozenset({"NO_POLICY", "ENVIRONMENT_FROZEN", "FEATURE_FROZEN", "USER_BLOCKED"})
 
 
@@ -81,15 +72,13 @@ class Block:
     suggested_model: str | None = None
 
     def __post_init__(self) -> None:
-        if self.reason_code not in LIMITS and self.reason_code not in CLASSES:
-            known = ", ".join((*CLASSES, *LIMITS))
+        if self.reason_code not in LIMITS and self.reason_code not in WITHOUT_LIMIT:
+            known = ", ".join((*WITHOUT_LIMIT, *LIMITS))
             raise ConfigurationError(f"{self.reason_code!r} is no reason to block; these are: {known}")
 
     @property
     def reason_class(self) -> str:
-        if self.reason_code in CLASSES:
-            return CLASSES[self.reason_code]
-        return "transient" if LIMITS[self.reason_code][2] == "concurrency" else "exhausted"
+        return reasons.class_of(self.reason_code)
 
     @property
     def seconds(self) -> int | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TypeVar
 
 from tokvigil.errors import ConfigurationError
-from tokvigil.wrapping import genai, langchain, stainless
+from tokvigil.wrapping import framework_models, genai, stainless
 from tokvigil.wrapping.wrapper import Wrapper
 
 T = TypeVar("T")
-SDKS = (stainless, genai, langchain)
+SDKS = (stainless, genai, framework_models)
 
 
 def wrap(client: T, wrapper: Wrapper) -> T:
@@ -22,6 +22,7 @@ def wrap(client: T, wrapper: Wrapper) -> T:
             f"wrap takes a client, and {client.__name__} is its class: wrap({client.__name__}())"
         )
     raise ConfigurationError(
-        f"wrap takes clients of openai, anthropic, google-genai and langchain-openai, and this is a"
-        f" {type(client).__module__}.{type(client).__qualname__}: put tv.guard(...) around its calls instead"
+        f"wrap takes clients of openai, anthropic, google-genai and groq, and models of LangChain and crewai; this is a"
+        f" {type(client).__module__}.{type(client).__qualname__}: give it tv.http_client() if it takes one, or put"
+        " tv.guard(...) around its calls"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from tokvigil.errors import AIUsageBlockedError
+from tokvigil.blocked import AIUsageBlockedError
 
 
 def blocked_as(blocked: AIUsageBlockedError, status_error: Exception) -> AIUsageBlockedError:
@@ -24,4 +24,6 @@ def _class_of_both(status_error: Any) -> Any:
         """A process that unpickles it may not have the provider's SDK."""
         return AIUsageBlockedError, (error.decision,)
 
-    return type(AIUsageBlockedError.__name__, (AIUsageBlockedError, status_error), {"__reduce__": reduce})
+    # Task queues look the class up by its module and name.
+    own = {"__reduce__": reduce, "__module__": AIUsageBlockedError.__module__}
+    return type(AIUsageBlockedError.__name__, (AIUsageBlockedError, status_error), own)

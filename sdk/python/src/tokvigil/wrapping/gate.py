@@ -1,217 +1,261 @@
-"""What stands before each AI call of a guarded HTTP client, and what its answer means. Waits for nothing itself.
+"""The guard before each AI call of an HTTP client, and what its answer means. Waits for nothing itself.
 
-request -> read (a dialect) -> whose is it (context) -> decision -> passage: the request with its cap
-answer  -> passage: passed through a reader; its usage written down before the caller has the last of it
+request -> read (a dialect) -> user (context) -> decision -> attempt: the request with its cap
+answer  -> attempt: passed through a reader; its usage is written down before the caller has the last of it
+
+Each request that reaches the provider is a call of its own, also if the provider's SDK tries again by itself.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
+from tokvigil import containing, decisions
 from tokvigil.attribution import Attribution, current, inside_guard
-from tokvigil.dialects import AnswerReader, ProviderCall, read_call
-from tokvigil.errors import AIUsageBlockedError, ConfigurationError, TokVigilError
-from tokvigil.evaluation import Question
-from tokvigil.models import UsageStatus
-from tokvigil.open_call import Desk, OpenCall
+from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.calls import Call, Calls
+from tokvigil.dialects import (
+    AnswerReader,
+    CapCannotBeObeyedError,
+    ProviderCall,
+    may_be_call,
+    read_call,
+    unread_call,
+)
+from tokvigil.endings import Ending, ending_of_error, ending_of_status
+from tokvigil.errors import TokVigilError
+from tokvigil.models import Decision
+from tokvigil.question import Question
 from tokvigil.steps import Steps
 
 logger = logging.getLogger("tokvigil")
 
-COUNT_DIGITS_MAX = 4
 # Counting the tokens of more than this takes milliseconds.
 LARGE_BYTES = 50_000
-# The provider has seen nothing of such a request, or refused it and a hook of the caller's made an exception of that.
-# After any other failure it may have worked, and bill.
-NOTHING_USED = frozenset(
-    {"ConnectError", "ConnectTimeout", "HTTPStatusError", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
-)
+# By which providers refuse a parameter, naming it.
+REFUSES_PARAMETERS = frozenset({400, 422})
+ERROR_BYTES_MAX = 20_000
+REFUSED_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retrying:
-    """How a provider's SDK tries again: how often in all, after what, and the header that counts, if it sends one.
+class HttpRequest(NamedTuple):
+    """What the gate must know of a request. `path` has the query; the body was read."""
 
-    `after_status` is asked with an answer's status and headers, `after_error` with what was raised instead of one.
-    """
-
-    attempts_max: Callable[[], int] = lambda: 1
-    after_status: Callable[[int, Mapping[str, str]], bool] = lambda status, headers: False
-    after_error: Callable[[Exception], bool] = lambda error: False
-    count_header: str | None = None
-
-    def may_be_retry(self, headers: Mapping[str, str]) -> bool:
-        if self.count_header is None:
-            return self.attempts_max() > 1
-        return self.attempts_before(headers) > 0
-
-    def attempts_before(self, headers: Mapping[str, str]) -> int:
-        """As the SDK counts them; 0 if it does not say."""
-        said = "" if self.count_header is None else headers.get(self.count_header, "")
-        return int(said) if said.isdecimal() and len(said) <= COUNT_DIGITS_MAX else 0
-
-
-ONE_ATTEMPT = Retrying()
+    method: str
+    path: str
+    host: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Gate:
-    """Of one guarded client. `default` is whose the calls are where no context says otherwise."""
+    """Of one guarded client. `default` is the attribution of calls outside of any context."""
 
-    def __init__(self, desk: Desk, default: Attribution, retrying: Retrying = ONE_ATTEMPT) -> None:
-        self._desk = desk
+    def __init__(self, calls: Calls, default: Attribution) -> None:
+        self._calls = calls
         self._default = default
-        self._retrying = retrying
+        self._refused = Refused()
 
-    def admit(
-        self, method: str, path: str, host: str, headers: Mapping[str, str], body: bytes
-    ) -> Steps[Passage | None]:
-        """The way on for a request; None if it is no AI call.
+    def may_be_call(self, method: str, path: str) -> bool:
+        """Whether `admit` must see the request, with its body."""
+        return may_be_call(method, path)
+
+    def admit(self, request: HttpRequest) -> Steps[Attempt | None]:
+        """The attempt that a request is; None if it is no AI call.
 
         Raises `AIUsageBlockedError`, `MissingAttributionError`, and whatever else keeps it from going out.
         """
-        asked = read_call(method, path, host, headers, body)
+        asked = _read(request)
         if asked is None:
             return None
         attribution = current(self._default)
         guarded = inside_guard.get()
         if guarded is not None:
             logger.warning("the call inside the guard of request %s asks by itself: it counts twice", guarded)
-
-        def key() -> Hashable:
-            """Of the same request of the same call of the same client. Large bodies take their time."""
-            return id(self), host, path, sha256(body).digest(), repr(attribution)
-
-        if self._retrying.may_be_retry(headers):
-            call = self._desk.reporter.resume(key())
-            if call is not None:
-                call.attempts += 1
-                return self._passage(call, asked, key)
+        count = partial(_count_input, asked)
         question = Question.of(
             attribution,
             asked.model,
-            input_tokens=(yield asked.count_input) if len(body) > LARGE_BYTES else asked.count_input(),
+            provider=asked.provider,
+            input_tokens=(yield count) if len(request.body) > LARGE_BYTES else count(),
             max_output_tokens=asked.max_output_tokens,
         )
-        call = yield from self._desk.open(question, asked.provider)
-        # Of a call whose answer broke off, a retry is a call of its own, and may be the last all the same.
-        call.attempts += self._retrying.attempts_before(headers)
-        return self._passage(call, asked, key)
-
-    def _passage(self, call: OpenCall, asked: ProviderCall, key: Callable[[], Hashable]) -> Passage:
+        call = yield from self._calls.open(question, asked.operation)
         try:
-            return Passage(call, asked, key, self._desk.reporter.pause, self._retrying)
-        except Exception:
+            return Attempt(call, asked, request, self._refused)
+        except TokVigilError:
             # A request that the cap cannot be written into.
-            call.report_cancelled()
+            call.end(Ending.NOT_SENT)
             raise
 
 
-class Passage:
-    """One attempt of an allowed call."""
+def _read(request: HttpRequest) -> ProviderCall | None:
+    """A request that we fail to read is asked for as a call of an unspecified model, and goes out as it is."""
+    try:
+        return read_call(*request)
+    except TokVigilError:
+        raise
+    except Exception as error:
+        containing.say("a provider's request cannot be read", error)
+        return unread_call(request.path, request.body)
 
-    def __init__(
-        self,
-        call: OpenCall,
-        asked: ProviderCall,
-        key: Callable[[], Hashable],
-        pause: Callable[[Hashable, OpenCall], None],
-        retrying: Retrying,
-    ) -> None:
+
+def _count_input(asked: ProviderCall) -> int | None:
+    try:
+        return asked.count_input()
+    except Exception as error:
+        containing.say("the input of a call cannot be counted", error)
+        return None
+
+
+def _letters(text: str) -> str:
+    """Providers name their parameters in camelCase or in snake_case."""
+    return text.replace("_", "").lower()
+
+
+class Refused:
+    """Parameters that the guard added and a provider did not take, by host and model. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, str], frozenset[str]] = {}
+
+    def of(self, host: str, model: str) -> frozenset[str]:
+        return self._names.get((host, model), frozenset())
+
+    def add(self, host: str, model: str, names: Collection[str]) -> None:
+        if len(self._names) < REFUSED_MAX:
+            self._names[host, model] = self.of(host, model) | frozenset(names)
+
+
+class Attempt:
+    """One request of an allowed call, and its answer."""
+
+    def __init__(self, call: Call, asked: ProviderCall, request: HttpRequest, refused: Refused) -> None:
         self.call = call
-        self.asked = asked
-        self.body = asked.body(call.decision.max_output_tokens)
-        self._key = key
-        self._pause = pause
-        self._retrying = retrying
-        self._is_last = call.attempts >= retrying.attempts_max()
+        self.body = request.body
+        self._asked = asked
+        self._host = request.host
+        self._refused = refused
+        self._added: tuple[str, ...] = ()
+        self._reader: AnswerReader = asked.reader()
+        self._is_remembered = False
+        self._write_body()
+
+    def _write_body(self) -> None:
+        """With the decision's cap, and without what the provider refuses.
+
+        Raises `AIUsageBlockedError` if the cap cannot be obeyed: a call must not use more than is held for it.
+        """
+        decision = self.call.decision
+        cap = None if decision is None else decision.max_output_tokens
+        try:
+            refused = self._refused.of(self._host, self._asked.model)
+            outgoing = self._asked.outgoing(cap, refused)
+            self.body, self._added = outgoing.body, outgoing.added
+        except CapCannotBeObeyedError as error:
+            assert decision is not None
+            raise AIUsageBlockedError(_too_large(decision, error)) from error
+        except TokVigilError:
+            raise
+        except Exception as error:
+            containing.say("the cap of a call cannot be written into it", error)
+
+    def may_take_back(self, status: int) -> bool:
+        """Whether the provider may have refused a parameter that the guard has added."""
+        return status in REFUSES_PARAMETERS and bool(self._added)
+
+    def takes_back(self, answer: bytes) -> bool:
+        """Whether the provider's error names such a parameter: `body` is without it now, and to be sent once more."""
+        text = _letters(answer[:ERROR_BYTES_MAX].decode("utf-8", "replace"))
+        named = [name for name in self._added if _letters(name) in text]
+        if not named:
+            return False
+        logger.warning(
+            "%s does not take %s for %s: it is sent without from now on",
+            self._host,
+            named[0],
+            self._asked.model,
+        )
+        self._refused.add(self._host, self._asked.model, named)
+        self._write_body()
+        return True
 
     def broke(self, error: BaseException) -> None:
         """No answer came."""
-        if not isinstance(error, Exception):
-            self.call.put_off(self.call.report_unheard)
-        elif not self._is_last and self._retrying.after_error(error):
-            self._pause(self._key(), self.call)
-        elif type(error).__name__ in NOTHING_USED:
-            self.call.report_failed()
-        else:
-            self.call.report_unknown()
+        self._end(ending_of_error(error, of_attempt=True))
 
-    def refused(self, status: int, headers: Mapping[str, str]) -> None:
+    def refused(self, status: int) -> None:
         """The provider answered with an error."""
-        if not self._is_last and self._retrying.after_status(status, headers):
-            self._pause(self._key(), self.call)
-        else:
-            self.call.report_failed()
+        self._end(ending_of_status(status))
 
-    def answered(self) -> Passing:
-        return Passing(self.call, self.asked.reader())
-
-
-class Passing:
-    """A successful answer on its way to the caller."""
-
-    def __init__(self, call: OpenCall, reader: AnswerReader) -> None:
-        self._call = call
-        self._reader = reader
-        call.report_as_it_stands = self._report_cut
+    def answered(self) -> None:
+        """A successful answer begins."""
+        self.call.answer = self._reader
 
     def feed(self, data: bytes) -> bytes:
         """What the caller is to see of it; the usage is written down first, once the provider has said it."""
         seen = self._reader.feed(data)
-        if self._reader.usage() is not None or self._reader.is_complete():
-            self._report_whole()
+        self._remember()
+        if self.call.is_open and self._reader.is_complete():
+            self._end(self._reader.ending())
         return seen
 
     def finish(self) -> bytes:
         """The answer is complete."""
         rest = self._reader.finish()
-        self._report_whole()
+        self._remember()
+        self._end(self._reader.ending())
         return rest
 
-    def _report_whole(self) -> None:
-        if not self._call.is_open:
-            return
-        if self._reader.is_answer():
-            self._report("succeeded")
-        else:
-            self._call.report_failed()
-
-    def end(self) -> None:
-        """Nothing will be read any more. If the answer was not complete, it broke off, or nobody wanted the rest: the
-        provider's figures so far are reported, else what can be counted, never 0.
+    def closed(self) -> None:
+        """Nothing will be read any more. If the answer was not complete, it broke off, or nobody wanted the rest.
 
         Safe while objects are being collected, which is when streams end that nobody closed.
         """
-        self._call.put_off(self._report_cut)
+        self.call.end_later(Ending.CUT)
 
-    def _report_cut(self) -> None:
-        if self._call.is_open:
-            self._report("partial")
+    def _end(self, ending: Ending) -> None:
+        with containing.defects("the usage of a call cannot be reported"):
+            self.call.end(ending)
 
-    def _report(self, status: UsageStatus) -> None:
-        try:
-            self._call.report(status, self._reader.usage() or self._reader.estimate())
-        except ConfigurationError as error:
-            # The answer matters more than figures that cannot be.
-            logger.warning("request %s: %s; what it may use is reported", self._call.request_id, error)
-            self._call.report_unknown()
+    def _remember(self) -> None:
+        """Which decision let the answer through, as soon as its id is known."""
+        answer_id, decision = self._reader.answer_id, self.call.decision
+        if answer_id and decision is not None and not self._is_remembered:
+            self._is_remembered = True
+            with containing.defects("the decision behind an answer cannot be remembered"):
+                decisions.remember(answer_id, decision)
 
 
-def refusal(
-    error: TokVigilError, method: str, path: str, host: str, headers: Mapping[str, str], body: bytes
-) -> Mapping[str, Any]:
+def _too_large(decision: Decision, error: CapCannotBeObeyedError) -> Decision:
+    """The block of a call that cannot be made as small as the decision has it."""
+    return replace(
+        decision,
+        allowed=False,
+        reason_code="REQUEST_TOKENS_EXCEEDED",
+        reason_class="too_large",
+        message=f"{error}.",
+        reserved=None,
+        max_output_tokens=None,
+    )
+
+
+def refusal(error: TokVigilError, request: HttpRequest) -> Mapping[str, Any]:
     """The error as the provider would write it, so that its SDK makes an error of it."""
+    code: str
     if isinstance(error, AIUsageBlockedError):
         message, code = error.message, error.reason_code
     else:
         message, code = str(error), type(error).__name__
     try:
-        asked = read_call(method, path, host, headers, body)
-    except TokVigilError:
+        asked = read_call(*request)
+    except Exception as unread:
+        if not isinstance(unread, TokVigilError):
+            containing.say("a refused request cannot be read", unread)
         asked = None
     if asked is not None:
         return asked.refusal(message, code)

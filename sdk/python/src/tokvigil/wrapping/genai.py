@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Collection
+from functools import partial
 from typing import Any
 
-from tokvigil.errors import AIUsageBlockedError, ConfigurationError, TokVigilError
+from tokvigil.attribution import begun_here
+from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.errors import ConfigurationError, TokVigilError
 from tokvigil.wrapping.blocked import blocked_as
-from tokvigil.wrapping.gate import Retrying
-from tokvigil.wrapping.http import REFUSAL_STATUS
+from tokvigil.wrapping.http import REFUSAL_STATUS, RaisedAs
 from tokvigil.wrapping.wrapper import Wrapper
 
-RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-RETRIED_ERRORS = frozenset({"TimeoutException", "ConnectError"})  # of the HTTP library
 # Clients of newer endpoints, with the HTTP client in many places; the client makes them when they are first used.
 MADE_WHEN_USED = "google.genai._gaos."
 
@@ -26,19 +25,17 @@ def is_one(client: Any) -> bool:
     )
 
 
-def wrap(client: Any, wrapper: Wrapper) -> Any:
-    """A copy of the client, of the same class and with the same options, whose AI calls pass the gate."""
+def wrap(client: Any, wrapper: Wrapper, raised_as: RaisedAs | None = None) -> Any:
+    """A copy of the client, of the same class and with the same options, whose AI calls pass the gate.
+
+    A block is raised as what `raised_as` makes of it: the SDK's own error, if nothing is said.
+    """
     api = client._api_client
     if api._httpx_client is None or api._async_httpx_client is None:
         raise ConfigurationError("this google-genai client does not send through httpx: it cannot be guarded")
     guarded_api = copy.copy(api)
-    retrying = Retrying(
-        attempts_max=lambda: _attempts_max(api),
-        after_status=lambda status, headers: status in _retried_statuses(api),
-        after_error=_is_retried,
-    )
     sync, asynchronous = (
-        wrapper.guarded_http(inner, retrying, _as_client_error)
+        wrapper.guarded_http(inner, raised_as or _as_client_error)
         for inner in (api._httpx_client, api._async_httpx_client)
     )
     guarded_api._httpx_client, guarded_api._async_httpx_client = sync, asynchronous
@@ -47,6 +44,9 @@ def wrap(client: Any, wrapper: Wrapper) -> Any:
         update={"httpx_client": sync, "httpx_async_client": asynchronous}
     )
     guarded = _rebound(client, api, guarded_api)
+    for models in (guarded._models, guarded._aio._models):
+        # Of its class: a client that is wrapped again has the method of the first wrapping on it.
+        models.generate_content_stream = begun_here(partial(type(models).generate_content_stream, models))
     # The client closes its connections when it is collected, and the guarded one uses them.
     guarded._tokvigil_wraps = client
     return guarded
@@ -58,20 +58,6 @@ def _as_client_error(error: TokVigilError) -> Exception:
         return error
     body = {"error": {"code": REFUSAL_STATUS, "status": error.reason_code, "message": error.message}}
     return blocked_as(error, sys.modules["google.genai.errors"].ClientError(REFUSAL_STATUS, body))
-
-
-def _attempts_max(api: Any) -> int:
-    options = api._http_options.retry_options
-    return 1 if options is None else int(options.attempts or 5)
-
-
-def _retried_statuses(api: Any) -> Collection[int]:
-    options = api._http_options.retry_options
-    return (options and options.http_status_codes) or RETRIED_STATUSES
-
-
-def _is_retried(error: Exception) -> bool:
-    return any(base.__name__ in RETRIED_ERRORS for base in type(error).__mro__)
 
 
 def _rebound(part: Any, api: Any, guarded_api: Any) -> Any:

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from tokvigil.blocked import ERROR
+from tokvigil.decisions import CALL
 from tokvigil.errors import ConfigurationError, TokVigilError
 from tokvigil.steps import Steps
-from tokvigil.wrapping.gate import Gate, Passage, Passing, refusal
+from tokvigil.wrapping.gate import Attempt, Gate, HttpRequest, refusal
 
 LIBRARIES = ("httpx2", "httpx")
 REFUSAL_STATUS = 403
-# Under these names a response's `extensions` say what TokVigil did.
-ERROR = "tokvigil_error"
-CALL = "tokvigil_call"
-# And under this one a request's where its way began, or None once it led to another host.
+# What a request's `extensions` hold: where a chain of redirects began, None once it has left that host; and what
+# signs it.
 ORIGIN = "tokvigil_origin"
+SIGN = "tokvigil_sign"
 
 Run = Callable[[Steps[Any]], Any]
 RaisedAs = Callable[[TokVigilError], Exception]
@@ -68,14 +69,25 @@ def unguarded(client: Any) -> Any:
     return transport._inner if isinstance(transport, _Guarded) else client
 
 
+def is_http_client(client: Any) -> bool:
+    return _kind_or_none(client) is not None
+
+
 def _kind(client: Any) -> tuple[ModuleType, str]:
+    kind = _kind_or_none(client)
+    if kind is None:
+        raise ConfigurationError(
+            f"{type(client).__name__} is no HTTP client of httpx or httpx2: it cannot be guarded"
+        )
+    return kind
+
+
+def _kind_or_none(client: Any) -> tuple[ModuleType, str] | None:
     for base in type(client).__mro__:
         library = base.__module__.partition(".")[0]
         if library in LIBRARIES and base.__name__ in ("Client", "AsyncClient"):
             return sys.modules[library], base.__name__
-    raise ConfigurationError(
-        f"{type(client).__name__} is no HTTP client of httpx or httpx2: it cannot be guarded"
-    )
+    return None
 
 
 class _Guarded:
@@ -90,8 +102,12 @@ class _Guarded:
         self._library = library
         self._raised_as = raised_as
 
-    def _admit(self, request: Any) -> Steps[Passage | None]:
-        return self._gate.admit(*_read(request))
+    def _may_be_call(self, request: Any) -> bool:
+        """Only then its body is read: an upload may be larger than memory."""
+        return self._gate.may_be_call(request.method, request.url.raw_path.decode("ascii"))
+
+    def _admit(self, request: Any) -> Steps[Attempt | None]:
+        return self._gate.admit(_read(request))
 
     def _sending(self, request: Any) -> dict[str, Any]:
         """How the inner client sends a request: as its own, but for redirects.
@@ -106,21 +122,30 @@ class _Guarded:
             options["auth"] = self._library.Auth()
         return options
 
-    def _outgoing(self, request: Any, passage: Passage) -> Any:
-        if passage.body == request.content:
+    def _outgoing(self, request: Any, attempt: Attempt) -> Any:
+        if attempt.body == request.content:
             return request
         headers = request.headers.copy()
         headers.pop("content-length", None)
         headers.pop("transfer-encoding", None)
         return self._library.Request(
-            request.method, request.url, headers=headers, content=passage.body, extensions=request.extensions
+            request.method, request.url, headers=headers, content=attempt.body, extensions=request.extensions
         )
 
-    def _answer(self, response: Any, passage: Passage, stream: type) -> Any:
+    def _signs(self, request: Any, options: Mapping[str, Any]) -> Any:
+        """What signs a request before it is sent, over the body that is sent; None if nothing does, or may.
+
+        No other host gets a signature with the caller's keys.
+        """
+        return None if "auth" in options else request.extensions.get(SIGN)
+
+    def _answer(self, response: Any, attempt: Attempt, stream: type) -> Any:
         """The provider's answer as the caller is to have it."""
+        response.extensions[CALL] = attempt.call
         if not response.is_success:
-            passage.refused(response.status_code, response.headers)
+            attempt.refused(response.status_code)
             return response
+        attempt.answered()
         headers = response.headers.copy()
         for name in ("content-encoding", "content-length", "transfer-encoding"):
             # The caller gets the decoded bytes, perhaps without some.
@@ -128,8 +153,8 @@ class _Guarded:
         return self._library.Response(
             response.status_code,
             headers=headers,
-            stream=stream(response, passage.answered()),
-            extensions={**response.extensions, CALL: passage.call},
+            stream=stream(response, attempt),
+            extensions=response.extensions,
         )
 
     def _refusal(self, request: Any, error: TokVigilError) -> Any:
@@ -138,7 +163,7 @@ class _Guarded:
         return self._library.Response(
             REFUSAL_STATUS,
             headers={"content-type": "application/json", "x-should-retry": "false"},
-            content=json.dumps(refusal(error, *_read(request))).encode(),
+            content=json.dumps(refusal(error, _read(request))).encode(),
             extensions={ERROR: error},
         )
 
@@ -147,19 +172,28 @@ class GuardedTransport(_Guarded):
     def handle_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return self._inner.send(request)  # refuses, and nobody was asked
+        if not self._may_be_call(request):
+            return self._send(request, self._sending(request))
         request.read()
         try:
-            passage = self._run(self._admit(request))
+            attempt = self._run(self._admit(request))
         except TokVigilError as error:
             return self._refusal(request, error)
-        if passage is None:
-            return self._inner.send(request, **self._sending(request))
+        if attempt is None:
+            return self._send(request, self._sending(request))
         try:
-            response = self._inner.send(self._outgoing(request, passage), **self._sending(request))
+            response = self._send(self._outgoing(request, attempt), self._sending(request))
+            while attempt.may_take_back(response.status_code) and attempt.takes_back(response.read()):
+                response = self._send(self._outgoing(request, attempt), self._sending(request))
         except BaseException as error:
-            passage.broke(error)
+            attempt.broke(error)
             raise
-        return self._answer(response, passage, _stream_type(self._library.SyncByteStream, _Stream))
+        return self._answer(response, attempt, _stream_type(self._library.SyncByteStream, _Stream))
+
+    def _send(self, request: Any, options: Mapping[str, Any]) -> Any:
+        if sign := self._signs(request, options):
+            sign(request)
+        return self._inner.send(request, **options)
 
     def close(self) -> None:
         self._inner.close()
@@ -175,19 +209,28 @@ class GuardedAsyncTransport(_Guarded):
     async def handle_async_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return await self._inner.send(request)  # refuses, and nobody was asked
+        if not self._may_be_call(request):
+            return await self._send(request, self._sending(request))
         await request.aread()
         try:
-            passage = await self._run(self._admit(request))
+            attempt = await self._run(self._admit(request))
         except TokVigilError as error:
             return self._refusal(request, error)
-        if passage is None:
-            return await self._inner.send(request, **self._sending(request))
+        if attempt is None:
+            return await self._send(request, self._sending(request))
         try:
-            response = await self._inner.send(self._outgoing(request, passage), **self._sending(request))
+            response = await self._send(self._outgoing(request, attempt), self._sending(request))
+            while attempt.may_take_back(response.status_code) and attempt.takes_back(await response.aread()):
+                response = await self._send(self._outgoing(request, attempt), self._sending(request))
         except BaseException as error:
-            passage.broke(error)
+            attempt.broke(error)
             raise
-        return self._answer(response, passage, _stream_type(self._library.AsyncByteStream, _AsyncStream))
+        return self._answer(response, attempt, _stream_type(self._library.AsyncByteStream, _AsyncStream))
+
+    async def _send(self, request: Any, options: Mapping[str, Any]) -> Any:
+        if sign := self._signs(request, options):
+            await sign(request)
+        return await self._inner.send(request, **options)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -199,33 +242,35 @@ class GuardedAsyncTransport(_Guarded):
         await self.aclose()
 
 
-def _read(request: Any) -> tuple[str, str, str, Any, bytes]:
-    """Method, path with query, host, headers and body, which must have been read."""
+def _read(request: Any) -> HttpRequest:
+    """Of a request whose body was read."""
     url = request.url
-    return request.method, url.raw_path.decode("ascii"), url.host, request.headers, request.content
+    return HttpRequest(
+        request.method, url.raw_path.decode("ascii"), url.host, request.headers, request.content
+    )
 
 
 class _PassingStream:
-    """The body of an answer. Whoever drops it half-read has cut it."""
+    """The body of an answer. Dropping it before its end counts as closing it early."""
 
-    def __init__(self, response: Any, passing: Passing) -> None:
+    def __init__(self, response: Any, attempt: Attempt) -> None:
         self._response = response
-        self._passing = passing
+        self._attempt = attempt
 
     def __del__(self) -> None:
-        self._passing.end()
+        self._attempt.closed()
 
 
 class _Stream(_PassingStream):
     def __iter__(self) -> Iterator[bytes]:
         for data in self._response.iter_bytes():
-            if seen := self._passing.feed(data):
+            if seen := self._attempt.feed(data):
                 yield seen
-        if rest := self._passing.finish():
+        if rest := self._attempt.finish():
             yield rest
 
     def close(self) -> None:
-        self._passing.end()
+        self._attempt.closed()
         self._response.close()
 
 
@@ -245,15 +290,15 @@ class _AsyncStream(_PassingStream):
             data = await anext(self._bytes, None)
             if data is None:
                 self._finished = True
-                seen = self._passing.finish()
+                seen = self._attempt.finish()
             else:
-                seen = self._passing.feed(data)
+                seen = self._attempt.feed(data)
             if seen:
                 return seen
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        self._passing.end()
+        self._attempt.closed()
         await self._response.aclose()
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokvigil.attribution import NOBODY, Attribution
-from tokvigil.open_call import Desk
+from tokvigil.calls import Calls
 from tokvigil.transport import Transport
-from tokvigil.wrapping.gate import Gate, Retrying
+from tokvigil.wrapping.gate import Gate
 from tokvigil.wrapping.http import RaisedAs, guarded_client, guarded_transport, unguarded
 
 
@@ -16,16 +16,16 @@ from tokvigil.wrapping.http import RaisedAs, guarded_client, guarded_transport, 
 class Wrapper:
     """`default` is whose the calls are where no context says otherwise."""
 
-    desk: Desk
+    calls: Calls
     transport: Transport
     default: Attribution = NOBODY
 
-    def guarded_http(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
+    def guarded_http(self, inner: Any, raised_as: RaisedAs | None = None) -> Any:
         """A client as `inner` is one, guarded by this wrapper alone."""
         inner = unguarded(inner)
-        return guarded_client(inner, self.guarded_transport(inner, retrying, raised_as))
+        return guarded_client(inner, self.guarded_transport(inner, raised_as))
 
-    def guarded_transport(self, inner: Any, retrying: Retrying, raised_as: RaisedAs | None = None) -> Any:
+    def guarded_transport(self, inner: Any, raised_as: RaisedAs | None = None) -> Any:
         """See `http.guarded_transport`."""
-        gate = Gate(self.desk, self.default, retrying)
+        gate = Gate(self.calls, self.default)
         return guarded_transport(inner, gate, self.transport.run, self.transport.run_async, raised_as)

@@ -1,0 +1,108 @@
+"""A request's JSON body, read and written without touching the long strings in it: pictures, sounds, documents.
+
+Reading 15 MB as JSON and writing it again would hold up an event loop for a tenth of a second. So a long string is
+replaced by a short stand-in while the rest is read, and put back, byte for byte, when the body is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from tokvigil import json_values
+
+# Shorter bodies are read as a whole.
+LARGE_BYTES = 256 * 1024
+# Strings of a large body that are replaced.
+LONG_BYTES = 64 * 1024
+# A body with more strings is read as a whole too: hopping over them takes longer.
+STRINGS_MAX = 20_000
+SAMPLE_BYTES = 1_000
+FILE, TEXT = "data:", "text:"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """`fields` are what the body says, with stand-ins for the strings in `long`."""
+
+    raw: bytes = field(repr=False)
+    fields: dict[str, Any] = field(repr=False)
+    long: Mapping[str, bytes] = field(repr=False)
+
+    def write(self, fields: Mapping[str, Any]) -> bytes:
+        """A body with these fields; the original bytes if they are unchanged.
+
+        Raises `ConfigurationError` for what is nested deeper than can be written.
+        """
+        if fields is self.fields:
+            return self.raw
+        written = json_values.write(fields)
+        if not self.long:
+            return written
+        stand_ins = re.compile(b"|".join(re.escape(name.encode()) for name in self.long))
+        return stand_ins.sub(lambda found: self.long[found[0].decode()], written)
+
+    def long_texts(self) -> list[str]:
+        """The long strings that are no files."""
+        return [_decoded(self.long[name]) for name in self.long if name.startswith(TEXT)]
+
+
+def read(raw: bytes) -> Body | None:
+    """None for a body that is not one JSON object in UTF-8."""
+    short, long = _shortened(raw) if len(raw) > LARGE_BYTES else (raw, {})
+    fields = json_values.parse_object(short)
+    return None if fields is None else Body(raw, fields, long)
+
+
+def _shortened(raw: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """The body with stand-ins, which no body contains by chance, and what they stand for."""
+    nonce = uuid4().hex
+    pieces: list[bytes] = []
+    long: dict[str, bytes] = {}
+    kept_until = 0
+    begin = raw.find(b'"')
+    for _ in range(STRINGS_MAX):
+        if begin < 0:
+            break
+        end = _end_of_string(raw, begin + 1)
+        if end < 0:
+            break
+        if end - begin > LONG_BYTES:
+            string = raw[begin + 1 : end]
+            name = f"{FILE if _is_file(string) else TEXT}{nonce}-{len(long)}-"
+            long[name] = string
+            pieces += (raw[kept_until : begin + 1], name.encode())
+            kept_until = end
+        begin = raw.find(b'"', end + 1)
+    else:
+        return raw, {}
+    return b"".join((*pieces, raw[kept_until:])), long
+
+
+def _end_of_string(raw: bytes, start: int) -> int:
+    """Where the quote is that ends it; -1: nowhere."""
+    end = raw.find(b'"', start)
+    while end >= 0:
+        backslashes = 0
+        while raw[end - 1 - backslashes] == 0x5C:
+            backslashes += 1
+        if backslashes % 2 == 0:
+            return end
+        end = raw.find(b'"', end + 1)
+    return -1
+
+
+def _is_file(string: bytes) -> bool:
+    sample = string[:SAMPLE_BYTES]
+    return sample.startswith(FILE.encode()) or (sample.isascii() and b" " not in sample)
+
+
+def _decoded(string: bytes) -> str:
+    try:
+        return str(json.loads(b'"' + string + b'"'))
+    except (ValueError, RecursionError):
+        return string.decode("utf-8", "replace")

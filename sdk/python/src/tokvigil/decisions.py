@@ -1,0 +1,71 @@
+"""The decision behind a provider's answer, or behind an error: what is left, the request id, the estimated cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tokvigil.models import Decision
+
+# Of so many answers the decision is known, the latest.
+ANSWERS_MAX = 10_000
+# Under this name an HTTP response's `extensions` hold the call that it answers.
+CALL = "tokvigil_call"
+_RESPONSES = ("response", "http_response", "_response", "raw_response")
+_IDS = ("id", "response_id", "responseId")
+CAUSES_MAX = 20
+
+_by_answer: OrderedDict[str, Decision] = OrderedDict()
+_lock = threading.Lock()
+
+
+def remember(answer_id: str, decision: Decision) -> None:
+    """By the id that the provider has given its answer."""
+    with _lock:
+        _by_answer[answer_id] = decision
+        _by_answer.move_to_end(answer_id)
+        if len(_by_answer) > ANSWERS_MAX:
+            _by_answer.popitem(last=False)
+
+
+def decision_of(answer: Any) -> Decision | None:
+    """The decision that let an answer through, or that an error is about; None if it is not known.
+
+    Takes what a wrapped client gives: an answer or a chunk of it, a raw response, an error of the provider's SDK, a
+    block, also inside other errors. An answer is found by its provider's id, as long as it is among the latest
+    `ANSWERS_MAX` of this process.
+    """
+    for source in _causes(answer):
+        own = _said(source, "decision")
+        if isinstance(own, Decision):
+            return own
+        for response in (source, *(_said(source, name) for name in _RESPONSES)):
+            call = _said(_said(response, "extensions"), CALL)
+            if call is not None and call.decision is not None:
+                return call.decision  # type: ignore[no-any-return]
+        for holder in (source, _said(source, "response_metadata")):
+            for name in _IDS:
+                known = _by_answer.get(str(_said(holder, name)))
+                if known is not None:
+                    return known
+    return None
+
+
+def _causes(answer: Any) -> Iterator[Any]:
+    for _ in range(CAUSES_MAX):
+        if answer is None:
+            return
+        yield answer
+        answer = _said(answer, "__cause__") or _said(answer, "__context__")
+
+
+def _said(source: Any, name: str) -> Any:
+    """Of a mapping or an object, also one that raises for what it does not have."""
+    if isinstance(source, Mapping):
+        return source.get(name)
+    try:
+        return getattr(source, name, None)
+    except Exception:
+        return None

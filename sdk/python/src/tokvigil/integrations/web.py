@@ -1,0 +1,67 @@
+"""What the web frameworks have in common: who a request is for, and how a block is answered."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from tokvigil.attribution import AskedLater, Attribution
+from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.errors import ConfigurationError
+
+logger = logging.getLogger("tokvigil")
+
+
+class Says:
+    """The fields of an attribution: each one a value, or a function of the request.
+
+    The functions are called when the request makes its first AI call, not when the request begins. So it does not
+    matter whether authentication runs before or after this, and a request without an AI call costs nothing.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        for name, field in fields.items():
+            if inspect.iscoroutinefunction(field):
+                raise ConfigurationError(f"{name} is an async function, and an AI call cannot wait for it")
+        self._fields = fields
+
+    def context(self, request: Any) -> AskedLater:
+        """The context of one request."""
+        return AskedLater(lambda: self._of(request))
+
+    def _of(self, request: Any) -> Attribution:
+        said: dict[str, Any] = {}
+        for name, field in self._fields.items():
+            said[name] = field(request) if callable(field) else field
+        return Attribution(**said)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def answer_to(error: BaseException) -> Answer | None:
+    """The answer to a request that ended with this error, if it is a block or was raised because of one; else None.
+
+    A block that passes with time is a 429, any other a 403; the body is a problem (RFC 9457).
+    """
+    block = AIUsageBlockedError.find(error)
+    if block is None:
+        return None
+    if block is not error:
+        # No text of either: it may name the user.
+        logger.info("a %s was answered as the block behind it", type(error).__name__)
+    status = block.http_status
+    body = {
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": block.reason_code,
+        "detail": block.message,
+    }
+    headers = {"Content-Type": "application/problem+json", **block.http_headers}
+    return Answer(status, headers, json.dumps(body).encode())

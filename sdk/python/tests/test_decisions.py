@@ -1,0 +1,186 @@
+"""A decision is obeyed, whatever else in the answer cannot be read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import tokvigil
+from tokvigil import Decision, TokVigil, Usage, UsageEvent, models
+
+VERDICT = {"allowed", "reason_code", "request_id"}
+OPTIONAL = [
+    "reason_class",
+    "message",
+    "policy",
+    "shadow",
+    "limit_state",
+    "retry_after",
+    "estimated_cost_usd",
+    "reserved",
+    "expires_at",
+    "max_output_tokens",
+    "suggested_model",
+    "degraded",
+    "trace",
+    *(f"policy.{name}" for name in ("id", "name", "version", "scope")),
+    *(
+        f"limit_state.{name}"
+        for name in ("policy", "metric", "window", "per", "limit", "used", "held", "remaining", "resets_at")
+    ),
+    "limit_state.exceeded",
+]
+# As they stand in the JSON.
+BROKEN = [
+    "null",
+    "true",
+    "1.5",
+    "-1e999999999999999999999",
+    "NaN",
+    "9" * 5000,
+    '"soon"',
+    '"~0.1"',
+    '""',
+    "[7]",
+    "[[]]",
+    '{"id": []}',
+]
+PLACE = "the broken one"
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_say_again_from", {})
+
+
+def with_broken(answer: dict[str, Any], path: str, broken: str) -> bytes:
+    """The answer with one of its fields replaced."""
+    part, _, name = path.rpartition(".")
+    inner = answer[part] if part else answer
+    inner = inner[0] if isinstance(inner, list) else inner
+    assert name in inner
+    inner[name] = PLACE
+    return json.dumps(answer).replace(f'"{PLACE}"', broken).encode()
+
+
+def test_the_list_of_optional_fields_is_whole(wire: Any) -> None:
+    answer = wire.blocked()
+    inner = {f"policy.{name}" for name in answer["policy"]}
+    inner |= {f"limit_state.{name}" for name in answer["limit_state"][0]}
+    assert set(OPTIONAL) == answer.keys() - VERDICT | inner
+
+
+@pytest.mark.parametrize("on_unreachable", ["allow", "last_known"])
+@pytest.mark.parametrize("path", OPTIONAL)
+def test_a_block_stays_a_block_whatever_field_is_broken(
+    control_plane: Any, wire: Any, path: str, on_unreachable: Any
+) -> None:
+    with TokVigil(api_key="key", base_url=control_plane.url, on_unreachable=on_unreachable) as tv:
+        for broken in BROKEN:
+            control_plane.script("/v1/evaluate", wire.Answer(200, with_broken(wire.blocked(), path, broken)))
+            decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+            assert not decision.allowed, broken
+            assert (decision.reason_code, decision.request_id) == (
+                "DAILY_REQUEST_LIMIT_EXCEEDED",
+                "r-blocked",
+            )
+    assert len(control_plane.calls("/v1/evaluate")) == len(BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("retry_after", {"retry_after": None}),
+        ("estimated_cost_usd", {"estimated_cost_usd": None}),
+        ("expires_at", {"expires_at": None}),
+        ("policy", {"policy": None}),
+        ("policy.name", {"policy": None}),
+        ("limit_state", {"limit_state": ()}),
+        ("limit_state.limit", {"limit_state": ()}),
+        ("limit_state.metric", {"limit_state": ()}),
+        ("message", {"message": ""}),
+        ("reason_class", {"reason_class": "exhausted"}),
+        ("degraded", {"degraded": False}),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_named(
+    tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture, path: str, left: Any
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, with_broken(wire.blocked(), path, "[7]")))
+    decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+    assert {name: getattr(decision, name) for name in left} == left
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert (
+        line == f"in the decision on request r-blocked, these fields cannot be read and are left out: {path}"
+    )
+
+
+def test_the_rest_of_a_part_stays(tv: TokVigil, control_plane: Any, wire: Any) -> None:
+    answer = wire.blocked()
+    answer["limit_state"][0] |= {"resets_at": "tomorrow", "per": 7, "exceeded": "yes", "held": []}
+    answer["limit_state"] += ["a second one", {"metric": "tokens"}]
+    answer["policy"]["version"] = "7a"
+    control_plane.script("/v1/evaluate", wire.Answer(200, answer))
+    decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+    (state,) = decision.limit_state
+    assert (state.limit, state.used, state.held, state.remaining) == (50, 49, 0, 0)
+    assert (state.resets_at, state.per, state.exceeded) == (None, "", False)
+    assert decision.policy == tokvigil.PolicyRef(id="p1", name="Free plan", version=0, scope="plan")
+
+
+def test_a_field_is_named_once_a_minute_in_one_line_for_each_decision(
+    monkeypatch: pytest.MonkeyPatch, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(models.time, "monotonic", lambda: now)
+    broken = wire.blocked() | {"expires_at": "soon", "shadow": "dark"}
+    for _ in range(3):
+        Decision.from_wire(broken)
+    Decision.from_wire(broken | {"trace": None, "retry_after": "soon"})
+    now += models.SAY_EVERY_S
+    Decision.from_wire(broken)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "expires_at, shadow",
+        "retry_after",
+        "expires_at, shadow",
+    ]
+
+
+def test_an_answer_that_is_whole_is_not_worth_a_line(
+    tv: TokVigil, caplog: pytest.LogCaptureFixture, wire: Any
+) -> None:
+    Decision.from_wire(wire.decision("r"))
+    Decision.from_wire({"allowed": False, "reason_code": "NEW", "request_id": "r"})
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("missing", sorted(VERDICT))
+@pytest.mark.parametrize("broken", [None, 7, [], {}])
+def test_without_its_verdict_an_answer_is_no_decision(wire: Any, missing: str, broken: Any) -> None:
+    with pytest.raises(tokvigil.UnreachableError, match=missing):
+        Decision.from_wire(wire.blocked() | {missing: broken})
+
+
+def test_receipts_and_limits_are_read_as_far_as_they_can_be(
+    tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = wire.blocked()["limit_state"][0]
+    receipt = {"request_id": "r", "duplicate": "no", "cost_usd": "~0.1", "limit_state": [state, 7]}
+    control_plane.script("/v1/usage", wire.Answer(201, receipt))
+    policies = [{"id": "p1"}, {"id": 7, "name": "Pro", "version": 1, "scope": "plan"}]
+    control_plane.script("/v1/limits", wire.Answer(200, {"policies": policies, "limit_state": "none"}))
+    read = tv.report_now(
+        UsageEvent(
+            request_id="r", user_id="ada", model="gpt-4o-mini", usage=Usage(input_tokens=1, output_tokens=1)
+        )
+    )
+    assert (read.duplicate, read.cost_usd, read.priced, len(read.limit_state)) == (False, None, False, 1)
+    limits = tv.limits(user_id="ada")
+    assert [(policy.id, policy.name) for policy in limits.policies] == [("7", "Pro")]
+    assert limits.limit_state == ()
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "cost_usd, duplicate, limit_state",
+        "policies.name",
+    ]

@@ -1,0 +1,121 @@
+"""A defect of the SDK's own never reaches the application: its AI call ends as without the SDK, and is charged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from tokvigil import TokVigil, containing
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, RESPONSE, Books, plain
+
+# Each is called on the way of a call, before it goes out or while its answer is read.
+BEFORE = [
+    "tokvigil.wrapping.gate.read_call",
+    "tokvigil.dialects.openai.ChatCall._count_input",
+    "tokvigil.dialects.provider_call.ProviderCall.outgoing",
+    "tokvigil.telemetry._begun",
+]
+DURING = [
+    "tokvigil.dialects.openai.ChoicesTally.read_answer",
+    "tokvigil.dialects.openai.ChoicesTally.read_event",
+    "tokvigil.dialects.openai.read_usage",
+    "tokvigil.dialects.answers.Whole.finish",
+    "tokvigil.dialects.answers.Events.feed",
+    "tokvigil.dialects.answers.Tally.end",
+    "tokvigil.dialects.answers.json_values.parse_object",
+    "tokvigil.dialects.sse.EventParser.feed",
+    "tokvigil.decisions.remember",
+]
+
+
+@pytest.fixture
+def bare(wire_provider: WireProvider) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk", max_retries=0) as client:
+        yield client
+
+
+def fail(*args: Any, **kwargs: Any) -> Any:
+    raise KeyError("a defect")
+
+
+@pytest.fixture(autouse=True)
+def said_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containing, "_said", set())
+
+
+@pytest.mark.parametrize("where", [*BEFORE, *DURING])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_application_gets_its_answer_and_the_call_is_charged(
+    tv: TokVigil, bare: openai.OpenAI, books: Books, monkeypatch: pytest.MonkeyPatch, where: str, stream: bool
+) -> None:
+    def ask(client: openai.OpenAI) -> Any:
+        answer = client.chat.completions.create(**CHAT, stream=stream, **usage)
+        return [plain(chunk) for chunk in answer] if stream else plain(answer)
+
+    usage: Any = {"stream_options": {"include_usage": True}} if stream else {}
+    expected = ask(bare)
+    monkeypatch.setattr(where, fail)
+    answered = ask(tv.wrap(bare, user_id="ada"))
+    monkeypatch.undo()
+    assert without_ids(answered) == without_ids(expected)
+    (report,) = books.settled()
+    assert report.status in ("succeeded", "partial")
+    assert report.usage.output_tokens in (90, 100)
+
+
+@pytest.mark.parametrize("where", ["tokvigil.question.Question.report", "tokvigil.journal.Journal._write"])
+def test_a_report_that_cannot_be_made_costs_no_answer(
+    tv: TokVigil, bare: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(where, fail)
+    assert tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT).usage is not None
+    monkeypatch.undo()
+
+
+def without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_ids(item) for name, item in value.items() if name not in ("id", "created")}
+    return [without_ids(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("where", DURING)
+def test_an_awaited_stream_passes_whole(
+    tv: TokVigil, wire_provider: WireProvider, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    wire_provider.fragment_bytes = 7
+
+    async def texts() -> str:
+        async with openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
+            stream = await tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT, stream=True)
+            chunks = [chunk async for chunk in stream]
+            return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    whole = asyncio.run(texts())
+    monkeypatch.setattr(where, fail)
+    assert asyncio.run(texts()) == whole
+
+
+def test_what_cannot_be_asked_is_decided_as_without_tokvigil(
+    tv: TokVigil, bare: openai.OpenAI, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvigil.evaluation.Evaluation._ask", fail)
+    assert tv.wrap(bare, user_id="ada").responses.create(**RESPONSE).id
+    monkeypatch.undo()
+    assert [event.status for event in books.settled()] == ["succeeded"]
+
+
+def test_a_defect_is_said_with_its_traceback_once(
+    tv: TokVigil, bare: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tokvigil.dialects.openai.ChoicesTally.read_answer", fail)
+    client = tv.wrap(bare, user_id="ada")
+    for _ in range(5):
+        client.chat.completions.create(**CHAT)
+    said = [record for record in caplog.records if "defect of tokvigil" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].exc_info is not None

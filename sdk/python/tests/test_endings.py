@@ -1,0 +1,442 @@
+"""What a call is charged, by how it ended: the same for every style of call."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+import tokvigil
+from google import genai
+from google.genai import types
+from tokvigil import AsyncTokVigil, ConfigurationError, TokVigil, Usage
+from tokvigil.endings import NO_USAGE, Charge, Ending, charge, ending_of_error, ending_of_status
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE
+
+HOLD = Usage(input_tokens=10, output_tokens=100, source="estimated")
+COUNTED = Usage(input_tokens=10, output_tokens=7, source="estimated")
+FIGURES = Usage(input_tokens=12, output_tokens=30)
+IMPOSSIBLE = Usage(input_tokens=10, output_tokens=5, reasoning_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("ending", "figures", "counted", "charged"),
+    [
+        (Ending.NOT_SENT, None, None, Charge("cancelled", NO_USAGE)),
+        (Ending.NOT_REACHED, None, None, Charge("failed", NO_USAGE)),
+        (Ending.REFUSED, None, None, Charge("failed", NO_USAGE)),
+        (Ending.UNANSWERED, None, None, Charge("partial", HOLD)),
+        (Ending.UNANSWERED, None, COUNTED, Charge("partial", HOLD)),
+        (Ending.UNANSWERED, FIGURES, None, Charge("succeeded", FIGURES)),
+        (Ending.CUT, None, None, Charge("partial", HOLD)),
+        (Ending.CUT, None, COUNTED, Charge("partial", COUNTED)),
+        (Ending.CUT, FIGURES, COUNTED, Charge("succeeded", FIGURES)),
+        (Ending.COMPLETE, None, None, Charge("partial", HOLD)),
+        (Ending.COMPLETE, None, COUNTED, Charge("succeeded", COUNTED)),
+        (Ending.COMPLETE, FIGURES, COUNTED, Charge("succeeded", FIGURES)),
+        (Ending.COMPLETE, IMPOSSIBLE, None, Charge("partial", HOLD)),
+        (Ending.CUT, None, IMPOSSIBLE, Charge("partial", HOLD)),
+    ],
+)
+def test_the_charge_follows_from_the_ending_and_what_is_known(
+    ending: Ending, figures: Usage | None, counted: Usage | None, charged: Charge
+) -> None:
+    assert charge(ending, hold=HOLD, figures=figures, counted=counted) == charged
+
+
+@pytest.mark.parametrize(
+    ("status", "ending"),
+    [
+        (400, Ending.REFUSED),
+        (401, Ending.REFUSED),
+        (408, Ending.REFUSED),
+        (429, Ending.REFUSED),
+        (500, Ending.REFUSED),
+        (503, Ending.REFUSED),
+        (529, Ending.REFUSED),
+        (502, Ending.UNANSWERED),
+        (504, Ending.UNANSWERED),
+        (524, Ending.UNANSWERED),
+    ],
+)
+def test_an_error_status_is_a_refusal_unless_a_gateway_says_it(status: int, ending: Ending) -> None:
+    assert ending_of_status(status) is ending
+
+
+def error_of(sdk: Any, kind: str, status: int, **headers: str) -> Exception:
+    request = httpx2.Request("POST", "http://provider", headers=headers)
+    response = httpx2.Response(status, request=request)
+    made: Exception = getattr(sdk, kind)("no", response=response, body=None)
+    return made
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+REQUEST = httpx2.Request("POST", "http://provider")
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (ConfigurationError("no"), Ending.NOT_SENT),
+        (httpx2.ConnectError("no"), Ending.NOT_REACHED),
+        (httpx2.ConnectTimeout("no"), Ending.NOT_REACHED),
+        (ConnectionRefusedError(), Ending.NOT_REACHED),
+        (socket.gaierror(), Ending.NOT_REACHED),
+        (httpx2.ReadTimeout("no"), Ending.UNANSWERED),
+        (httpx2.RemoteProtocolError("no"), Ending.UNANSWERED),
+        (ConnectionResetError(), Ending.UNANSWERED),
+        (TimeoutError(), Ending.UNANSWERED),
+        (ValueError("the answer is no JSON"), Ending.UNANSWERED),
+        (asyncio.CancelledError(), Ending.UNANSWERED),
+        (KeyboardInterrupt(), Ending.UNANSWERED),
+        (SystemExit(404), Ending.UNANSWERED),
+        (error_of(openai, "RateLimitError", 429), Ending.REFUSED),
+        (error_of(openai, "InternalServerError", 504), Ending.UNANSWERED),
+        (error_of(anthropic, "BadRequestError", 400), Ending.REFUSED),
+        (genai.errors.ClientError(400, {"error": {"message": "no"}}), Ending.REFUSED),
+        (caused(openai.APIConnectionError(request=REQUEST), httpx2.ConnectError("no")), Ending.NOT_REACHED),
+        (openai.APITimeoutError(request=REQUEST), Ending.UNANSWERED),
+        (caused(RuntimeError("all failed"), error_of(openai, "RateLimitError", 429)), Ending.REFUSED),
+        # What became of the attempts before it was not seen.
+        (error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "1"}), Ending.UNANSWERED),
+        (error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "0"}), Ending.REFUSED),
+    ],
+)
+def test_an_error_tells_how_a_call_ended(error: BaseException, ending: Ending) -> None:
+    assert ending_of_error(error) is ending
+
+
+def test_the_retries_of_an_attempt_are_attempts_of_their_own() -> None:
+    error = error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "1"})
+    assert ending_of_error(error, of_attempt=True) is Ending.REFUSED
+
+
+def test_errors_that_cause_each_other_in_a_circle_have_an_end() -> None:
+    error = RuntimeError()
+    error.__cause__ = caused(ValueError(), error)
+    assert ending_of_error(error) is Ending.UNANSWERED
+
+
+# Styles of calls. Each awaits one call to the wire provider, made with a time-out of its own.
+IMPATIENT_S, PATIENT_S = 0.4, 20.0
+
+
+class Caller:
+    def __init__(self, tv: TokVigil, awaited: AsyncTokVigil, url: str, timeout_s: float = PATIENT_S) -> None:
+        self.tv, self.awaited, self.url, self.timeout_s = tv, awaited, url, timeout_s
+
+    def openai(self) -> Any:
+        client = openai.OpenAI(base_url=self.url + "/v1", api_key="sk", max_retries=0, timeout=self.timeout_s)
+        return self.tv.wrap(client, user_id="ada")
+
+    def async_openai(self) -> Any:
+        client = openai.AsyncOpenAI(
+            base_url=self.url + "/v1", api_key="sk", max_retries=0, timeout=self.timeout_s
+        )
+        return self.tv.wrap(client, user_id="ada")
+
+    def anthropic(self) -> Any:
+        client = anthropic.Anthropic(base_url=self.url, api_key="sk", max_retries=0, timeout=self.timeout_s)
+        return self.tv.wrap(client, user_id="ada")
+
+    def async_anthropic(self) -> Any:
+        client = anthropic.AsyncAnthropic(
+            base_url=self.url, api_key="sk", max_retries=0, timeout=self.timeout_s
+        )
+        return self.tv.wrap(client, user_id="ada")
+
+    def genai(self) -> Any:
+        options = types.HttpOptions(base_url=self.url, timeout=round(self.timeout_s * 1000))
+        # It closes its connections when it is collected.
+        self.kept = self.tv.wrap(genai.Client(api_key="sk", http_options=options), user_id="ada")
+        return self.kept
+
+    def post(self) -> Any:
+        return httpx2.post(
+            self.url + "/v1/chat/completions",
+            json=CHAT,
+            headers={"Authorization": "Bearer sk"},
+            timeout=self.timeout_s,
+        ).raise_for_status()
+
+    async def async_post(self) -> Any:
+        async with httpx2.AsyncClient(timeout=self.timeout_s) as http:
+            headers = {"Authorization": "Bearer sk"}
+            answer = await http.post(self.url + "/v1/chat/completions", json=CHAT, headers=headers)
+            return answer.raise_for_status()
+
+
+async def streamed(stream: Awaitable[Any]) -> None:
+    async for _ in await stream:
+        pass
+
+
+def guard(caller: Caller) -> None:
+    with caller.tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini", messages=MESSAGES) as call:
+        call.record(caller.post().json())
+
+
+async def async_guard(caller: Caller) -> None:
+    async with caller.awaited.guard(
+        user_id="ada", feature="chat", model="gpt-4o-mini", messages=MESSAGES
+    ) as call:
+        call.record((await caller.async_post()).json())
+
+
+def guarded(caller: Caller) -> None:
+    guards = caller.tv.guarded(
+        user_id="ada", feature="chat", model="gpt-4o-mini", input_text=lambda: "Say hello"
+    )
+
+    @guards
+    def ask() -> Any:
+        return caller.post().json()
+
+    ask()
+
+
+def chat(caller: Caller, **options: Any) -> None:
+    answer = caller.tv.chat(
+        user_id="ada",
+        feature="chat",
+        model="gpt-4o-mini",
+        messages=MESSAGES,
+        provider_base_url=caller.url + "/v1",
+        provider_api_key="sk",
+        **options,
+    )
+    if options.get("stream"):
+        list(answer)  # type: ignore[call-overload]
+
+
+async def async_chat(caller: Caller, **options: Any) -> None:
+    await caller.awaited.chat(
+        user_id="ada",
+        feature="chat",
+        model="gpt-4o-mini",
+        messages=MESSAGES,
+        provider_base_url=caller.url + "/v1",
+        provider_api_key="sk",
+        **options,
+    )
+
+
+BLOCKING: dict[str, Callable[[Caller], Any]] = {
+    "openai": lambda c: c.openai().chat.completions.create(**CHAT),
+    "openai stream": lambda c: list(c.openai().chat.completions.create(**CHAT, stream=True)),
+    "openai responses": lambda c: c.openai().responses.create(**RESPONSE),
+    "openai raw": lambda c: c.openai().chat.completions.with_raw_response.create(**CHAT),
+    "anthropic": lambda c: c.anthropic().messages.create(**CLAUDE),
+    "anthropic stream": lambda c: list(c.anthropic().messages.create(**CLAUDE, stream=True)),
+    "google": lambda c: c.genai().models.generate_content(**GEMINI),
+    "google stream": lambda c: list(c.genai().models.generate_content_stream(**GEMINI)),
+    "guard": guard,
+    "guarded": guarded,
+    "chat": chat,
+    "chat stream": lambda c: chat(c, stream=True),
+}
+AWAITED: dict[str, Callable[[Caller], Awaitable[Any]]] = {
+    "openai": lambda c: c.async_openai().chat.completions.create(**CHAT),
+    "openai stream": lambda c: streamed(c.async_openai().chat.completions.create(**CHAT, stream=True)),
+    "openai responses": lambda c: c.async_openai().responses.create(**RESPONSE),
+    "anthropic": lambda c: c.async_anthropic().messages.create(**CLAUDE),
+    "anthropic stream": lambda c: streamed(c.async_anthropic().messages.create(**CLAUDE, stream=True)),
+    "google": lambda c: c.genai().aio.models.generate_content(**GEMINI),
+    "google stream": lambda c: streamed(c.genai().aio.models.generate_content_stream(**GEMINI)),
+    "guard": async_guard,
+    "chat": async_chat,
+}
+HELD = ("partial", 100)
+NOTHING = ("failed", 0)
+
+
+def is_late(wire: WireProvider) -> None:
+    wire.delay_s = 1.0
+
+
+# What the provider does, and what is charged: status and output tokens.
+TROUBLES: dict[str, tuple[Callable[[WireProvider], Any], tuple[str, int]]] = {
+    "time-out": (is_late, HELD),
+    "hangs up": (lambda wire: wire.hang_up(), HELD),
+    "400": (lambda wire: wire.fail(400), NOTHING),
+    "429": (lambda wire: wire.fail(429), NOTHING),
+    "500": (lambda wire: wire.fail(500), NOTHING),
+    "gateway time-out": (lambda wire: wire.fail(504), HELD),
+}
+
+
+@pytest.fixture
+def reports(tv: TokVigil, control_plane: Any) -> Callable[[], list[tuple[str, int]]]:
+    """Status and output tokens of all that was reported."""
+
+    def read() -> list[tuple[str, int]]:
+        assert tv.flush() == 0
+        return [(event["status"], event["output_tokens"]) for event in control_plane.charged.values()]
+
+    return read
+
+
+# `chat` has no time-out that a caller could set.
+@pytest.mark.parametrize(
+    ("style", "trouble"),
+    [
+        (style, trouble)
+        for style in BLOCKING
+        for trouble in TROUBLES
+        if (style[:4], trouble) != ("chat", "time-out")
+    ],
+)
+def test_every_style_of_blocking_call_is_charged_alike(
+    tv: TokVigil, control_plane: Any, wire_provider: WireProvider, reports: Any, style: str, trouble: str
+) -> None:
+    make, charged = TROUBLES[trouble]
+    make(wire_provider)
+    with pytest.raises(Exception):  # noqa: B017 - each SDK has its own
+        BLOCKING[style](
+            Caller(
+                tv,
+                AsyncTokVigil(api_key="key", base_url=control_plane.url),
+                wire_provider.url,
+                timeout_s(trouble),
+            )
+        )
+    assert reports() == [charged]
+    assert len(wire_provider.seen) == 1
+
+
+@pytest.mark.parametrize("style", BLOCKING)
+def test_every_style_of_blocking_call_that_reaches_nobody_is_charged_nothing(
+    tv: TokVigil, control_plane: Any, unreachable: str, reports: Any, style: str
+) -> None:
+    with pytest.raises(Exception):  # noqa: B017 - each SDK has its own
+        BLOCKING[style](Caller(tv, AsyncTokVigil(api_key="key", base_url=control_plane.url), unreachable))
+    assert reports() == [NOTHING]
+
+
+def timeout_s(trouble: str) -> float:
+    return IMPATIENT_S if trouble == "time-out" else PATIENT_S
+
+
+async def reached(wire: WireProvider) -> None:
+    """Waits until the provider works on the request."""
+    for _ in range(2_000):
+        if wire.seen:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never went out")
+
+
+async def cancelled(call: Awaitable[Any], wire: WireProvider) -> None:
+    task = asyncio.ensure_future(call)
+    await reached(wire)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def in_time(call: Awaitable[Any], wire: WireProvider) -> None:
+    """`asyncio.timeout`, which is over while the provider works."""
+
+    async def waits() -> None:
+        async with asyncio.timeout(None) as time:
+            over = asyncio.create_task(reached(wire))
+            over.add_done_callback(lambda _: time.reschedule(0))
+            await call
+
+    with pytest.raises(TimeoutError):
+        await waits()
+
+
+async def beside_a_failure(call: Awaitable[Any], wire: WireProvider) -> None:
+    async def fails() -> None:
+        await reached(wire)
+        raise KeyError
+
+    async def waits() -> None:
+        await call
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(waits())
+            group.create_task(fails())
+
+    with pytest.raises(ExceptionGroup):
+        await both()
+
+
+async def raises(call: Awaitable[Any], wire: WireProvider) -> None:
+    with pytest.raises(Exception):  # noqa: B017 - each SDK has its own
+        await call
+
+
+ENDS: dict[str, tuple[Callable[[Awaitable[Any], WireProvider], Awaitable[None]], Any, tuple[str, int]]] = {
+    "cancelled": (cancelled, is_late, HELD),
+    "asyncio.timeout": (in_time, is_late, HELD),
+    "failed sibling": (beside_a_failure, is_late, HELD),
+} | {name: (raises, make, charged) for name, (make, charged) in TROUBLES.items()}
+
+
+@pytest.mark.parametrize(
+    ("style", "end"),
+    [(style, end) for style in AWAITED for end in ENDS if (style, end) != ("chat", "time-out")],
+)
+def test_every_style_of_awaited_call_is_charged_alike(
+    tv: TokVigil, control_plane: Any, wire_provider: WireProvider, reports: Any, style: str, end: str
+) -> None:
+    how, make, charged = ENDS[end]
+    make(wire_provider)
+
+    async def call() -> None:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as awaited:
+            caller = Caller(tv, awaited, wire_provider.url, timeout_s(end))
+            await how(AWAITED[style](caller), wire_provider)
+
+    asyncio.run(call())
+    assert reports() == [charged]
+    assert len(wire_provider.seen) == 1
+
+
+def test_a_stream_in_the_background_that_is_left_goes_on_and_is_charged_what_was_held(
+    tv: TokVigil, wire_provider: WireProvider, reports: Any
+) -> None:
+    caller = Caller(tv, AsyncTokVigil(api_key="key", base_url=tv.base_url), wire_provider.url)
+    model = RESPONSE | {"model": "gpt-4o"}
+    with caller.openai().responses.create(**model, background=True, stream=True) as stream:
+        for _, _ in zip(range(8), stream, strict=False):
+            pass
+    assert reports() == [HELD]
+
+
+def test_an_error_after_the_answer_does_not_make_it_free(tv: TokVigil, reports: Any) -> None:
+    """As of JSON that cannot be parsed."""
+    with (
+        pytest.raises(ValueError, match="JSON"),
+        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini"),
+    ):
+        raise ValueError("the answer is no JSON")
+    assert reports() == [HELD]
+
+
+def test_a_block_inside_a_guard_used_nothing(
+    tv: TokVigil, control_plane: Any, wire: Any, reports: Any
+) -> None:
+    control_plane.script(
+        "/v1/evaluate", wire.Answer(200, wire.decision("r1")), wire.Answer(200, wire.blocked("r2"))
+    )
+    with (
+        pytest.raises(tokvigil.AIUsageBlockedError),
+        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini"),
+    ):
+        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini")
+    assert reports() == [("cancelled", 0)]

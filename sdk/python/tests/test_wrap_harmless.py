@@ -1,0 +1,262 @@
+"""What the guard adds to a call, and what it reads of it, must not harm the call."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+import tokvigil
+from google import genai
+from tokvigil import TokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE, Books
+
+MEBIBYTE = 1024 * 1024
+KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
+
+
+class Strict:
+    """A provider that refuses the parameters of some names, as OpenAI, Azure and Google say it; else passes on."""
+
+    def __init__(self, wire: WireProvider, *refused: str) -> None:
+        self.refused = refused
+        self.bodies: list[dict[str, Any]] = []
+        self._url = httpx2.URL(wire.url)
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        named = {**body, **body.get("generationConfig", {})}
+        for name in self.refused:
+            if name in named:
+                error = {
+                    "message": f"Unsupported parameter: '{name}' is not supported with this model.",
+                    "code": 400,
+                }
+                return httpx2.Response(400, json={"error": error})
+        url = request.url.copy_with(scheme="http", host=self._url.host, port=self._url.port)
+        keys = {name: request.headers[name] for name in KEY_HEADERS if name in request.headers}
+        passed = httpx2.request(request.method, url, headers=keys, json=body)
+        kind = {"content-type": passed.headers["content-type"]}
+        return httpx2.Response(passed.status_code, content=passed.content, headers=kind)
+
+    async def answer_async(self, request: httpx2.Request) -> httpx2.Response:
+        return await asyncio.to_thread(self.answer, request)
+
+
+@pytest.fixture
+def make(wire_provider: WireProvider) -> Callable[..., tuple[Strict, openai.OpenAI]]:
+    def made(*refused: str, url: str = "https://api.openai.com/v1") -> tuple[Strict, openai.OpenAI]:
+        strict = Strict(wire_provider, *refused)
+        http = openai.DefaultHttpxClient(transport=httpx2.MockTransport(strict.answer))
+        return strict, openai.OpenAI(base_url=url, api_key="sk", http_client=http, max_retries=0)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("refused", "caps"),
+    [
+        ((), [{"max_completion_tokens": 100}]),
+        (("max_completion_tokens",), [{"max_completion_tokens": 100}, {"max_tokens": 100}]),
+        (
+            ("max_completion_tokens", "max_tokens"),
+            [{"max_completion_tokens": 100}, {"max_tokens": 100}, {}],
+        ),
+    ],
+)
+def test_a_cap_that_the_provider_refuses_is_taken_back(
+    tv: TokVigil, make: Any, books: Books, refused: tuple[str, ...], caps: list[dict[str, int]]
+) -> None:
+    strict, bare = make(*refused)
+    assert tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT).usage.completion_tokens == 90
+    sent = [{name: body[name] for name in body if name.startswith("max_")} for body in strict.bodies]
+    assert sent == caps
+    assert books.only().status == "succeeded"
+
+
+def test_what_a_provider_refused_once_is_not_added_again(tv: TokVigil, make: Any, books: Books) -> None:
+    strict, bare = make("max_completion_tokens", "stream_options")
+    client = tv.wrap(bare, user_id="ada")
+    for _ in range(3):
+        assert list(client.chat.completions.create(**CHAT, stream=True))
+    assert len(strict.bodies) == 5
+    assert "stream_options" not in strict.bodies[-1]
+    assert strict.bodies[-1]["max_tokens"] == 100
+    assert [event.status for event in books.settled()] == ["succeeded"] * 3
+
+
+def test_an_awaited_call_takes_it_back_too(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
+    strict = Strict(wire_provider, "stream_options", "max_completion_tokens")
+
+    async def call() -> int:
+        http = openai.DefaultAsyncHttpxClient(transport=httpx2.MockTransport(strict.answer_async))
+        async with openai.AsyncOpenAI(api_key="sk", http_client=http, max_retries=0) as bare:
+            stream = await tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT, stream=True)
+            return len([chunk async for chunk in stream])
+
+    assert asyncio.run(call()) > 1
+    assert books.only().status == "succeeded"
+
+
+def test_responses_and_gemini_take_it_back(
+    tv: TokVigil, make: Any, wire_provider: WireProvider, books: Books
+) -> None:
+    _, bare = make("max_output_tokens")
+    asked = {name: value for name, value in RESPONSE.items() if name != "max_output_tokens"}
+    assert tv.wrap(bare, user_id="ada").responses.create(**asked).id
+    strict = Strict(wire_provider, "maxOutputTokens")
+    http = httpx2.Client(transport=httpx2.MockTransport(strict.answer))
+    options = genai.types.HttpOptions(base_url=wire_provider.url, httpx_client=http)
+    client = tv.wrap(genai.Client(api_key="k", http_options=options), user_id="ada")
+    assert client.models.generate_content(**GEMINI).text
+    assert len(strict.bodies) == 2
+    assert [event.status for event in books.settled()] == ["succeeded"] * 2
+
+
+def test_what_the_caller_wrote_is_not_taken_back(tv: TokVigil, make: Any, books: Books) -> None:
+    strict, bare = make("max_tokens", "stream_options")
+    with pytest.raises(openai.BadRequestError, match="max_tokens"):
+        tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT, max_tokens=50)
+    assert len(strict.bodies) == 1
+    assert books.only().status == "failed"
+
+
+def test_any_other_refusal_is_the_callers(
+    tv: TokVigil, make: Any, wire_provider: WireProvider, books: Books
+) -> None:
+    strict, bare = make()
+    wire_provider.fail(400)
+    with pytest.raises(openai.BadRequestError) as caught:
+        tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT)
+    assert caught.value.body
+    assert len(strict.bodies) == 1
+
+
+def test_a_thinking_budget_is_lowered_with_the_cap_or_the_call_is_blocked(
+    tv: TokVigil, wire_provider: WireProvider, control_plane: Any, wire: Any, books: Books
+) -> None:
+    def capped(seen: Any) -> Any:
+        cap = 1_500 if "roomy" in seen.body["user_id"] else 500
+        return wire.Answer(200, wire.decision(seen.body["request_id"], max_output_tokens=cap))
+
+    control_plane.defaults["/v1/evaluate"] = capped
+    bare = anthropic.Anthropic(base_url=wire_provider.url, api_key="sk")
+    asked = CLAUDE | {"max_tokens": 16_000, "thinking": {"type": "enabled", "budget_tokens": 10_000}}
+    tv.wrap(bare, user_id="roomy").messages.create(**asked)
+    sent = wire_provider.seen[0].body
+    assert sent["thinking"]["budget_tokens"] < sent["max_tokens"] == 1_500
+    with pytest.raises(tokvigil.AIUsageBlockedError) as caught:
+        tv.wrap(bare, user_id="cramped").messages.create(**asked)
+    assert (caught.value.reason_code, caught.value.reason_class) == ("REQUEST_TOKENS_EXCEEDED", "too_large")
+    assert [event.status for event in books.settled()] == ["succeeded", "cancelled"]
+    assert len(wire_provider.seen) == 1
+
+
+class Upload(io.BytesIO):
+    name = "training.jsonl"
+
+
+def test_an_upload_is_not_read_into_memory(tv: TokVigil, tmp_path: Any) -> None:
+    large = tmp_path / "large.jsonl"
+    with large.open("wb") as file:
+        file.truncate(100 * MEBIBYTE)
+    seen: list[int] = []
+
+    def take(request: httpx2.Request) -> httpx2.Response:
+        seen.append(sum(len(chunk) for chunk in request.stream))  # type: ignore[union-attr, misc]
+        return httpx2.Response(200, json={"id": "file-1", "object": "file"})
+
+    class Transport(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            return take(request)
+
+    bare = openai.OpenAI(api_key="sk", http_client=openai.DefaultHttpxClient(transport=Transport()))
+    client = tv.wrap(bare)
+    with large.open("rb") as file:
+        tracemalloc.start()
+        client.files.create(file=file, purpose="batch")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert seen[0] > 100 * MEBIBYTE
+    assert peak < 20 * MEBIBYTE
+
+
+def longest_pause_s(call: Callable[[], Any]) -> float:
+    """Of an event loop in which the call is made."""
+
+    async def main() -> float:
+        pauses = []
+
+        async def beats() -> None:
+            while True:
+                before = time.perf_counter()
+                await asyncio.sleep(0.001)
+                pauses.append(time.perf_counter() - before)
+
+        heart = asyncio.create_task(beats())
+        await asyncio.sleep(0.01)
+        await call()
+        heart.cancel()
+        return max(pauses)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def picture() -> bytes:
+    url = "data:image/png;base64," + "iVBORw0KGgo" * 1_400_000
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": [part]}]}).encode()
+
+
+def test_a_large_picture_holds_up_no_event_loop(tv: TokVigil, picture: bytes) -> None:
+    """15 MB. Beside a bare client, which writes as much to its connection."""
+
+    async def take(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(
+            200, json={"id": "1", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+        )
+
+    def posting(client: httpx2.AsyncClient) -> Callable[[], Any]:
+        headers = {"content-type": "application/json"}
+        return lambda: client.post(
+            "https://api.openai.com/v1/chat/completions", content=picture, headers=headers
+        )
+
+    bare = openai.AsyncOpenAI(
+        api_key="sk", http_client=openai.DefaultAsyncHttpxClient(transport=httpx2.MockTransport(take))
+    )
+    guarded = tv.wrap(bare, user_id="ada")._client
+    posting(guarded)  # made outside of the loops
+    plain = min(longest_pause_s(posting(bare._client)) for _ in range(3))
+    pause = min(longest_pause_s(posting(guarded)) for _ in range(3))
+    as_json = min(_timed(lambda: json.dumps(json.loads(picture))) for _ in range(3))
+    # Reading and writing it as JSON would take all of that.
+    assert pause < plain + as_json / 2
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    work()
+    return time.perf_counter() - before
+
+
+def test_a_long_text_is_counted_though_it_is_not_read_as_json(
+    tv: TokVigil, wire_provider: WireProvider, books: Books
+) -> None:
+    text = "one two three four five " * 40_000
+    with openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk") as bare:
+        asked: Any = {"model": "gpt-4o-mini", "messages": [MESSAGES[0] | {"content": text}]}
+        tv.wrap(bare, user_id="ada").chat.completions.create(**asked)
+    assert books.asked[0]["input_tokens"] == pytest.approx(200_000, rel=0.35)

@@ -1,0 +1,183 @@
+"""`tv.http_client()`: a guarded client of httpx2 or httpx, for whatever takes one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+import tokvigil
+from google import genai
+from tokvigil import AIUsageBlockedError, AsyncTokVigil, TokVigil
+
+from sdk.python.tests.wire_provider import WireProvider
+from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, Books
+
+LIBRARIES = {"httpx2": httpx2, "httpx": httpx}
+AUTH = {"authorization": "Bearer sk-caller"}
+
+
+def every(stream: Any) -> list[Any]:
+    return list(stream)
+
+
+async def awaited(answer: Any) -> Any:
+    return await answer
+
+
+# What takes a guarded client, and calls through it: made anew for each test.
+SYNC: dict[str, Callable[[Any, str], Any]] = {
+    "openai": lambda http, url: openai.OpenAI(
+        api_key="sk", base_url=url + "/v1", http_client=http
+    ).chat.completions.create(**CHAT),
+    "openai, streaming": lambda http, url: every(
+        openai.OpenAI(api_key="sk", base_url=url + "/v1", http_client=http).chat.completions.create(
+            **CHAT, stream=True
+        )
+    ),
+    "anthropic": lambda http, url: anthropic.Anthropic(
+        api_key="sk", base_url=url, http_client=http
+    ).messages.create(**CLAUDE),
+    "google-genai": lambda http, url: genai.Client(
+        api_key="k", http_options={"base_url": url, "httpx_client": http}
+    ).models.generate_content(**GEMINI),
+    "no SDK": lambda http, url: http.post(
+        url + "/v1/chat/completions", json=CHAT, headers=AUTH
+    ).raise_for_status(),
+}
+ASYNC: dict[str, Callable[[Any, str], Any]] = {
+    "openai": lambda http, url: openai.AsyncOpenAI(
+        api_key="sk", base_url=url + "/v1", http_client=http
+    ).chat.completions.create(**CHAT),
+    "anthropic": lambda http, url: anthropic.AsyncAnthropic(
+        api_key="sk", base_url=url, http_client=http
+    ).messages.create(**CLAUDE),
+    "google-genai": lambda http, url: genai.Client(
+        api_key="k", http_options={"base_url": url, "httpx_async_client": http}
+    ).aio.models.generate_content(**GEMINI),
+    "no SDK": lambda http, url: http.post(url + "/v1/chat/completions", json=CHAT, headers=AUTH),
+}
+# anthropic takes clients of httpx2 alone.
+TAKEN = [
+    (name, library) for name in SYNC for library in LIBRARIES if (name, library) != ("anthropic", "httpx")
+]
+TAKEN_ASYNC = [(name, library) for name, library in TAKEN if name in ASYNC]
+
+
+@pytest.mark.parametrize(("name", "library"), TAKEN)
+def test_a_call_through_it_is_asked_and_settled_once(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, name: str, library: Any
+) -> None:
+    with tv.http_client(user_id="user_123", feature="chat", library=library) as http:
+        assert isinstance(http, LIBRARIES[library].Client)
+        SYNC[name](http, wire_provider.url)
+    settled = books.only()
+    assert (settled.status, settled.user_id, settled.feature) == ("succeeded", "user_123", "chat")
+    assert settled.usage.output_tokens == wire_provider.openai.USAGE.output_tokens
+
+
+@pytest.mark.parametrize(("name", "library"), TAKEN_ASYNC)
+def test_an_awaited_call_through_it_is_asked_and_settled_once(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, name: str, library: Any
+) -> None:
+    async def call() -> None:
+        async with tv.async_http_client(library=library) as http:
+            assert isinstance(http, LIBRARIES[library].AsyncClient)
+            with tokvigil.context(user_id="user_123", feature="chat"):
+                await ASYNC[name](http, wire_provider.url)
+
+    asyncio.run(call())
+    settled = books.only()
+    assert (settled.status, settled.user_id, settled.feature) == ("succeeded", "user_123", "chat")
+
+
+@pytest.mark.parametrize(("name", "library"), TAKEN)
+def test_a_block_is_not_tried_again_and_is_found_in_the_error_of_the_sdk(
+    tv: TokVigil,
+    control_plane: Any,
+    wire: Any,
+    wire_provider: WireProvider,
+    books: Books,
+    name: str,
+    library: Any,
+) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(200, wire.blocked())] * 5)
+    http = tv.http_client(user_id="user_123", library=library)
+    with pytest.raises(Exception, match=r"403|DAILY_REQUEST_LIMIT_EXCEEDED|Daily request limit") as raised:
+        SYNC[name](http, wire_provider.url)
+    assert not isinstance(raised.value, AIUsageBlockedError)
+    block = AIUsageBlockedError.find(raised.value)
+    assert block is not None
+    assert (block.reason_code, block.retry_after) == ("DAILY_REQUEST_LIMIT_EXCEEDED", 3600)
+    assert len(books.asked) == 1
+    assert wire_provider.seen == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_without_an_sdk_it_can_raise_the_block_itself(
+    tv: TokVigil, control_plane: Any, wire: Any, wire_provider: WireProvider, library: Any
+) -> None:
+    control_plane.script("/v1/evaluate", *[wire.Answer(200, wire.blocked())] * 2)
+    url = wire_provider.url + "/v1/chat/completions"
+    http = tv.http_client(user_id="user_123", library=library, raise_blocks=True)
+    with pytest.raises(AIUsageBlockedError, match="Daily request limit"):
+        http.post(url, json=CHAT)
+    asynchronous = tv.async_http_client(user_id="user_123", library=library, raise_blocks=True)
+    with pytest.raises(AIUsageBlockedError, match="Daily request limit"):
+        asyncio.run(awaited(asynchronous.post(url, json=CHAT)))
+    assert wire_provider.seen == []
+
+
+def test_a_call_without_a_user_does_not_go_out(tv: TokVigil, wire_provider: WireProvider) -> None:
+    with pytest.raises(tokvigil.MissingAttributionError):
+        tv.http_client(raise_blocks=True).post(wire_provider.url + "/v1/chat/completions", json=CHAT)
+    assert wire_provider.seen == []
+
+
+def test_it_has_the_options_of_the_librarys_own_client(tv: TokVigil, wire_provider: WireProvider) -> None:
+    seen: list[str] = []
+    options: Any = {
+        "base_url": wire_provider.url,
+        "headers": AUTH | {"x-mine": "1"},
+        "timeout": 7.0,
+        "event_hooks": {"request": [lambda request: seen.append(request.url.path)]},
+    }
+    with tv.http_client(user_id="user_123", **options) as http:
+        assert http.post("/v1/chat/completions", json=CHAT).json()["usage"]["completion_tokens"] == 90
+        assert http.timeout == httpx2.Timeout(7.0)
+    assert seen == ["/v1/chat/completions"]
+    assert wire_provider.seen[0].headers["x-mine"] == "1"
+
+
+def test_both_clients_make_both_kinds(control_plane: Any, wire_provider: WireProvider, books: Books) -> None:
+    url = wire_provider.url + "/v1/chat/completions"
+    tv = AsyncTokVigil(api_key="tv_dev_id_secret", base_url=control_plane.url)
+    tv.http_client(user_id="user_123").post(url, json=CHAT, headers=AUTH).raise_for_status()
+    asyncio.run(awaited(tv.async_http_client(user_id="user_123").post(url, json=CHAT, headers=AUTH)))
+    asyncio.run(tv.close())
+    assert [event.status for event in books.settled()] == ["succeeded"] * 2
+    assert len(books.asked) == 2
+
+
+def test_what_is_no_ai_call_passes(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
+    with tv.http_client() as http:
+        http.get(wire_provider.url + "/v1/models", headers=AUTH)
+    assert books.asked == []
+
+
+@pytest.mark.parametrize("library", ["requests", "aiohttp"])
+def test_another_library_is_refused(tv: TokVigil, library: Any) -> None:
+    with pytest.raises(tokvigil.ConfigurationError, match='"httpx2" or "httpx"'):
+        tv.http_client(library=library)
+
+
+def test_a_library_that_is_not_installed_says_so(tv: TokVigil, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(tokvigil.ConfigurationError, match="pip install httpx"):
+        tv.http_client(library="httpx")
