@@ -22,7 +22,7 @@ from tokvigil.journal import Journal, default_folder
 from tokvigil.links import Links
 from tokvigil.message_reading import read_messages
 from tokvigil.models import Decision, Limits, Receipt, UsageEvent
-from tokvigil.question import Question, Report
+from tokvigil.question import Question, Report, present
 from tokvigil.reporting import Reporter
 from tokvigil.retries import RetryPolicy
 from tokvigil.steps import Steps
@@ -234,7 +234,7 @@ class BaseClient:
         return _read_expiry(answer)
 
     def _limits(self, **params: str | None) -> Steps[Limits]:
-        answer = yield from self._transport.ask("GET", "/v1/limits", params=_present(params))
+        answer = yield from self._transport.ask("GET", "/v1/limits", params=present(params))
         return Limits.from_wire(answer)
 
     def _chat_request(
@@ -308,7 +308,7 @@ def _count_input(
     model: str, *, input_tokens: int | None, input_text: str | None, messages: Iterable[Any] | None
 ) -> int | None:
     """As said, or counted here. Raises `ConfigurationError` if more than one of them is said."""
-    said = _present({"input_tokens": input_tokens, "input_text": input_text, "messages": messages})
+    said = present({"input_tokens": input_tokens, "input_text": input_text, "messages": messages})
     if len(said) > 1:
         raise ConfigurationError(f"{' and '.join(said)} say the same: pass one of them")
     if messages is not None:
@@ -333,8 +333,3 @@ def _read_expiry(answer: Mapping[str, Any]) -> datetime:
 def _journal(journal: bool | str | os.PathLike[str], destination: str) -> Journal:
     folder = default_folder() if journal is True else journal
     return Journal(None if folder is False else folder, destination)
-
-
-def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said."""
-    return {name: value for name, value in fields.items() if value is not None}

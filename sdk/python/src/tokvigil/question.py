@@ -65,7 +65,7 @@ class Question:
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON body of POST /v1/evaluate; what is not said is left out."""
-        return _present(
+        return present(
             {
                 "request_id": self.request_id,
                 "user_id": self.user_id,
@@ -100,7 +100,7 @@ class Question:
             "metadata": self.metadata,
         }
         parts = {name: getattr(usage, name) or None for name in PARTS}
-        return Report(self.request_id, json.dumps(_present(body | parts)).encode())
+        return Report(self.request_id, json.dumps(present(body | parts)).encode())
 
 
 def new_request_id() -> str:
@@ -113,5 +113,6 @@ def new_request_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say something."""
     return {name: value for name, value in fields.items() if value is not None}

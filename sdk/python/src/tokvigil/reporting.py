@@ -20,7 +20,7 @@ from tokvigil.holds import EXTEND_AGAIN_S, EXTEND_EVERY_S, Holds, OpenCall
 from tokvigil.journal import Journal
 from tokvigil.journal_file import RENEW_EVERY_S
 from tokvigil.question import Report
-from tokvigil.retries import jitter
+from tokvigil.retries import backoff_s
 from tokvigil.steps import Steps
 from tokvigil.transport import Transport, hold_path, is_retryable
 
@@ -40,7 +40,6 @@ LOOK_S_FIRST = 0.005
 LOOK_S_MAX = 0.05
 BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
-DOUBLINGS_MAX = 10
 # How often reports of processes that ended are looked for.
 TAKE_OVER_EVERY_S = 60.0
 FLUSH_S = 30.0
@@ -237,12 +236,10 @@ class Reporter:
         try:
             self._delivery.send_all(stop_at + ATTEMPT_S_MAX, stop_at=stop_at)
         except TokVigilError as error:
-            # Spread, so that many processes do not come back together.
-            doubled_s = BACKOFF_S_FIRST * 2.0 ** min(self._failures, DOUBLINGS_MAX)
-            delay_s = min(BACKOFF_S_MAX, doubled_s) * jitter()
-            asked_s = getattr(error, "retry_after", None) or 0.0
+            asked_s = min(BACKOFF_S_MAX, getattr(error, "retry_after", None) or 0.0)
+            delay_s = backoff_s(self._failures, asked_s, first_s=BACKOFF_S_FIRST, max_s=BACKOFF_S_MAX)
             self._failures += 1
-            self._send_from = time.monotonic() + max(delay_s, min(BACKOFF_S_MAX, asked_s))
+            self._send_from = time.monotonic() + delay_s
             logger.warning("not reported yet: usage of %d calls: %s", len(self.journal), error)
         else:
             self._succeeded()

@@ -34,15 +34,19 @@ class RetryPolicy:
         return backoff_s(attempt, retry_after_s)
 
 
-def backoff_s(attempt: int, retry_after_s: float | None = None) -> float:
-    """Seconds to wait after failed attempt number `attempt` (from 0): never less than the server asked for."""
-    doubled_s = DELAY_S_FIRST * 2.0 ** min(attempt, DOUBLINGS_MAX)
-    return max(min(DELAY_S_MAX, doubled_s) * jitter(), retry_after_s or 0.0)
+def backoff_s(
+    attempt: int,
+    retry_after_s: float | None = None,
+    *,
+    first_s: float = DELAY_S_FIRST,
+    max_s: float = DELAY_S_MAX,
+) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 0): never less than the server asked for.
 
-
-def jitter() -> float:
-    """A factor from one half to 1, so that many clients do not come back together."""
-    return _random.uniform(0.5, 1.0)
+    Spread from one half to the whole, so that many clients do not come back together.
+    """
+    doubled_s = first_s * 2.0 ** min(attempt, DOUBLINGS_MAX)
+    return max(min(max_s, doubled_s) * _random.uniform(0.5, 1.0), retry_after_s or 0.0)
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:

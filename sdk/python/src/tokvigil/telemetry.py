@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import containing
+from tokvigil.question import Question, present
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
     from tokvigil.models import Decision, Usage
-    from tokvigil.question import Question
 
 OPERATION_NAME = "gen_ai.operation.name"
 REQUEST_MODEL = "gen_ai.request.model"
@@ -117,7 +117,7 @@ class CallSpan:
     def _note(self, attributes: Mapping[str, Any]) -> None:
         if self._span is not None:
             with containing.defects("the span of a call cannot be written"):
-                self._span.set_attributes(_present(attributes))
+                self._span.set_attributes(present(attributes))
 
 
 def _begun(name: str, attributes: Mapping[str, Any]) -> Any:
@@ -128,10 +128,6 @@ def _begun(name: str, attributes: Mapping[str, Any]) -> Any:
     if trace is None or get_tracer is None:
         return None
     span = get_tracer("tokvigil", __version__).start_span(
-        name, kind=trace.SpanKind.CLIENT, attributes=_present(attributes)
+        name, kind=trace.SpanKind.CLIENT, attributes=present(attributes)
     )
     return span if span.is_recording() else None
-
-
-def _present(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in attributes.items() if value is not None}
