@@ -1368,6 +1368,34 @@ def test_what_a_signal_handler_reports_while_a_file_gets_full_is_still_in_memory
     journal.close()
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_signal_handler_that_closes_in_the_middle_of_a_write_loses_nothing(
+    folder: Path, goes_on: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(folder, "here")
+    journal.report(report("before"))
+    begin(journal, "under way")
+    real = os.write
+    lost: list[int] = []
+
+    def write_and_close(*arguments: Any) -> int:
+        if not lost:
+            lost.append(-1)
+            lost[0] = journal.close()
+            if not goes_on:
+                raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_and_close)
+        with suppress(KeyboardInterrupt):
+            journal.report(report("meanwhile"))
+    assert lost == [0]
+    assert statuses(folder) == {"before": "succeeded", "meanwhile": "succeeded", "under way": "partial"}
+    assert locked(folder) == []
+    assert caplog.records == []
+
+
 def test_how_many_are_pending_does_not_count_what_is_settled(folder: Path) -> None:
     journal = Journal(folder, "here")
     for number in range(6):

@@ -234,6 +234,8 @@ class Journal:
         this one, because no disk took them."""
         with self.lock:
             self._try_again_at = 0.0
+            # A signal handler's close, in the middle of a write: nobody goes on with that.
+            self._is_writing = False
             self._make_again_if_gone()
             if self._is_behind and (self._pending or self._open):
                 self._write(b"")
@@ -338,9 +340,9 @@ class Journal:
                 self._say(error)
 
     def _say(self, error: OSError) -> None:
-        """Once a minute."""
+        """Once a minute. What was closed in the middle of something needs nothing any more."""
         now = time.monotonic()
-        if now - self._said_at >= SAY_EVERY_S:
+        if self.directory is not None and now - self._said_at >= SAY_EVERY_S:
             self._said_at = now
             logger.error("the journal in %s fails, so usage is kept in memory: %s", self.directory, error)
 
