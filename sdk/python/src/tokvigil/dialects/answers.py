@@ -149,8 +149,9 @@ class Form(ABC):
     @abstractmethod
     def feed(self, data: bytes) -> bytes: ...
 
-    @abstractmethod
-    def finish(self) -> bytes: ...
+    def finish(self) -> bytes:
+        """What is left for the caller to see at the end."""
+        return b""
 
     def ending(self, tally: Tally) -> Ending:
         return tally.ending()
@@ -346,9 +347,6 @@ class GrowingArray(Form):
                 self._tally.take_event("", fields)
         return data
 
-    def finish(self) -> bytes:
-        return b""
-
 
 class AwsEvents(Form):
     """The event stream of Amazon Bedrock, passed on as it comes."""
@@ -363,9 +361,6 @@ class AwsEvents(Form):
             if fields is not None:
                 self._tally.take_event("", fields)
         return data
-
-    def finish(self) -> bytes:
-        return b""
 
     def ending(self, tally: Tally) -> Ending:
         return Ending.UNANSWERED if self._parser.is_broken and tally.answers_in_text else tally.ending()

@@ -114,16 +114,16 @@ class ProviderCall(ABC):
 
         Raises `CapCannotBeObeyedError`.
         """
-        if max_output_tokens is not None:
-            self._check_can_obey(max_output_tokens, without)
+        cap = max_output_tokens
+        if cap is not None and not self._is_above(cap):
+            cap = None
+        names = [] if cap is None else self._names_of_cap(without)
+        if cap is not None and names:
+            self._check_can_obey(cap)
         if self._request.is_signed:
             return Outgoing(self._request.body.raw)
-        fields: Mapping[str, Any] = self._fields
-        added: list[str] = []
-        if max_output_tokens is not None and self._is_above(max_output_tokens):
-            names = self._names_of_cap(without)
-            fields = self._with_cap(max_output_tokens // self._answers(), names)
-            added += [name for name in names if self._config().get(name) is None]
+        fields = self._fields if cap is None else self._with_cap(cap // self._answers(), names)
+        added = [name for name in names if self._config().get(name) is None]
         asked = self._asking_for_usage(fields, without)
         added += [name for name in asked if asked[name] is not fields.get(name)]
         return Outgoing(self._request.body.write(asked), tuple(added))
@@ -192,12 +192,10 @@ class ProviderCall(ABC):
 
     def _is_above(self, max_output_tokens: int) -> bool:
         """Whether the request as it is may produce more."""
-        cap = self._cap()
-        return cap is None or cap > max_output_tokens // self._answers()
+        return self.max_output_tokens is None or self.max_output_tokens > max_output_tokens
 
-    def _check_can_obey(self, max_output_tokens: int, without: Container[str]) -> None:
-        if not self._names_of_cap(without) or not self._is_above(max_output_tokens):
-            return
+    def _check_can_obey(self, max_output_tokens: int) -> None:
+        """A cap that is to be written in."""
         if self._request.is_signed:
             raise CapCannotBeObeyedError(max_output_tokens, self.max_output_tokens)
         if max_output_tokens // self._answers() < self._cap_min():
