@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,13 @@ import pytest
 import tokvigil
 from tokvigil import AsyncTokVigil, TokVigil, Usage, UsageEvent
 from tokvigil.question import new_request_id
+
+EVENT = UsageEvent(
+    request_id="r1",
+    user_id="user_123",
+    model="gpt-4o-mini",
+    usage=Usage(input_tokens=10, output_tokens=5),
+)
 
 
 @pytest.mark.parametrize(
@@ -129,28 +137,8 @@ def test_a_report_whose_answer_was_lost_is_repeated_and_counted_once(
     tv: TokVigil, control_plane: Any, wire: Any
 ) -> None:
     control_plane.script("/v1/usage", wire.Answer(503))
-    assert (
-        tv.report_now(
-            UsageEvent(
-                request_id="r1",
-                user_id="user_123",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=10, output_tokens=5),
-            )
-        ).duplicate
-        is False
-    )
-    assert (
-        tv.report_now(
-            UsageEvent(
-                request_id="r1",
-                user_id="user_123",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=10, output_tokens=5),
-            )
-        ).duplicate
-        is True
-    )
+    assert tv.report_now(EVENT).duplicate is False
+    assert tv.report_now(EVENT).duplicate is True
     assert len({seen.raw for seen in control_plane.calls("/v1/usage")}) == 1
     assert len(control_plane.charged) == 1
 
@@ -158,28 +146,14 @@ def test_a_report_whose_answer_was_lost_is_repeated_and_counted_once(
 def test_an_unpriced_model_has_no_cost(tv: TokVigil, control_plane: Any, wire: Any) -> None:
     answer = {"request_id": "r1", "duplicate": False, "cost_usd": None, "priced": False, "limit_state": []}
     control_plane.script("/v1/usage", wire.Answer(201, answer))
-    receipt = tv.report_now(
-        UsageEvent(
-            request_id="r1",
-            user_id="user_123",
-            model="my-own-model",
-            usage=Usage(input_tokens=10, output_tokens=5),
-        )
-    )
+    receipt = tv.report_now(replace(EVENT, model="my-own-model"))
     assert (receipt.cost_usd, receipt.priced) == (None, False)
 
 
 def test_a_report_that_cannot_be_made_raises_and_stays_with_the_caller(unreachable: str) -> None:
     with TokVigil(api_key="key", base_url=unreachable, max_retries=0) as client:
         with pytest.raises(tokvigil.UnreachableError):
-            client.report_now(
-                UsageEvent(
-                    request_id="r1",
-                    user_id="user_123",
-                    model="gpt-4o-mini",
-                    usage=Usage(input_tokens=10, output_tokens=5),
-                )
-            )
+            client.report_now(EVENT)
         assert client.pending() == 0
 
 
@@ -223,16 +197,7 @@ def test_the_async_client_does_the_same(control_plane: Any, wire: Any) -> None:
 
     async def main() -> None:
         async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
-            receipt = await tv.report_now(
-                UsageEvent(
-                    request_id="r1",
-                    user_id="user_123",
-                    model="gpt-4o-mini",
-                    feature="chat",
-                    latency_ms=8,
-                    usage=Usage(input_tokens=10, output_tokens=5),
-                )
-            )
+            receipt = await tv.report_now(replace(EVENT, feature="chat", latency_ms=8))
             assert (receipt.duplicate, receipt.cost_usd) == (False, Decimal("0.000198"))
             assert [await tv.release("a/b"), await tv.release("a/b")] == [True, False]
             assert await tv.extend("r1") == datetime(2026, 11, 24, 0, 20, tzinfo=UTC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,9 @@ from google import genai
 from tokvigil import RefusedError, TokVigilError, UnreachableError, Usage, UsageEvent
 from tokvigil.transport import is_retryable
 
+EVENT = UsageEvent(
+    request_id="r", user_id="ada", model="gpt-4o-mini", usage=Usage(input_tokens=1, output_tokens=1)
+)
 ERRORS = {
     name: error
     for name, error in vars(tokvigil).items()
@@ -91,24 +95,10 @@ def test_a_report_that_nobody_took_says_how(
     control_plane: Any, wire: Any, answer: dict[str, Any], reason: str, status_code: int | None
 ) -> None:
     with tokvigil.TokVigil(api_key="key", base_url=control_plane.url, timeout=0.3, max_retries=0) as tv:
-        tv.report_now(
-            UsageEvent(
-                request_id="before",
-                user_id="ada",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=1, output_tokens=1),
-            )
-        )
+        tv.report_now(replace(EVENT, request_id="before"))
         control_plane.script("/v1/usage", wire.Answer(**answer))
         with pytest.raises(UnreachableError) as caught:
-            tv.report_now(
-                UsageEvent(
-                    request_id="r",
-                    user_id="ada",
-                    model="gpt-4o-mini",
-                    usage=Usage(input_tokens=1, output_tokens=1),
-                )
-            )
+            tv.report_now(EVENT)
     assert (caught.value.reason, caught.value.status_code) == (reason, status_code)
     assert caught.value.may_have_arrived
 
@@ -121,12 +111,5 @@ def test_a_key_that_calls_too_often_is_told_so_where_nothing_can_be_blocked(
         tokvigil.TokVigil(api_key="key", base_url=control_plane.url) as tv,
         pytest.raises(tokvigil.TooManyRequestsError) as caught,
     ):
-        tv.report_now(
-            UsageEvent(
-                request_id="r",
-                user_id="ada",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=1, output_tokens=1),
-            )
-        )
+        tv.report_now(EVENT)
     assert caught.value.retry_after == 60

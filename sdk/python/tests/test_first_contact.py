@@ -17,6 +17,9 @@ from sdk.python.tests.conftest import ControlPlane
 from sdk.python.tests.self_signed import self_signed
 from sdk.python.tests.wrapped import CHAT
 
+EVENT = UsageEvent(
+    request_id="r1", user_id="ada", model="gpt-4o-mini", usage=Usage(input_tokens=1, output_tokens=1)
+)
 PAGE = b"<html>Welcome to the airport WLAN</html>"
 
 
@@ -103,14 +106,7 @@ def test_other_methods_say_so_too(control_plane: Any, wire: Any) -> None:
         with pytest.raises(ConfigurationError):
             tv.limits(user_id="ada")
         with pytest.raises(ConfigurationError):
-            tv.report_now(
-                UsageEvent(
-                    request_id="r",
-                    user_id="ada",
-                    model="gpt-4o-mini",
-                    usage=Usage(input_tokens=1, output_tokens=1),
-                )
-            )
+            tv.report_now(EVENT)
 
 
 @pytest.mark.parametrize("awaited", [False, True])
@@ -181,22 +177,17 @@ def test_verify_says_which_certificates_to_trust(
 
 def ask(url: str, *, awaited: bool, **options: Any) -> Any:
     """A question, and a report."""
-    from tokvigil import Usage, UsageEvent
-
-    event = UsageEvent(
-        request_id="r1", user_id="ada", model="m", usage=Usage(input_tokens=1, output_tokens=1)
-    )
     options = {"max_retries": 0, "timeout": 5.0} | options
 
     async def main() -> Any:
         async with AsyncTokVigil(api_key="key", base_url=url, **options) as tv:
             decision = await tv.evaluate(user_id="ada", model="gpt-4o-mini")
-            tv.report(event)
+            tv.report(EVENT)
             return decision
 
     if awaited:
         return asyncio.run(main())
     with TokVigil(api_key="key", base_url=url, **options) as tv:
         decision = tv.evaluate(user_id="ada", model="gpt-4o-mini")
-        tv.report(event)
+        tv.report(EVENT)
         return decision

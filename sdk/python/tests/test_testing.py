@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,6 +33,7 @@ from sdk.python.tests.wrapped import CHAT
 REPOSITORY = Path(__file__).resolve().parents[3]
 ASKED: Any = {"user_id": "ada", "feature": "chat", "model": "gpt-4o-mini", "input_tokens": 100}
 USAGE = Usage(input_tokens=100, output_tokens=40)
+EVENT = UsageEvent(request_id="r", user_id="ada", model="gpt-4o-mini", usage=USAGE)
 BLOCKING_CODES = [code for code in ALL_CODES if code not in ("ALLOWED", "DEGRADED_ALLOWED")]
 
 
@@ -201,31 +203,10 @@ def test_reset_forgets_all(tv: FakeTokVigil) -> None:
 
 
 def test_usage_is_counted_once_and_only_if_it_can_be_true(tv: FakeTokVigil) -> None:
-    assert not tv.report_now(
-        UsageEvent(
-            request_id="r",
-            user_id="ada",
-            model="gpt-4o-mini",
-            usage=Usage(input_tokens=100, output_tokens=40),
-        )
-    ).duplicate
-    assert tv.report_now(
-        UsageEvent(
-            request_id="r",
-            user_id="ada",
-            model="gpt-4o-mini",
-            usage=Usage(input_tokens=100, output_tokens=40),
-        )
-    ).duplicate
+    assert not tv.report_now(EVENT).duplicate
+    assert tv.report_now(EVENT).duplicate
     with pytest.raises(tokvigil.IdempotencyConflictError):
-        tv.report_now(
-            UsageEvent(
-                request_id="r",
-                user_id="ada",
-                model="gpt-4o-mini",
-                usage=Usage(input_tokens=100, output_tokens=41),
-            )
-        )
+        tv.report_now(replace(EVENT, usage=Usage(input_tokens=100, output_tokens=41)))
     with pytest.raises(tokvigil.ConfigurationError, match="cached_input_tokens"):
         tv.report_now(
             UsageEvent(
@@ -236,14 +217,7 @@ def test_usage_is_counted_once_and_only_if_it_can_be_true(tv: FakeTokVigil) -> N
             )
         )
     assert tv.charged_usd == Decimal("0.000039")
-    assert not tv.report_now(
-        UsageEvent(
-            request_id="t",
-            user_id="ada",
-            model="a-model-of-ours",
-            usage=Usage(input_tokens=100, output_tokens=40),
-        )
-    ).priced
+    assert not tv.report_now(replace(EVENT, request_id="t", model="a-model-of-ours")).priced
 
 
 def test_the_context_and_the_checks_are_the_real_ones(tv: FakeTokVigil) -> None:
