@@ -19,10 +19,11 @@ from tokvigil.errors import ConfigurationError, HoldNotFoundError, UnreachableEr
 from tokvigil.evaluation import Evaluation
 from tokvigil.guarding import Guard
 from tokvigil.journal import Journal, default_folder
+from tokvigil.json_values import present
 from tokvigil.links import Links
 from tokvigil.message_reading import read_messages
 from tokvigil.models import Decision, Limits, Receipt, UsageEvent
-from tokvigil.question import Question, Report, present
+from tokvigil.question import Question, Report
 from tokvigil.reporting import Reporter
 from tokvigil.retries import RetryPolicy
 from tokvigil.steps import Steps

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.checked import TOKENS_MAX
 from tokvigil.errors import ConfigurationError
-from tokvigil.models import COUNTS, Usage, UsageStatus
+from tokvigil.models import COUNTS, Usage, UsageStatus, contradiction
 
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
@@ -95,11 +95,7 @@ def charge(
 
 def is_possible(usage: Usage) -> bool:
     """Whether TokVigil takes such counts: of one call, and parts no larger than their totals."""
-    return (
-        all(0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS)
-        and usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
-        and usage.reasoning_tokens <= usage.output_tokens
-    )
+    return all(0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS) and contradiction(usage) is None
 
 
 def ending_of_status(status: int) -> Ending:

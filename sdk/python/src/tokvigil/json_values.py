@@ -1,4 +1,4 @@
-"""JSON that others wrote: whatever it holds, these functions give a value of the type asked for."""
+"""JSON. What others wrote may hold anything: these functions give a value of the type asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def write(fields: Mapping[str, Any]) -> bytes:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     except RecursionError:
         raise ConfigurationError("the request is nested too deeply to write its output cap into it") from None
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say something: not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar, cast, get_args
 
 from tokvigil import checked, reasons
 from tokvigil.errors import ConfigurationError, UnreachableError
+from tokvigil.json_values import present
 from tokvigil.reasons import ReasonClass, ReasonCode
 
 logger = logging.getLogger("tokvigil")
@@ -184,13 +185,24 @@ def checked_usage(usage: Usage) -> Usage:
         name: checked.count(name, getattr(usage, name), checked.TOKENS_MAX) for name in COUNTS
     }
     whole = replace(usage, **counts)
-    if whole.cached_input_tokens + whole.cache_write_tokens > whole.input_tokens:
-        raise ConfigurationError(
-            "cached_input_tokens and cache_write_tokens are separate parts of input_tokens, and more together"
-        )
-    if whole.reasoning_tokens > whole.output_tokens:
-        raise ConfigurationError("reasoning_tokens are a part of output_tokens, and more")
+    if reason := contradiction(whole):
+        raise ConfigurationError(reason)
     return whole
+
+
+def contradiction(usage: Usage) -> str | None:
+    """Why no call can have used this: a part is larger than its total. None: it can."""
+    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+    if cached > usage.input_tokens:
+        return "cached_input_tokens must not exceed input_tokens: they are a part of them"
+    if cached + written > usage.input_tokens:
+        return (
+            "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: they are "
+            "separate parts of them"
+        )
+    if usage.reasoning_tokens > usage.output_tokens:
+        return "reasoning_tokens must not exceed output_tokens: they are a part of them"
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +271,7 @@ class UsageEvent:
             "occurred_at": None if self.occurred_at is None else _rfc3339(self.occurred_at),
             "metadata": self.metadata,
         }
-        return body | {name: value for name, value in optional.items() if value is not None}
+        return body | present(optional)
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:

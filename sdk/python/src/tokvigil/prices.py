@@ -25,7 +25,7 @@ from typing import Any
 
 from tokvigil import checked
 from tokvigil.errors import ConfigurationError
-from tokvigil.models import Usage
+from tokvigil.models import COUNTS, Usage, contradiction
 
 NANO_DIGITS = 9
 TOKENS_PER_RATE = 1_000_000
@@ -127,19 +127,10 @@ def find(model: str, at: datetime, provider: str | None = None) -> Price | None:
 
 
 def _check(usage: Usage) -> None:
-    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
-    counts = (usage.input_tokens, usage.output_tokens, cached, written, usage.reasoning_tokens)
-    if any(not 0 <= count <= TOKENS_MAX for count in counts):
+    if any(not 0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS):
         raise ConfigurationError(f"each token count must be from 0 to {TOKENS_MAX}")
-    if cached > usage.input_tokens:
-        raise ConfigurationError("cached_input_tokens must not exceed input_tokens: they are a part of them")
-    if cached + written > usage.input_tokens:
-        raise ConfigurationError(
-            "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: they are "
-            "separate parts of them"
-        )
-    if usage.reasoning_tokens > usage.output_tokens:
-        raise ConfigurationError("reasoning_tokens must not exceed output_tokens: they are a part of them")
+    if reason := contradiction(usage):
+        raise ConfigurationError(reason)
 
 
 def _cost_nano(price: Price, usage: Usage) -> int:

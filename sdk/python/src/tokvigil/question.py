@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 from tokvigil.attribution import Attribution
+from tokvigil.json_values import present
 from tokvigil.models import PARTS, Usage, UsageEvent, UsageStatus
 
 
@@ -111,8 +112,3 @@ def new_request_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
-
-
-def present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say something."""
-    return {name: value for name, value in fields.items() if value is not None}

@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokvigil import containing
-from tokvigil.question import Question, present
+from tokvigil.json_values import present
 from tokvigil.version import __version__
 
 if TYPE_CHECKING:
     from tokvigil.models import Decision, Usage
+    from tokvigil.question import Question
 
 OPERATION_NAME = "gen_ai.operation.name"
 REQUEST_MODEL = "gen_ai.request.model"
