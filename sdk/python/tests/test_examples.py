@@ -20,7 +20,7 @@ from tokvigil import AIUsageBlockedError, Decision
 from sdk.python.tests.broker import running_broker
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wire_provider.content import TEXT, TOOL_TRIGGER
-from sdk.python.tests.wrapped import wait_for
+from sdk.python.tests.wrapped import check_answers_block, wait_for
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LINES_MAX = 80
@@ -262,14 +262,7 @@ def test_a_block_is_a_response(
     for changes, status, retry_after in BLOCKS:
         control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked() | changes))
         response = call()
-        assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
-        assert response.headers["Content-Type"] == "application/problem+json"
-        assert response.json() == {
-            "title": "Too Many Requests" if status == 429 else "Forbidden",
-            "status": status,
-            "code": "DAILY_REQUEST_LIMIT_EXCEEDED",
-            "detail": "Daily request limit of 50 reached for user user_123.",
-        }
+        check_answers_block(response, status, retry_after)
     assert len(told.asked) == len(BLOCKS)
     assert wire_provider.seen == told.reports(0) == []
 

@@ -58,6 +58,18 @@ class Books:
         return settled
 
 
+def check_answers_block(response: Any, status: int, retry_after: str | None) -> None:
+    """The answer of a web application to its own caller."""
+    assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json() == {
+        "title": "Too Many Requests" if status == 429 else "Forbidden",
+        "status": status,
+        "code": "DAILY_REQUEST_LIMIT_EXCEEDED",
+        "detail": "Daily request limit of 50 reached for user user_123.",
+    }
+
+
 def plain(value: Any) -> Any:
     """An answer, in whatever form it came, as what two of them are compared by."""
     if isinstance(value, BaseModel):

@@ -32,7 +32,7 @@ from tokvigil.attribution import around
 from tokvigil.integrations.asgi import TokVigilMiddleware, header
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, Books
+from sdk.python.tests.wrapped import CHAT, Books, check_answers_block
 
 USERS = 20
 ROUTES = ("/awaited", "/threaded", "/task", "/stream", "/thread-stream", "/background", "/executor")
@@ -222,14 +222,7 @@ def test_a_block_becomes_a_problem_with_the_time_to_wait_unless_the_response_has
                 http.get(route)
         else:
             response = http.get(route)
-            assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
-            assert response.headers["Content-Type"] == "application/problem+json"
-            assert response.json() == {
-                "title": "Too Many Requests" if status == 429 else "Forbidden",
-                "status": status,
-                "code": "DAILY_REQUEST_LIMIT_EXCEEDED",
-                "detail": "Daily request limit of 50 reached for user user_123.",
-            }
+            check_answers_block(response, status, retry_after)
     assert wire_provider.seen == []
 
 

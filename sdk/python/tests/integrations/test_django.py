@@ -25,7 +25,7 @@ from tokvigil.attribution import around
 from tokvigil.integrations.django import TokVigilMiddleware
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, Books
+from sdk.python.tests.wrapped import CHAT, Books, check_answers_block
 
 USERS = 16
 SYNC = ("ask", "stream")
@@ -260,14 +260,7 @@ def test_a_block_becomes_a_problem_with_the_time_to_wait(
 
     with site(user_id="ada"):
         response = get(f"/{view}")
-    assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
-    assert response.headers["Content-Type"] == "application/problem+json"
-    assert response.json() == {
-        "title": "Too Many Requests" if status == 429 else "Forbidden",
-        "status": status,
-        "code": "DAILY_REQUEST_LIMIT_EXCEEDED",
-        "detail": "Daily request limit of 50 reached for user user_123.",
-    }
+    check_answers_block(response, status, retry_after)
     assert wire_provider.seen == []
 
 
