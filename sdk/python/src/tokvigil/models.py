@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -30,7 +30,8 @@ Amount = int | Decimal
 # A field that cannot be read is named in the log this often.
 SAY_EVERY_S = 60.0
 T = TypeVar("T")
-Kind = type[T] | Callable[[Any], T]
+# A type of JSON values, or a function that raises ValueError.
+Kind = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +46,8 @@ class PolicyRef:
     @classmethod
     def from_wire(cls, fields: Fields) -> Self | None:
         """None without an id and a name."""
-        policy_id, name = fields.expect("id", _id), fields.expect("name", str)
-        version, scope = fields.read("version", int), fields.read("scope", str)
-        if policy_id is None or name is None:
-            return None
-        return cls(id=policy_id, name=name, version=version or 0, scope=scope or "")
+        said = fields.read(_POLICY)
+        return None if fields.lacks(said, "id", "name") else cls(**{"version": 0, "scope": "", **said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,24 +68,11 @@ class LimitState:
     @classmethod
     def from_wire(cls, fields: Fields) -> Self | None:
         """None without a metric and its amounts."""
-        metric = fields.expect("metric", str)
-        amount: Kind[Amount] = _money if metric == "cost_usd" else int
-        limit, used, remaining = (fields.expect(name, amount) for name in ("limit", "used", "remaining"))
-        state = {name: fields.read(name, str) or "" for name in ("policy", "window", "per")}
-        held, resets_at = fields.read("held", amount), fields.read("resets_at", _time)
-        exceeded = fields.read("exceeded", bool)
-        if metric is None or limit is None or used is None or remaining is None:
+        kinds = _COST_LIMIT if fields.data.get("metric") == "cost_usd" else _COUNT_LIMIT
+        said = fields.read(kinds)
+        if fields.lacks(said, "metric", "limit", "used", "remaining"):
             return None
-        return cls(
-            **state,
-            metric=metric,
-            limit=limit,
-            used=used,
-            held=held or 0,
-            remaining=remaining,
-            resets_at=resets_at,
-            exceeded=exceeded or False,
-        )
+        return cls(**{**_UNSAID_OF_LIMIT, **said})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,25 +105,13 @@ class Decision:
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
         """Raises `UnreachableError` without a verdict, its reason and its id."""
         fields = Fields(data)
-        reason_code = cast("ReasonCode", fields.required("reason_code", str))
-        reason_class = cast("ReasonClass | None", fields.read("reason_class", str))
+        said = fields.read(_DECISION, required=("request_id", "allowed", "reason_code"))
+        said.setdefault("reason_class", reasons.class_of(said["reason_code"]))
         decision = cls(
-            request_id=fields.required("request_id", str),
-            allowed=fields.required("allowed", bool),
-            reason_code=reason_code,
-            reason_class=reason_class or reasons.class_of(reason_code),
-            message=fields.read("message", str) or "",
             policy=fields.part("policy", PolicyRef.from_wire),
-            shadow=fields.read("shadow", dict),
             limit_state=fields.parts("limit_state", LimitState.from_wire),
-            retry_after=fields.read("retry_after", int),
-            estimated_cost_usd=fields.read("estimated_cost_usd", _money),
-            reserved=fields.read("reserved", dict),
-            expires_at=fields.read("expires_at", _time),
-            max_output_tokens=fields.read("max_output_tokens", int),
-            suggested_model=fields.read("suggested_model", str),
-            degraded=fields.read("degraded", bool) or False,
             trace=data.get("trace"),
+            **said,
         )
         fields.say_what_is_left_out(f"the decision on request {decision.request_id}")
         return decision
@@ -277,32 +250,14 @@ class UsageEvent:
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
         """The event that `to_wire` wrote. Raises `UnreachableError`."""
         fields = Fields(data)
-        event = cls(
-            request_id=fields.required("request_id", str),
-            user_id=fields.required("user_id", str),
-            model=fields.required("model", str),
-            usage=Usage(
-                input_tokens=fields.required("input_tokens", int),
-                output_tokens=fields.required("output_tokens", int),
-                cached_input_tokens=fields.read("cached_input_tokens", int) or 0,
-                cache_write_tokens=fields.read("cache_write_tokens", int) or 0,
-                reasoning_tokens=fields.read("reasoning_tokens", int) or 0,
-            ),
-            status=fields.required("status", _status),
-            feature=fields.read("feature", str),
-            plan=fields.read("plan", str),
-            run_id=fields.read("run_id", str),
-            provider=fields.read("provider", str),
-            latency_ms=fields.read("latency_ms", int),
-            reported_cost_usd=fields.read("reported_cost_usd", _money),
-            occurred_at=fields.read("occurred_at", _time),
-            metadata=fields.read("metadata", dict),
+        said = fields.read(
+            _EVENT, required=("request_id", "user_id", "model", "input_tokens", "output_tokens")
         )
         if fields.left_out:
             raise UnreachableError(
                 f"an event whose {', '.join(sorted(fields.left_out))} cannot be read", reason="answer"
             )
-        return event
+        return cls(usage=Usage(**{name: said.pop(name, 0) for name in COUNTS}), **said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,12 +274,13 @@ class Receipt:
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
         """Raises `UnreachableError` without a request_id."""
         fields = Fields(data)
-        cost_usd, priced = fields.read("cost_usd", _money), fields.read("priced", bool)
+        said = fields.read(_RECEIPT, required=("request_id",))
+        cost_usd = said.get("cost_usd")
         receipt = cls(
-            request_id=fields.required("request_id", str),
-            duplicate=fields.read("duplicate", bool) or False,
+            request_id=said["request_id"],
+            duplicate=said.get("duplicate", False),
             cost_usd=cost_usd,
-            priced=cost_usd is not None if priced is None else priced,
+            priced=said.get("priced", cost_usd is not None),
             limit_state=fields.parts("limit_state", LimitState.from_wire),
         )
         fields.say_what_is_left_out(f"the receipt for request {receipt.request_id}")
@@ -332,71 +288,77 @@ class Receipt:
 
 
 class Fields:
-    """The fields of a JSON object. What cannot be read is None, and its name is in `left_out`."""
+    """The fields of a JSON object. The names of those that cannot be read are in `left_out`."""
 
     def __init__(self, data: Mapping[str, Any], path: str = "", left_out: set[str] | None = None) -> None:
-        self._data = data
+        self.data = data
         self._path = path
         self.left_out: set[str] = set() if left_out is None else left_out
 
-    def read(self, name: str, kind: Kind[T]) -> T | None:
-        """None also if it is absent. `kind` is a type of JSON values, or a function that raises ValueError."""
-        value = self._data.get(name)
-        if value is None:
-            return None
-        try:
-            if not isinstance(kind, type):
-                return kind(value)
+    def read(self, kinds: Mapping[str, Kind], required: Collection[str] = ()) -> dict[str, Any]:
+        """Those that are said and can be read. Raises `UnreachableError` without one that is required."""
+        data, found = self.data, {}
+        for name, kind in kinds.items():
+            value = data.get(name)
             # The type itself: bool is an int in Python, but `"version": true` is not a version.
             if type(value) is kind:
-                return cast("T", value)
-        except ValueError:
-            pass
-        self.left_out.add(self._path + name)
-        return None
+                found[name] = value
+            elif value is not None:
+                try:
+                    found[name] = _converted(value, kind)
+                except ValueError:
+                    self.left_out.add(self._path + name)
+        for name in required:
+            if name not in found:
+                raise UnreachableError(f"the answer has no {name!r} that can be read", reason="answer")
+        return found
 
-    def expect(self, name: str, kind: Kind[T]) -> T | None:
-        """As `read`, but an absent field cannot be read either."""
-        value = self.read(name, kind)
-        if value is None:
-            self.left_out.add(self._path + name)
-        return value
-
-    def required(self, name: str, kind: Kind[T]) -> T:
-        """Raises `UnreachableError` if it is absent or cannot be read."""
-        value = self.read(name, kind)
-        if value is None:
-            raise UnreachableError(f"the answer has no {name!r} that can be read", reason="answer")
-        return value
+    def lacks(self, found: Mapping[str, Any], *names: str) -> bool:
+        """Whether one of them was not read: then the whole cannot be read."""
+        lacking = [self._path + name for name in names if name not in found]
+        self.left_out.update(lacking)
+        return bool(lacking)
 
     def part(self, name: str, convert: Callable[[Fields], T | None]) -> T | None:
-        data = self.read(name, dict)
-        return None if data is None else convert(self._under(name, data))
+        parts = self._parts(name, [self.data.get(name)], convert)
+        return parts[0] if parts else None
 
     def parts(self, name: str, convert: Callable[[Fields], T | None]) -> tuple[T, ...]:
         """Those that can be read."""
+        said = self.data.get(name)
+        return self._parts(name, said if isinstance(said, list) else [said], convert)
+
+    def _parts(self, name: str, items: list[Any], convert: Callable[[Fields], T | None]) -> tuple[T, ...]:
         found = []
-        for item in self.read(name, list) or ():
-            if not isinstance(item, dict):
+        for item in items:
+            if isinstance(item, dict):
+                part = convert(Fields(item, f"{self._path}{name}.", self.left_out))
+                if part is not None:
+                    found.append(part)
+            elif item is not None:
                 self.left_out.add(self._path + name)
-            elif (part := convert(self._under(name, item))) is not None:
-                found.append(part)
         return tuple(found)
 
     def say_what_is_left_out(self, what: str) -> None:
         """In one line of the log. A field is named once a minute: the next answer has it too."""
+        if not self.left_out:
+            return
         now = time.monotonic()
         due = sorted(name for name in self.left_out if now >= _say_again_from.get(name, now))
         if due:
             _say_again_from.update(dict.fromkeys(due, now + SAY_EVERY_S))
             logger.warning("in %s, these fields cannot be read and are left out: %s", what, ", ".join(due))
 
-    def _under(self, name: str, data: Mapping[str, Any]) -> Fields:
-        return Fields(data, f"{self._path}{name}.", self.left_out)
-
 
 # By the name of a field: names of our own, so their number is bounded.
 _say_again_from: dict[str, float] = {}
+
+
+def _converted(value: Any, kind: Kind) -> Any:
+    """Raises ValueError for a value of another kind."""
+    if isinstance(kind, type):
+        raise ValueError(f"{value!r} is no {kind.__name__}")
+    return kind(value)
 
 
 def _id(value: Any) -> str:
@@ -426,6 +388,45 @@ def _time(value: Any) -> datetime:
         return datetime.fromisoformat(value)
     except TypeError:
         raise ValueError(f"{value!r} is no time") from None
+
+
+_POLICY: Mapping[str, Kind] = {"id": _id, "name": str, "version": int, "scope": str}
+_LIMIT: Mapping[str, Kind] = {
+    "policy": str,
+    "metric": str,
+    "window": str,
+    "per": str,
+    "resets_at": _time,
+    "exceeded": bool,
+}
+_AMOUNTS = ("limit", "used", "held", "remaining")
+_COUNT_LIMIT = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
+_COST_LIMIT = {**_LIMIT, **dict.fromkeys(_AMOUNTS, _money)}
+_UNSAID_OF_LIMIT = {"policy": "", "window": "", "per": "", "held": 0, "resets_at": None, "exceeded": False}
+_DECISION: Mapping[str, Kind] = {
+    "request_id": str,
+    "allowed": bool,
+    "reason_code": str,
+    "reason_class": str,
+    "message": str,
+    "shadow": dict,
+    "retry_after": int,
+    "estimated_cost_usd": _money,
+    "reserved": dict,
+    "expires_at": _time,
+    "max_output_tokens": int,
+    "suggested_model": str,
+    "degraded": bool,
+}
+_EVENT: Mapping[str, Kind] = {
+    **dict.fromkeys(("request_id", "user_id", "model", "feature", "plan", "run_id", "provider"), str),
+    **dict.fromkeys((*COUNTS, "latency_ms"), int),
+    "status": _status,
+    "reported_cost_usd": _money,
+    "occurred_at": _time,
+    "metadata": dict,
+}
+_RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
 
 
 def _as_json(value: Any) -> Any:
