@@ -10,8 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import ModuleType
@@ -78,7 +77,9 @@ class Links:
     """
 
     def __init__(self, base_url: str, *, proxy: str | None = None, verify: Verify = True) -> None:
-        self._core, self._backend = _libraries()
+        core, self._backend = _libraries()
+        self._core = core
+        self._errors = (core.TimeoutException, core.NetworkError, core.ProtocolError, core.ProxyError)
         self._base_url = base_url
         try:
             parts = urlsplit(base_url)
@@ -103,7 +104,8 @@ class Links:
 
     def send(self, request: Request) -> Answer:
         """Raises `UnreachableError` if no whole answer came until the deadline."""
-        self._check_is_open()
+        if self._is_closed:
+            raise ConfigurationError(CLOSED)
         places = self._places
         if not places.acquire(timeout=request.left_s()):
             raise _all_in_use(self._base_url)
@@ -113,8 +115,10 @@ class Links:
                 backend = self._backend()
                 link = _Link(self._core.ConnectionPool(**self._options, network_backend=backend), backend)
             link.backend.deadline = request.deadline
-            with self._failures(request):
+            try:
                 response = link.pool.request(**self._written(request))
+            except self._errors as error:
+                raise self._failure(error, request) from error
             surplus = link if self._is_closed else _keep(self._idle, link)
         finally:
             places.release()
@@ -124,14 +128,17 @@ class Links:
 
     async def send_async(self, request: Request) -> Answer:
         """As `send`, in the running event loop, which a connection cannot leave."""
-        self._check_is_open()
+        if self._is_closed:
+            raise ConfigurationError(CLOSED)
         links = self._of_loops.here()
         link = None
         try:
             async with asyncio.timeout(request.left_s()), links.places:
                 link = _top_of(links.idle) or _Link(self._core.AsyncConnectionPool(**self._options))
-                with self._failures(request):
+                try:
                     response = await link.pool.request(**self._written(request))
+                except self._errors as error:
+                    raise self._failure(error, request) from error
                 surplus = link if links.is_closed else _keep(links.idle, link)
         except TimeoutError as error:
             if link is None:
@@ -162,10 +169,6 @@ class Links:
         self._places = threading.Semaphore(LINKS_MAX)
         self._idle: deque[_Link] = deque()
 
-    def _check_is_open(self) -> None:
-        if self._is_closed:
-            raise ConfigurationError(CLOSED)
-
     def _written(self, request: Request) -> dict[str, Any]:
         """The request as the HTTP library takes it. Its other time-outs are those of the whole request."""
         return {
@@ -176,17 +179,11 @@ class Links:
             "extensions": {"timeout": {"connect": CONNECT_SHARE * request.left_s()}},
         }
 
-    @contextmanager
-    def _failures(self, request: Request) -> Iterator[None]:
+    def _failure(self, error: Exception, request: Request) -> UnreachableError:
         core = self._core
-        try:
-            yield
-        except core.TimeoutException as error:
-            has_left = not isinstance(error, core.ConnectTimeout)
-            raise self._unreachable(repr(error), "timeout", request, has_left=has_left) from error
-        except (core.NetworkError, core.ProtocolError, core.ProxyError) as error:
-            has_left = not isinstance(error, core.ConnectError | core.ProxyError)
-            raise self._unreachable(repr(error), "connect", request, has_left=has_left) from error
+        reason: UnreachableReason = "timeout" if isinstance(error, core.TimeoutException) else "connect"
+        has_left = not isinstance(error, core.ConnectTimeout | core.ConnectError | core.ProxyError)
+        return self._unreachable(repr(error), reason, request, has_left=has_left)
 
     def _unreachable(
         self, said: str, reason: UnreachableReason, request: Request, *, has_left: bool = True

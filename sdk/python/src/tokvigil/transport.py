@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
@@ -122,9 +122,13 @@ class Transport:
                 method=method, path=asked, headers=self._headers, body=written, deadline=ends_at
             )
             try:
-                return (yield from self._attempt(request, read))
+                answer: Answer = yield request
+                return self._read(answer, request, read)
+            except _ForeignError as foreign:
+                error = self._of_this_address(foreign)
             except TokVigilError as failure:
-                error = failure
+                mend = _mend_of(failure)
+                error = failure if mend is None else self._of_this_address(_ForeignError(failure, mend))
             is_patient = False
             if isinstance(error, TooManyRequestsError) and retry and deadline is not None:
                 error, is_patient = _busy(error), True
@@ -136,18 +140,26 @@ class Transport:
             yield delay_s
             attempt += 1
 
-    def _attempt(self, request: Request, read: Read | None) -> Steps[Any]:
+    def _read(self, answer: Answer, request: Request, read: Read | None) -> Any:
+        if not 200 <= answer.status < 300:
+            raise _error_from(answer, request)
         try:
-            answer = yield from _answered(request, read)
-        except _ForeignError as error:
-            foreign = error
-        else:
-            if read is not None:
-                _note_answering(self._base_url)
-            return answer
+            said = _read_object(answer)
+            if read is None:
+                return said
+            value = read(said)
+        except UnreachableError as error:
+            raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
+        if self._base_url not in _answering:
+            _note_answering(self._base_url)
+        return value
+
+    def _of_this_address(self, foreign: _ForeignError) -> TokVigilError:
         if self._base_url in _answering:
-            raise foreign.error
-        raise ConfigurationError(f"base_url is {self._base_url}: {foreign.mend}") from foreign.error
+            return foreign.error
+        error = ConfigurationError(f"base_url is {self._base_url}: {foreign.mend}")
+        error.__cause__ = foreign.error
+        return error
 
     def _delay_s(self, error: TokVigilError, attempt: int, *, is_patient: bool) -> float | None:
         """Seconds until the next attempt; None: there is none."""
@@ -160,7 +172,7 @@ class Transport:
 class _ForeignError(Exception):
     """It looks as if something else than TokVigil were at `base_url`; `mend` says what to do if it always was."""
 
-    def __init__(self, error: UnreachableError, mend: str) -> None:
+    def __init__(self, error: TokVigilError, mend: str) -> None:
         super().__init__(str(error))
         self.error = error
         self.mend = mend
@@ -188,41 +200,20 @@ def is_retryable(error: TokVigilError) -> bool:
     return isinstance(error, TooManyRequestsError)
 
 
-def _answered(request: Request, read: Read | None) -> Steps[Any]:
-    """One attempt. Raises `_ForeignError` for what looks as if `base_url` were wrong."""
-    try:
-        answer: Answer = yield request
-    except UnreachableError as error:
-        mends = [mend for cause in _causes(error) if (mend := _mend_of(cause)) is not None]
-        if mends:
-            raise _ForeignError(error, mends[0]) from None
-        raise
-    if not 200 <= answer.status < 300:
-        raise _error_from(answer, request)
-    try:
-        said = _read_object(answer)
-        return said if read is None else read(said)
-    except UnreachableError as error:
-        raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _mend_of(error: TokVigilError) -> str | None:
+    """What to mend if connections never came about for this reason."""
+    cause: BaseException | None = error
     for _ in range(CAUSES_MAX):
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _mend_of(cause: BaseException) -> str | None:
-    """What to mend if connections never came about for this cause."""
-    # Not EAI_AGAIN: then a name server is away.
-    if isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, EAI_NODATA):
-        return f"its host name does not resolve ({cause})"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be verified ({cause}); pass your own certificates as `verify`"
-    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-        return "what answers there does not speak TLS: mend its port, or begin it with http://"
+        # Not EAI_AGAIN: then a name server is away.
+        if isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, EAI_NODATA):
+            return f"its host name does not resolve ({cause})"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate cannot be verified ({cause}); pass your own certificates as `verify`"
+        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            return "what answers there does not speak TLS: mend its port, or begin it with http://"
+        if cause is None:
+            break
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -240,7 +231,7 @@ def _read_object(answer: Answer) -> dict[str, Any]:
     if not answer.body:
         return {}
     try:
-        said = json.loads(answer.body, parse_float=_decimal, parse_int=_whole)
+        said = _loaded(answer.body)
     except (ValueError, RecursionError):
         raise UnreachableError("the answer is not JSON", status_code=answer.status, reason="answer") from None
     if not isinstance(said, dict):
@@ -248,8 +239,16 @@ def _read_object(answer: Answer) -> dict[str, Any]:
     return said
 
 
-def _decimal(digits: str) -> Decimal | str:
+def _loaded(text: bytes) -> Any:
     """A number that Python cannot hold stays text: one field cannot be read then, and not the whole answer."""
+    try:
+        return json.loads(text, parse_float=_decimal)
+    except ValueError:
+        # Text that is no JSON fails once more.
+        return json.loads(text, parse_float=_decimal, parse_int=_whole)
+
+
+def _decimal(digits: str) -> Decimal | str:
     try:
         return Decimal(digits)
     except InvalidOperation:
