@@ -43,7 +43,7 @@ def make(tv: TokVigil) -> Callable[[], Call]:
         question = Question(user_id="user_123", model="gpt-4o-mini", input_tokens=10)
         opened = Call(question, tv._reporter)
         opened.allow(tv._transport.run(tv._evaluation.evaluate(question)))
-        tv._reporter.asks(opened.at_most())
+        tv._reporter.journal.asks(opened.at_most())
         return opened
 
     return call

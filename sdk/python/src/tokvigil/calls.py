@@ -10,7 +10,7 @@ from tokvigil import checked, containing
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.connections import CLOSED
 from tokvigil.endings import Charge, Ending, charge
-from tokvigil.errors import ConfigurationError, TokVigilError
+from tokvigil.errors import ConfigurationError
 from tokvigil.evaluation import Evaluation
 from tokvigil.models import Decision, Usage, UsageStatus
 from tokvigil.question import Question, Report
@@ -47,6 +47,9 @@ class Call:
 
     def __init__(self, question: Question, reporter: Reporter, operation: str | None = None) -> None:
         self.question = question
+        self.request_id = question.request_id
+        # What it may use at most.
+        self.hold = _hold(question, None)
         self._reporter = reporter
         self.span = CallSpan(question, operation)
         self._started_s = time.perf_counter()
@@ -54,10 +57,6 @@ class Call:
         # One at most. A dictionary, because threads that write to it agree on who was first.
         self._charges: dict[str, Charge] = {}
         self._late: Ending | None = None
-
-    @property
-    def request_id(self) -> str:
-        return self.question.request_id
 
     @property
     def is_open(self) -> bool:
@@ -73,28 +72,12 @@ class Call:
     def allow(self, decision: Decision) -> None:
         """It may go out, and its time is measured from now on."""
         self.decision = decision
+        self.hold = _hold(self.question, decision)
         self._started_s = time.perf_counter()
 
     def at_most(self) -> Report:
         """The report if nobody ever learns how it ended."""
-        return self._report(charge(Ending.UNANSWERED, hold=self.hold()))
-
-    def hold(self) -> Usage:
-        """What it may use at most. No call has more than TokVigil takes, whatever its cap says."""
-        decision, asked = self.decision, self.question
-        reserved = {} if decision is None else decision.reserved or {}
-        output_caps = (
-            reserved.get("output_tokens"),
-            None if decision is None else decision.max_output_tokens,
-            asked.max_output_tokens,
-            OUTPUT_TOKENS_WITHOUT_CAP,
-        )
-        output_tokens = next(tokens for tokens in output_caps if isinstance(tokens, int))
-        return Usage(
-            input_tokens=min(checked.TOKENS_MAX, asked.input_tokens or 0),
-            output_tokens=min(checked.TOKENS_MAX, output_tokens),
-            source="estimated",
-        )
+        return self._report(charge(Ending.UNANSWERED, hold=self.hold))
 
     def end(self, ending: Ending) -> None:
         """Report it by its ending and what was read of its answer."""
@@ -109,7 +92,7 @@ class Call:
                 figures = figures or self.answer.figures()
             except Exception as error:
                 containing.say("what a provider's answer used cannot be read", error)
-        self._write(charge(ending, hold=self.hold(), figures=figures, counted=counted))
+        self._write(charge(ending, hold=self.hold, figures=figures, counted=counted))
 
     def record(self, status: UsageStatus, usage: Usage) -> Usage:
         """Report what the caller says that it used; returns what was reported first."""
@@ -153,6 +136,22 @@ class Call:
         return self.question.report(charged.status, charged.usage, latency_ms=latency_ms)
 
 
+def _hold(asked: Question, decision: Decision | None) -> Usage:
+    """No call has more than TokVigil takes, whatever its cap says."""
+    output_tokens = asked.max_output_tokens
+    if decision is not None:
+        reserved = (decision.reserved or {}).get("output_tokens")
+        cap = decision.max_output_tokens
+        output_tokens = reserved if isinstance(reserved, int) else output_tokens if cap is None else cap
+    if output_tokens is None:
+        output_tokens = OUTPUT_TOKENS_WITHOUT_CAP
+    return Usage(
+        input_tokens=min(checked.TOKENS_MAX, asked.input_tokens or 0),
+        output_tokens=min(checked.TOKENS_MAX, output_tokens),
+        source="estimated",
+    )
+
+
 class Calls:
     """Opens calls: asks for the decision, and writes a call down before it goes out."""
 
@@ -164,32 +163,23 @@ class Calls:
         """Raises `AIUsageBlockedError`. `operation` is what a trace calls it: "chat", "embeddings"."""
         call = Call(question, self._reporter, operation)
         with containing.defects("a call cannot be written down"):
-            self._reporter.asks(call.at_most())
+            self._reporter.journal.asks(call.at_most())
         try:
-            decision = yield from self._decide(question)
+            decision = yield from self._evaluation.evaluate(question)
             call.span.decided(decision)
             if not decision.allowed:
                 raise AIUsageBlockedError(decision)
         except BaseException as error:
             # The evaluation has given back what may be held for it.
-            self._reporter.forget(question.request_id)
+            self._reporter.journal.forget(question.request_id)
             call.span.end(getattr(error, "reason_code", type(error).__name__))
             raise
-        asked_at_most = call.hold()
+        asked_at_most = call.hold
         call.allow(decision)
         may_begin = True
         with containing.defects("a call cannot be written down"):
-            may_begin = self._reporter.begin(call, None if call.hold() == asked_at_most else call.at_most())
+            may_begin = self._reporter.begin(call, None if call.hold == asked_at_most else call.at_most())
         if not may_begin:
             call.end(Ending.NOT_SENT)
             raise ConfigurationError(CLOSED)
         return call
-
-    def _decide(self, question: Question) -> Steps[Decision]:
-        try:
-            return (yield from self._evaluation.evaluate(question))
-        except TokVigilError:
-            raise
-        except Exception as error:
-            containing.say("TokVigil cannot be asked", error)
-            return self._evaluation.without_answer(question, repr(error))

@@ -95,7 +95,8 @@ def charge(
 
 def is_possible(usage: Usage) -> bool:
     """Whether TokVigil takes such counts: of one call, and parts no larger than their totals."""
-    return all(0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS) and contradiction(usage) is None
+    counts = [getattr(usage, name) for name in COUNTS]
+    return min(counts) >= 0 and max(counts) <= TOKENS_MAX and contradiction(usage) is None
 
 
 def ending_of_status(status: int) -> Ending:

@@ -48,12 +48,13 @@ class Evaluation:
         try:
             decision = yield from self._ask(question, deadline)
         except UnreachableError as error:
-            decision = self._availability.decide(question.subject, question.request_id, error)
-            if decision.allowed:
-                # Nobody lowered it, and callers pass it on.
-                decision = replace(decision, max_output_tokens=question.max_output_tokens)
-            else:
-                self._give_back(question, error)
+            decision = self._decide(question, error)
+        except TokVigilError:
+            raise
+        except Exception as error:
+            containing.say("TokVigil cannot be asked", error)
+            unknown = UnreachableError(repr(error), reason="answer", may_have_arrived=True)
+            decision = self._decide(question, unknown)
         else:
             if decision.reason_class == "transient":
                 decision = yield from self._ask_again(question, decision, deadline)
@@ -64,11 +65,14 @@ class Evaluation:
                 self._on_decision(decision)
         return decision
 
-    def without_answer(self, question: Question, why: str) -> Decision:
-        """As while TokVigil cannot be reached."""
-        return self._availability.decide(
-            question.subject, question.request_id, UnreachableError(why, reason="answer")
-        )
+    def _decide(self, question: Question, error: UnreachableError) -> Decision:
+        """Without TokVigil."""
+        decision = self._availability.decide(question.subject, question.request_id, error)
+        if decision.allowed:
+            # Nobody lowered it, and callers pass it on.
+            return replace(decision, max_output_tokens=question.max_output_tokens)
+        self._give_back(question, error)
+        return decision
 
     def _ask_again(self, question: Question, decision: Decision, deadline: float) -> Steps[Decision]:
         """Calls in flight stand in the way, and this process may not yet have told that its own are over."""

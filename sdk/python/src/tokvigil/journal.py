@@ -279,7 +279,8 @@ class Journal:
                 self._write_anew()
             else:
                 self._file.append(b"".join(unwritten))
-                self._keep_small(self._file)
+                if self._file.size > self._compact_at or len(self._pending) > PENDING_MAX:
+                    self._keep_small(self._file)
             self._is_behind = False
         except OSError as error:
             self._try_again_at = time.monotonic() + TRY_AGAIN_S
@@ -297,7 +298,7 @@ class Journal:
         with suppress(OSError):  # then it stays as it is
             if len(self._pending) > PENDING_MAX:
                 self._leave_pending_in(file)
-            elif file.size > self._compact_at:
+            else:
                 self._compact_at = 2 * file.size
                 self._write_anew()
 

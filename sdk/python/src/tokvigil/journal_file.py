@@ -42,6 +42,8 @@ HEADER = b"tokvigil-journal 1 "
 # at least so often, and a file that is older is a dead process's.
 RENEW_EVERY_S = 20.0
 STALE_S = 90.0
+# A descriptor that the operating system refuses.
+CLOSED = -1
 _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 
@@ -62,7 +64,7 @@ class JournalFile:
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self.path = path
         self.size = size
-        self._descriptor: int | None = descriptor
+        self._descriptor = descriptor
 
     @classmethod
     def create(
@@ -78,7 +80,7 @@ class JournalFile:
             path = instead_of.path
         file = cls(path, os.open(new, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), 0)
         try:
-            _lock(file.descriptor)
+            _lock(file._descriptor)
             file.append(HEADER + json.dumps(destination).encode() + b"\n" + lines)
             if fcntl is None:
                 file._rename_closed(new, instead_of)
@@ -119,18 +121,12 @@ class JournalFile:
         os.close(descriptor)
         return None
 
-    @property
-    def descriptor(self) -> int:
-        if self._descriptor is None:
-            raise OSError(errno.EBADF, "the file is closed")
-        return self._descriptor
-
     def append(self, lines: bytes) -> None:
         """All of it or nothing. Raises `OSError`."""
-        written = os.write(self.descriptor, lines)
+        written = os.write(self._descriptor, lines)
         if written < len(lines):
             # A full disk took a part.
-            os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size - written)
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.size += written
 
@@ -139,13 +135,13 @@ class JournalFile:
         found = read_reports(self.path)
         if found.size < self.size:
             # Else the next line would continue the one that was cut.
-            os.ftruncate(self.descriptor, found.size)
+            os.ftruncate(self._descriptor, found.size)
         return found
 
     def is_gone(self) -> bool:
         """Somebody has removed it."""
         try:
-            return not _is_same(self.path, os.fstat(self.descriptor))
+            return not _is_same(self.path, os.fstat(self._descriptor))
         except OSError:
             return True
 
@@ -155,8 +151,8 @@ class JournalFile:
 
     def close(self) -> None:
         """Let go of it; what is in it is for whoever takes it. In a forked child the parent keeps its lock."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        descriptor, self._descriptor = self._descriptor, CLOSED
+        if descriptor != CLOSED:
             with suppress(OSError):
                 os.close(descriptor)
 

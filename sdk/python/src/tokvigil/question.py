@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from tokvigil.attribution import Attribution
 from tokvigil.json_values import present
-from tokvigil.models import PARTS, Usage, UsageEvent, UsageStatus
+from tokvigil.models import Usage, UsageEvent, UsageStatus
 
 
 class Report(NamedTuple):
@@ -26,6 +26,16 @@ class Report(NamedTuple):
         return cls(event.request_id, json.dumps(event.to_wire(), allow_nan=False).encode())
 
 
+def new_request_id() -> str:
+    """A UUIDv7: unique without coordination, and in order of time, which keeps the server's index compact."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = (milliseconds & ((1 << 48) - 1)) << 80 | int.from_bytes(os.urandom(10))
+    bits = bits & ~(0xF << 76) | 0x7 << 76
+    bits = bits & ~(0x3 << 62) | 0x2 << 62
+    digits = f"{bits:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One AI call that may go out or not. `input_tokens` None: not known."""
@@ -37,7 +47,7 @@ class Question:
     input_tokens: int | None = None
     max_output_tokens: int | None = None
     # The same when it is asked again. If the caller named it, the caller may ask and report by this name again later.
-    request_id: str = field(default_factory=lambda: new_request_id())
+    request_id: str = field(default_factory=new_request_id)
     is_named_by_caller: bool = False
     run_id: str | None = None
     # The provider that will be called, as the price book names it; None: unknown.
@@ -99,16 +109,8 @@ class Question:
             "latency_ms": latency_ms,
             "occurred_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "metadata": self.metadata,
+            "cached_input_tokens": usage.cached_input_tokens or None,
+            "cache_write_tokens": usage.cache_write_tokens or None,
+            "reasoning_tokens": usage.reasoning_tokens or None,
         }
-        parts = {name: getattr(usage, name) or None for name in PARTS}
-        return Report(self.request_id, json.dumps(present(body | parts)).encode())
-
-
-def new_request_id() -> str:
-    """A UUIDv7: unique without coordination, and in order of time, which keeps the server's index compact."""
-    milliseconds = time.time_ns() // 1_000_000
-    random_bits = uuid.uuid4().int & ((1 << 76) - 1)
-    value = (milliseconds & ((1 << 48) - 1)) << 80 | random_bits
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+        return Report(self.request_id, json.dumps(present(body)).encode())

@@ -87,14 +87,6 @@ class Reporter:
         """No call may begin any more."""
         return self._holds.is_closing
 
-    def asks(self, report: Report) -> None:
-        """TokVigil is about to be asked about a call; see `Journal.asks`."""
-        self.journal.asks(report)
-
-    def forget(self, request_id: str) -> None:
-        """The call does not go out, and nothing is held for it."""
-        self.journal.forget(request_id)
-
     def begin(self, call: OpenCall, report: Report | None) -> bool:
         """The call is about to go out; see `Journal.sent`. Its hold is kept open until its report. False: this is
         closing, and the call must not go out."""
