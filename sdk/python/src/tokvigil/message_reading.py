@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from tokvigil.errors import ConfigurationError
@@ -18,6 +19,8 @@ def _names(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+# In this form so many names are kept, the latest.
+NAMES_KEPT = 500
 # Names are compared without their case and underscores: Google takes `mimeType` and `mime_type`.
 # Settings of a request, beside what the model reads.
 SETTINGS = _names("""
@@ -94,10 +97,12 @@ class Reading:
         if "role" in said:
             self.messages += 1
             self.names += "name" in said
-        named = [(_squashed(name), value) for name, value in said.items()]
-        self.is_plain = self.is_plain and all(name in PLAIN or value == [] for name, value in named)
-        self.files += _is_file_part(said)
-        for name, value in named:
+        if _is_file_part(said):
+            self.files += 1
+        for key, value in said.items():
+            name = _squashed(key)
+            if name not in PLAIN and value != []:
+                self.is_plain = False
             if name == "source" and isinstance(value, Mapping):
                 self._add_source(value)
             elif name in JSON or (name in JSON_OBJECTS and isinstance(value, Mapping)):
@@ -145,19 +150,27 @@ def read_messages(messages: Iterable[Any]) -> Reading:
 def read_request(request: Mapping[str, Any]) -> Reading:
     """Of the body of a provider's request, in any format."""
     reading = Reading()
-    reading.add({name: value for name, value in request.items() if _squashed(name) not in SETTINGS})
+    reading._add_fields(
+        {
+            name: value
+            for name, value in request.items()
+            if value is not None and _squashed(name) not in SETTINGS
+        }
+    )
     return reading
 
 
 def fields(value: Any) -> Mapping[str, Any] | None:
     """What a dict or a provider SDK's object says, without the fields that are None; None for anything else."""
-    if not isinstance(value, Mapping) and hasattr(value, "model_dump") and not isinstance(value, type):
-        value = value.model_dump()
-    if not isinstance(value, Mapping):
-        return None
+    if not isinstance(value, dict):
+        if hasattr(value, "model_dump") and not isinstance(value, type):
+            value = value.model_dump()
+        if not isinstance(value, Mapping):
+            return None
     return {name: said for name, said in value.items() if said is not None}
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def _squashed(name: Any) -> str:
     return str(name).replace("_", "").lower()
 

@@ -18,6 +18,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import mul
 from string import ascii_lowercase, punctuation
 
 _MARKS = r"!-/:-@\[-`{-~"
@@ -58,14 +59,10 @@ class Weights:
     consonant_in_a_row: float
     mark_in_a_row: float
     frequent_word: float
-    letters: tuple[tuple[str, float], ...]
+    letters: tuple[float, ...]  # from a to z
     column: int
     hanzi: tuple[float, float, float]
     hangul: tuple[float, float]
-
-
-def _letters(*weights: float) -> tuple[tuple[str, float], ...]:
-    return tuple(zip(ascii_lowercase, weights, strict=True))
 
 
 # fmt: off
@@ -73,7 +70,7 @@ _WEIGHTS: Mapping[str, Weights] = {
     "o200k_base": Weights(
         piece=1.09, char_of_long_word=0.25, consonant_in_a_row=1.15, mark_in_a_row=0.6,
         frequent_word=-0.67,
-        letters=_letters(
+        letters=(
             0.1, -0.26, -0.58, 0.15, -0.27, 0.47, -0.07, 0.26, 0.3, 0.61, 0.48, 0.27, 0.17,
             -0.22, -0.05, -0.06, 0.07, 0.13, -0.08, -0.18, -0.05, 0.51, 0.4, -0.7, 0.03, 1.05,
         ),
@@ -82,7 +79,7 @@ _WEIGHTS: Mapping[str, Weights] = {
     "cl100k_base": Weights(
         piece=1.09, char_of_long_word=0.17, consonant_in_a_row=1.31, mark_in_a_row=0.58,
         frequent_word=-0.8,
-        letters=_letters(
+        letters=(
             0.37, -0.31, -0.67, 0.04, -0.11, 0.8, 0.06, 0.5, 0.67, 0.97, 0.67, 0.1, 0.14,
             -0.09, -0.11, -0.2, -0.7, 0.16, -0.37, -0.67, 0.25, 1.01, 0.5, -0.7, -0.07, 0.79,
         ),
@@ -179,7 +176,7 @@ def _of_pieces(text: str, pieces: list[str], weights: Weights) -> float:
     beyond = sum(times * (length - 7) for length, times in Counter(map(len, pieces)).items() if length > 7)
     tokens += weights.char_of_long_word * beyond
     tokens += weights.frequent_word * sum(map(text.count, _FREQUENT_WORDS))
-    tokens += sum(weight * text.count(letter) for letter, weight in weights.letters)
+    tokens += sum(map(mul, weights.letters, map(text.count, ascii_lowercase)))
     tokens += weights.consonant_in_a_row * sum(len(found) - 3 for found in _CONSONANTS.findall(text))
     for marks, times in Counter(_MARKS_IN_A_ROW.findall(text)).items():
         if len(set(marks)) > 1:

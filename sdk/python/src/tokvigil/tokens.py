@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from typing import Any
 
 from tokvigil.message_reading import Reading, read_messages
@@ -27,6 +28,7 @@ CLAUDE_NEW_PERCENT = 153
 GEMINI_PERCENT = 108
 CLAUDE_VERSION = re.compile(r"claude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:-(?P<minor>\d{1,2}))?(?!\d)")
 
+MODELS_KEPT = 500
 # Of longer text, chunks that are spread evenly are counted. Estimated: 20 ms. Exactly: a second, in chunks because a
 # million spaces make tiktoken's regular expression fail; they change a count by 0.003 %.
 ESTIMATED_CHUNK_CHARS, ESTIMATED_CHUNKS_MAX = 5_000, 40
@@ -50,15 +52,15 @@ def count_tokens(text_or_messages: str | Iterable[Any], *, model: str, exact: bo
 
 def count_text(text: str, model: str, *, exact: bool = False) -> int:
     """Tokens of a text, without any message around it."""
-    return _vendor_scaled(_counter(model, exact)([text]), model)
+    return _scaled(_count([text], model, exact), model)
 
 
 def count_reading(reading: Reading, model: str, *, exact: bool = False) -> int:
     """Tokens of what a model reads of a request."""
-    tokens = _counter(model, exact)(reading.texts) + reading.tokens
+    tokens = _count(reading.texts, model, exact) + reading.tokens
     if reading.messages:
         tokens += reading.messages * TOKENS_PER_MESSAGE + reading.names * TOKENS_PER_NAME + TOKENS_PER_REPLY
-    return _vendor_scaled(tokens, model) + reading.files * TOKENS_PER_FILE
+    return _scaled(tokens, model) + reading.files * TOKENS_PER_FILE
 
 
 def is_counted_exactly(reading: Reading, model: str) -> bool:
@@ -73,6 +75,7 @@ def is_counted_exactly(reading: Reading, model: str) -> bool:
     return has_own_encoding and reading.is_plain and all(len(text) <= chars_max for text in reading.texts)
 
 
+@lru_cache(maxsize=MODELS_KEPT)
 def encoding_name(model: str) -> str:
     """The encoding of a model name; prefixes such as "openai/" and "ft:" do not matter."""
     name = _bare(model)
@@ -83,38 +86,40 @@ def _bare(model: str) -> str:
     return model.lower().rsplit("/", 1)[-1].removeprefix("ft:").split(":", 1)[0]
 
 
-def _counter(model: str, exact: bool) -> Callable[[list[str]], int]:
-    """Counts texts in the encoding of a model."""
+def _count(texts: list[str], model: str, exact: bool) -> int:
+    """Tokens in the encoding of a model."""
     name = encoding_name(model)
     if not exact:
-        return lambda texts: _sampled(
-            "\n".join(texts), lambda text: estimated(text, name), ESTIMATED_CHUNK_CHARS, ESTIMATED_CHUNKS_MAX
-        )
+        estimate = partial(estimated, encoding=name)
+        return _sampled("\n".join(texts), estimate, ESTIMATED_CHUNK_CHARS, ESTIMATED_CHUNKS_MAX)
     from tokvigil.token_encodings import encoding
 
-    used = encoding(name)
-
-    def count(text: str) -> int:
-        # Text that spells a special token ("<|endoftext|>") is text: the default would raise.
-        return len(used.encode(text, disallowed_special=()))
-
-    return lambda texts: sum(_sampled(text, count, EXACT_CHUNK_CHARS, EXACT_CHUNKS_MAX) for text in texts)
+    # Text that spells a special token ("<|endoftext|>") is text: the default would raise.
+    encode = partial(encoding(name).encode, disallowed_special=())
+    return sum(
+        _sampled(text, lambda chunk: len(encode(chunk)), EXACT_CHUNK_CHARS, EXACT_CHUNKS_MAX)
+        for text in texts
+    )
 
 
 def _sampled(text: str, count: Callable[[str], float], chunk_chars: int, chunks_max: int) -> int:
+    if len(text) <= chunk_chars:
+        return max(1, round(count(text))) if text else 0
     starts = range(0, len(text), chunk_chars)
     if len(starts) > chunks_max:
         starts = starts[:: math.ceil(len(starts) / chunks_max)]
     chunks = [text[at : at + chunk_chars] for at in starts]
-    chars = sum(map(len, chunks))
-    return max(1, round(sum(map(count, chunks)) * len(text) / chars)) if chars else 0
+    return round(sum(map(count, chunks)) * len(text) / sum(map(len, chunks)))
 
 
-def _vendor_scaled(tokens: int, model: str) -> int:
-    return -(-tokens * _vendor_percent(_bare(model)) // 100)
+def _scaled(tokens: int, model: str) -> int:
+    """Tokens of the model, from those in the encoding."""
+    return -(-tokens * _vendor_percent(model) // 100)
 
 
-def _vendor_percent(name: str) -> int:
+@lru_cache(maxsize=MODELS_KEPT)
+def _vendor_percent(model: str) -> int:
+    name = _bare(model)
     if name.startswith("gemini"):
         return GEMINI_PERCENT
     if "claude" not in name:  # Bedrock's names begin with region and vendor

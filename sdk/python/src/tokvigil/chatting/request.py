@@ -146,8 +146,8 @@ def _url(format_: ChatFormat, base_url: str | None, model: str, streams: bool) -
         raise ConfigurationError("the provider's address must begin with http:// or https://")
     url = format_.url(base_url, model, streams)
     # The guard asks only for what it knows as an AI call, and nothing else may go out.
-    use = paths.use_of(paths.normalized(urlsplit(url).path))
-    if use is None or not use.runs_a_model:
+    use = paths.use_of(urlsplit(url).path)
+    if use.format is None or not use.runs_a_model:
         raise ConfigurationError(
             "the provider's address and the model's name do not make the address of a chat"
         )

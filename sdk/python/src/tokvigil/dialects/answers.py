@@ -17,9 +17,10 @@ from tokvigil.dialects.aws_event_stream import MessageParser
 from tokvigil.dialects.json_array import ArrayParser
 from tokvigil.dialects.sse import Event, EventParser
 from tokvigil.endings import Ending
-from tokvigil.json_values import mapping, string
+from tokvigil.json_values import string
 from tokvigil.models import Usage
 from tokvigil.tokens import count_text
+from tokvigil.usage_reading import read_usage
 
 # A longer answer (many images or embeddings) is passed on unread.
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
@@ -28,6 +29,7 @@ TEXT_CHARS_MAX = 4_000_000
 
 # How a stream of events begins, and one of AWS: with the length of its first message.
 _EVENT_FIELDS = (b":", b"data:", b"event:", b"id:", b"retry:")
+_BEGINNINGS_OF_FIELDS = frozenset(name[:end] for name in _EVENT_FIELDS for end in range(1, len(name) + 1))
 _AWS_EVENTS = b"\0"
 
 
@@ -66,9 +68,11 @@ class Tally(ABC):
         self._chars_seen = 0
 
     def take_answer(self, answer: Mapping[str, Any]) -> None:
-        """The whole answer, as one JSON object."""
+        """The whole answer, as one JSON object. Its text counts only if it says no usage."""
         self._take(answer)
-        self.read_answer(answer)
+        self.said = read_usage(answer)
+        if self.said is None:
+            self.read_text(answer)
 
     def take_event(self, name: str, event: Mapping[str, Any]) -> bool:
         """One event of a stream; returns whether the caller is to see it."""
@@ -76,17 +80,19 @@ class Tally(ABC):
         return self.read_event(name, event)
 
     def _take(self, fields: Mapping[str, Any]) -> None:
-        failed = bool(fields.get("error"))
-        self._has_failed = self._has_failed or failed
-        self._has_answered = self._has_answered or not failed
+        if fields.get("error"):
+            self._has_failed = True
+        else:
+            self._has_answered = True
         # The answer itself, or the event of a stream that introduces it.
-        for answer in (fields, mapping(fields.get("message")), mapping(fields.get("response"))):
-            self.answer_id = self.answer_id or string(answer.get("id")) or string(answer.get("responseId"))
-            self.model = string(answer.get("model")) or string(answer.get("modelVersion")) or self.model
+        for answer in (fields, fields.get("message"), fields.get("response")):
+            if isinstance(answer, dict):
+                self.answer_id = self.answer_id or string(answer.get("id") or answer.get("responseId"))
+                self.model = string(answer.get("model") or answer.get("modelVersion")) or self.model
 
-    @abstractmethod
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        """What a whole answer says."""
+    def read_text(self, answer: Mapping[str, Any]) -> None:
+        """The text of a whole answer, with `add_text`; of some formats none counts."""
+        return
 
     @abstractmethod
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
@@ -190,7 +196,8 @@ class AnswerReader:
             seen = self._feed(data)
         except Exception as error:
             return self._give_up(error)
-        self._has_passed()
+        waiting = len(self._held) if self._form is None else self._form.waiting_bytes
+        del self._unpassed[: len(self._unpassed) - waiting]
         return seen
 
     def finish(self) -> bytes:
@@ -215,15 +222,11 @@ class AnswerReader:
         start = data.lstrip(json_values.BLANK)
         if not start:
             return data
-        if not self._streams and any(name.startswith(start) for name in _EVENT_FIELDS):
+        if not self._streams and bytes(start) in _BEGINNINGS_OF_FIELDS:
             self._held = data
             return b""
         self._form = self._form_that_begins(start)
         return self._form.feed(data)
-
-    def _has_passed(self) -> None:
-        waiting = len(self._held) if self._form is None else self._form.waiting_bytes
-        del self._unpassed[: len(self._unpassed) - waiting]
 
     def _give_up(self, error: Exception) -> bytes:
         """Nothing is read from here on: the caller gets the rest as it comes."""

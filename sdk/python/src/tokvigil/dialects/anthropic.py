@@ -11,7 +11,7 @@ from tokvigil.dialects.openai import BLOCKED_TYPE
 from tokvigil.dialects.provider_call import ProviderCall
 from tokvigil.json_values import mapping, mappings, positive, string
 from tokvigil.message_reading import compact
-from tokvigil.usage_reading import read_usage, read_usage_block
+from tokvigil.usage_reading import read_usage_block
 
 CAP_NAME = "max_tokens"
 THINKING_BUDGET_MIN = 1_024  # Anthropic refuses less
@@ -37,7 +37,7 @@ class MessagesCall(ProviderCall):
 
     def _with_cap(self, cap: int, names: list[str]) -> Mapping[str, Any]:
         fields = super()._with_cap(cap, names)
-        budget, own = self._thinking_budget(), self._cap()
+        budget, own = self._thinking_budget(), self._cap
         if budget is None or budget < cap:
             return fields
         lower = max(THINKING_BUDGET_MIN, budget * cap // (own or budget + 1))
@@ -46,7 +46,7 @@ class MessagesCall(ProviderCall):
     def _thinking_budget(self) -> int | None:
         """Of tokens that must be fewer than the cap. Interleaved thinking may have more in all, and its cap still holds
         for each answer."""
-        thinking, own = mapping(self._fields.get("thinking")), self._cap()
+        thinking, own = mapping(self._fields.get("thinking")), self._cap
         budget = positive(thinking.get("budget_tokens")) if thinking.get("type") == "enabled" else None
         return None if budget is None or (own is not None and budget >= own) else budget
 
@@ -61,8 +61,7 @@ class MessagesTally(Tally):
         super().__init__(call)
         self._usage: dict[str, Any] = {}
 
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
+    def read_text(self, answer: Mapping[str, Any]) -> None:
         for block in mappings(answer.get("content")):
             self._add_block(block)
 

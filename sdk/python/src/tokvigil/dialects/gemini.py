@@ -50,8 +50,8 @@ class ContentCall(GeminiCall):
     def _streams(self) -> bool:
         return self._request.path.lower().endswith(STREAMING_VERB)
 
-    def _answers(self) -> int:
-        return count(either(self._config(), "candidateCount", "candidate_count")) or 1
+    def _count_answers(self) -> int:
+        return count(either(self._config, "candidateCount", "candidate_count")) or 1
 
     def _tally(self) -> Tally:
         return ContentTally(self)
@@ -69,15 +69,15 @@ class EmbedCall(GeminiCall):
 class ContentTally(Tally):
     """Usage comes with every chunk, each time for all of the call so far."""
 
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.read_event("", answer)
-
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         self.said = read_usage(event) or self.said
         self.says_so_far = self.said is not None
-        for candidate in mappings(event.get("candidates")):
+        self.read_text(event)
+        return True
+
+    def read_text(self, answer: Mapping[str, Any]) -> None:
+        for candidate in mappings(answer.get("candidates")):
             for part in mappings(mapping(candidate.get("content")).get("parts")):
                 self.add_text(string(part.get("text")))
                 call = either(part, *CALL_NAMES)
                 self.add_text(compact(call) if call is not None else "")
-        return True

@@ -64,9 +64,6 @@ class GenericTally(Tally):
 
     answers_in_text = False
 
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
-
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         usages = (read_usage(fields) for fields in (event, mapping(event.get("response"))))
         self.said = next((usage for usage in usages if usage is not None), self.said)

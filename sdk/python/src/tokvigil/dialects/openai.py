@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from tokvigil.dialects.answers import Tally
-from tokvigil.dialects.provider_call import ProviderCall
+from tokvigil.dialects.provider_call import ProviderCall, Request
 from tokvigil.json_values import count, is_true, mapping, mappings, string
 from tokvigil.usage_reading import read_usage
 
@@ -38,21 +38,24 @@ class OpenAICall(ProviderCall):
 class GeneratingCall(OpenAICall):
     """Chat and completions: both stream chunks with `choices`, and usage only if asked."""
 
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        # Whether usage must be asked for: the caller has not, and the server takes the question.
+        self._asks = self.streams and not request.is_signed and not self._is_asking() and self._may_ask()
+
     def _tally(self) -> Tally:
-        return ChoicesTally(self, hides_usage=self._asks())
+        return ChoicesTally(self, hides_usage=self._asks)
 
     def _asking_for_usage(self, fields: Mapping[str, Any], without: Container[str]) -> Mapping[str, Any]:
-        if not self._asks() or "stream_options" in without:
+        if not self._asks or "stream_options" in without:
             return fields
         return {
             **fields,
             "stream_options": {**mapping(fields.get("stream_options")), "include_usage": True},
         }
 
-    def _asks(self) -> bool:
-        """Whether usage must be asked for: the caller has not, and the server takes the question."""
-        asked = is_true(mapping(self._fields.get("stream_options")).get("include_usage"))
-        return self.streams and not asked and not self._request.is_signed and self._may_ask()
+    def _is_asking(self) -> bool:
+        return is_true(mapping(self._fields.get("stream_options")).get("include_usage"))
 
     def _may_ask(self) -> bool:
         if self.provider in TELLS_USAGE_UNASKED or self._is_old_azure():
@@ -65,7 +68,7 @@ class ChatCall(GeneratingCall):
     operation = "chat"
     cap_names = CAP_NAMES
 
-    def _answers(self) -> int:
+    def _count_answers(self) -> int:
         return count(self._fields.get("n")) or 1
 
     def _preferred_names(self) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ class CompletionsCall(GeneratingCall):
     operation = "text_completion"
     cap_names = ("max_tokens",)
 
-    def _answers(self) -> int:
+    def _count_answers(self) -> int:
         per_prompt = (count(self._fields.get("n")) or 1, count(self._fields.get("best_of")) or 1)
         return max(per_prompt) * max(1, len(_inputs(self._fields.get("prompt"))))
 
@@ -96,12 +99,8 @@ class ChoicesTally(Tally):
         super().__init__(call)
         self._hides_usage = hides_usage
 
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
-        self._add_choices(answer)
-
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        self._add_choices(event)
+        self.read_text(event)
         if not mapping(event.get("usage")):
             return True
         self.said = read_usage(event) or self.said
@@ -113,11 +112,12 @@ class ChoicesTally(Tally):
         # Who did not ask for this chunk looks for `choices[0]` in it.
         return not self._hides_usage
 
-    def _add_choices(self, fields: Mapping[str, Any]) -> None:
-        for choice in mappings(fields.get("choices")):
+    def read_text(self, answer: Mapping[str, Any]) -> None:
+        for choice in mappings(answer.get("choices")):
             self.add_text(string(choice.get("text")))
-            for spoken in (mapping(choice.get("message")), mapping(choice.get("delta"))):
-                self._add_spoken(spoken)
+            for spoken in (choice.get("message"), choice.get("delta")):
+                if isinstance(spoken, dict):
+                    self._add_spoken(spoken)
 
     def _add_spoken(self, spoken: Mapping[str, Any]) -> None:
         for name in ("content", "refusal", "reasoning_content", "reasoning"):
@@ -134,9 +134,6 @@ class EmbeddingsTally(Tally):
     """Vectors are no output tokens, however many bytes they are."""
 
     has_output = False
-
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         return True

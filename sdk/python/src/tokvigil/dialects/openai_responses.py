@@ -46,8 +46,7 @@ class CompactCall(ResponsesCall):
 
 
 class ResponsesTally(Tally):
-    def read_answer(self, answer: Mapping[str, Any]) -> None:
-        self.said = read_usage(answer)
+    def read_text(self, answer: Mapping[str, Any]) -> None:
         for item in mappings(answer.get("output")):
             for name in TEXTS_OF_ITEMS:
                 self.add_text(string(item.get(name)))

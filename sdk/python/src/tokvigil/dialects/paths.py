@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from tokvigil.dialects.anthropic import MessagesCall
@@ -18,6 +19,9 @@ from tokvigil.dialects.generic import ConverseCall, GenericCall, InteractionsCal
 from tokvigil.dialects.openai import ChatCall, CompletionsCall, EmbeddingsCall
 from tokvigil.dialects.openai_responses import CompactCall, ResponsesCall
 from tokvigil.dialects.provider_call import ProviderCall
+
+# Of so many paths it is known what they are for: the latest.
+USES_KEPT = 200
 
 # Tried in this order.
 _FORMATS_BY_ENDING: Mapping[str, type[ProviderCall]] = {
@@ -89,33 +93,46 @@ _KEPT = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What is done with a POST to a path. `runs_a_model`: for certain; else it does if its body names one."""
+    """What a path is for. `path` is the one by which all this was found; what is sent stays as it is."""
 
-    format: type[ProviderCall]
+    path: str
+    # None: no AI call, whatever the body says.
+    format: type[ProviderCall] | None
+    # For certain; else it does if its body names one.
     runs_a_model: bool
     takes_forms: bool
+    # Of the model's maker, if the body says so.
+    takes_the_makers_format: bool
+    may_run_in_the_background: bool
+    # The model that runs, whatever the body says.
+    model: str | None
+    # Azure's name for the model that runs.
+    deployment: str | None
+    # What is billed when nobody is there to report it, and what to do instead, if there is anything.
+    billed_later: tuple[str, str] | None
 
 
-def normalized(path: str) -> str:
-    """The path by which all others here go; what is sent stays as it is."""
-    return posixpath.normpath("/" + unquote(path).lstrip("/"))
-
-
-def use_of(path: str) -> Use | None:
-    """What a path is for; None: no AI call, whatever the body says."""
+@lru_cache(maxsize=USES_KEPT)
+def use_of(path: str) -> Use:
+    """What is done with a POST to a path, as it stands in the URL."""
+    path = posixpath.normpath("/" + unquote(path).lstrip("/"))
     lowered = path.lower()
-    if _FREE.search(lowered):
-        return None
     known = _format_of(lowered)
-    if known is not None:
-        takes_forms = _TAKES_FORMS.search(lowered) is not None
-        return Use(format=known, runs_a_model=True, takes_forms=takes_forms)
-    return None if _is_kept(lowered) else Use(format=GenericCall, runs_a_model=False, takes_forms=True)
+    is_none = _FREE.search(lowered) is not None or (known is None and _is_kept(lowered))
+    return Use(
+        path=path,
+        format=None if is_none else known or GenericCall,
+        runs_a_model=known is not None,
+        takes_forms=known is None or _TAKES_FORMS.search(lowered) is not None,
+        takes_the_makers_format=_AS_MADE.search(lowered) is not None,
+        may_run_in_the_background=_IN_THE_BACKGROUND.search(lowered) is not None,
+        model=_named_in(path, _GOOGLE, _BEDROCK),
+        deployment=_named_in(path, _AZURE_DEPLOYMENT),
+        billed_later=_billed_later(lowered),
+    )
 
 
-def billed_later(path: str) -> tuple[str, str] | None:
-    """What is billed when nobody is there to report it, and what to do instead, if there is anything."""
-    lowered = path.lower()
+def _billed_later(lowered: str) -> tuple[str, str] | None:
     if _BATCHES.search(lowered):
         return "a batch", "send its calls one by one, or "
     if _EVALS.search(lowered):
@@ -125,24 +142,9 @@ def billed_later(path: str) -> tuple[str, str] | None:
     return None
 
 
-def takes_the_makers_format(path: str) -> bool:
-    return _AS_MADE.search(path.lower()) is not None
-
-
-def may_run_in_the_background(path: str) -> bool:
-    return _IN_THE_BACKGROUND.search(path.lower()) is not None
-
-
-def model_in(path: str) -> str | None:
-    """The model that a path says, whatever the body does."""
-    found = _GOOGLE.search(path) or _BEDROCK.search(path)
+def _named_in(path: str, *forms: re.Pattern[str]) -> str | None:
+    found = next((found for form in forms if (found := form.search(path))), None)
     return None if found is None else found["model"].strip()
-
-
-def deployment_in(path: str) -> str | None:
-    """Azure's name for the model that runs."""
-    found = _AZURE_DEPLOYMENT.search(path)
-    return None if found is None else found["model"]
 
 
 def _format_of(path: str) -> type[ProviderCall] | None:

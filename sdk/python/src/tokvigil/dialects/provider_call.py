@@ -86,17 +86,26 @@ class ProviderCall(ABC):
         self.model = request.model
         # Whether the answer is to come as a stream of events.
         self.streams = self._streams()
-        cap = self._cap()
+        # The object that holds the cap, and the names of it that are said.
+        self._config = (
+            mapping(either(self._fields, *self.config_names)) if self.config_names else self._fields
+        )
+        self._said_names = [name for name in self.cap_names if self._config.get(name) is not None]
+        # The request's own cap, for each answer. Under several names the highest: the server may read any of them.
+        caps = [positive(self._config[name]) for name in self._said_names]
+        self._cap = max((cap for cap in caps if cap), default=None) if all(caps) else None
+        # How many answers the request asks for.
+        self._answers = self._count_answers()
         # The most it may produce, all answers together; None: the request sets no cap, or produces no tokens.
-        self.max_output_tokens = None if cap is None else cap * self._answers()
+        self.max_output_tokens = None if self._cap is None else self._cap * self._answers
 
     def count_input(self) -> int:
         """Input tokens, counted here: milliseconds for long prompts."""
         if self._input_tokens is None:
             try:
-                self._input_tokens = self._count_input() + sum(
-                    count_text(text, self.model) for text in self._request.body.long_texts()
-                )
+                self._input_tokens = self._count_input()
+                for text in self._request.body.long_texts():
+                    self._input_tokens += count_text(text, self.model)
             except RecursionError:
                 self._input_tokens = len(self._request.body.raw) // BYTES_PER_TOKEN
         return self._input_tokens
@@ -115,18 +124,21 @@ class ProviderCall(ABC):
         Raises `CapCannotBeObeyedError`.
         """
         cap = max_output_tokens
-        if cap is not None and not self._is_above(cap):
-            cap = None
-        names = [] if cap is None else self._names_of_cap(without)
-        if cap is not None and names:
-            self._check_can_obey(cap)
+        fields: Mapping[str, Any] = self._fields
+        added: list[str] = []
+        if cap is not None and (self.max_output_tokens is None or self.max_output_tokens > cap):
+            names = self._names_of_cap(without)
+            if names:
+                self._check_can_obey(cap)
+                fields = self._with_cap(cap // self._answers, names)
+                added = [name for name in names if name not in self._said_names]
         if self._request.is_signed:
             return Outgoing(self._request.body.raw)
-        fields = self._fields if cap is None else self._with_cap(cap // self._answers(), names)
-        added = [name for name in names if self._config().get(name) is None]
-        asked = self._asking_for_usage(fields, without)
-        added += [name for name in asked if asked[name] is not fields.get(name)]
-        return Outgoing(self._request.body.write(asked), tuple(added))
+        if self.streams:
+            asked = self._asking_for_usage(fields, without)
+            added += [name for name in asked if asked[name] is not fields.get(name)]
+            fields = asked
+        return Outgoing(self._request.body.write(fields), tuple(added))
 
     def reader(self) -> AnswerReader:
         """A new reader for this call's answer."""
@@ -149,22 +161,9 @@ class ProviderCall(ABC):
     def _streams(self) -> bool:
         return json_values.is_true(self._fields.get("stream"))
 
-    def _answers(self) -> int:
+    def _count_answers(self) -> int:
         """How many answers the request asks for. A provider's cap is per answer."""
         return 1
-
-    def _config(self) -> Mapping[str, Any]:
-        """The object that holds the cap."""
-        return mapping(either(self._fields, *self.config_names)) if self.config_names else self._fields
-
-    def _cap(self) -> int | None:
-        """The request's own cap, for each answer. Under several names the highest: the server may read any of them."""
-        said = [self._config()[name] for name in self._used_names()]
-        caps = [cap for cap in map(positive, said) if cap is not None]
-        return max(caps) if caps and len(caps) == len(said) else None
-
-    def _used_names(self) -> list[str]:
-        return [name for name in self.cap_names if self._config().get(name) is not None]
 
     def _cap_min(self) -> int:
         """The lowest cap that the provider takes of this request."""
@@ -172,7 +171,7 @@ class ProviderCall(ABC):
 
     def _names_of_cap(self, without: Container[str]) -> list[str]:
         """Those that the request uses; else the first that the provider takes."""
-        return self._used_names() or [name for name in self._preferred_names() if name not in without][:1]
+        return self._said_names or [name for name in self._preferred_names() if name not in without][:1]
 
     def _preferred_names(self) -> tuple[str, ...]:
         """The names of the cap, the one that the provider is most certain to take first."""
@@ -180,23 +179,19 @@ class ProviderCall(ABC):
 
     def _with_cap(self, cap: int, names: list[str]) -> Mapping[str, Any]:
         """The fields with this cap for each answer."""
-        config = {**self._config(), **dict.fromkeys(names, cap)}
-        if not self.config_names or not names:
-            return config if names else self._fields
+        config = {**self._config, **dict.fromkeys(names, cap)}
+        if not self.config_names:
+            return config
         used = (name for name in self.config_names if self._fields.get(name) is not None)
         return {**self._fields, next(used, self.config_names[0]): config}
 
     def _asking_for_usage(self, fields: Mapping[str, Any], without: Container[str]) -> Mapping[str, Any]:
-        """The fields, so that the answer tells its usage."""
+        """The fields, so that a stream tells its usage."""
         return fields
-
-    def _is_above(self, max_output_tokens: int) -> bool:
-        """Whether the request as it is may produce more."""
-        return self.max_output_tokens is None or self.max_output_tokens > max_output_tokens
 
     def _check_can_obey(self, max_output_tokens: int) -> None:
         """A cap that is to be written in."""
         if self._request.is_signed:
             raise CapCannotBeObeyedError(max_output_tokens, self.max_output_tokens)
-        if max_output_tokens // self._answers() < self._cap_min():
-            raise CapCannotBeObeyedError(max_output_tokens, self._cap_min() * self._answers())
+        if max_output_tokens // self._answers < self._cap_min():
+            raise CapCannotBeObeyedError(max_output_tokens, self._cap_min() * self._answers)

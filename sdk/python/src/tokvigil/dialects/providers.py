@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
+HOSTS_KEPT = 200
 # A host that ends in one of these. Aggregators are not among them: the price book has no prices of theirs.
 PROVIDERS_BY_DOMAIN: Mapping[str, str] = {
     "api.openai.com": "openai",
@@ -34,6 +36,7 @@ PROVIDERS_BY_DOMAIN: Mapping[str, str] = {
 }
 
 
+@lru_cache(maxsize=HOSTS_KEPT)
 def provider_of(host: str) -> str | None:
     """The provider behind a host, with or without its port; None for a host nobody knows."""
     name = host.lower().partition(":")[0].rstrip(".")

@@ -54,32 +54,39 @@ def read_call(
     if method.upper() not in _WITH_BODY:
         return None
     raw_path, _, query = url_path.partition("?")
-    path = paths.normalized(raw_path)
-    _check_can_be_settled(path)
-    use = paths.use_of(path)
-    if use is None:
+    use = paths.use_of(raw_path)
+    if use.billed_later is not None:
+        raise _is_billed_later(*use.billed_later)
+    if use.format is None:
         return None
     named = {name.lower(): value for name, value in headers.items()}
     if named.get("content-encoding", "identity") != "identity":
         raise ConfigurationError("the request's body is compressed: send it as it is, so that it can be read")
     is_form = named.get("content-type", "").lower().startswith(FORM)
     read = _read(use, named["content-type"] if is_form else None, body)
-    model = None if read is None else _model(path, read.fields, use)
+    model = None if read is None else _model(use, read.fields)
     provider = provider_of(host)
     if read is None or model is None:
         if provider is not None:
             _say_once(
-                f"{method.upper()} {path} of {provider} is not known as an AI call, so it is not limited"
+                f"{method.upper()} {use.path} of {provider} is not known as an AI call, so it is not limited"
             )
         return None
     fields = read.fields
-    if paths.may_run_in_the_background(path):
+    call_format = use.format
+    if is_form:
+        call_format = FormCall
+    elif use.takes_the_makers_format and "anthropic_version" in fields:
+        call_format = MessagesCall
+    elif provider == "cohere" and use.path.endswith("/chat"):
+        call_format = CohereChatCall
+    if use.may_run_in_the_background:
         _check_is_billed_now(fields)
-    return (FormCall if is_form else _format(use, path, provider, fields))(
+    return call_format(
         Request(
             provider=provider,
             model=model,
-            path=path,
+            path=use.path,
             query=query,
             body=read,
             is_signed=named.get("authorization", "").startswith(SIGNED_BY_AWS),
@@ -95,9 +102,8 @@ def _say_once(message: str) -> None:
 
 def may_be_call(method: str, url_path: str) -> bool:
     """Whether the body of a request must be read: an upload, whatever is in it, is no AI call."""
-    path = paths.normalized(url_path.partition("?")[0])
-    is_written = method.upper() in _WITH_BODY
-    return is_written and (paths.use_of(path) is not None or paths.billed_later(path) is not None)
+    use = paths.use_of(url_path.partition("?")[0])
+    return method.upper() in _WITH_BODY and (use.format is not None or use.billed_later is not None)
 
 
 def unread_call(url_path: str, body: bytes) -> ProviderCall:
@@ -114,23 +120,10 @@ def unread_call(url_path: str, body: bytes) -> ProviderCall:
     )
 
 
-def _format(use: Use, path: str, provider: str | None, fields: Mapping[str, Any]) -> type[ProviderCall]:
-    """Of a body in JSON."""
-    if paths.takes_the_makers_format(path) and "anthropic_version" in fields:
-        return MessagesCall
-    if provider == "cohere" and path.endswith("/chat"):
-        return CohereChatCall
-    return use.format
-
-
-def _check_can_be_settled(path: str) -> None:
-    later = paths.billed_later(path)
-    if later is not None:
-        what, instead = later
-        raise ConfigurationError(
-            f"{what} is billed later, when nobody is there to report it: {instead}make it with a client that "
-            "is not wrapped"
-        )
+def _is_billed_later(what: str, instead: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} is billed later, when nobody is there to report it: {instead}make it with a client that is not wrapped"
+    )
 
 
 def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
@@ -156,14 +149,13 @@ def _read(use: Use, form_type: str | None, body: bytes) -> Body | None:
     return read
 
 
-def _model(path: str, fields: Mapping[str, Any], use: Use) -> str | None:
+def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
     """The path's where it says what runs, else the body's, else Azure's deployment; None: none is run."""
-    in_path = paths.model_in(path)
-    if in_path:
-        return in_path
+    if use.model:
+        return use.model
     named = fields.get("model")
     # Some say more than the name: `{"id": ..., "speed": ...}`.
-    in_body = string(mapping(named).get("id", named)).strip() or paths.deployment_in(path)
+    in_body = string(mapping(named).get("id", named)).strip() or use.deployment
     if in_body:
         return in_body.rpartition("models/")[2] if in_body.startswith(_GOOGLE_RESOURCES) else in_body
     if named is not None:
