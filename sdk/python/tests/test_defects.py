@@ -21,7 +21,8 @@ BEFORE = [
     "tokvigil.telemetry._begun",
 ]
 DURING = [
-    "tokvigil.dialects.openai.ChoicesTally.read_answer",
+    "tokvigil.dialects.answers.Tally.take_answer",
+    "tokvigil.dialects.answers.read_usage",
     "tokvigil.dialects.openai.ChoicesTally.read_event",
     "tokvigil.dialects.openai.read_usage",
     "tokvigil.dialects.answers.Whole.finish",
@@ -112,7 +113,7 @@ def test_what_cannot_be_asked_is_decided_as_without_tokvigil(
 def test_a_defect_is_said_with_its_traceback_once(
     tv: TokVigil, bare: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tokvigil.dialects.openai.ChoicesTally.read_answer", fail)
+    monkeypatch.setattr("tokvigil.dialects.answers.Tally.take_answer", fail)
     client = tv.wrap(bare, user_id="ada")
     for _ in range(5):
         client.chat.completions.create(**CHAT)

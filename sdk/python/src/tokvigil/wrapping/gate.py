@@ -22,7 +22,6 @@ from tokvigil.dialects import (
     AnswerReader,
     CapCannotBeObeyedError,
     ProviderCall,
-    may_be_call,
     read_call,
     unread_call,
 )
@@ -59,10 +58,6 @@ class Gate:
         self._calls = calls
         self._default = default
         self._refused = Refused()
-
-    def may_be_call(self, method: str, path: str) -> bool:
-        """Whether `admit` must see the request, with its body."""
-        return may_be_call(method, path)
 
     def admit(self, request: HttpRequest) -> Steps[Attempt | None]:
         """The attempt that a request is; None if it is no AI call.
@@ -198,17 +193,22 @@ class Attempt:
 
     def feed(self, data: bytes) -> bytes:
         """What the caller is to see of it; the usage is written down first, once the provider has said it."""
-        seen = self._reader.feed(data)
-        self._remember()
-        if self.call.is_open and self._reader.is_complete():
-            self._end(self._reader.ending())
+        reader = self._reader
+        seen = reader.feed(data)
+        if reader.answer_id and not self._is_remembered:
+            self._remember()
+        if self.call.is_open and reader.is_complete():
+            self._end(reader.ending())
         return seen
 
     def finish(self) -> bytes:
         """The answer is complete."""
-        rest = self._reader.finish()
-        self._remember()
-        self._end(self._reader.ending())
+        reader = self._reader
+        rest = reader.finish()
+        if reader.answer_id and not self._is_remembered:
+            self._remember()
+        if self.call.is_open:
+            self._end(reader.ending())
         return rest
 
     def closed(self) -> None:
@@ -216,7 +216,8 @@ class Attempt:
 
         Safe while objects are being collected, which is when streams end that nobody closed.
         """
-        self.call.end_later(Ending.CUT)
+        if self.call.is_open:
+            self.call.end_later(Ending.CUT)
 
     def _end(self, ending: Ending) -> None:
         with containing.defects("the usage of a call cannot be reported"):
@@ -224,11 +225,10 @@ class Attempt:
 
     def _remember(self) -> None:
         """Which decision let the answer through, as soon as its id is known."""
-        answer_id, decision = self._reader.answer_id, self.call.decision
-        if answer_id and decision is not None and not self._is_remembered:
-            self._is_remembered = True
+        self._is_remembered = True
+        if self.call.decision is not None:
             with containing.defects("the decision behind an answer cannot be remembered"):
-                decisions.remember(answer_id, decision)
+                decisions.remember(self._reader.answer_id, self.call.decision)
 
 
 def _too_large(decision: Decision, error: CapCannotBeObeyedError) -> Decision:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tokvigil.blocked import ERROR
 from tokvigil.decisions import CALL
+from tokvigil.dialects import may_be_call
 from tokvigil.errors import ConfigurationError, TokVigilError
 from tokvigil.steps import Steps
 from tokvigil.wrapping.gate import Attempt, Gate, HttpRequest, refusal
@@ -102,13 +103,6 @@ class _Guarded:
         self._library = library
         self._raised_as = raised_as
 
-    def _may_be_call(self, request: Any) -> bool:
-        """Only then its body is read: an upload may be larger than memory."""
-        return self._gate.may_be_call(request.method, request.url.raw_path.decode("ascii"))
-
-    def _admit(self, request: Any) -> Steps[Attempt | None]:
-        return self._gate.admit(_read(request))
-
     def _sending(self, request: Any) -> dict[str, Any]:
         """How the inner client sends a request: as its own, but for redirects.
 
@@ -172,11 +166,11 @@ class GuardedTransport(_Guarded):
     def handle_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return self._inner.send(request)  # refuses, and nobody was asked
-        if not self._may_be_call(request):
+        if not _may_be_call(request):
             return self._send(request, self._sending(request))
         request.read()
         try:
-            attempt = self._run(self._admit(request))
+            attempt = self._run(self._gate.admit(_read(request)))
         except TokVigilError as error:
             return self._refusal(request, error)
         if attempt is None:
@@ -209,11 +203,11 @@ class GuardedAsyncTransport(_Guarded):
     async def handle_async_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return await self._inner.send(request)  # refuses, and nobody was asked
-        if not self._may_be_call(request):
+        if not _may_be_call(request):
             return await self._send(request, self._sending(request))
         await request.aread()
         try:
-            attempt = await self._run(self._admit(request))
+            attempt = await self._run(self._gate.admit(_read(request)))
         except TokVigilError as error:
             return self._refusal(request, error)
         if attempt is None:
@@ -240,6 +234,11 @@ class GuardedAsyncTransport(_Guarded):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _may_be_call(request: Any) -> bool:
+    """Only then its body is read: an upload may be larger than memory."""
+    return may_be_call(request.method, request.url.raw_path.decode("ascii"))
 
 
 def _read(request: Any) -> HttpRequest:
