@@ -13,8 +13,9 @@ from typing import Any
 import openai
 import pytest
 import tokvigil
-from tokvigil import TokVigil, UsageEvent
+from tokvigil import TokVigil
 from tokvigil.journal_file import read_reports
+from tokvigil.testing.control_plane import event_of
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wire_provider.content import TEXT
@@ -239,7 +240,7 @@ def test_an_answer_is_on_disk_from_before_the_call_goes_out(
     file = tv._reporter.journal._file
     assert file is not None
     (report,) = read_reports(file.path).pending.values()
-    event = UsageEvent.from_wire(json.loads(report))
+    event = event_of(json.loads(report))
     assert (event.status, event.usage.output_tokens) == ("partial", HELD)
     stream.close()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from tokvigil import TokVigil, UsageEvent
+from tokvigil.testing.control_plane import event_of
 
 from sdk.python.tests.wire_provider.content import TOOL_TRIGGER
 
@@ -48,7 +49,7 @@ class Books:
     def settled(self) -> list[UsageEvent]:
         """All reports, once they have arrived."""
         assert self.tv.flush() == 0
-        return [UsageEvent.from_wire(event) for event in self.control_plane.charged.values()]
+        return [event_of(event) for event in self.control_plane.charged.values()]
 
     def only(self) -> UsageEvent:
         """The report of the one call there was: evaluated once, settled once."""
@@ -81,7 +82,7 @@ def plain(value: Any) -> Any:
 
 def pending_of(tv: Any) -> tuple[UsageEvent, ...]:
     """The reports that TokVigil has not confirmed yet, oldest first."""
-    return tuple(UsageEvent.from_wire(json.loads(report.body)) for report in tv._reporter.journal.pending())
+    return tuple(event_of(json.loads(report.body)) for report in tv._reporter.journal.pending())
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

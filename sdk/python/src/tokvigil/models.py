@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, Self, TypeVar, cast, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from tokvigil import checked, reasons
 from tokvigil.errors import ConfigurationError, UnreachableError
@@ -246,19 +246,6 @@ class UsageEvent:
         }
         return body | present(optional)
 
-    @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Self:
-        """The event that `to_wire` wrote. Raises `UnreachableError`."""
-        fields = Fields(data)
-        said = fields.read(
-            _EVENT, required=("request_id", "user_id", "model", "input_tokens", "output_tokens")
-        )
-        if fields.left_out:
-            raise UnreachableError(
-                f"an event whose {', '.join(sorted(fields.left_out))} cannot be read", reason="answer"
-            )
-        return cls(usage=Usage(**{name: said.pop(name, 0) for name in COUNTS}), **said)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -367,12 +354,6 @@ def _id(value: Any) -> str:
     return str(value)
 
 
-def _status(value: Any) -> UsageStatus:
-    if value not in USAGE_STATUSES:
-        raise ValueError(f"{value!r} is no status of usage")
-    return cast("UsageStatus", value)
-
-
 def _money(value: Any) -> Decimal:
     try:
         amount = Decimal(value)
@@ -417,14 +398,6 @@ _DECISION: Mapping[str, Kind] = {
     "max_output_tokens": int,
     "suggested_model": str,
     "degraded": bool,
-}
-_EVENT: Mapping[str, Kind] = {
-    **dict.fromkeys(("request_id", "user_id", "model", "feature", "plan", "run_id", "provider"), str),
-    **dict.fromkeys((*COUNTS, "latency_ms"), int),
-    "status": _status,
-    "reported_cost_usd": _money,
-    "occurred_at": _time,
-    "metadata": dict,
 }
 _RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
 

@@ -9,7 +9,7 @@
             assert "in an hour" in page
             assert tv.reported == []
 
-It is the real client, so `evaluate`, `guard`, `guarded`, `wrap`, `context`, `chat` and `track` do what they always do;
+It is the real client, so `evaluate`, `guard`, `guarded`, `wrap`, `context` and `chat` do what they always do;
 only the answers of the control plane are made here: by `allow`, `block`, `cap`, `down` and `up`, the last word about a
 call counting. `evaluated`, `reported`, `held` and `charged_usd` say what happened.
 

@@ -13,11 +13,12 @@ from tokvigil.base_client import BaseClient
 from tokvigil.chat import Chat
 from tokvigil.client import TokVigil
 from tokvigil.connections import Connections
+from tokvigil.json_values import present
 from tokvigil.models import Decision, UsageEvent
 from tokvigil.question import Question
 from tokvigil.reporting import EXIT_S_MAX
 from tokvigil.testing.control_plane import ControlPlane
-from tokvigil.testing.script import Block, Whose
+from tokvigil.testing.script import Block
 from tokvigil.transport import Sender
 from tokvigil.wrapping.wrapper import Wrapper
 
@@ -60,7 +61,7 @@ class _Fake(BaseClient):
     ) -> None:
         """From now on such calls are allowed: all of them, or those of a user, a feature, a model."""
         self.up()
-        self._plane.script.allow(Whose(user_id=user_id, feature=feature, model=model))
+        self._plane.blocks.append((_about(user_id, feature, model), None))
 
     def block(
         self,
@@ -87,7 +88,7 @@ class _Fake(BaseClient):
             suggested_model=suggested_model,
         )
         self.up()
-        self._plane.script.block(Whose(user_id=user_id, feature=feature, model=model), block)
+        self._plane.blocks.append((_about(user_id, feature, model), block))
 
     def cap(
         self,
@@ -98,7 +99,7 @@ class _Fake(BaseClient):
         model: str | None = None,
     ) -> None:
         """From now on such calls are told to produce no more than that."""
-        self._plane.script.cap(Whose(user_id=user_id, feature=feature, model=model), max_output_tokens)
+        self._plane.caps.append((_about(user_id, feature, model), max_output_tokens))
 
     def down(self) -> None:
         """TokVigil cannot be reached, until `up`, `allow` or `block`: `on_unreachable` decides."""
@@ -167,3 +168,7 @@ class AsyncFakeTokVigil(_Fake, AsyncTokVigil):
 
     async def close(self) -> None:
         self._let_go()
+
+
+def _about(user_id: str | None, feature: str | None, model: str | None) -> dict[str, str]:
+    return present({"user_id": user_id, "feature": feature, "model": model})

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
-from tokvigil import prices
-from tokvigil.errors import UnreachableError
+from tokvigil import checked, prices
+from tokvigil.errors import ConfigurationError, UnreachableError
 from tokvigil.links import Answer, Request
-from tokvigil.models import UsageEvent
+from tokvigil.models import COUNTS, Usage, UsageEvent
 from tokvigil.question import Question, new_request_id
-from tokvigil.testing.bodies import first_error
-from tokvigil.testing.script import HOLD_S, POLICY, Script, instant
+from tokvigil.testing.script import HOLD_S, POLICY, Block, decision, instant
+
+T = TypeVar("T")
+# What a question may still have wrong: the clients check all else before they ask.
+CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "request_id": checked.request_id,
+    "user_id": checked.user_id,
+    "model": checked.model,
+    "input_tokens": partial(checked.count, "input_tokens", most=checked.TOKENS_MAX),
+    "max_output_tokens": partial(checked.count, "max_output_tokens", most=checked.TOKENS_MAX),
+}
+# What a rule says, and the fields of the questions that it is about: of all, if there are none.
+Rule = tuple[Mapping[str, str], T]
 
 
 class Refused(Exception):
@@ -38,8 +50,10 @@ class ControlPlane:
 
     def reset(self) -> None:
         with self._lock:
-            self.script = Script()
             self.is_down = False
+            # The last one about a call holds for it; None: it is allowed.
+            self.blocks: list[Rule[Block | None]] = []
+            self.caps: list[Rule[int | None]] = []
             # By request id: a question that is asked again is the same question.
             self.evaluated: dict[str, Question] = {}
             self.reported: dict[str, UsageEvent] = {}
@@ -79,27 +93,30 @@ class ControlPlane:
             case "GET", "v1", "limits":
                 return 200, self._limits(dict(parse_qsl(query)))
             case "DELETE", "v1", "reservations", request_id:
-                self._end(unquote(request_id))
+                del self.held[self._holding(request_id)]
                 return 204, None
             case "POST", "v1", "reservations", request_id, "extend":
-                return 200, self._extend(unquote(request_id))
+                expires_at = instant(datetime.now(UTC) + timedelta(seconds=HOLD_S))
+                return 200, {"request_id": self._holding(request_id), "expires_at": expires_at}
         raise Refused(404, "NOT_FOUND", f"a fake TokVigil has no {request.method} {path}")
 
     def _evaluate(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         _check(body)
         question = Question(**body)
-        decision = self.script.decide(question, datetime.now(UTC))
+        caps = (question.max_output_tokens, _last(self.caps, question))
+        cap = min((cap for cap in caps if cap is not None), default=None)
+        answer = decision(question, _last(self.blocks, question), cap, datetime.now(UTC))
         self.evaluated[question.request_id] = question
-        if decision["reserved"] is not None:
+        if answer["reserved"] is not None:
             self.held[question.request_id] = question
-        return decision
+        return answer
 
     def _usage(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-        event, duplicate, cost_usd = self._record(body)
+        duplicate, cost_usd = self._record(body)
         return 200 if duplicate else 201, {
-            "request_id": event.request_id,
+            "request_id": body["request_id"],
             "duplicate": duplicate,
-            "cost_usd": _text(cost_usd),
+            "cost_usd": cost_usd,
             "priced": cost_usd is not None,
             "limit_state": [],
         }
@@ -107,68 +124,82 @@ class ControlPlane:
     def _batched(self, index: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
         said: dict[str, Any] = {"index": index, "request_id": body.get("request_id")}
         try:
-            _, duplicate, cost_usd = self._record(body)
+            duplicate, cost_usd = self._record(body)
         except Refused as refused:
             status = "conflict" if refused.status == HTTPStatus.CONFLICT else "invalid"
             error = {"code": refused.code, "detail": refused.detail, "errors": refused.errors}
             return said | {"status": status, "error": error}
-        return said | {"status": "duplicate" if duplicate else "recorded", "cost_usd": _text(cost_usd)}
+        return said | {"status": "duplicate" if duplicate else "recorded", "cost_usd": cost_usd}
 
-    def _record(self, body: Mapping[str, Any]) -> tuple[UsageEvent, bool, Decimal | None]:
-        """The event, whether it was known, and what it costs by list price."""
-        _check(body)
+    def _record(self, body: Mapping[str, Any]) -> tuple[bool, str | None]:
+        """Whether the event was known, and what it costs by list price."""
         try:
-            event = UsageEvent.from_wire(body)
-            at = event.occurred_at or datetime.now(UTC)
-            cost_usd = prices.cost(event.model, event.usage, at, provider=event.provider)
-        except (UnreachableError, ValueError) as error:
+            event = event_of(body)
+        except ConfigurationError as error:
             raise Refused(422, "VALIDATION_ERROR", str(error)) from None
+        at = event.occurred_at or datetime.now(UTC)
+        cost_usd = prices.cost(event.model, event.usage, at, provider=event.provider)
         known = self.reported.setdefault(event.request_id, event)
         if known != event:
             raise Refused(409, "IDEMPOTENCY_CONFLICT", f"{event.request_id} was reported with other content")
         if known is event:
             self.held.pop(event.request_id, None)
             self.charged_usd += cost_usd or 0
-        return event, known is not event, cost_usd
+        return known is not event, None if cost_usd is None else f"{cost_usd:f}"
 
-    def _limits(self, params: Mapping[str, str]) -> Mapping[str, Any]:
-        user_id, plan = params.get("user_id"), params.get("plan")
-        question = Question(
-            user_id=user_id or "", model=params.get("model", ""), feature=params.get("feature"), plan=plan
-        )
-        block = self.script.block_of(question)
+    def _limits(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        question = Question(**{"user_id": "", "model": "", **params})
+        block = _last(self.blocks, question)
+        blocked = None if block is None else block.answer(question.user_id, datetime.now(UTC))
+        limit_state = blocked["limit_state"] if blocked else []
+        said = ("reason_code", "reason_class", "message")
         return {
-            "user_id": user_id,
-            "plan": plan,
+            "user_id": params.get("user_id"),
+            "plan": params.get("plan"),
             "policies": [POLICY | {"kind": "override", "mode": "enforce"}],
-            "limit_state": [] if block is None else block.limit_state(datetime.now(UTC)),
-            "blocked": None
-            if block is None or block.limit_state(datetime.now(UTC))
-            else {
-                "reason_code": block.reason_code,
-                "reason_class": block.reason_class,
-                "message": block.says(question.user_id),
-            },
+            "limit_state": limit_state,
+            "blocked": {name: blocked[name] for name in said} if blocked and not limit_state else None,
         }
 
-    def _end(self, request_id: str) -> None:
-        if self.held.pop(request_id, None) is None:
-            raise Refused(404, "NOT_FOUND", f"nothing is held for {request_id}")
-
-    def _extend(self, request_id: str) -> Mapping[str, Any]:
+    def _holding(self, quoted: str) -> str:
+        """The request id in a path. Raises `Refused` if nothing is held for it."""
+        request_id = unquote(quoted)
         if request_id not in self.held:
             raise Refused(404, "NOT_FOUND", f"nothing is held for {request_id}")
-        return {
-            "request_id": request_id,
-            "expires_at": instant(datetime.now(UTC) + timedelta(seconds=HOLD_S)),
-        }
+        return request_id
+
+
+def event_of(body: Mapping[str, Any]) -> UsageEvent:
+    """The event that `to_wire` wrote. Raises `ConfigurationError` for one that cannot be."""
+    fields = dict(body)
+    counts = {name: fields.pop(name) for name in COUNTS if name in fields}
+    occurred_at = fields.pop("occurred_at", None)
+    return UsageEvent(
+        **fields,
+        usage=Usage(**counts),
+        occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
+    )
+
+
+def _last(rules: list[Rule[T | None]], question: Question) -> T | None:
+    """What the last rule about a question says."""
+    return next(
+        (
+            said
+            for about, said in reversed(rules)
+            if all(getattr(question, name) == value for name, value in about.items())
+        ),
+        None,
+    )
 
 
 def _check(body: Mapping[str, Any]) -> None:
-    error = first_error(body)
-    if error is not None:
-        field, message = error
-        raise Refused(422, "VALIDATION_ERROR", f"{field} {message}", field)
+    for field, check in CHECKS.items():
+        try:
+            if field in body:
+                check(body[field])
+        except ConfigurationError as error:
+            raise Refused(422, "VALIDATION_ERROR", str(error), field) from None
 
 
 def _problem(refused: Refused) -> Mapping[str, Any]:
@@ -181,7 +212,3 @@ def _problem(refused: Refused) -> Mapping[str, Any]:
         "errors": refused.errors,
         "request_id": new_request_id(),
     }
-
-
-def _text(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount:f}"

@@ -1,4 +1,4 @@
-"""What a fake TokVigil decides, and about whose calls."""
+"""What a fake TokVigil decides."""
 
 from __future__ import annotations
 
@@ -32,38 +32,19 @@ WINDOWS: dict[str, tuple[str, int | None]] = {
     "TOTAL": ("total", None),
 }
 METRICS = {"REQUEST_LIMIT": "requests", "TOKEN_LIMIT": "tokens", "BUDGET": "cost_usd"}
+# No limit stands behind any other reason.
 LIMITS = {
     f"{window}_{metric}_EXCEEDED": (*WINDOWS[window], METRICS[metric])
     for window in WINDOWS
     for metric in METRICS
 } | {"CONCURRENCY_LIMIT_EXCEEDED": ("total", SECOND_S, "concurrency")}
-# No limit stands behind these.
-WITHOUT_LIMIT = [
-    code for code in reasons.CLASSES if code not in LIMITS and code not in ("ALLOWED", "DEGRADED_ALLOWED")
-]
+BLOCKING = [code for code in reasons.CLASSES if code not in ("ALLOWED", "DEGRADED_ALLOWED")]
 WITHOUT_POLICY = frozenset({"NO_POLICY", "ENVIRONMENT_FROZEN", "FEATURE_FROZEN", "USER_BLOCKED"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Whose:
-    """Which calls something is about; None: all of them."""
-
-    user_id: str | None = None
-    feature: str | None = None
-    model: str | None = None
-
-    def includes(self, question: Question) -> bool:
-        return (
-            self.user_id in (None, question.user_id)
-            and self.feature in (None, question.feature)
-            and self.model in (None, question.model)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """None: as TokVigil would say it for this reason. Raises `ConfigurationError` for a reason that it has
-    not."""
+    """None: as TokVigil would say it for this reason. Raises `ConfigurationError` for a reason that it has not."""
 
     reason_code: str
     message: str | None = None
@@ -72,140 +53,100 @@ class Block:
     suggested_model: str | None = None
 
     def __post_init__(self) -> None:
-        if self.reason_code not in LIMITS and self.reason_code not in WITHOUT_LIMIT:
-            known = ", ".join((*WITHOUT_LIMIT, *LIMITS))
+        if self.reason_code not in BLOCKING:
+            known = ", ".join(BLOCKING)
             raise ConfigurationError(f"{self.reason_code!r} is no reason to block; these are: {known}")
 
-    @property
-    def reason_class(self) -> str:
-        return reasons.class_of(self.reason_code)
-
-    @property
-    def seconds(self) -> int | None:
-        """Until the same call may pass."""
-        if self.retry_after is not None or self.reason_code not in LIMITS:
-            return self.retry_after
-        return LIMITS[self.reason_code][1]
-
-    def says(self, user_id: str) -> str:
-        if self.message is not None:
-            return self.message
+    def answer(self, user_id: str, now: datetime) -> dict[str, Any]:
+        """The fields of an answer to this user that say so."""
         words = self.reason_code.removesuffix("_EXCEEDED").replace("_", " ").capitalize()
-        if self.reason_code not in LIMITS:
-            return f"{words}."
-        return f"{words} of {self._amount()} reached for user {user_id}."
-
-    def limit_state(self, now: datetime) -> list[dict[str, Any]]:
-        """The limit that is reached, if one is."""
-        if self.reason_code not in LIMITS:
-            return []
-        window, _, metric = LIMITS[self.reason_code]
-        is_money, is_concurrency = metric == "cost_usd", metric == "concurrency"
-        full, none = self._amount(), _usd(Decimal(0)) if is_money else 0
-        ends = (
-            None if self.seconds is None or is_concurrency else instant(now + timedelta(seconds=self.seconds))
-        )
-        return [
-            {
-                "policy": POLICY["name"],
-                "metric": metric,
-                "window": window,
-                "per": "user",
-                "limit": full,
-                "used": none if is_concurrency else full,
-                "held": full if is_concurrency else none,
-                "remaining": none,
-                "resets_at": ends,
-                "exceeded": True,
-            }
-        ]
-
-    def _amount(self) -> int | str:
-        if LIMITS[self.reason_code][2] == "cost_usd":
-            return _usd(Decimal(10 if self.limit is None else self.limit))
-        return 50 if self.limit is None else int(self.limit)
-
-
-class Script:
-    """The last thing said about a call holds for it."""
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[Whose, Block | None]] = []
-        self._caps: list[tuple[Whose, int]] = []
-
-    def allow(self, whose: Whose) -> None:
-        self._blocks.append((whose, None))
-
-    def block(self, whose: Whose, block: Block) -> None:
-        self._blocks.append((whose, block))
-
-    def cap(self, whose: Whose, max_output_tokens: int) -> None:
-        self._caps.append((whose, max_output_tokens))
-
-    def block_of(self, question: Question) -> Block | None:
-        return next((block for whose, block in reversed(self._blocks) if whose.includes(question)), None)
-
-    def decide(self, question: Question, now: datetime) -> dict[str, Any]:
-        """The answer of POST /v1/evaluate, with every field it has."""
-        block = self.block_of(question)
-        cap = self._cap_of(question)
-        output_tokens = OUTPUT_TOKENS_WITHOUT_CAP if cap is None else cap
-        usage = Usage(input_tokens=question.input_tokens or 0, output_tokens=output_tokens)
-        cost_usd = prices.cost(question.model, usage, now)
-        said: dict[str, Any] = {
-            "request_id": question.request_id,
-            "allowed": True,
-            "reason_code": "ALLOWED",
-            "reason_class": "allowed",
-            "message": f"Allowed by policy {POLICY['name']}.",
-            "policy": POLICY,
-            "shadow": None,
-            "limit_state": [],
-            "retry_after": None,
-            "estimated_cost_usd": None if cost_usd is None else _usd(cost_usd),
-            "reserved": None,
-            "expires_at": None,
-            "max_output_tokens": cap,
-            "suggested_model": None,
-            "degraded": False,
-            "trace": _trace(question, output_tokens) if question.explain else None,
-        }
-        if block is not None:
-            return said | _blocked(block, question, now)
-        if question.dry_run:
-            return said
-        return said | {
-            "reserved": {
-                "requests": 1,
-                "input_tokens": usage.input_tokens,
-                "output_tokens": output_tokens,
-                "cost_usd": _usd(cost_usd or Decimal(0)),
-            },
-            "expires_at": instant(now + timedelta(seconds=HOLD_S)),
+        message, retry_after, limit_state = f"{words}.", self.retry_after, []
+        if self.reason_code in LIMITS:
+            window, seconds, metric = LIMITS[self.reason_code]
+            retry_after = seconds if retry_after is None else retry_after
+            state = self._reached(window, metric, retry_after, now)
+            message = f"{words} of {state['limit']} reached for user {user_id}."
+            limit_state = [state]
+        reason_class = reasons.class_of(self.reason_code)
+        return {
+            "allowed": False,
+            "reason_code": self.reason_code,
+            "reason_class": reason_class,
+            "message": message if self.message is None else self.message,
+            "policy": None if self.reason_code in WITHOUT_POLICY else POLICY,
+            "limit_state": limit_state,
+            "retry_after": retry_after,
+            "max_output_tokens": None,
+            "suggested_model": self.suggested_model,
+            "degraded": reason_class == "degraded",
         }
 
-    def _cap_of(self, question: Question) -> int | None:
-        scripted = next((cap for whose, cap in reversed(self._caps) if whose.includes(question)), None)
-        return min((cap for cap in (question.max_output_tokens, scripted) if cap is not None), default=None)
+    def _reached(self, window: str, metric: str, ends_in_s: int | None, now: datetime) -> dict[str, Any]:
+        """The state of the limit that is reached."""
+        full: int | str = 50 if self.limit is None else int(self.limit)
+        none: int | str = 0
+        if metric == "cost_usd":
+            full, none = usd(Decimal(10 if self.limit is None else self.limit)), usd(Decimal(0))
+        in_flight = metric == "concurrency"
+        return {
+            "policy": POLICY["name"],
+            "metric": metric,
+            "window": window,
+            "per": "user",
+            "limit": full,
+            "used": none if in_flight else full,
+            "held": full if in_flight else none,
+            "remaining": none,
+            "resets_at": None
+            if in_flight or ends_in_s is None
+            else instant(now + timedelta(seconds=ends_in_s)),
+            "exceeded": True,
+        }
+
+
+def decision(question: Question, block: Block | None, cap: int | None, now: datetime) -> dict[str, Any]:
+    """The answer of POST /v1/evaluate, with every field it has."""
+    output_tokens = OUTPUT_TOKENS_WITHOUT_CAP if cap is None else cap
+    usage = Usage(input_tokens=question.input_tokens or 0, output_tokens=output_tokens)
+    cost_usd = prices.cost(question.model, usage, now)
+    said: dict[str, Any] = {
+        "request_id": question.request_id,
+        "allowed": True,
+        "reason_code": "ALLOWED",
+        "reason_class": "allowed",
+        "message": f"Allowed by policy {POLICY['name']}.",
+        "policy": POLICY,
+        "shadow": None,
+        "limit_state": [],
+        "retry_after": None,
+        "estimated_cost_usd": None if cost_usd is None else usd(cost_usd),
+        "reserved": None,
+        "expires_at": None,
+        "max_output_tokens": cap,
+        "suggested_model": None,
+        "degraded": False,
+        "trace": _trace(question, output_tokens) if question.explain else None,
+    }
+    if block is not None:
+        return said | block.answer(question.user_id, now)
+    if not question.dry_run:
+        said["reserved"] = {
+            "requests": 1,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": output_tokens,
+            "cost_usd": usd(cost_usd or Decimal(0)),
+        }
+        said["expires_at"] = instant(now + timedelta(seconds=HOLD_S))
+    return said
 
 
 def instant(moment: datetime) -> str:
     return moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
-def _blocked(block: Block, question: Question, now: datetime) -> dict[str, Any]:
-    return {
-        "allowed": False,
-        "reason_code": block.reason_code,
-        "reason_class": block.reason_class,
-        "message": block.says(question.user_id),
-        "policy": None if block.reason_code in WITHOUT_POLICY else POLICY,
-        "limit_state": block.limit_state(now),
-        "retry_after": block.seconds,
-        "max_output_tokens": None,
-        "suggested_model": block.suggested_model,
-        "degraded": block.reason_class == "degraded",
-    }
+def usd(amount: Decimal) -> str:
+    """At least two decimals."""
+    return max(f"{amount:f}", f"{amount:.2f}", key=len)
 
 
 def _trace(question: Question, held_output_tokens: int) -> dict[str, Any]:
@@ -217,8 +158,3 @@ def _trace(question: Question, held_output_tokens: int) -> dict[str, Any]:
         "price": None,
         "held_output_tokens": held_output_tokens,
     }
-
-
-def _usd(amount: Decimal) -> str:
-    """At least two decimals."""
-    return max(f"{amount:f}", f"{amount:.2f}", key=len)
