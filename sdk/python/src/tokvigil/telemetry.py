@@ -1,4 +1,4 @@
-"""An OpenTelemetry span for each AI call, if the application traces. All names stand here.
+"""An OpenTelemetry span for each AI call, if the application traces. All its names stand here.
 
 The span begins with the question and ends with the report, inside the span that was current when the call was made. So
 two calls of one request have a span each.
@@ -26,27 +26,6 @@ if TYPE_CHECKING:
     from tokvigil.models import Decision, Usage
     from tokvigil.question import Question
 
-OPERATION_NAME = "gen_ai.operation.name"
-REQUEST_MODEL = "gen_ai.request.model"
-RESPONSE_MODEL = "gen_ai.response.model"
-RESPONSE_ID = "gen_ai.response.id"
-PROVIDER_NAME = "gen_ai.provider.name"
-MAX_TOKENS = "gen_ai.request.max_tokens"
-INPUT_TOKENS = "gen_ai.usage.input_tokens"
-OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-CACHED_INPUT_TOKENS = "gen_ai.usage.cache_read.input_tokens"
-CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
-REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
-ERROR_TYPE = "error.type"
-REQUEST_ID = "tokvigil.request_id"
-FEATURE = "tokvigil.feature"
-ALLOWED = "tokvigil.allowed"
-REASON_CODE = "tokvigil.reason_code"
-POLICY = "tokvigil.policy"
-DEGRADED = "tokvigil.degraded"
-USAGE_STATUS = "tokvigil.usage.status"
-USAGE_SOURCE = "tokvigil.usage.source"
-
 # As the conventions name a provider, where TokVigil's price book has another name.
 PROVIDERS = {
     "aws": "aws.bedrock",
@@ -55,8 +34,6 @@ PROVIDERS = {
     "mistral": "mistral_ai",
     "x-ai": "x_ai",
 }
-# Without a format that is known, any call.
-CALL = "call"
 
 
 class CallSpan:
@@ -67,42 +44,42 @@ class CallSpan:
         provider = question.provider
         with containing.defects("the span of a call cannot be begun"):
             self._span = _begun(
-                f"{operation or CALL} {question.model}",
+                f"{operation or 'call'} {question.model}",
                 {
-                    OPERATION_NAME: operation,
-                    REQUEST_MODEL: question.model,
-                    PROVIDER_NAME: None if provider is None else PROVIDERS.get(provider, provider),
-                    FEATURE: question.feature,
-                    REQUEST_ID: question.request_id,
+                    "gen_ai.operation.name": operation,
+                    "gen_ai.request.model": question.model,
+                    "gen_ai.provider.name": None if provider is None else PROVIDERS.get(provider, provider),
+                    "tokvigil.feature": question.feature,
+                    "tokvigil.request_id": question.request_id,
                 },
             )
 
     def decided(self, decision: Decision) -> None:
         self._note(
             {
-                ALLOWED: decision.allowed,
-                REASON_CODE: decision.reason_code,
-                POLICY: None if decision.policy is None else decision.policy.name,
-                DEGRADED: decision.degraded,
-                MAX_TOKENS: decision.max_output_tokens,
+                "tokvigil.allowed": decision.allowed,
+                "tokvigil.reason_code": decision.reason_code,
+                "tokvigil.policy": None if decision.policy is None else decision.policy.name,
+                "tokvigil.degraded": decision.degraded,
+                "gen_ai.request.max_tokens": decision.max_output_tokens,
             }
         )
 
     def answered(self, model: str, answer_id: str) -> None:
         """By a model that may be another than the one asked for."""
-        self._note({RESPONSE_MODEL: model or None, RESPONSE_ID: answer_id or None})
+        self._note({"gen_ai.response.model": model or None, "gen_ai.response.id": answer_id or None})
 
     def used(self, status: str, usage: Usage) -> None:
         """The call has ended, and the span with it."""
         self._note(
             {
-                INPUT_TOKENS: usage.input_tokens,
-                OUTPUT_TOKENS: usage.output_tokens,
-                CACHED_INPUT_TOKENS: usage.cached_input_tokens,
-                CACHE_WRITE_TOKENS: usage.cache_write_tokens,
-                REASONING_TOKENS: usage.reasoning_tokens,
-                USAGE_STATUS: status,
-                USAGE_SOURCE: usage.source,
+                "gen_ai.usage.input_tokens": usage.input_tokens,
+                "gen_ai.usage.output_tokens": usage.output_tokens,
+                "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+                "gen_ai.usage.cache_write.input_tokens": usage.cache_write_tokens,
+                "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+                "tokvigil.usage.status": status,
+                "tokvigil.usage.source": usage.source,
             }
         )
         self.end(None if status == "succeeded" else status)
@@ -112,7 +89,7 @@ class CallSpan:
         if span is not None:
             with containing.defects("the span of a call cannot be ended"):
                 if error_type is not None:
-                    span.set_attribute(ERROR_TYPE, error_type)
+                    span.set_attribute("error.type", error_type)
                 span.end()
 
     def _note(self, attributes: Mapping[str, Any]) -> None:
