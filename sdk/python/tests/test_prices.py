@@ -148,13 +148,15 @@ def test_parts_larger_than_their_total_are_refused(counts: dict[str, int], reaso
 
 def test_reasoning_costs_its_own_rate_and_the_rest_of_the_output_not() -> None:
     # No model in the book has such a rate today.
-    rates = prices.Rates(input=0, output=2_000_000, cached_input=0, cache_write=0, reasoning=7_000_000)
-    price = prices.Price(
-        provider="acme",
-        model="thinker",
-        effective_from=NOW,
-        tiers=(prices.Tier(above_input_tokens=-1, rates=rates),),
+    rates = prices.Rates(
+        above_input_tokens=-1,
+        input=0,
+        output=2_000_000,
+        cached_input=0,
+        cache_write=0,
+        reasoning=7_000_000,
     )
+    price = prices.Price(effective_from=NOW, tiers=(rates,))
     usage = Usage(input_tokens=1, output_tokens=10, reasoning_tokens=4)
     assert prices._cost_nano(price, usage) == 6 * 2 + 4 * 7
 

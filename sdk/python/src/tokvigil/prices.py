@@ -43,8 +43,10 @@ _ANY_HOST = "ANY HOST"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Nano-USD per million tokens, of each part of a call."""
+    """Nano-USD per million tokens, of each part of a call. They are those of ALL tokens of a call whose total input,
+    cached tokens included, is above the threshold."""
 
+    above_input_tokens: int
     input: int
     output: int
     cached_input: int
@@ -53,21 +55,11 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tier:
-    """The rates of ALL tokens of a call whose total input, cached tokens included, is above the threshold."""
-
-    above_input_tokens: int
-    rates: Rates
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """What a model costs from an instant on. `tiers` have rising thresholds; the first is below any input."""
 
-    provider: str
-    model: str
     effective_from: datetime
-    tiers: tuple[Tier, ...]
+    tiers: tuple[Rates, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +98,10 @@ def cost(model: str, usage: Usage, at: datetime, *, provider: str | None = None)
 
     Raises `ConfigurationError` for a count below 0 or above TOKENS_MAX and for parts larger than their total.
     """
-    _check(usage)
+    if any(not 0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS):
+        raise ConfigurationError(f"each token count must be from 0 to {TOKENS_MAX}")
+    if reason := contradiction(usage):
+        raise ConfigurationError(reason)
     price = find(model, at, provider)
     return None if price is None else _usd(_cost_nano(price, usage))
 
@@ -126,15 +121,8 @@ def find(model: str, at: datetime, provider: str | None = None) -> Price | None:
     return next((price for price in timeline if price.effective_from <= instant), None)
 
 
-def _check(usage: Usage) -> None:
-    if any(not 0 <= getattr(usage, name) <= TOKENS_MAX for name in COUNTS):
-        raise ConfigurationError(f"each token count must be from 0 to {TOKENS_MAX}")
-    if reason := contradiction(usage):
-        raise ConfigurationError(reason)
-
-
 def _cost_nano(price: Price, usage: Usage) -> int:
-    rates = next(tier.rates for tier in reversed(price.tiers) if usage.input_tokens > tier.above_input_tokens)
+    rates = next(tier for tier in reversed(price.tiers) if usage.input_tokens > tier.above_input_tokens)
     total = (
         (usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens) * rates.input
         + usage.cached_input_tokens * rates.cached_input
@@ -167,15 +155,12 @@ def _readings(book: _Book, name: str, provider: str | None) -> list[tuple[str, s
     """The names and sellers to look for, best first: before a slash is a provider or part of the name."""
     prefix, slash, rest = name.partition("/")
     is_prefixed = bool(slash) and prefix in book.providers
+    said = prefix if provider is None else provider.strip().lower()
+    seller = book.provider_aliases.get(said, said)
     if provider is not None:
-        seller = _canonical(book, provider.strip().lower())
         return [(name, seller), (rest, seller)] if is_prefixed else [(name, seller)]
     anywhere = [(name, _ANY_MAKER), (name, _ANY_HOST)]
-    return [(rest, _canonical(book, prefix)), *anywhere] if is_prefixed else anywhere
-
-
-def _canonical(book: _Book, provider: str) -> str:
-    return book.provider_aliases.get(provider, provider)
+    return [(rest, seller), *anywhere] if is_prefixed else anywhere
 
 
 def _spellings(name: str) -> Iterator[tuple[str, date | None]]:
@@ -223,11 +208,10 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[Pr
     timelines: dict[tuple[str, str], list[Price]] = {}
     aliases: list[tuple[datetime, str, str, str]] = []
     for row in rows:
-        price = _price(row)
-        timelines.setdefault((price.provider, price.model), []).append(price)
+        provider, model, price = row["provider"], row["model"], _price(row)
+        timelines.setdefault((provider, model), []).append(price)
         aliases += [
-            (price.effective_from, price.model, price.provider, alias.lower())
-            for alias in row.get("aliases", ())
+            (price.effective_from, model, provider, alias.lower()) for alias in row.get("aliases", ())
         ]
     own = {
         key: tuple(sorted(timeline, key=lambda price: price.effective_from, reverse=True))
@@ -238,25 +222,20 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[Pr
 
 
 def _price(row: Mapping[str, Any]) -> Price:
-    return Price(
-        provider=row["provider"],
-        model=row["model"],
-        effective_from=datetime.fromisoformat(row["from"]),
-        tiers=tuple(
-            Tier(above_input_tokens=tier["above"], rates=_rates(tier["rates"]))
-            for tier in ({"above": -1, **row}, *row.get("tiers", ()))
-        ),
-    )
+    tiers = ({"above": -1, **row}, *row.get("tiers", ()))
+    return Price(effective_from=datetime.fromisoformat(row["from"]), tiers=tuple(map(_rates, tiers)))
 
 
-def _rates(row: Mapping[str, int]) -> Rates:
+def _rates(tier: Mapping[str, Any]) -> Rates:
     """A part without a rate of its own costs what its total costs."""
+    said = tier["rates"]
     return Rates(
-        input=row["input"],
-        output=row["output"],
-        cached_input=row.get("cached_input", row["input"]),
-        cache_write=row.get("cache_write", row["input"]),
-        reasoning=row.get("reasoning", row["output"]),
+        above_input_tokens=tier["above"],
+        input=said["input"],
+        output=said["output"],
+        cached_input=said.get("cached_input", said["input"]),
+        cache_write=said.get("cache_write", said["input"]),
+        reasoning=said.get("reasoning", said["output"]),
     )
 
 
