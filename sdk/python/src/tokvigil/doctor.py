@@ -9,17 +9,17 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from importlib import metadata
 from importlib.util import find_spec
 from inspect import signature
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from tokvigil import json_values, prices, token_encodings
 from tokvigil.base_client import BaseClient
@@ -55,12 +55,14 @@ WRAPPED_MAJORS: Mapping[str, tuple[int, ...]] = {
     "langchain-mistralai": (1,),
     "crewai": (1,),
 }
+# Destinations of others, and reasons of refusals, that are shown.
+OTHERS_MAX = 5
+REASONS_MAX = 5
 TEXT_CHARS_MAX = 200
 HIDDEN = "***"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One line: how it stands, and what to do about it."""
 
     level: Literal["ok", "warning", "problem"]
@@ -75,11 +77,8 @@ class Finding:
         # Whatever it holds, it is one line.
         return f"{self.level:<8} {' '.join(f'{self.about}: {found}'.split())}"
 
-    def without(self, secret: str) -> Finding:
-        """Should an answer have repeated it."""
-        if not secret:
-            return self
-        return replace(self, found=self.found.replace(secret, HIDDEN), mend=self.mend.replace(secret, HIDDEN))
+
+_ok, _warning, _problem = partial(Finding, "ok"), partial(Finding, "warning"), partial(Finding, "problem")
 
 
 def examine(
@@ -98,7 +97,8 @@ def examine(
     else:
         secret = configuration.api_key.rpartition("_")[2]
         for finding in (*_configured(configuration), *_answered(configuration)):
-            yield finding.without(secret)
+            # Should an answer have repeated it.
+            yield finding._replace(found=finding.found.replace(secret, HIDDEN)) if secret else finding
         destination = configuration.destination
     yield from _written_down(Path(journal) if journal else default_folder(), destination)
     yield from _counted()
@@ -108,7 +108,7 @@ def examine(
 
 
 def _configured(configuration: Configuration) -> Iterator[Finding]:
-    shown = f"{_shown(configuration.base_url)} with key {key_name(configuration.api_key)}"
+    shown = f"{configuration.base_url} with key {key_name(configuration.api_key)}"
     url = urlsplit(configuration.base_url)
     if url.scheme == "http" and not _is_near(url.hostname or ""):
         yield _warning("configuration", f"{shown}: the key is sent unencrypted", "use https")
@@ -118,15 +118,6 @@ def _configured(configuration: Configuration) -> Iterator[Finding]:
         yield _warning(
             "key", "it is not shaped as TokVigil's are: tv_<env>_<id>_<secret>", "check what was copied"
         )
-
-
-def _shown(url: str) -> str:
-    """Without a name and password in it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _is_near(host: str) -> bool:
@@ -160,7 +151,7 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
         said = f"it answered {response.status_code}: {_detail(answer)}"
         yield _problem("control plane", said, "see `GET /readyz` of the server")
     elif response.status_code == HTTPStatus.NOT_FOUND:
-        said = f"{_shown(address)} answered 404: {_detail(answer)}"
+        said = f"{address} answered 404: {_detail(answer)}"
         mend = "base_url is the server's address: leave out what follows it, and check proxies on the way"
         yield _problem("control plane", said, mend)
     elif ("key" if response.is_success else "code") not in answer:
@@ -211,25 +202,21 @@ def _known(response: httpx2.Response, answer: Mapping[str, Any]) -> Iterator[Fin
         )
     else:
         yield _ok("environment", whose)
-    yield _ending(name, ends_at)
+    if ends_at is not None and ends_at - datetime.now(UTC) < KEY_ENDS_WITHIN:
+        yield _warning("key", f"{name!r} ends on {ends_at:%Y-%m-%d %H:%M} UTC", "issue a new one before")
+    else:
+        yield _ok("key", repr(name))
     yield from _scoped(scopes)
 
 
-def _ending(name: str, ends_at: datetime | None) -> Finding:
-    if ends_at is not None and ends_at - datetime.now(UTC) < KEY_ENDS_WITHIN:
-        return _warning("key", f"{name!r} ends on {ends_at:%Y-%m-%d %H:%M} UTC", "issue a new one before")
-    return _ok("key", repr(name))
-
-
 def _scoped(scopes: frozenset[str]) -> Iterator[Finding]:
-    mend = "issue a key with it"
-    missing = {scope: why for scope, why in NEEDED_SCOPES.items() if scope not in scopes}
-    unused = {scope: why for scope, why in USEFUL_SCOPES.items() if scope not in scopes}
-    for scope, why in missing.items():
-        yield _problem("scopes", f"{scope} is missing: {why}", mend)
-    for scope, why in unused.items():
-        yield _warning("scopes", f"{scope} is missing: {why}", mend)
-    if not missing and not unused:
+    is_complete = True
+    for needed, finding in ((NEEDED_SCOPES, _problem), (USEFUL_SCOPES, _warning)):
+        for scope, why in needed.items():
+            if scope not in scopes:
+                is_complete = False
+                yield finding("scopes", f"{scope} is missing: {why}", "issue a key with it")
+    if is_complete:
         yield _ok("scopes", ", ".join(sorted(scopes)))
 
 
@@ -242,17 +229,15 @@ def _written_down(folder: Path | None, destination: str) -> Iterator[Finding]:
     except OSError as error:
         mend = "make it writable, or set TOKVIGIL_JOURNAL; until then usage is kept in memory only"
         yield _problem("journal", f"{folder} cannot be used: {error}", mend)
-    else:
-        yield _waiting(folder, found)
-        yield from _left_over(found, destination)
-
-
-def _waiting(folder: Path, found: Survey) -> Finding:
+        return
     said = f"{folder}: {found.pending} pending, {found.under_way} under way"
     if found.oldest_at is None or datetime.now(UTC) - found.oldest_at <= PENDING_SINCE_MAX:
-        return _ok("journal", said)
-    said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
-    return _warning("journal", said, "see the log of the client that wrote it, or run one, which sends them")
+        yield _ok("journal", said)
+    else:
+        said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
+        mend = "see the log of the client that wrote it, or run one, which sends them"
+        yield _warning("journal", said, mend)
+    yield from _left_over(found, destination)
 
 
 def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
@@ -261,16 +246,16 @@ def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
     if dead:
         whose = "a process" if dead == 1 else "processes"
         yield _warning("journal", f"{_events(dead)} of {whose} that died", "the next client sends them")
-    if destination:
-        for other, count in found.of_others.items():
-            address, _, key = other.rpartition(" ")
-            said = f"{_events(count)} for {_shown(address)} with key {key}"
-            yield _warning("journal", said, "run a client with that address and key once: only it sends them")
-        destinations, count = found.unnamed_others
-        if destinations:
-            more = f"{destinations} more destination{'' if destinations == 1 else 's'}"
-            yield _warning("journal", f"{_events(count)} for {more}")
-    for reason, count in found.quarantined.items():
+    others = found.of_others.most_common() if destination else []
+    for other, count in others[:OTHERS_MAX]:
+        address, _, key = other.rpartition(" ")
+        said = f"{_events(count)} for {address} with key {key}"
+        yield _warning("journal", said, "run a client with that address and key once: only it sends them")
+    if more := others[OTHERS_MAX:]:
+        count = sum(count for _, count in more)
+        said = f"{len(more)} more destination{'' if len(more) == 1 else 's'}"
+        yield _warning("journal", f"{_events(count)} for {said}")
+    for reason, count in found.quarantined.most_common(REASONS_MAX):
         said = (
             f"{_events(count)} {'was' if count == 1 else 'were'} refused for good: {reason[:TEXT_CHARS_MAX]}"
         )
@@ -322,15 +307,3 @@ def _wrapped() -> Iterator[Finding]:
 
 def _detail(problem: Mapping[str, Any]) -> str:
     return str(problem.get("detail") or problem.get("title") or "no detail")[:TEXT_CHARS_MAX]
-
-
-def _ok(about: str, found: str) -> Finding:
-    return Finding(level="ok", about=about, found=found)
-
-
-def _warning(about: str, found: str, mend: str = "") -> Finding:
-    return Finding(level="warning", about=about, found=found, mend=mend)
-
-
-def _problem(about: str, found: str, mend: str) -> Finding:
-    return Finding(level="problem", about=about, found=found, mend=mend)

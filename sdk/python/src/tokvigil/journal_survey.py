@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,59 +14,44 @@ from tokvigil import quarantine
 from tokvigil.journal import directory_in
 from tokvigil.journal_file import SUFFIX, Reports, destination_of, is_in_use, read_reports
 
-REASONS_MAX = 5
-OTHERS_MAX = 5
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Survey:
-    """Reports to one destination, but for `of_others`, which wait for clients with another key or address.
+    """Reports to one destination, but for `of_others`, which wait for clients with another key or address, by their
+    destination. `quarantined` is the number of reports set aside, by reason."""
 
-    `of_others` is their number by destination, the largest `OTHERS_MAX`; `unnamed_others` says how many more
-    destinations there are, and how many reports for them. `quarantined` is the number of reports set aside, by reason;
-    the commonest `REASONS_MAX`.
-    """
-
-    pending: int
-    under_way: int
-    of_dead_processes: int
-    of_others: Mapping[str, int]
-    unnamed_others: tuple[int, int]
-    oldest_at: datetime | None
-    quarantined: Mapping[str, int]
+    pending: int = 0
+    under_way: int = 0
+    of_dead_processes: int = 0
+    of_others: Counter[str] = field(default_factory=Counter)
+    oldest_at: datetime | None = None
+    quarantined: Counter[str] = field(default_factory=Counter)
 
 
 def survey(folder: Path, destination: str) -> Survey:
     """Raises `OSError` if nothing can be written there."""
     _check_can_be_written(folder)
     mine = directory_in(folder, destination)
-    pending = under_way = dead = 0
+    found = Survey(quarantined=Counter(each.reason for each in quarantine.read(mine)))
     times: list[datetime] = []
-    others: Counter[str] = Counter()
     for path in folder.glob(f"*/*{SUFFIX}"):
         named = destination_of(path)
         if named is None:
             continue  # no journal, or just now deleted
         is_dead = not is_in_use(path)
-        found = _read(path)
-        if path.parent == mine:
-            times += _times(found.pending.values())
-            dead += len(found.pending) if is_dead else 0
-            under_way += 0 if is_dead else found.under_way
-            pending += 0 if is_dead else len(found.pending) - found.under_way
-        elif is_dead:
-            others[named] += len(found.pending)
-    ranked = [(named, count) for named, count in others.most_common() if count]
-    unnamed = ranked[OTHERS_MAX:]
-    return Survey(
-        pending=pending,
-        under_way=under_way,
-        of_dead_processes=dead,
-        of_others=dict(ranked[:OTHERS_MAX]),
-        unnamed_others=(len(unnamed), sum(count for _, count in unnamed)),
-        oldest_at=min(times, default=None),
-        quarantined=dict(Counter(each.reason for each in quarantine.read(mine)).most_common(REASONS_MAX)),
-    )
+        reports = _read(path)
+        if path.parent != mine:
+            if is_dead and reports.pending:
+                found.of_others[named] += len(reports.pending)
+            continue
+        times += _times(reports.pending.values())
+        if is_dead:
+            found.of_dead_processes += len(reports.pending)
+        else:
+            found.under_way += reports.under_way
+            found.pending += len(reports.pending) - reports.under_way
+    found.oldest_at = min(times, default=None)
+    return found
 
 
 def _read(path: Path) -> Reports:
