@@ -139,13 +139,10 @@ def _errors_in(kept: Any) -> Iterator[BaseException]:
     elif isinstance(kept, list | tuple):
         for each in kept[:ERRORS_MAX]:
             # An attempt is a tuple itself, with an error among other things.
-            yield from (inner for inner in (each if isinstance(each, tuple) else (each,)) if _is_error(inner))
+            inner = each if isinstance(each, tuple) else (each,)
+            yield from (one for one in inner if isinstance(one, BaseException))
     elif isinstance(kept, Future) and kept.done() and not kept.cancelled():
         yield from _errors_in(kept.exception())
-
-
-def _is_error(value: Any) -> bool:
-    return isinstance(value, BaseException)
 
 
 def _read(text: str, decision: Mapping[str, Any] | None) -> Decision:

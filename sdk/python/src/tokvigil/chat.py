@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -72,12 +72,13 @@ class Chat:
         )
 
     def complete(self, request: ChatRequest, attribution: Attribution) -> ChatResult:
-        with self.stream(request, attribution) as answer:
-            return answer._read_whole()
+        with self.stream(request, attribution) as answer, _provider_errors():
+            return answer._result(answer._response.read())
 
     async def complete_async(self, request: ChatRequest, attribution: Attribution) -> ChatResult:
         async with await self.stream_async(request, attribution) as answer:
-            return await answer._read_whole()
+            with _provider_errors():
+                return answer._result(await answer._response.aread())
 
     def stream(self, request: ChatRequest, attribution: Attribution) -> ChatStream:
         http = self._connections.blocking
@@ -144,9 +145,8 @@ class _Stream:
 
     @property
     def decision(self) -> Decision:
-        decision = self._call.decision
-        assert decision is not None  # the call was allowed
-        return decision
+        assert self._call.decision is not None  # the call was allowed
+        return self._call.decision
 
     @property
     def request_id(self) -> str:
@@ -160,12 +160,8 @@ class _Stream:
     @property
     def cost_usd(self) -> Decimal | None:
         """See `ChatResult`."""
-        if self.usage is None:
-            return None
-        with suppress(ConfigurationError):  # figures that cannot be must not cost the caller the answer
-            model, provider = self._request.model, self._call.question.provider
-            return prices.cost(model, self.usage, datetime.now(UTC), provider=provider)
-        return None
+        model, usage, provider = self._request.model, self.usage, self._call.question.provider
+        return None if usage is None else prices.cost(model, usage, datetime.now(UTC), provider=provider)
 
     def _next_text(self) -> str | None:
         """Of what has come; None: more must come first."""
@@ -239,10 +235,6 @@ class ChatStream(_Stream):
             raise
         return text
 
-    def _read_whole(self) -> ChatResult:
-        with _provider_errors():
-            return self._result(self._response.read())
-
     def close(self) -> None:
         self._is_closed = True
         self._response.close()
@@ -271,10 +263,6 @@ class AsyncChatStream(_Stream):
             await self.close()
             raise
         return text
-
-    async def _read_whole(self) -> ChatResult:
-        with _provider_errors():
-            return self._result(await self._response.aread())
 
     async def close(self) -> None:
         self._is_closed = True

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from contextlib import suppress
 from contextvars import Token
 from functools import wraps
-from types import TracebackType
 from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
 from tokvigil.attribution import inside_guard
@@ -73,9 +72,7 @@ class Guard:
         self._entered = inside_guard.set(self.request_id)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._end(error)
         finally:
@@ -113,9 +110,7 @@ class AsyncGuard:
         self._guard = await self._opening()
         return self._guard.__enter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._guard is not None:
             self._guard.__exit__(kind, error, trace)
 
@@ -142,7 +137,6 @@ def guarded(function: Callable[P, R], guard: Callable[..., Guard], options: Guar
     """The function with a guard around each call. Raises `ConfigurationError` for one whose call returns before its
     work has begun: the guard would be over by then.
     """
-    _refuse_generators(function)
     if _is_any(function, inspect.iscoroutinefunction):
         raise ConfigurationError("this function is `async def`: use the guarded of an AsyncTokVigil")
     parameter = _guard_parameter(function, options)
@@ -161,7 +155,6 @@ def guarded_async(
     function: Callable[P, Awaitable[R]], guard: Callable[..., AsyncGuard], options: GuardOptions
 ) -> Callable[P, Coroutine[Any, Any, R]]:
     """As `guarded`, for a function that returns an awaitable."""
-    _refuse_generators(function)
     parameter = _guard_parameter(function, options)
 
     @wraps(function)
@@ -180,19 +173,17 @@ def guarded_async(
     return call
 
 
-def _refuse_generators(function: Callable[..., Any]) -> None:
-    if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-        raise ConfigurationError(
-            "a function that yields cannot be guarded: use `with tv.guard(...)` inside it"
-        )
-
-
 def _is_any(function: Any, *kinds: Callable[[Any], bool]) -> bool:
     """Of functions, and of objects that are called like them."""
     return any(kind(function) or kind(function.__call__) for kind in kinds)
 
 
 def _guard_parameter(function: Callable[..., Any], options: GuardOptions) -> str | None:
+    """Raises `ConfigurationError` for a function that yields, and for one that has no such parameter."""
+    if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        raise ConfigurationError(
+            "a function that yields cannot be guarded: use `with tv.guard(...)` inside it"
+        )
     name = options.get("pass_guard")
     if name is not None:
         parameters = inspect.signature(function).parameters.values()
