@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from tokvigil.integrations.web import Answer, Says, answer_to
+from tokvigil.integrations.web import Answer, answer_to, contexts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -55,34 +55,30 @@ class TokVigilMiddleware:
         turn_blocks_into_answers: bool = True,
     ) -> None:
         self.app = app
-        self._says = Says(user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata)
+        self._context_of = contexts(
+            user_id=user_id, feature=feature, plan=plan, run_id=run_id, metadata=metadata
+        )
         self._turn_blocks_into_answers = turn_blocks_into_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        with self._says.context(scope):
-            if scope["type"] == "http" and self._turn_blocks_into_answers:
-                await self._answer(scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
+        may_answer = scope["type"] == "http" and self._turn_blocks_into_answers
 
         async def send_and_note(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = has_begun or message["type"] == "http.response.start"
+            nonlocal may_answer
+            may_answer = may_answer and message["type"] != "http.response.start"
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_and_note)
-        except Exception as error:
-            answer = None if has_begun else answer_to(error)
-            if answer is None:
-                raise
-            await _send(answer, send)
+        with self._context_of(scope):
+            try:
+                await self.app(scope, receive, send_and_note)
+            except Exception as error:
+                answer = answer_to(error) if may_answer else None
+                if answer is None:
+                    raise
+                await _send(answer, send)
 
 
 async def _send(answer: Answer, send: Send) -> None:

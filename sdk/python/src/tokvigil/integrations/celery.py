@@ -25,6 +25,7 @@ from celery.signals import before_task_publish, task_postrun, task_prerun
 from tokvigil.attribution import NOBODY, Attribution, applied, around, context, only
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.errors import ConfigurationError
+from tokvigil.json_values import present
 
 logger = logging.getLogger("tokvigil")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -124,8 +125,7 @@ def _end(task: Any, **_: Any) -> None:
 
 
 def _written(attribution: Attribution) -> dict[str, Any]:
-    said = {field: getattr(attribution, field) for field in FIELDS}
-    return {field: value for field, value in said.items() if value is not None}
+    return present({field: getattr(attribution, field) for field in FIELDS})
 
 
 def _read(said: Any) -> Attribution:

@@ -19,9 +19,9 @@ from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpRe
 from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
-from tokvigil.attribution import begun_here
+from tokvigil.attribution import Attribution, begun_here
 from tokvigil.errors import ConfigurationError
-from tokvigil.integrations.web import Says, answer_to
+from tokvigil.integrations.web import answer_to, contexts
 
 
 def signed_in(request: HttpRequest) -> Any:
@@ -44,36 +44,27 @@ class TokVigilMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        self._read_settings(**getattr(settings, "TOKVIGIL", {}))
-
-    def _read_settings(
-        self,
-        *,
-        user_id: Any = signed_in,
-        turn_blocks_into_answers: bool = True,
-        **fields: Any,
-    ) -> None:
-        unknown = fields.keys() - {"feature", "plan", "run_id", "metadata"}
-        if unknown:
+        said = {"user_id": signed_in, "turn_blocks_into_answers": True, **getattr(settings, "TOKVIGIL", {})}
+        self._turn_blocks_into_answers = said.pop("turn_blocks_into_answers")
+        self._looks_up_the_user = said["user_id"] is signed_in
+        if unknown := said.keys() - Attribution.__dataclass_fields__.keys():
             raise ImproperlyConfigured(f"TOKVIGIL has no {', '.join(sorted(unknown))}")
         try:
-            self._says = Says(user_id=user_id, **fields)
+            self._context_of = contexts(**said)
         except ConfigurationError as error:
             raise ImproperlyConfigured(f"TOKVIGIL: {error}") from error
-        self._turn_blocks_into_answers = turn_blocks_into_answers
-        self._looks_up_the_user = user_id is signed_in
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._answer_async(request)
-        with self._says.context(request):
+        with self._context_of(request):
             return _streaming_here(self.get_response(request))
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
         if self._looks_up_the_user and hasattr(request, "auser"):
             # Now, because it may take a query, which an AI call cannot wait for.
             request.user = await request.auser()
-        with self._says.context(request):
+        with self._context_of(request):
             return _streaming_here(await self.get_response(request))
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -15,28 +17,21 @@ from tokvigil.errors import ConfigurationError
 logger = logging.getLogger("tokvigil")
 
 
-class Says:
-    """The fields of an attribution: each one a value, or a function of the request.
+def contexts(**fields: Any) -> Callable[[Any], AskedLater]:
+    """Gives the context of a request. Each field of an attribution is a value, or a function of the request.
 
     The functions are called when the request makes its first AI call, not when the request begins. So it does not
     matter whether authentication runs before or after this, and a request without an AI call costs nothing.
     """
+    for name, field in fields.items():
+        if inspect.iscoroutinefunction(field):
+            raise ConfigurationError(f"{name} is an async function, and an AI call cannot wait for it")
 
-    def __init__(self, **fields: Any) -> None:
-        for name, field in fields.items():
-            if inspect.iscoroutinefunction(field):
-                raise ConfigurationError(f"{name} is an async function, and an AI call cannot wait for it")
-        self._fields = fields
-
-    def context(self, request: Any) -> AskedLater:
-        """The context of one request."""
-        return AskedLater(lambda: self._of(request))
-
-    def _of(self, request: Any) -> Attribution:
-        said: dict[str, Any] = {}
-        for name, field in self._fields.items():
-            said[name] = field(request) if callable(field) else field
+    def ask(request: Any) -> Attribution:
+        said = {name: field(request) if callable(field) else field for name, field in fields.items()}
         return Attribution(**said)
+
+    return lambda request: AskedLater(partial(ask, request))
 
 
 class Answer(NamedTuple):
