@@ -23,8 +23,8 @@ RANKS_SHA256 = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
 }
-# The split patterns and special tokens of tiktoken_ext.openai_public, which only hands them out after a
-# download.
+# The split patterns of tiktoken_ext.openai_public, which only hands them out after a download. Its special tokens are
+# not here: text that spells one is text.
 PATTERNS = {
     "o200k_base": "|".join(
         [
@@ -42,18 +42,6 @@ PATTERNS = {
         r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
     ),
 }
-SPECIAL_TOKENS = {
-    "o200k_base": {"<|endoftext|>": 199999, "<|endofprompt|>": 200018},
-    "cl100k_base": {
-        "<|endoftext|>": 100257,
-        "<|fim_prefix|>": 100258,
-        "<|fim_middle|>": 100259,
-        "<|fim_suffix|>": 100260,
-        "<|endofprompt|>": 100276,
-    },
-}
-
-
 NOT_INSTALLED = 'exact counts need tiktoken: pip install "tokvigil[exact]"'
 
 _built: dict[str, Encoding] = {}
@@ -89,5 +77,5 @@ def _build(name: str) -> Encoding:
         name=name,
         pat_str=PATTERNS[name],
         mergeable_ranks={b64decode(token): int(rank) for token, rank in map(bytes.split, ranks.splitlines())},
-        special_tokens=SPECIAL_TOKENS[name],
+        special_tokens={},
     )
