@@ -15,14 +15,12 @@ from functools import partial
 from http import HTTPStatus
 from importlib import metadata
 from importlib.util import find_spec
-from inspect import signature
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tokvigil import json_values, prices, token_encodings
-from tokvigil.base_client import BaseClient
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
 from tokvigil.errors import ConfigurationError, TokVigilError
@@ -86,10 +84,9 @@ def examine(
 ) -> Iterator[Finding]:
     """The findings, one after the other as they come; what is None is read from the environment, as a client does."""
     yield _ok("tokvigil", f"{__version__}, Python {platform.python_version()}")
-    on_unreachable = signature(BaseClient).parameters["on_unreachable"].default
     try:
         configuration = Configuration.read(
-            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unreachable=on_unreachable
+            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unreachable="last_known"
         )
     except ConfigurationError as error:
         yield _problem("configuration", str(error), "set it, then run this again")
@@ -104,7 +101,6 @@ def examine(
     yield from _counted()
     yield _priced(datetime.now(UTC))
     yield from _wrapped()
-    yield _ok("on_unreachable", f"{on_unreachable!r}, for clients that are not made with another one")
 
 
 def _configured(configuration: Configuration) -> Iterator[Finding]:
@@ -149,18 +145,19 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
     answer = json_values.parse_object(response.content) or {}
     if response.status_code >= 500:
         said = f"it answered {response.status_code}: {_detail(answer)}"
-        yield _problem("control plane", said, "see `GET /readyz` of the server")
+        mend = "see `GET /readyz` of the server"
     elif response.status_code == HTTPStatus.NOT_FOUND:
         said = f"{address} answered 404: {_detail(answer)}"
         mend = "base_url is the server's address: leave out what follows it, and check proxies on the way"
-        yield _problem("control plane", said, mend)
     elif ("key" if response.is_success else "code") not in answer:
         said = f"something else than TokVigil answered {response.status_code}"
-        yield _problem("control plane", said, "check the address and proxies on the way")
+        mend = "check the address and proxies on the way"
     else:
         yield _ok("control plane", f"it answers within {took / timedelta(milliseconds=1):.0f} ms")
         yield _clock(response, asked_at + took / 2)
         yield from _known(response, answer)
+        return
+    yield _problem("control plane", said, mend)
 
 
 def _clock(response: httpx2.Response, now: datetime) -> Finding:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokvigil import quarantine
 from tokvigil.journal import directory_in
-from tokvigil.journal_file import SUFFIX, Reports, destination_of, is_in_use, read_reports
+from tokvigil.journal_file import SUFFIX, destination_of, is_in_use, read_reports
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +39,10 @@ def survey(folder: Path, destination: str) -> Survey:
         if named is None:
             continue  # no journal, or just now deleted
         is_dead = not is_in_use(path)
-        reports = _read(path)
+        try:
+            reports = read_reports(path)
+        except FileNotFoundError:
+            continue  # all of it has been sent meanwhile
         if path.parent != mine:
             if is_dead and reports.pending:
                 found.of_others[named] += len(reports.pending)
@@ -52,13 +55,6 @@ def survey(folder: Path, destination: str) -> Survey:
             found.pending += len(reports.pending) - reports.under_way
     found.oldest_at = min(times, default=None)
     return found
-
-
-def _read(path: Path) -> Reports:
-    try:
-        return read_reports(path)
-    except FileNotFoundError:
-        return Reports({}, 0, [], 0)  # all of it has been sent meanwhile
 
 
 def _times(reports: Iterable[bytes]) -> list[datetime]:
