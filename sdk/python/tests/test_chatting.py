@@ -59,7 +59,7 @@ HISTORY: list[dict[str, Any]] = [
 
 
 def build(model: str = OPENAI, **arguments: Any) -> ChatRequest:
-    return ChatRequest.build(**({"model": model, "messages": MESSAGES, "environment": {}} | arguments))
+    return ChatRequest.build(**({"model": model, "messages": MESSAGES} | arguments))
 
 
 def body(model: str = OPENAI, **arguments: Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class TestProvider:
         assert "/v1beta/tunedModels/mine:gen" in build("tunedModels/mine", provider="google").url
         assert "/v1beta/models/a%3Fb%23c:gen" in build("a?b#c", provider="google").url
 
-    def test_the_environment_names_address_and_key(self) -> None:
+    def test_the_environment_names_address_and_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         environment = {
             "OPENAI_BASE_URL": "http://openai.test/v1",
             "OPENAI_API_KEY": "sk-1\n",
@@ -143,7 +143,9 @@ class TestProvider:
             "GOOGLE_GEMINI_BASE_URL": "http://gemini.test",
             "GOOGLE_API_KEY": "AIza-1",
         }
-        openai, claude, gemini = (build(model, environment=environment) for model in (OPENAI, CLAUDE, GEMINI))
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        openai, claude, gemini = (build(model) for model in (OPENAI, CLAUDE, GEMINI))
         assert openai.url.startswith("http://openai.test/v1/chat")
         assert claude.url.startswith("http://anthropic.test/v1/messages")
         assert gemini.url.startswith("http://gemini.test/v1beta/")
@@ -153,18 +155,21 @@ class TestProvider:
             "2023-06-01",
         )
         assert gemini.headers["x-goog-api-key"] == "AIza-1"
-        both = build(GEMINI, environment=environment | {"GEMINI_API_KEY": "AIza-2"})
-        assert both.headers["x-goog-api-key"] == "AIza-2"
+        monkeypatch.setenv("GEMINI_API_KEY", "AIza-2")
+        assert build(GEMINI).headers["x-goog-api-key"] == "AIza-2"
 
-    def test_arguments_go_before_the_environment(self) -> None:
-        environment = {"OPENAI_BASE_URL": "http://a/v1", "OPENAI_API_KEY": "a"}
-        request = build(base_url="http://b/v1", api_key="b", environment=environment)
+    def test_arguments_go_before_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://a/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "a")
+        request = build(base_url="http://b/v1", api_key="b")
         assert (request.url, request.headers["Authorization"]) == ("http://b/v1/chat/completions", "Bearer b")
 
-    def test_one_providers_key_never_goes_to_another(self) -> None:
+    def test_one_providers_key_never_goes_to_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
         environment = {"OPENAI_API_KEY": "sk-1", "ANTHROPIC_API_KEY": "sk-ant-1", "GEMINI_API_KEY": "AIza-1"}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         for model, own in ((OPENAI, "sk-1"), (CLAUDE, "sk-ant-1"), (GEMINI, "AIza-1")):
-            sent = " ".join(build(model, environment=environment).headers.values())
+            sent = " ".join(build(model).headers.values())
             assert [key for key in environment.values() if key in sent.split()] == [own]
 
     @pytest.mark.parametrize("model", [OPENAI, CLAUDE, GEMINI])

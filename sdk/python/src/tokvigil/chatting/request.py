@@ -90,7 +90,6 @@ class ChatRequest:
         base_url: str | None = None,
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
-        environment: Mapping[str, str] = os.environ,
     ) -> ChatRequest:
         """Without a provider: a `base_url` is OpenAI-compatible, else the model's name decides, else OpenAI.
 
@@ -108,15 +107,16 @@ class ChatRequest:
             streams=stream,
             options={name: value for name, value in (options or {}).items() if value is not None},
         )
+        headers = {"Content-Type": "application/json", **format_.headers}
+        key = clean_key(api_key or next(filter(None, map(os.environ.get, format_.key_variables)), None))
+        if key is not None:  # a server of one's own may need none
+            name, prefix = format_.key_header
+            headers[name] = prefix + key
         return cls(
             format=format_,
             model=model,
-            url=_url(format_, base_url or environment.get(format_.base_url_variable), model, stream),
-            headers={
-                "Content-Type": "application/json",
-                **format_.headers,
-                **_key_header(format_, api_key, environment),
-            },
+            url=_url(format_, base_url or os.environ.get(format_.base_url_variable), model, stream),
+            headers=headers,
             body=_written(format_.body(conversation)),
         )
 
@@ -152,15 +152,6 @@ def _url(format_: ChatFormat, base_url: str | None, model: str, streams: bool) -
             "the provider's address and the model's name do not make the address of a chat"
         )
     return url
-
-
-def _key_header(
-    format_: ChatFormat, api_key: str | None, environment: Mapping[str, str]
-) -> Mapping[str, str]:
-    """A server of one's own may need none."""
-    name, prefix = format_.key_header
-    key = clean_key(api_key or next(filter(None, map(environment.get, format_.key_variables)), None))
-    return {} if key is None else {name: prefix + key}
 
 
 def _written(fields: Mapping[str, Any]) -> bytes:
