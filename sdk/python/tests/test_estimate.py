@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tiktoken.model import encoding_name_for_model
 from tokvigil import ConfigurationError, prices
+from tokvigil.checked import TOKENS_MAX
 from tokvigil.estimating import OUTPUT_TOKENS_WITHOUT_CAP, Estimate, estimate
 from tokvigil.tokens import EXACT_CHUNK_CHARS, EXACT_CHUNKS_MAX
 
@@ -115,7 +116,7 @@ def test_messages_may_be_an_iterator() -> None:
     assert estimate("gpt-4o", iter(PICTURE), at=NOW) == estimate("gpt-4o", PICTURE, at=NOW)
 
 
-@pytest.mark.parametrize("cap", [-1, prices.TOKENS_MAX + 1])
+@pytest.mark.parametrize("cap", [-1, TOKENS_MAX + 1])
 def test_an_impossible_cap_is_refused(cap: int) -> None:
     with pytest.raises(ConfigurationError, match="from 0 to"):
         estimate("gpt-4o", HELLO, max_output_tokens=cap)

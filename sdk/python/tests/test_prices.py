@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tokvigil import ConfigurationError, Usage, prices
+from tokvigil.checked import TOKENS_MAX
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/build_prices.py"
@@ -136,7 +137,7 @@ def test_a_provider_without_prices_sells_nothing() -> None:
         ({"cached_input_tokens": 6, "cache_write_tokens": 5}, "^cache_write_tokens and"),
         ({"reasoning_tokens": 6}, "^reasoning_tokens must not exceed"),
         ({"input_tokens": -1}, "must be from 0"),
-        ({"output_tokens": prices.TOKENS_MAX + 1}, "must be from 0"),
+        ({"output_tokens": TOKENS_MAX + 1}, "must be from 0"),
     ],
 )
 @pytest.mark.parametrize("model", ["gpt-4o", "no-such-model"])

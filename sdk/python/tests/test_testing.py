@@ -22,7 +22,8 @@ import pytest
 import tokvigil
 import yaml
 from jsonschema import Draft202012Validator
-from tokvigil import AIUsageBlockedError, Usage, UsageEvent, prices
+from tokvigil import AIUsageBlockedError, Usage, UsageEvent
+from tokvigil.checked import TOKENS_MAX
 from tokvigil.links import Request
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil, Question, script
 
@@ -390,7 +391,7 @@ def test_what_the_clients_do_not_check_is_refused_as_the_server_refuses_it(
 
 def test_a_refused_question_is_the_error_that_the_server_makes_of_it(tv: FakeTokVigil) -> None:
     with pytest.raises(tokvigil.InvalidRequestError) as caught:
-        tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=prices.TOKENS_MAX + 1)
+        tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=TOKENS_MAX + 1)
     assert caught.value.errors[0]["field"] == "input_tokens"
     assert tv.evaluated == []
 

@@ -46,7 +46,7 @@ def estimate(
 
     Any model name will do. Messages are dicts, or the objects that the providers' SDKs answer with; a text is the one
     message of a user. Raises `ConfigurationError` for what are no messages, for max_output_tokens below 0 or above
-    prices.TOKENS_MAX and, with `exact`, where tiktoken is not installed.
+    checked.TOKENS_MAX and, with `exact`, where tiktoken is not installed.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]

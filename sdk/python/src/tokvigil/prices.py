@@ -23,13 +23,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from tokvigil import checked
+from tokvigil.checked import TOKENS_MAX
 from tokvigil.errors import ConfigurationError
 from tokvigil.models import COUNTS, Usage, contradiction
 
 NANO_DIGITS = 9
 TOKENS_PER_RATE = 1_000_000
-TOKENS_MAX = checked.TOKENS_MAX
 NAME_LENGTH_MAX = 200
 
 _DATED_NAME = re.compile(r"(?P<base>.+)[-@](?:(\d{4})-(\d{2})-(\d{2})|(20\d{2})(\d{2})(\d{2}))", re.ASCII)

@@ -80,13 +80,7 @@ class _Fake(BaseClient):
         What is not said is as TokVigil would say it for that reason. `limit` is in USD for a budget. Raises
         `ConfigurationError` for a reason code that TokVigil has not.
         """
-        block = Block(
-            reason_code=reason_code,
-            message=message,
-            retry_after=retry_after,
-            limit=limit,
-            suggested_model=suggested_model,
-        )
+        block = Block(reason_code, message, retry_after, limit, suggested_model)
         self.up()
         self._plane.blocks.append((_about(user_id, feature, model), block))
 

@@ -42,7 +42,7 @@ BLOCKING = [code for code in reasons.CLASSES if code not in ("ALLOWED", "DEGRADE
 WITHOUT_POLICY = frozenset({"NO_POLICY", "ENVIRONMENT_FROZEN", "FEATURE_FROZEN", "USER_BLOCKED"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """None: as TokVigil would say it for this reason. Raises `ConfigurationError` for a reason that it has not."""
 
