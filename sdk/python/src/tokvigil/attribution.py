@@ -52,6 +52,8 @@ class Attribution:
         """
         if outer is NOBODY:
             return self
+        if self is NOBODY:
+            return outer
         if self.user_id and outer.user_id and self.user_id != outer.user_id:
             return replace(self, feature=self.feature or outer.feature)
         return Attribution(

@@ -51,7 +51,11 @@ def string(value: Any) -> str:
 
 def either(fields: Mapping[str, Any], *names: str) -> Any:
     """The value under the first of these names that is said; None if none is."""
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+    for name in names:
+        value = fields.get(name)
+        if value is not None:
+            return value
+    return None
 
 
 def is_true(value: Any) -> bool:

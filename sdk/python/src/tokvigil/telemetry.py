@@ -42,6 +42,8 @@ class CallSpan:
     def __init__(self, question: Question, operation: str | None) -> None:
         self._span: Any = None
         provider = question.provider
+        if "opentelemetry.trace" not in sys.modules:
+            return
         with containing.defects("the span of a call cannot be begun"):
             self._span = _begun(
                 f"{operation or 'call'} {question.model}",
