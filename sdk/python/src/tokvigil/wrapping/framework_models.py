@@ -44,12 +44,11 @@ def wrap(model: Any, wrapper: Wrapper) -> Any:
         raise ConfigurationError(
             f"this {type(model).__name__} holds no client that can be guarded; if it lacks its API key, give it one"
         )
-    guarding = _Guarding(model, wrapper)
     guarded = copy.copy(model)
     for name, client in held.items():
         if client is not None:
             private = guarded.__pydantic_private__ or {}
-            (private if name in private else guarded.__dict__)[name] = guarding.guarded(client)
+            (private if name in private else guarded.__dict__)[name] = _guarded(client, model, wrapper)
     if KEEPS_CLIENTS not in _kinds(model):
         guarded.__dict__["configurable_fields"] = _refuse_to_configure
     return guarded
@@ -71,36 +70,23 @@ def _names_of_clients(kind: Any) -> Iterator[str]:
             yield name
 
 
-class _Guarding:
-    """Guards the clients of one model. What two of its fields share, they share guarded."""
-
-    def __init__(self, model: Any, wrapper: Wrapper) -> None:
-        self._model = model
-        self._wrapper = wrapper
-        # What a block is raised as; None: as the provider's SDK raises it.
-        self._raised_as = None if CREWAI in _kinds(model) else _as_model_error
-        self._guarded: dict[int, Any] = {}
-
-    def guarded(self, client: Any) -> Any:
-        if id(client) not in self._guarded:
-            self._guarded[id(client)] = self._guard(client)
-        return self._guarded[id(client)]
-
-    def _guard(self, client: Any) -> Any:
-        if stainless.is_one(client):
-            return stainless.wrap(client, self._wrapper, self._raised_as)
-        if genai.is_one(client):
-            return genai.wrap(client, self._wrapper, self._raised_as)
-        if is_http_client(client):
-            return self._wrapper.guarded_http(client, _as_model_error)
-        # Some models hold only the part of a client that they call, such as `client.chat.completions`.
-        whole = getattr(client, "_client", None)
-        if stainless.is_one(whole):
-            return type(client)(self.guarded(whole))
-        raise ConfigurationError(
-            f"this {type(self._model).__name__} calls through a {type(client).__module__}."
-            f"{type(client).__qualname__}, which cannot be guarded: put tv.guard(...) around its calls instead"
-        )
+def _guarded(client: Any, model: Any, wrapper: Wrapper) -> Any:
+    # What a block is raised as; None: as the provider's SDK raises it.
+    raised_as = None if CREWAI in _kinds(model) else _as_model_error
+    if stainless.is_one(client):
+        return stainless.wrap(client, wrapper, raised_as)
+    if genai.is_one(client):
+        return genai.wrap(client, wrapper, raised_as)
+    if is_http_client(client):
+        return wrapper.guarded_http(client, _as_model_error)
+    # Some models hold only the part of a client that they call, such as `client.chat.completions`.
+    whole = getattr(client, "_client", None)
+    if stainless.is_one(whole):
+        return type(client)(stainless.wrap(whole, wrapper, raised_as))
+    raise ConfigurationError(
+        f"this {type(model).__name__} calls through a {type(client).__module__}."
+        f"{type(client).__qualname__}, which cannot be guarded: put tv.guard(...) around its calls instead"
+    )
 
 
 def _as_model_error(error: TokVigilError, made: Exception | None = None) -> Exception:
