@@ -35,6 +35,9 @@ ERROR = "tokvigil_error"
 class AIUsageBlockedError(TokVigilError):
     """A policy does not allow this AI request. The provider was not called.
 
+    `reason_class` is exhausted, transient, too_large, forbidden, frozen or degraded: what the caller can do about it.
+    `retry_after` is in whole seconds until the same request may pass; None where waiting cannot help.
+
     Made of a `Decision`. It can also be made of its own `args`, its text and its decision as JSON, or of the text
     alone: so do pickle, and the result backends of task queues.
     """
@@ -46,34 +49,19 @@ class AIUsageBlockedError(TokVigilError):
         else:
             self.decision = said
             super().__init__(f"{said.reason_code}: {said.message}", said.to_wire())
+        self.request_id: str = self.decision.request_id
+        self.reason_code: ReasonCode = self.decision.reason_code
+        self.reason_class: ReasonClass = self.decision.reason_class
+        self.message: str = self.decision.message
+        self.limit_state: tuple[LimitState, ...] = self.decision.limit_state
+        self.retry_after: int | None = self.decision.retry_after
+        self.suggested_model: str | None = self.decision.suggested_model
 
     def __str__(self) -> str:
         return str(self.args[0])
 
     def __repr__(self) -> str:
         return f"AIUsageBlockedError({str(self)!r}, request_id={self.request_id!r})"
-
-    @property
-    def reason_code(self) -> ReasonCode:
-        return self.decision.reason_code
-
-    @property
-    def reason_class(self) -> ReasonClass:
-        """exhausted, transient, too_large, forbidden, frozen or degraded: what the caller can do about it."""
-        return self.decision.reason_class
-
-    @property
-    def message(self) -> str:
-        return self.decision.message
-
-    @property
-    def limit_state(self) -> tuple[LimitState, ...]:
-        return self.decision.limit_state
-
-    @property
-    def retry_after(self) -> int | None:
-        """Whole seconds until the same request may pass; None where waiting cannot help."""
-        return self.decision.retry_after
 
     @property
     def http_status(self) -> int:
@@ -85,14 +73,6 @@ class AIUsageBlockedError(TokVigilError):
     def http_headers(self) -> dict[str, str]:
         """The headers of that answer: Retry-After, where it is known when the block passes."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-
-    @property
-    def request_id(self) -> str:
-        return self.decision.request_id
-
-    @property
-    def suggested_model(self) -> str | None:
-        return self.decision.suggested_model
 
     @staticmethod
     def find(error: BaseException | None) -> AIUsageBlockedError | None:

@@ -35,17 +35,11 @@ class Guard:
     def __init__(self, call: Call, decision: Decision) -> None:
         self._call = call
         self.decision = decision
+        self.request_id = call.request_id
+        self.max_output_tokens = decision.max_output_tokens
         # An answer came, even if nobody can say what it used.
         self._answered = False
         self._entered: Token[str | None] | None = None
-
-    @property
-    def request_id(self) -> str:
-        return self._call.request_id
-
-    @property
-    def max_output_tokens(self) -> int | None:
-        return self.decision.max_output_tokens
 
     def record(self, used: Any, *, status: UsageStatus = "succeeded") -> Usage:
         """Report what the call used: a `Usage`, or the provider's answer. The first record counts.
