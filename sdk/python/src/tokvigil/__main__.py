@@ -14,32 +14,6 @@ from tokvigil.journal import default_folder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 if there is a problem. A call that cannot be understood exits with 2."""
-    options = _parser().parse_args(arguments)
-    return int(options.run(options))
-
-
-def _doctor(options: argparse.Namespace) -> bool:
-    is_well = True
-    for finding in doctor.examine(options.api_key, options.base_url, options.journal):
-        print(finding, flush=True)
-        is_well &= finding.level != "problem"
-    return not is_well
-
-
-def _quarantine(options: argparse.Namespace) -> bool:
-    folder = Path(options.journal) if options.journal else default_folder()
-    directories = [] if folder is None else sorted(folder.glob("*/"))
-    for directory in directories:
-        for each in quarantine.read(directory):
-            at = "" if each.at is None else f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
-            print(f"{at or '-':<24}{each.request_id or '-':<38}{' '.join(each.reason.split())}")
-    if options.send:
-        count = sum(quarantine.send_again(directory) for directory in directories)
-        print(f"to be sent again by the next client: {count}")
-    return False
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tokvigil")
     commands = parser.add_subparsers(metavar="command", required=True)
     command = commands.add_parser(
@@ -63,7 +37,30 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--journal", help="the journal's folder; default: TOKVIGIL_JOURNAL, else as clients choose it"
         )
-    return parser
+    options = parser.parse_args(arguments)
+    return int(options.run(options))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    status = 0
+    for finding in doctor.examine(options.api_key, options.base_url, options.journal):
+        print(finding, flush=True)
+        if finding.level == "problem":
+            status = 1
+    return status
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    folder = Path(options.journal) if options.journal else default_folder()
+    directories = [] if folder is None else sorted(folder.glob("*/"))
+    for directory in directories:
+        for each in quarantine.read(directory):
+            at = "-" if each.at is None else f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
+            print(f"{at:<24}{each.request_id or '-':<38}{' '.join(each.reason.split())}")
+    if options.send:
+        count = sum(quarantine.send_again(directory) for directory in directories)
+        print(f"to be sent again by the next client: {count}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -117,6 +117,9 @@ class _Stream:
         # Its bytes, iterated over or awaited.
         self._pieces = pieces
         self._call: Call = response.extensions[CALL]
+        assert self._call.decision is not None  # the call was allowed
+        self.decision = self._call.decision
+        self.request_id = self._call.request_id
         self._answer = request.format.answer()
         # What came first, to be shown if it is not an answer.
         self._first: str | bytes = b""
@@ -142,15 +145,6 @@ class _Stream:
     @property
     def finish_reason(self) -> str | None:
         return self._answer.finish_reason
-
-    @property
-    def decision(self) -> Decision:
-        assert self._call.decision is not None  # the call was allowed
-        return self._call.decision
-
-    @property
-    def request_id(self) -> str:
-        return self._call.request_id
 
     @property
     def usage(self) -> Usage | None:
