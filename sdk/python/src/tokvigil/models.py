@@ -381,8 +381,8 @@ _LIMIT: Mapping[str, Kind] = {
     "exceeded": bool,
 }
 _AMOUNTS = ("limit", "used", "held", "remaining")
-_COUNT_LIMIT = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
-_COST_LIMIT = {**_LIMIT, **dict.fromkeys(_AMOUNTS, _money)}
+_COUNT_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
+_COST_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, _money)}
 _UNSAID_OF_LIMIT = {"policy": "", "window": "", "per": "", "held": 0, "resets_at": None, "exceeded": False}
 _DECISION: Mapping[str, Kind] = {
     "request_id": str,

@@ -172,7 +172,7 @@ def estimated(text: str, encoding: str) -> float:
 
 def _of_pieces(text: str, pieces: list[str], weights: Weights) -> float:
     """Tokens of the words, marks, digits and white space that a text was cut into."""
-    tokens = weights.piece * len(pieces)
+    tokens: float = weights.piece * len(pieces)
     beyond = sum(times * (length - 7) for length, times in Counter(map(len, pieces)).items() if length > 7)
     tokens += weights.char_of_long_word * beyond
     tokens += weights.frequent_word * sum(map(text.count, _FREQUENT_WORDS))
