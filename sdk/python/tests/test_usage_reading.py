@@ -150,3 +150,71 @@ def test_an_interaction_of_gemini_names_thoughts_and_tool_prompts_beside_its_tot
 
 def test_figures_that_nobody_can_mean_are_not_said() -> None:
     assert read_usage({"usage": {"prompt_tokens": 10, "completion_tokens": 10**9}}) is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # xAI: what Grok reasons stands beside what it says.
+        (
+            {
+                "prompt_tokens": 10_120,
+                "completion_tokens": 1_499,
+                "total_tokens": 14_428,
+                "prompt_tokens_details": {"cached_tokens": 128},
+                "completion_tokens_details": {"reasoning_tokens": 2_809},
+            },
+            Usage(input_tokens=10_120, output_tokens=4_308, cached_input_tokens=128, reasoning_tokens=2_809),
+        ),
+        # Gemini behind OpenAI's format: thoughts have no name at all.
+        (
+            {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+            Usage(input_tokens=20, output_tokens=603),
+        ),
+        (
+            {"input_tokens": 20, "output_tokens": 198, "total_tokens": 623},
+            Usage(input_tokens=20, output_tokens=603),
+        ),
+        ({"prompt_tokens": 20, "total_tokens": 50}, Usage(input_tokens=20, output_tokens=30)),
+        # Mistral: what connectors found, and a recording, are read by the model.
+        (
+            {
+                "prompt_tokens": 189,
+                "completion_tokens": 435,
+                "total_tokens": 3_390,
+                "connector_tokens": 2_766,
+            },
+            Usage(input_tokens=2_955, output_tokens=435),
+        ),
+        (
+            {"prompt_tokens": 189, "completion_tokens": 435, "total_tokens": 624, "connector_tokens": 100},
+            Usage(input_tokens=189, output_tokens=435),
+        ),
+        (
+            {
+                "prompt_tokens": 4,
+                "completion_tokens": 635,
+                "total_tokens": 3_264,
+                "prompt_audio_seconds": 203,
+            },
+            Usage(input_tokens=2_629, output_tokens=635),
+        ),
+    ],
+)
+def test_what_only_the_total_contains_is_billed_too(usage: dict[str, Any], expected: Usage) -> None:
+    assert read_usage({"usage": usage}) == expected
+    assert read_usage(_object({"usage": usage})) == expected
+
+
+@pytest.mark.parametrize("total", [0, 10, 14, 15, -1, 10**9, "20", True, None, 20.0])
+def test_a_total_that_says_no_more_changes_nothing(total: Any) -> None:
+    for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+        usage = dict(zip((*names, "total_tokens"), (10, 5, total), strict=True))
+        assert read_usage({"usage": usage}) == Usage(input_tokens=10, output_tokens=5)
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 8, "total_tokens": 7}, {"prompt_tokens": 8}, {"prompt_tokens": 0}]
+)
+def test_without_output_or_a_total_with_it_nothing_is_said(usage: dict[str, Any]) -> None:
+    assert read_usage({"usage": usage}) is None

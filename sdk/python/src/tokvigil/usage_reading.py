@@ -4,6 +4,8 @@ Providers disagree on what their totals contain (facts measured on their own SDK
 
 OpenAI, chat        prompt_tokens contains cached ones; completion_tokens contains reasoning
 OpenAI, responses   input_tokens contains cached ones; output_tokens contains reasoning
+OpenAI, by others   as OpenAI, but with xAI and Gemini only total_tokens contains reasoning: what it has beyond the
+                    others is output; with Mistral it is what a recording and connectors gave the model to read
 Anthropic           input_tokens contains neither cache reads nor cache writes: both are added; output_tokens
                     contains thinking
 Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
@@ -34,43 +36,37 @@ def read_usage(answer: Any) -> Usage | None:
 def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
     """The `usage` of an OpenAI or Anthropic answer."""
     if "prompt_tokens" in usage:
-        prompt = _whole(usage, "prompt_tokens")
-        # Embeddings have no completion, and say so by their total.
-        embeds = "completion_tokens" not in usage and _whole(usage, "total_tokens") == prompt
-        return _usage(
-            prompt,
-            0 if embeds else _whole(usage, "completion_tokens"),
-            details_of_input=_mapping(usage.get("prompt_tokens_details")),
-            details_of_output=_mapping(usage.get("completion_tokens_details")),
-        )
+        return _openai(usage, "prompt_tokens", "completion_tokens")
     if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
         return _anthropic(usage)
     if "total_input_tokens" in usage:
         return _gemini_interaction(usage)
-    return _usage(
-        _whole(usage, "input_tokens"),
-        _whole(usage, "output_tokens"),
-        details_of_input=_mapping(usage.get("input_tokens_details")),
-        details_of_output=_mapping(usage.get("output_tokens_details")),
-    )
+    return _openai(usage, "input_tokens", "output_tokens")
 
 
-def _usage(
-    input_tokens: int | None,
-    output_tokens: int | None,
-    *,
-    details_of_input: Mapping[str, Any],
-    details_of_output: Mapping[str, Any],
-) -> Usage | None:
-    if input_tokens is None or output_tokens is None:
+def _openai(usage: Mapping[str, Any], input_name: str, output_name: str) -> Usage | None:
+    input_tokens, output_tokens = _whole(usage, input_name), _whole(usage, output_name)
+    total = _whole(usage, "total_tokens")
+    if input_tokens is None:
         return None
-    cached = min(_whole(details_of_input, "cached_tokens") or 0, input_tokens)
+    if usage.get(output_name) is None and total is not None and total >= input_tokens:
+        # Embeddings have no completion, and say so by their total.
+        output_tokens = 0
+    if output_tokens is None:
+        return None
+    beyond = max(0, (total or 0) - input_tokens - output_tokens)
+    # Mistral counts a recording, and what its connectors found, in the total only. Elsewhere it is reasoning.
+    read = beyond if usage.get("prompt_audio_seconds") else _whole(usage, "connector_tokens") or 0
+    input_tokens += min(beyond, read)
+    output_tokens += beyond - min(beyond, read)
+    details = _mapping(usage.get(f"{input_name}_details"))
+    cached = min(_whole(details, "cached_tokens") or 0, input_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_input_tokens=cached,
-        cache_write_tokens=min(_whole(details_of_input, "cache_write_tokens") or 0, input_tokens - cached),
-        reasoning_tokens=_reasoning(details_of_output, output_tokens),
+        cache_write_tokens=min(_whole(details, "cache_write_tokens") or 0, input_tokens - cached),
+        reasoning_tokens=_reasoning(_mapping(usage.get(f"{output_name}_details")), output_tokens),
     )
 
 
