@@ -166,6 +166,17 @@ def test_thinking_is_a_part_of_the_output() -> None:
     assert usage.reasoning_tokens == 280
 
 
+def test_what_a_stream_used_to_compact_its_context_is_added() -> None:
+    """The last event says it; the model's own messages are in the totals."""
+    compaction = {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500}
+    message = {"type": "message", "input_tokens": 10, "output_tokens": 15}
+    last = stopping(input_tokens=10, output_tokens=15, iterations=[compaction, message])
+    _, reader = pass_through(call(stream=True), *STREAM, last, LAST[1])
+    assert reader.figures() == Usage(
+        input_tokens=180_022, output_tokens=3_515, cached_input_tokens=5, cache_write_tokens=7
+    )
+
+
 def test_a_cut_stream_has_the_providers_input_and_the_larger_output() -> None:
     reader = call(stream=True).reader()
     for piece in STREAM:

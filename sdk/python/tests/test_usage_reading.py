@@ -131,7 +131,7 @@ def test_a_class_of_answers_is_no_answer() -> None:
 def _object(value: Any) -> Any:
     if isinstance(value, dict):
         return SimpleNamespace(**{name: _object(part) for name, part in value.items()})
-    return value
+    return [_object(item) for item in value] if isinstance(value, list) else value
 
 
 def test_an_interaction_of_gemini_names_thoughts_and_tool_prompts_beside_its_totals() -> None:
@@ -218,3 +218,39 @@ def test_a_total_that_says_no_more_changes_nothing(total: Any) -> None:
 )
 def test_without_output_or_a_total_with_it_nothing_is_said(usage: dict[str, Any]) -> None:
     assert read_usage({"usage": usage}) is None
+
+
+def iteration(kind: str, *counts: int) -> dict[str, Any]:
+    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return {"type": kind, **dict(zip(names, counts, strict=True))}
+
+
+@pytest.mark.parametrize("kind", ["compaction", "advisor_message"])
+@pytest.mark.parametrize("cache", [{}, {"cache_read_input_tokens": 100, "cache_creation_input_tokens": 20}])
+def test_what_anthropic_bills_beside_its_totals_is_added(kind: str, cache: dict[str, int]) -> None:
+    """The totals are of the model's own messages; compacting the context and asking an advisor cost more."""
+    iterations = [iteration(kind, 180_000, 3_500, 7, 5), iteration("message", 23_000, 1_000, 0, 0)]
+    answer = {"usage": {"input_tokens": 23_000, "output_tokens": 1_000, "iterations": iterations, **cache}}
+    cached, written = (107, 25) if cache else (7, 5)
+    expected = Usage(
+        input_tokens=203_000 + cached + written,
+        output_tokens=4_500,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+    )
+    assert read_usage(answer) == expected
+    assert read_usage(_object(answer)) == expected
+
+
+@pytest.mark.parametrize(
+    "iterations", [None, [], "x", {}, [None, 7, {"type": []}], [iteration("message", 10, 3, 0, 0)]]
+)
+def test_iterations_that_the_totals_contain_add_nothing(iterations: Any) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 3, "iterations": iterations}
+    assert read_usage({"usage": usage}) == Usage(input_tokens=10, output_tokens=3)
+
+
+def test_an_iteration_without_counts_adds_what_it_has() -> None:
+    iterations = [{"type": "compaction", "input_tokens": "x", "output_tokens": 4}, {"type": "compaction"}]
+    usage = {"input_tokens": 10, "output_tokens": 3, "iterations": iterations}
+    assert read_usage({"usage": usage}) == Usage(input_tokens=10, output_tokens=7)

@@ -7,7 +7,8 @@ OpenAI, responses   input_tokens contains cached ones; output_tokens contains re
 OpenAI, by others   as OpenAI, but with xAI and Gemini only total_tokens contains reasoning: what it has beyond the
                     others is output; with Mistral it is what a recording and connectors gave the model to read
 Anthropic           input_tokens contains neither cache reads nor cache writes: both are added; output_tokens
-                    contains thinking
+                    contains thinking. Compacting the context and an advisor are billed beside these totals and
+                    added; an advisor's tokens count as those of the model that asked it
 Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
 
 Parts are cut to their totals, so that no report contradicts itself.
@@ -23,6 +24,10 @@ from tokvigil.checked import TOKENS_MAX
 from tokvigil.json_values import either
 from tokvigil.models import Usage
 
+_ANTHROPICS = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "iterations"})
+# Of Anthropic's iterations those that its totals do not contain.
+_BESIDE_TOTALS = ("compaction", "advisor_message")
+
 
 def read_usage(answer: Any) -> Usage | None:
     """The usage of an answer: a provider SDK's object, or its JSON as a mapping. None if it says none."""
@@ -37,7 +42,7 @@ def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
     """The `usage` of an OpenAI or Anthropic answer."""
     if "prompt_tokens" in usage:
         return _openai(usage, "prompt_tokens", "completion_tokens")
-    if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
+    if not _ANTHROPICS.isdisjoint(usage):
         return _anthropic(usage)
     if "total_input_tokens" in usage:
         return _gemini_interaction(usage)
@@ -71,13 +76,20 @@ def _openai(usage: Mapping[str, Any], input_name: str, output_name: str) -> Usag
 
 
 def _anthropic(usage: Mapping[str, Any]) -> Usage | None:
-    uncached, output_tokens = _whole(usage, "input_tokens"), _whole(usage, "output_tokens")
-    if uncached is None or output_tokens is None:
+    if _whole(usage, "input_tokens") is None or _whole(usage, "output_tokens") is None:
         return None
-    cached = _whole(usage, "cache_read_input_tokens") or 0
-    written = _whole(usage, "cache_creation_input_tokens") or 0
+    iterations = usage.get("iterations")
+    parts = [usage]
+    if isinstance(iterations, list):
+        parts += [part for part in map(_mapping, iterations) if part.get("type") in _BESIDE_TOTALS]
+
+    def total(name: str) -> int:
+        return sum(_whole(part, name) or 0 for part in parts)
+
+    cached, written = total("cache_read_input_tokens"), total("cache_creation_input_tokens")
+    output_tokens = total("output_tokens")
     return Usage(
-        input_tokens=uncached + cached + written,
+        input_tokens=total("input_tokens") + cached + written,
         output_tokens=output_tokens,
         cached_input_tokens=cached,
         cache_write_tokens=written,
