@@ -75,6 +75,10 @@ def test_a_post_that_runs_a_model_is_a_call(path: str) -> None:
         "/v1/projects/p/locations/l/publishers/anthropic/models/count-tokens:rawPredict",
         "/v1/responses/resp_1/cancel",
         "/v1/batches/batch_1/cancel",
+        "/v1/batch/jobs/job_1/cancel",
+        "/v1/tokenize",
+        "/v1/detokenize",
+        "/v1/tokenize-text",
         "/v1beta/batches/1:cancel",
         "/v1/messages/batches/b/cancel",
         "/v1/batches/batch_1/%63ancel",
@@ -100,6 +104,14 @@ def test_a_post_that_runs_a_model_is_a_call(path: str) -> None:
 )
 def test_what_costs_no_tokens_is_no_call(path: str) -> None:
     assert read(path) is None
+
+
+@pytest.mark.parametrize("path", ["/v1/conversations/conv_1", "/openai/v1/conversations/conv_1"])
+def test_changing_what_is_kept_of_a_conversation_runs_no_model(path: str) -> None:
+    """OpenAI's conversations are changed where Mistral's go on."""
+    assert read(path, b'{"metadata": {"topic": "rivers"}}') is None
+    assert read(path, b'{"metadata": {"topic": "rivers"}, "stream": true}') is not None
+    assert read("/v1/conversations", b'{"metadata": {}, "items": []}') is None
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1beta/fileSearchStores/1:uploadToFileSearchStore"])
@@ -185,6 +197,11 @@ def test_a_model_in_a_path_keeps_its_case(path: str, model: str) -> None:
         ("/v1/agents/automations/a_1/invocations", {}),
         ("/v1beta/interactions", {"agent": "deep-research", "input": "hi"}),
         ("/v1beta/triggers/t_1/executions", {}),
+        ("/v1/conversations/conv_1", {"inputs": "go on", "stream": False}),
+        ("/v1/conversations/conv_1", {"tool_confirmations": []}),
+        ("/v1/conversations/conv_1/restart", {"from_entry_id": "msg_1"}),
+        ("/v1/observability/judges/j_1/live-judging", {"messages": []}),
+        ("/v1/observability/dataset-records/r_1/live-judging", {"judge_definition": {}}),
         ("/v1/fine_tuning/alpha/graders/run", {"grader": {"type": "score_model", "model": "gpt-4o"}}),
         ("/v1/vector_stores/vs_1/search", {"query": "a cat"}),
         ("/v1beta/cachedContents", {"contents": []}),
@@ -229,6 +246,9 @@ def test_a_model_may_be_an_object_with_an_id() -> None:
         "/v1beta/models/gemini-2.5-flash:batchGenerateContent",
         "/v1beta/models/gemini-embedding-001:asyncBatchEmbedContent",
         "/v1/projects/p/locations/l/batchPredictionJobs",
+        "/v1/batch/jobs",
+        "/v1/embed-jobs",
+        "/model-invocation-job",
     ],
 )
 def test_a_batch_cannot_be_settled_and_the_error_names_the_mend(path: str) -> None:
@@ -244,6 +264,15 @@ def test_a_batch_cannot_be_settled_and_the_error_names_the_mend(path: str) -> No
         "/v1/fine_tuning/jobs/job_1/resume",
         "/v1/projects/p/locations/l/tuningJobs",
         "/v1beta/tunedModels",
+        "/v1/fine-tunes",
+        "/v1/finetuning/finetuned-models",
+        "/model-customization-jobs",
+        "/evaluation-jobs",
+        "/async/chat/completions",
+        "/v1/async/chat/completions",
+        "/v1/async/sonar",
+        "/api/paas/v4/async/chat/completions",
+        "/async-invoke",
     ],
 )
 def test_what_else_is_billed_later_is_refused_too(path: str) -> None:
@@ -261,6 +290,16 @@ def test_what_runs_in_the_background_cannot_be_settled(path: str, named: dict[st
     streamed = read(path, json.dumps({**named, "background": True, "stream": True}).encode())
     assert streamed is not None
     assert streamed.streams
+
+
+@pytest.mark.parametrize("deferred", [True, 1, "true"])
+def test_an_answer_that_is_fetched_later_cannot_be_settled(deferred: Any) -> None:
+    """xAI's: the answer says only where it will be."""
+    for more in ({}, {"stream": True}):
+        body = json.dumps({"model": "grok-4", "messages": [], "deferred": deferred, **more}).encode()
+        with pytest.raises(ConfigurationError, match="leave out `deferred`"):
+            read("/v1/chat/completions", body, host="api.x.ai")
+    assert read("/v1/chat/completions", b'{"model": "grok-4", "messages": [], "deferred": false}') is not None
 
 
 def test_a_compressed_body_is_not_let_through_unseen() -> None:

@@ -54,6 +54,8 @@ _RUNS = re.compile(
            | v\d\w*/triggers(?:/[^/]+/executions)?
            | vector_stores/[^/]+/search
            | graders/run
+           | conversations/[^/]+(?:/restart)?
+           | (?:judges|dataset-records)/[^/]+/live-judging
            | cachedcontents | decisions | dreams | ocr | rerank | v1/complete
          )$""",
     re.VERBOSE,
@@ -69,14 +71,23 @@ _BEDROCK = re.compile(r"/model/(?P<model>.+)/(?:invoke|converse)[a-z-]*$", re.IG
 # Anthropic's deployments, of agents, are named by no model.
 _AZURE_DEPLOYMENT = re.compile(r"(?<!/v1)/deployments/(?P<model>[^/]+)/", re.IGNORECASE)
 
-_BATCHES = re.compile(r"/batches$|/batchpredictionjobs$|:batchgeneratecontent$|:asyncbatchembedcontent$")
-_EVALS = re.compile(r"/evals/[^/]+/runs$")
-_TUNING = re.compile(r"/fine_tuning/jobs(?:/[^/]+/(?:resume|start))?$|/tuningjobs$|/tunedmodels$")
-_IN_THE_BACKGROUND = re.compile(r"/(?:responses|interactions)$")
+_BATCHES = re.compile(
+    r"/batches$|/batch/jobs$|/batchpredictionjobs$|:batchgeneratecontent$|:asyncbatchembedcontent$"
+    r"|/embed-jobs$|/model-invocation-job$"
+)
+_EVALS = re.compile(r"/evals/[^/]+/runs$|/evaluation-jobs$")
+_TUNING = re.compile(
+    r"/fine_tuning/jobs(?:/[^/]+/(?:resume|start))?$|/tuningjobs$|/tunedmodels$"
+    r"|/fine-tunes$|/finetuned-models$|/model-customization-jobs$"
+)
+_FETCHED_LATER = re.compile(r"/async/(?:chat/completions|images/generations|sonar)$|/async-invoke$")
+_IN_THE_BACKGROUND = re.compile(r"/(?:responses|interactions|chat/completions)$")
+# OpenAI keeps notes on a conversation where Mistral's goes on.
+_CONVERSATION = re.compile(r"/conversations/[^/]+$")
 
 # `count-tokens` is the model by whose path Anthropic's own client counts tokens on Vertex.
 _FREE = re.compile(
-    r"/moderations$|/count_tokens$|/input_tokens$|[:/]cancel$|:counttokens$|:computetokens$"
+    r"/moderations$|/(?:de)?tokenize(?:-text)?$|/count_tokens$|/input_tokens$|[:/]cancel$|:counttokens$|:computetokens$"
     r"|/models/count-tokens:rawpredict$|:fetchpredictoperation$"
 )
 _VERSION = re.compile(r".*/(?:v\d\w*|openai)(?=/)")
@@ -104,6 +115,8 @@ class Use:
     # Of the model's maker, if the body says so.
     takes_the_makers_format: bool
     may_run_in_the_background: bool
+    # A body with nothing but notes runs none all the same.
+    may_take_notes: bool
     # The model that runs, whatever the body says.
     model: str | None
     # Azure's name for the model that runs.
@@ -126,6 +139,7 @@ def use_of(path: str) -> Use:
         takes_forms=known is None or _TAKES_FORMS.search(lowered) is not None,
         takes_the_makers_format=_AS_MADE.search(lowered) is not None,
         may_run_in_the_background=_IN_THE_BACKGROUND.search(lowered) is not None,
+        may_take_notes=_CONVERSATION.search(lowered) is not None,
         model=_named_in(path, _GOOGLE, _BEDROCK),
         deployment=_named_in(path, _AZURE_DEPLOYMENT),
         billed_later=_billed_later(lowered),
@@ -135,6 +149,8 @@ def use_of(path: str) -> Use:
 def _billed_later(lowered: str) -> tuple[str, str] | None:
     if _BATCHES.search(lowered):
         return "a batch", "send its calls one by one, or "
+    if _FETCHED_LATER.search(lowered):
+        return "an answer that is fetched later", "ask for it at once, or "
     if _EVALS.search(lowered):
         return "a run of an eval", ""
     if _TUNING.search(lowered):

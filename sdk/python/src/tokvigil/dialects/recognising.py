@@ -29,6 +29,8 @@ UNSPECIFIED = "unspecified"
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 # A request that names one of these runs its model, on a path that nobody knows.
 _RUNNERS = ("agent", "agent_id", "assistant_id")
+# What OpenAI keeps of a conversation.
+_NOTES = frozenset({"metadata"})
 # How Google writes the name of a model that does not stand in the path.
 _GOOGLE_RESOURCES = ("models/", "projects/")
 # A body signed by AWS must arrive as it was signed.
@@ -128,10 +130,9 @@ def _is_billed_later(what: str, instead: str) -> ConfigurationError:
 
 def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
     if json_values.is_true(fields.get("background")) and fields.get("stream") is not True:
-        raise ConfigurationError(
-            "what runs in the background is billed later, when nobody is there to report it: stream it, leave "
-            "out `background`, or make it with a client that is not wrapped"
-        )
+        raise _is_billed_later("what runs in the background", "stream it, leave out `background`, or ")
+    if json_values.is_true(fields.get("deferred")):
+        raise _is_billed_later("a deferred answer", "leave out `deferred`, or ")
 
 
 def _read(use: Use, form_type: str | None, body: bytes) -> Body | None:
@@ -160,5 +161,6 @@ def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
         return in_body.rpartition("models/")[2] if in_body.startswith(_GOOGLE_RESOURCES) else in_body
     if named is not None:
         raise ConfigurationError(_UNREADABLE.format("`model`", "its name as a string"))
-    runs = use.runs_a_model or any(fields.get(name) is not None for name in _RUNNERS)
+    runs = use.runs_a_model and not (use.may_take_notes and fields.keys() <= _NOTES)
+    runs = runs or any(fields.get(name) is not None for name in _RUNNERS)
     return UNSPECIFIED if runs else None
