@@ -148,6 +148,28 @@ def test_a_total_of_zero_does_not_take_back_what_was_said() -> None:
     assert reader.figures() == SAID
 
 
+@pytest.mark.parametrize(
+    "usage", [{"input_tokens": 0, "output_tokens": 0}, {"input_tokens": 0, "output_tokens": 1}]
+)
+def test_zeros_of_a_server_that_cannot_count_are_no_figures(usage: dict[str, int]) -> None:
+    content = [{"type": "text", "text": "About 2,850 kilometres: größer."}]
+    whole = json.dumps({"type": "message", "content": content, "usage": usage}).encode()
+    for pieces in ([whole], [started(**usage), *STREAM[1:], stopping(**usage), LAST[1]]):
+        _, reader = pass_through(call(stream=len(pieces) > 1), *pieces)
+        assert reader.figures() is None
+        assert reader.counted() == Usage(
+            input_tokens=call().count_input(),
+            output_tokens=tokens.count_text("About 2,850 kilometres: größer.", MODEL),
+            source="estimated",
+        )
+
+
+def test_a_prompt_that_the_cache_holds_is_input() -> None:
+    usage = {"input_tokens": 0, "cache_read_input_tokens": 50, "output_tokens": 3}
+    _, reader = pass_through(call(), json.dumps({"content": [], "usage": usage}).encode())
+    assert reader.figures() == Usage(input_tokens=50, output_tokens=3, cached_input_tokens=50)
+
+
 def test_thinking_is_a_part_of_the_output() -> None:
     answer = {
         "type": "message",

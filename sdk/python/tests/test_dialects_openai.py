@@ -374,6 +374,81 @@ class TestFormOfAnswer:
             assert reader.ending() is Ending.UNANSWERED
 
 
+def says_with(content: str, usage: dict[str, int]) -> bytes:
+    return chunk([{"index": 0, "delta": {"content": content}}], usage=usage)
+
+
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+class TestFiguresOfZeros:
+    """No call with a prompt reads nothing: servers that cannot count say zeros."""
+
+    COUNTED = tokens.count_text("About 2,850 kilometres: größer.", "gpt-4o")
+
+    @pytest.mark.parametrize("usage", [ZEROS, ZEROS | {"completion_tokens": 3}])
+    def test_they_are_counted_here(self, usage: dict[str, int]) -> None:
+        whole = {"choices": [{"message": {"content": "About 2,850 kilometres: größer."}}], "usage": usage}
+        with_each = [says_with(text, usage) for text in ("About 2,850 ", "kilometres: größer.")]
+        for pieces in (
+            [json.dumps(whole).encode()],
+            [*STREAM, chunk([], usage=usage), DONE],
+            [*with_each, DONE],
+            [*with_each],
+        ):
+            _, reader = pass_through(chat(stream=pieces[0].startswith(b"d")), *pieces)
+            assert reader.figures() is None
+            assert reader.ending() is Ending.COMPLETE
+            expected = Usage(
+                input_tokens=tokens.count_tokens(MESSAGES, model="gpt-4o"),
+                output_tokens=self.COUNTED,
+                source="estimated",
+            )
+            assert reader.counted() == expected
+
+    def test_no_output_beside_text_is_counted_here_too(self) -> None:
+        usage = {"prompt_tokens": 1_200, "completion_tokens": 0, "total_tokens": 1_200}
+        whole = {"choices": [{"message": {"content": "About 2,850 kilometres: größer."}}], "usage": usage}
+        for pieces in ([json.dumps(whole).encode()], [*STREAM, chunk([], usage=usage), DONE]):
+            _, reader = pass_through(chat(stream=pieces[0].startswith(b"d")), *pieces)
+            assert reader.figures() is None
+            assert reader.counted() == Usage(
+                input_tokens=1_200, output_tokens=self.COUNTED, source="estimated"
+            )
+        empty = {"choices": [{"message": {"content": ""}}], "usage": usage}
+        _, reader = pass_through(chat(), json.dumps(empty).encode())
+        assert reader.figures() == Usage(input_tokens=1_200, output_tokens=0)
+
+    def test_the_output_that_they_say_counts_if_it_is_more(self) -> None:
+        whole = {"choices": [{"message": {"content": "x"}}], "usage": ZEROS | {"completion_tokens": 400}}
+        for model in ("gpt-4o", "o3"):
+            _, reader = pass_through(chat(model=model), json.dumps(whole).encode())
+            assert reader.counted().output_tokens == 400
+
+    def test_zeros_do_not_tell_that_a_model_did_not_reason(self) -> None:
+        _, reader = pass_through(chat(model="o3", stream=True), says_with("x", ZEROS), DONE)
+        assert (reader.figures(), reader.counted()) == (None, None)
+
+    def test_zeros_until_the_last_chunk_and_zeros_after_it_change_nothing(self) -> None:
+        first, last = says_with("x", ZEROS), chunk([], usage=USAGE)
+        for pieces in ([first, last], [first, last, DONE], [first, last, says_with("", ZEROS), DONE]):
+            assert pass_through(chat(stream=True), *pieces)[1].figures() == SAID
+
+    def test_the_prompt_alone_is_not_the_end(self) -> None:
+        """Some servers say first what they have read."""
+        reader = chat(stream=True).reader()
+        reader.feed(chunk([], usage={"prompt_tokens": 1_200, "completion_tokens": 0, "total_tokens": 1_200}))
+        assert not reader.is_complete()
+        for piece in (*STREAM, USAGE_CHUNK):
+            reader.feed(piece)
+        assert reader.figures() == SAID
+
+    def test_a_call_without_a_prompt_may_read_nothing(self) -> None:
+        answer = json.dumps({"choices": [{"text": "x"}], "usage": ZEROS | {"completion_tokens": 1}}).encode()
+        _, reader = pass_through(call(COMPLETIONS, prompt=""), answer)
+        assert reader.figures() == Usage(input_tokens=0, output_tokens=1)
+
+
 class TestChatAnswer:
     ANSWER = json.dumps(
         {
@@ -422,6 +497,27 @@ class TestChatAnswer:
         _, reader = pass_through(chat(), answer)
         assert reader.figures() is None
         assert reader.counted().output_tokens == tokens.count_text("About 2,850 km.", "gpt-4o")
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            {"request_id": "f15c114e"},
+            {"id": "1", "model": "glm-4.7", "task_status": "PROCESSING"},
+            {"choices": []},
+            {"choices": 7},
+            {"choices": [{"message": {"content": ""}}]},
+        ],
+    )
+    def test_an_answer_in_which_nothing_is_said_does_not_tell_what_was_used(
+        self, answer: dict[str, Any]
+    ) -> None:
+        """Such as one that only says that the answer will come."""
+        for pieces in (
+            [json.dumps(answer).encode()],
+            [b"data: " + json.dumps(answer).encode(), b"\n\n", DONE],
+        ):
+            _, reader = pass_through(chat(), *pieces)
+            assert (reader.figures(), reader.counted()) == (None, None)
 
     def test_of_an_answer_that_was_cut_nobody_knows_what_was_used(self) -> None:
         reader = chat().reader()
@@ -500,6 +596,13 @@ class TestEmbeddings:
         answer = {"object": "list", "data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
         _, reader = pass_through(call(EMBEDDINGS, input="x"), json.dumps(answer).encode())
         assert reader.figures() == Usage(input_tokens=8, output_tokens=0)
+
+    def test_usage_without_input_is_counted_here(self) -> None:
+        for usage in ({"prompt_tokens": 0, "total_tokens": 0}, ZEROS):
+            answer = {"object": "list", "data": [], "usage": usage}
+            _, reader = pass_through(call(EMBEDDINGS, input="one two"), json.dumps(answer).encode())
+            assert reader.figures() is None
+            assert reader.counted() == Usage(input_tokens=2, output_tokens=0, source="estimated")
 
     def test_vectors_are_no_output_even_when_they_were_cut(self) -> None:
         reader = call(EMBEDDINGS, input="one two").reader()

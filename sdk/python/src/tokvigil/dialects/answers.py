@@ -55,8 +55,10 @@ class Tally(ABC):
         self._call = call
         # By its provider, once it has said it.
         self.answer_id = ""
-        # The provider's figures so far; whether they are of all output until now; and whether no others will come.
+        # The provider's figures so far; whether it has counted its input, or said zeros; whether they are of all output
+        # until now; and whether no others will come.
         self.said: Usage | None = None
+        self.counts_input = False
         self.says_so_far = False
         self.is_final = False
         self._has_answered = False
@@ -70,8 +72,8 @@ class Tally(ABC):
     def take_answer(self, answer: Mapping[str, Any]) -> None:
         """The whole answer, as one JSON object. Its text counts only if it says no usage."""
         self._take(answer)
-        self.said = read_usage(answer)
-        if self.said is None:
+        self.hear(read_usage(answer))
+        if self.said is None or not self.said.output_tokens or not self.counts_input:
             self.read_text(answer)
 
     def take_event(self, name: str, event: Mapping[str, Any]) -> bool:
@@ -89,6 +91,19 @@ class Tally(ABC):
             if isinstance(answer, dict):
                 self.answer_id = self.answer_id or string(answer.get("id") or answer.get("responseId"))
                 self.model = string(answer.get("model") or answer.get("modelVersion")) or self.model
+
+    def hear(self, usage: Usage | None) -> None:
+        """What the provider says. Servers that cannot count say zeros, also after others' figures."""
+        if usage is not None and (usage.input_tokens or self.said is None):
+            self.said = usage
+            self.counts_input = usage.input_tokens > 0 or self._call.count_input() == 0
+
+    def figures(self) -> Usage | None:
+        """The provider's so far; None if it has said none, or zeros for a prompt or for text that was seen."""
+        said = self.said
+        if said is None or not self.counts_input or (self._texts and not said.output_tokens):
+            return None
+        return said
 
     def read_text(self, answer: Mapping[str, Any]) -> None:
         """The text of a whole answer, with `add_text`; of some formats none counts."""
@@ -125,10 +140,10 @@ class Tally(ABC):
         """What was used as far as the answer tells: its own figures so far, and tokens counted here where all of them
         are to be seen. None: nobody can tell."""
         output_tokens = self.output_tokens()
-        tells_all = self.says_so_far or not self.has_output or self._is_over()
+        said = self.said or Usage(input_tokens=0, output_tokens=0)
+        tells_all = self.says_so_far or (self.is_final and said.output_tokens > 0) or self._has_no_output()
         if not tells_all and not (output_tokens and self._shows_every_token()):
             return None
-        said = self.said or Usage(input_tokens=0, output_tokens=0)
         return replace(
             said,
             input_tokens=said.input_tokens or self._call.count_input(),
@@ -141,9 +156,9 @@ class Tally(ABC):
         reasons = any(map(reasoning.is_reasoning_model, (self._call.model, self.model)))
         return self._call.shows_every_token() and not reasons
 
-    def _is_over(self) -> bool:
-        """Whether it was read to its end, and what was seen of it is all."""
-        return self.is_final and not self._has_failed and self._shows_every_token()
+    def _has_no_output(self) -> bool:
+        """Whether there is none to be seen. An answer in text that shows none may come later."""
+        return not self.has_output
 
 
 class Form(ABC):
@@ -248,7 +263,7 @@ class AnswerReader:
 
     def figures(self) -> Usage | None:
         """What the provider says that the whole call used; None as long as it has not said it."""
-        return self._tally.said if self.is_complete() else None
+        return self._tally.figures() if self.is_complete() else None
 
     def counted(self) -> Usage | None:
         """What was used as far as the answer was read; None: nobody can tell."""

@@ -99,4 +99,4 @@ class MessagesTally(Tally):
                 self._usage[name] = max(value, known)
             elif value is not None:
                 self._usage[name] = value
-        self.said = read_usage_block(self._usage) or self.said
+        self.hear(read_usage_block(self._usage))

@@ -70,8 +70,8 @@ class ContentTally(Tally):
     """Usage comes with every chunk, each time for all of the call so far."""
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        self.said = read_usage(event) or self.said
-        self.says_so_far = self.said is not None
+        self.hear(read_usage(event))
+        self.says_so_far = self.counts_input
         self.read_text(event)
         return True
 

@@ -65,9 +65,12 @@ class GenericTally(Tally):
     answers_in_text = False
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        usages = (read_usage(fields) for fields in (event, mapping(event.get("response"))))
-        self.said = next((usage for usage in usages if usage is not None), self.said)
+        for fields in (event, event.get("response")):
+            self.hear(read_usage(fields))
         return True
+
+    def _has_no_output(self) -> bool:
+        return self.is_final and not self._has_failed and self._shows_every_token()
 
 
 def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:

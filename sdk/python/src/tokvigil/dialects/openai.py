@@ -103,12 +103,14 @@ class ChoicesTally(Tally):
         self.read_text(event)
         if not mapping(event.get("usage")):
             return True
-        self.said = read_usage(event) or self.said
+        self.hear(read_usage(event))
         if event.get("choices") != []:
             # Some servers say the usage so far with every chunk.
-            self.says_so_far = True
+            self.says_so_far = self.figures() is not None
             return True
-        self.end()
+        # Others say first what the prompt has.
+        if self.said is not None and self.said.output_tokens:
+            self.end()
         # Who did not ask for this chunk looks for `choices[0]` in it.
         return not self._hides_usage
 

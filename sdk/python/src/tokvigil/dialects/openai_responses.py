@@ -56,7 +56,7 @@ class ResponsesTally(Tally):
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         kind = string(event.get("type"))
         if kind in LAST_EVENTS:
-            self.said = read_usage(event.get("response")) or self.said
+            self.hear(read_usage(event.get("response")))
             self.end()
         elif kind.endswith(".delta") and kind != SOUND_EVENT:
             self.add_text(string(event.get("delta")))
