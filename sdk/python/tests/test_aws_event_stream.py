@@ -10,6 +10,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokvigil import Usage
 from tokvigil.dialects import aws_event_stream, read_call
 from tokvigil.dialects.anthropic import MessagesCall
 from tokvigil.dialects.aws_event_stream import Message, MessageParser
@@ -123,6 +124,38 @@ def test_claude_on_bedrock_is_read_while_it_streams(piece_bytes: int) -> None:
     shown = [reader.feed(raw[start : start + piece_bytes]) for start in range(0, len(raw), piece_bytes)]
     assert b"".join([*shown, reader.finish()]) == raw
     assert reader.figures() == anthropic.USAGE
+
+
+CONVERSE_USAGE = {"inputTokens": 30, "outputTokens": 628, "totalTokens": 658}
+
+
+@pytest.mark.parametrize(
+    ("verb", "last"),
+    [
+        (
+            "converse-stream",
+            aws_events.message({":event-type": "metadata"}, json.dumps({"usage": CONVERSE_USAGE}).encode()),
+        ),
+        ("invoke-with-response-stream", aws_events.chunk({"metadata": {"usage": CONVERSE_USAGE}})),
+        (
+            "invoke-with-response-stream",
+            aws_events.chunk(
+                {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 30, "outputTokenCount": 628}}
+            ),
+        ),
+    ],
+)
+def test_the_last_event_of_any_model_on_bedrock_says_its_usage(verb: str, last: bytes) -> None:
+    call = read_call(
+        "POST", f"/model/amazon.nova-pro-v1%3A0/{verb}", "amazonaws.com", {}, b'{"messages": []}'
+    )
+    assert call is not None
+    said = json.dumps({"contentBlockIndex": 0, "delta": {"text": "word"}}).encode()
+    reader = call.reader()
+    reader.feed(aws_events.message({":event-type": "contentBlockDelta"}, said) + last)
+    assert reader.figures() is None
+    reader.finish()
+    assert reader.figures() == Usage(input_tokens=30, output_tokens=628)
 
 
 @pytest.mark.parametrize(

@@ -508,6 +508,83 @@ class TestUnknownFormats:
         streamed.finish()
         assert streamed.figures() == expected
 
+    @pytest.mark.parametrize(
+        ("usage", "expected"),
+        [
+            # Bedrock's converse: its input contains nothing of the cache.
+            (
+                {"inputTokens": 30, "outputTokens": 628, "totalTokens": 658},
+                Usage(input_tokens=30, output_tokens=628),
+            ),
+            (
+                {
+                    "inputTokens": 30,
+                    "outputTokens": 628,
+                    "totalTokens": 773,
+                    "cacheReadInputTokens": 100,
+                    "cacheWriteInputTokens": 15,
+                },
+                Usage(input_tokens=145, output_tokens=628, cached_input_tokens=100, cache_write_tokens=15),
+            ),
+            # Cohere's chat: what is billed, else what was used.
+            (
+                {
+                    "billed_units": {"input_tokens": 5, "output_tokens": 418},
+                    "tokens": {"input_tokens": 71, "output_tokens": 418},
+                    "cached_tokens": 3,
+                },
+                Usage(input_tokens=5, output_tokens=418, cached_input_tokens=3),
+            ),
+            (
+                {"tokens": {"input_tokens": 71.0, "output_tokens": 418.0}, "cached_tokens": 80},
+                Usage(input_tokens=71, output_tokens=418, cached_input_tokens=71),
+            ),
+        ],
+    )
+    def test_figures_are_read_in_the_words_of_cohere_and_bedrock(
+        self, usage: dict[str, Any], expected: Usage
+    ) -> None:
+        for path in ("/v2/chat", "/model/m/converse"):
+            reader = generic(path, messages=[{"role": "user", "content": "hi"}]).reader()
+            reader.feed(json.dumps({"id": "c1", "usage": usage}).encode())
+            reader.finish()
+            assert reader.figures() == expected
+        streamed = generic("/v2/chat", stream=True).reader()
+        event = {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": usage}}
+        streamed.feed(b"event: message-end\ndata: " + json.dumps(event).encode() + b"\n\n")
+        streamed.finish()
+        assert streamed.figures() == expected
+
+    @pytest.mark.parametrize(
+        ("units", "expected"),
+        [
+            ({"input_tokens": 5, "output_tokens": 9}, Usage(input_tokens=5, output_tokens=9)),
+            # Embeddings; a picture is billed as tokens of its own.
+            ({"input_tokens": 5}, Usage(input_tokens=5, output_tokens=0)),
+            ({"input_tokens": 5, "image_tokens": 300}, Usage(input_tokens=305, output_tokens=0)),
+            ({"search_units": 1}, None),
+            ({"input_tokens": "x"}, None),
+        ],
+    )
+    def test_cohere_says_what_it_bills_beside_its_other_answers(
+        self, units: dict[str, Any], expected: Usage | None
+    ) -> None:
+        reader = generic("/v2/embed", texts=["one two"]).reader()
+        reader.feed(json.dumps({"meta": {"api_version": {"version": "2"}, "billed_units": units}}).encode())
+        reader.finish()
+        assert reader.figures() == expected
+
+    def test_an_answer_without_figures_is_charged_as_much_as_its_cap_lets_it_use(self) -> None:
+        for path, host in (("/v2/chat", "api.cohere.com"), ("/model/m/converse", OPENAI)):
+            for stream in (False, True):
+                body = json.dumps({"model": "some-model", "messages": [], "stream": stream}).encode()
+                found = read(path, body, host=host)
+                assert found is not None
+                reader = found.reader()
+                reader.feed(b'data: {"type": "x"}\n\n' if stream else b'{"message": {"content": "x"}}')
+                reader.finish()
+                assert (reader.figures(), reader.counted()) == (None, None)
+
     def test_bytes_of_a_sound_are_no_text(self) -> None:
         asked = generic("/v1/audio/speech", input="one two")
         reader = asked.reader()

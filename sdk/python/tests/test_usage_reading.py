@@ -206,7 +206,7 @@ def test_what_only_the_total_contains_is_billed_too(usage: dict[str, Any], expec
     assert read_usage(_object({"usage": usage})) == expected
 
 
-@pytest.mark.parametrize("total", [0, 10, 14, 15, -1, 10**9, "20", True, None, 20.0])
+@pytest.mark.parametrize("total", [0, 10, 14, 15, -1, 10**9, "20", True, None, 20.5, float("inf")])
 def test_a_total_that_says_no_more_changes_nothing(total: Any) -> None:
     for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
         usage = dict(zip((*names, "total_tokens"), (10, 5, total), strict=True))

@@ -9,6 +9,8 @@ OpenAI, by others   as OpenAI, but with xAI and Gemini only total_tokens contain
 Anthropic           input_tokens contains neither cache reads nor cache writes: both are added; output_tokens
                     contains thinking. Compacting the context and an advisor are billed beside these totals and
                     added; an advisor's tokens count as those of the model that asked it
+Bedrock             as Anthropic
+Cohere              billed_units are what is billed; tokens, which contain Cohere's own words, stand in for them
 Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
 
 Parts are cut to their totals, so that no report contradicts itself.
@@ -28,24 +30,41 @@ _ANTHROPICS = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens
 # Of Anthropic's iterations those that its totals do not contain.
 _BESIDE_TOTALS = ("compaction", "advisor_message")
 
+# Bedrock's words for what Anthropic says: those of converse, and of the last event of an invoked model.
+_BEDROCK = {
+    "inputTokens": "input_tokens",
+    "inputTokenCount": "input_tokens",
+    "outputTokens": "output_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokens": "cache_creation_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
+
 
 def read_usage(answer: Any) -> Usage | None:
     """The usage of an answer: a provider SDK's object, or its JSON as a mapping. None if it says none."""
     fields = _mapping(answer)
-    openai_or_anthropic = _mapping(either(fields, "usage"))
-    if openai_or_anthropic:
-        return read_usage_block(openai_or_anthropic)
-    return _gemini(_mapping(either(fields, "usage_metadata", "usageMetadata")))
+    block = _mapping(either(fields, "usage", "amazon-bedrock-invocationMetrics"))
+    if block:
+        return read_usage_block(block)
+    gemini = _gemini(_mapping(either(fields, "usage_metadata", "usageMetadata")))
+    return gemini or _cohere(_mapping(either(fields, "meta")))
 
 
 def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
-    """The `usage` of an OpenAI or Anthropic answer."""
+    """The `usage` of an answer of OpenAI, Anthropic, Bedrock or Cohere."""
     if "prompt_tokens" in usage:
         return _openai(usage, "prompt_tokens", "completion_tokens")
     if not _ANTHROPICS.isdisjoint(usage):
         return _anthropic(usage)
     if "total_input_tokens" in usage:
         return _gemini_interaction(usage)
+    if not _BEDROCK.keys().isdisjoint(usage):
+        return _anthropic({_BEDROCK.get(name, name): value for name, value in usage.items()})
+    if "input_tokens" not in usage:
+        return _cohere(usage)
     return _openai(usage, "input_tokens", "output_tokens")
 
 
@@ -97,6 +116,19 @@ def _anthropic(usage: Mapping[str, Any]) -> Usage | None:
     )
 
 
+def _cohere(usage: Mapping[str, Any]) -> Usage | None:
+    units = _mapping(either(usage, "billed_units", "tokens"))
+    prompt = _whole(units, "input_tokens")
+    if prompt is None:
+        return None
+    input_tokens = prompt + (_whole(units, "image_tokens") or 0)
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=_whole(units, "output_tokens") or 0,
+        cached_input_tokens=min(_whole(usage, "cached_tokens") or 0, input_tokens),
+    )
+
+
 def _reasoning(details_of_output: Mapping[str, Any], output_tokens: int) -> int:
     return min(_whole(details_of_output, "reasoning_tokens", "thinking_tokens") or 0, output_tokens)
 
@@ -139,6 +171,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _whole(fields: Mapping[str, Any], *names: str) -> int | None:
     value = either(fields, *names)
+    if isinstance(value, float) and value.is_integer():
+        # As Cohere's SDK gives them.
+        value = int(value)
     return (
         value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None
     )

@@ -37,6 +37,7 @@ class AskedCall(Protocol):
     """What a tally must know of the request."""
 
     model: str
+    cap_names: tuple[str, ...]
 
     def count_input(self) -> int: ...
 

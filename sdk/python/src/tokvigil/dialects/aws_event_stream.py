@@ -38,12 +38,17 @@ class Message:
     payload: bytes
 
     def event(self) -> Mapping[str, Any] | None:
-        """The model's event in it, or an error as an event; None for anything else."""
+        """The model's event in it, as it is (converse) or in base64 (invoke), or an error as an event.
+
+        None for anything else.
+        """
         fields = json_values.parse_object(self.payload)
         if self.headers.get(":message-type") in ("exception", "error"):
             kind = self.headers.get(":exception-type") or self.headers.get(":error-code", "")
             message = string((fields or {}).get("message")) or self.headers.get(":error-message", "")
             return {"type": "error", "error": {"type": kind, "message": message}}
+        if fields and "bytes" not in fields:
+            return fields
         try:
             return json_values.parse_object(base64.b64decode(string((fields or {}).get("bytes"))))
         except binascii.Error:

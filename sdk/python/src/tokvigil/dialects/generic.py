@@ -65,12 +65,14 @@ class GenericTally(Tally):
     answers_in_text = False
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        for fields in (event, event.get("response")):
+        for fields in (event, event.get("response"), event.get("delta"), event.get("metadata")):
             self.hear(read_usage(fields))
         return True
 
     def _has_no_output(self) -> bool:
-        return self.is_final and not self._has_failed and self._shows_every_token()
+        """Where there is no cap, output may be no tokens at all: pictures, sound."""
+        ended = self.is_final and not self._has_failed
+        return ended and not self._call.cap_names and self._shows_every_token()
 
 
 def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:
