@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,3 +121,56 @@ def test_a_defect_is_said_with_its_traceback_once(
     said = [record for record in caplog.records if "defect of tokvigil" in record.getMessage()]
     assert len(said) == 1
     assert said[0].exc_info is not None
+
+
+class TimeLimit(Exception):
+    """As Celery's SoftTimeLimitExceeded."""
+
+
+class Interruption(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [TimeLimit, Interruption])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "tokvigil.evaluation.Evaluation._ask",
+        "tokvigil.wrapping.gate.read_call",
+        "tokvigil.dialects.openai.ChatCall._count_input",
+        "tokvigil.dialects.provider_call.ProviderCall.outgoing",
+        "tokvigil.journal.Journal.asks",
+        "tokvigil.reporting.Reporter.begin",
+    ],
+)
+def test_what_a_signal_handler_raises_in_the_middle_of_it_is_no_defect(
+    tv: TokVigil,
+    bare: openai.OpenAI,
+    books: Books,
+    wire_provider: WireProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    error: type[BaseException],
+) -> None:
+    """The call does not go out, and nothing is held for it."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    def over(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, over)
+    try:
+        monkeypatch.setattr(where, interrupted)
+        with pytest.raises(error):
+            tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        monkeypatch.undo()
+    assert wire_provider.seen == []
+    assert tv._reporter._holds.open_calls() == []
+    settled = books.settled()
+    assert {event.status for event in settled} <= {"cancelled"}
+    assert {asked["request_id"] for asked in books.asked} <= {event.request_id for event in settled}
+    assert tv._reporter.journal._open == {}

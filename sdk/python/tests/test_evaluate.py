@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import json
 import pickle
+import signal
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -307,6 +309,87 @@ def test_a_question_that_was_interrupted_is_given_back_once(
 
     asyncio.run(ask_and_cancel())
     assert [json.loads(report.body)["status"] for report in reported] == ["cancelled"]
+    assert [body["status"] for body in control_plane.charged.values()] == ["cancelled"]
+
+
+class TimeLimit(Exception):
+    """As Celery's SoftTimeLimitExceeded."""
+
+
+class Timeout(BaseException):
+    """As gevent's."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Any]:
+    """`alarm(error, seconds)`: a signal handler raises it then."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def set_to(error: type[BaseException], seconds: float) -> None:
+        def over(*_: object) -> None:
+            raise error
+
+        signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    yield set_to
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("answer", ["allowed", "blocked"])
+@pytest.mark.parametrize("error", [TimeLimit, TimeoutError, KeyboardInterrupt, SystemExit, Timeout])
+def test_a_time_limit_of_the_application_ends_a_question(
+    tv: TokVigil, control_plane: Any, wire: Any, alarm: Any, error: type[BaseException], answer: str
+) -> None:
+    decided = wire.decision if answer == "allowed" else wire.blocked
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, decided(seen.body["request_id"]), delay_s=0.4
+    )
+    alarm(error, 0.1)
+    with pytest.raises(error):
+        tv.guard(user_id="ada", model="gpt-4o-mini")
+    assert tv.flush() == 0
+    assert [body["status"] for body in control_plane.charged.values()] == ["cancelled"]
+    assert len(control_plane.calls("/v1/evaluate")) == 1
+
+
+def test_a_time_limit_of_the_application_ends_the_wait_for_another_attempt(
+    tv: TokVigil, control_plane: Any, wire: Any, alarm: Any
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(503, headers={"Retry-After": "0.5"}))
+    alarm(TimeLimit, 0.1)
+    with pytest.raises(TimeLimit):
+        tv.guard(user_id="ada", model="gpt-4o-mini")
+    assert tv.flush() == 0
+    assert [body["status"] for body in control_plane.charged.values()] == ["cancelled"]
+
+
+def test_a_time_limit_ends_a_question_that_is_awaited(control_plane: Any, wire: Any) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.decision(seen.body["request_id"]), delay_s=0.4
+    )
+
+    async def ask() -> None:
+        async with tokvigil.AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await tv.evaluate(user_id="ada", model="m")
+
+    asyncio.run(ask())
+    assert [body["status"] for body in control_plane.charged.values()] == ["cancelled"]
+
+
+def test_what_is_decided_is_given_back_if_the_call_does_not_go_out(control_plane: Any) -> None:
+    """As when a signal handler ends it while `on_decision` runs."""
+
+    def ends(_: object) -> None:
+        raise SystemExit
+
+    with TokVigil(api_key="key", base_url=control_plane.url, on_decision=ends) as tv:
+        with pytest.raises(SystemExit):
+            tv.guard(user_id="ada", model="gpt-4o-mini")
+        assert tv.flush() == 0
     assert [body["status"] for body in control_plane.charged.values()] == ["cancelled"]
 
 

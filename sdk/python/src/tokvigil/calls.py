@@ -162,9 +162,9 @@ class Calls:
     def open(self, question: Question, operation: str | None = None) -> Steps[Call]:
         """Raises `AIUsageBlockedError`. `operation` is what a trace calls it: "chat", "embeddings"."""
         call = Call(question, self._reporter, operation)
-        with containing.defects("a call cannot be written down"):
-            self._reporter.journal.asks(call.at_most())
         try:
+            with containing.defects("a call cannot be written down"):
+                self._reporter.journal.asks(call.at_most())
             decision = yield from self._evaluation.evaluate(question)
             call.span.decided(decision)
             if not decision.allowed:
@@ -174,12 +174,18 @@ class Calls:
             self._reporter.journal.forget(question.request_id)
             call.span.end(getattr(error, "reason_code", type(error).__name__))
             raise
+        try:
+            self._begin(call, decision)
+        except BaseException:
+            call.end(Ending.NOT_SENT)
+            raise
+        return call
+
+    def _begin(self, call: Call, decision: Decision) -> None:
         asked_at_most = call.hold
         call.allow(decision)
         may_begin = True
         with containing.defects("a call cannot be written down"):
             may_begin = self._reporter.begin(call, None if call.hold == asked_at_most else call.at_most())
         if not may_begin:
-            call.end(Ending.NOT_SENT)
             raise ConfigurationError(CLOSED)
-        return call

@@ -53,7 +53,13 @@ class _Stream(httpcore2.NetworkStream):
         left_s = self._left_s()
         if left_s <= WAIT_S_MIN:
             raise httpcore2.ReadTimeout("no whole answer in time")
-        return self._inner.read(max_bytes, left_s)
+        try:
+            return self._inner.read(max_bytes, left_s)
+        except httpcore2.ReadTimeout as error:
+            if self._left_s() > WAIT_S_MIN and error.__cause__ is not None:
+                # Before its time: a signal handler's, which is the caller's.
+                raise error.__cause__ from None
+            raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, self._left_s())

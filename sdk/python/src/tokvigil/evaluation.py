@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +43,16 @@ class Evaluation:
         """
         if self._reporter.is_closing:
             raise ConfigurationError(CLOSED)
+        try:
+            return (yield from self._evaluate(question))
+        except TokVigilError:
+            raise
+        except BaseException:
+            # Interrupted, so that the call does not go out.
+            self._give_back(question)
+            raise
+
+    def _evaluate(self, question: Question) -> Steps[Decision]:
         deadline = time.monotonic() + self._timeout_s
         try:
             decision = yield from self._ask(question, deadline)
@@ -105,9 +114,6 @@ class Evaluation:
         except RefusedError:
             # A refusal is an answer: the control plane is there.
             self._availability.answered()
-            raise
-        except (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit):
-            self._give_back(question)
             raise
         self._availability.answered()
         return decision

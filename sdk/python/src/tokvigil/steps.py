@@ -2,7 +2,8 @@
 
 Such code is a generator: it yields what it waits for, and goes on with what came of it. That is a request to be
 answered, seconds to pass, or work that takes so long that an event loop has a thread do it. `run` and `run_async` drive
-it; an exception of the waiting is raised inside it, at the yield.
+it. TokVigil's own errors of the waiting are raised inside it, at the yield. Any other exception is somebody else's, a
+signal handler's or a cancellation: it ends the generator, which clears up, and passes to the caller as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from tokvigil.errors import ConfigurationError
+from tokvigil.errors import ConfigurationError, TokVigilError
 
 if TYPE_CHECKING:
     from tokvigil.links import Answer, Request
@@ -25,45 +26,51 @@ Steps: TypeAlias = Generator["Request | float | Work", Any, T]
 
 def run(steps: Steps[T], send: Callable[[Request], Answer]) -> T:
     resume: Callable[[], Any] = partial(next, steps)
-    while True:
-        try:
-            wanted = resume()
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        try:
-            answer = None
-            if isinstance(wanted, float):
-                time.sleep(wanted)
-            elif callable(wanted):
-                answer = wanted()
+    try:
+        while True:
+            try:
+                wanted = resume()
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            try:
+                answer = None
+                if isinstance(wanted, float):
+                    time.sleep(wanted)
+                elif callable(wanted):
+                    answer = wanted()
+                else:
+                    answer = send(wanted)
+            except TokVigilError as error:
+                resume = partial(steps.throw, error)
             else:
-                answer = send(wanted)
-        except BaseException as error:
-            resume = partial(steps.throw, error)
-        else:
-            resume = partial(steps.send, answer)
+                resume = partial(steps.send, answer)
+    finally:
+        steps.close()
 
 
 async def run_async(steps: Steps[T], send: Callable[[Request], Awaitable[Answer]]) -> T:
     _check_is_asyncio()
     resume: Callable[[], Any] = partial(next, steps)
-    while True:
-        try:
-            wanted = resume()
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        try:
-            answer = None
-            if isinstance(wanted, float):
-                await asyncio.sleep(wanted)
-            elif callable(wanted):
-                answer = await asyncio.to_thread(wanted)
+    try:
+        while True:
+            try:
+                wanted = resume()
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            try:
+                answer = None
+                if isinstance(wanted, float):
+                    await asyncio.sleep(wanted)
+                elif callable(wanted):
+                    answer = await asyncio.to_thread(wanted)
+                else:
+                    answer = await send(wanted)
+            except TokVigilError as error:
+                resume = partial(steps.throw, error)
             else:
-                answer = await send(wanted)
-        except BaseException as error:
-            resume = partial(steps.throw, error)
-        else:
-            resume = partial(steps.send, answer)
+                resume = partial(steps.send, answer)
+    finally:
+        steps.close()
 
 
 def _check_is_asyncio() -> None:

@@ -82,8 +82,8 @@ class Gate:
         call = yield from self._calls.open(question, asked.operation)
         try:
             return Attempt(call, asked, request, self._refused)
-        except TokVigilError:
-            # A request that the cap cannot be written into.
+        except BaseException:
+            # Interrupted, or a request that the cap cannot be written into.
             call.end(Ending.NOT_SENT)
             raise
 
