@@ -96,6 +96,163 @@ def test_what_a_provider_refused_once_is_not_added_again(tv: TokVigil, make: Any
     assert [event.status for event in books.settled()] == ["succeeded"] * 3
 
 
+class Saying:
+    """A provider that refuses a parameter in its own words; `says` makes the error of a request, None: an answer."""
+
+    def __init__(self, says: Callable[[dict[str, Any]], Any]) -> None:
+        self.caps: list[dict[str, int]] = []
+        self._says = says
+        http = openai.DefaultHttpxClient(transport=httpx2.MockTransport(self.answer))
+        self.client = openai.OpenAI(base_url="http://vllm/v1", api_key="k", http_client=http, max_retries=0)
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        self.caps.append({name: body[name] for name in body if name.startswith("max_")})
+        error = self._says(body)
+        if error is not None:
+            return httpx2.Response(400, json=error)
+        usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+        return httpx2.Response(200, json={"id": "1", "choices": [], "usage": usage})
+
+
+OLD, NEW = {"max_tokens": 100}, {"max_completion_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # OpenAI
+        {
+            "error": {
+                "message": "Unsupported parameter: 'max_tokens' is not supported with this model.",
+                "type": "invalid_request_error",
+                "param": "max_tokens",
+                "code": "unsupported_parameter",
+            }
+        },
+        {"error": {"message": "Unknown parameter: 'max_tokens'.", "code": "unknown_parameter"}},
+        {"error": {"message": "No.", "param": "max_tokens", "code": "unsupported_parameter"}},
+        # Azure
+        {"error": {"message": "Unrecognized request argument supplied: max_tokens", "param": None}},
+        {"error": {"message": "1 validation error\nbody -> max_tokens\n  extra fields not permitted"}},
+        {"detail": "Extra parameters ['max_tokens'] are not allowed when extra-parameters is not set"},
+        # Mistral, and FastAPI
+        {
+            "detail": [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "max_tokens"],
+                    "msg": "Extra inputs are not permitted",
+                    "input": 100,
+                }
+            ]
+        },
+        # vLLM
+        {"message": "[{'type': 'extra_forbidden', 'loc': ('body', 'max_tokens'), 'msg': 'Extra inputs'}]"},
+        # Groq
+        {"error": {"message": "property 'max_tokens' is unsupported, did you mean 'maxtoken'?"}},
+        # Anthropic
+        {"error": {"type": "invalid_request_error", "message": "max_tokens: Extra inputs are not permitted"}},
+        # Google
+        {"error": {"message": "Unknown name \"max_tokens\" at 'generation_config': Cannot find field."}},
+        # Fireworks, Cohere, xAI, Bedrock, and what checks JSON schemas
+        {"error": {"message": "Extra inputs are not permitted, field: 'max_tokens', value: 100"}},
+        {"message": "invalid request: parameter 'max_tokens' is not a valid field"},
+        {"error": "Model grok-4 does not support parameter maxTokens."},
+        {"message": "Malformed input request: extraneous key [max_tokens] is not permitted"},
+        {"error": "Additional properties are not allowed ('max_tokens' was unexpected)"},
+        {"error": {"message": "Unrecognized key(s) in object: 'max_tokens'"}},
+    ],
+    ids=str,
+)
+def test_a_parameter_that_a_provider_does_not_know_is_known_by_its_words(tv: TokVigil, error: Any) -> None:
+    saying = Saying(lambda body: error if "max_tokens" in body else None)
+    client = tv.wrap(saying.client, user_id="ada")
+    for _ in range(2):
+        client.chat.completions.create(model="llama", messages=MESSAGES)
+    assert saying.caps == [OLD, NEW, NEW]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "max_tokens must be at least 1, got -186.", "code": 400}},
+        {"error": {"message": "Invalid 'max_tokens': below minimum", "code": "integer_below_min_value"}},
+        {"error": {"message": "No.", "param": "max_tokens", "code": "unsupported_value"}},
+        {"error": {"message": "Unsupported value: 'max_tokens' must be even."}},
+        {"error": {"message": "Unknown parameter: 'temperature'. See max_tokens."}},
+        {
+            "detail": [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "colour"],
+                    "msg": "Extra inputs are not permitted",
+                    "input": {"model": "llama", "max_tokens": 100},
+                },
+                {"type": "missing", "msg": "Field required", "input": {"max_tokens": 100}},
+            ]
+        },
+    ],
+    ids=str,
+)
+def test_an_error_that_only_mentions_it_is_the_callers(tv: TokVigil, error: Any) -> None:
+    errors = [None, error, None]
+    saying = Saying(lambda body: errors.pop(0))
+    client = tv.wrap(saying.client, user_id="ada")
+    client.chat.completions.create(model="llama", messages=MESSAGES)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="llama", messages=MESSAGES)
+    client.chat.completions.create(model="llama", messages=MESSAGES)
+    assert saying.caps == [OLD, OLD, OLD]
+
+
+def test_a_cap_that_is_too_large_for_one_long_prompt_is_taken_back_for_that_call_alone(tv: TokVigil) -> None:
+    """Less than the cap is left for its answer then."""
+
+    def says(body: dict[str, Any]) -> Any:
+        if len(body["messages"][0]["content"]) < 100 or not {"max_tokens", *NEW} & body.keys():
+            return None
+        said = "'max_tokens' or 'max_completion_tokens' is too large: 100. This model's maximum context length is"
+        return {
+            "error": {"message": f"{said} 2048 tokens and your request has 1990 input tokens.", "code": 400}
+        }
+
+    saying = Saying(says)
+    client = tv.wrap(saying.client, user_id="ada")
+    for prompt in ("short", "long " * 100, "short"):
+        client.chat.completions.create(model="llama", messages=[MESSAGES[0] | {"content": prompt}])
+    assert saying.caps == [OLD, OLD, NEW, {}, OLD]
+
+
+def test_what_did_not_help_is_not_remembered(tv: TokVigil) -> None:
+    def says(body: dict[str, Any]) -> Any:
+        if "max_tokens" in body and body["user"] == "wrong":
+            return {"error": {"message": "Unknown parameter: 'max_tokens'"}}
+        return {"error": {"message": "no such user"}} if body["user"] == "wrong" else None
+
+    saying = Saying(says)
+    client = tv.wrap(saying.client, user_id="ada")
+    with pytest.raises(openai.BadRequestError, match="no such user"):
+        client.chat.completions.create(model="llama", messages=MESSAGES, user="wrong")
+    client.chat.completions.create(model="llama", messages=MESSAGES, user="right")
+    assert saying.caps == [OLD, NEW, OLD]
+
+
+def test_that_a_provider_takes_no_cap_is_tried_and_said_with_each_call(
+    tv: TokVigil, caplog: pytest.LogCaptureFixture
+) -> None:
+    def says(body: dict[str, Any]) -> Any:
+        named = sorted({"max_tokens", *NEW} & body.keys())
+        return {"error": {"message": f"Unknown parameter: '{named[0]}'"}} if named else None
+
+    saying = Saying(says)
+    client = tv.wrap(saying.client, user_id="ada")
+    for _ in range(2):
+        client.chat.completions.create(model="llama", messages=MESSAGES)
+    assert saying.caps == [OLD, NEW, {}] * 2
+    assert caplog.text.count("has no cap") == 2
+
+
 def test_an_awaited_call_takes_it_back_too(tv: TokVigil, wire_provider: WireProvider, books: Books) -> None:
     strict = Strict(wire_provider, "stream_options", "max_completion_tokens")
 

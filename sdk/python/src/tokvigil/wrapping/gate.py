@@ -9,6 +9,7 @@ Each request that reaches the provider is a call of its own, also if the provide
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,13 @@ logger = logging.getLogger("tokvigil")
 LARGE_BYTES = 50_000
 # By which providers refuse a parameter, naming it.
 REFUSES_PARAMETERS = frozenset({400, 422})
+# In what words they say that they do not know one, before or after its name. Between the two is no new sentence, and
+# no brace: some repeat the request in their error.
+DOES_NOT_KNOW = (
+    r"(?:unsupported(?! ?value)|unrecogni[sz]ed|unknown|unexpected|extraneous|extra ?(?:forbidden|fields|inputs|param)"
+    r"|does not support|only allowed|not (?:supported|permitted|allowed|recogni[sz]ed|a valid (?:field|param|arg)))"
+)
+BETWEEN = r"(?:[^.{}]|\.(?=\S)){0,40}?"
 ERROR_BYTES_MAX = 20_000
 REFUSED_MAX = 1_000
 
@@ -112,8 +120,23 @@ def _letters(text: str) -> str:
     return text.replace("_", "").lower()
 
 
+def _does_not_know(name: str, error: str) -> bool:
+    """Whether a provider's error, in `_letters`, says that there is no such parameter."""
+    name = rf"\b{_letters(name)}\b"
+    return re.search(rf"{DOES_NOT_KNOW}{BETWEEN}{name}|{name}{BETWEEN}{DOES_NOT_KNOW}", error) is not None
+
+
+def _is_too_large(name: str, error: str) -> bool:
+    """Whether its value is above all that the provider would do without it."""
+    return re.search(rf"\b{_letters(name)}\b{BETWEEN}too large", error) is not None
+
+
 class Refused:
-    """Parameters that the guard added and a provider did not take, by host and model. Safe to share between threads."""
+    """Parameters that the guard added and a provider does not know, by host and model. Safe to share between threads.
+
+    That a model takes no cap at all is not remembered: each call tries, so that no mistake switches off the caps of
+    others.
+    """
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], frozenset[str]] = {}
@@ -136,6 +159,9 @@ class Attempt:
         self._host = request.host
         self._refused = refused
         self._added: tuple[str, ...] = ()
+        # What is not added, and what of it the provider has said of this request that it does not know.
+        self._without = refused.of(request.host, asked.model)
+        self._unknown: frozenset[str] = frozenset()
         self._reader: AnswerReader = asked.reader()
         self._is_remembered = False
         self._write_body()
@@ -148,8 +174,7 @@ class Attempt:
         decision = self.call.decision
         cap = None if decision is None else decision.max_output_tokens
         try:
-            refused = self._refused.of(self._host, self._asked.model)
-            outgoing = self._asked.outgoing(cap, refused)
+            outgoing = self._asked.outgoing(cap, self._without)
             self.body, self._added = outgoing.body, outgoing.added
         except CapCannotBeObeyedError as error:
             assert decision is not None
@@ -164,20 +189,32 @@ class Attempt:
         return status in REFUSES_PARAMETERS and bool(self._added)
 
     def takes_back(self, answer: bytes) -> bool:
-        """Whether the provider's error names such a parameter: `body` is without it now, and to be sent once more."""
-        text = _letters(answer[:ERROR_BYTES_MAX].decode("utf-8", "replace"))
-        named = [name for name in self._added if _letters(name) in text]
+        """Whether the provider's error is about such a parameter: `body` is without it now, and to be sent once more.
+
+        Without a cap that is too large for it the provider answers with less than the cap allows.
+        """
+        error = _letters(answer[:ERROR_BYTES_MAX].decode("utf-8", "replace"))
+        added = [name for name in self._added if name not in self._without]
+        unknown = frozenset(name for name in added if _does_not_know(name, error))
+        named = unknown.union(name for name in added if _is_too_large(name, error))
         if not named:
             return False
-        logger.warning(
-            "%s does not take %s for %s: it is sent without from now on",
-            self._host,
-            named[0],
-            self._asked.model,
-        )
-        self._refused.add(self._host, self._asked.model, named)
+        self._unknown |= unknown
+        self._without |= named
         self._write_body()
+        logger.warning(
+            "%s does not take %s for %s: request %s is sent again without it%s",
+            self._host,
+            " and ".join(sorted(named)),
+            self._asked.model,
+            self.call.request_id,
+            "" if self._has_cap() or not named.intersection(self._asked.cap_names) else ", and has no cap",
+        )
         return True
+
+    def _has_cap(self) -> bool:
+        """One that the guard has added."""
+        return any(name in self._asked.cap_names for name in self._added)
 
     def broke(self, error: BaseException) -> None:
         """No answer came."""
@@ -190,6 +227,9 @@ class Attempt:
     def answered(self) -> None:
         """A successful answer begins."""
         self.call.answer = self._reader
+        unknown = self._unknown if self._has_cap() else self._unknown.difference(self._asked.cap_names)
+        if unknown:
+            self._refused.add(self._host, self._asked.model, unknown)
 
     def feed(self, data: bytes) -> bytes:
         """What the caller is to see of it; the usage is written down first, once the provider has said it."""
