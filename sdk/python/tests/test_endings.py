@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,11 +13,15 @@ import anthropic
 import httpx2
 import openai
 import pytest
+import redis
+import requests
 import tokvigil
 from google import genai
 from google.genai import types
+from starlette.exceptions import HTTPException
 from tokvigil import AsyncTokVigil, ConfigurationError, TokVigil, Usage
-from tokvigil.endings import NO_USAGE, Charge, Ending, charge, ending_of_error, ending_of_status
+from tokvigil.endings import NO_USAGE, Charge, Ending, charge, ending_of_status
+from tokvigil.failures import ending_of_error
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE
@@ -61,12 +67,18 @@ def test_the_charge_follows_from_the_ending_and_what_is_known(
         (500, Ending.REFUSED),
         (503, Ending.REFUSED),
         (529, Ending.REFUSED),
+        (302, Ending.REFUSED),
+        (307, Ending.REFUSED),
+        (308, Ending.REFUSED),
+        (303, Ending.UNANSWERED),
         (502, Ending.UNANSWERED),
         (504, Ending.UNANSWERED),
         (524, Ending.UNANSWERED),
     ],
 )
-def test_an_error_status_is_a_refusal_unless_a_gateway_says_it(status: int, ending: Ending) -> None:
+def test_a_status_is_a_refusal_unless_the_request_may_have_been_worked_on(
+    status: int, ending: Ending
+) -> None:
     assert ending_of_status(status) is ending
 
 
@@ -82,7 +94,26 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
+def of(module: str, name: str, **said: Any) -> Exception:
+    """An error of a library that is not installed here."""
+    error: Exception = type(name, (Exception,), {"__module__": module})(name)
+    vars(error).update(said)
+    return error
+
+
+def refused_by(url: str, **request: Any) -> httpx2.HTTPStatusError:
+    asked = httpx2.Request("POST", url, **request)
+    return httpx2.HTTPStatusError("no", request=asked, response=httpx2.Response(429, request=asked))
+
+
+def unreached(url: str, **request: Any) -> httpx2.ConnectError:
+    return httpx2.ConnectError("no", request=httpx2.Request("POST", url, **request))
+
+
 REQUEST = httpx2.Request("POST", "http://provider")
+AWS = "https://bedrock-runtime.eu-west-1.amazonaws.com"
+BUSY = {"ResponseMetadata": {"HTTPStatusCode": 429}}
+AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
 
 
 @pytest.mark.parametrize(
@@ -91,8 +122,9 @@ REQUEST = httpx2.Request("POST", "http://provider")
         (ConfigurationError("no"), Ending.NOT_SENT),
         (httpx2.ConnectError("no"), Ending.NOT_REACHED),
         (httpx2.ConnectTimeout("no"), Ending.NOT_REACHED),
-        (ConnectionRefusedError(), Ending.NOT_REACHED),
-        (socket.gaierror(), Ending.NOT_REACHED),
+        (urllib.error.URLError(ConnectionRefusedError()), Ending.NOT_REACHED),
+        (urllib.error.URLError(socket.gaierror()), Ending.NOT_REACHED),
+        (urllib.error.URLError(TimeoutError()), Ending.UNANSWERED),
         (httpx2.ReadTimeout("no"), Ending.UNANSWERED),
         (httpx2.RemoteProtocolError("no"), Ending.UNANSWERED),
         (ConnectionResetError(), Ending.UNANSWERED),
@@ -111,6 +143,48 @@ REQUEST = httpx2.Request("POST", "http://provider")
         # What became of the attempts before it was not seen.
         (error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "1"}), Ending.UNANSWERED),
         (error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "0"}), Ending.REFUSED),
+        # In the middle of an answer.
+        (openai.APIError("overloaded", REQUEST, body={"code": 429}), Ending.UNANSWERED),
+        (error_of(anthropic, "APIStatusError", 200), Ending.UNANSWERED),
+        (genai.errors.APIError(503, {"error": {}}, types.HttpResponse()), Ending.UNANSWERED),
+        # Of HTTP libraries, about a model or about something else.
+        (refused_by(AI_URL), Ending.REFUSED),
+        (refused_by("https://gpus/generate", json={"model": "mine", "prompt": "hi"}), Ending.REFUSED),
+        (refused_by(OTHER_URL), Ending.UNANSWERED),
+        (unreached(AI_URL), Ending.NOT_REACHED),
+        (unreached(OTHER_URL), Ending.UNANSWERED),
+        (caused(RuntimeError(), unreached(OTHER_URL)), Ending.UNANSWERED),
+        (requests.HTTPError(request=requests.Request("POST", OTHER_URL).prepare()), Ending.UNANSWERED),
+        (urllib.error.HTTPError(AI_URL, 429, "no", {}, None), Ending.REFUSED),  # type: ignore[arg-type]
+        (urllib.error.HTTPError(OTHER_URL, 429, "no", {}, None), Ending.UNANSWERED),  # type: ignore[arg-type]
+        (of("aiohttp.client_exceptions", "ClientConnectorError"), Ending.NOT_REACHED),
+        (of("botocore.errorfactory", "Throttled", operation_name="Converse", response=BUSY), Ending.REFUSED),
+        (
+            of("botocore.errorfactory", "Throttled", operation_name="PutItem", response=BUSY),
+            Ending.UNANSWERED,
+        ),
+        (
+            of(
+                "botocore.exceptions",
+                "EndpointConnectionError",
+                kwargs={"endpoint_url": f"{AWS}/model/x/converse"},
+            ),
+            Ending.NOT_REACHED,
+        ),
+        (
+            of(
+                "botocore.exceptions", "EndpointConnectionError", kwargs={"endpoint_url": "https://s3/bucket"}
+            ),
+            Ending.UNANSWERED,
+        ),
+        (of("cohere.core.api_error", "ApiError", status_code=429), Ending.REFUSED),
+        # The application's own.
+        (HTTPException(status_code=422), Ending.UNANSWERED),
+        (of("rest_framework.exceptions", "NotFound", status_code=404), Ending.UNANSWERED),
+        (of("aiohttp.web_exceptions", "HTTPNotFound", status=404), Ending.UNANSWERED),
+        (ConnectionRefusedError(), Ending.UNANSWERED),
+        (caused(RuntimeError("redis"), ConnectionRefusedError()), Ending.UNANSWERED),
+        (caused(redis.ConnectionError(), ConnectionRefusedError()), Ending.UNANSWERED),
     ],
 )
 def test_an_error_tells_how_a_call_ended(error: BaseException, ending: Ending) -> None:
@@ -120,6 +194,68 @@ def test_an_error_tells_how_a_call_ended(error: BaseException, ending: Ending) -
 def test_the_retries_of_an_attempt_are_attempts_of_their_own() -> None:
     error = error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "1"})
     assert ending_of_error(error, of_attempt=True) is Ending.REFUSED
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError(), socket.gaierror(), unreached(OTHER_URL)])
+def test_every_broken_connection_of_an_attempt_is_the_attempts(error: Exception) -> None:
+    assert ending_of_error(error, of_attempt=True) is Ending.NOT_REACHED
+
+
+def by_requests(url: str) -> None:
+    requests.post(url, json={}, timeout=PATIENT_S).raise_for_status()
+
+
+def by_urllib(url: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, b"{}"))  # noqa: S310
+
+
+def by_httpx(url: str) -> None:
+    httpx2.post(url, json={}).raise_for_status()
+
+
+@pytest.mark.parametrize("post", [by_requests, by_urllib, by_httpx])
+def test_a_guard_around_any_http_library_knows_that_nothing_was_reached(
+    tv: TokVigil, unreachable: str, reports: Any, post: Callable[[str], None]
+) -> None:
+    with (
+        pytest.raises(OSError if post is not by_httpx else httpx2.ConnectError),
+        tv.guard(user_id="ada", model="gpt-4o-mini"),
+    ):
+        post(unreachable + "/v1/chat/completions")
+    assert reports() == [NOTHING]
+
+
+@pytest.mark.parametrize("post", [by_requests, by_urllib, by_httpx])
+def test_a_refusal_of_another_service_does_not_make_an_answered_call_free(
+    tv: TokVigil, control_plane: Any, wire_provider: WireProvider, reports: Any, post: Callable[[str], None]
+) -> None:
+    client = openai.OpenAI(base_url=wire_provider.url + "/v1", api_key="sk")
+
+    @tv.guarded(user_id="ada", model="gpt-4o-mini")
+    def ask() -> None:
+        client.chat.completions.create(**CHAT)
+        post(control_plane.url + "/crm")
+
+    with pytest.raises(Exception, match="404"):
+        ask()
+    assert reports() == [HELD]
+
+
+def test_a_call_whose_answer_is_elsewhere_was_worked_on(
+    tv: TokVigil, provider: Any, wire: Any, reports: Any
+) -> None:
+    path = "/v1/chat/completions"
+
+    def answer(seen: Any) -> Any:
+        is_post = seen.method == "POST"
+        return (
+            wire.Answer(303, headers={"Location": path}) if is_post else wire.Answer(200, wire.completion())
+        )
+
+    provider.defaults[path] = answer
+    client = tv.wrap(openai.OpenAI(base_url=provider.url + "/v1", api_key="sk"), user_id="ada")
+    assert client.chat.completions.create(**CHAT).usage.total_tokens == 1_290
+    assert reports() == [HELD]
 
 
 def test_errors_that_cause_each_other_in_a_circle_have_an_end() -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx2
 import pytest
 import tokvigil
 from tokvigil import AsyncTokVigil, TokVigil, Usage
@@ -119,6 +120,26 @@ def test_leaving_without_a_record_is_charged_what_was_held_and_said(
     report = only_report(tv, control_plane)
     assert (report["status"], report["output_tokens"]) == ("partial", 100)
     assert "no usage was recorded" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])
+def test_an_error_that_is_charged_what_was_held_is_said(
+    tv: TokVigil, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    with pytest.raises(error), tv.guard(**ASKED) as call:
+        raise error
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "tokvigil"]
+    assert call.request_id in said
+    assert f"no usage was recorded before {error.__name__} was raised" in said
+    assert "not_sent()" in said
+
+
+def test_an_error_that_is_charged_nothing_is_not_said(
+    tv: TokVigil, unreachable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(httpx2.ConnectError), tv.guard(**ASKED):
+        httpx2.post(unreachable + "/v1/messages", json={})
+    assert [record for record in caplog.records if record.name == "tokvigil"] == []
 
 
 def test_an_error_after_the_record_changes_nothing(tv: TokVigil, control_plane: Any) -> None:

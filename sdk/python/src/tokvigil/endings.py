@@ -18,37 +18,16 @@ Text is counted only if it shows every token that is billed: what a model reason
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.checked import TOKENS_MAX
-from tokvigil.errors import ConfigurationError
 from tokvigil.models import COUNTS, Usage, UsageStatus, contradiction
 
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
-# Statuses by which a gateway says that the provider did not answer it: the request may have been worked on, and billed.
-GATEWAY_STATUSES = frozenset({502, 504, 520, 524})
-# Errors of HTTP libraries before a byte of the request was sent, by class name: httpx and httpx2, aiohttp, urllib3,
-# botocore, and the operating system.
-NOT_REACHED_ERRORS = frozenset(
-    {
-        "ClientConnectorError",
-        "ConnectError",
-        "ConnectTimeout",
-        "ConnectTimeoutError",
-        "ConnectionRefusedError",
-        "EndpointConnectionError",
-        "NewConnectionError",
-        "PoolTimeout",
-        "ProxyError",
-        "UnsupportedProtocol",
-        "gaierror",
-    }
-)
-CAUSES_MAX = 20
-# With each attempt the SDKs of OpenAI and Anthropic say how many came before.
-RETRY_COUNT_HEADER = "x-stainless-retry-count"
+# Statuses after which a request may have been worked on, and billed: those of a gateway that the provider did not
+# answer, and 303, which says that the answer is elsewhere. Other redirects say that nothing ran here.
+UNANSWERED_STATUSES = frozenset({303, 502, 504, 520, 524})
 
 
 class Ending(Enum):
@@ -100,60 +79,5 @@ def is_possible(usage: Usage) -> bool:
 
 
 def ending_of_status(status: int) -> Ending:
-    """Of an answer with an error status."""
-    return Ending.UNANSWERED if status in GATEWAY_STATUSES else Ending.REFUSED
-
-
-def ending_of_error(error: BaseException, *, of_attempt: bool = False) -> Ending:
-    """Of a call that raised instead of answering, by the error or what caused it (`raise ... from`).
-
-    With `of_attempt` the error is about one request. Else a provider's SDK may have tried before, and nobody saw how
-    that ended.
-    """
-    cause: BaseException | None = error
-    for _ in range(CAUSES_MAX):
-        if cause is None:
-            break
-        ending = _ending_named_by(cause)
-        if ending is not None:
-            return ending if of_attempt or not _was_tried_before(cause) else Ending.UNANSWERED
-        cause = cause.__cause__
-    return Ending.UNANSWERED
-
-
-def _ending_named_by(error: BaseException) -> Ending | None:
-    if isinstance(error, AIUsageBlockedError | ConfigurationError):
-        return Ending.NOT_SENT
-    status = _status_of(error)
-    if status is not None:
-        return ending_of_status(status)
-    if any(base.__name__ in NOT_REACHED_ERRORS for base in type(error).__mro__):
-        return Ending.NOT_REACHED
-    return None
-
-
-def _status_of(error: BaseException) -> int | None:
-    """Of the answer that an SDK's error is about: `status_code`, `response.status_code`, `code` of google-genai, or
-    where botocore keeps it."""
-    response = _said(error, "response")
-    if isinstance(response, dict):
-        metadata = response.get("ResponseMetadata")
-        said = [metadata.get("HTTPStatusCode")] if isinstance(metadata, dict) else []
-    else:
-        said = [_said(error, "status_code"), _said(response, "status_code")]
-        said.append(_said(error, "code") if isinstance(error, Exception) else None)
-    return next((status for status in said if isinstance(status, int) and 400 <= status < 600), None)
-
-
-def _was_tried_before(error: BaseException) -> bool:
-    request = _said(error, "request") or _said(_said(error, "response"), "request")
-    headers = _said(request, "headers")
-    return headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0"
-
-
-def _said(source: Any, name: str) -> Any:
-    """httpx raises for a request that an error does not have."""
-    try:
-        return getattr(source, name, None)
-    except Exception:
-        return None
+    """Of an answer that is none of success."""
+    return Ending.UNANSWERED if status in UNANSWERED_STATUSES else Ending.REFUSED

@@ -15,8 +15,9 @@ from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
 from tokvigil.attribution import inside_guard
 from tokvigil.calls import Call
-from tokvigil.endings import Ending, ending_of_error
+from tokvigil.endings import Ending
 from tokvigil.errors import ConfigurationError
+from tokvigil.failures import ending_of_error
 from tokvigil.models import Decision, Usage, UsageStatus, checked_usage
 from tokvigil.usage_reading import read_usage
 
@@ -79,15 +80,15 @@ class Guard:
         """By what is known, if nothing was recorded."""
         if self._call.reported is not None:
             return
-        if self._answered or error is None:
+        ending = Ending.UNANSWERED if self._answered or error is None else ending_of_error(error)
+        if ending is Ending.UNANSWERED:
             logger.warning(
-                "request %s: no usage was recorded, so it is charged what it holds; say call.not_sent() if the"
+                "request %s: no usage was recorded%s, so it is charged what it holds; say call.not_sent() if the"
                 " provider was not called",
                 self.request_id,
+                "" if error is None else f" before {type(error).__name__} was raised",
             )
-            self._call.end(Ending.UNANSWERED)
-        else:
-            self._call.end(ending_of_error(error))
+        self._call.end(ending)
 
 
 class AsyncGuard:

@@ -26,8 +26,9 @@ from tokvigil.dialects import (
     read_call,
     unread_call,
 )
-from tokvigil.endings import Ending, ending_of_error, ending_of_status
+from tokvigil.endings import Ending, ending_of_status
 from tokvigil.errors import TokVigilError
+from tokvigil.failures import ending_of_error
 from tokvigil.models import Decision
 from tokvigil.question import Question
 from tokvigil.steps import Steps

@@ -2,7 +2,7 @@
 
 The guard is the transport of a new client; behind it the old client sends, with its proxies, hooks and certificates.
 The new client follows redirects, so that each request on the way passes the gate: an AI call that has moved is asked
-for where it is, and what did not run is reported as failed.
+for where it is, and what did not run is reported as failed. What ran, and has its answer elsewhere (303), is not.
 What the provider's SDK sees is a client as it knows it.
 """
 

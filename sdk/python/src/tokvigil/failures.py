@@ -1,0 +1,151 @@
+"""How a call ended that raised instead of answering, by its error or what caused it.
+
+An application's own errors look like a provider's: they have a status, or a connection to its database was refused. So
+only these say that the provider was not reached, or that it refused; after any other the call may have been answered.
+
+| the error's class is of  | its status counts      | that no connection came about counts |
+|--------------------------|------------------------|--------------------------------------|
+| a provider's SDK         | always                 | always                               |
+| an HTTP library          | if it names an AI call | unless it names another request      |
+| the operating system     | -                      | if one of the above was caused by it |
+| anything else            | never                  | never                                |
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.dialects.paths import use_of
+from tokvigil.endings import Ending, ending_of_status
+from tokvigil.errors import ConfigurationError
+
+# By the modules of their errors.
+GOOGLE = "google.genai"
+PROVIDERS = (
+    *("anthropic", "cerebras", "cohere", "fireworks", "groq", "litellm", "mistralai", "ollama", "openai"),
+    *("together", "voyageai", GOOGLE),
+)
+HTTP_LIBRARIES = (
+    *("aiohttp.client_exceptions", "botocore", "httpcore", "httpcore2", "httpx", "httpx2", "requests"),
+    *("urllib.error", "urllib3"),
+)
+# What botocore's errors name if they are about a model of Bedrock.
+BEDROCK_OPERATIONS = ("Converse", "ConverseStream", "InvokeModel", "InvokeModelWithResponseStream")
+# Errors before a byte of the request was sent, by class name: of httpx and httpx2, aiohttp, urllib3, botocore, and the
+# operating system.
+NOT_REACHED_ERRORS = frozenset(
+    {
+        "ClientConnectorError",
+        "ConnectError",
+        "ConnectTimeout",
+        "ConnectTimeoutError",
+        "ConnectionRefusedError",
+        "EndpointConnectionError",
+        "NewConnectionError",
+        "PoolTimeout",
+        "ProxyError",
+        "UnsupportedProtocol",
+        "gaierror",
+    }
+)
+CAUSES_MAX = 20
+# With each attempt the SDKs of OpenAI and Anthropic say how many came before.
+RETRY_COUNT_HEADER = "x-stainless-retry-count"
+
+
+def ending_of_error(error: BaseException, *, of_attempt: bool = False) -> Ending:
+    """With `of_attempt` the error is about one request to a provider. Else a provider's SDK may have tried before, and
+    nobody saw how that ended.
+    """
+    cause: BaseException | None = error
+    # Whether this is about a provider for certain, and whether it is about a request at all.
+    is_providers = is_http = of_attempt
+    for _ in range(CAUSES_MAX):
+        if cause is None:
+            break
+        if isinstance(cause, AIUsageBlockedError | ConfigurationError):
+            return Ending.NOT_SENT
+        if _is_of(cause, PROVIDERS) or _said(cause, "operation_name") in BEDROCK_OPERATIONS:
+            is_providers = is_http = True
+        elif _is_of(cause, HTTP_LIBRARIES) and not is_providers:
+            names_ai_call = _names_ai_call(cause)
+            if names_ai_call is False:
+                break
+            is_providers, is_http = names_ai_call is True, True
+        ending = _ending_named_by(cause, is_providers=is_providers) if is_http else None
+        if ending is not None:
+            return ending if of_attempt or not _was_tried_before(cause) else Ending.UNANSWERED
+        cause = _cause_of(cause)
+    return Ending.UNANSWERED
+
+
+def _ending_named_by(error: BaseException, *, is_providers: bool) -> Ending | None:
+    if not isinstance(error, OSError) and not _is_of(error, (*PROVIDERS, *HTTP_LIBRARIES)):
+        return None
+    status = _status_of(error) if is_providers else None
+    if status is not None:
+        return ending_of_status(status)
+    is_unreached = any(base.__name__ in NOT_REACHED_ERRORS for base in type(error).__mro__)
+    return Ending.NOT_REACHED if is_unreached else None
+
+
+def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
+    names = [f"{base.__module__}." for base in type(error).__mro__]
+    return any(name.startswith(f"{module}.") for name in names for module in modules)
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    """requests and urllib name no `__cause__`, and keep it as an argument; older versions of urllib3 as `reason`."""
+    kept = (error.__cause__, *error.args, _said(error, "reason"))
+    return next((cause for cause in kept if isinstance(cause, BaseException)), None)
+
+
+def _names_ai_call(error: BaseException) -> bool | None:
+    """Whether the request that an HTTP library's error is about is an AI call; None: it names none."""
+    request = _said(error, "request") or _said(_said(error, "response"), "request")
+    request = request or _said(error, "request_info")
+    url = _said(request, "url") or _said(error, "url")
+    if url is None and isinstance(named := _said(error, "kwargs"), dict):
+        url = named.get("endpoint_url")
+    if url is None:
+        return None
+    body = _said(request, "content") or _said(request, "body")
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    with suppress(ValueError):
+        return use_of(urlsplit(str(url)).path).runs_a_model or (
+            isinstance(body, bytes) and b'"model"' in body
+        )
+    return None
+
+
+def _status_of(error: BaseException) -> int | None:
+    """Of the answer that an error is about: its response's, also where botocore keeps that, or its own. An error in the
+    middle of an answer has no response, or one of success."""
+    response = _said(error, "response")
+    if isinstance(response, dict):
+        metadata = response.get("ResponseMetadata")
+        said = [metadata.get("HTTPStatusCode")] if isinstance(metadata, dict) else []
+    elif response is not None:
+        said = [_said(response, "status_code"), _said(response, "status")]
+    else:
+        said = [_said(error, "status_code"), _said(error, "status")]
+        said.append(_said(error, "code") if _is_of(error, (GOOGLE,)) else None)
+    return next((status for status in said if isinstance(status, int) and 400 <= status < 600), None)
+
+
+def _was_tried_before(error: BaseException) -> bool:
+    request = _said(error, "request") or _said(_said(error, "response"), "request")
+    headers = _said(request, "headers")
+    return headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0"
+
+
+def _said(source: Any, name: str) -> Any:
+    """httpx raises for a request that an error does not have."""
+    try:
+        return getattr(source, name, None)
+    except Exception:
+        return None
