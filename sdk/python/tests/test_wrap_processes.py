@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +130,103 @@ def test_a_forked_child_that_drops_its_copy_of_a_stream_ends_nothing(
     wire_provider.resume()
     list(streams[0])
     assert (books.only().status, books.only().usage) == ("succeeded", wire_provider.openai.USAGE)
+
+
+# As uWSGI forks its workers: Python runs no hooks, and nobody tells the SDK.
+FORKED_IN_C = """
+import ctypes, os, sys
+import openai
+from tokvigil import AIUsageBlockedError, TokVigil
+tokvigil_url, provider_url = sys.argv[1:]
+tv = TokVigil(api_key="tv_dev_id_secret", base_url=tokvigil_url, timeout=5.0)
+def call(user_id):
+    # A connection to the provider that the parent has open is the parent's, as with any client of openai.
+    with openai.OpenAI(base_url=provider_url + "/v1", api_key="sk") as bare:
+        try:
+            tv.wrap(bare, user_id=user_id).chat.completions.create(
+                model="gpt-4o-mini", messages=[{"role": "user", "content": "hi"}])
+        except AIUsageBlockedError as error:
+            return "degraded" if error.decision.degraded else "blocked"
+    return "answered"
+def fork():
+    return ctypes.PyDLL(None).fork()
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+
+
+def run_forking_in_c(script: str, control_plane: Any, wire_provider: WireProvider) -> None:
+    run = [sys.executable, "-c", FORKED_IN_C + script, control_plane.url, wire_provider.url]
+    subprocess.run(run, check=True, timeout=30)
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+@needs_fork
+def test_a_child_forked_in_c_is_answered_and_reports_on_its_own(
+    control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
+    def decide(seen: Any) -> Any:
+        decided = wire.blocked if seen.body["user_id"] == "blocked" else wire.decision
+        return wire.Answer(200, decided(seen.body["request_id"]), delay_s=0.02)
+
+    control_plane.defaults["/v1/evaluate"] = decide
+    script = """
+import time
+assert call("parent") == "answered"
+assert tv.flush() == 0
+child = fork()
+if child == 0:
+    code = 1
+    try:
+        assert {call("blocked") for _ in range(20)} == {"blocked"}
+        assert call("child") == "answered"
+        until = time.monotonic() + 10
+        while tv.pending() and time.monotonic() < until:
+            time.sleep(0.05)
+        code = tv.pending()
+    finally:
+        os._exit(code)
+assert {call("parent") for _ in range(20)} == {"answered"}
+assert end(child) == 0
+assert tv.flush() == 0
+"""
+    run_forking_in_c(script, control_plane, wire_provider)
+    users = sorted(event["user_id"] for event in control_plane.charged.values())
+    assert users == ["child", *["parent"] * 21]
+
+
+@needs_fork
+@pytest.mark.parametrize("first", ["tv.close()", "tv.flush()", "os.fork() or os._exit(0); os.wait()"])
+def test_whatever_a_child_forked_in_c_does_first_reports_of_its_parent_stay_its_parents(
+    control_plane: Any, wire: Any, wire_provider: WireProvider, first: str
+) -> None:
+    control_plane.defaults["/v1/usage/batch"] = lambda _: wire.Answer(503)
+    script = f"""
+import threading, time
+from pathlib import Path
+assert call("parent") == "answered"
+def files():
+    return sorted(Path(os.environ["TOKVIGIL_JOURNAL"]).glob("*/*.jsonl"))
+before = files()
+assert len(before) == 1 and tv.pending() == 1
+held = threading.Event()
+def hold():
+    with tv._reporter.journal.lock:
+        held.set()
+        time.sleep(60)
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = fork()
+if child == 0:
+    {first}
+    os._exit(0)
+assert end(child) == 0
+assert files() == before and tv.pending() == 1
+os._exit(0)
+"""
+    run_forking_in_c(script, control_plane, wire_provider)
 
 
 def test_calls_go_on_while_the_control_plane_is_away_and_are_reported_later(

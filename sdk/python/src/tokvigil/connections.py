@@ -73,6 +73,7 @@ class Connections:
         self._begin()
 
     def _check_is_open(self) -> None:
+        forking.notice()
         if self._is_closed:
             raise ConfigurationError(CLOSED)
 

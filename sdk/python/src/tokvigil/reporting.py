@@ -99,6 +99,7 @@ class Reporter:
 
     def report(self, report: Report) -> None:
         """Write a report down; it is sent at once, in the background."""
+        forking.notice()
         with self.journal.lock:
             if self._closed.is_set():
                 # A call that was open at the close has been handed over as what it may use.
@@ -145,6 +146,7 @@ class Reporter:
     def flush(self, timeout_s: float = FLUSH_S) -> int:
         """Send what is pending, with retries, also what processes that ended have left; returns how many reports are
         left. Takes no longer than `timeout_s`."""
+        forking.notice()
         if self._closed.is_set():
             return 0
         deadline = time.monotonic() + timeout_s
@@ -169,6 +171,7 @@ class Reporter:
 
     def close(self, timeout_s: float) -> None:
         """Report open calls as they stand and send what can be sent in that time; the rest stays in the journal."""
+        forking.notice()
         self._holds.let_none_begin()
         with self.journal.lock:
             is_first = self in _reporters

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from tokvigil import steps
+from tokvigil import forking, steps
 from tokvigil.errors import (
     ConfigurationError,
     HoldNotFoundError,
@@ -86,9 +86,11 @@ class Transport:
         return self.run(self.ask(method, path, **options))
 
     def run(self, wanted: Steps[T]) -> T:
+        forking.notice()
         return steps.run(wanted, self._sender.send)
 
     async def run_async(self, wanted: Steps[T]) -> T:
+        forking.notice()
         return await steps.run_async(wanted, self._sender.send_async)
 
     def ask(
