@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ class Seen:
     raw: bytes
 
 
+def about(seen: Seen, answer: Answer) -> Answer:
+    """With the request id that was sent: TokVigil names it in its answers."""
+    asked = seen.body.get("request_id") if isinstance(seen.body, dict) else None
+    named = answer.body.get("request_id") if isinstance(answer.body, dict) else None
+    if asked is None or named is None or answer.status >= 300:
+        return answer
+    return replace(answer, body=answer.body | {"request_id": asked})
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -70,7 +79,11 @@ class FakeServer:
                 fake.seen.append(seen)
                 key = self.path.split("?")[0]
                 script = fake.scripts[key]
-                answer = script.popleft() if script else fake.defaults.get(key, lambda _: Answer(404))(seen)
+                answer = (
+                    about(seen, script.popleft())
+                    if script
+                    else fake.defaults.get(key, lambda _: Answer(404))(seen)
+                )
                 time.sleep(answer.delay_s)
                 if answer.hang_up:
                     self.close_connection = True

@@ -134,7 +134,9 @@ def test_a_full_pool_lets_no_call_out(
     control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, awaited: bool, on_unreachable: Any
 ) -> None:
     monkeypatch.setattr(links, "LINKS_MAX", 2)
-    control_plane.defaults["/v1/evaluate"] = lambda _: wire.Answer(200, wire.blocked(), delay_s=0.3)
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.blocked(seen.body["request_id"]), delay_s=0.3
+    )
     ask = ask_in_tasks if awaited else ask_in_threads
     decisions = ask(control_plane.url, 12, timeout=0.8, on_unreachable=on_unreachable)
     assert [decision for decision in decisions if decision.allowed] == []

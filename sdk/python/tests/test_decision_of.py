@@ -61,7 +61,7 @@ def test_an_error_tells_it_too(client: openai.OpenAI, wire_provider: WireProvide
 
 
 def test_and_a_block_also_inside_another_error(client: openai.OpenAI, control_plane: Any, wire: Any) -> None:
-    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked("r-blocked")))
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
     with pytest.raises(openai.PermissionDeniedError) as caught:
         client.chat.completions.create(**CHAT)
     buried = RuntimeError("an agent failed")
@@ -69,7 +69,10 @@ def test_and_a_block_also_inside_another_error(client: openai.OpenAI, control_pl
     for error in (caught.value, buried):
         decision = tokvigil.decision_of(error)
         assert decision is not None
-        assert (decision.request_id, decision.allowed) == ("r-blocked", False)
+        assert (decision.request_id, decision.allowed) == (
+            control_plane.seen[-1].body["request_id"],
+            False,
+        )
 
 
 def test_parallel_answers_keep_their_own_decisions(

@@ -55,6 +55,13 @@ def nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_say_again_from", {})
 
 
+def decide(control_plane: Any, wire: Any, path: str, broken: str) -> None:
+    """From now on all calls are blocked, by an answer with this field broken."""
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, with_broken(wire.blocked(seen.body["request_id"]), path, broken)
+    )
+
+
 def with_broken(answer: dict[str, Any], path: str, broken: str) -> bytes:
     """The answer with one of its fields replaced."""
     part, _, name = path.rpartition(".")
@@ -79,12 +86,12 @@ def test_a_block_stays_a_block_whatever_field_is_broken(
 ) -> None:
     with TokVigil(api_key="key", base_url=control_plane.url, on_unreachable=on_unreachable) as tv:
         for broken in BROKEN:
-            control_plane.script("/v1/evaluate", wire.Answer(200, with_broken(wire.blocked(), path, broken)))
+            decide(control_plane, wire, path, broken)
             decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
             assert not decision.allowed, broken
             assert (decision.reason_code, decision.request_id) == (
                 "DAILY_REQUEST_LIMIT_EXCEEDED",
-                "r-blocked",
+                control_plane.seen[-1].body["request_id"],
             )
     assert len(control_plane.calls("/v1/evaluate")) == len(BROKEN)
 
@@ -108,12 +115,12 @@ def test_a_block_stays_a_block_whatever_field_is_broken(
 def test_what_cannot_be_read_is_left_out_and_named(
     tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture, path: str, left: Any
 ) -> None:
-    control_plane.script("/v1/evaluate", wire.Answer(200, with_broken(wire.blocked(), path, "[7]")))
+    decide(control_plane, wire, path, "[7]")
     decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
     assert {name: getattr(decision, name) for name in left} == left
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert (
-        line == f"in the decision on request r-blocked, these fields cannot be read and are left out: {path}"
+    assert line == (
+        f"in the decision on request {decision.request_id}, these fields cannot be read and are left out: {path}"
     )
 
 

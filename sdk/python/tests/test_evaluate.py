@@ -84,7 +84,8 @@ def test_an_amount_written_as_a_number_is_not_rounded_to_a_float(
 ) -> None:
     body = b'{"request_id": "r", "allowed": true, "reason_code": "ALLOWED", "estimated_cost_usd": 0.1}'
     control_plane.script("/v1/evaluate", wire.Answer(200, body))
-    assert tv.evaluate(user_id="user_123", model="gpt-4o-mini").estimated_cost_usd == Decimal("0.1")
+    decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini", request_id="r")
+    assert decision.estimated_cost_usd == Decimal("0.1")
 
 
 def test_text_and_messages_are_counted_here_and_never_sent(tv: TokVigil, control_plane: Any) -> None:

@@ -408,3 +408,61 @@ def test_a_password_in_the_address_is_refused_and_not_shown(base_url: str) -> No
         TokVigil(api_key="key", base_url=base_url)
     assert "hunter2" not in repr(caught.value)
     assert "joe" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_an_answer_about_another_request_is_none_and_ends_its_connection(
+    control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, awaited: bool
+) -> None:
+    """As two processes get that share a connection: each reads what the other asked for."""
+    connections = []
+    accept = control_plane.server.process_request
+    monkeypatch.setattr(
+        control_plane.server, "process_request", lambda *made: (connections.append(made), accept(*made))
+    )
+    wrong = iter([False, True])
+
+    def decide(seen: Any) -> Any:
+        if next(wrong, False):
+            return wire.Answer(200, wire.decision("of another call"))
+        return wire.Answer(200, wire.blocked(seen.body["request_id"]))
+
+    control_plane.defaults["/v1/evaluate"] = decide
+
+    async def main() -> list[Any]:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
+            return [await tv.evaluate(user_id="ada", model="gpt-4o-mini") for _ in range(3)]
+
+    if awaited:
+        decisions = asyncio.run(main())
+    else:
+        with TokVigil(api_key="key", base_url=control_plane.url) as tv:
+            decisions = [tv.evaluate(user_id="ada", model="gpt-4o-mini") for _ in range(3)]
+    assert [decision.allowed for decision in decisions] == [False] * 3
+    assert not any(decision.degraded for decision in decisions)
+    assert len(control_plane.calls("/v1/evaluate")) == 4
+    assert len(connections) == 2
+
+
+@pytest.mark.parametrize("on_unreachable", ["allow", "block"])
+def test_answers_about_other_requests_only_are_an_outage(
+    control_plane: Any, wire: Any, on_unreachable: Any
+) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda _: wire.Answer(200, wire.decision("of another call"))
+    with TokVigil(
+        api_key="key", base_url=control_plane.url, max_retries=1, on_unreachable=on_unreachable
+    ) as tv:
+        decision = tv.evaluate(user_id="ada", model="gpt-4o-mini")
+    assert (decision.degraded, decision.allowed) == (True, on_unreachable == "allow")
+    assert "of another call" in decision.message
+
+
+def test_a_receipt_for_another_report_is_none(control_plane: Any, wire: Any) -> None:
+    receipt = {"request_id": "r2", "duplicate": False, "cost_usd": "1", "priced": True}
+    control_plane.defaults["/v1/usage"] = lambda _: wire.Answer(201, receipt)
+    with (
+        TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as tv,
+        pytest.raises(UnreachableError, match="about request r2") as raised,
+    ):
+        tv.report_now(EVENT)
+    assert raised.value.reason == "answer"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -54,6 +54,12 @@ class Answer:
     status: int
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
+    link: _Link | None = field(default=None, repr=False)
+
+    def reject(self) -> None:
+        """It answers another request: its connection is out of step, and is not used again."""
+        if self.link is not None:
+            self.link.is_out_of_step = True
 
     def header(self, name: str) -> str | None:
         wanted = name.lower().encode()
@@ -67,6 +73,7 @@ class _Link:
     pool: Any
     backend: Any = None
     used_at: float = 0.0
+    is_out_of_step: bool = False
 
 
 class Links:
@@ -114,6 +121,9 @@ class Links:
             if link is None:
                 backend = self._backend()
                 link = _Link(self._core.ConnectionPool(**self._options, network_backend=backend), backend)
+            elif link.is_out_of_step:
+                link.is_out_of_step = False
+                link.pool.close()
             link.backend.deadline = request.deadline
             try:
                 response = link.pool.request(**self._written(request))
@@ -124,7 +134,7 @@ class Links:
             places.release()
         if surplus is not None:
             surplus.pool.close()
-        return Answer(status=response.status, headers=response.headers, body=response.content)
+        return Answer(status=response.status, headers=response.headers, body=response.content, link=link)
 
     async def send_async(self, request: Request) -> Answer:
         """As `send`, in the running event loop, which a connection cannot leave."""
@@ -135,6 +145,9 @@ class Links:
         try:
             async with asyncio.timeout(request.left_s()), links.places:
                 link = _top_of(links.idle) or _Link(self._core.AsyncConnectionPool(**self._options))
+                if link.is_out_of_step:
+                    link.is_out_of_step = False
+                    await link.pool.aclose()
                 try:
                     response = await link.pool.request(**self._written(request))
                 except self._errors as error:
@@ -146,7 +159,7 @@ class Links:
             raise self._unreachable("no answer in time", "timeout", request) from error
         if surplus is not None:
             await surplus.pool.aclose()
-        return Answer(status=response.status, headers=response.headers, body=response.content)
+        return Answer(status=response.status, headers=response.headers, body=response.content, link=link)
 
     def close(self) -> None:
         self._is_closed = True

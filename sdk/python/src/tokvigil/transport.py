@@ -105,7 +105,8 @@ class Transport:
         within_s: float | None = None,
     ) -> Steps[Any]:
         """The answer as a JSON object ({} if it has no body), or what `read` makes of it; what `read` takes, TokVigil
-        has sent. A body of bytes is JSON already; the same bytes go out at every attempt.
+        has sent. A body of bytes is JSON already; the same bytes go out at every attempt. What is read is about the
+        `request_id` of the body, or it is no answer: it is asked for again, through another connection.
 
         An attempt takes `timeout_s` at most; or, with `within_s`, all of them together no longer than that. Too many
         requests (429) are then tried again as long as there is time, and are a busy TokVigil at last.
@@ -114,6 +115,7 @@ class Transport:
         `ConfigurationError` if `base_url` seems to be wrong and TokVigil never answered there.
         """
         written = _json(body)
+        about = body.get("request_id") if isinstance(body, Mapping) else None
         asked = f"{path}?{urlencode(params)}" if params else path
         deadline = None if within_s is None else time.monotonic() + within_s
         attempt = 0
@@ -125,7 +127,7 @@ class Transport:
             )
             try:
                 answer: Answer = yield request
-                return self._read(answer, request, read)
+                return self._read(answer, request, read, about)
             except _ForeignError as foreign:
                 error = self._of_this_address(foreign)
             except TokVigilError as failure:
@@ -142,7 +144,7 @@ class Transport:
             yield delay_s
             attempt += 1
 
-    def _read(self, answer: Answer, request: Request, read: Read | None) -> Any:
+    def _read(self, answer: Answer, request: Request, read: Read | None, about: str | None) -> Any:
         if not 200 <= answer.status < 300:
             raise _error_from(answer, request)
         try:
@@ -152,6 +154,11 @@ class Transport:
             value = read(said)
         except UnreachableError as error:
             raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
+        if about is not None and value.request_id != about:
+            answer.reject()
+            raise _OtherRequestError(
+                f"the answer is about request {value.request_id}, and not about {about}", reason="answer"
+            )
         if self._base_url not in _answering:
             _note_answering(self._base_url)
         return value
@@ -180,6 +187,10 @@ class _ForeignError(Exception):
         self.mend = mend
 
 
+class _OtherRequestError(UnreachableError):
+    """The answer to another request than the one that was sent."""
+
+
 # Addresses at which TokVigil has answered this process: there, foreign answers are an outage.
 _answering: set[str] = set()
 
@@ -198,7 +209,7 @@ def is_retryable(error: TokVigilError) -> bool:
     if isinstance(error, UnreachableError):
         if error.reason == "status":
             return error.status_code in RETRYABLE_STATUSES
-        return error.reason != "answer"
+        return error.reason != "answer" or isinstance(error, _OtherRequestError)
     return isinstance(error, TooManyRequestsError)
 
 

@@ -78,7 +78,9 @@ def test_a_block_of_the_version_in_the_docs_arrives_as_they_say_and_no_call_goes
 ) -> None:
     assert version(style.package).startswith(rows[style.package].version + ".")
     made = recipe(style.recipe)
-    control_plane.defaults["/v1/evaluate"] = lambda _: wire.Answer(200, wire.blocked())
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.blocked(seen.body["request_id"])
+    )
     with pytest.raises(Exception) as raised:
         style.run(made)
     assert type(raised.value).__name__ in rows[style.package].errors
