@@ -11,6 +11,7 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -741,6 +742,53 @@ def test_what_is_no_journal_of_this_version_is_left_alone(folder: Path, content:
     assert not journal.take_over()
     assert strange.exists()
     journal.close()
+
+
+# They are at the place of a file, and who reads them may wait for ever or read without an end.
+FOREIGN = {
+    "FIFO": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", ["old.jsonl", "old.new", "quarantine", "quarantine-1"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_file_makes_nobody_wait(folder: Path, kind: str, name: str) -> None:
+    directory = directory_in(folder, "here")
+    directory.mkdir(parents=True)
+    FOREIGN[kind](directory / name)
+    os.utime(directory / name, (1, 1)) if kind != "device" else None
+    script = """
+import resource, sys
+from contextlib import suppress
+from pathlib import Path
+from tokvigil.journal import Journal
+from tokvigil.journal_file import destination_of, files_in, is_in_use, read_reports
+from tokvigil.journal_survey import survey
+from tokvigil.quarantine import send_again
+from tokvigil.question import Report
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+folder, path = Path(sys.argv[1]), Path(sys.argv[2])
+journal = Journal(folder, "here")
+assert not journal.take_over()
+journal.report(Report("r1", b'{"request_id": "r1"}'))
+journal.settle({"r1": "refused"})
+journal.report(Report("r2", b'{"request_id": "r2"}'))
+with suppress(OSError):
+    send_again(path.parent)
+with suppress(OSError):
+    assert survey(folder, "here").pending == 1
+assert path not in files_in(path.parent)
+assert destination_of(path) is None and is_in_use(path)
+with suppress(OSError):
+    read_reports(path)
+    raise SystemExit("it was read")
+journal.close()
+"""
+    run = [sys.executable, "-c", script, str(folder), str(directory / name)]
+    subprocess.run(run, check=True, timeout=20)
 
 
 def test_a_report_comes_back_from_disk_as_it_was_written_and_is_the_users_own(folder: Path) -> None:

@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import platform
+import stat
 import time
 import uuid
 from contextlib import suppress
@@ -45,6 +46,8 @@ STALE_S = 90.0
 # A descriptor that the operating system refuses.
 CLOSED = -1
 _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
+# Of no effect on a file. A FIFO in its place would block.
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 
 
@@ -107,7 +110,7 @@ class JournalFile:
     def take(cls, path: Path) -> Self | None:
         """The file of a process that ended; None if its process lives, another has taken it, or it is no journal."""
         try:
-            descriptor = os.open(path, _FLAGS)
+            descriptor = open_file(path, _FLAGS)
         except OSError:
             return None
         try:
@@ -167,6 +170,18 @@ class JournalFile:
         self.close()
 
 
+def open_file(path: str | os.PathLike[str], flags: int) -> int:
+    """As `os.open`. Raises `OSError` also for what is no file, such as a FIFO or a device: reading it may never end."""
+    descriptor = os.open(path, flags | _AT_ONCE, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no file", os.fspath(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def line(state: State, request_id: str, body: bytes = b"") -> bytes:
     return b"%s %s %s\n" % (state.encode(), json.dumps(request_id).encode(), body)
 
@@ -178,6 +193,8 @@ def files_in(directory: Path) -> list[Path]:
         for entry in entries:
             with suppress(OSError):
                 changed_at = entry.stat().st_mtime
+                if not entry.is_file():
+                    continue
                 if entry.name.endswith(SUFFIX):
                     found.append((changed_at, Path(entry.path)))
                 elif entry.name.endswith(NEW_SUFFIX) and time.time() - changed_at > NEW_S_MAX:
@@ -196,7 +213,7 @@ def is_in_use(path: Path) -> bool:
 def destination_of(path: Path) -> str | None:
     """Where the reports of a journal go; None if it is no journal."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_file) as file:
             first = file.readline()
         return str(json.loads(first.removeprefix(HEADER))) if first.startswith(HEADER) else None
     except (OSError, ValueError):
@@ -209,7 +226,7 @@ def read_reports(path: Path) -> Reports:
     final: dict[str, bytes] = {}
     unreadable = []
     size = 0
-    with path.open("rb") as file:
+    with open(path, "rb", opener=open_file) as file:
         for whole in file:
             if not whole.endswith(b"\n"):
                 break  # it was cut, so it was not written

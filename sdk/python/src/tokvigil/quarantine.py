@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from tokvigil.journal_file import JournalFile, line
+from tokvigil.journal_file import JournalFile, line, open_file
 
 QUARANTINE = "quarantine"
 
@@ -36,7 +36,7 @@ def set_aside(directory: Path, destination: str, report: bytes, reason: str) -> 
 
 def read(directory: Path) -> list[SetAside]:
     """What was set aside in the folder of a destination. Raises `OSError`."""
-    return [_parsed(text) for path in _files(directory) for text in path.read_bytes().splitlines()]
+    return [_parsed(text) for path in _files(directory) for text in _lines(path)]
 
 
 def send_again(directory: Path) -> int:
@@ -46,7 +46,7 @@ def send_again(directory: Path) -> int:
         (directory / QUARANTINE).rename(directory / f"{QUARANTINE}-{uuid.uuid4().hex}")
     sent = 0
     for path in _files(directory, "-*"):
-        texts = {text: _parsed(text) for text in path.read_bytes().splitlines()}
+        texts = {text: _parsed(text) for text in _lines(path)}
         finals = {
             each.request_id: line("final", each.request_id, each.report.encode())
             for each in texts.values()
@@ -67,8 +67,13 @@ def _files(directory: Path, which: str = "*") -> list[Path]:
     return sorted(directory.glob(f"{QUARANTINE}{which}"))
 
 
+def _lines(path: Path) -> list[bytes]:
+    with open(path, "rb", opener=open_file) as file:
+        return file.read().splitlines()
+
+
 def _append(directory: Path, text: bytes) -> None:
-    descriptor = os.open(directory / QUARANTINE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = open_file(directory / QUARANTINE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, text + b"\n")
     finally:
