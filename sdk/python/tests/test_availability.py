@@ -142,6 +142,17 @@ def test_a_client_repeats_the_last_block_without_asking(control_plane: Any, wire
     assert len(control_plane.calls("/v1/evaluate")) == 1 + FAILURES_TO_OPEN
 
 
+def test_a_block_until_the_end_of_time_is_repeated_too(control_plane: Any, wire: Any) -> None:
+    block = wire.blocked() | {"retry_after": 10**400}
+    control_plane.script("/v1/evaluate", wire.Answer(200, block), *[wire.Answer(503)] * 9)
+    with TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as tv:
+        decisions = [tv.evaluate(user_id="ada", model="gpt-4o-mini") for _ in range(2)]
+    assert [(each.allowed, each.retry_after, each.degraded) for each in decisions] == [
+        (False, None, False),
+        (False, None, True),
+    ]
+
+
 def test_a_dry_run_says_nothing_of_the_calls_to_come(control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()), wire.Answer(503))
     with TokVigil(api_key="key", base_url=control_plane.url, max_retries=0) as client:

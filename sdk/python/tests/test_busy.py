@@ -16,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 from tokvigil import AIUsageBlockedError, AsyncTokVigil, Decision, TokVigil, links
+from tokvigil.retries import WAIT_S_MAX
 
 from sdk.python.tests.wrapped import CHAT
 
@@ -55,7 +56,9 @@ def test_too_many_requests_are_tried_again_as_long_as_there_is_time(control_plan
     assert len(control_plane.calls("/v1/evaluate")) == 4
 
 
-@pytest.mark.parametrize(("asked", "retry_after"), [("60", 60), ("1.5", 2)])
+@pytest.mark.parametrize(
+    ("asked", "retry_after"), [("60", 60), ("1.5", 2), ("inf", WAIT_S_MAX), ("9" * 400, WAIT_S_MAX)]
+)
 def test_a_retry_after_that_is_too_late_ends_the_attempts_and_is_passed_on(
     control_plane: Any, wire: Any, asked: str, retry_after: int
 ) -> None:

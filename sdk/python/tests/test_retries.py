@@ -4,7 +4,7 @@ import random
 from datetime import UTC, datetime
 
 import pytest
-from tokvigil.retries import DELAY_S_MAX, RETRY_AFTER_S_MAX, RetryPolicy, parse_retry_after
+from tokvigil.retries import DELAY_S_MAX, RETRY_AFTER_S_MAX, WAIT_S_MAX, RetryPolicy, parse_retry_after
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -44,6 +44,10 @@ def test_no_retries_means_one_attempt() -> None:
         ("1.5", 1.5),
         ("-4", 0.0),
         ("nan", None),
+        ("inf", WAIT_S_MAX),
+        ("-inf", 0.0),
+        ("9" * 400, WAIT_S_MAX),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", WAIT_S_MAX),
         ("soon", None),
         ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("Mon, 23 Nov 2026 12:00:30 GMT", 30.0),

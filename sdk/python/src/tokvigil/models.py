@@ -19,6 +19,7 @@ from tokvigil import checked, reasons
 from tokvigil.errors import ConfigurationError, UnreachableError
 from tokvigil.json_values import present
 from tokvigil.reasons import ReasonClass, ReasonCode
+from tokvigil.retries import WAIT_S_MAX
 
 logger = logging.getLogger("tokvigil")
 
@@ -364,6 +365,12 @@ def _money(value: Any) -> Decimal:
     return amount
 
 
+def _wait_s(value: Any) -> int:
+    if type(value) is not int or abs(value) > WAIT_S_MAX:
+        raise ValueError(f"{value!r} is no number of seconds")
+    return value
+
+
 def _time(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
@@ -391,7 +398,7 @@ _DECISION: Mapping[str, Kind] = {
     "reason_class": str,
     "message": str,
     "shadow": dict,
-    "retry_after": int,
+    "retry_after": _wait_s,
     "estimated_cost_usd": _money,
     "reserved": dict,
     "expires_at": _time,

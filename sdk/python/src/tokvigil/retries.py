@@ -14,6 +14,8 @@ DELAY_S_FIRST = 0.2
 DELAY_S_MAX = 4.0
 # A server that asks for more is obeyed by not retrying at all: a guard in front of an AI call must not hang.
 RETRY_AFTER_S_MAX = 5.0
+# No server means more: no limit's window is longer than a year.
+WAIT_S_MAX = 366 * 24 * 3600
 RETRIES_MAX = 10
 DOUBLINGS_MAX = 10
 # Of its own: an application that seeds `random` gets the same numbers with the SDK as without it, and forked children
@@ -50,7 +52,7 @@ def backoff_s(
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header: a number or an HTTP date; None if absent or unreadable."""
+    """Seconds from a Retry-After header, a number or an HTTP date: at most `WAIT_S_MAX`; None if it says none."""
     if not value:
         return None
     try:
@@ -62,4 +64,4 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
             return None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    return max(0.0, seconds) if seconds == seconds else None  # NaN is no time
+    return min(max(0.0, seconds), WAIT_S_MAX) if seconds == seconds else None  # NaN is no time
