@@ -10,6 +10,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[3]
 SDK_README = REPOSITORY / "sdk/python/README.md"
 ROOT_README = REPOSITORY / "README.md"
+CONTEXT_GUIDE = REPOSITORY / "docs/python-context.md"
+# Whose examples need the keys and packages of other providers than the demo's.
+NOT_ON_THE_DEMO = "Wrap a client"
 FENCE = re.compile(r"^```(\w*)$")
 
 
@@ -47,3 +50,9 @@ def python_blocks(file: Path) -> Iterator[Block]:
 def quick_start() -> str:
     """The first thing a reader runs."""
     return next(block.code for block in python_blocks(SDK_README) if block.heading == "Quick start")
+
+
+def runs_on_the_demo() -> list[Block]:
+    """The quick start, and what says that it continues it."""
+    blocks = [block for file in (SDK_README, CONTEXT_GUIDE) for block in python_blocks(file)]
+    return [block for block in blocks if block.heading != NOT_ON_THE_DEMO]

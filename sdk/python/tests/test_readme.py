@@ -22,11 +22,10 @@ from tokvigil.integrations import celery
 from tokvigil.reasons import ReasonClass
 from tokvigil.testing import AsyncFakeTokVigil, FakeTokVigil
 
-from sdk.python.tests.readme import REPOSITORY, ROOT_README, SDK_README, Block, python_blocks, quick_start
+from sdk.python.tests.readme import CONTEXT_GUIDE, ROOT_README, SDK_README, Block, python_blocks, quick_start
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wire_provider.content import TEXT
 
-CONTEXT_GUIDE = REPOSITORY / "docs/python-context.md"
 RUN_S_MAX = 60.0
 QUICK_START_ALLOWED = 5
 # How many calls the blocks of a section ask about, and how many they report. A section that is not here fails.
@@ -138,15 +137,14 @@ def test_reports_of_the_readme_are_what_the_provider_said(
         monkeypatch.setenv(name, value)
     names: dict[str, Any] = {"__name__": "readme"}
     with TokVigil() as tv:
-        names |= {"tv": tv, "messages": [{"role": "user", "content": "Hi"}]}
-        exec("import anthropic", names)  # noqa: S102
+        names |= {"tv": tv, "OpenAI": OpenAI, "messages": [{"role": "user", "content": "Hi"}]}
         for block in python_blocks(SDK_README):
             if block.heading in ("Guard a call of your own", "Ask and report yourself"):
                 run(block, names)
     used = [(event["model"], event["status"], event["output_tokens"]) for event in charged(control_plane)]
     assert sorted(used) == [
-        ("claude-haiku-4-5", "succeeded", WireProvider.anthropic.USAGE.output_tokens),
-        ("claude-haiku-4-5", "succeeded", WireProvider.anthropic.USAGE.output_tokens),
+        ("gpt-4o-mini", "succeeded", WireProvider.openai.USAGE.output_tokens),
+        ("gpt-4o-mini", "succeeded", WireProvider.openai.USAGE.output_tokens),
         ("gpt-4o-mini", "succeeded", 240),
     ]
 
@@ -170,10 +168,26 @@ def test_every_block_about_contexts_runs(
         (event["user_id"], event.get("feature"), event.get("metadata")) for event in charged(control_plane)
     ]
     assert asked[:2] == [
-        ("user_123", "agent", {"team": "search", "trace": "t1"}),
+        ("ada", "agent", {"team": "search", "trace": "t1"}),
         ("nightly-job", "digest", None),
     ]
-    assert asked[2:] == [("user_123", "summaries", None)] * 4
+    assert asked[2:] == [("ada", "summaries", None)] * 4
+
+
+@pytest.mark.parametrize(("major", "library"), [("2", "httpx"), ("3", "httpx2")])
+def test_the_test_of_the_readme_runs_with_each_major_of_openai_as_its_comment_says(
+    major: str, library: str, tmp_path: Path
+) -> None:
+    (block,) = (block for block in python_blocks(SDK_README) if block.heading == "Test your own code")
+    file = tmp_path / "own_test.py"
+    file.write_text(
+        f"import openai\nassert openai.__version__.startswith('{major}.')\n"
+        "from openai import OpenAI\nfrom tokvigil import AIUsageBlockedError\n"
+        "messages = [{'role': 'user', 'content': 'Hi'}]\n" + block.code.replace("httpx2", library)
+    )
+    path = {"PYTHONPATH": str(Path(sys.prefix) / "openai-2")} if major == "2" else {}
+    done = subprocess.run([sys.executable, file], env=path, capture_output=True, text=True, timeout=RUN_S_MAX)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def charged(control_plane: Any) -> list[Any]:

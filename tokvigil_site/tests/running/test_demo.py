@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from sdk.python.tests.readme import SDK_README, quick_start
+from sdk.python.tests.readme import SDK_README, quick_start, runs_on_the_demo
 from tokvigil_site.embedded import ports
 from tokvigil_site.tests.running.commands import (
     START_S_MAX,
@@ -104,11 +104,14 @@ def printed_variables(command: Command) -> dict[str, str]:
     return dict(pair.split("=", 1) for line in lines for pair in line.split())
 
 
-def test_while_it_stays_up_the_quick_start_needs_only_what_it_prints(
+def test_while_it_stays_up_the_readme_runs_on_it_from_top_to_bottom_with_only_what_it_prints(
     staying: Command, tmp_path: Path
 ) -> None:
+    first, *others = runs_on_the_demo()
+    assert first.code == quick_start()
     script = tmp_path / "quickstart.py"
-    script.write_text(quick_start())
+    after = "\nprint('the quick start is over')\n"
+    script.write_text(first.code + after + "".join(block.code for block in others))
     system = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, script],
@@ -118,11 +121,15 @@ def test_while_it_stays_up_the_quick_start_needs_only_what_it_prints(
         timeout=START_S_MAX,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    *answers, block, again = done.stdout.splitlines()
+    said, _, rest = done.stdout.partition("the quick start is over\n")
+    *answers, block, again = said.splitlines()
     assert [line.split()[0] for line in answers] == ["1", "2", "3", "4", "5"]
     # As the README says it.
     assert f"```\n{block}\n```" in SDK_README.read_text()
     assert re.fullmatch(r"Again in \d+ seconds", again)
+    # The others are not blocked, but for the one that is to be.
+    assert re.findall(r"[A-Z]+_[A-Z_]+", rest) == ["MODEL_NOT_ALLOWED"]
+    assert "Free plan requests per day 0 of 5" in rest
 
 
 def test_ended_it_leaves_nothing_running(staying: Command) -> None:
