@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import tokvigil
@@ -186,6 +187,36 @@ def test_limits_are_the_policies_and_their_state(tv: TokVigil, control_plane: An
     assert limits.limit_state[0].limit == 50
     assert limits.raw["user_id"] == "user_123"
     assert control_plane.seen[0].path == "/v1/limits?user_id=user_123&feature=chat"
+
+
+def test_limits_are_those_of_the_context_where_the_arguments_say_nothing(
+    control_plane: Any, wire: Any
+) -> None:
+    whose = tokvigil.context(user_id="ada", plan="free", feature="chat", run_id="run-7", metadata={"a": 1})
+    control_plane.defaults["/v1/limits"] = lambda _: wire.Answer(200, {"limit_state": []})
+
+    async def main() -> None:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
+            with whose:
+                await tv.limits()
+                await tv.limits(user_id="ben", model="gpt-4o")
+            await tv.limits()
+
+    asyncio.run(main())
+    with TokVigil(api_key="key", base_url=control_plane.url) as tv:
+        with whose:
+            tv.limits()
+            tv.limits(user_id="ben", model="gpt-4o")
+        tv.limits()
+    asked = [
+        dict(parse_qsl(urlsplit(seen.path).query)) for seen in control_plane.seen if "limits" in seen.path
+    ]
+    # Plan and run belong to the user of the context.
+    assert asked == 2 * [
+        {"user_id": "ada", "plan": "free", "feature": "chat", "run_id": "run-7"},
+        {"user_id": "ben", "feature": "chat", "model": "gpt-4o"},
+        {},
+    ]
 
 
 def test_the_async_client_does_the_same(control_plane: Any, wire: Any) -> None:

@@ -234,8 +234,18 @@ class BaseClient:
         answer = yield from self._transport.ask("POST", f"{hold_path(request_id)}/extend")
         return _read_expiry(answer)
 
-    def _limits(self, **params: str | None) -> Steps[Limits]:
-        answer = yield from self._transport.ask("GET", "/v1/limits", params=present(params))
+    def _limits(self, model: str | None, **said: str | None) -> Steps[Limits]:
+        whose = Attribution(**said).within(attribution.around())
+        params = present(
+            {
+                "user_id": whose.user_id,
+                "plan": whose.plan,
+                "feature": whose.feature,
+                "model": model,
+                "run_id": whose.run_id,
+            }
+        )
+        answer = yield from self._transport.ask("GET", "/v1/limits", params=params)
         return Limits.from_wire(answer)
 
     def _chat_request(

@@ -223,7 +223,10 @@ class TokVigil(BaseClient):
         feature: str | None = None,
         model: str | None = None,
     ) -> Limits:
-        """The policies in force and what is used, held and left: for a usage meter. Holds nothing."""
+        """The policies in force and what is used, held and left: for a usage meter. Holds nothing.
+
+        User, feature and plan that are None come from the `context` around, and so does the run.
+        """
         return self._transport.run(self._limits(user_id=user_id, plan=plan, feature=feature, model=model))
 
     def flush(self, timeout: float = FLUSH_S) -> int:
