@@ -244,7 +244,8 @@ def test_looking_leaves_a_dead_processs_file_to_whoever_takes_it(folder: Path) -
 
 def test_a_folder_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for impossible in (tmp_path / "file" / "journal", tmp_path / "file"):
+    # In /proc nothing can be made, whatever its permissions say.
+    for impossible in (tmp_path / "file" / "journal", tmp_path / "file", Path("/proc/x")):
         (line_,) = doctor._written_down(impossible, "here")
         assert line_.level == "problem"
 
@@ -252,6 +253,9 @@ def test_a_folder_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:
 def test_a_directory_without_write_permission_is_a_problem() -> None:
     """As nobody, where the tests run as root, who may write anywhere; so not in pytest's directory, which is root's."""
     with tempfile.TemporaryDirectory() as directory:
+        shared = Path(directory) / "shared"
+        directory_in(shared, "here").mkdir(parents=True, mode=0o555)
+        shared.chmod(0o777)
         Path(directory).chmod(0o555)
         child = os.fork()
         if child == 0:
@@ -259,7 +263,8 @@ def test_a_directory_without_write_permission_is_a_problem() -> None:
                 if os.geteuid() == 0:
                     os.setuid(NOBODY)
                 (line,) = doctor._written_down(Path(directory) / "deep", "here")
-                os._exit(0 if line.level == "problem" else 1)
+                (others,) = doctor._written_down(shared, "here")
+                os._exit(0 if line.level == others.level == "problem" else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -267,7 +272,7 @@ def test_a_directory_without_write_permission_is_a_problem() -> None:
 def test_a_folder_that_is_not_there_yet_is_well_and_not_made(folder: Path) -> None:
     (line_,) = doctor._written_down(folder / "deep", "here")
     assert line_.level == "ok"
-    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_what_is_no_journal_is_not_counted(folder: Path) -> None:

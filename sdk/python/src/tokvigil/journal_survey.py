@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokvigil import quarantine
 from tokvigil.journal import directory_in
@@ -30,8 +30,8 @@ class Survey:
 
 def survey(folder: Path, destination: str) -> Survey:
     """Raises `OSError` if nothing can be written there."""
-    _check_can_be_written(folder)
     mine = directory_in(folder, destination)
+    _check_can_be_written(mine)
     found = Survey(quarantined=Counter(each.reason for each in quarantine.read(mine)))
     times: list[datetime] = []
     for path in folder.glob(f"*/*{SUFFIX}"):
@@ -67,10 +67,8 @@ def _times(reports: Iterable[bytes]) -> list[datetime]:
     return times
 
 
-def _check_can_be_written(folder: Path) -> None:
-    """Whether a client can make it, and a file in it."""
-    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"{nearest} is no directory")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{nearest} cannot be written")
+def _check_can_be_written(directory: Path) -> None:
+    """Whether a client can make it, and a file in it: tried in the part of it that is there, and removed."""
+    nearest = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    with TemporaryDirectory(dir=nearest) as made:
+        Path(made, "file").write_bytes(b"\n")
