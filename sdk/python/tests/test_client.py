@@ -32,13 +32,13 @@ EVENT = UsageEvent(
         ({"api_key": 7}, "api_key is a int: pass a string"),
         *(
             ({"api_key": key}, "^api_key: the API key has characters")
-            for key in ("kлюч", "two words", "new\nline")
+            for key in ("kлюч", "two words", "new\nline", '"tv_dev_id_secret"', "'tv_dev_id_secret'")
         ),
         ({"base_url": None}, "pass base_url or set TOKVIGIL_BASE_URL"),
         ({"base_url": b"http://x"}, "base_url is a bytes: pass a string"),
         *(
-            ({"base_url": url}, "https://")
-            for url in ("tokvigil.example", "ftp://x", "http://", "http://a b")
+            ({"base_url": url}, "it must begin with https://")
+            for url in ("tokvigil.example", "ftp://x", "http://", "http://a b", '"http://x"')
         ),
         ({"base_url": "http://x:port"}, "base_url is 'http://x:port', which is no address"),
         ({"base_url": "http://x/?y=1"}, "leave out what follows the path"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,13 +16,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from tokvigil import TokVigil, Usage, UsageEvent, __version__, doctor, prices, token_encodings
+from tokvigil import (
+    ConfigurationError,
+    TokVigil,
+    Usage,
+    UsageEvent,
+    __version__,
+    doctor,
+    prices,
+    token_encodings,
+)
 from tokvigil.__main__ import main
 from tokvigil.doctor import Finding
 from tokvigil.journal import Journal, directory_in
 from tokvigil.journal_file import is_in_use
+from tokvigil.links import Answer
 from tokvigil.quarantine import read, set_aside
 from tokvigil.question import Report
 
@@ -101,6 +111,14 @@ def test_a_configuration_that_cannot_work_is_a_problem_and_the_rest_is_still_che
     assert "control plane" not in found
 
 
+def test_all_that_is_missing_is_said_at_once() -> None:
+    lines = [str(finding) for finding in doctor.examine() if finding.about == "configuration"]
+    assert [re.findall(r"set (TOKVIGIL_\w+)", line) for line in lines] == [
+        ["TOKVIGIL_API_KEY"],
+        ["TOKVIGIL_BASE_URL"],
+    ]
+
+
 def test_a_key_that_travels_unencrypted_is_a_warning() -> None:
     def judged(url: str) -> Finding:
         read = doctor.Configuration.read(KEY, url, timeout=1.0, max_retries=0, on_unreachable="allow")
@@ -118,7 +136,55 @@ def test_a_key_of_another_shape_is_a_warning_and_not_shown(examine: Examine) -> 
 
 
 def test_a_control_plane_that_does_not_answer_is_a_problem(examine: Examine, unreachable: str) -> None:
-    assert levels(examine(url=unreachable), "control plane") == ["problem"]
+    (line_,) = examine(url=unreachable)["control plane"]
+    assert line_.level == "problem"
+    assert unreachable in line_.found
+
+
+def test_a_proxy_on_the_way_is_named_without_its_password(
+    examine: Examine, unreachable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", unreachable.replace("//", "//bob:swordfish@"))
+    (line_,) = examine(url="http://tokvigil.example")["control plane"]
+    said = str(line_)
+    assert line_.level == "problem"
+    assert "http://tokvigil.example" in said
+    assert f"through the proxy {unreachable.removeprefix('http://')}" in said
+    assert "swordfish" not in said
+
+
+@pytest.mark.parametrize("wrong", ["ftp://proxy", "socks5://proxy:1080"])
+def test_a_proxy_that_cannot_be_is_a_problem_as_it_is_for_a_client(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", wrong)
+    with pytest.raises(ConfigurationError) as of_client:
+        TokVigil(api_key=KEY, base_url="http://tokvigil.example")
+    (line_,) = examine(url="http://tokvigil.example")["control plane"]
+    assert line_.level == "problem"
+    assert str(of_client.value) in str(line_)
+
+
+@pytest.mark.parametrize("kind", ["no TLS", "no such host"])
+def test_a_wrong_address_is_mended_as_a_client_says_it(
+    examine: Examine, control_plane: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    url = control_plane.url.replace("http://", "https://")
+    if kind == "no such host":
+        url = "http://tokvigil.invalid"
+
+        def look_up(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with (
+        TokVigil(api_key=KEY, base_url=url, journal=False) as tv,
+        pytest.raises(ConfigurationError) as of_client,
+    ):
+        tv.evaluate(user_id="ada", model="gpt-4o-mini")
+    (line_,) = examine(url=url)["control plane"]
+    assert line_.level == "problem"
+    assert str(of_client.value) in str(line_)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +241,11 @@ def test_a_key_that_ends_soon_and_a_frozen_environment_are_warnings(examine: Exa
 
 def test_a_clock_that_is_off_is_a_warning(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    response = httpx2.Response(200, headers={"Date": "Tue, 24 Nov 2026 12:00:00 GMT"})
+    response = Answer(status=200, headers=[(b"date", b"Tue, 24 Nov 2026 12:00:00 GMT")])
     for off_s, level in {-61: "warning", -59: "ok", 59: "ok", 61: "warning"}.items():
         assert doctor._clock(response, now + timedelta(seconds=off_s)).level == level
     assert "90 s behind" in str(doctor._clock(response, now - timedelta(seconds=90)))
-    assert doctor._clock(httpx2.Response(200), now).level == "warning"
+    assert doctor._clock(Answer(status=200), now).level == "warning"
     monkeypatch.setattr(
         BaseHTTPRequestHandler, "date_time_string", lambda *_: "Tue, 24 Nov 2020 12:00:00 GMT"
     )
@@ -212,6 +278,7 @@ def test_the_journal_shows_what_waits_in_it_and_is_left_as_it_is(
     assert "2 pending, 0 under way, the oldest since 2026-01-02 03:04 UTC" in found[0]
     assert "1 event of a process that died" in found[1]
     assert "2 events for http://other with key tv_live_y. Run a client with that address and key" in found[2]
+    assert f"if there is no such server, delete {directory_in(folder, others[0])}" in found[2]
     assert "1 event for http://third with key tv_live_z. Run" in found[3]
     assert "1 event was refused for good: invalid: no such model" in found[4]
     assert "tokvigil quarantine" in found[4]
@@ -313,7 +380,7 @@ def test_a_page_that_does_not_exist_is_a_matter_of_the_address(
     (line,) = found["control plane"]
     assert line.level == "problem"
     assert f"{control_plane.url}/v1/me answered 404" in line.found
-    assert "base_url" in line.mend
+    assert "this is not TokVigil" in str(line).replace("This", "this")
     assert "key" not in found
 
 
@@ -343,9 +410,7 @@ def test_damaged_ranks_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_tiktoken_tokens_are_estimated_and_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "find_spec", lambda package: None)
     (line,) = doctor._counted()
-    assert (
-        str(line) == 'ok       tokens: estimated; exact counts need tiktoken: pip install "tokvigil[exact]"'
-    )
+    assert str(line) == "ok       tokens: estimated; exact counts need tiktoken: pip install tiktoken"
 
 
 def test_provider_sdks_that_wrap_is_not_tested_with_are_warnings_and_absent_ones_are_not_named(
@@ -422,7 +487,7 @@ def test_as_a_command_it_exits_with_1_if_there_is_a_problem(
     assert SECRET not in out
 
 
-@pytest.mark.parametrize("arguments", [(), ("nurse",), ("doctor", "--fast")])
+@pytest.mark.parametrize("arguments", [("nurse",), ("doctor", "--fast")])
 def test_a_call_that_is_not_understood_shows_the_usage_and_exits_with_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -432,6 +497,16 @@ def test_a_call_that_is_not_understood_shows_the_usage_and_exits_with_2(
     said = capsys.readouterr()
     assert said.err.startswith("usage: python -m tokvigil")
     assert said.out == ""
+
+
+def test_without_a_command_it_says_which_there_are_and_exits_with_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    for line_ in ("usage: python -m tokvigil", "check configuration", "show the usage reports"):
+        assert line_ in said.err
 
 
 def test_help_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,7 +524,7 @@ def quarantine(*arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]
 def test_the_quarantine_is_shown_with_time_request_and_reason(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert quarantine(capsys=capsys) == []
+    assert quarantine(capsys=capsys) == [f"nothing is set aside in {folder}"]
     for where in ("here", "there"):
         leave(folder, destination=where)
         set_aside(directory_in(folder, where), where, report(where).body, "invalid: no\nsuch model")
@@ -463,7 +538,9 @@ def test_the_quarantine_is_shown_with_time_request_and_reason(
         (now, "UTC", "there", "invalid: no such model"),
     ]
     assert lines[0] == ["-", "-", "it", "cannot", "be read"]
-    assert quarantine("--journal", str(folder / "elsewhere"), capsys=capsys) == []
+    elsewhere = folder / "elsewhere"
+    said = quarantine("--journal", str(elsewhere), capsys=capsys)
+    assert said == [f"nothing is set aside in {elsewhere}"]
 
 
 def test_what_was_set_aside_is_sent_again_and_what_cannot_be_read_stays(

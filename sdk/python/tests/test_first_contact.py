@@ -33,7 +33,7 @@ def nobody_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 def foreign(request: pytest.FixtureRequest, wire: Any) -> Any:
     """What answers at a wrong address, and what the error says."""
     return {
-        "status": (wire.Answer(404, PAGE), "/v1/evaluate"),
+        "status": (wire.Answer(404, PAGE), "no /v1/evaluate at it, so this is not TokVigil: check host"),
         "redirect": (
             wire.Answer(301, headers={"Location": "https://ada:swordfish@tv.example/v1/evaluate"}),
             "set base_url to https://tv.example$",

@@ -15,7 +15,8 @@ from tokvigil.journal import default_folder
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 if there is a problem. A call that cannot be understood exits with 2."""
     parser = argparse.ArgumentParser(prog="python -m tokvigil")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="command")
     command = commands.add_parser(
         "doctor",
         help="check configuration, control plane, key, clock, journal, tokens, prices and provider SDKs",
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--journal", help="the journal's folder; default: TOKVIGIL_JOURNAL, else as clients choose it"
         )
     options = parser.parse_args(arguments)
+    if options.run is None:
+        parser.print_help(sys.stderr)
+        return 2
     return int(options.run(options))
 
 
@@ -53,10 +57,14 @@ def _doctor(options: argparse.Namespace) -> int:
 def _quarantine(options: argparse.Namespace) -> int:
     folder = Path(options.journal) if options.journal else default_folder()
     directories = [] if folder is None else sorted(folder.glob("*/"))
+    is_empty = True
     for directory in directories:
         for each in quarantine.read(directory):
+            is_empty = False
             at = "-" if each.at is None else f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
             print(f"{at:<24}{each.request_id or '-':<38}{' '.join(each.reason.split())}")
+    if is_empty:
+        print("nothing is set aside" + (f" in {folder}" if folder else ""))
     if options.send:
         count = sum(quarantine.send_again(directory) for directory in directories)
         print(f"to be sent again by the next client: {count}")

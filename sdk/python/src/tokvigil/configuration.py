@@ -91,7 +91,7 @@ def _base_url(said: str | None) -> str:
         or " " in value
     ):
         raise ConfigurationError(
-            f"{name} is {value!r}: it begins with https:// (or http://), and a host follows"
+            f"{name} is {value!r}: it must begin with https:// (or http://), and a host must follow"
         )
     if parts.query or parts.fragment:
         raise ConfigurationError(f"{name} is {value!r}: leave out what follows the path")

@@ -14,7 +14,7 @@ def clean_key(key: str | None) -> str | None:
     later and with the key in its message.
     """
     key = (key or "").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
+    if not key.isascii() or not key.isprintable() or not {*" '\""}.isdisjoint(key):
         raise ConfigurationError(
             "the API key has characters that no API key has: copy it again, without spaces and quotes"
         )

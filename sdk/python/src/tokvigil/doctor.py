@@ -9,6 +9,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -17,19 +18,16 @@ from importlib import metadata
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from tokvigil import json_values, prices, token_encodings
+from tokvigil import json_values, links, prices, token_encodings, transport
 from tokvigil.configuration import Configuration
 from tokvigil.credentials import key_name
-from tokvigil.errors import ConfigurationError, TokVigilError
-from tokvigil.journal import default_folder
+from tokvigil.errors import ConfigurationError, TokVigilError, UnreachableError
+from tokvigil.journal import default_folder, directory_in
 from tokvigil.journal_survey import Survey, survey
 from tokvigil.version import __version__
-
-if TYPE_CHECKING:
-    import httpx2
 
 ANSWER_WITHIN_S = 5.0
 KEY_SHAPE = re.compile(r"tv_[a-z]+_[0-9A-Za-z]{12}_[0-9A-Za-z]{40}")
@@ -84,12 +82,16 @@ def examine(
 ) -> Iterator[Finding]:
     """The findings, one after the other as they come; what is None is read from the environment, as a client does."""
     yield _ok("tokvigil", f"{__version__}, Python {platform.python_version()}")
+    read = partial(Configuration.read, timeout=ANSWER_WITHIN_S, max_retries=0, on_unreachable="last_known")
     try:
-        configuration = Configuration.read(
-            api_key, base_url, timeout=ANSWER_WITHIN_S, max_retries=0, on_unreachable="last_known"
-        )
-    except ConfigurationError as error:
-        yield _problem("configuration", str(error), "set it, then run this again")
+        configuration = read(api_key, base_url)
+    except ConfigurationError:
+        # All that is wrong, not only the first.
+        for key, url in ((api_key, "http://localhost"), ("key", base_url)):
+            try:
+                read(key, url)
+            except ConfigurationError as error:
+                yield _problem("configuration", str(error), "then run this again")
         destination = ""
     else:
         secret = configuration.api_key.rpartition("_")[2]
@@ -126,44 +128,63 @@ def _is_near(host: str) -> bool:
 
 def _answered(configuration: Configuration) -> Iterator[Finding]:
     """What the control plane says of the key."""
-    import httpx2
-
-    address = configuration.base_url.rstrip("/") + "/v1/me"
+    url = configuration.base_url
     asked_at, started_s = datetime.now(UTC), time.perf_counter()
     try:
-        response = httpx2.get(
-            address,
-            headers={"Authorization": f"Bearer {configuration.api_key}"},
-            timeout=ANSWER_WITHIN_S,
-        )
-    except (httpx2.RequestError, httpx2.InvalidURL) as error:
-        yield _problem(
-            "control plane", f"no answer: {error!r}", "check the address, the network and the server"
-        )
+        # As a client asks, so what stops one is found.
+        with closing(links.Links(url)) as way:
+            response = way.send(
+                links.Request(
+                    method="GET",
+                    path="/v1/me",
+                    headers=[(b"Authorization", f"Bearer {configuration.api_key}".encode())],
+                    deadline=time.monotonic() + ANSWER_WITHIN_S,
+                )
+            )
+    except ConfigurationError as error:
+        yield _problem("control plane", str(error))
+        return
+    except UnreachableError as error:
+        if mend := transport._mend_of(error):
+            yield _problem("control plane", f"base_url is {url}: {mend}")
+        else:
+            check = "check the address, the network and the server"
+            yield _problem("control plane", f"{error}{_through_proxy(url)}", check)
         return
     took = timedelta(seconds=time.perf_counter() - started_s)
-    answer = json_values.parse_object(response.content) or {}
-    if response.status_code >= 500:
-        said = f"it answered {response.status_code}: {_detail(answer)}"
+    answer = json_values.parse_object(response.body) or {}
+    if response.status >= 500:
+        said = f"it answered {response.status}: {_detail(answer)}"
         mend = "see `GET /readyz` of the server"
-    elif response.status_code == HTTPStatus.NOT_FOUND:
-        said = f"{address} answered 404: {_detail(answer)}"
-        mend = "base_url is the server's address: leave out what follows it, and check proxies on the way"
-    elif ("key" if response.is_success else "code") not in answer:
-        said = f"something else than TokVigil answered {response.status_code}"
+    elif response.status == HTTPStatus.NOT_FOUND:
+        said = f"{url}/v1/me answered 404: {_detail(answer)}"
+        mend = "this is not TokVigil: check host and port, and what follows them"
+    elif ("key" if _is_success(response) else "code") not in answer:
+        said = f"something else than TokVigil answered {response.status} at {url}"
         mend = "check the address and proxies on the way"
     else:
         yield _ok("control plane", f"it answers within {took / timedelta(milliseconds=1):.0f} ms")
         yield _clock(response, asked_at + took / 2)
         yield from _known(response, answer)
         return
-    yield _problem("control plane", said, mend)
+    yield _problem("control plane", said + _through_proxy(url), mend)
 
 
-def _clock(response: httpx2.Response, now: datetime) -> Finding:
+def _is_success(response: links.Answer) -> bool:
+    return 200 <= response.status < 300
+
+
+def _through_proxy(url: str) -> str:
+    """What of the environment stands between here and there; without the proxy's password."""
+    parts = urlsplit(url)
+    proxy = links._proxy_of_the_environment(parts.scheme, parts.hostname or "")
+    return f", through the proxy {proxy.rpartition('@')[2]} of the environment" if proxy else ""
+
+
+def _clock(response: links.Answer, now: datetime) -> Finding:
     try:
-        theirs = parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, ValueError):
+        theirs = parsedate_to_datetime(response.header("Date") or "")
+    except ValueError:
         return _warning("clock", "the server does not say its time")
     off_s = (now - theirs).total_seconds()
     if abs(off_s) <= CLOCK_OFF_S_MAX:
@@ -176,10 +197,10 @@ def _clock(response: httpx2.Response, now: datetime) -> Finding:
     )
 
 
-def _known(response: httpx2.Response, answer: Mapping[str, Any]) -> Iterator[Finding]:
-    if not response.is_success:
-        said = f"refused with {response.status_code} {answer['code']}: {_detail(answer)}"
-        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+def _known(response: links.Answer, answer: Mapping[str, Any]) -> Iterator[Finding]:
+    if not _is_success(response):
+        said = f"refused with {response.status} {answer['code']}: {_detail(answer)}"
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             yield _warning("key", said, "run this again later, or let the key ask more often")
         else:
             yield _problem("key", said, "use another one: `manage.py issue_key` makes keys")
@@ -234,10 +255,10 @@ def _written_down(folder: Path | None, destination: str) -> Iterator[Finding]:
         said = f"{said}, the oldest since {found.oldest_at:%Y-%m-%d %H:%M} UTC"
         mend = "see the log of the client that wrote it, or run one, which sends them"
         yield _warning("journal", said, mend)
-    yield from _left_over(found, destination)
+    yield from _left_over(folder, found, destination)
 
 
-def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
+def _left_over(folder: Path, found: Survey, destination: str) -> Iterator[Finding]:
     """What others must send, and what nobody will."""
     dead = found.of_dead_processes
     if dead:
@@ -247,7 +268,9 @@ def _left_over(found: Survey, destination: str) -> Iterator[Finding]:
     for other, count in others[:OTHERS_MAX]:
         address, _, key = other.rpartition(" ")
         said = f"{_events(count)} for {address} with key {key}"
-        yield _warning("journal", said, "run a client with that address and key once: only it sends them")
+        mend = "run a client with that address and key once: only it sends them"
+        discard = f"if there is no such server, delete {directory_in(folder, other)}"
+        yield _warning("journal", said, f"{mend}; {discard}")
     if more := others[OTHERS_MAX:]:
         count = sum(count for _, count in more)
         said = f"{len(more)} more destination{'' if len(more) == 1 else 's'}"

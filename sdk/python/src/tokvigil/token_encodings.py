@@ -42,7 +42,7 @@ PATTERNS = {
         r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
     ),
 }
-NOT_INSTALLED = 'exact counts need tiktoken: pip install "tokvigil[exact]"'
+NOT_INSTALLED = "exact counts need tiktoken: pip install tiktoken"
 
 _built: dict[str, Encoding] = {}
 _building = threading.RLock()

@@ -293,7 +293,8 @@ def _error_from(answer: Answer, request: Request) -> Exception:
         )
     if status == HTTPStatus.NOT_FOUND and not request.path.startswith(HOLDS):
         error = UnreachableError(f"{said} ({request.path})", reason="status", status_code=status)
-        return _ForeignError(error, f"there is no {request.path} at it: leave out what follows the host")
+        mend = "check host and port, and what follows them"
+        return _ForeignError(error, f"there is no {request.path} at it, so this is not TokVigil: {mend}")
     return ERRORS_BY_STATUS.get(status, RefusedError)(
         said,
         status_code=status,
