@@ -47,7 +47,7 @@ class BaseClient:
 
     `on_unreachable` decides while the control plane gives no usable answer: "last_known" repeats the last block of the
     same user, feature, model and plan and allows every other call, "allow" allows all calls, "block" blocks all. Calls
-    that were allowed are reported later.
+    that were allowed are reported later. A wrong port looks like an outage: `python -m tokvigil doctor` finds it.
 
     `journal` is the folder that keeps usage until TokVigil has confirmed it: True for TOKVIGIL_JOURNAL or a folder in
     the user's state directory, a path, or False to keep usage in memory only.
@@ -234,7 +234,7 @@ class BaseClient:
         answer = yield from self._transport.ask("POST", f"{hold_path(request_id)}/extend")
         return _read_expiry(answer)
 
-    def _limits(self, model: str | None, **said: str | None) -> Steps[Limits]:
+    def _limits(self, model: str | None, **said: Any) -> Steps[Limits]:
         whose = Attribution(**said).within(attribution.around())
         params = present(
             {
