@@ -186,6 +186,19 @@ def test_chains_groups_and_chords_are_for_the_user_who_sent_them(
     assert asked(control_plane) == {"ada": 3 + 3 + 4 + 4}
 
 
+def test_a_chain_with_headers_of_its_own_needs_them_on_every_task(worker: Path, tasks: ModuleType) -> None:
+    """As the guide says: Celery sends the next task in the context of the one before."""
+    ada, bob, nightly = ({"headers": integration.headers(user_id=user)} for user in ("ada", "bob", "nightly"))
+    with context(user_id="nightly"):
+        inherits = chain(tasks.look.s().set(**ada), tasks.look.s()).delay()
+        chained = chain(tasks.look.s().set(**ada), tasks.look.s().set(**nightly)).delay()
+        first = [tasks.look.s().set(**user) for user in (ada, bob)]
+        joined = chord(first, tasks.several.s().set(**nightly)).delay()
+    assert inherits.get(**PATIENTLY) == {"user_id": "ada"}
+    assert chained.get(**PATIENTLY) == {"user_id": "nightly"}
+    assert joined.get(**PATIENTLY) == [{"user_id": user} for user in ("ada", "bob", "nightly")]
+
+
 def test_a_retry_is_for_the_same_user_whatever_is_around_it(
     worker: Path, tasks: ModuleType, control_plane: ControlPlane
 ) -> None:

@@ -5,8 +5,9 @@
     app = Celery("shop")
     connect()
 
-The attribution travels in the header `tokvigil` of the task's message, through chains, groups, chords and retries. A
-task that was sent outside of any context runs without a user.
+The attribution travels in the header `tokvigil` of the task's message, through chains, groups, chords and retries. The
+next task of a chain and the body of a chord have that of the task before, so if one has `headers` of its own, give them
+to all. A task that was sent outside of any context runs without a user.
 """
 
 from __future__ import annotations
