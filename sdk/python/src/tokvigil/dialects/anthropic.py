@@ -22,7 +22,7 @@ DELTA_TEXTS = ("text", "partial_json", "thinking")
 class MessagesCall(ProviderCall):
     operation = "chat"
     provider_by_format = "anthropic"
-    cap_names = (CAP_NAME,)
+    cap_names: tuple[str, ...] = (CAP_NAME,)
 
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:
         return {"type": "error", "error": {"type": BLOCKED_TYPE, "message": message, "code": code}}

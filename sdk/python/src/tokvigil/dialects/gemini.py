@@ -44,7 +44,7 @@ class GeminiCall(ProviderCall):
 class ContentCall(GeminiCall):
     operation = "generate_content"
     # It bounds thoughts, too, whatever their budget.
-    cap_names = CAP_NAMES
+    cap_names: tuple[str, ...] = CAP_NAMES
     config_names = CONFIG_NAMES
 
     def _streams(self) -> bool:

@@ -66,7 +66,7 @@ class GeneratingCall(OpenAICall):
 
 class ChatCall(GeneratingCall):
     operation = "chat"
-    cap_names = CAP_NAMES
+    cap_names: tuple[str, ...] = CAP_NAMES
 
     def _count_answers(self) -> int:
         return count(self._fields.get("n")) or 1
