@@ -369,9 +369,29 @@ class TestFormOfAnswer:
     @pytest.mark.parametrize("text", [b"d", b"data", b"dat no event", b"event", b"retry later", b"i", b" "])
     def test_a_text_that_only_begins_as_an_event_passes(self, text: bytes) -> None:
         for pieces in ([text], [text[:1], text[1:]], [bytes([byte]) for byte in text]):
-            seen, reader = pass_through(chat(), *pieces)
-            assert seen == text
-            assert reader.ending() is Ending.UNANSWERED
+            for asked in (chat(), chat(stream=True)):
+                seen, reader = pass_through(asked, *pieces)
+                assert seen == text
+                assert reader.ending() is Ending.UNANSWERED
+
+    def test_what_is_no_stream_of_events_passes_at_once(self) -> None:
+        """Raw sound, although a stream was asked for."""
+        asked = call("/v1/audio/speech", input="one two", stream=True)
+        for sound in (b"A" * 4_096, b"\xff\xf3\0\0", b"RIFF\0\0", b"ID3\4", b"\0\0\1\2", b"\xef\xbb\xbf\xff"):
+            reader = asked.reader()
+            assert reader.feed(sound) == sound
+            assert reader.feed(b"more") == b"more"
+            assert reader.finish() == b""
+            assert reader.figures() is None
+            assert reader.counted() == Usage(input_tokens=2, output_tokens=0, source="estimated")
+
+    def test_events_are_read_after_a_mark_and_blank_lines(self) -> None:
+        for start in (b"\xef\xbb\xbf", b"\n\r\n", b"\xef\xbb\xbf\n\n"):
+            stream = start + b"".join([*STREAM, USAGE_CHUNK, DONE])
+            for cut in range(12):
+                seen, reader = pass_through(chat(stream=True), stream[:cut], stream[cut:])
+                assert seen == start + b"".join([*STREAM, DONE])
+                assert reader.figures() == SAID
 
 
 def says_with(content: str, usage: dict[str, int]) -> bytes:

@@ -185,7 +185,7 @@ class AnswerReader:
     def __init__(self, tally: Tally, *, streams: bool) -> None:
         self._tally = tally
         self._streams = streams
-        # Known by how the answer begins: some servers stream unasked, and others do not when asked.
+        # Known by how the answer begins: some servers stream unasked, and others do not when asked, or stream sound.
         self._form: Form | None = None
         self._held = b""
         self._has_finished = False
@@ -238,7 +238,7 @@ class AnswerReader:
         start = data.lstrip(json_values.BLANK)
         if not start:
             return data
-        if not self._streams and bytes(start) in _BEGINNINGS_OF_FIELDS:
+        if bytes(start) in _BEGINNINGS_OF_FIELDS:
             self._held = data
             return b""
         self._form = self._form_that_begins(start)
@@ -281,15 +281,14 @@ class AnswerReader:
     def _form_that_begins(self, start: bytes) -> Form:
         if start.startswith(_AWS_EVENTS):
             return AwsEvents(self._tally)
-        if not self._streams:
-            return Events(self._tally) if start.startswith(_EVENT_FIELDS) else Whole(self._tally)
-        if start.startswith(b"{"):
-            return Whole(self._tally)
-        return GrowingArray(self._tally) if start.startswith(b"[") else Events(self._tally)
+        if start.startswith(_EVENT_FIELDS):
+            return Events(self._tally)
+        is_array = self._streams and start.startswith(b"[")
+        return GrowingArray(self._tally) if is_array else Whole(self._tally)
 
 
 class Whole(Form):
-    """One JSON object, passed on as it comes and read at its end."""
+    """One JSON object, or anything else, passed on as it comes and read at its end."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
