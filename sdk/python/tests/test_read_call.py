@@ -474,6 +474,31 @@ def test_on_azure_the_deployment_is_the_model_if_the_body_names_none() -> None:
     assert found.model == "my gpt"
 
 
+@pytest.mark.parametrize(
+    ("deployment", "in_body", "model"),
+    [
+        # Azure runs the deployment, whatever the body says.
+        ("gpt-4o", "gpt-4o-mini", "gpt-4o"),
+        ("GPT-4o", "gpt-4o-mini", "GPT-4o"),
+        ("gpt-4o-2024-11-20", "gpt-4o-mini", "gpt-4o-2024-11-20"),
+        # A name of the team's own says nothing; policies are written in names of models.
+        ("team-chat", "gpt-4o-mini", "gpt-4o-mini"),
+        ("gpt-4o-team", "gpt-4o-mini", "gpt-4o-mini"),
+        ("team-chat", "team-chat", "team-chat"),
+        ("GPT-4o", "gpt-4o", "gpt-4o"),
+    ],
+)
+def test_on_azure_a_deployment_that_is_named_as_a_model_is_that_model(
+    deployment: str, in_body: str, model: str
+) -> None:
+    path = f"/openai/deployments/{deployment}/chat/completions?api-version=2024-10-21"
+    body = json.dumps({"model": in_body, "messages": []}).encode()
+    for host in ("acme.openai.azure.com", "gateway.example.org"):
+        found = read(path, body, host=host)
+        assert found is not None
+        assert found.model == model
+
+
 def test_on_bedrock_the_path_says_the_model_and_the_signed_body_stays() -> None:
     body = b'{ "anthropic_version": "bedrock-2023-05-31", "max_tokens": 50, "messages": ["one two"] }'
     path = "/model/anthropic.claude-sonnet-4-5-20250929-v1%3A0/invoke-with-response-stream"

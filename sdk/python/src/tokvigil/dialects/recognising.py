@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from tokvigil import bodies, json_values
+from tokvigil import bodies, json_values, prices
 from tokvigil.bodies import Body
 from tokvigil.dialects import paths
 from tokvigil.dialects.anthropic import MessagesCall
@@ -35,6 +36,9 @@ _NOTES = frozenset({"metadata"})
 _GOOGLE_RESOURCES = ("models/", "projects/")
 # A body signed by AWS must arrive as it was signed.
 SIGNED_BY_AWS = "AWS4-"
+
+# Whatever it costs, and since when.
+_EVER = datetime.max.replace(tzinfo=UTC)
 
 # What was said in the log; a path may have ids in it.
 _said: set[str] = set()
@@ -151,12 +155,18 @@ def _read(use: Use, form_type: str | None, body: bytes) -> Body | None:
 
 
 def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
-    """The path's where it says what runs, else the body's, else Azure's deployment; None: none is run."""
+    """The path's where it says what runs, else the body's; None: none is run.
+
+    Azure runs the deployment of the path, whatever the body says. A deployment may have any name: it is the model if
+    the price book knows it as one, or if the body names none.
+    """
     if use.model:
         return use.model
     named = fields.get("model")
     # Some say more than the name: `{"id": ..., "speed": ...}`.
-    in_body = string(mapping(named).get("id", named)).strip() or use.deployment
+    in_body = string(mapping(named).get("id", named)).strip()
+    if use.deployment and (not in_body or _names_another_model(use.deployment, in_body)):
+        return use.deployment
     if in_body:
         return in_body.rpartition("models/")[2] if in_body.startswith(_GOOGLE_RESOURCES) else in_body
     if named is not None:
@@ -164,3 +174,7 @@ def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
     runs = use.runs_a_model and not (use.may_take_notes and fields.keys() <= _NOTES)
     runs = runs or any(fields.get(name) is not None for name in _RUNNERS)
     return UNSPECIFIED if runs else None
+
+
+def _names_another_model(deployment: str, in_body: str) -> bool:
+    return deployment.lower() != in_body.lower() and prices.find(deployment, _EVER) is not None
