@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -19,7 +21,7 @@ from google import genai
 from tokvigil import TokVigil
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE, Books
+from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE, Books, wait_for
 
 MEBIBYTE = 1024 * 1024
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
@@ -401,6 +403,64 @@ def test_a_large_picture_holds_up_no_event_loop(tv: TokVigil, picture: bytes) ->
     as_json = min(_timed(lambda: json.dumps(json.loads(picture))) for _ in range(3))
     # Reading and writing it as JSON would take all of that.
     assert pause < plain + as_json / 2
+
+
+async def take(_: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, json={"id": "1", "choices": [], "usage": {"prompt_tokens": 9}})
+
+
+@pytest.fixture
+def large(tv: TokVigil) -> Callable[[], Any]:
+    """Makes an awaited call whose prompt takes long to count."""
+    http = openai.DefaultAsyncHttpxClient(transport=httpx2.MockTransport(take))
+    client = tv.wrap(openai.AsyncOpenAI(api_key="sk", http_client=http), user_id="ada")
+    return lambda: client.chat.completions.create(
+        model="gpt-4o", messages=[MESSAGES[0] | {"content": "word " * 20_000}]
+    )
+
+
+def test_counting_needs_no_thread_that_may_be_waiting_for_the_call(
+    large: Callable[[], Any], books: Books
+) -> None:
+    """As where an application's own threads wait for what their event loop asks."""
+
+    async def main() -> None:
+        # Once a client's life openai itself needs such a thread.
+        await large()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        ask = lambda: asyncio.run_coroutine_threadsafe(large(), loop).result(5)  # noqa: E731
+        assert (await asyncio.to_thread(ask)).id
+
+    asyncio.run(main())
+    assert len(books.settled()) == 2
+
+
+def test_threads_that_count_end_with_their_event_loop(large: Callable[[], Any]) -> None:
+    def counting() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("tokvigil-work")]
+
+    async def main() -> None:
+        await asyncio.gather(*(large() for _ in range(5)))
+        assert 1 <= len(counting()) <= 2
+
+    asyncio.run(main())
+    wait_for(lambda: not counting())
+
+
+def test_a_call_is_counted_where_no_thread_can_be_begun_any_more(
+    large: Callable[[], Any], books: Books
+) -> None:
+    """As in what an event loop does last."""
+
+    async def main() -> None:
+        await large()
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        await large()
+
+    asyncio.run(main())
+    before, after = (asked["input_tokens"] for asked in books.asked)
+    assert before == after
 
 
 def _timed(work: Callable[[], Any]) -> float:
