@@ -38,6 +38,11 @@ BROKEN = [
     "true",
     "1.5",
     "-1e999999999999999999999",
+    "1e99999999999",
+    "1e-300000000",
+    "0e300000000",
+    '"1e300000000"',
+    '{"held": 1e300000000, "output_tokens": 1e300000000}',
     "NaN",
     "9" * 400,
     "9" * 5000,
@@ -90,6 +95,7 @@ def test_a_block_stays_a_block_whatever_field_is_broken(
             decide(control_plane, wire, path, broken)
             decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
             assert not decision.allowed, broken
+            assert len(json.dumps(decision.to_wire()) + repr(decision)) < 20_000
             assert (decision.reason_code, decision.request_id) == (
                 "DAILY_REQUEST_LIMIT_EXCEEDED",
                 control_plane.seen[-1].body["request_id"],
@@ -166,9 +172,65 @@ def test_an_answer_that_is_whole_is_not_worth_a_line(
 
 @pytest.mark.parametrize("missing", sorted(VERDICT))
 @pytest.mark.parametrize("broken", [None, 7, [], {}])
-def test_without_its_verdict_an_answer_is_no_decision(wire: Any, missing: str, broken: Any) -> None:
+def test_without_its_verdict_its_reason_and_its_id_an_allow_is_no_decision(
+    wire: Any, missing: str, broken: Any
+) -> None:
     with pytest.raises(tokvigil.UnreachableError, match=missing):
-        Decision.from_wire(wire.blocked() | {missing: broken})
+        Decision.from_wire(wire.decision("r") | {missing: broken}, "r")
+
+
+@pytest.mark.parametrize("verdict", [None, 7, [], {}, "", "maybe", 1, 1.0, "true", "1", "null"])
+@pytest.mark.parametrize("answer", ["decision", "blocked"])
+def test_an_answer_without_a_verdict_is_no_decision(wire: Any, answer: str, verdict: Any) -> None:
+    with pytest.raises(tokvigil.UnreachableError, match="allowed"):
+        Decision.from_wire(getattr(wire, answer)("r") | {"allowed": verdict}, "r")
+
+
+@pytest.mark.parametrize("verdict", ["false", "0", "0.0", "-0", "0e5", '"false"', '"False"', '" 0 "', '"no"'])
+@pytest.mark.parametrize("path", sorted(VERDICT - {"allowed"}))
+def test_a_block_needs_nothing_but_its_verdict(
+    control_plane: Any, wire: Any, verdict: str, path: str
+) -> None:
+    with TokVigil(api_key="key", base_url=control_plane.url, on_unreachable="allow") as tv:
+        for broken in BROKEN:
+            if broken.startswith('"'):
+                continue  # it names another reason, or another request
+
+            def answer(seen: Any, broken: str = broken) -> Any:
+                body = with_broken(wire.blocked(seen.body["request_id"]), path, broken)
+                return wire.Answer(200, body.replace(b'"allowed": false', b'"allowed": ' + verdict.encode()))
+
+            control_plane.defaults["/v1/evaluate"] = answer
+            decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+            assert (decision.allowed, decision.degraded) == (False, False), broken
+            assert decision.request_id == control_plane.seen[-1].body["request_id"]
+            assert (decision.reason_class, decision.retry_after) == ("exhausted", 3600)
+            assert len(json.dumps(decision.to_wire()) + repr(decision)) < 10_000
+
+
+def test_a_block_that_says_nothing_else_is_one_nobody_should_wait_for(
+    tv: TokVigil, control_plane: Any, wire: Any
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, {"allowed": False}))
+    decision = tv.evaluate(user_id="user_123", model="gpt-4o-mini")
+    assert (decision.allowed, decision.reason_code, decision.reason_class) == (
+        False,
+        "UNREADABLE",
+        "forbidden",
+    )
+    assert Decision.from_wire(decision.to_wire()) == decision
+
+
+@pytest.mark.parametrize("amount", ["1e300000000", '"1e-300000000"', "1e99999999999"])
+def test_an_amount_that_would_fill_the_memory_is_none(
+    tv: TokVigil, control_plane: Any, wire: Any, amount: str
+) -> None:
+    costs = dict.fromkeys(("limit", "used", "remaining"), PLACE) | {"metric": "cost_usd"}
+    receipt = json.dumps({"request_id": "r", "cost_usd": PLACE, "priced": True, "limit_state": [costs]})
+    control_plane.script("/v1/usage", wire.Answer(201, receipt.replace(f'"{PLACE}"', amount).encode()))
+    usage = Usage(input_tokens=1, output_tokens=1)
+    read = tv.report_now(UsageEvent(request_id="r", user_id="ada", model="gpt-4o-mini", usage=usage))
+    assert (read.cost_usd, read.priced, read.limit_state) == (None, True, ())
 
 
 def test_receipts_and_limits_are_read_as_far_as_they_can_be(

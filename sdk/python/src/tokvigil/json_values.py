@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from tokvigil.errors import ConfigurationError
 
 TRUE_WORDS = frozenset({"1", "on", "t", "true", "y", "yes"})
+FALSE_WORDS = frozenset({"0", "f", "false", "n", "no", "off"})
 NUMBER_CHARS_MAX = 20
+# Of a decimal's first digit: far outside of any amount, and few enough to write it out.
+DECIMAL_PLACES_MAX = 60
 # What may stand before JSON: white space, and a byte order mark.
 BLANK = b" \t\r\n\xef\xbb\xbf"
 
@@ -61,6 +65,24 @@ def either(fields: Mapping[str, Any], *names: str) -> Any:
 def is_true(value: Any) -> bool:
     """What lenient servers take for true: also a number, and the words for it."""
     return value == 1 if isinstance(value, int | float) else string(value).strip().lower() in TRUE_WORDS
+
+
+def is_false(value: Any) -> bool:
+    """False, 0, and the words for it."""
+    return (
+        value == 0
+        if isinstance(value, int | float | Decimal)
+        else string(value).strip().lower() in FALSE_WORDS
+    )
+
+
+def decimal(value: Any) -> Decimal | None:
+    """The number that this is, or is the text of. None also for one like 1e300000000, which would fill the memory."""
+    try:
+        number = Decimal(value)
+    except (InvalidOperation, TypeError, ValueError):
+        return None
+    return number if number.is_finite() and abs(number.adjusted()) <= DECIMAL_PLACES_MAX else None
 
 
 def positive(value: Any) -> int | None:

@@ -1,8 +1,8 @@
 """The values that go in and come out: frozen, typed, money as Decimal.
 
 Reading an answer is tolerant: fields that this version does not know are ignored, and a field that cannot be read is
-left out and named in the log. A decision needs only its verdict, its reason and its id: a block must stay a block,
-whatever else is wrong with the answer. Without these three it is a `UnreachableError`.
+left out and named in the log. A decision needs only its verdict, its reason and its id; without these three it is a
+`UnreachableError`. A block needs its verdict alone: it must stay a block, whatever else is wrong with the answer.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from tokvigil import checked, reasons
 from tokvigil.errors import ConfigurationError, UnreachableError
-from tokvigil.json_values import present
+from tokvigil.json_values import decimal, is_false, present
 from tokvigil.reasons import ReasonClass, ReasonCode
 from tokvigil.retries import WAIT_S_MAX
 
@@ -103,10 +103,14 @@ class Decision:
         return {name: _as_json(value) for name, value in said.items() if value is not None}
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Self:
-        """Raises `UnreachableError` without a verdict, its reason and its id."""
+    def from_wire(cls, data: Mapping[str, Any], asked: str | None = None) -> Self:
+        """On the request `asked`, unless the answer names one. Raises `UnreachableError` without a verdict, its reason
+        and its id; a block says its verdict in any form of false, and may lack the others."""
         fields = Fields(data)
-        said = fields.read(_DECISION, required=("request_id", "allowed", "reason_code"))
+        unsaid: dict[str, Any] = {}
+        if is_false(data.get("allowed")):
+            unsaid = {"allowed": False, "reason_code": reasons.UNREADABLE} | present({"request_id": asked})
+        said = unsaid | fields.read(_DECISION, required=_VERDICT - unsaid.keys())
         said.setdefault("reason_class", reasons.class_of(said["reason_code"]))
         decision = cls(
             policy=fields.part("policy", PolicyRef.from_wire),
@@ -259,7 +263,7 @@ class Receipt:
     limit_state: tuple[LimitState, ...] = ()
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+    def from_wire(cls, data: Mapping[str, Any], asked: str | None = None) -> Self:
         """Raises `UnreachableError` without a request_id."""
         fields = Fields(data)
         said = fields.read(_RECEIPT, required=("request_id",))
@@ -356,12 +360,9 @@ def _id(value: Any) -> str:
 
 
 def _money(value: Any) -> Decimal:
-    try:
-        amount = Decimal(value)
-    except (InvalidOperation, TypeError):
-        raise ValueError(f"{value!r} is no decimal amount") from None
-    if isinstance(value, bool) or not amount.is_finite():
-        raise ValueError(f"{value!r} is no decimal amount")
+    amount = None if isinstance(value, bool) else decimal(value)
+    if amount is None:
+        raise ValueError("it is no decimal amount")
     return amount
 
 
@@ -406,6 +407,7 @@ _DECISION: Mapping[str, Kind] = {
     "suggested_model": str,
     "degraded": bool,
 }
+_VERDICT = {"request_id", "allowed", "reason_code"}
 _RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
 
 

@@ -42,6 +42,8 @@ ReasonCode = Literal[
     "TOTAL_TOKEN_LIMIT_EXCEEDED",
     "TOTAL_BUDGET_EXCEEDED",
 ]
+# Of a block that names no reason that can be read.
+UNREADABLE = "UNREADABLE"
 # The limits of windows are exhausted; these are all other reasons.
 _OTHERS: Mapping[ReasonCode, ReasonClass] = {
     "ALLOWED": "allowed",

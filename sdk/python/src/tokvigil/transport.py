@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -25,13 +25,14 @@ from tokvigil.errors import (
     TooManyRequestsError,
     UnreachableError,
 )
+from tokvigil.json_values import decimal
 from tokvigil.links import Answer, Request
 from tokvigil.retries import RETRYABLE_STATUSES, RetryPolicy, backoff_s, parse_retry_after
 from tokvigil.steps import Steps
 from tokvigil.version import __version__
 
 T = TypeVar("T")
-Read = Callable[[dict[str, Any]], Any]
+Read = Callable[[dict[str, Any], str | None], Any]
 
 HOLDS = "/v1/reservations"
 ERRORS_BY_STATUS: Mapping[int, type[RefusedError]] = {
@@ -49,6 +50,7 @@ ERRORS_BY_STATUS: Mapping[int, type[RefusedError]] = {
 ADDRESSES_MAX = 1000
 # Causes of an error that are looked at.
 CAUSES_MAX = 10
+NO_NUMBER = Decimal("NaN")
 # Not on every system.
 EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
@@ -151,7 +153,7 @@ class Transport:
             said = _read_object(answer)
             if read is None:
                 return said
-            value = read(said)
+            value = read(said, about)
         except UnreachableError as error:
             raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
         if about is not None and value.request_id != about:
@@ -253,7 +255,7 @@ def _read_object(answer: Answer) -> dict[str, Any]:
 
 
 def _loaded(text: bytes) -> Any:
-    """A number that Python cannot hold stays text: one field cannot be read then, and not the whole answer."""
+    """A number that Python cannot hold is no number: one field cannot be read then, and not the whole answer."""
     try:
         return json.loads(text, parse_float=_decimal)
     except ValueError:
@@ -261,18 +263,16 @@ def _loaded(text: bytes) -> Any:
         return json.loads(text, parse_float=_decimal, parse_int=_whole)
 
 
-def _decimal(digits: str) -> Decimal | str:
-    try:
-        return Decimal(digits)
-    except InvalidOperation:
-        return digits
+def _decimal(digits: str) -> Decimal:
+    number = decimal(digits)
+    return NO_NUMBER if number is None else number
 
 
-def _whole(digits: str) -> int | str:
+def _whole(digits: str) -> int | Decimal:
     try:
         return int(digits)
     except ValueError:
-        return digits
+        return NO_NUMBER
 
 
 def _error_from(answer: Answer, request: Request) -> Exception:
