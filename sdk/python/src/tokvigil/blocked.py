@@ -79,25 +79,36 @@ class AIUsageBlockedError(TokVigilError):
         """The block that this error is, or that is behind it: its cause, its context unless that was suppressed, a
         member of its group, or an error that a framework keeps in it. Where the context was suppressed it may still be
         the provider's answer that stands for a block, which litellm hides."""
-        pending = deque([error] if error is not None else [])
-        seen: set[int] = set()
-        while pending and len(seen) < ERRORS_MAX:
-            found = pending.popleft()
-            if isinstance(found, AIUsageBlockedError):
-                return found
-            if id(found) not in seen:
-                seen.add(id(found))
-                pending.extend(_behind(found))
-        return None
+        return None if error is None else _found(error, of_defects=True)
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def block_behind(error: BaseException) -> AIUsageBlockedError | None:
+    """As `find`, for code that answers a block by itself: a defect must not pass for a block. So the context of an
+    error of Python's own, such as a KeyError, does not count: it was raised while a block was handled, and not from
+    it. The errors of litellm and others have the block in their context alone."""
+    return _found(error, of_defects=False)
+
+
+def _found(error: BaseException, *, of_defects: bool) -> AIUsageBlockedError | None:
+    pending = deque([error])
+    seen: set[int] = set()
+    while pending and len(seen) < ERRORS_MAX:
+        found = pending.popleft()
+        if isinstance(found, AIUsageBlockedError):
+            return found
+        if id(found) not in seen:
+            seen.add(id(found))
+            pending.extend(_behind(found, of_defects))
+    return None
+
+
+def _behind(error: BaseException, of_defects: bool) -> Iterator[BaseException]:
     if error.__cause__ is not None:
         yield error.__cause__
     if error.__context__ is not None:
         if error.__suppress_context__:
             yield from _answered(error.__context__)
-        else:
+        elif of_defects or type(error).__module__ != "builtins":
             yield error.__context__
     yield from _answered(error)
     for name in KEPT_IN:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tokvigil import AIUsageBlockedError, context
+from tokvigil.blocked import block_behind
 
 from sdk.python.tests.wire_provider import WireProvider, anthropic, gemini, openai
 from sdk.python.tests.wrapped import Books
@@ -87,6 +88,7 @@ def test_a_block_of_the_version_in_the_docs_arrives_as_they_say_and_no_call_goes
     block = AIUsageBlockedError.find(raised.value)
     assert block is not None
     assert block.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+    assert block_behind(raised.value) is block
     assert len(books.asked) == style.asks
     assert wire_provider.seen == []
 

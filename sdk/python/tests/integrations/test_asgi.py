@@ -233,11 +233,16 @@ def raised_from(call: Callable[[], Any]) -> None:
         raise RuntimeError("the framework failed") from error
 
 
+class FrameworkError(Exception):
+    pass
+
+
 def raised_while(call: Callable[[], Any]) -> None:
+    """As litellm does."""
     try:
         call()
     except Exception:
-        raise RuntimeError("the framework failed")  # noqa: B904
+        raise FrameworkError("the framework failed")  # noqa: B904
 
 
 def raised_twice(call: Callable[[], Any]) -> None:
@@ -299,9 +304,24 @@ def test_other_errors_are_raised_as_they_are(wire: Any) -> None:
         except AIUsageBlockedError:
             raise KeyError("a defect") from None
 
+    @app.get("/while-handling")
+    def while_handling() -> Any:
+        """A defect of the application's own handler of the block."""
+        try:
+            raise AIUsageBlockedError(Decision.from_wire(wire.blocked()))
+        except AIUsageBlockedError:
+            return {"text": {}["a defect"]}
+
+    @app.get("/wrapped")
+    def wrapped() -> Any:
+        try:
+            while_handling()
+        except KeyError as error:
+            raise KeyError("a defect", 2) from error
+
     app.add_middleware(TokVigilMiddleware, user_id="ada")
     with TestClient(app) as http:
-        for path in ("/", "/hidden"):
+        for path in ("/", "/hidden", "/while-handling", "/wrapped"):
             with pytest.raises(KeyError, match="a defect"):
                 http.get(path)
 

@@ -301,6 +301,18 @@ def test_a_task_that_retries_itself_is_not_retried_twice(wire: Any) -> None:
         retries_itself(None)
 
 
+def test_a_defect_in_the_handling_of_a_block_is_not_retried(wire: Any) -> None:
+    @integration.retry_blocks()
+    def has_a_defect(task: Any) -> Any:
+        try:
+            raise AIUsageBlockedError(Decision.from_wire(wire.blocked() | {"retry_after": 1}))
+        except AIUsageBlockedError:
+            return {}["a defect"]
+
+    with pytest.raises(KeyError, match="a defect"):
+        has_a_defect(None)
+
+
 def test_no_user_is_in_the_log_of_a_worker(worker: Path, tasks: ModuleType) -> None:
     with context(user_id="ada@example.com"):
         tasks.ask_quietly.delay().get(**PATIENTLY)

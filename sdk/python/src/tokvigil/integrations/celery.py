@@ -24,7 +24,7 @@ from celery.exceptions import TaskPredicate
 from celery.signals import before_task_publish, task_postrun, task_prerun
 
 from tokvigil.attribution import NOBODY, Attribution, applied, around, context, only
-from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.blocked import block_behind
 from tokvigil.errors import ConfigurationError
 from tokvigil.json_values import present
 
@@ -93,7 +93,7 @@ def retry_blocks(wait_s_max: float = WAIT_S_MAX) -> Callable[[F], F]:
 
 def _wait_s(error: Exception) -> int | None:
     """None: this is no block, or one that time does not lift."""
-    block = AIUsageBlockedError.find(error)
+    block = block_behind(error)
     if block is None or block.http_status != 429:
         return None
     return WAIT_S if block.retry_after is None else block.retry_after

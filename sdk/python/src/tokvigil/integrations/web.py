@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from tokvigil.attribution import AskedLater, Attribution
-from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.blocked import block_behind
 from tokvigil.errors import ConfigurationError
 
 logger = logging.getLogger("tokvigil")
@@ -45,7 +45,7 @@ def answer_to(error: BaseException) -> Answer | None:
 
     A block that passes with time is a 429, any other a 403; the body is a problem (RFC 9457).
     """
-    block = AIUsageBlockedError.find(error)
+    block = block_behind(error)
     if block is None:
         return None
     if block is not error:
