@@ -27,6 +27,10 @@ NO_USER = (
     " thread, an executor and a background task start without the context around them: give them"
     " `tokvigil.carry_context(function)`. Web applications and Celery tasks: see tokvigil.integrations"
 )
+NO_USER_OF_REQUEST = (
+    "the `user_id` of the middleware gave no user for this request, so this AI call was not sent. Make it only for"
+    " requests whose user is known, or inside `with tv.context(user_id=...)`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +209,8 @@ def current(default: Attribution) -> Attribution:
 def with_user(attribution: Attribution) -> Attribution:
     """The same. Raises `MissingAttributionError` if it names no user."""
     if not attribution.user_id:
-        raise MissingAttributionError(NO_USER)
+        in_request = any(isinstance(each, AskedLater) for each in _contexts.get())
+        raise MissingAttributionError(NO_USER_OF_REQUEST if in_request else NO_USER)
     return attribution
 
 

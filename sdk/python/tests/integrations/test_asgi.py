@@ -153,7 +153,7 @@ def test_the_user_may_be_found_inside_the_middleware_or_outside(
         add()
     with TestClient(app) as http:
         assert http.get("/threaded", headers={"X-User": "ada"}).status_code == 200
-        with pytest.raises(MissingAttributionError):
+        with pytest.raises(MissingAttributionError, match=r"^the `user_id` of the middleware"):
             http.get("/threaded")
     assert [asked["user_id"] for asked in books.asked] == ["ada"]
 

@@ -191,7 +191,10 @@ def test_the_calls_of_an_async_request_are_for_its_user_also_those_of_its_stream
 
 @pytest.mark.parametrize("view", [*SYNC, "aask"])
 def test_a_request_that_nobody_signed_in_for_has_no_user(books: Books, view: str) -> None:
-    with site(feature="ask"), pytest.raises(MissingAttributionError):
+    with (
+        site(feature="ask"),
+        pytest.raises(MissingAttributionError, match=r"^the `user_id` of the middleware"),
+    ):
         read(Client().get(f"/{view}"))
     assert books.asked == []
 
