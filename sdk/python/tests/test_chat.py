@@ -324,6 +324,39 @@ def test_what_else_is_closed_is_not_taken_for_the_client(
         chat()
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("gpt-4o-mini", "OPENAI_API_KEY"),
+        ("claude-haiku-4-5", "ANTHROPIC_API_KEY"),
+        ("gemini-2.5-flash", "GEMINI_API_KEY"),
+    ],
+)
+def test_a_chat_with_the_provider_itself_names_the_variable_of_a_key_that_is_missing(
+    control_plane: Any, model: str, variable: str, awaited: bool
+) -> None:
+    call: Any = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "user_id": "ada"}
+
+    async def main() -> None:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url) as tv:
+            await tv.chat(**call)
+
+    with (
+        TokVigil(api_key="key", base_url=control_plane.url) as tv,
+        pytest.raises(tokvigil.ConfigurationError, match=f"set {variable}"),
+    ):
+        asyncio.run(main()) if awaited else tv.chat(**call)
+    assert control_plane.seen == []
+
+
+def test_a_server_of_ones_own_needs_no_key(chat: Any, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat(provider_api_key=None)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
+    chat(provider_api_key=None, provider_base_url=None)
+    assert ["Authorization" in seen.headers for seen in provider.seen] == [False, False]
+
+
 def test_block_on_unreachable_stops_a_chat_before_the_provider(
     chat: Any, provider: Any, unreachable: str
 ) -> None:

@@ -66,6 +66,8 @@ class Chat:
 
     def __init__(self, wrapper: Wrapper, connections: Connections | None = None) -> None:
         self._wrapper = wrapper
+        # Others than its own answer in the provider's place.
+        self._needs_keys = connections is None
         self._connections = connections or Connections(
             headers={"User-Agent": f"tokvigil-python/{__version__}"},
             timeout=(CONNECT_TIMEOUT_S, TIMEOUT_S, TIMEOUT_S, TIMEOUT_S),
@@ -81,6 +83,7 @@ class Chat:
                 return answer._result(await answer._response.aread())
 
     def stream(self, request: ChatRequest, attribution: Attribution) -> ChatStream:
+        self._check_key(request)
         http = self._connections.blocking
         with _provider_errors(http), applied(attribution):
             response = self._guarded(http).handle_request(_http(http, request))
@@ -89,12 +92,20 @@ class Chat:
         return ChatStream(request, response, response.iter_bytes())
 
     async def stream_async(self, request: ChatRequest, attribution: Attribution) -> AsyncChatStream:
+        self._check_key(request)
         http = self._connections.awaiting
         with _provider_errors(http), applied(attribution):
             response = await self._guarded(http).handle_async_request(_http(http, request))
             if not response.is_success:
                 await response.aread()
         return AsyncChatStream(request, response, response.aiter_bytes())
+
+    def _check_key(self, request: ChatRequest) -> None:
+        if self._needs_keys and request.lacks_key:
+            variables = " or ".join(request.format.key_variables)
+            raise ConfigurationError(
+                f"there is no key for {request.format.base_url}: pass provider_api_key or set {variables}"
+            )
 
     def _guarded(self, http: httpx2.Client | httpx2.AsyncClient) -> Any:
         return self._wrapper.guarded_transport(http, raised_as=lambda error: error)

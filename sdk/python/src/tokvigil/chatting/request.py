@@ -69,13 +69,15 @@ FORMATS: Mapping[str, ChatFormat] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A POST to the provider, whose answer `format` reads. The key is in the headers alone."""
+    """A POST to the provider, whose answer `format` reads. The key is in the headers alone. `lacks_key`: it is for the
+    provider's public address, and has none."""
 
     format: ChatFormat
     model: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    lacks_key: bool
 
     @classmethod
     def build(
@@ -112,12 +114,16 @@ class ChatRequest:
         if key is not None:  # a server of one's own may need none
             name, prefix = format_.key_header
             headers[name] = prefix + key
+        address = (
+            (base_url or os.environ.get(format_.base_url_variable) or format_.base_url).strip().rstrip("/")
+        )
         return cls(
             format=format_,
             model=model,
-            url=_url(format_, base_url or os.environ.get(format_.base_url_variable), model, stream),
+            url=_url(format_, address, model, stream),
             headers=headers,
             body=_written(format_.body(conversation)),
+            lacks_key=key is None and address == format_.base_url,
         )
 
 
@@ -140,8 +146,7 @@ def _objects(name: str, values: Iterable[Any]) -> list[Mapping[str, Any]]:
     return objects
 
 
-def _url(format_: ChatFormat, base_url: str | None, model: str, streams: bool) -> str:
-    base_url = (base_url or format_.base_url).strip().rstrip("/")
+def _url(format_: ChatFormat, base_url: str, model: str, streams: bool) -> str:
     if not base_url.startswith(("http://", "https://")):
         raise ConfigurationError("the provider's address must begin with http:// or https://")
     url = format_.url(base_url, model, streams)
