@@ -240,7 +240,9 @@ def test_an_answer_nobody_can_make_sense_of_is_a_provider_error_and_counted(
     with pytest.raises(tokvigil.ProviderError):
         chat()
     report = last_report(tv, control_plane)
-    assert (report["status"], report["input_tokens"]) == ("partial", 13), "the provider may have worked for it"
+    assert (report["status"], report["input_tokens"]) == ("partial", 13), (
+        "the provider may have worked for it"
+    )
 
 
 def test_an_unreachable_provider_is_a_provider_error(

@@ -102,10 +102,11 @@ def test_an_awaited_stream_passes_whole(
     assert asyncio.run(texts()) == whole
 
 
+@pytest.mark.parametrize("where", ["tokvigil.evaluation.Evaluation._ask", "httpcore2.ConnectionPool.request"])
 def test_what_cannot_be_asked_is_decided_as_without_tokvigil(
-    tv: TokVigil, bare: openai.OpenAI, books: Books, monkeypatch: pytest.MonkeyPatch
+    tv: TokVigil, bare: openai.OpenAI, books: Books, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr("tokvigil.evaluation.Evaluation._ask", fail)
+    monkeypatch.setattr(where, fail)
     assert tv.wrap(bare, user_id="ada").responses.create(**RESPONSE).id
     monkeypatch.undo()
     assert [event.status for event in books.settled()] == ["succeeded"]

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tokvigil import forking
+from tokvigil import containing, forking
 from tokvigil.certificates import Verify, context_of
 from tokvigil.connections import CLOSED, close_at_exit
 from tokvigil.errors import ConfigurationError, UnreachableError, UnreachableReason
@@ -127,7 +127,7 @@ class Links:
             link.backend.deadline = request.deadline
             try:
                 response = link.pool.request(**self._written(request))
-            except self._errors as error:
+            except Exception as error:
                 raise self._failure(error, request) from error
             surplus = link if self._is_closed else _keep(self._idle, link)
         finally:
@@ -150,7 +150,7 @@ class Links:
                     await link.pool.aclose()
                 try:
                     response = await link.pool.request(**self._written(request))
-                except self._errors as error:
+                except Exception as error:
                     raise self._failure(error, request) from error
                 surplus = link if links.is_closed else _keep(links.idle, link)
         except TimeoutError as error:
@@ -194,6 +194,8 @@ class Links:
 
     def _failure(self, error: Exception, request: Request) -> UnreachableError:
         core = self._core
+        if not isinstance(error, self._errors):
+            containing.say("TokVigil cannot be asked", error)
         reason: UnreachableReason = "timeout" if isinstance(error, core.TimeoutException) else "connect"
         has_left = not isinstance(error, core.ConnectTimeout | core.ConnectError | core.ProxyError)
         return self._unreachable(repr(error), reason, request, has_left=has_left)
