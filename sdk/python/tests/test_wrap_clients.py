@@ -297,6 +297,33 @@ def test_a_clients_own_password_stays_with_its_host(
     assert "authorization" not in wire_provider.seen[0].headers
 
 
+def test_text_is_read_in_the_encoding_of_the_http_client(tv: TokVigil, wire: Any, provider: Any) -> None:
+    provider.defaults["/v1/completions"] = lambda _: wire.Answer(
+        200, "naïve".encode("latin-1"), {"Content-Type": "text/plain"}
+    )
+    own = http.Client(default_encoding="latin-1")
+    bare = openai.OpenAI(base_url=provider.url + "/v1", api_key="sk", http_client=own)
+    for client in (bare, tv.wrap(bare, user_id="user_123")):
+        assert client.post("/completions", body={"model": "m", "prompt": "hi"}, cast_to=str) == "naïve"
+
+
+@pytest.mark.parametrize(
+    "kind", [openai.OpenAI, openai.AsyncOpenAI, anthropic.Anthropic, anthropic.AsyncAnthropic]
+)
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_answers_are_validated_as_strictly_as_before(tv: TokVigil, kind: Any, is_strict: bool) -> None:
+    bare = kind(api_key="sk", _strict_response_validation=is_strict)
+    assert tv.wrap(bare)._strict_response_validation is is_strict
+
+
+def test_a_strict_client_refuses_what_it_refused(tv: TokVigil, wire: Any, provider: Any) -> None:
+    provider.defaults["/v1/chat/completions"] = lambda _: wire.Answer(200, {"id": 7, "choices": "none"})
+    bare = openai.OpenAI(base_url=provider.url + "/v1", api_key="sk", _strict_response_validation=True)
+    for client in (bare, tv.wrap(bare, user_id="user_123")):
+        with pytest.raises(openai.APIResponseValidationError):
+            client.chat.completions.create(**CHAT)
+
+
 def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: str) -> None:
     bare = openai.OpenAI(base_url=url, api_key="sk")
     with tv.wrap(bare, user_id="user_123") as wrapped:

@@ -46,6 +46,7 @@ def guarded_client(inner: Any, transport: Any) -> Any:
         timeout=inner.timeout,
         follow_redirects=inner.follow_redirects,
         max_redirects=inner.max_redirects,
+        default_encoding=inner._default_encoding,
     )
 
 

@@ -52,6 +52,8 @@ def wrap(client: Any, wrapper: Wrapper, retype: Retype | None = None) -> Any:
 def _guarded(client: Any, inner: Any, wrapper: Wrapper, retype: Retype) -> Any:
     """`inner` is the HTTP client without a guard."""
     guarded = type(client).copy(client, http_client=wrapper.guarded_http(inner))
+    # The SDK's own copy forgets it.
+    guarded._strict_response_validation = getattr(client, "_strict_response_validation", False)
     _sign_behind_the_guard(guarded)
     guarded._make_status_error = partial(_status_error, retype, guarded._make_status_error)
     guarded.copy = guarded.with_options = partial(_copy, guarded, inner, wrapper, retype)
