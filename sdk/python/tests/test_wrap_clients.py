@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,13 +12,14 @@ import openai
 import pytest
 import tokvigil
 from google import genai
-from tokvigil import TokVigil
+from tokvigil import TokVigil, doctor
+from tokvigil.wrapping import versions
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wrapped import CHAT, Books
 
 # The library that this version of openai speaks.
-http: Any = __import__("sys").modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
+http: Any = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
 
 
 @pytest.fixture
@@ -322,6 +324,94 @@ def test_a_strict_client_refuses_what_it_refused(tv: TokVigil, wire: Any, provid
     for client in (bare, tv.wrap(bare, user_id="user_123")):
         with pytest.raises(openai.APIResponseValidationError):
             client.chat.completions.create(**CHAT)
+
+
+class OtherErrors(openai.OpenAI):
+    """As an openai might be that makes its errors in another place."""
+
+    def _make_status_error_from_response(self, response: Any) -> Any:
+        return openai.PermissionDeniedError("no", response=response, body=None)
+
+
+def test_a_block_is_found_also_in_an_error_made_in_another_place(
+    tv: TokVigil, url: str, control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
+    client = tv.wrap(OtherErrors(base_url=url, api_key="sk"), user_id="user_123")
+    with pytest.raises(openai.PermissionDeniedError) as raised:
+        client.chat.completions.create(**CHAT)
+    block = tokvigil.AIUsageBlockedError.find(raised.value)
+    assert block is not None
+    assert block.reason_code == "DAILY_REQUEST_LIMIT_EXCEEDED"
+    assert wire_provider.seen == []
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("openai", "_make_status_error"),
+        ("openai async", "_prepare_request"),
+        ("anthropic", "_client"),
+        ("gemini", "_models"),
+        ("gemini", "_api_client"),
+    ],
+)
+def test_an_sdk_without_a_private_name_that_the_guard_needs_is_refused_by_its_version(
+    tv: TokVigil, url: str, name: str, lacking: str
+) -> None:
+    bare = MAKE[name](url)
+
+    class Without(type(bare)):  # type: ignore[misc]
+        def __getattribute__(self, asked: str) -> Any:
+            if asked == lacking:
+                raise AttributeError(asked)
+            return super().__getattribute__(asked)
+
+    bare.__class__ = Without
+    package = name.removesuffix(" async").replace("gemini", "google-genai")
+    with pytest.raises(
+        tokvigil.ConfigurationError, match=rf"{package} \d+\.\S+ lacks .*{lacking}.* major version"
+    ):
+        tv.wrap(bare)
+    bare.__class__ = type(bare).__mro__[1]
+
+
+class NewerPart:
+    def __init__(self) -> None:
+        self._http = http.Client()
+
+
+@pytest.mark.parametrize("place", ["client", "part", "api client", "part of a part"])
+def test_a_gemini_client_with_an_http_client_that_nobody_knows_is_refused(
+    tv: TokVigil, url: str, place: str
+) -> None:
+    bare = MAKE["gemini"](url)
+    holder = {"api client": bare._api_client, "part of a part": bare._aio}.get(place, bare)
+    holder.newer = NewerPart() if place.startswith("part") else http.Client()
+    with pytest.raises(tokvigil.ConfigurationError, match=r"holds an HTTP client that wrap does not know"):
+        tv.wrap(bare)
+
+
+def test_a_major_version_that_was_not_tested_is_said_once(
+    tv: TokVigil, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(versions, "_said", set())
+    for name in MAKE:
+        tv.wrap(MAKE[name](url))
+    assert caplog.records == []
+    for module in (openai, anthropic, sys.modules["google.genai"]):
+        monkeypatch.setattr(module, "__version__", "9.1.0")
+    for name in (*MAKE, *MAKE):
+        tv.wrap(MAKE[name](url))
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "wrap is tested with openai 2 and 3, and this is 9.1.0",
+        "wrap is tested with anthropic 2, and this is 9.1.0",
+        "wrap is tested with google-genai 3, and this is 9.1.0",
+    ]
+
+
+def test_the_doctor_names_the_versions_that_wrap_does() -> None:
+    assert doctor.WRAPPED_MAJORS == versions.WRAPPED_MAJORS
 
 
 def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: str) -> None:

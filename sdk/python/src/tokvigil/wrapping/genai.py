@@ -10,12 +10,22 @@ from typing import Any
 from tokvigil.attribution import begun_here
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.errors import ConfigurationError, TokVigilError
+from tokvigil.wrapping import versions
 from tokvigil.wrapping.blocked import blocked_as
-from tokvigil.wrapping.http import REFUSAL_STATUS, RaisedAs
+from tokvigil.wrapping.http import REFUSAL_STATUS, RaisedAs, is_http_client
 from tokvigil.wrapping.wrapper import Wrapper
 
 # Clients of newer endpoints, with the HTTP client in many places; the client makes them when they are first used.
 MADE_WHEN_USED = "google.genai._gaos."
+CLIENTS = ("_httpx_client", "_async_httpx_client")
+NEEDED = (
+    *(
+        f"_api_client.{name}"
+        for name in (*CLIENTS, "_http_options.httpx_client", "_http_options.httpx_async_client")
+    ),
+    "_models.generate_content_stream",
+    "_aio._models.generate_content_stream",
+)
 
 
 def is_one(client: Any) -> bool:
@@ -30,9 +40,13 @@ def wrap(client: Any, wrapper: Wrapper, raised_as: RaisedAs | None = None) -> An
 
     A block is raised as what `raised_as` makes of it: the SDK's own error, if nothing is said.
     """
+    versions.check(client, "google-genai", NEEDED)
     api = client._api_client
     if api._httpx_client is None or api._async_httpx_client is None:
         raise ConfigurationError("this google-genai client does not send through httpx: it cannot be guarded")
+    for name, value in vars(api).items():
+        if name not in CLIENTS:
+            _check_is_no_http_client(client, value)
     guarded_api = copy.copy(api)
     sync, asynchronous = (
         wrapper.guarded_http(inner, raised_as or _as_client_error)
@@ -64,10 +78,24 @@ def _rebound(part: Any, api: Any, guarded_api: Any) -> Any:
     """A copy in which the part and its own parts use the guarded API client."""
     rebound = copy.copy(part)
     for name, value in vars(part).items():
+        held = getattr(value, "__dict__", {}).values()
         if value is api:
             setattr(rebound, name, guarded_api)
         elif type(value).__module__.startswith(MADE_WHEN_USED):
             setattr(rebound, name, None)
-        elif any(held is api for held in getattr(value, "__dict__", {}).values()):
+        elif any(each is api for each in held):
             setattr(rebound, name, _rebound(value, api, guarded_api))
+        else:
+            for each in (value, *held):
+                _check_is_no_http_client(part, each)
     return rebound
+
+
+def _check_is_no_http_client(part: Any, value: Any) -> None:
+    """What this does not know would send unasked."""
+    if is_http_client(value):
+        raise ConfigurationError(
+            f"this google-genai {type(part).__name__} holds an HTTP client that wrap does not know, a"
+            f" {type(value).__qualname__}, so it cannot be guarded: update tokvigil, or put tv.guard(...) around its"
+            " calls"
+        )

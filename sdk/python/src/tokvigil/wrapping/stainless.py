@@ -12,6 +12,7 @@ from typing import Any
 
 from tokvigil.blocked import ERROR, AIUsageBlockedError
 from tokvigil.dialects.recognising import SIGNED_BY_AWS
+from tokvigil.wrapping import versions
 from tokvigil.wrapping.blocked import blocked_as
 from tokvigil.wrapping.http import SIGN
 from tokvigil.wrapping.wrapper import Wrapper
@@ -33,19 +34,26 @@ CLASSES = frozenset(
         ("groq", "AsyncGroq"),
     }
 )
+NEEDED = ("_client", "_prepare_request", "_make_status_error", "copy")
 Retype = Callable[[AIUsageBlockedError, Exception], Exception]
 
 
 def is_one(client: Any) -> bool:
-    return any((base.__module__.partition(".")[0], base.__name__) in CLASSES for base in type(client).__mro__)
+    return _package(client) is not None
+
+
+def _package(client: Any) -> str | None:
+    kinds = ((base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__)
+    return next((kind[0] for kind in kinds if kind in CLASSES), None)
 
 
 def wrap(client: Any, wrapper: Wrapper, retype: Retype | None = None) -> Any:
     """A copy of the client, of the same class and with the same options, whose AI calls pass the gate.
 
     A block is raised as what `retype` makes of it and of the SDK's own error: an error of both classes, if nothing is
-    said.
+    said. Raises `ConfigurationError` if the SDK is not as this knows it.
     """
+    versions.check(client, _package(client) or "", NEEDED)
     return _guarded(client, client._client, wrapper, retype or blocked_as)
 
 
