@@ -12,7 +12,7 @@ import openai
 import pytest
 import tokvigil
 from google import genai
-from tokvigil import TokVigil, doctor
+from tokvigil import TokVigil
 from tokvigil.wrapping import versions
 
 from sdk.python.tests.wire_provider import WireProvider
@@ -408,10 +408,6 @@ def test_a_major_version_that_was_not_tested_is_said_once(
         "wrap is tested with anthropic 2, and this is 9.1.0",
         "wrap is tested with google-genai 3, and this is 9.1.0",
     ]
-
-
-def test_the_doctor_names_the_versions_that_wrap_does() -> None:
-    assert doctor.WRAPPED_MAJORS == versions.WRAPPED_MAJORS
 
 
 def test_closing_the_wrapped_client_closes_the_connections(tv: TokVigil, url: str) -> None:

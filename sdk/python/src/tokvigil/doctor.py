@@ -28,6 +28,7 @@ from tokvigil.errors import ConfigurationError, TokVigilError, UnreachableError
 from tokvigil.journal import default_folder, directory_in
 from tokvigil.journal_survey import Survey, survey
 from tokvigil.version import __version__
+from tokvigil.wrapping.versions import WRAPPED_MAJORS
 
 ANSWER_WITHIN_S = 5.0
 KEY_SHAPE = re.compile(r"tv_[a-z]+_[0-9A-Za-z]{12}_[0-9A-Za-z]{40}")
@@ -38,19 +39,6 @@ CLOCK_OFF_S_MAX = 60.0
 KEY_ENDS_WITHIN = timedelta(days=14)
 PENDING_SINCE_MAX = timedelta(minutes=10)
 PRICES_SINCE_MAX = timedelta(days=120)
-# What `wrap` is tested with.
-WRAPPED_MAJORS: Mapping[str, tuple[int, ...]] = {
-    "openai": (2, 3),
-    "anthropic": (2,),
-    "google-genai": (3,),
-    "groq": (0,),
-    "langchain-openai": (1,),
-    "langchain-anthropic": (1,),
-    "langchain-google-genai": (4,),
-    "langchain-groq": (1,),
-    "langchain-mistralai": (1,),
-    "crewai": (1,),
-}
 # Destinations of others, and reasons of refusals, that are shown.
 OTHERS_MAX = 5
 REASONS_MAX = 5
