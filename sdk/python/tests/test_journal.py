@@ -1357,7 +1357,7 @@ def test_a_signal_handler_may_report_in_the_middle_of_anything(
     monkeypatch.setattr("tokvigil.journal.COMPACT_BYTES", 10_000)
     journal = Journal(folder, "here")
     number = itertools.count()
-    settled = Counter[str]()
+    settled, sent_again = Counter[str](), set[str]()
 
     def handle(*_: object) -> None:
         request_id = f"signal {next(number)}"
@@ -1370,17 +1370,24 @@ def test_a_signal_handler_may_report_in_the_middle_of_anything(
         for own in range(2_000):
             begin(journal, str(own))
             journal.report(report(str(own)))
+            before_it = set(files(folder))
             first = ids(journal)[: own % 3]
             settle(journal, *first)
-            settled.update(first)
+            if set(files(folder)) == before_it:
+                settled.update(first)
+            else:
+                # The handler has left a full file for later, which may have them: TokVigil will know them then.
+                sent_again.update(first)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     signals = next(number)
     assert signals > 10
     assert max(settled.values()) == 1
-    expected = {*map(str, range(2_000)), *(f"signal {each}" for each in range(signals))} - settled.keys()
-    assert on_disk(folder).keys() == expected
+    reported = {*map(str, range(2_000)), *(f"signal {each}" for each in range(signals))}
+    expected = reported - settled.keys() - sent_again
+    assert len(sent_again) < 20
+    assert expected <= on_disk(folder).keys() <= expected | sent_again
     assert set(statuses(folder).values()) <= {"succeeded"}
     assert max(len(read_reports(path).pending) for path in files(folder)) < 320
     journal.close()
@@ -1389,7 +1396,7 @@ def test_a_signal_handler_may_report_in_the_middle_of_anything(
     while other.take_over():
         left.update(ids(other))
         settle(other, *ids(other))
-    assert left.keys() == expected
+    assert expected <= left.keys() <= expected | sent_again
 
 
 def test_what_a_signal_handler_reports_while_a_file_gets_full_is_still_in_memory(

@@ -91,6 +91,8 @@ class Journal:
         self._is_behind = True
         self._unwritten: list[bytes] = []
         self._is_writing = False
+        # More than one: a signal handler reports in the middle of a report, which the file may not have yet.
+        self._reports_begun = 0
         self._try_again_at = 0.0
         self._renew_at = 0.0
         self._compact_at = COMPACT_BYTES
@@ -119,16 +121,23 @@ class Journal:
         """Keep a report until it is settled; the first one of a call counts. Returns the request id of the oldest one
         if that had to make room in memory and is lost."""
         with self.lock:
-            self._open.pop(report.request_id, None)
-            if report.request_id in self._pending:
-                return None
-            self._pending[report.request_id] = report.body
-            self._write(line("final", *report))
-            if len(self._pending) <= PENDING_MAX or self._is_writing:
-                return None
-            oldest = next(iter(self._pending))
-            del self._pending[oldest]
-            return oldest
+            self._reports_begun += 1
+            try:
+                return self._report(report)
+            finally:
+                self._reports_begun -= 1
+
+    def _report(self, report: Report) -> str | None:
+        self._open.pop(report.request_id, None)
+        if report.request_id in self._pending:
+            return None
+        self._pending[report.request_id] = report.body
+        self._write(line("final", *report))
+        if len(self._pending) <= PENDING_MAX or self._is_writing:
+            return None
+        oldest = next(iter(self._pending))
+        del self._pending[oldest]
+        return oldest
 
     def replace(self, report: Report) -> None:
         """Have a report as it is to be sent instead."""
@@ -279,7 +288,8 @@ class Journal:
                 self._write_anew()
             else:
                 self._file.append(b"".join(unwritten))
-                if self._file.size > self._compact_at or len(self._pending) > PENDING_MAX:
+                is_large = self._file.size > self._compact_at or len(self._pending) > PENDING_MAX
+                if is_large and self._reports_begun <= 1:
                     self._keep_small(self._file)
             self._is_behind = False
         except OSError as error:
