@@ -228,7 +228,9 @@ class Attempt:
     def answered(self) -> None:
         """A successful answer begins."""
         self.call.answer = self._reader
-        unknown = self._unknown if self._has_cap() else self._unknown.difference(self._asked.cap_names)
+        unknown = self._unknown
+        if unknown and not self._has_cap():
+            unknown = unknown.difference(self._asked.cap_names)
         if unknown:
             self._refused.add(self._host, self._asked.model, unknown)
 
