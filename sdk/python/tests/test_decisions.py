@@ -144,6 +144,12 @@ def test_the_rest_of_a_part_stays(tv: TokVigil, control_plane: Any, wire: Any) -
     assert decision.policy == tokvigil.PolicyRef(id="p1", name="Free plan", version=0, scope="plan")
 
 
+@pytest.mark.parametrize("said", [{"metric": "tokens", "limit": 5, "used": 1, "remaining": 4}, [None]])
+def test_parts_are_a_list_of_objects(wire: Any, caplog: pytest.LogCaptureFixture, said: Any) -> None:
+    assert Decision.from_wire(wire.blocked() | {"limit_state": said}).limit_state == ()
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["limit_state"]
+
+
 def test_a_field_is_named_once_a_minute_in_one_line_for_each_decision(
     monkeypatch: pytest.MonkeyPatch, wire: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -133,7 +133,7 @@ def _answered(configuration: Configuration) -> Iterator[Finding]:
         yield _problem("control plane", str(error))
         return
     except UnreachableError as error:
-        if mend := transport._mend_of(error):
+        if mend := transport.mend_of(error):
             yield _problem("control plane", f"base_url is {url}: {mend}")
         else:
             check = "check the address, the network and the server"
@@ -165,7 +165,7 @@ def _is_success(response: links.Answer) -> bool:
 def _through_proxy(url: str) -> str:
     """What of the environment stands between here and there; without the proxy's password."""
     parts = urlsplit(url)
-    proxy = links._proxy_of_the_environment(parts.scheme, parts.hostname or "")
+    proxy = links.proxy_of_the_environment(parts.scheme, parts.hostname or "")
     return f", through the proxy {proxy.rpartition('@')[2]} of the environment" if proxy else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from tokvigil import containing
 from tokvigil.availability import Availability
@@ -105,7 +106,7 @@ class Evaluation:
                 "POST",
                 "/v1/evaluate",
                 body=question.to_wire(),
-                read=Decision.from_wire,
+                read=partial(Decision.from_wire, asked=question.request_id),
                 within_s=deadline - time.monotonic(),
             )
         except UnreachableError as error:

@@ -99,7 +99,7 @@ class Links:
         self._options = {
             # Read here, and not by the first call, perhaps in an event loop.
             "ssl_context": context_of(verify) if parts.scheme == "https" else None,
-            "proxy": self._proxy(proxy or _proxy_of_the_environment(parts.scheme, parts.hostname or "")),
+            "proxy": self._proxy(proxy or proxy_of_the_environment(parts.scheme, parts.hostname or "")),
             "max_connections": 1,
             "keepalive_expiry": KEPT_S,
         }
@@ -280,7 +280,7 @@ def _all_in_use(base_url: str) -> UnreachableError:
     )
 
 
-def _proxy_of_the_environment(scheme: str, host: str) -> str | None:
+def proxy_of_the_environment(scheme: str, host: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     if proxy_bypass(host):

@@ -25,8 +25,7 @@ logger = logging.getLogger("tokvigil")
 
 UsageStatus = Literal["succeeded", "failed", "cancelled", "partial"]
 USAGE_STATUSES = frozenset(get_args(UsageStatus))
-PARTS = ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
-COUNTS = ("input_tokens", "output_tokens", *PARTS)
+COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 Amount = int | Decimal
 # A field that cannot be read is named in the log this often.
 SAY_EVERY_S = 60.0
@@ -110,7 +109,7 @@ class Decision:
         unsaid: dict[str, Any] = {}
         if is_false(data.get("allowed")):
             unsaid = {"allowed": False, "reason_code": reasons.UNREADABLE} | present({"request_id": asked})
-        said = unsaid | fields.read(_DECISION, required=_VERDICT - unsaid.keys())
+        said = unsaid | fields.read(_DECISION, required=[name for name in _VERDICT if name not in unsaid])
         said.setdefault("reason_class", reasons.class_of(said["reason_code"]))
         decision = cls(
             policy=fields.part("policy", PolicyRef.from_wire),
@@ -263,7 +262,7 @@ class Receipt:
     limit_state: tuple[LimitState, ...] = ()
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any], asked: str | None = None) -> Self:
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
         """Raises `UnreachableError` without a request_id."""
         fields = Fields(data)
         said = fields.read(_RECEIPT, required=("request_id",))
@@ -312,23 +311,17 @@ class Fields:
         return bool(lacking)
 
     def part(self, name: str, convert: Callable[[Fields], T | None]) -> T | None:
-        parts = self._parts(name, [self.data.get(name)], convert)
-        return parts[0] if parts else None
+        data = self.read({name: dict}).get(name)
+        return None if data is None else convert(Fields(data, f"{self._path}{name}.", self.left_out))
 
     def parts(self, name: str, convert: Callable[[Fields], T | None]) -> tuple[T, ...]:
         """Those that can be read."""
-        said = self.data.get(name)
-        return self._parts(name, said if isinstance(said, list) else [said], convert)
-
-    def _parts(self, name: str, items: list[Any], convert: Callable[[Fields], T | None]) -> tuple[T, ...]:
         found = []
-        for item in items:
-            if isinstance(item, dict):
-                part = convert(Fields(item, f"{self._path}{name}.", self.left_out))
-                if part is not None:
-                    found.append(part)
-            elif item is not None:
+        for item in self.read({name: list}).get(name, ()):
+            if not isinstance(item, dict):
                 self.left_out.add(self._path + name)
+            elif (part := convert(Fields(item, f"{self._path}{name}.", self.left_out))) is not None:
+                found.append(part)
         return tuple(found)
 
     def say_what_is_left_out(self, what: str) -> None:
@@ -407,7 +400,7 @@ _DECISION: Mapping[str, Kind] = {
     "suggested_model": str,
     "degraded": bool,
 }
-_VERDICT = {"request_id", "allowed", "reason_code"}
+_VERDICT = ("request_id", "allowed", "reason_code")
 _RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
 
 

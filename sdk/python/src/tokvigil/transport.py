@@ -32,7 +32,7 @@ from tokvigil.steps import Steps
 from tokvigil.version import __version__
 
 T = TypeVar("T")
-Read = Callable[[dict[str, Any], str | None], Any]
+Read = Callable[[dict[str, Any]], Any]
 
 HOLDS = "/v1/reservations"
 ERRORS_BY_STATUS: Mapping[int, type[RefusedError]] = {
@@ -133,7 +133,7 @@ class Transport:
             except _ForeignError as foreign:
                 error = self._of_this_address(foreign)
             except TokVigilError as failure:
-                mend = _mend_of(failure)
+                mend = mend_of(failure)
                 error = failure if mend is None else self._of_this_address(_ForeignError(failure, mend))
             is_patient = False
             if isinstance(error, TooManyRequestsError) and retry and deadline is not None:
@@ -153,7 +153,7 @@ class Transport:
             said = _read_object(answer)
             if read is None:
                 return said
-            value = read(said, about)
+            value = read(said)
         except UnreachableError as error:
             raise _ForeignError(error, f"something that is not TokVigil answers there ({error})") from None
         if about is not None and value.request_id != about:
@@ -215,7 +215,7 @@ def is_retryable(error: TokVigilError) -> bool:
     return isinstance(error, TooManyRequestsError)
 
 
-def _mend_of(error: TokVigilError) -> str | None:
+def mend_of(error: TokVigilError) -> str | None:
     """What to mend if connections never came about for this reason."""
     cause: BaseException | None = error
     for _ in range(CAUSES_MAX):
