@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokvigil.errors import said_by
 from tokvigil.models import Decision
 
 # Of so many answers the decision is known, the latest.
@@ -62,10 +63,5 @@ def _causes(answer: Any) -> Iterator[Any]:
 
 
 def _said(source: Any, name: str) -> Any:
-    """Of a mapping or an object, also one that raises for what it does not have."""
-    if isinstance(source, Mapping):
-        return source.get(name)
-    try:
-        return getattr(source, name, None)
-    except Exception:
-        return None
+    """Of a mapping or an object."""
+    return source.get(name) if isinstance(source, Mapping) else said_by(source, name)

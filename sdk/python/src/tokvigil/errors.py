@@ -130,3 +130,12 @@ class ProviderError(TokVigilError):
         self.body = body
         self.request_id = request_id
         self.retry_after = retry_after
+
+
+def said_by(source: Any, name: str) -> Any:
+    """An attribute of an error, or of another object that is not ours; None where reading it raises, as httpx does for
+    the request that an error does not have."""
+    try:
+        return getattr(source, name, None)
+    except Exception:
+        return None

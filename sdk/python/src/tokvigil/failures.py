@@ -14,13 +14,12 @@ only these say that the provider was not reached, or that it refused; after any 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.dialects.paths import use_of
 from tokvigil.endings import Ending, ending_of_status
-from tokvigil.errors import ConfigurationError
+from tokvigil.errors import ConfigurationError, said_by
 
 # By the modules of their errors.
 GOOGLE = "google.genai"
@@ -68,7 +67,7 @@ def ending_of_error(error: BaseException, *, of_attempt: bool = False) -> Ending
             break
         if isinstance(cause, AIUsageBlockedError | ConfigurationError):
             return Ending.NOT_SENT
-        if _is_of(cause, PROVIDERS) or _said(cause, "operation_name") in BEDROCK_OPERATIONS:
+        if _is_of(cause, PROVIDERS) or said_by(cause, "operation_name") in BEDROCK_OPERATIONS:
             is_providers = is_http = True
         elif _is_of(cause, HTTP_LIBRARIES) and not is_providers:
             names_ai_call = _names_ai_call(cause)
@@ -99,20 +98,20 @@ def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
 
 def _cause_of(error: BaseException) -> BaseException | None:
     """requests and urllib name no `__cause__`, and keep it as an argument; older versions of urllib3 as `reason`."""
-    kept = (error.__cause__, *error.args, _said(error, "reason"))
+    kept = (error.__cause__, *error.args, said_by(error, "reason"))
     return next((cause for cause in kept if isinstance(cause, BaseException)), None)
 
 
 def _names_ai_call(error: BaseException) -> bool | None:
     """Whether the request that an HTTP library's error is about is an AI call; None: it names none."""
-    request = _said(error, "request") or _said(_said(error, "response"), "request")
-    request = request or _said(error, "request_info")
-    url = _said(request, "url") or _said(error, "url")
-    if url is None and isinstance(named := _said(error, "kwargs"), dict):
+    request = said_by(error, "request") or said_by(said_by(error, "response"), "request")
+    request = request or said_by(error, "request_info")
+    url = said_by(request, "url") or said_by(error, "url")
+    if url is None and isinstance(named := said_by(error, "kwargs"), dict):
         url = named.get("endpoint_url")
     if url is None:
         return None
-    body = _said(request, "content") or _said(request, "body")
+    body = said_by(request, "content") or said_by(request, "body")
     if isinstance(body, str):
         body = body.encode("utf-8", "replace")
     with suppress(ValueError):
@@ -125,27 +124,19 @@ def _names_ai_call(error: BaseException) -> bool | None:
 def _status_of(error: BaseException) -> int | None:
     """Of the answer that an error is about: its response's, also where botocore keeps that, or its own. An error in the
     middle of an answer has no response, or one of success."""
-    response = _said(error, "response")
+    response = said_by(error, "response")
     if isinstance(response, dict):
         metadata = response.get("ResponseMetadata")
         said = [metadata.get("HTTPStatusCode")] if isinstance(metadata, dict) else []
     elif response is not None:
-        said = [_said(response, "status_code"), _said(response, "status")]
+        said = [said_by(response, "status_code"), said_by(response, "status")]
     else:
-        said = [_said(error, "status_code"), _said(error, "status")]
-        said.append(_said(error, "code") if _is_of(error, (GOOGLE,)) else None)
+        said = [said_by(error, "status_code"), said_by(error, "status")]
+        said.append(said_by(error, "code") if _is_of(error, (GOOGLE,)) else None)
     return next((status for status in said if isinstance(status, int) and 400 <= status < 600), None)
 
 
 def _was_tried_before(error: BaseException) -> bool:
-    request = _said(error, "request") or _said(_said(error, "response"), "request")
-    headers = _said(request, "headers")
+    request = said_by(error, "request") or said_by(said_by(error, "response"), "request")
+    headers = said_by(request, "headers")
     return headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0"
-
-
-def _said(source: Any, name: str) -> Any:
-    """httpx raises for a request that an error does not have."""
-    try:
-        return getattr(source, name, None)
-    except Exception:
-        return None
