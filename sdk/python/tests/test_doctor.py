@@ -171,7 +171,8 @@ def test_a_wrong_address_is_mended_as_a_client_says_it(
 ) -> None:
     url = control_plane.url.replace("http://", "https://")
     if kind == "no such host":
-        url = "http://tokvigil.invalid"
+        # Not the address of tokvigil.testing, where TokVigil has answered.
+        url = "http://no-such-host.invalid"
 
         def look_up(*_: object, **__: object) -> None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -82,7 +82,8 @@ class Product:
             return
         self.seen.add(decision.get("reason_code", status))
         if status == "no answer":
-            self.report({"request_id": request_id, "status": "cancelled"})
+            nothing = {"input_tokens": 0, "output_tokens": 0}
+            self.report({"request_id": request_id, "status": "cancelled", **nothing})
 
     def report(self, usage: dict[str, Any]) -> None:
         deadline = time.monotonic() + BACK_S_MAX
