@@ -149,6 +149,120 @@ def test_a_full_pool_lets_no_call_out(
     )
 
 
+def test_an_event_loop_that_was_held_up_has_not_shown_that_tokvigil_is_away(
+    control_plane: Any, wire: Any
+) -> None:
+    """The block has arrived, and there was no time to read it."""
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.blocked(seen.body["request_id"])
+    )
+
+    async def main() -> Decision:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url, timeout=1.0) as tv:
+            asked = asyncio.create_task(tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=10))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            time.sleep(1.05)
+            return await asked
+
+    decision = asyncio.run(main())
+    assert not decision.allowed
+
+
+def test_a_time_out_beside_one_that_was_noticed_late_is_this_process_s_own(
+    control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda _: wire.Answer(200, {}, delay_s=3.0)
+    # The one is late whatever happens; the other never is, and its loop is free.
+    late = iter([-1.0])
+    monkeypatch.setattr(links, "STALLED_SHARE", 99.0)
+
+    async def main() -> list[Decision]:
+        async with AsyncTokVigil(api_key="key", base_url=control_plane.url, timeout=0.5, max_retries=0) as tv:
+            first = asyncio.create_task(tv.evaluate(user_id="ada", model="gpt-4o-mini", input_tokens=10))
+            await asyncio.sleep(0.2)
+            second = asyncio.create_task(tv.evaluate(user_id="bob", model="gpt-4o-mini", input_tokens=10))
+            await asyncio.sleep(0.2)
+            monkeypatch.setattr(links, "LATE_S", next(late))
+            await first
+            monkeypatch.setattr(links, "LATE_S", 60.0)
+            return [await first, await second]
+
+    assert all(is_busy(decision) for decision in asyncio.run(main()))
+
+
+def test_a_name_is_looked_up_though_the_loops_own_threads_are_all_busy(control_plane: Any, wire: Any) -> None:
+    """As of an application whose threads wait for AI calls."""
+    url = control_plane.url.replace("127.0.0.1", "localhost")
+    go_on = threading.Event()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.create_task(asyncio.to_thread(go_on.wait, 60))
+        await asyncio.sleep(0)
+        try:
+            async with AsyncTokVigil(api_key="key", base_url=url, timeout=30.0) as tv:
+                assert not (await tv.evaluate(user_id="ada", model="gpt-4o-mini")).degraded
+                assert await tv.flush(30) == 0
+        finally:
+            go_on.set()
+            await busy
+
+    asyncio.run(asyncio.wait_for(main(), 50))
+
+
+NO_DESCRIPTORS = """
+import asyncio, os, resource, sys
+from tokvigil import AsyncTokVigil, TokVigil
+
+options = {"api_key": "key", "base_url": sys.argv[1], "journal": False}
+call = {"model": "gpt-4o-mini", "input_tokens": 1}
+
+async def main():
+    async with AsyncTokVigil(**options) as awaited:
+        await awaited.evaluate(user_id="warm", **call)
+        with TokVigil(**options) as tv:
+            tv.evaluate(user_id="warm", **call)
+            while tv._links._idle:
+                tv._links._idle.pop().pool.close()
+            idle = awaited._links._of_loops.here().idle
+            while idle:
+                await idle.pop().pool.aclose()
+            open_now = len(os.listdir("/proc/self/fd"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            hogs = []
+            try:
+                while True:
+                    hogs.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            decisions = [tv.evaluate(user_id=f"ada_{number}", **call) for number in range(4)]
+            decisions += [await awaited.evaluate(user_id=f"bob_{number}", **call) for number in range(4)]
+            for hog in hogs:
+                os.close(hog)
+            decisions += [tv.evaluate(user_id="eve", **call), await awaited.evaluate(user_id="eve", **call)]
+            print(*[decision.reason_code for decision in decisions])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_process_that_has_run_out_of_descriptors_lets_no_call_out(
+    control_plane: Any, wire: Any, host: str
+) -> None:
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, wire.blocked(seen.body["request_id"])
+    )
+    url = control_plane.url.replace("127.0.0.1", host)
+    run = subprocess.run(
+        [sys.executable, "-c", NO_DESCRIPTORS, url], capture_output=True, text=True, timeout=120, check=False
+    )
+    code = wire.blocked()["reason_code"]
+    assert run.stdout.split() == [*["DEGRADED_BLOCKED"] * 8, code, code], run.stderr
+
+
 @pytest.fixture
 def crowded() -> Iterator[str]:
     """The address of a control plane that blocks everything, after 100 ms."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
-from tokvigil import guarding
+from tokvigil import event_loops, guarding
 from tokvigil.base_client import BaseClient
 from tokvigil.chat import AsyncChatStream, ChatResult
 from tokvigil.guarding import AsyncGuard, GuardOptions
@@ -188,10 +187,10 @@ class AsyncTokVigil(BaseClient):
 
     async def flush(self, timeout: float = FLUSH_S) -> int:
         """See `TokVigil.flush`."""
-        return await asyncio.to_thread(self._reporter.flush, timeout)
+        return await event_loops.waiting.run(partial(self._reporter.flush, timeout))
 
     async def close(self) -> None:
         """See `TokVigil.close`."""
-        await asyncio.to_thread(self._reporter.close, EXIT_S_MAX)
+        await event_loops.waiting.run(partial(self._reporter.close, EXIT_S_MAX))
         await self._links.close_async()
         await self._chat.close_async()

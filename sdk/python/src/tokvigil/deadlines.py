@@ -1,4 +1,4 @@
-"""One deadline for a whole request of code that blocks.
+"""How connections to the control plane are made: with one deadline for a whole request of code that blocks.
 
 The HTTP library's timeouts are those of each read, so a server that drips a byte now and then could keep a caller for
 minutes. Here each read and write of a connection gets what is left. Code that awaits has `asyncio.timeout` for that.
@@ -6,12 +6,17 @@ minutes. Here each read and write of a connection gets what is left. Code that a
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import httpcore2
+
+from tokvigil import event_loops
 
 # No wait is shorter: 0 would be "do not wait at all", which fails at once.
 WAIT_S_MIN = 0.001
@@ -42,6 +47,29 @@ class DeadlineBackend(httpcore2.SyncBackend):
 
     def left_s(self) -> float:
         return max(WAIT_S_MIN, self.deadline - time.monotonic())
+
+
+class LookUpBackend(httpcore2.AnyIOBackend):
+    """Has names looked up in threads of ours."""
+
+    async def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any
+    ) -> httpcore2.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                found = await event_loops.waiting.run(
+                    partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+                )
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout(f"{host} was not looked up in time") from error
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
+        *others, last = (str(address[0]) for *_, address in found)
+        share_s = None if timeout is None else timeout / len(found)
+        for address in others:
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                return await super().connect_tcp(address, port, share_s, *rest, **options)
+        return await super().connect_tcp(last, port, share_s, *rest, **options)
 
 
 class _Stream(httpcore2.NetworkStream):

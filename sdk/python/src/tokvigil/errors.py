@@ -5,7 +5,11 @@ Every error survives pickling, because task queues carry exceptions between proc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
+
+# Looked at, of an error.
+CAUSES_MAX = 20
 
 UnreachableReason = Literal["connect", "timeout", "status", "answer", "busy"]
 
@@ -130,6 +134,16 @@ class ProviderError(TokVigilError):
         self.body = body
         self.request_id = request_id
         self.retry_after = retry_after
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from or in the handling of, the latest first."""
+    cause: BaseException | None = error
+    for _ in range(CAUSES_MAX):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def said_by(source: Any, name: str) -> Any:

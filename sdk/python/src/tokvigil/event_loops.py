@@ -1,12 +1,16 @@
-"""What belongs to an event loop, and ends with it."""
+"""What belongs to an event loop, and ends with it: things made for it, and threads for what would hold it up."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Generic, TypeVar
+
+from tokvigil import forking
 
 T = TypeVar("T")
 
@@ -66,3 +70,29 @@ def _until_its_loop_ends(made: T, close: Callable[[T], Awaitable[None]]) -> Asyn
     with suppress(StopIteration):
         ending.__anext__().__await__().send(None)
     return ending
+
+
+class Threads:
+    """A few for each event loop. Not the loop's own: an application may have all of those wait for AI calls."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._executors = PerLoop(partial(ThreadPoolExecutor, most, name), _shut_down)
+        forking.register(self._executors)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._executors.here(), work)
+        except RuntimeError:
+            # The loop is ending, or the interpreter, and starts no threads.
+            return work()
+        return await done
+
+
+async def _shut_down(executor: ThreadPoolExecutor) -> None:
+    executor.shutdown(wait=False)
+
+
+# For work that is all Python: more threads would take the time from the loop.
+working = Threads(2, "tokvigil-work")
+# For work that waits for something else.
+waiting = Threads(4, "tokvigil-wait")

@@ -7,12 +7,14 @@ request, which costs a question more than a millisecond after a burst. The conne
 from __future__ import annotations
 
 import asyncio
-import threading
+import errno
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from tokvigil import containing, forking
 from tokvigil.certificates import Verify, context_of
 from tokvigil.connections import CLOSED, close_at_exit
-from tokvigil.errors import ConfigurationError, UnreachableError, UnreachableReason
+from tokvigil.errors import ConfigurationError, UnreachableError, UnreachableReason, causes_of
 from tokvigil.event_loops import PerLoop
 
 # At once, of a process or an event loop. Others wait for one: at 100 ms an answer, 2,000 questions take a second.
@@ -30,6 +32,11 @@ KEPT_MAX = 100
 KEPT_S = 60.0
 # A time-out that is noticed so late is this process's own: it had no time to read the answer.
 LATE_S = 0.25
+# As is one of an event loop that others held up for such a part of the time. It is looked at so often.
+STALLED_SHARE = 0.5
+LOOK_S = 0.05
+# What this process, or its machine, has run out of.
+OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 # Of a question's time, so that a connection that does not come about is told from an answer that does not.
 CONNECT_SHARE = 0.9
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -37,13 +44,14 @@ PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`path` has its query, `deadline` is of time.monotonic."""
+    """`path` has its query, `deadline` and `asked_at` are of time.monotonic."""
 
     method: str
     path: str
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes | None = None
     deadline: float
+    asked_at: float = field(default_factory=time.monotonic)
 
     def left_s(self) -> float:
         return max(0.0, self.deadline - time.monotonic())
@@ -84,7 +92,7 @@ class Links:
     """
 
     def __init__(self, base_url: str, *, proxy: str | None = None, verify: Verify = True) -> None:
-        core, self._backend = _libraries()
+        core, self._backend, self._async_backend = _libraries()
         self._core = core
         self._errors = (core.TimeoutException, core.NetworkError, core.ProtocolError, core.ProxyError)
         self._base_url = base_url
@@ -104,6 +112,8 @@ class Links:
             "keepalive_expiry": KEPT_S,
         }
         self._is_closed = False
+        # When a time-out was noticed late, the last time.
+        self._late_at = 0.0
         self._of_loops = PerLoop(_AsyncLinks, _AsyncLinks.close)
         self._begin()
         forking.register(self)
@@ -114,8 +124,10 @@ class Links:
         if self._is_closed:
             raise ConfigurationError(CLOSED)
         places = self._places
-        if not places.acquire(timeout=request.left_s()):
-            raise _all_in_use(self._base_url)
+        try:
+            places.get(timeout=request.left_s())
+        except Empty:
+            raise _all_in_use(self._base_url) from None
         try:
             link = _top_of(self._idle)
             if link is None:
@@ -131,7 +143,7 @@ class Links:
                 raise self._failure(error, request) from error
             surplus = link if self._is_closed else _keep(self._idle, link)
         finally:
-            places.release()
+            places.put(None)
         if surplus is not None:
             surplus.pool.close()
         return Answer(status=response.status, headers=response.headers, body=response.content, link=link)
@@ -142,21 +154,27 @@ class Links:
             raise ConfigurationError(CLOSED)
         links = self._of_loops.here()
         link = None
+        stalled_s = links.begin()
         try:
             async with asyncio.timeout(request.left_s()), links.places:
-                link = _top_of(links.idle) or _Link(self._core.AsyncConnectionPool(**self._options))
+                link = _top_of(links.idle) or _Link(
+                    self._core.AsyncConnectionPool(**self._options, network_backend=self._async_backend())
+                )
                 if link.is_out_of_step:
                     link.is_out_of_step = False
                     await link.pool.aclose()
                 try:
                     response = await link.pool.request(**self._written(request))
                 except Exception as error:
-                    raise self._failure(error, request) from error
+                    raise self._failure(error, request, links.stalled_s - stalled_s) from error
                 surplus = link if links.is_closed else _keep(links.idle, link)
         except TimeoutError as error:
             if link is None:
                 raise _all_in_use(self._base_url) from error
-            raise self._unreachable("no answer in time", "timeout", request) from error
+            lost_s = links.stalled_s - stalled_s
+            raise self._unreachable("no answer in time", "timeout", request, lost_s=lost_s) from error
+        finally:
+            links.end()
         if surplus is not None:
             await surplus.pool.aclose()
         return Answer(status=response.status, headers=response.headers, body=response.content, link=link)
@@ -179,7 +197,10 @@ class Links:
         self._begin()
 
     def _begin(self) -> None:
-        self._places = threading.Semaphore(LINKS_MAX)
+        # Unlike a semaphore, a signal handler can use it while this thread does.
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(LINKS_MAX):
+            self._places.put(None)
         self._idle: deque[_Link] = deque()
 
     def _written(self, request: Request) -> dict[str, Any]:
@@ -192,23 +213,41 @@ class Links:
             "extensions": {"timeout": {"connect": CONNECT_SHARE * request.left_s()}},
         }
 
-    def _failure(self, error: Exception, request: Request) -> UnreachableError:
+    def _failure(self, error: Exception, request: Request, lost_s: float = 0.0) -> UnreachableError:
         core = self._core
         if not isinstance(error, self._errors):
             containing.say("TokVigil cannot be asked", error)
         reason: UnreachableReason = "timeout" if isinstance(error, core.TimeoutException) else "connect"
         has_left = not isinstance(error, core.ConnectTimeout | core.ConnectError | core.ProxyError)
-        return self._unreachable(repr(error), reason, request, has_left=has_left)
+        if reason == "connect" and _is_short_of_something(error):
+            reason = "busy"
+        return self._unreachable(repr(error), reason, request, has_left=has_left, lost_s=lost_s)
 
     def _unreachable(
-        self, said: str, reason: UnreachableReason, request: Request, *, has_left: bool = True
+        self,
+        said: str,
+        reason: UnreachableReason,
+        request: Request,
+        *,
+        has_left: bool = True,
+        lost_s: float = 0.0,
     ) -> UnreachableError:
-        if reason == "timeout" and time.monotonic() - request.deadline > LATE_S:
+        if reason == "timeout" and self._had_no_time(request, lost_s):
             reason, said = "busy", f"{said}, because this process had too much to do"
         return UnreachableError(
             f"TokVigil cannot be reached at {self._base_url}: {said}",
             reason=reason,
             may_have_arrived=has_left,
+        )
+
+    def _had_no_time(self, request: Request, lost_s: float) -> bool:
+        """This process, to read an answer; or it had none for another question at the same time."""
+        now = time.monotonic()
+        if now - request.deadline > LATE_S:
+            self._late_at = now
+        return (
+            self._late_at >= request.asked_at
+            or lost_s > (request.deadline - request.asked_at) * STALLED_SHARE
         )
 
     def _proxy(self, address: str | None) -> Any:
@@ -235,6 +274,31 @@ class _AsyncLinks:
         self.places = asyncio.Semaphore(LINKS_MAX)
         self.idle: deque[_Link] = deque()
         self.is_closed = False
+        # While there were questions: so long in all the loop came too late to what was due.
+        self.stalled_s = 0.0
+        self._questions = 0
+        self._is_looking = False
+
+    def begin(self) -> float:
+        """A question; returns `stalled_s`."""
+        self._questions += 1
+        if not self._is_looking:
+            self._look_again()
+        return self.stalled_s
+
+    def end(self) -> None:
+        self._questions -= 1
+
+    def _look_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._is_looking = True
+        loop.call_later(LOOK_S, self._look, loop.time() + LOOK_S)
+
+    def _look(self, due: float) -> None:
+        self.stalled_s += asyncio.get_running_loop().time() - due
+        self._is_looking = False
+        if self._questions:
+            self._look_again()
 
     async def close(self) -> None:
         self.is_closed = True
@@ -242,16 +306,30 @@ class _AsyncLinks:
             await link.pool.aclose()
 
 
-def _libraries() -> tuple[ModuleType, Any]:
+def _libraries() -> tuple[ModuleType, Any, Any]:
     """All that requests need. None of them imports anything: a fork while a thread imports leaves the child with a
     lock on the module that nobody will ever release. Not at the top, so that `import tokvigil` stays light."""
     import encodings.idna  # noqa: F401
 
     import httpcore2
 
-    from tokvigil.deadlines import DeadlineBackend
+    from tokvigil.deadlines import DeadlineBackend, LookUpBackend
 
-    return httpcore2, DeadlineBackend
+    return httpcore2, DeadlineBackend, LookUpBackend
+
+
+def _is_short_of_something(error: BaseException) -> bool:
+    errnos = {cause.errno for cause in causes_of(error) if isinstance(cause, OSError)}
+    return not OWN_SHORTAGES.isdisjoint(errnos) or _lacks_descriptors()
+
+
+def _lacks_descriptors() -> bool:
+    """A look-up of a name fails in many ways then."""
+    try:
+        socket.socket().close()
+    except OSError:
+        return True
+    return False
 
 
 def _top_of(idle: deque[_Link]) -> _Link | None:

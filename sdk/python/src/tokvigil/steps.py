@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from tokvigil import forking
+from tokvigil import event_loops
 from tokvigil.errors import ConfigurationError, TokVigilError
-from tokvigil.event_loops import PerLoop
 
 if TYPE_CHECKING:
     from tokvigil.links import Answer, Request
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Any]
 Steps: TypeAlias = Generator["Request | float | Work", Any, T]
-# Of an event loop. More would take the time from it: the work is all Python.
-THREADS_MAX = 2
 
 
 def run(steps: Steps[T], send: Callable[[Request], Answer]) -> T:
@@ -67,7 +63,7 @@ async def run_async(steps: Steps[T], send: Callable[[Request], Awaitable[Answer]
                 if isinstance(wanted, float):
                     await asyncio.sleep(wanted)
                 elif callable(wanted):
-                    answer = await _in_thread(wanted)
+                    answer = await event_loops.working.run(wanted)
                 else:
                     answer = await send(wanted)
             except TokVigilError as error:
@@ -76,24 +72,6 @@ async def run_async(steps: Steps[T], send: Callable[[Request], Awaitable[Answer]
                 resume = partial(steps.send, answer)
     finally:
         steps.close()
-
-
-async def _end(threads: ThreadPoolExecutor) -> None:
-    threads.shutdown(wait=False)
-
-
-# Not the loop's own: an application may have all of those wait for AI calls.
-_threads = PerLoop(partial(ThreadPoolExecutor, THREADS_MAX, "tokvigil-work"), _end)
-forking.register(_threads)
-
-
-async def _in_thread(work: Work) -> Any:
-    try:
-        done = asyncio.get_running_loop().run_in_executor(_threads.here(), work)
-    except RuntimeError:
-        # The loop is ending, or the interpreter, and starts no threads.
-        return work()
-    return await done
 
 
 def _check_is_asyncio() -> None:
