@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from tokvigil import AsyncTokVigil, ConfigurationError, TokVigil, Usage, UsageEvent, transport
+from tokvigil import AsyncTokVigil, ConfigurationError, RefusedError, TokVigil, Usage, UsageEvent, transport
 
 from sdk.python.tests.conftest import ControlPlane
 from sdk.python.tests.self_signed import self_signed
@@ -82,6 +82,21 @@ def test_after_one_valid_answer_it_is_an_outage_for_all_clients_of_the_process(
         assert tv.evaluate(user_id="ada", model="gpt-4o-mini").reason_code == "DEGRADED_ALLOWED"
     with TokVigil(api_key="other", base_url=control_plane.url) as another:
         assert another.evaluate(user_id="ada", model="gpt-4o-mini").reason_code == "DEGRADED_ALLOWED"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 422])
+def test_a_refusal_that_is_not_tokvigils_is_one_of_another_server_until_tokvigil_has_answered(
+    control_plane: Any, wire: Any, status: int
+) -> None:
+    """As of a proxy that wants a log-in. It is never an outage: a wrong key must not switch the limits off."""
+    page, known = wire.Answer(status, PAGE), wire.Answer(200, wire.decision("r1"))
+    control_plane.script("/v1/evaluate", page, known, page)
+    with TokVigil(api_key="key", base_url=control_plane.url) as tv:
+        with pytest.raises(ConfigurationError, match=f"answers {status} without a code of TokVigil's"):
+            tv.evaluate(user_id="ada", model="gpt-4o-mini")
+        assert not tv.evaluate(user_id="ada", model="gpt-4o-mini", request_id="r1").degraded
+        with pytest.raises(RefusedError, match=f"answered {status}"):
+            tv.evaluate(user_id="ada", model="gpt-4o-mini")
 
 
 def test_a_refusal_is_not_yet_a_valid_answer(control_plane: Any, wire: Any) -> None:

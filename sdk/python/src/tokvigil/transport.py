@@ -24,6 +24,7 @@ from tokvigil.errors import (
     TokVigilError,
     TooManyRequestsError,
     UnreachableError,
+    causes_of,
 )
 from tokvigil.json_values import decimal
 from tokvigil.links import Answer, Request
@@ -48,8 +49,6 @@ ERRORS_BY_STATUS: Mapping[int, type[RefusedError]] = {
 }
 # Of one process; a client has one.
 ADDRESSES_MAX = 1000
-# Causes of an error that are looked at.
-CAUSES_MAX = 10
 NO_NUMBER = Decimal("NaN")
 # Not on every system.
 EAI_NODATA = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
@@ -217,8 +216,9 @@ def is_retryable(error: TokVigilError) -> bool:
 
 def mend_of(error: TokVigilError) -> str | None:
     """What to mend if connections never came about for this reason."""
-    cause: BaseException | None = error
-    for _ in range(CAUSES_MAX):
+    if isinstance(error, UnreachableError) and error.reason == "busy":
+        return None
+    for cause in causes_of(error):
         # Not EAI_AGAIN: then a name server is away.
         if isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, EAI_NODATA):
             return f"its host name does not resolve ({cause})"
@@ -226,9 +226,6 @@ def mend_of(error: TokVigilError) -> str | None:
             return f"its certificate cannot be verified ({cause}); pass your own certificates as `verify`"
         if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
             return "what answers there does not speak TLS: mend its port, or begin it with http://"
-        if cause is None:
-            break
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -295,7 +292,7 @@ def _error_from(answer: Answer, request: Request) -> Exception:
         error = UnreachableError(f"{said} ({request.path})", reason="status", status_code=status)
         mend = "check host and port, and what follows them"
         return _ForeignError(error, f"there is no {request.path} at it, so this is not TokVigil: {mend}")
-    return ERRORS_BY_STATUS.get(status, RefusedError)(
+    refusal = ERRORS_BY_STATUS.get(status, RefusedError)(
         said,
         status_code=status,
         code=problem.get("code"),
@@ -303,6 +300,11 @@ def _error_from(answer: Answer, request: Request) -> Exception:
         request_id=problem.get("request_id"),
         retry_after=retry_after_s,
     )
+    if refusal.code is None and status != HTTPStatus.TOO_MANY_REQUESTS:
+        return _ForeignError(
+            refusal, f"it answers {status} without a code of TokVigil's, so this is another server"
+        )
+    return refusal
 
 
 def _redirected(answer: Answer, request: Request) -> str:
