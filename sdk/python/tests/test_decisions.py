@@ -185,11 +185,42 @@ def test_without_its_verdict_its_reason_and_its_id_an_allow_is_no_decision(
         Decision.from_wire(wire.decision("r") | {missing: broken}, "r")
 
 
-@pytest.mark.parametrize("verdict", [None, 7, [], {}, "", "maybe", 1, 1.0, "true", "1", "null"])
-@pytest.mark.parametrize("answer", ["decision", "blocked"])
-def test_an_answer_without_a_verdict_is_no_decision(wire: Any, answer: str, verdict: Any) -> None:
+UNREADABLE_VERDICTS = [None, 7, [], {}, "", "maybe", 1, 1.0, "true", "1", "null", "blocked"]
+
+
+@pytest.mark.parametrize("verdict", UNREADABLE_VERDICTS)
+def test_an_answer_without_a_verdict_is_no_decision(wire: Any, verdict: Any) -> None:
     with pytest.raises(tokvigil.UnreachableError, match="allowed"):
-        Decision.from_wire(getattr(wire, answer)("r") | {"allowed": verdict}, "r")
+        Decision.from_wire(wire.decision("r") | {"allowed": verdict}, "r")
+
+
+@pytest.mark.parametrize("verdict", UNREADABLE_VERDICTS)
+@pytest.mark.parametrize("unsaid", ["", "reason_code", "reason_class"])
+def test_the_reason_of_a_block_is_a_verdict_too(wire: Any, verdict: Any, unsaid: str) -> None:
+    block = wire.blocked("r") | {"allowed": verdict}
+    block.pop(unsaid, None)
+    assert not Decision.from_wire(block, "r").allowed
+
+
+def test_a_block_about_no_request_is_about_the_one_that_was_asked(wire: Any) -> None:
+    block = Decision.from_wire(wire.blocked("") | {"request_id": ""}, "r")
+    assert (block.allowed, block.request_id) == (False, "r")
+    with pytest.raises(tokvigil.UnreachableError, match="request_id"):
+        Decision.from_wire(wire.decision("") | {"request_id": ""}, "r")
+
+
+@pytest.mark.parametrize(
+    ("said", "cap"),
+    [(50, 50), (50.0, 50), ("50", 50), (0, 0), (50.5, None), (-1, None), (True, None), ("x", None)],
+)
+def test_a_cap_is_read_in_each_form_of_a_count(wire: Any, said: Any, cap: int | None) -> None:
+    assert Decision.from_wire(wire.decision("r") | {"max_output_tokens": said}).max_output_tokens == cap
+
+
+@pytest.mark.parametrize("said", [-5, True, "many", 1.5])
+def test_a_hold_that_is_no_count_is_not_known(wire: Any, said: Any) -> None:
+    reserved = {"input_tokens": 5, "output_tokens": said}
+    assert Decision.from_wire(wire.decision("r") | {"reserved": reserved}).reserved is None
 
 
 @pytest.mark.parametrize("verdict", ["false", "0", "0.0", "-0", "0e5", '"false"', '"False"', '" 0 "', '"no"'])

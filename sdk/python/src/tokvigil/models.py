@@ -104,10 +104,10 @@ class Decision:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any], asked: str | None = None) -> Self:
         """On the request `asked`, unless the answer names one. Raises `UnreachableError` without a verdict, its reason
-        and its id; a block says its verdict in any form of false, and may lack the others."""
+        and its id; a block says its verdict in any form of false, or by its reason, and may lack the others."""
         fields = Fields(data)
         unsaid: dict[str, Any] = {}
-        if is_false(data.get("allowed")):
+        if _says_no(data):
             unsaid = {"allowed": False, "reason_code": reasons.UNREADABLE} | present({"request_id": asked})
         said = unsaid | fields.read(_DECISION, required=[name for name in _VERDICT if name not in unsaid])
         said.setdefault("reason_class", reasons.class_of(said["reason_code"]))
@@ -365,6 +365,35 @@ def _wait_s(value: Any) -> int:
     return value
 
 
+def _request_id(value: Any) -> str:
+    if type(value) is not str or not value:
+        raise ValueError(f"{value!r} is no request id")
+    return value
+
+
+def _whole(value: Any) -> int:
+    """Also one that is written as 50.0 or "50": a cap that is not read is no cap."""
+    number = None if isinstance(value, bool) else decimal(value)
+    if number is None or number < 0 or number != number.to_integral_value():
+        raise ValueError(f"{value!r} is no count")
+    return int(number)
+
+
+def _reserved(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is no object")
+    return {name: _whole(said) if name.endswith("_tokens") else said for name, said in value.items()}
+
+
+def _says_no(data: Mapping[str, Any]) -> bool:
+    """Also where the verdict cannot be read, but its reason is one of a block."""
+    allowed = data.get("allowed")
+    if isinstance(allowed, bool) or is_false(allowed):
+        return is_false(allowed)
+    known = reasons.CLASSES.get(data.get("reason_code"))  # type: ignore[arg-type]
+    return data.get("reason_class") in _OF_BLOCKS or known in _OF_BLOCKS
+
+
 def _time(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
@@ -386,7 +415,7 @@ _COUNT_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
 _COST_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, _money)}
 _UNSAID_OF_LIMIT = {"policy": "", "window": "", "per": "", "held": 0, "resets_at": None, "exceeded": False}
 _DECISION: Mapping[str, Kind] = {
-    "request_id": str,
+    "request_id": _request_id,
     "allowed": bool,
     "reason_code": str,
     "reason_class": str,
@@ -394,12 +423,13 @@ _DECISION: Mapping[str, Kind] = {
     "shadow": dict,
     "retry_after": _wait_s,
     "estimated_cost_usd": _money,
-    "reserved": dict,
+    "reserved": _reserved,
     "expires_at": _time,
-    "max_output_tokens": int,
+    "max_output_tokens": _whole,
     "suggested_model": str,
     "degraded": bool,
 }
+_OF_BLOCKS = frozenset(get_args(ReasonClass)) - {"allowed", "degraded"}
 _VERDICT = ("request_id", "allowed", "reason_code")
 _RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
 
