@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from celery import chain, chord, group
 from celery.app.trace import build_tracer
 from celery.exceptions import Retry
 from celery.signals import before_task_publish, task_postrun, task_prerun
-from tokvigil import AIUsageBlockedError, Decision, MissingAttributionError, context
+from tokvigil import AIUsageBlockedError, ConfigurationError, Decision, MissingAttributionError, context
 from tokvigil.attribution import AskedLater, Attribution, around
 from tokvigil.integrations import celery as integration
 
@@ -304,7 +304,7 @@ def test_a_task_that_retries_itself_is_not_retried_twice(wire: Any) -> None:
             raise Retry("its own") from block
 
     with pytest.raises(Retry, match="its own"):
-        retries_itself(None)
+        retries_itself(SimpleNamespace(retry=None))
 
 
 def test_a_defect_in_the_handling_of_a_block_is_not_retried(wire: Any) -> None:
@@ -316,7 +316,20 @@ def test_a_defect_in_the_handling_of_a_block_is_not_retried(wire: Any) -> None:
             return {}["a defect"]
 
     with pytest.raises(KeyError, match="a defect"):
-        has_a_defect(None)
+        has_a_defect(SimpleNamespace(retry=None))
+
+
+def test_a_decorator_that_is_used_wrongly_says_how_to_use_it() -> None:
+    with pytest.raises(ConfigurationError, match=r"write @retry_blocks\(\)"):
+        integration.retry_blocks(lambda task: None)  # type: ignore[arg-type]
+
+    @integration.retry_blocks()
+    def unbound(*numbers: int) -> None:
+        raise AssertionError("it runs though it could not be retried")
+
+    for arguments in ((), (7,)):
+        with pytest.raises(ConfigurationError, match="write bind=True for unbound"):
+            unbound(*arguments)
 
 
 def test_no_user_is_in_the_log_of_a_worker(worker: Path, tasks: ModuleType) -> None:

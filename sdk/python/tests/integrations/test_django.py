@@ -222,6 +222,29 @@ def test_a_request_without_an_ai_call_does_not_depend_on_its_cookies() -> None:
         assert "Vary" not in asyncio.run(sign_in(AsyncClient(), 7).get("/quiet")).headers
 
 
+def test_an_async_request_without_a_session_looks_for_no_user() -> None:
+    with site():
+        assert "Vary" not in asyncio.run(AsyncClient().get("/quiet")).headers
+
+
+def test_a_user_who_cannot_be_looked_up_fails_the_ai_call_and_nothing_else(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(request: HttpRequest) -> None:
+        raise OSError("the table of sessions is away")
+
+    def away_too(request: HttpRequest) -> None:
+        raise OSError("the table of sessions is away")
+
+    monkeypatch.setattr("django.contrib.auth.middleware.auser", away)
+    with site():
+        assert asyncio.run(sign_in(AsyncClient(), 7).get("/quiet")).content == b"no AI"
+        monkeypatch.setattr("django.contrib.auth.middleware.get_user", away_too)
+        with pytest.raises(MissingAttributionError):
+            asyncio.run(sign_in(AsyncClient(), 7).get("/aask"))
+    assert books.asked == []
+
+
 def test_it_needs_no_users_and_is_async_where_what_is_inside_is() -> None:
     with site(middleware=[OURS]):
         assert Client().get("/quiet").status_code == 200

@@ -71,11 +71,19 @@ def retry_blocks(wait_s_max: float = WAIT_S_MAX) -> Callable[[F], F]:
     `max_retries` are used up.
     """
 
+    if callable(wait_s_max):
+        raise ConfigurationError("retry_blocks is called before it decorates: write @retry_blocks()")
+
     def decorate(function: F) -> F:
         @wraps(function)
-        def run(task: Any, *args: Any, **kwargs: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            task = args[0] if args else None
+            if task is None or not hasattr(task, "retry"):
+                raise ConfigurationError(
+                    f"retry_blocks needs a bound task: write bind=True for {function.__name__}"
+                )
             try:
-                return function(task, *args, **kwargs)
+                return function(*args, **kwargs)
             except TaskPredicate:
                 raise  # The task has retried itself, or asks Celery for something else.
             except Exception as error:

@@ -9,6 +9,7 @@ The AI calls of a request are for its user, also those of its streaming response
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from django.utils.decorators import sync_and_async_middleware
 from tokvigil.attribution import Attribution, begun_here
 from tokvigil.errors import ConfigurationError
 from tokvigil.integrations.web import answer_to, contexts
+
+logger = logging.getLogger("tokvigil")
 
 
 def signed_in(request: HttpRequest) -> Any:
@@ -61,15 +64,27 @@ class TokVigilMiddleware:
             return _streaming_here(self.get_response(request))
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
-        if self._looks_up_the_user and hasattr(request, "auser"):
-            # Now, because it may take a query, which an AI call cannot wait for.
-            request.user = await request.auser()
+        if self._looks_up_the_user:
+            await _look_up_the_user(request)
         with self._context_of(request):
             return _streaming_here(await self.get_response(request))
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         answer = answer_to(error) if self._turn_blocks_into_answers else None
         return answer and HttpResponse(answer.body, status=answer.status, headers=answer.headers)
+
+
+async def _look_up_the_user(request: HttpRequest) -> None:
+    """Before the view, because it may take a query, which an AI call cannot wait for.
+
+    Only of who has a session: to look into that makes an answer differ by cookie, and caches keep it for one person. If
+    it fails, the AI call will say so, should there be one.
+    """
+    if hasattr(request, "auser") and settings.SESSION_COOKIE_NAME in request.COOKIES:
+        try:
+            request.user = await request.auser()
+        except Exception as error:
+            logger.debug("the user of a request cannot be looked up: %r", error)
 
 
 def _streaming_here(response: HttpResponseBase) -> HttpResponseBase:
