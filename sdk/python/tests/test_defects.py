@@ -70,6 +70,15 @@ def test_the_application_gets_its_answer_and_the_call_is_charged(
     assert report.usage.output_tokens in (90, 100)
 
 
+def test_an_error_of_the_applications_own_on_decision_is_not_called_tokvigils(
+    control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TokVigil(api_key="key", base_url=control_plane.url, on_decision=fail) as tv:
+        assert not tv.evaluate(user_id="ada", model="gpt-4o-mini").degraded
+    (line,) = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert line == "on_decision raised; the call goes on"
+
+
 @pytest.mark.parametrize("where", ["tokvigil.question.Question.report", "tokvigil.journal.Journal._write"])
 def test_a_report_that_cannot_be_made_costs_no_answer(
     tv: TokVigil, bare: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, where: str

@@ -195,7 +195,9 @@ class BaseClient:
         return Wrapper(calls=self._calls, transport=self._transport, default=default)
 
     def report(self, event: UsageEvent) -> None:
-        """Report usage in the background: written down now, sent at once, counted once. Does not raise."""
+        """Report usage in the background: written down now, sent at once, counted once.
+
+        Raises nothing but `ConfigurationError`, for an event that cannot be one."""
         self._reporter.report(Report.of(event))
 
     def pending(self) -> int:

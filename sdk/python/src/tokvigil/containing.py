@@ -17,7 +17,10 @@ KINDS_MAX = 100
 _said: set[tuple[str, str]] = set()
 
 
-def say(what: str, error: Exception) -> None:
+OURS = "this is a defect of tokvigil, please report it"
+
+
+def say(what: str, error: Exception, whose: str = OURS) -> None:
     """Log a defect: with its traceback the first time, for debugging from then on.
 
     Raises the error itself if a signal handler has raised it.
@@ -29,7 +32,7 @@ def say(what: str, error: Exception) -> None:
         logger.debug("%s: %r", what, error)
         return
     _said.add(kind)
-    logger.error("%s; this is a defect of tokvigil, please report it", what, exc_info=error)
+    logger.error("%s; %s", what, whose, exc_info=error)
 
 
 def _is_of_signal_handler(error: Exception) -> bool:
@@ -38,9 +41,9 @@ def _is_of_signal_handler(error: Exception) -> bool:
 
 
 @contextmanager
-def defects(what: str) -> Iterator[None]:
+def defects(what: str, whose: str = OURS) -> Iterator[None]:
     """Whatever goes wrong inside is logged, and goes no further."""
     try:
         yield
     except Exception as error:
-        say(what, error)
+        say(what, error, whose)

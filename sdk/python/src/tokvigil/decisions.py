@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from tokvigil.errors import said_by
@@ -18,17 +17,17 @@ _RESPONSES = ("response", "http_response", "_response", "raw_response")
 _IDS = ("id", "response_id", "responseId")
 CAUSES_MAX = 20
 
-_by_answer: OrderedDict[str, Decision] = OrderedDict()
-_lock = threading.Lock()
+_by_answer: dict[str, Decision] = {}
 
 
 def remember(answer_id: str, decision: Decision) -> None:
     """By the id that the provider has given its answer."""
-    with _lock:
-        _by_answer[answer_id] = decision
-        _by_answer.move_to_end(answer_id)
-        if len(_by_answer) > ANSWERS_MAX:
-            _by_answer.popitem(last=False)
+    # Each step is one of Python's own, so there is no lock that a signal handler or a fork could find held.
+    _by_answer[answer_id] = decision
+    if len(_by_answer) > ANSWERS_MAX:
+        # Another thread may add one in the middle, and another may have taken the oldest.
+        with suppress(RuntimeError, StopIteration):
+            _by_answer.pop(next(iter(_by_answer)), None)
 
 
 def decision_of(answer: Any) -> Decision | None:

@@ -71,7 +71,7 @@ class Evaluation:
             if not question.dry_run:
                 self._availability.remember(question.subject, decision)
         if self._on_decision is not None:
-            with containing.defects("on_decision raised"):
+            with containing.defects("on_decision raised", whose="the call goes on"):
                 self._on_decision(decision)
         return decision
 
