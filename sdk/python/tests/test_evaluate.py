@@ -54,6 +54,18 @@ def test_an_allowed_decision_is_typed(tv: TokVigil, control_plane: Any) -> None:
     }
 
 
+def test_a_block_is_one_line_in_the_log_that_names_its_reason_and_no_user(
+    tv: TokVigil, control_plane: Any, wire: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="tokvigil")
+    block = wire.blocked() | {"policy": {"id": "1", "name": "Free plan", "version": 2}}
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, block | {"request_id": seen.body["request_id"]}
+    )
+    decision = tv.evaluate(user_id="ada@example.com", model="gpt-4o-mini")
+    assert caplog.messages == [f"request {decision.request_id} is blocked: {decision.reason_code}, Free plan"]
+
+
 def test_a_block_is_an_answer_and_asked_for_once(tv: TokVigil, control_plane: Any, wire: Any) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from tokvigil.question import Question
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
 from tokvigil.transport import Transport
+
+logger = logging.getLogger("tokvigil")
 
 
 class Evaluation:
@@ -70,6 +73,12 @@ class Evaluation:
                 decision = yield from self._ask_again(question, decision, deadline)
             if not question.dry_run:
                 self._availability.remember(question.subject, decision)
+                if not decision.allowed:
+                    # Not the message: it may name the user.
+                    policy = decision.policy.name if decision.policy else "no policy"
+                    logger.info(
+                        "request %s is blocked: %s, %s", decision.request_id, decision.reason_code, policy
+                    )
         if self._on_decision is not None:
             with containing.defects("on_decision raised", whose="the call goes on"):
                 self._on_decision(decision)
