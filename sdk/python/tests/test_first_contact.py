@@ -85,14 +85,14 @@ def test_after_one_valid_answer_it_is_an_outage_for_all_clients_of_the_process(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 422])
-def test_a_refusal_that_is_not_tokvigils_is_one_of_another_server_until_tokvigil_has_answered(
+def test_a_page_that_refuses_is_of_another_server_until_tokvigil_has_answered(
     control_plane: Any, wire: Any, status: int
 ) -> None:
     """As of a proxy that wants a log-in. It is never an outage: a wrong key must not switch the limits off."""
     page, known = wire.Answer(status, PAGE), wire.Answer(200, wire.decision("r1"))
     control_plane.script("/v1/evaluate", page, known, page)
     with TokVigil(api_key="key", base_url=control_plane.url) as tv:
-        with pytest.raises(ConfigurationError, match=f"answers {status} without a code of TokVigil's"):
+        with pytest.raises(ConfigurationError, match=f"answers {status} with a page"):
             tv.evaluate(user_id="ada", model="gpt-4o-mini")
         assert not tv.evaluate(user_id="ada", model="gpt-4o-mini", request_id="r1").degraded
         with pytest.raises(RefusedError, match=f"answered {status}"):

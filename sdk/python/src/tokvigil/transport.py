@@ -274,10 +274,11 @@ def _whole(digits: str) -> int | Decimal:
 
 def _error_from(answer: Answer, request: Request) -> Exception:
     status = answer.status
+    is_page = False
     try:
         problem = _read_object(answer)
     except UnreachableError:
-        problem = {}
+        problem, is_page = {}, True
     said = f"TokVigil answered {status}: {problem.get('detail') or problem.get('title') or 'no detail'}"
     retry_after_s = parse_retry_after(answer.header("Retry-After"))
     if status < 400:
@@ -300,10 +301,8 @@ def _error_from(answer: Answer, request: Request) -> Exception:
         request_id=problem.get("request_id"),
         retry_after=retry_after_s,
     )
-    if refusal.code is None and status != HTTPStatus.TOO_MANY_REQUESTS:
-        return _ForeignError(
-            refusal, f"it answers {status} without a code of TokVigil's, so this is another server"
-        )
+    if is_page and status != HTTPStatus.TOO_MANY_REQUESTS:
+        return _ForeignError(refusal, f"it answers {status} with a page, and TokVigil answers with JSON")
     return refusal
 
 
