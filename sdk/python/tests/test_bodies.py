@@ -32,11 +32,6 @@ def test_a_long_string_is_replaced_while_the_body_is_read_and_put_back_when_it_i
     assert body.write(body.fields) is body.raw
 
 
-def test_long_texts_are_counted_and_files_are_not() -> None:
-    body = read(chat({"image_url": {"url": PICTURE}}, {"text": LONG_TEXT}))
-    assert body.long_texts() == [LONG_TEXT]
-
-
 def test_what_is_not_ascii_stays_as_it_is() -> None:
     body = bodies.read('{"text": "中文 Ä"}'.encode())
     assert body is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokvigil import ConfigurationError, Usage, estimate, prices, tokens
+from tokvigil import ConfigurationError, Usage, bodies, estimate, prices, tokens
 from tokvigil.dialects import CapCannotBeObeyedError, ProviderCall, read_call
 from tokvigil.dialects.providers import PROVIDERS_BY_DOMAIN, provider_of
 from tokvigil.dialects.recognising import UNSPECIFIED
@@ -375,6 +375,65 @@ def test_of_a_name_that_stands_twice_the_last_counts() -> None:
     found = read("/v1/chat/completions", b'{"model": "gpt-4o-mini", "model": "gpt-4o"}')
     assert found is not None
     assert found.model == "gpt-4o"
+
+
+CSV = "".join(f"{row},{row * 7},{row * 13}\n" for row in range(20_000))
+BASE64 = "iVBORw0KGgo" * 30_000
+
+LONG_TEXTS = {
+    "csv": CSV,
+    "minified JSON": json.dumps([{"id": row} for row in range(30_000)], separators=(",", ":")),
+    "Chinese": "\u6211\u4eec\u4eca\u5929\u8ba8\u8bba\u8d26\u672c\u7684\u539f\u7406\uff0c" * 5_000,
+    "emoji": "\U0001f600" * 50_000,
+    "Chinese inside of what looks like base64": "A" * 2_000 + "\u6211" * 60_000 + "A" * 2_000,
+    "looks like base64": BASE64,
+}
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
+def test_a_long_text_is_counted_whatever_it_looks_like(text: str, ascii_only: bool) -> None:
+    for path, fields in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
+        ("/v1/responses", {"input": text}),
+        ("/v1/embeddings", {"input": [text]}),
+        ("/v1/messages", {"system": text, "messages": []}),
+        ("/v1beta/models/m:generateContent", {"contents": [{"parts": [{"text": text}]}]}),
+        ("/model/m/converse", {"messages": [{"role": "user", "content": [{"text": text}]}]}),
+    ):
+        body = json.dumps({"model": "some-model", **fields}, ensure_ascii=ascii_only).encode()
+        found = read(path, body.ljust(bodies.LARGE_BYTES + 1))
+        assert found is not None
+        assert found.count_input() == pytest.approx(tokens.count_text(text, found.model), abs=10)
+
+
+@pytest.mark.parametrize("escape", [lambda body: body, lambda body: body.replace(b"/", rb"\/")])
+@pytest.mark.parametrize(
+    "file", ["data:image/png;base64," + BASE64, BASE64, "iVBORw0KGgo/" * 6 + "\n" + BASE64]
+)
+def test_a_long_file_counts_as_one_and_is_not_decoded(
+    file: str, escape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding 15 MB would hold up an event loop, also from another thread."""
+    body = escape(json.dumps({"model": "m", "ask": {"picture": file, "tools": [{"icon": file}]}}).encode())
+    monkeypatch.setattr(bodies.LongString, "whole", lambda _: pytest.fail("it is decoded"))
+    found = read("/a/path/of/tomorrow", body)
+    assert found is not None
+    assert found.count_input() == 2 * tokens.TOKENS_PER_FILE + tokens.count_text('[{"icon":""}]', "m")
+
+
+def test_what_a_long_string_is_for_counts_as_in_a_short_body() -> None:
+    """A setting is no text, and the file that a part shows is one file."""
+    shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + BASE64}}
+    fields = {"metadata": {"note": CSV}, "messages": [{"role": "user", "content": [shown]}]}
+    asked = generic("/v1/chat/completions", **fields)
+    assert asked.count_input() == tokens.count_tokens(fields["messages"], model="some-model")
+
+
+def test_a_long_name_in_a_schema_is_counted() -> None:
+    tools = [{"name": "x", "input_schema": {"properties": {CSV: {}}}}]
+    asked = generic("/v1/messages", tools=tools, messages=[])
+    assert asked.count_input() == pytest.approx(tokens.count_text(CSV, "some-model"), rel=0.05)
 
 
 def test_a_prompt_does_not_get_into_a_log() -> None:

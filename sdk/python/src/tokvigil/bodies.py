@@ -21,8 +21,26 @@ LARGE_BYTES = 256 * 1024
 LONG_BYTES = 64 * 1024
 # A body with more strings is read as a whole too: hopping over them takes longer.
 STRINGS_MAX = 20_000
-SAMPLE_BYTES = 1_000
-FILE, TEXT = "data:", "text:"
+# Of each end of a string, to tell a file by.
+END_BYTES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class LongString:
+    """As it stands between its quotes."""
+
+    raw: bytes = field(repr=False)
+
+    def whole(self) -> str:
+        """Takes long for a file."""
+        return _decoded(self.raw)
+
+    def sample(self) -> str:
+        """What shows as well as the whole whether it is a file."""
+        raw = self.raw
+        if b" " in raw or b"\\u" in raw or not raw.isascii():
+            return self.whole()
+        return _decoded(raw[:END_BYTES].rstrip(b"\\")) + _decoded(raw[-END_BYTES:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +49,7 @@ class Body:
 
     raw: bytes = field(repr=False)
     fields: dict[str, Any] = field(repr=False)
-    long: Mapping[str, bytes] = field(repr=False)
+    long: Mapping[str, LongString] = field(repr=False)
 
     def write(self, fields: Mapping[str, Any]) -> bytes:
         """A body with these fields; the original bytes if they are unchanged.
@@ -44,11 +62,7 @@ class Body:
         if not self.long:
             return written
         stand_ins = re.compile(b"|".join(re.escape(name.encode()) for name in self.long))
-        return stand_ins.sub(lambda found: self.long[found[0].decode()], written)
-
-    def long_texts(self) -> list[str]:
-        """The long strings that are no files."""
-        return [_decoded(self.long[name]) for name in self.long if name.startswith(TEXT)]
+        return stand_ins.sub(lambda found: self.long[found[0].decode()].raw, written)
 
 
 def read(raw: bytes) -> Body | None:
@@ -58,11 +72,11 @@ def read(raw: bytes) -> Body | None:
     return None if fields is None else Body(raw, fields, long)
 
 
-def _shortened(raw: bytes) -> tuple[bytes, dict[str, bytes]]:
+def _shortened(raw: bytes) -> tuple[bytes, dict[str, LongString]]:
     """The body with stand-ins, which no body contains by chance, and what they stand for."""
     nonce = uuid4().hex
     pieces: list[bytes] = []
-    long: dict[str, bytes] = {}
+    long: dict[str, LongString] = {}
     kept_until = 0
     begin = raw.find(b'"')
     for _ in range(STRINGS_MAX):
@@ -72,9 +86,8 @@ def _shortened(raw: bytes) -> tuple[bytes, dict[str, bytes]]:
         if end < 0:
             break
         if end - begin > LONG_BYTES:
-            string = raw[begin + 1 : end]
-            name = f"{FILE if _is_file(string) else TEXT}{nonce}-{len(long)}-"
-            long[name] = string
+            name = f"{nonce}-{len(long)}-"
+            long[name] = LongString(raw[begin + 1 : end])
             pieces += (raw[kept_until : begin + 1], name.encode())
             kept_until = end
         begin = raw.find(b'"', end + 1)
@@ -94,11 +107,6 @@ def _end_of_string(raw: bytes, start: int) -> int:
             return end
         end = raw.find(b'"', end + 1)
     return -1
-
-
-def _is_file(string: bytes) -> bool:
-    sample = string[:SAMPLE_BYTES]
-    return sample.startswith(FILE.encode()) or (sample.isascii() and b" " not in sample)
 
 
 def _decoded(string: bytes) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from tokvigil.bodies import LongString
 from tokvigil.errors import ConfigurationError
 
 
@@ -56,16 +57,18 @@ FILE_CHARS_MIN = 1_000
 _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,]|data:;base64,")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_\-\s]*")
 
+NO_LONG_STRINGS: Mapping[str, LongString] = {}
 NOT_MESSAGES = "messages are dicts, as OpenAI takes them"
 
 
 class Reading:
     """What was found: texts, ids of tokens, messages and their names, and files, which their provider counts by size.
 
-    `is_plain`: there is nothing in it but messages in plain text.
+    `is_plain`: there is nothing in it but messages in plain text. `long` has the strings that others stand in for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, long: Mapping[str, LongString] = NO_LONG_STRINGS) -> None:
+        self._long = long
         self.texts: list[str] = []
         self.tokens = 0
         self.messages = 0
@@ -117,19 +120,31 @@ class Reading:
             self.add(source.get("content"), "content")
 
     def _add_string(self, text: str, name: str) -> None:
-        if name not in TEXTS and is_file(text):
+        if name not in TEXTS and self._is_file(text):
             self.files += 1
         elif text:
-            self.texts.append(text)
+            self.texts.append(self._whole(text))
 
     def _without_files(self, value: Any) -> Any:
-        if isinstance(value, str) and is_file(value):
+        if isinstance(value, str):
+            if not self._is_file(value):
+                return self._whole(value)
             self.files += 1
             return ""
         if isinstance(value, list | tuple):
             return [self._without_files(item) for item in value]
         said = fields(value)
-        return value if said is None else {name: self._without_files(item) for name, item in said.items()}
+        if said is None:
+            return value
+        return {self._whole(name): self._without_files(item) for name, item in said.items()}
+
+    def _is_file(self, text: str) -> bool:
+        long = self._long.get(text)
+        return is_file(text if long is None else long.sample())
+
+    def _whole(self, text: str) -> str:
+        long = self._long.get(text)
+        return text if long is None else long.whole()
 
 
 def read_messages(messages: Iterable[Any]) -> Reading:
@@ -147,9 +162,9 @@ def read_messages(messages: Iterable[Any]) -> Reading:
     return reading
 
 
-def read_request(request: Mapping[str, Any]) -> Reading:
+def read_request(request: Mapping[str, Any], long: Mapping[str, LongString] = NO_LONG_STRINGS) -> Reading:
     """Of the body of a provider's request, in any format."""
-    reading = Reading()
+    reading = Reading(long)
     reading._add_fields(
         {
             name: value

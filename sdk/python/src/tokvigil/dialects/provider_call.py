@@ -14,7 +14,7 @@ from tokvigil.dialects.answers import AnswerReader, Tally
 from tokvigil.errors import ConfigurationError
 from tokvigil.json_values import either, mapping, positive
 from tokvigil.message_reading import Reading, read_request
-from tokvigil.tokens import count_reading, count_text
+from tokvigil.tokens import count_reading
 
 # Where a request is nested too deeply for its text to be walked: the median over 96 languages.
 BYTES_PER_TOKEN = 4
@@ -104,8 +104,6 @@ class ProviderCall(ABC):
         if self._input_tokens is None:
             try:
                 self._input_tokens = self._count_input()
-                for text in self._request.body.long_texts():
-                    self._input_tokens += count_text(text, self.model)
             except RecursionError:
                 self._input_tokens = len(self._request.body.raw) // BYTES_PER_TOKEN
         return self._input_tokens
@@ -153,7 +151,7 @@ class ProviderCall(ABC):
 
     def _read(self) -> Reading:
         """What the model reads of the request."""
-        return read_request(self._fields)
+        return read_request(self._fields, self._request.body.long)
 
     @abstractmethod
     def _tally(self) -> Tally: ...
