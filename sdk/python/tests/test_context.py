@@ -447,9 +447,16 @@ def test_a_decorated_generator_that_is_left_early_ends_as_its_own_user(tv: TokVi
         with closing(pieces()) as running:
             next(iter(running))
         assert (ended, user()) == (["ada"], "bob")
-        next(iter(pieces()))
+        for _ in pieces():
+            break
         gc.collect()
-        assert (len(ended), user()) == (2, "bob")
+        assert (ended, user()) == (["ada"] * 2, "bob")
+    with tv.context(user_id="carl"):
+        carried = carry_context(pieces.__wrapped__)  # type: ignore[attr-defined]
+    with tv.context(user_id="bob"):
+        next(carried())
+        gc.collect()
+        assert (ended[2:], user()) == (["carl"], "bob")
 
 
 def test_a_decorated_async_generator_keeps_its_own_user_and_its_caller_keeps_theirs(tv: TokVigil) -> None:
@@ -489,11 +496,108 @@ def test_a_decorated_async_generator_keeps_its_own_user_and_its_caller_keeps_the
     assert ended == ["ada"] * TASKS
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_decorated_async_generator_that_is_left_early_ends_as_its_own_user(
+    tv: TokVigil, is_kept: bool
+) -> None:
+    """Collected, or closed with the loop."""
+    ended: list[str | None] = []
+    kept: list[Any] = []
+
+    async def pieces() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(user())
+            await asyncio.sleep(0)
+            ended.append(user())
+
+    with tv.context(user_id="carl"):
+        carried = carry_context(pieces)
+
+    async def main() -> None:
+        with tv.context(user_id="bob"):
+            for make in (tv.context(user_id="ada")(pieces), carried):
+                running = make()
+                async for _ in running:
+                    break
+                if is_kept:
+                    kept.append(running)
+                del running
+                gc.collect()
+                await asyncio.sleep(0)
+                assert user() == "bob"
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert sorted(map(str, ended)) == ["ada", "ada", "carl", "carl"]
+
+
+def test_a_decorated_async_generator_that_is_left_as_its_loop_ends_is_ended_as_its_own_user(
+    tv: TokVigil,
+) -> None:
+    """The loop cancels the task that is to close it before the task has begun."""
+    ended: list[str | None] = []
+
+    @tv.context(user_id="ada")
+    async def pieces() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(user())
+
+    async def main() -> None:
+        with tv.context(user_id="bob"):
+            async for _ in pieces():
+                break
+            gc.collect()
+
+    asyncio.run(main())
+    assert ended == ["ada"]
+
+
+def test_async_generators_that_are_read_to_their_end_are_not_closed_once_more(tv: TokVigil) -> None:
+    @tv.context(user_id="ada")
+    async def pieces() -> AsyncIterator[int]:
+        yield 1
+
+    async def main() -> set[Any]:
+        async for _ in pieces():
+            pass
+        gc.collect()
+        await asyncio.sleep(0)
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(main()) == set()
+
+
+def test_an_async_generator_that_outlives_its_loop_is_left_alone_as_python_leaves_it(
+    tv: TokVigil, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    ended: list[str | None] = []
+
+    @tv.context(user_id="ada")
+    async def pieces() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(user())
+
+    running = pieces()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(anext(running))  # type: ignore[arg-type]
+    loop.close()
+    del running
+    gc.collect()
+    assert (ended, caplog.messages, recwarn.list) == ([], [], [])
+
+
 def test_async_generators_that_nobody_closed_end_in_silence(
     tv: TokVigil, caplog: pytest.LogCaptureFixture
 ) -> None:
     @tv.context(user_id="ada")
-    async def pieces() -> AsyncIterator[int]:
+    async def pieces() -> AsyncGenerator[int, None]:
+        await asyncio.sleep(0)
         yield 1
         yield 2
 
@@ -505,6 +609,7 @@ def test_async_generators_that_nobody_closed_end_in_silence(
             await anext(running)
             kept.append(running)
         await anext(pieces())
+        await pieces().asend(None)
 
     asyncio.run(main())
     gc.collect()
@@ -526,6 +631,51 @@ def test_a_coroutine_that_is_dropped_half_way_takes_nothing_from_others(tv: TokV
     with tv.context(user_id="ada"):
         half_way.close()
         assert user() == "ada"
+
+
+def test_coroutines_that_take_turns_by_hand_keep_their_own_users(tv: TokVigil) -> None:
+    async def whose() -> list[str | None]:
+        before = user()
+        await asyncio.sleep(0)
+        return [before, user()]
+
+    def end_of(running: Any) -> Any:
+        with pytest.raises(StopIteration) as end:
+            running.send(None)
+        return end.value.value
+
+    with tv.context(user_id="ada"):
+        carried = carry_context(whose)
+    plain = carry_context(lambda: whose())
+    with tv.context(user_id="bob"):
+        begun = [carried(), tv.context(user_id="carl")(whose)(), plain()]
+        for running in begun:
+            running.send(None)
+            assert user() == "bob"
+        assert [end_of(running) for running in begun] == [["ada"] * 2, ["carl"] * 2, [None] * 2]
+        assert user() == "bob"
+
+
+def test_a_coroutine_that_is_dropped_half_way_ends_as_its_own_user(tv: TokVigil) -> None:
+    ended: list[str | None] = []
+
+    @tv.context(user_id="ada")
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(0)
+        finally:
+            ended.append(user())
+
+    def begin() -> Any:
+        half_way = waits()
+        half_way.send(None)
+        return half_way
+
+    half_way = copy_context().run(begin)
+    with tv.context(user_id="bob"):
+        del half_way
+        gc.collect()
+        assert (ended, user()) == (["ada"], "bob")
 
 
 def test_a_carried_function_has_the_attribution_of_where_it_was_carried(tv: TokVigil) -> None:

@@ -10,11 +10,13 @@ and never leak into another request. A new thread or an executor starts without 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import reduce, wraps
+from types import AsyncGeneratorType
 from typing import Any, Never, TypeVar, cast
 
 from tokvigil import checked
@@ -266,8 +268,8 @@ def _run_in(contexts_of_call: Callable[[], Contexts], function: F) -> F:
     async def call_async(*args: Any, **kwargs: Any) -> Any:
         contexts = contexts_of_call()
         with only(contexts):
-            result = await function(*args, **kwargs)
-        return _continued(result, contexts)
+            waiting = function(*args, **kwargs)
+        return _continued(await _awaited(waiting, contexts), contexts)
 
     return cast("F", call_async if _is_async(function) else call)
 
@@ -280,25 +282,38 @@ def _is_async(function: Any) -> bool:
 def _continued(result: Any, contexts: Contexts) -> Any:
     """What a function returned, so that whatever of it runs later runs in the contexts too."""
     if inspect.isgenerator(result):
-        return _Steps(result, contexts)
+        return _Generator(result, _Own(contexts).run)
     if inspect.isasyncgen(result):
-        return _AsyncSteps(result, contexts)
+        return _AsyncGenerator(result, contexts)
     if inspect.iscoroutine(result):
         return _awaited(result, contexts)
     return result
 
 
 async def _awaited(result: Awaitable[Any], contexts: Contexts) -> Any:
-    with only(contexts):
-        return await result
+    return await _AwaitedSteps(result.__await__(), _Own(contexts).run)
+
+
+class _Own:
+    """The contexts of a body that runs step by step: those it began with, and those that it has opened itself."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._opened = contexts
+
+    def run(self, step: Callable[..., Any], *args: Any) -> Any:
+        with only(self._opened):
+            try:
+                return step(*args)
+            finally:
+                self._opened = _contexts.get()
 
 
 class _Steps(Generator[Any, Any, Any]):
-    """A generator whose body runs in contexts of its own. Between two items its caller does not see them."""
+    """What runs each step of a body in its own contexts. Between two steps its caller does not see them."""
 
-    def __init__(self, body: Generator[Any, Any, Any], contexts: Contexts) -> None:
+    def __init__(self, body: Generator[Any, Any, Any], run: Callable[..., Any]) -> None:
         self._body = body
-        self._contexts = contexts
+        self._run = run
 
     def send(self, value: Any) -> Any:
         return self._run(self._body.send, value)
@@ -309,34 +324,59 @@ class _Steps(Generator[Any, Any, Any]):
     def close(self) -> None:
         self._run(self._body.close)
 
-    def _run(self, step: Callable[..., Any], *args: Any) -> Any:
-        with only(self._contexts):
-            try:
-                return step(*args)
-            finally:
-                # With those that the body has opened itself.
-                self._contexts = _contexts.get()
+
+class _AwaitedSteps(_Steps, Coroutine[Any, Any, Any]):
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self
 
 
-class _AsyncSteps(AsyncGenerator[Any, Any]):
-    """As `_Steps`. Not itself an async generator: two of them, one around the other, cannot be closed together."""
+class _Generator(_Steps):
+    def __del__(self) -> None:
+        # The collector would close the body in the contexts of whoever runs then.
+        self.close()
 
-    def __init__(self, body: AsyncGenerator[Any, Any], contexts: Contexts) -> None:
+
+class _AsyncGenerator(_Own, AsyncGenerator[Any, Any]):
+    """Not itself an async generator: two of them, one around the other, cannot be closed together."""
+
+    def __init__(self, body: AsyncGeneratorType[Any, Any], contexts: Contexts) -> None:
+        super().__init__(contexts)
         self._body = body
-        self._contexts = contexts
+        self._has_begun = False
+        # The loop's, for those that nobody closed.
+        self._close_later: Callable[[AsyncGenerator[Any, Any]], None] | None = None
 
-    async def asend(self, value: Any) -> Any:
-        return await self._run(self._body.asend(value))
+    def asend(self, value: Any) -> Coroutine[Any, Any, Any]:
+        return self._steps(self._body.asend, value)
 
-    async def athrow(self, *error: Any) -> Any:
-        return await self._run(self._body.athrow(*error))
+    def athrow(self, *error: Any) -> Coroutine[Any, Any, Any]:
+        return self._steps(self._body.athrow, *error)
 
-    async def aclose(self) -> None:
-        await self._run(self._body.aclose())
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        return self._steps(self._body.aclose)
 
-    async def _run(self, step: Awaitable[Any]) -> Any:
-        with only(self._contexts):
-            try:
-                return await step
-            finally:
-                self._contexts = _contexts.get()
+    def __del__(self) -> None:
+        if self._close_later is not None and self._body.ag_frame is not None:
+            self._close_later(self)
+
+    def _steps(self, step: Callable[..., Any], *args: Any) -> _AwaitedSteps:
+        begun = step(*args) if self._has_begun else self._begin(step, *args)
+        return _AwaitedSteps(begun, self.run)
+
+    def _begin(self, step: Callable[..., Any], *args: Any) -> Any:
+        """The loop gets to know this object, and not the body, which it would close in the contexts of whoever runs
+        then."""
+        self._has_begun = True
+        hooks = sys.get_asyncgen_hooks()
+        if hooks.firstiter is not None:
+            hooks.firstiter(self)
+        self._close_later = hooks.finalizer
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=hooks.finalizer and _leave)
+        try:
+            return step(*args)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+
+
+def _leave(_: AsyncGenerator[Any, Any]) -> None:
+    """What is around it closes it."""
