@@ -32,10 +32,50 @@ def test_a_long_string_is_replaced_while_the_body_is_read_and_put_back_when_it_i
     assert body.write(body.fields) is body.raw
 
 
-def test_what_is_not_ascii_stays_as_it_is() -> None:
-    body = bodies.read('{"text": "中文 Ä"}'.encode())
+@pytest.mark.parametrize(
+    ("raw", "changes", "written"),
+    [
+        ('{"text": "中文 Ä"}', {"n": 1}, '{"text": "中文 Ä","n":1}'),
+        (r'{"text":"cut \ud83d"}', {"n": 1}, r'{"text":"cut \ud83d","n":1}'),
+        (r'{"text":"\u00e4\/\ud83d\ude00"}', {"n": 1}, r'{"text":"\u00e4\/\ud83d\ude00","n":1}'),
+        ('{"t":1e400,"s":0.12345678901234567890}', {"n": 1}, '{"t":1e400,"s":0.12345678901234567890,"n":1}'),
+        ('{"bias":{"1":1,"1":2}}', {"n": 1}, '{"bias":{"1":1,"1":2},"n":1}'),
+        ('{ "n" : 9 , "t" : 1.50 }', {"n": 1}, '{ "n" : 1 , "t" : 1.50 }'),
+        (r'{"\u006e":9,"t":1.50}', {"n": 1}, r'{"\u006e":1,"t":1.50}'),
+        (" { } \n", {"n": 1, "m": [1, 2]}, ' { "n":1,"m":[1,2]} \n'),
+        ("\ufeff{}", {"n": 1}, '{"n":1}'),
+        ('{"c":{"t":1.50,"n":9},"m":2}', {"c": {"t": 1.5, "n": 7}}, '{"c":{"t":1.5,"n":7},"m":2}'),
+        ('{"c":null,"m":2}', {"c": {"n": 7}}, '{"c":{"n":7},"m":2}'),
+        # A server may read the first or the last: it is said once.
+        ('{"n":100,"t":1.50,"n":9}', {"n": 1}, '{"n":1,"t":1.5}'),
+    ],
+)
+def test_what_is_not_changed_stays_as_it_was_written(raw: str, changes: dict[str, Any], written: str) -> None:
+    body = bodies.read(raw.encode())
     assert body is not None
-    assert body.write({**body.fields, "n": 1}) == '{"text":"中文 Ä","n":1}'.encode()
+    assert body.write({**body.fields, **changes}) == written.encode()
+
+
+def test_what_is_not_changed_in_an_object_that_is_stays_as_it_was_written() -> None:
+    body = bodies.read(b'{"c": {"t": 1e400, "deep": {"s": 1.50, "n": 9}}, "m": 2}')
+    assert body is not None
+    config = body.fields["c"]
+    changed = {**body.fields, "c": {**config, "deep": {**config["deep"], "n": 7}, "new": "ä"}}
+    assert (
+        body.write(changed) == '{"c": {"t": 1e400, "deep": {"s": 1.50, "n": 7},"new":"ä"}, "m": 2}'.encode()
+    )
+
+
+def test_a_body_of_nothing_is_written_as_an_object() -> None:
+    for raw in (b"", b" \n"):
+        assert bodies.Body(raw, {}, {}).write({"n": 1}) == b'{"n":1}'
+
+
+def test_half_a_character_that_is_not_escaped_is_sent_as_an_escape() -> None:
+    """Python takes bytes that are no UTF-8; no provider does."""
+    body = bodies.read(b'{"text":"cut \xed\xa0\xbd"}')
+    assert body is not None
+    assert body.write({**body.fields, "n": 1}) == rb'{"text":"cut \ud83d","n":1}'
 
 
 @pytest.mark.parametrize(

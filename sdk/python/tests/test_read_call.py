@@ -436,6 +436,45 @@ def test_a_long_name_in_a_schema_is_counted() -> None:
     assert asked.count_input() == pytest.approx(tokens.count_text(CSV, "some-model"), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "sent"),
+    [
+        (
+            "/v1/chat/completions",
+            '"stream":true',
+            '"stream":true,"max_tokens":7,"stream_options":{"include_usage":true}',
+        ),
+        ("/v1/chat/completions", '"max_tokens":9,"n":1.0', '"max_tokens":7,"n":1.0'),
+        ("/v1/responses", '"max_output_tokens": 99', '"max_output_tokens": 20'),
+        (
+            "/v1/messages",
+            '"max_tokens":9000,"thinking":{"type":"enabled","budget_tokens":8000,"x":1e400}',
+            '"max_tokens":2000,"thinking":{"type":"enabled","budget_tokens":1777,"x":1e400}',
+        ),
+        (
+            "/v1beta/models/m:generateContent",
+            '"generationConfig":{"temperature":1e400}',
+            '"generationConfig":{"temperature":1e400,"maxOutputTokens":7}',
+        ),
+        (
+            "/model/m/converse",
+            '"inferenceConfig": {"topP": 0.50, "maxTokens": 9}',
+            '"inferenceConfig": {"topP": 0.50, "maxTokens": 7}',
+        ),
+    ],
+)
+@pytest.mark.parametrize("padding", ["", "x" * 70_000 + " " * 300_000])
+def test_what_is_sent_is_what_the_caller_wrote_but_for_what_is_added(
+    path: str, fields: str, sent: str, padding: str
+) -> None:
+    """Half a character too, as a text has it that was cut off."""
+    head = rf'{{"model":"m","text":"{padding}\ud83d \/","top_p":0.12345678901234567890,'
+    found = read(path, (head + fields + "}").encode(), host="example.org")
+    assert found is not None
+    cap = {"/v1/responses": 20, "/v1/messages": 2_000}.get(path, 7)
+    assert found.outgoing(cap).body == (head + sent + "}").encode()
+
+
 def test_a_prompt_does_not_get_into_a_log() -> None:
     found = read("/v1/chat/completions", b'{"model": "m", "messages": [{"content": "secret"}]}')
     assert "secret" not in repr(vars(found)["_request"])

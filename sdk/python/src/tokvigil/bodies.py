@@ -45,20 +45,24 @@ class LongString:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """`fields` are what the body says, with stand-ins for the strings in `long`."""
+    """`fields` are what the body says, with stand-ins for the strings in `long`; `short` is how it says that."""
 
     raw: bytes = field(repr=False)
     fields: dict[str, Any] = field(repr=False)
     long: Mapping[str, LongString] = field(repr=False)
+    short: bytes = field(default=b"{}", repr=False)
 
     def write(self, fields: Mapping[str, Any]) -> bytes:
-        """A body with these fields; the original bytes if they are unchanged.
+        """A body with these fields, none of its own missing; the original bytes where they are unchanged.
 
         Raises `ConfigurationError` for what is nested deeper than can be written.
         """
         if fields is self.fields:
             return self.raw
-        written = json_values.write(fields)
+        text = self.short.decode(json.detect_encoding(self.short), "surrogatepass")
+        text = json_values.rewritten(text, self.fields, fields)
+        # Half a character is written as its escape: no provider takes it otherwise.
+        written = text.encode("utf-8", "backslashreplace")
         if not self.long:
             return written
         stand_ins = re.compile(b"|".join(re.escape(name.encode()) for name in self.long))
@@ -69,7 +73,7 @@ def read(raw: bytes) -> Body | None:
     """None for a body that is not one JSON object in UTF-8."""
     short, long = _shortened(raw) if len(raw) > LARGE_BYTES else (raw, {})
     fields = json_values.parse_object(short)
-    return None if fields is None else Body(raw, fields, long)
+    return None if fields is None else Body(raw, fields, long, short)
 
 
 def _shortened(raw: bytes) -> tuple[bytes, dict[str, LongString]]:

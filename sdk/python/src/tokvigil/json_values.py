@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -27,12 +27,58 @@ def parse_object(text: str | bytes | bytearray) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def write(fields: Mapping[str, Any]) -> bytes:
-    """Raises `ConfigurationError` for what is nested deeper than can be written."""
+def rewritten(text: str, said: Mapping[str, Any], says: Mapping[str, Any]) -> str:
+    """The JSON object `text`, which said the one and is to say the other, no field less. What did not change stays as
+    it was written: numbers that Python would round, escapes, spaces.
+
+    Raises `ConfigurationError` for what is nested deeper than can be written.
+    """
     try:
-        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return _rewritten(text, said, says)
     except RecursionError:
         raise ConfigurationError("the request is nested too deeply to write its output cap into it") from None
+
+
+def _rewritten(text: str, said: Mapping[str, Any], says: Mapping[str, Any]) -> str:
+    members = list(_members(text))
+    if [name for name, _, _ in members] != list(said):  # a name stands twice
+        return _compact(says)
+    pieces: list[str] = []
+    kept_until = 0
+    for name, begin, end in members:
+        before, now = said[name], says[name]
+        if now is not before:
+            are_objects = isinstance(before, dict) and isinstance(now, dict)
+            written = _rewritten(text[begin:end], before, now) if are_objects else _compact(now)
+            pieces += (text[kept_until:begin], written)
+            kept_until = end
+    end = text.rindex("}")
+    added = _compact({name: says[name] for name in says if name not in said})[1:-1]
+    comma = "," if members and added else ""
+    return "".join((*pieces, text[kept_until:end], comma, added, text[end:]))
+
+
+def _members(text: str) -> Iterator[tuple[str, int, int]]:
+    """The names in a JSON object, and where their values begin and end."""
+    value_at = json.JSONDecoder().raw_decode
+    at = _skip(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, at = value_at(text, at)
+        begin = _skip(text, at)
+        _, end = value_at(text, begin)
+        yield name, begin, end
+        at = _skip(text, end)
+
+
+def _skip(text: str, at: int) -> int:
+    """Past what stands between names and values."""
+    while text[at] in " \t\r\n,:":
+        at += 1
+    return at
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:
