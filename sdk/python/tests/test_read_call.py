@@ -355,11 +355,29 @@ def test_a_form_is_read_where_forms_are_taken_and_nowhere_else(path: str) -> Non
         read(path, body, content_type="multipart/form-data; boundary=b0undary")
 
 
-def test_json_that_cannot_be_read_is_refused_on_an_unknown_path_too() -> None:
+def test_json_that_cannot_be_read_is_refused_on_an_unknown_path_of_a_provider_too() -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read("/a/path/of/tomorrow", CHAT + b" //x")
     with pytest.raises(ConfigurationError, match="`model` cannot be read"):
         read("/a/path/of/tomorrow", b'{"model": ["x"]}')
+    with pytest.raises(ConfigurationError, match="compressed"):
+        read("/a/path/of/tomorrow", b"\x1f\x8b", content_encoding="gzip")
+
+
+@pytest.mark.parametrize("content_type", ["application/x-ndjson", "text/plain", "application/rtf"])
+def test_what_says_that_it_is_no_json_passes_on_an_unknown_path_of_a_provider(content_type: str) -> None:
+    """Clouds that run models keep files, too."""
+    host = "logs.eu-west-1.amazonaws.com"
+    for headers in ({}, {"content_encoding": "gzip"}):
+        assert read("/letters", b"{\\rtf1 hello}", host=host, content_type=content_type, **headers) is None
+
+
+@pytest.mark.parametrize("model", [["Fiat"], {"maker": "Fiat"}, 500, ""])
+def test_a_model_that_is_no_name_is_asked_for_where_nobody_is_known_to_run_one(model: Any) -> None:
+    body = json.dumps({"model": model}).encode()
+    found = read("/cars", body, host="example.org")
+    assert found is not None
+    assert found.model == UNSPECIFIED
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,125 @@ def test_what_is_no_ai_call_passes(tv: TokVigil, wire_provider: WireProvider, bo
     assert books.asked == []
 
 
+NO_AI_CALLS: dict[str, dict[str, Any]] = {
+    "NDJSON": {
+        "url": "/_bulk",
+        "content": b'{"index":{}}\n{"a":1}\n',
+        "headers": {"content-type": "application/x-ndjson"},
+    },
+    "a text that begins like JSON": {"method": "PUT", "url": "/letter.rtf", "content": b"{\\rtf1 hello}"},
+    "a template": {
+        "url": "/templates/1",
+        "content": b"{{ name }}",
+        "headers": {"content-type": "text/plain"},
+    },
+    "compressed": {
+        "url": "/telemetry",
+        "content": b"\x1f\x8b",
+        "headers": {"content-encoding": "gzip", "content-type": "application/json"},
+    },
+    "not in UTF-8": {
+        "url": "/customers",
+        "content": b'{"name":"Zo\xeb"}',
+        "headers": {"content-type": "application/json; charset=latin-1"},
+    },
+    "a broken form": {
+        "url": "/forms",
+        "content": b"--x\ncontent-disposition: form-data",
+        "headers": {"content-type": "multipart/form-data; boundary=x"},
+    },
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("asked", NO_AI_CALLS.values(), ids=NO_AI_CALLS)
+def test_what_cannot_be_read_passes_where_nobody_runs_a_model(
+    tv: TokVigil, books: Books, library: Any, asked: dict[str, Any]
+) -> None:
+    seen: list[bytes] = []
+    module: Any = LIBRARIES[library]
+
+    def take(request: Any) -> Any:
+        seen.append(request.content)
+        return module.Response(200)
+
+    with tv.http_client(
+        library=library, base_url="https://example.org", transport=module.MockTransport(take)
+    ) as http:
+        assert http.request(**{"method": "POST", **asked}).status_code == 200
+        known = {"url": "/v1/chat/completions"}
+        assert http.request(**{"method": "POST", **asked, **known}).status_code == 403
+    assert (seen, books.asked) == ([asked["content"]], [])
+
+
+def noting(made: list[str]) -> Any:
+    for number in range(3):
+        made.append(f"made {number}")
+        yield str(number).encode()
+
+
+@pytest.mark.parametrize("kind", [None, "video/mp4", "application/octet-stream", "application/x-ndjson"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_streamed_upload_to_an_unknown_path_is_sent_while_it_is_made(
+    tv: TokVigil, library: Any, kind: str | None
+) -> None:
+    """It may be larger than memory."""
+    module: Any = LIBRARIES[library]
+    order: list[str] = []
+
+    class Transport(module.BaseTransport, module.AsyncBaseTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            order.extend(f"seen {data.decode()}" for data in request.stream)
+            return module.Response(200)
+
+        async def handle_async_request(self, request: Any) -> Any:
+            async for data in request.stream:
+                order.append(f"seen {data.decode()}")
+            return module.Response(200)
+
+    async def awaited_upload() -> None:
+        async def content() -> Any:
+            for data in noting(order):
+                yield data
+
+        async with tv.async_http_client(library=library, transport=Transport()) as http:
+            await http.put("https://s3.amazonaws.com/video.mp4", content=content(), headers=headers)
+
+    headers = {"content-type": kind} if kind else {}
+    expected = [f"{what} {number}" for number in range(3) for what in ("made", "seen")]
+    with tv.http_client(library=library, transport=Transport()) as http:
+        http.put("https://example.org/video.mp4", content=noting(order), headers=headers)
+    assert order == expected
+    order.clear()
+    asyncio.run(awaited_upload())
+    assert order == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "is_streamed"),
+    [
+        ("/a/path/of/tomorrow", "application/json", True),
+        ("/a/path/of/tomorrow", "application/vnd.tomorrow+json; charset=utf-8", True),
+        ("/a/path/of/tomorrow", "text/plain", False),
+        ("/a/path/of/tomorrow", None, False),
+        ("/v1/chat/completions", "text/plain", True),
+        ("/v1/chat/completions", None, True),
+    ],
+)
+def test_a_body_that_names_a_model_is_a_call_however_it_is_sent(
+    tv: TokVigil, books: Books, path: str, kind: str | None, is_streamed: bool
+) -> None:
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={}))
+    content: Any = b'{"model": "gpt-4o", "messages": []}'
+    with tv.http_client(user_id="ada", transport=transport) as http:
+        http.post(
+            "https://example.org" + path,
+            content=iter([content[:5], content[5:]]) if is_streamed else content,
+            headers={"content-type": kind} if kind else {},
+        )
+    assert [asked["model"] for asked in books.asked] == ["gpt-4o"]
+
+
 @pytest.mark.parametrize("library", ["requests", "aiohttp"])
 def test_another_library_is_refused(tv: TokVigil, library: Any) -> None:
     with pytest.raises(tokvigil.ConfigurationError, match='"httpx2" or "httpx"'):

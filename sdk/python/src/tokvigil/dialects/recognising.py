@@ -1,11 +1,13 @@
 """Which request is an AI call, of which kind, and of which model. Pure.
 
-On a path that can bill, a request is an AI call or is refused: what cannot be read is not let through unseen.
+On a path that is known to run a model, what cannot be read is refused, not let through unseen; on any other only at a
+provider.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +30,8 @@ logger = logging.getLogger("tokvigil")
 UNSPECIFIED = "unspecified"
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# What an AI call's body says that it is, if it says so.
+_JSON_OR_FORM = re.compile(rf"\bjson\b|^{FORM}", re.IGNORECASE)
 # A request that names one of these runs its model, on a path that nobody knows.
 _RUNNERS = ("agent", "agent_id", "assistant_id")
 # What OpenAI keeps of a conversation.
@@ -66,12 +70,18 @@ def read_call(
     if use.format is None:
         return None
     named = {name.lower(): value for name, value in headers.items()}
-    if named.get("content-encoding", "identity") != "identity":
-        raise ConfigurationError("the request's body is compressed: send it as it is, so that it can be read")
-    is_form = named.get("content-type", "").lower().startswith(FORM)
-    read = _read(use, named["content-type"] if is_form else None, body)
-    model = None if read is None else _model(use, read.fields)
+    kind = named.get("content-type", "")
     provider = provider_of(host)
+    must_be_read = use.runs_a_model or (provider is not None and (not kind or _is_json_or_form(kind)))
+    if named.get("content-encoding", "identity") != "identity":
+        if must_be_read:
+            raise ConfigurationError(
+                "the request's body is compressed: send it as it is, so that it can be read"
+            )
+        return None
+    is_form = kind.lower().startswith(FORM)
+    read = _read(use, kind if is_form else None, body, must_be_read=must_be_read)
+    model = None if read is None else _model(use, read.fields, must_be_read=must_be_read)
     if read is None or model is None:
         if provider is not None:
             _say_once(
@@ -106,10 +116,18 @@ def _say_once(message: str) -> None:
         logger.warning(message)
 
 
-def may_be_call(method: str, url_path: str) -> bool:
+def may_be_call(method: str, url_path: str, content_type: str, *, is_in_memory: bool) -> bool:
     """Whether the body of a request must be read: an upload, whatever is in it, is no AI call."""
+    if method.upper() not in _WITH_BODY:
+        return False
     use = paths.use_of(url_path.partition("?")[0])
-    return method.upper() in _WITH_BODY and (use.format is not None or use.billed_later is not None)
+    if use.format is None or use.billed_later is not None:
+        return use.billed_later is not None
+    return use.runs_a_model or is_in_memory or _is_json_or_form(content_type)
+
+
+def _is_json_or_form(content_type: str) -> bool:
+    return _JSON_OR_FORM.search(content_type) is not None
 
 
 def unread_call(url_path: str, body: bytes) -> ProviderCall:
@@ -139,22 +157,22 @@ def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
         raise _is_billed_later("a deferred answer", "leave out `deferred`, or ")
 
 
-def _read(use: Use, form_type: str | None, body: bytes) -> Body | None:
-    """What the body says; None for what is neither JSON nor a form, on a path that nobody knows."""
+def _read(use: Use, form_type: str | None, body: bytes, *, must_be_read: bool) -> Body | None:
+    """What the body says; None for what cannot be read, where that is nothing to refuse."""
     if form_type is not None:
         fields = read_form(form_type, body) if use.takes_forms else None
         read = None if fields is None else Body(body, fields, {})
     else:
         read = bodies.read(body) if body.strip() else Body(body, {}, {})
     is_meant_to_be_read = form_type is not None or body.lstrip(json_values.BLANK).startswith(b"{")
-    if read is None and (use.runs_a_model or is_meant_to_be_read):
+    if read is None and must_be_read and (use.runs_a_model or is_meant_to_be_read):
         is_form = form_type is not None and use.takes_forms
         wanted = "a form with boundary and CRLF" if is_form else "one JSON object in UTF-8"
         raise ConfigurationError(_UNREADABLE.format("body", wanted))
     return read
 
 
-def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
+def _model(use: Use, fields: Mapping[str, Any], *, must_be_read: bool) -> str | None:
     """The path's where it says what runs, else the body's; None: none is run.
 
     Azure runs the deployment of the path, whatever the body says. A deployment may have any name: it is the model if
@@ -169,10 +187,10 @@ def _model(use: Use, fields: Mapping[str, Any]) -> str | None:
         return use.deployment
     if in_body:
         return in_body.rpartition("models/")[2] if in_body.startswith(_GOOGLE_RESOURCES) else in_body
-    if named is not None:
+    if named is not None and must_be_read:
         raise ConfigurationError(_UNREADABLE.format("`model`", "its name as a string"))
     runs = use.runs_a_model and not (use.may_take_notes and fields.keys() <= _NOTES)
-    runs = runs or any(fields.get(name) is not None for name in _RUNNERS)
+    runs = runs or any(fields.get(name) is not None for name in ("model", *_RUNNERS))
     return UNSPECIFIED if runs else None
 
 

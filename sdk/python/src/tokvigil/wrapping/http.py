@@ -167,7 +167,7 @@ class GuardedTransport(_Guarded):
     def handle_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return self._inner.send(request)  # refuses, and nobody was asked
-        if not _may_be_call(request):
+        if not _may_be_call(request, self._library):
             return self._send(request, self._sending(request))
         request.read()
         try:
@@ -204,7 +204,7 @@ class GuardedAsyncTransport(_Guarded):
     async def handle_async_request(self, request: Any) -> Any:
         if self._inner.is_closed:
             return await self._inner.send(request)  # refuses, and nobody was asked
-        if not _may_be_call(request):
+        if not _may_be_call(request, self._library):
             return await self._send(request, self._sending(request))
         await request.aread()
         try:
@@ -237,9 +237,14 @@ class GuardedAsyncTransport(_Guarded):
         await self.aclose()
 
 
-def _may_be_call(request: Any) -> bool:
+def _may_be_call(request: Any, library: ModuleType) -> bool:
     """Only then its body is read: an upload may be larger than memory."""
-    return may_be_call(request.method, request.url.raw_path.decode("ascii"))
+    return may_be_call(
+        request.method,
+        request.url.raw_path.decode("ascii"),
+        request.headers.get("content-type", ""),
+        is_in_memory=isinstance(request.stream, library.ByteStream),
+    )
 
 
 def _read(request: Any) -> HttpRequest:
