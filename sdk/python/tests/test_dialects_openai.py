@@ -376,7 +376,7 @@ class TestFormOfAnswer:
 
     def test_what_is_no_stream_of_events_passes_at_once(self) -> None:
         """Raw sound, although a stream was asked for."""
-        asked = call("/v1/audio/speech", input="one two", stream=True)
+        asked = call("/v1/audio/speech", model="tts-1", input="one two", stream=True)
         for sound in (b"A" * 4_096, b"\xff\xf3\0\0", b"RIFF\0\0", b"ID3\4", b"\0\0\1\2", b"\xef\xbb\xbf\xff"):
             reader = asked.reader()
             assert reader.feed(sound) == sound

@@ -48,7 +48,6 @@ def generic(path: str, **fields: Any) -> ProviderCall:
         "/v1/images/generations",
         "/v1/audio/speech",
         "/v2/rerank",
-        "/v1/threads/thread_1/runs",
         "/v1/agents/completions",
         "/a/path/of/tomorrow",
         # Names in a base URL say nothing, nor does a thing's name where no version stands before it.
@@ -186,9 +185,9 @@ def test_a_model_in_a_path_keeps_its_case(path: str, model: str) -> None:
         ("/v1/videos", {"prompt": "a cat"}),
         ("/v1/videos/video_1/remix", {"prompt": "a cat"}),
         ("/v1/videos/edits", {"prompt": "a cat"}),
-        ("/v1/threads/thread_1/runs", {"assistant_id": "asst_1"}),
-        ("/v1/threads/runs", {"assistant_id": "asst_1"}),
-        ("/v1/threads/thread_1/runs/run_1/submit_tool_outputs", {"tool_outputs": []}),
+        ("/v1/threads/thread_1/runs", {"assistant_id": "asst_1", "stream": True}),
+        ("/v1/threads/runs", {"assistant_id": "asst_1", "stream": True}),
+        ("/v1/threads/thread_1/runs/run_1/submit_tool_outputs", {"tool_outputs": [], "stream": True}),
         ("/v1/sessions?beta=true", {"agent": "agent_1"}),
         ("/v1/sessions/session_1/events?beta=true", {"events": []}),
         ("/v1/deployments", {"agent": "agent_1"}),
@@ -290,6 +289,30 @@ def test_what_runs_in_the_background_cannot_be_settled(path: str, named: dict[st
     streamed = read(path, json.dumps({**named, "background": True, "stream": True}).encode())
     assert streamed is not None
     assert streamed.streams
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/threads/runs",
+        "/v1/threads/thread_1/runs",
+        "/openai/threads/thread_1/runs?api-version=2024-05-01-preview",
+        "/v1/threads/thread_1/runs/run_1/submit_tool_outputs",
+    ],
+)
+def test_a_run_of_an_assistant_cannot_be_settled_unless_it_is_streamed(path: str) -> None:
+    body = {"assistant_id": "asst_1", "model": "gpt-4o"}
+    for more in ({}, {"stream": False}):
+        with pytest.raises(ConfigurationError, match=r"run of an assistant is billed later.*stream it"):
+            read(path, json.dumps(body | more).encode())
+    found = read(path, json.dumps(body | {"stream": True}).encode())
+    assert found is not None
+    reader = found.reader()
+    usage = {"prompt_tokens": 90, "completion_tokens": 7, "total_tokens": 97}
+    last = {"id": "run_1", "object": "thread.run", "status": "completed", "model": "gpt-4o", "usage": usage}
+    reader.feed(b"event: thread.run.completed\ndata: " + json.dumps(last).encode() + b"\n\n")
+    reader.feed(b"event: done\ndata: [DONE]\n\n")
+    assert reader.figures() == Usage(input_tokens=90, output_tokens=7)
 
 
 @pytest.mark.parametrize("deferred", [True, 1, "true"])
@@ -726,8 +749,106 @@ class TestUnknownFormats:
                 reader.finish()
                 assert (reader.figures(), reader.counted()) == (None, None)
 
+    @pytest.mark.parametrize(
+        ("path", "answer"),
+        [
+            ("/llm/ask", {"choices": [{"message": {"content": "one two"}}]}),
+            ("/llm/ask", {"choices": [{"message": {"content": "one two"}}], "usage": None}),
+            ("/v2/generate", {"text": "one two"}),
+            ("/v1/complete", {"completion": "one two"}),
+            ("/v1/agents/sessions", {"id": "s1", "status": "running"}),
+            ("/model/meta.llama3/invoke", {"generation": "one two"}),
+        ],
+    )
+    def test_an_answer_without_figures_may_have_used_all_that_is_held(
+        self, path: str, answer: dict[str, Any]
+    ) -> None:
+        whole = json.dumps(answer).encode()
+        for raw in (whole, b"data: " + whole + b"\n\n", whole + b"\n" + whole + b"\n", b"one two"):
+            reader = generic(path, prompt="hi", max_tokens=800).reader()
+            reader.feed(raw)
+            reader.finish()
+            assert (reader.figures(), reader.counted()) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("path", "model"),
+        [
+            ("/v1/images/generations", "dall-e-3"),
+            ("/v1/images/generations", "grok-2-image"),
+            ("/v1/audio/transcriptions", "whisper-1"),
+            ("/v1/videos", "sora-2"),
+            ("/v1/ocr", "mistral-ocr-latest"),
+            ("/v2/rerank", "rerank-v3.5"),
+            ("/v2/embed", "embed-v4.0"),
+            ("/api/embed", "nomic-embed-text"),
+            ("/v1/multimodalembeddings", "voyage-multimodal-3"),
+            ("/v1/vector_stores/vs_1/search", "some-model"),
+            ("/v1beta/cachedContents", "gemini-2.5-flash"),
+            ("/v1beta/models/imagen-4.0-generate-001:predict", "imagen-4.0-generate-001"),
+            ("/v1/projects/p/locations/l/publishers/google/models/veo-3:predictLongRunning", "veo-3"),
+            ("/model/amazon.titan-embed-text-v2%3A0/invoke", "amazon.titan-embed-text-v2:0"),
+            ("/model/cohere.rerank-v3-5%3A0/invoke", "cohere.rerank-v3-5:0"),
+        ],
+    )
+    def test_what_is_billed_by_piece_has_no_output_however_it_ends(self, path: str, model: str) -> None:
+        asked = generic(path, model=model, prompt="one two")
+        expected = Usage(input_tokens=asked.count_input(), output_tokens=0, source="estimated")
+        for raw in (b'{"data": []}', b'{"data": ["cu'):
+            reader = asked.reader()
+            reader.feed(raw)
+            assert (reader.figures(), reader.counted()) == (None, expected)
+            reader.finish()
+            assert (reader.figures(), reader.counted()) == (None, expected)
+
+    @pytest.mark.parametrize(
+        ("path", "model"),
+        [
+            ("/v1/images/generations", "gpt-image-1"),
+            ("/v1/images/edits", "openai/chatgpt-image-latest"),
+            ("/v1/images/generations", "gemini-2.5-flash-image"),
+            ("/v1/images/generations", UNSPECIFIED),
+            ("/v1/audio/speech", "gpt-4o-mini-tts"),
+            ("/v1/audio/speech", "a-deployment"),
+            ("/v1/audio/transcriptions", "gpt-4o-transcribe"),
+            ("/v1/projects/p/locations/l/endpoints/7:predict", "7"),
+        ],
+    )
+    def test_pictures_and_sound_of_models_that_bill_tokens_may_have_used_all_that_is_held(
+        self, path: str, model: str
+    ) -> None:
+        for raw in (b'{"data": []}', b"one two three", b"\xff\xf3\0"):
+            reader = generic(path, model=model, input="one two").reader()
+            reader.feed(raw)
+            reader.finish()
+            assert (reader.figures(), reader.counted()) == (None, None)
+
+    def test_ollama_counts_beside_its_answer(self) -> None:
+        counts = {"done": True, "prompt_eval_count": 26, "eval_count": 401}
+        said = Usage(input_tokens=26, output_tokens=401)
+        words = [{"message": {"role": "assistant", "content": "word "}, "done": False}] * 3
+        whole = json.dumps({"message": {"role": "assistant", "content": "words"}} | counts).encode()
+        stream = b"".join(json.dumps(line).encode() + b"\n" for line in (*words, counts))
+        for raw in (whole, stream, stream.rstrip()):
+            for cut in (0, 1, 70, len(raw) - 1):
+                reader = generic("/api/chat", messages=[{"role": "user", "content": "hi"}]).reader()
+                assert reader.feed(raw[:cut]) + reader.feed(raw[cut:]) + reader.finish() == raw
+                assert (reader.figures(), reader.ending()) == (said, Ending.COMPLETE)
+
+    def test_of_a_prompt_that_ollama_had_read_before_it_says_the_output_alone(self) -> None:
+        asked = generic("/api/generate", prompt="one two")
+        reader = asked.reader()
+        reader.feed(b'{"response": "words", "done": true, "eval_count": 401}')
+        reader.finish()
+        assert reader.figures() is None
+        assert reader.counted() == Usage(input_tokens=2, output_tokens=401, source="estimated")
+
+    def test_a_stream_of_lines_that_was_cut_may_have_used_all_that_is_held(self) -> None:
+        reader = generic("/api/chat", messages=[]).reader()
+        reader.feed(b'{"message": {"content": "word "}, "done": false}\n' * 3)
+        assert (reader.figures(), reader.counted()) == (None, None)
+
     def test_bytes_of_a_sound_are_no_text(self) -> None:
-        asked = generic("/v1/audio/speech", input="one two")
+        asked = generic("/v1/audio/speech", model="tts-1", input="one two")
         reader = asked.reader()
         sound = b"\xff\xf3" + b"\x00abc" * 10_000
         assert reader.feed(sound) == sound

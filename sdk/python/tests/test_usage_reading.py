@@ -69,6 +69,16 @@ GEMINI = {
             {"usage_metadata": {"prompt_token_count": 10, "candidates_token_count": None}},
             Usage(input_tokens=10, output_tokens=0),
         ),
+        # Ollama, with and without a prompt that it still had, and Llama on Bedrock.
+        (
+            {"response": "words", "prompt_eval_count": 26, "eval_count": 401},
+            Usage(input_tokens=26, output_tokens=401),
+        ),
+        ({"response": "words", "eval_count": 401}, Usage(input_tokens=0, output_tokens=401)),
+        (
+            {"generation": "words", "prompt_token_count": 26, "generation_token_count": 401},
+            Usage(input_tokens=26, output_tokens=401),
+        ),
         # Parts that contradict their total are cut to it.
         (
             {

@@ -12,6 +12,7 @@ Anthropic           input_tokens contains neither cache reads nor cache writes: 
 Bedrock             as Anthropic
 Cohere              billed_units are what is billed; tokens, which contain Cohere's own words, stand in for them
 Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
+Ollama              counts beside its answer, and leaves out what it still had of the prompt; so does Llama on Bedrock
 
 Parts are cut to their totals, so that no report contradicts itself.
 """
@@ -50,7 +51,7 @@ def read_usage(answer: Any) -> Usage | None:
     if block:
         return read_usage_block(block)
     gemini = _gemini(_mapping(either(fields, "usage_metadata", "usageMetadata")))
-    return gemini or _cohere(_mapping(either(fields, "meta")))
+    return gemini or _cohere(_mapping(either(fields, "meta"))) or _beside_answer(fields)
 
 
 def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
@@ -161,6 +162,14 @@ def _gemini_interaction(usage: Mapping[str, Any]) -> Usage | None:
         cached_input_tokens=min(_whole(usage, "total_cached_tokens") or 0, input_tokens),
         reasoning_tokens=thoughts,
     )
+
+
+def _beside_answer(fields: Mapping[str, Any]) -> Usage | None:
+    output_tokens = _whole(fields, "eval_count", "generation_token_count")
+    if output_tokens is None:
+        return None
+    input_tokens = _whole(fields, "prompt_eval_count", "prompt_token_count") or 0
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

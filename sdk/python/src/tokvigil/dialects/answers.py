@@ -43,14 +43,14 @@ class AskedCall(Protocol):
 
     def shows_every_token(self) -> bool: ...
 
+    def bills_output(self) -> bool: ...
+
 
 class Tally(ABC):
     """What one answer has said so far: figures of the provider, and text to count where there are none."""
 
     # Whether all output is text: what comes that is no JSON is no answer, and what is read of a cut stream is counted.
     answers_in_text = True
-    # Whether such calls have output that is billed by token.
-    has_output = True
 
     def __init__(self, call: AskedCall) -> None:
         self._call = call
@@ -142,8 +142,8 @@ class Tally(ABC):
         are to be seen. None: nobody can tell."""
         output_tokens = self.output_tokens()
         said = self.said or Usage(input_tokens=0, output_tokens=0)
-        tells_all = self.says_so_far or (self.is_final and said.output_tokens > 0) or self._has_no_output()
-        if not tells_all and not (output_tokens and self._shows_every_token()):
+        tells_all = self.says_so_far or (self.is_final and said.output_tokens > 0)
+        if self._call.bills_output() and not tells_all and not (output_tokens and self._shows_every_token()):
             return None
         return replace(
             said,
@@ -156,10 +156,6 @@ class Tally(ABC):
         """A deployment may have any name: the answer then says which model it is."""
         reasons = any(map(reasoning.is_reasoning_model, (self._call.model, self.model)))
         return self._call.shows_every_token() and not reasons
-
-    def _has_no_output(self) -> bool:
-        """Whether there is none to be seen. An answer in text that shows none may come later."""
-        return not self.has_output
 
 
 class Form(ABC):
@@ -182,9 +178,10 @@ class Form(ABC):
 class AnswerReader:
     """Reads a successful answer while it passes through to the caller. `streams`: whether a stream was asked for."""
 
-    def __init__(self, tally: Tally, *, streams: bool) -> None:
+    def __init__(self, tally: Tally, *, streams: bool, bills_output: bool) -> None:
         self._tally = tally
         self._streams = streams
+        self._bills_output = bills_output
         # Known by how the answer begins: some servers stream unasked, and others do not when asked, or stream sound.
         self._form: Form | None = None
         self._held = b""
@@ -274,7 +271,7 @@ class AnswerReader:
             if not self._has_finished and self._form.has_all():
                 # A caller who reads exactly the announced length is not told that nothing more comes.
                 self.finish()
-            if not self._form.was_read and self._tally.has_output:
+            if not self._form.was_read and self._bills_output:
                 return None
         return self._tally.counted()
 
@@ -288,7 +285,7 @@ class AnswerReader:
 
 
 class Whole(Form):
-    """One JSON object, or anything else, passed on as it comes and read at its end."""
+    """One JSON object, a line of JSON for each event, or anything else: passed on as it comes and read at its end."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -304,9 +301,12 @@ class Whole(Form):
         return data
 
     def finish(self) -> bytes:
-        answer = None if len(self._body) > ANSWER_BYTES_MAX else json_values.parse_object(self._body)
+        is_small = len(self._body) <= ANSWER_BYTES_MAX
+        answer = json_values.parse_object(self._body) if is_small else None
         if answer is not None:
             self._tally.take_answer(answer)
+        elif is_small and self._begins == b"{":
+            self._take_lines()
         self.was_read = answer is not None or not self._tally.answers_in_text
         self._body.clear()
         return b""
@@ -316,6 +316,12 @@ class Whole(Form):
             return tally.ending()
         # A page of a proxy is no answer of the provider.
         return Ending.REFUSED if self._begins == b"<" else Ending.UNANSWERED
+
+    def _take_lines(self) -> None:
+        for line in self._body.splitlines():
+            event = json_values.parse_object(line)
+            if event is not None:
+                self._tally.take_event("", event)
 
     def has_all(self) -> bool:
         """Whether what has come is an answer that nothing is missing of. As costly as reading it."""

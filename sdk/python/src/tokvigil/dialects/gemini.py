@@ -62,6 +62,9 @@ class EmbedCall(GeminiCall):
 
     operation = "embeddings"
 
+    def bills_output(self) -> bool:
+        return False
+
     def _tally(self) -> Tally:
         return EmbeddingsTally(self)
 

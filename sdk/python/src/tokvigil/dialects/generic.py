@@ -2,17 +2,18 @@
 
 A call that passed unseen would be a hole in the limits. So whatever names a model is evaluated by the text in
 it; its usage is read where the answer says some. Of some of these formats it is known where they keep their cap; any
-other request is never changed.
+other request is never changed. Of some it is known that no tokens come out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 from typing import Any
 
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.openai import OpenAICall
-from tokvigil.json_values import mapping, positive
+from tokvigil.json_values import is_true, mapping, positive
 from tokvigil.usage_reading import read_usage
 
 FORM = "multipart/form-data"
@@ -20,6 +21,11 @@ BOUNDARY_CHARS_MAX = 70  # RFC 2046
 VALUE_BYTES_MAX = 1_000
 PARTS_MAX = 1_000
 READ_OF_FORMS = ("model", "stream")
+
+# Models of pictures that bill tokens; a call that names none may run one of them.
+_BILLS_PICTURES_BY_TOKEN = re.compile(r"gpt-|gemini|^unspecified$", re.IGNORECASE)
+# Models of sound that bill characters or minutes.
+_BILLS_SOUND_BY_LENGTH = re.compile(r"(?:^|/)(?:tts-1|whisper)", re.IGNORECASE)
 
 
 class GenericCall(OpenAICall):
@@ -52,15 +58,26 @@ class InteractionsCall(GenericCall):
         return super()._names_of_cap(without) if self._fields.get("agent") is None else []
 
 
-class FormCall(GenericCall):
-    """A form with files: a recording to write down, an image to change. What they cost, the answer says."""
+class PieceCall(GenericCall):
+    """Billed by piece, by page, by length, or by what is read: vectors, ranks, films, a cache."""
 
-    def _count_input(self) -> int:
-        return 0
+    def bills_output(self) -> bool:
+        return False
+
+
+class PictureCall(GenericCall):
+    def bills_output(self) -> bool:
+        return _BILLS_PICTURES_BY_TOKEN.search(self.model) is not None
+
+
+class SoundCall(GenericCall):
+    def bills_output(self) -> bool:
+        return _BILLS_SOUND_BY_LENGTH.search(self.model) is None
 
 
 class GenericTally(Tally):
-    """Nothing is known of the answer but where usage stands by custom; text in it is not counted."""
+    """Nothing is known of the answer but where usage stands by custom. Text in it is not counted: without usage nobody
+    can tell what was used."""
 
     answers_in_text = False
 
@@ -69,14 +86,10 @@ class GenericTally(Tally):
             self.hear(read_usage(fields))
         return True
 
-    def _has_no_output(self) -> bool:
-        """Where there is no cap, output may be no tokens at all: pictures, sound."""
-        ended = self.is_final and not self._has_failed
-        return ended and not self._call.cap_names and self._shows_every_token()
-
 
 def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:
-    """The `model` and the `stream` of a multipart form, as it writes them; what it does not say is absent.
+    """The `model` and the `stream` of a multipart form; what it does not say is absent. What is in its files, a
+    recording to write down or an image to change, costs what the answer says.
 
     None for anything that is no whole form, or says a thing twice: a server may read it otherwise.
     """
@@ -86,7 +99,7 @@ def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS_MAX)
     if not parts or not parts.pop().startswith(b"--"):
         return None
-    fields: dict[str, Any] = {}
+    said: dict[str, str] = {}
     for part in parts:
         head, separator, value = part.partition(b"\r\n\r\n")
         name = _part_name(head)
@@ -94,9 +107,9 @@ def read_form(content_type: str, body: bytes) -> dict[str, Any] | None:
             return None
         if name in READ_OF_FORMS and not _is_file(head):
             text = value[:VALUE_BYTES_MAX].strip().decode("utf-8", "replace")
-            if fields.setdefault(name, text) != text:
+            if said.setdefault(name, text) != text:
                 return None
-    return fields
+    return said if "stream" not in said else {**said, "stream": is_true(said["stream"])}
 
 
 def _boundary(content_type: str) -> bytes | None:

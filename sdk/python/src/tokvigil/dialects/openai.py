@@ -90,6 +90,9 @@ class CompletionsCall(GeneratingCall):
 class EmbeddingsCall(OpenAICall):
     operation = "embeddings"
 
+    def bills_output(self) -> bool:
+        return False
+
     def _tally(self) -> Tally:
         return EmbeddingsTally(self)
 
@@ -134,8 +137,6 @@ class ChoicesTally(Tally):
 
 class EmbeddingsTally(Tally):
     """Vectors are no output tokens, however many bytes they are."""
-
-    has_output = False
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         return True

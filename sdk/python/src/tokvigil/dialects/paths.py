@@ -15,7 +15,14 @@ from urllib.parse import unquote
 
 from tokvigil.dialects.anthropic import MessagesCall
 from tokvigil.dialects.gemini import ContentCall, EmbedCall
-from tokvigil.dialects.generic import ConverseCall, GenericCall, InteractionsCall
+from tokvigil.dialects.generic import (
+    ConverseCall,
+    GenericCall,
+    InteractionsCall,
+    PictureCall,
+    PieceCall,
+    SoundCall,
+)
 from tokvigil.dialects.openai import ChatCall, CompletionsCall, EmbeddingsCall
 from tokvigil.dialects.openai_responses import CompactCall, ResponsesCall
 from tokvigil.dialects.provider_call import ProviderCall
@@ -42,32 +49,46 @@ _FORMATS_BY_VERB: Mapping[str, type[ProviderCall]] = {
     "embedcontent": EmbedCall,
     "batchembedcontents": EmbedCall,
 }
-# What else runs a model, whether or not its body names one.
-_RUNS = re.compile(
-    r"""/(?: audio/(?:speech|transcriptions|translations)
-           | images/(?:generations|edits|variations)
-           | videos(?:/edits|/extensions|/[^/]+/remix)?
-           | threads/(?:[^/]+/)?runs | threads/[^/]+/runs/[^/]+/submit_tool_outputs
-           | (?:v\d\w*|agents)/sessions(?:/[^/]+/events)?
-           | agents/automations(?:/[^/]+/invocations)?
-           | v\d\w*/deployments(?:/[^/]+/run)?
-           | v\d\w*/triggers(?:/[^/]+/executions)?
-           | vector_stores/[^/]+/search
-           | graders/run
-           | conversations/[^/]+(?:/restart)?
-           | (?:judges|dataset-records)/[^/]+/live-judging
-           | cachedcontents | decisions | dreams | ocr | rerank | v1/complete
-         )$""",
-    re.VERBOSE,
-)
+# A run of an assistant, which goes on after its answer unless it is streamed.
+_ASSISTANT = re.compile(r"/threads/(?:[^/]+/)?runs(?:/[^/]+/submit_tool_outputs)?$")
+# An ARN as model has slashes in it.
+_BEDROCK = re.compile(r"/model/(?P<model>.+)/(?:invoke|converse)[a-z-]*$", re.IGNORECASE)
+# What else runs a model, whether or not its body names one. Tried in this order, too.
+_FORMATS_BY_PATH: Mapping[re.Pattern[str], type[ProviderCall]] = {
+    re.compile(r"/images/(?:generations|edits|variations)$"): PictureCall,
+    re.compile(r"/audio/(?:speech|transcriptions|translations)$"): SoundCall,
+    re.compile(
+        r"""/(?: videos(?:/edits|/extensions|/[^/]+/remix)?
+               | vector_stores/[^/]+/search
+               | cachedcontents | ocr | rerank
+               | models/[^/:]+:predict(?:longrunning)?
+               | model/[^/]*(?:canvas|embed|image|rerank|stability)[^/]*/invoke
+             )$""",
+        re.VERBOSE,
+    ): PieceCall,
+    re.compile(
+        r"""/(?: (?:v\d\w*|agents)/sessions(?:/[^/]+/events)?
+               | agents/automations(?:/[^/]+/invocations)?
+               | v\d\w*/deployments(?:/[^/]+/run)?
+               | v\d\w*/triggers(?:/[^/]+/executions)?
+               | graders/run
+               | conversations/[^/]+(?:/restart)?
+               | (?:judges|dataset-records)/[^/]+/live-judging
+               | decisions | dreams | v1/complete
+             )$""",
+        re.VERBOSE,
+    ): GenericCall,
+    _ASSISTANT: GenericCall,
+    _BEDROCK: GenericCall,
+}
+# Vectors, if the body names a model.
+_EMBEDS = re.compile(r"/embed$|embeddings$")
 _TAKES_FORMS = re.compile(r"/(?:audio|images|videos)(?:/[^/]+){0,2}$")
 
 # Google names a model and what to do with it in the path; a tuned model of Vertex is an endpoint.
 _GOOGLE = re.compile(r"/(?:models|tunedmodels|endpoints)/(?P<model>[^/:]+):(?P<verb>\w+)$", re.IGNORECASE)
 # Paths of Bedrock and Vertex that take the format of the model's maker.
 _AS_MADE = re.compile(r"/invoke(?:-with-response-stream)?$|:(?:stream)?rawpredict$")
-# An ARN as model has slashes in it.
-_BEDROCK = re.compile(r"/model/(?P<model>.+)/(?:invoke|converse)[a-z-]*$", re.IGNORECASE)
 # Anthropic's deployments, of agents, are named by no model.
 _AZURE_DEPLOYMENT = re.compile(r"(?<!/v1)/deployments/(?P<model>[^/]+)/", re.IGNORECASE)
 
@@ -114,6 +135,8 @@ class Use:
     takes_forms: bool
     # Of the model's maker, if the body says so.
     takes_the_makers_format: bool
+    # Unless it is streamed, its answer comes before it has run.
+    runs_an_assistant: bool
     may_run_in_the_background: bool
     # A body with nothing but notes runs none all the same.
     may_take_notes: bool
@@ -134,10 +157,11 @@ def use_of(path: str) -> Use:
     is_none = _FREE.search(lowered) is not None or (known is None and _is_kept(lowered))
     return Use(
         path=path,
-        format=None if is_none else known or GenericCall,
+        format=None if is_none else known or (PieceCall if _EMBEDS.search(lowered) else GenericCall),
         runs_a_model=known is not None,
         takes_forms=known is None or _TAKES_FORMS.search(lowered) is not None,
         takes_the_makers_format=_AS_MADE.search(lowered) is not None,
+        runs_an_assistant=_ASSISTANT.search(lowered) is not None,
         may_run_in_the_background=_IN_THE_BACKGROUND.search(lowered) is not None,
         may_take_notes=_CONVERSATION.search(lowered) is not None,
         model=_named_in(path, _GOOGLE, _BEDROCK),
@@ -167,10 +191,11 @@ def _format_of(path: str) -> type[ProviderCall] | None:
     for ending, known in _FORMATS_BY_ENDING.items():
         if path.endswith(ending):
             return known
+    for pattern, known in _FORMATS_BY_PATH.items():
+        if pattern.search(path):
+            return known
     google = _GOOGLE.search(path)
-    if google is not None:
-        return _FORMATS_BY_VERB.get(google["verb"], GenericCall)
-    return GenericCall if _RUNS.search(path) or _BEDROCK.search(path) else None
+    return None if google is None else _FORMATS_BY_VERB.get(google["verb"], GenericCall)
 
 
 def _is_kept(path: str) -> bool:

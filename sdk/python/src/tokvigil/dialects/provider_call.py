@@ -112,6 +112,10 @@ class ProviderCall(ABC):
         """Whether the answer shows all output that is billed, as far as the request tells."""
         return not reasoning.is_asked_for(self._fields)
 
+    def bills_output(self) -> bool:
+        """Whether what such a call produces is billed by token."""
+        return True
+
     def outgoing(self, max_output_tokens: int | None, without: Container[str] = ()) -> Outgoing:
         """What to send; the original bytes if nothing changes.
 
@@ -140,7 +144,7 @@ class ProviderCall(ABC):
 
     def reader(self) -> AnswerReader:
         """A new reader for this call's answer."""
-        return AnswerReader(self._tally(), streams=self.streams)
+        return AnswerReader(self._tally(), streams=self.streams, bills_output=self.bills_output())
 
     @abstractmethod
     def refusal(self, message: str, code: str) -> Mapping[str, Any]:

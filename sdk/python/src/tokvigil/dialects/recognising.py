@@ -16,7 +16,7 @@ from tokvigil import bodies, json_values, prices
 from tokvigil.bodies import Body
 from tokvigil.dialects import paths
 from tokvigil.dialects.anthropic import MessagesCall
-from tokvigil.dialects.generic import FORM, CohereChatCall, FormCall, read_form
+from tokvigil.dialects.generic import FORM, CohereChatCall, GenericCall, read_form
 from tokvigil.dialects.paths import Use
 from tokvigil.dialects.provider_call import ProviderCall, Request
 from tokvigil.dialects.providers import provider_of
@@ -90,14 +90,11 @@ def read_call(
         return None
     fields = read.fields
     call_format = use.format
-    if is_form:
-        call_format = FormCall
-    elif use.takes_the_makers_format and "anthropic_version" in fields:
+    if use.takes_the_makers_format and "anthropic_version" in fields:
         call_format = MessagesCall
     elif provider == "cohere" and use.path.endswith("/chat"):
         call_format = CohereChatCall
-    if use.may_run_in_the_background:
-        _check_is_billed_now(fields)
+    _check_is_billed_now(use, fields)
     return call_format(
         Request(
             provider=provider,
@@ -132,7 +129,7 @@ def _is_json_or_form(content_type: str) -> bool:
 
 def unread_call(url_path: str, body: bytes) -> ProviderCall:
     """An AI call of which nothing is known."""
-    return FormCall(
+    return GenericCall(
         Request(
             provider=None,
             model=UNSPECIFIED,
@@ -150,8 +147,13 @@ def _is_billed_later(what: str, instead: str) -> ConfigurationError:
     )
 
 
-def _check_is_billed_now(fields: Mapping[str, Any]) -> None:
-    if json_values.is_true(fields.get("background")) and fields.get("stream") is not True:
+def _check_is_billed_now(use: Use, fields: Mapping[str, Any]) -> None:
+    is_streamed = fields.get("stream") is True
+    if use.runs_an_assistant and not is_streamed:
+        raise _is_billed_later("a run of an assistant", "stream it, or ")
+    if not use.may_run_in_the_background:
+        return
+    if json_values.is_true(fields.get("background")) and not is_streamed:
         raise _is_billed_later("what runs in the background", "stream it, leave out `background`, or ")
     if json_values.is_true(fields.get("deferred")):
         raise _is_billed_later("a deferred answer", "leave out `deferred`, or ")
