@@ -158,6 +158,17 @@ def test_the_last_event_of_any_model_on_bedrock_says_its_usage(verb: str, last: 
     assert reader.figures() == Usage(input_tokens=30, output_tokens=628)
 
 
+def test_figures_before_bytes_that_cannot_be_read_are_not_the_last() -> None:
+    usage = aws_events.message({":event-type": "metadata"}, json.dumps({"usage": CONVERSE_USAGE}).encode())
+    call = read_call("POST", "/model/m/converse-stream", "amazonaws.com", {}, b'{"messages": []}')
+    assert call is not None
+    reader = call.reader()
+    for piece in (usage, b"no such message", usage):
+        reader.feed(piece)
+    reader.finish()
+    assert (reader.figures(), reader.counted()) == (None, None)
+
+
 @pytest.mark.parametrize(
     "model", ["anthropic.claude-3", "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Aapplication-inference-profile%2Fp"]
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tokvigil import Usage, tokens
-from tokvigil.dialects import AnswerReader, ProviderCall, json_array, read_call
+from tokvigil.dialects import AnswerReader, ProviderCall, bulk, read_call, sse
 from tokvigil.endings import Ending
 
 HOST = "generativelanguage.googleapis.com"
@@ -208,11 +209,57 @@ def test_brackets_that_close_nothing_do_not_hide_what_follows() -> None:
     assert reader.figures() == SAID
 
 
-def test_an_array_that_never_ends_its_object_passes_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_array, "OBJECT_BYTES_MAX", 1_000)
-    stream = b'[{"text": "' + b"x" * 1_000 + b'"}, ' + json.dumps(CHUNKS[-1]).encode() + b"]"
-    seen, reader = pass_through(call(STREAMED), stream[:1_005], stream[1_005:])
-    assert (seen, reader.figures()) == (stream, None)
+def picture(**fields: Any) -> bytes:
+    parts = [{"text": "Here:"}, {"inlineData": {"mimeType": "image/png", "data": "QUJD" * 5_000}}]
+    return json.dumps({"candidates": [{"content": {"parts": parts}}], **fields}).encode()
+
+
+def pieces_of(stream: bytes) -> list[bytes]:
+    return [stream[at : at + 1_000] for at in range(0, len(stream), 1_000)]
+
+
+FIRST = json.dumps(CHUNKS[0]).encode()
+LAST = json.dumps(CHUNKS[-1]).encode()
+
+
+def as_events(*events: bytes) -> bytes:
+    return b"".join(b"data: " + event + b"\n\n" for event in events)
+
+
+def as_array(*events: bytes) -> bytes:
+    return b"[" + b",\n".join(events) + b"]"
+
+
+@pytest.fixture
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 5_000)
+    monkeypatch.setattr(bulk, "LARGE_BYTES", 5_000)
+    monkeypatch.setattr(bulk, "BYTES_MAX", 10_000)
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize("form", [as_events, as_array])
+def test_a_large_picture_hides_no_figures(form: Callable[..., bytes]) -> None:
+    usage = CHUNKS[-1]["usageMetadata"]
+    for events in ((FIRST, picture(usageMetadata=usage)), (FIRST, picture(), LAST)):
+        stream = form(*events)
+        seen, reader = pass_through(call(STREAMED), *pieces_of(stream))
+        assert (seen, reader.figures()) == (stream, SAID)
+
+
+@pytest.mark.usefixtures("small_bounds")
+@pytest.mark.parametrize("form", [as_events, as_array])
+def test_figures_before_an_event_that_is_too_large_to_read_are_not_the_last(
+    form: Callable[..., bytes],
+) -> None:
+    unreadable = b'{"usageMetadata": ' + b'{"promptTokenCount": 10}, "x":' * 1_000 + b"1}"
+    model = call(STREAMED.replace("2.5", "2.0"))
+    for events, said in (((FIRST, unreadable), None), ((FIRST, unreadable, LAST), SAID)):
+        stream = form(*events)
+        seen, reader = pass_through(model, *pieces_of(stream))
+        assert (seen, reader.figures()) == (stream, said)
+        if said is None:
+            assert reader.counted() is None
 
 
 @pytest.mark.parametrize(

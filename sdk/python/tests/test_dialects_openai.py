@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tokvigil import ConfigurationError, Usage, tokens
-from tokvigil.dialects import AnswerReader, ProviderCall, answers, read_call
+from tokvigil.dialects import AnswerReader, ProviderCall, answers, bulk, read_call, sse
 from tokvigil.endings import Ending
 
 HOST = "api.openai.com"
@@ -565,11 +565,54 @@ class TestChatAnswer:
         assert (reader.figures(), reader.ending()) == (None, ending)
 
     def test_an_answer_beyond_the_bound_passes_unread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(answers, "ANSWER_BYTES_MAX", 100)
-        seen, reader = pass_through(chat(), self.ANSWER[:80], self.ANSWER[80:])
+        monkeypatch.setattr(bulk, "LARGE_BYTES", 100)
+        monkeypatch.setattr(bulk, "BYTES_MAX", 100)
+        seen, reader = pass_through(chat(), self.ANSWER[:180], self.ANSWER[180:])
         assert seen == self.ANSWER
         assert reader.figures() is None
         assert (reader.counted(), reader.ending()) == (None, Ending.UNANSWERED)
+
+    @pytest.mark.parametrize(
+        ("path", "item"),
+        [
+            ("/v1/images/generations", {"b64_json": "QUJD" * 10_000}),
+            ("/v1/images/generations", {"url": "data:image/png;base64," + "QUJD" * 10_000}),
+            (EMBEDDINGS, {"embedding": [-0.017, 1e-05, 7] * 2_000}),
+            (EMBEDDINGS, {"embedding": "QUJD" * 10_000}),
+        ],
+    )
+    def test_pictures_and_vectors_hide_no_figures_however_large_they_are(
+        self, path: str, item: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bulk, "LARGE_BYTES", 30_000)
+        monkeypatch.setattr(bulk, "BYTES_MAX", 200_000)
+        for indent in (None, 1):
+            raw = json.dumps({"data": [item] * 9, "usage": USAGE}, indent=indent).encode()
+            for piece_bytes in (1_000, 7_777):
+                pieces = [raw[at : at + piece_bytes] for at in range(0, len(raw), piece_bytes)]
+                seen, reader = pass_through(call(path, model="gpt-image-1"), *pieces)
+                assert (seen, reader.figures()) == (raw, SAID)
+
+    def test_of_a_large_stream_too_every_figure_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 5_000)
+        monkeypatch.setattr(bulk, "LARGE_BYTES", 5_000)
+        image = says("", images=[{"image_url": {"url": "data:image/png;base64," + "QUJD" * 5_000}}])
+        stream = b"".join([*STREAM[:2], image, *STREAM[2:], USAGE_CHUNK, DONE])
+        pieces = [stream[at : at + 1_000] for at in range(0, len(stream), 1_000)]
+        seen, reader = pass_through(chat(stream=True), *pieces)
+        assert seen == stream.replace(USAGE_CHUNK, b"")
+        assert reader.figures() == SAID
+
+    def test_text_before_an_event_that_is_too_large_to_read_does_not_tell_what_was_used(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 1_000)
+        monkeypatch.setattr(bulk, "LARGE_BYTES", 1_000)
+        monkeypatch.setattr(bulk, "BYTES_MAX", 2_000)
+        stream = b"".join([*STREAM[:3], b"data: " + b'{"x": ' * 1_000 + b"\n\n", *STREAM[2:]])
+        pieces = [stream[at : at + 500] for at in range(0, len(stream), 500)]
+        seen, reader = pass_through(chat(stream=True), *pieces)
+        assert (seen, reader.figures(), reader.counted()) == (stream, None, None)
 
     def test_of_very_long_text_a_part_is_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(answers, "TEXT_CHARS_MAX", 100)

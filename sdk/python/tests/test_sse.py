@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokvigil.dialects import sse
+from tokvigil.dialects import bulk, sse
 from tokvigil.dialects.sse import Event, EventParser
 
 TWO_EVENTS = (
@@ -84,14 +85,33 @@ def test_bytes_that_are_no_text_do_no_harm() -> None:
     assert read(parse(b"data: \xff\xfe\n\n")) == [("", "��")]
 
 
-def test_an_event_without_end_is_passed_on_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_event_is_passed_on_as_it_comes_and_read_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 10)
     parser = EventParser()
     assert parser.feed(b"data: 1\n\n") == [Event(b"data: 1\n\n", "", "1")]
     assert parser.feed(b"data: 234") == []
     assert parser.feed(b"56") == [Event(b"data: 23456")]
-    assert parser.feed(b"\n\ndata: 3\n\n") == [Event(b"\n\ndata: 3\n\n")]
-    assert parser.finish() == []
+    assert parser.feed(b"78") == [Event(b"78")]
+    assert parser.feed(b"9\n\ndata: 3\n\nda") == [
+        Event(b"9\n\n", "", "23456789"),
+        Event(b"data: 3\n\n", "", "3"),
+    ]
+    assert parser.feed(b"ta: 3456789") == [Event(b"data: 3456789")]
+    assert parser.finish() == [Event(b"", "", "3456789")]
+
+
+def test_of_a_large_event_its_bulk_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "EVENT_BYTES_MAX", 10_000)
+    monkeypatch.setattr(bulk, "LARGE_BYTES", 10_000)
+    picture = b'data: {"picture": "' + b"QUJD" * 10_000 + b'", "tokens": 7}\n\n'
+    for piece_bytes in (1_000, 7_777, 50_000):
+        pieces = [picture[at : at + piece_bytes] for at in range(0, len(picture), piece_bytes)]
+        events = parse(*pieces, b"data: 1\n\n")
+        assert b"".join(event.raw for event in events) == picture + b"data: 1\n\n"
+        *_, large, small = events
+        assert json.loads(large.data or "")["tokens"] == 7
+        assert small.data == "1"
+        assert piece_bytes == 50_000 or len(large.data or "") < 20_000
 
 
 def test_an_event_that_grows_byte_by_byte_is_searched_once() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tokvigil import containing, json_values
 from tokvigil.dialects import reasoning
 from tokvigil.dialects.aws_event_stream import MessageParser
+from tokvigil.dialects.bulk import Condensed
 from tokvigil.dialects.json_array import ArrayParser
 from tokvigil.dialects.sse import Event, EventParser
 from tokvigil.endings import Ending
@@ -22,8 +23,6 @@ from tokvigil.models import Usage
 from tokvigil.tokens import count_text
 from tokvigil.usage_reading import read_usage
 
-# A longer answer (many images or embeddings) is passed on unread.
-ANSWER_BYTES_MAX = 32 * 1024 * 1024
 # Of longer text than this, no more is kept: the count is extrapolated.
 TEXT_CHARS_MAX = 4_000_000
 
@@ -62,6 +61,7 @@ class Tally(ABC):
         self.counts_input = False
         self.says_so_far = False
         self.is_final = False
+        self._shows_all = True
         self._has_answered = False
         self._has_failed = False
         # The model that answers, once the answer has named it.
@@ -110,6 +110,10 @@ class Tally(ABC):
         """The text of a whole answer, with `add_text`; of some formats none counts."""
         return
 
+    def skip(self) -> None:
+        """Something came that cannot be read. What was said before may not be all, and the text is not all there is."""
+        self.said, self.says_so_far, self._shows_all = None, False, False
+
     @abstractmethod
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         """What one event says; returns whether the caller is to see it."""
@@ -155,7 +159,7 @@ class Tally(ABC):
     def _shows_every_token(self) -> bool:
         """A deployment may have any name: the answer then says which model it is."""
         reasons = any(map(reasoning.is_reasoning_model, (self._call.model, self.model)))
-        return self._call.shows_every_token() and not reasons
+        return self._shows_all and self._call.shows_every_token() and not reasons
 
 
 class Form(ABC):
@@ -289,23 +293,21 @@ class Whole(Form):
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._body = bytearray()
+        self._body = Condensed()
         self._begins = b""
         # Whether its end was reached, and it was an answer that can be read.
         self.was_read = False
 
     def feed(self, data: bytes) -> bytes:
         self._begins = self._begins or data.lstrip(json_values.BLANK)[:1]
-        if len(self._body) <= ANSWER_BYTES_MAX:
-            self._body += data
+        self._body.add(data)
         return data
 
     def finish(self) -> bytes:
-        is_small = len(self._body) <= ANSWER_BYTES_MAX
-        answer = json_values.parse_object(self._body) if is_small else None
+        answer = self._answer()
         if answer is not None:
             self._tally.take_answer(answer)
-        elif is_small and self._begins == b"{":
+        elif not self._body.is_cut and self._begins == b"{":
             self._take_lines()
         self.was_read = answer is not None or not self._tally.answers_in_text
         self._body.clear()
@@ -325,7 +327,10 @@ class Whole(Form):
 
     def has_all(self) -> bool:
         """Whether what has come is an answer that nothing is missing of. As costly as reading it."""
-        return json_values.parse_object(self._body) is not None
+        return self._answer() is not None
+
+    def _answer(self) -> dict[str, Any] | None:
+        return None if self._body.is_cut else json_values.parse_object(self._body)
 
 
 class Events(Form):
@@ -345,16 +350,18 @@ class Events(Form):
         return self._shown(self._parser.finish())
 
     def _shown(self, events: Iterable[Event]) -> bytes:
-        return b"".join(event.raw for event in events if self._is_shown(event.name, event.data))
+        return b"".join(event.raw for event in events if self._is_shown(event))
 
-    def _is_shown(self, name: str, data: str | None) -> bool:
-        if data is None:
+    def _is_shown(self, event: Event) -> bool:
+        if event.is_too_large:
+            self._tally.skip()
+        if event.data is None:
             return True
-        if data.startswith("[DONE]"):
+        if event.data.startswith("[DONE]"):
             self._tally.end()
             return True
-        fields = json_values.parse_object(data)
-        return fields is None or self._tally.take_event(name, fields)
+        fields = json_values.parse_object(event.data)
+        return fields is None or self._tally.take_event(event.name, fields)
 
 
 class GrowingArray(Form):
@@ -366,6 +373,9 @@ class GrowingArray(Form):
 
     def feed(self, data: bytes) -> bytes:
         for item in self._parser.feed(data):
+            if item is None:
+                self._tally.skip()
+                continue
             fields = json_values.parse_object(item)
             if fields is not None:
                 self._tally.take_event("", fields)
@@ -384,6 +394,8 @@ class AwsEvents(Form):
             fields = message.event()
             if fields is not None:
                 self._tally.take_event("", fields)
+        if self._parser.is_broken:
+            self._tally.skip()
         return data
 
     def ending(self, tally: Tally) -> Ending:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# An image in base64 is one event. What is larger than this, or never ends, is passed on unread.
+from tokvigil.dialects.bulk import Condensed
+
+# An image in base64 is one event. What is larger than this, or never ends, is passed on before it is read.
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 
 # Atomic, so that the two bytes of one "\r\n" never pass for two line ends.
@@ -25,41 +27,53 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Event:
     """One event: its bytes with the blank line after it, its name ("" if it has none), its data lines joined.
 
-    `data` is None for a comment, and for bytes that were not read.
+    `data` is None for a comment, for bytes of an event that is passed on before it is read, and for one that is too
+    large to be read. `raw` has no bytes that were passed on before.
     """
 
     raw: bytes
     name: str = ""
     data: str | None = None
+    is_too_large: bool = False
 
 
 class EventParser:
     """Feed it bytes; it gives each event once it is whole. The raw bytes of all events are the bytes fed."""
 
     def __init__(self) -> None:
-        self._pending = bytearray()
+        self._pending = Condensed()
         # No event ends within the first so many bytes of what is pending.
         self._searched = 0
-        self._reads = True
+        # What is pending was passed on.
+        self._is_passed = False
 
     def feed(self, data: bytes) -> list[Event]:
-        if not self._reads:
-            return [Event(data)]
+        passed = len(self._pending) if self._is_passed else 0
         self._pending += data
         events, start = [], 0
         while (end := self._end_of_event(start)) is not None:
-            events.append(_read(bytes(self._pending[start:end])))
-            start = end
+            events.append(self._event(start, end, passed))
+            start, passed = end, 0
+            self._is_passed = False
         del self._pending[:start]
+        if self._is_passed or len(self._pending) > EVENT_BYTES_MAX:
+            self._is_passed = True
+            events.append(Event(bytes(self._pending[passed:])))
+            self._pending.condense()
         self._searched = max(0, len(self._pending) - _EVENT_END_BYTES_MAX + 1)
-        if len(self._pending) > EVENT_BYTES_MAX:
-            self._reads = False
-            events.append(Event(self._take()))
         return events
 
     def finish(self) -> list[Event]:
         """The event that nothing ended."""
-        return [_read(self._take())] if self._pending else []
+        end = len(self._pending)
+        return [self._event(0, end, end if self._is_passed else 0)] if end else []
+
+    def _event(self, start: int, end: int, passed: int) -> Event:
+        raw = bytes(self._pending[start:end])
+        if self._pending.is_cut:
+            self._pending.is_cut = False
+            return Event(raw[passed:], is_too_large=True)
+        return _read(raw, passed)
 
     def _end_of_event(self, start: int) -> int | None:
         found = _EVENT_END.search(self._pending, max(start, self._searched))
@@ -67,14 +81,8 @@ class EventParser:
         may_go_on = found is not None and self._pending.endswith(b"\r") and found.end() == len(self._pending)
         return None if found is None or may_go_on else found.end()
 
-    def _take(self) -> bytes:
-        taken = bytes(self._pending)
-        self._pending.clear()
-        self._searched = 0
-        return taken
 
-
-def _read(raw: bytes) -> Event:
+def _read(raw: bytes, passed: int) -> Event:
     name, data = "", []
     for line in _LINES.split(raw.removeprefix(_BYTE_ORDER_MARK)):
         field, _, value = line.partition(b":")
@@ -82,7 +90,7 @@ def _read(raw: bytes) -> Event:
             data.append(_text(value))
         elif field == b"event":
             name = _text(value)
-    return Event(raw, name, "\n".join(data) if data else None)
+    return Event(raw[passed:], name, "\n".join(data) if data else None)
 
 
 def _text(value: bytes) -> str:
