@@ -539,6 +539,43 @@ class TestChatAnswer:
             _, reader = pass_through(chat(), *pieces)
             assert (reader.figures(), reader.counted()) == (None, None)
 
+    @pytest.mark.parametrize(
+        ("path", "answer"),
+        [
+            (CHAT, {"choices": [{"message": {"content": "one two"}, "finish_reason": "error"}]}),
+            (CHAT, {"choices": [{"delta": {"content": "one two"}, "finish_reason": "error"}]}),
+            (COMPLETIONS, {"choices": [{"text": "one two"}]}),
+            (
+                RESPONSES,
+                {
+                    "status": "failed",
+                    "usage": None,
+                    "output": [{"content": [{"type": "output_text", "text": "one two"}]}],
+                },
+            ),
+            ("/v1/messages", {"content": [{"type": "text", "text": "one two"}]}),
+            (
+                "/v1beta/models/gemini-2.0-flash:generateContent",
+                {"candidates": [{"content": {"parts": [{"text": "one two"}]}}]},
+            ),
+        ],
+    )
+    def test_text_beside_an_error_was_not_refused(self, path: str, answer: dict[str, Any]) -> None:
+        with_error = {"error": {"code": 502, "message": "upstream lost"}} | answer
+        asked = call(path, messages=MESSAGES)
+        _, reader = pass_through(asked, json.dumps(with_error).encode())
+        assert (reader.figures(), reader.ending()) == (None, Ending.CUT)
+        assert reader.counted() == Usage(
+            input_tokens=asked.count_input(),
+            output_tokens=tokens.count_text("one two", asked.model),
+            source="estimated",
+        )
+
+    def test_text_beside_an_error_in_the_one_event_of_a_stream_was_not_refused(self) -> None:
+        only = chunk([{"delta": {"content": "one two"}}], error={"code": 502, "message": "upstream lost"})
+        _, reader = pass_through(chat(stream=True), only)
+        assert (reader.ending(), reader.counted().output_tokens) == (Ending.CUT, 2)
+
     def test_of_an_answer_that_was_cut_nobody_knows_what_was_used(self) -> None:
         reader = chat().reader()
         reader.feed(self.ANSWER[:-5])

@@ -123,10 +123,10 @@ class Tally(ABC):
         self.is_final = True
 
     def ending(self) -> Ending:
-        """Of an answer that was read to its end."""
+        """Of an answer that was read to its end. What says an error beside text was not refused."""
         if not self._has_failed:
             return Ending.COMPLETE
-        return Ending.CUT if self._has_answered else Ending.REFUSED
+        return Ending.CUT if self._has_answered or self._texts else Ending.REFUSED
 
     def add_text(self, text: str) -> None:
         self._chars_seen += len(text)
