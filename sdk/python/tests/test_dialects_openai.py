@@ -228,6 +228,23 @@ class TestChatStream:
         assert seen == b"".join([*STREAM[:3], last, DONE])
         assert reader.figures() == SAID
 
+    def test_of_the_usage_so_far_beside_no_choice_the_last_counts(self) -> None:
+        """Only after the last choice it is that of the whole call."""
+        stream: list[bytes] = []
+        for said in (30, 60, 90):
+            so_far = {"prompt_tokens": 50, "completion_tokens": said, "total_tokens": 50 + said}
+            stream += [says("word " * 30), chunk([], usage=so_far)]
+        reader = chat(stream=True).reader()
+        for piece in stream[:-1]:
+            reader.feed(piece)
+            assert not reader.is_complete()
+        cut = reader.counted()
+        assert (cut.input_tokens, cut.output_tokens) == (50, tokens.count_text("word " * 90, "gpt-4o"))
+        for last in ([stream[-1], DONE], [stream[-1]]):
+            seen, reader = pass_through(chat(stream=True), *stream[:-1], *last)
+            assert seen == b"".join([*stream[::2], *last[1:]])
+            assert reader.figures() == Usage(input_tokens=50, output_tokens=90)
+
     def test_usage_so_far_is_not_that_of_the_whole_call(self) -> None:
         """As vLLM says it with continuous_usage_stats."""
         running = chunk(

@@ -101,24 +101,26 @@ class ChoicesTally(Tally):
     def __init__(self, call: GeneratingCall, *, hides_usage: bool) -> None:
         super().__init__(call)
         self._hides_usage = hides_usage
+        self._has_stopped = False
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         self.read_text(event)
         if not mapping(event.get("usage")):
             return True
         self.hear(read_usage(event))
-        if event.get("choices") != []:
-            # Some servers say the usage so far with every chunk.
+        is_alone = event.get("choices") == []
+        # Some servers say first what the prompt has.
+        if not is_alone or (self.said is not None and self.said.output_tokens):
+            # Others say the usage so far, in every chunk or between two.
             self.says_so_far = self.figures() is not None
-            return True
-        # Others say first what the prompt has.
-        if self.said is not None and self.said.output_tokens:
-            self.end()
+            if is_alone and self._has_stopped:
+                self.end()
         # Who did not ask for this chunk looks for `choices[0]` in it.
-        return not self._hides_usage
+        return not (is_alone and self._hides_usage)
 
     def read_text(self, answer: Mapping[str, Any]) -> None:
         for choice in mappings(answer.get("choices")):
+            self._has_stopped = self._has_stopped or bool(choice.get("finish_reason"))
             self.add_text(string(choice.get("text")))
             for spoken in (choice.get("message"), choice.get("delta")):
                 if isinstance(spoken, dict):
