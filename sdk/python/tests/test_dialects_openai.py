@@ -213,6 +213,31 @@ class TestChatStream:
         assert reader.feed(STREAM[0] + STREAM[1][:40]) == STREAM[0]
         assert reader.feed(STREAM[1][40:]) == STREAM[1]
 
+    @pytest.mark.parametrize(
+        ("path", "fields"),
+        [
+            (CHAT, {"stream_options": {"include_usage": True}}),
+            (RESPONSES, {}),
+            ("/v1/messages", {}),
+            ("/v1beta/models/gemini-2.5-flash:streamGenerateContent", {}),
+            ("/v1/images/generations", {}),
+        ],
+    )
+    def test_where_no_event_is_left_out_each_piece_is_seen_at_once(
+        self, path: str, fields: dict[str, Any]
+    ) -> None:
+        reader = call(path, stream=True, **fields).reader()
+        for piece in (*STREAM, STREAM[0][:40], STREAM[0][40:], STREAM[1][:-1], b"\n", STREAM[2][:-2]):
+            assert reader.feed(piece) == piece
+        assert reader.finish() == b""
+
+    def test_lines_without_blank_ones_between_them_are_seen_and_read(self) -> None:
+        lines = [event.replace(b"\n\n", b"\n") for event in (*STREAM, USAGE_CHUNK, DONE)]
+        reader = chat(stream=True, stream_options={"include_usage": True}).reader()
+        assert [reader.feed(line) for line in lines] == lines
+        assert reader.finish() == b""
+        assert reader.figures() == SAID
+
     def test_usage_is_known_before_the_connection_ends(self) -> None:
         reader = chat(stream=True).reader()
         for piece in STREAM:

@@ -62,6 +62,15 @@ def test_an_event_is_given_as_soon_as_its_blank_line_is_there() -> None:
     assert read(parser.feed(b"\n\n")) == [("", "2")]
 
 
+def test_the_second_of_two_carriage_returns_ends_an_event_at_once() -> None:
+    """No line feed that may follow belongs to it."""
+    parser = EventParser()
+    assert parser.feed(b"data: 1\r") == []
+    assert parser.feed(b"\r") == [Event(b"data: 1\r\r", "", "1")]
+    assert parser.feed(b"data: 2\r\r") == [Event(b"data: 2\r\r", "", "2")]
+    assert parser.feed(b"\ndata: 3\r\n\r\n") == [Event(b"\ndata: 3\r\n\r\n", "", "3")]
+
+
 def test_the_lines_of_an_event_are_joined() -> None:
     assert read(parse(b"data: {\ndata:  1\ndata:}\n\n")) == [("", "{\n 1\n}")]
 

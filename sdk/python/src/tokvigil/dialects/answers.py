@@ -50,6 +50,8 @@ class Tally(ABC):
 
     # Whether all output is text: what comes that is no JSON is no answer, and what is read of a cut stream is counted.
     answers_in_text = True
+    # Whether the caller is not to see some event.
+    hides_usage = False
 
     def __init__(self, call: AskedCall) -> None:
         self._call = call
@@ -205,7 +207,7 @@ class AnswerReader:
         return self._tally.model
 
     def feed(self, data: bytes) -> bytes:
-        """Takes the next decoded bytes; returns what the caller is to see now. Whole events, in a stream."""
+        """Takes the next decoded bytes; returns what the caller is to see now. Where one may be left out, whole events."""
         if self._is_broken:
             return data
         self._unpassed += data
@@ -308,7 +310,7 @@ class Whole(Form):
         if answer is not None:
             self._tally.take_answer(answer)
         elif not self._body.is_cut and self._begins == b"{":
-            self._take_lines()
+            _take_lines(self._tally, self._body)
         self.was_read = answer is not None or not self._tally.answers_in_text
         self._body.clear()
         return b""
@@ -319,12 +321,6 @@ class Whole(Form):
         # A page of a proxy is no answer of the provider.
         return Ending.REFUSED if self._begins == b"<" else Ending.UNANSWERED
 
-    def _take_lines(self) -> None:
-        for line in self._body.splitlines():
-            event = json_values.parse_object(line)
-            if event is not None:
-                self._tally.take_event("", event)
-
     def has_all(self) -> bool:
         """Whether what has come is an answer that nothing is missing of. As costly as reading it."""
         return self._answer() is not None
@@ -333,8 +329,16 @@ class Whole(Form):
         return None if self._body.is_cut else json_values.parse_object(self._body)
 
 
+def _take_lines(tally: Tally, text: str | bytearray) -> None:
+    """Each line is an event."""
+    for line in text.splitlines():
+        event = json_values.parse_object(line)
+        if event is not None:
+            tally.take_event("", event)
+
+
 class Events(Form):
-    """Server-sent events, passed on whole, without those that the caller is not to see."""
+    """Server-sent events. Where one may be left out, they are passed on whole; else as they come."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -342,12 +346,16 @@ class Events(Form):
 
     def feed(self, data: bytes) -> bytes:
         events = self._parser.feed(data)
+        shown = self._shown(events)
+        if not self._tally.hides_usage:
+            return data
         self.waiting_bytes += len(data) - sum(len(event.raw) for event in events)
-        return self._shown(events)
+        return shown
 
     def finish(self) -> bytes:
         self.waiting_bytes = 0
-        return self._shown(self._parser.finish())
+        shown = self._shown(self._parser.finish())
+        return shown if self._tally.hides_usage else b""
 
     def _shown(self, events: Iterable[Event]) -> bytes:
         return b"".join(event.raw for event in events if self._is_shown(event))
@@ -361,7 +369,11 @@ class Events(Form):
             self._tally.end()
             return True
         fields = json_values.parse_object(event.data)
-        return fields is None or self._tally.take_event(event.name, fields)
+        if fields is None:
+            # As of servers that write no blank line after an event.
+            _take_lines(self._tally, event.data)
+            return True
+        return self._tally.take_event(event.name, fields)
 
 
 class GrowingArray(Form):

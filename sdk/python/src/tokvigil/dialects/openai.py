@@ -100,7 +100,7 @@ class EmbeddingsCall(OpenAICall):
 class ChoicesTally(Tally):
     def __init__(self, call: GeneratingCall, *, hides_usage: bool) -> None:
         super().__init__(call)
-        self._hides_usage = hides_usage
+        self.hides_usage = hides_usage
         self._has_stopped = False
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
@@ -116,7 +116,7 @@ class ChoicesTally(Tally):
             if is_alone and self._has_stopped:
                 self.end()
         # Who did not ask for this chunk looks for `choices[0]` in it.
-        return not (is_alone and self._hides_usage)
+        return not (is_alone and self.hides_usage)
 
     def read_text(self, answer: Mapping[str, Any]) -> None:
         for choice in mappings(answer.get("choices")):

@@ -17,7 +17,8 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 
 # Atomic, so that the two bytes of one "\r\n" never pass for two line ends.
 _LINE_END = rb"(?>\r\n|\n|\r)"
-_EVENT_END = re.compile(_LINE_END + _LINE_END)
+# A line feed after two "\r" is a line of its own: nobody need wait for it.
+_EVENT_END = re.compile(rb"\r\r|" + _LINE_END + _LINE_END)
 _LINES = re.compile(_LINE_END)
 _EVENT_END_BYTES_MAX = 4
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -77,9 +78,11 @@ class EventParser:
 
     def _end_of_event(self, start: int) -> int | None:
         found = _EVENT_END.search(self._pending, max(start, self._searched))
+        if found is None:
+            return None
         # A "\r" at the very end may be half of a "\r\n".
-        may_go_on = found is not None and self._pending.endswith(b"\r") and found.end() == len(self._pending)
-        return None if found is None or may_go_on else found.end()
+        may_go_on = found[0] in (b"\n\r", b"\r\n\r") and found.end() == len(self._pending)
+        return None if may_go_on else found.end()
 
 
 def _read(raw: bytes, passed: int) -> Event:
