@@ -20,8 +20,9 @@ from google import genai
 from google.genai import types
 from starlette.exceptions import HTTPException
 from tokvigil import AsyncTokVigil, ConfigurationError, TokVigil, Usage
+from tokvigil.decisions import CALL
 from tokvigil.endings import NO_USAGE, Charge, Ending, charge, ending_of_status
-from tokvigil.failures import ending_of_error
+from tokvigil.failures import ending_of_attempt, ending_of_error
 
 from sdk.python.tests.wire_provider import WireProvider
 from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE
@@ -110,6 +111,12 @@ def unreached(url: str, **request: Any) -> httpx2.ConnectError:
     return httpx2.ConnectError("no", request=httpx2.Request("POST", url, **request))
 
 
+@pytest.fixture
+def attempt() -> Any:
+    """The call of a request, as its `extensions` have it."""
+    return object()
+
+
 REQUEST = httpx2.Request("POST", "http://provider")
 AWS = "https://bedrock-runtime.eu-west-1.amazonaws.com"
 BUSY = {"ResponseMetadata": {"HTTPStatusCode": 429}}
@@ -191,14 +198,32 @@ def test_an_error_tells_how_a_call_ended(error: BaseException, ending: Ending) -
     assert ending_of_error(error) is ending
 
 
-def test_the_retries_of_an_attempt_are_attempts_of_their_own() -> None:
-    error = error_of(openai, "RateLimitError", 429, **{"x-stainless-retry-count": "1"})
-    assert ending_of_error(error, of_attempt=True) is Ending.REFUSED
+def test_the_retries_of_an_attempt_are_attempts_of_their_own(attempt: Any) -> None:
+    error = refused_by(AI_URL, headers={"x-stainless-retry-count": "1"}, extensions={CALL: attempt})
+    assert ending_of_attempt(error, attempt) is Ending.REFUSED
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError(), socket.gaierror(), unreached(OTHER_URL)])
-def test_every_broken_connection_of_an_attempt_is_the_attempts(error: Exception) -> None:
-    assert ending_of_error(error, of_attempt=True) is Ending.NOT_REACHED
+@pytest.mark.parametrize("url", [AI_URL, OTHER_URL])
+def test_an_attempts_own_broken_connection_says_that_nobody_was_reached(attempt: Any, url: str) -> None:
+    assert ending_of_attempt(unreached(url, extensions={CALL: attempt}), attempt) is Ending.NOT_REACHED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(),
+        socket.gaierror(),
+        unreached(AI_URL),
+        refused_by(AI_URL),
+        unreached(AI_URL, extensions={CALL: object()}),
+        caused(ValueError(), unreached(AI_URL)),
+        ConfigurationError("no"),
+        tokvigil.AIUsageBlockedError("MODEL_NOT_ALLOWED: no"),
+    ],
+)
+def test_an_error_about_anything_else_says_nothing_of_an_attempt(attempt: Any, error: Exception) -> None:
+    """Code of the application runs behind the guard, also when the answer has come."""
+    assert ending_of_attempt(error, attempt) is Ending.UNANSWERED
 
 
 def by_requests(url: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import anthropic
 import openai
@@ -20,6 +23,7 @@ from sdk.python.tests.wrapped import CHAT, Books
 
 # The library that this version of openai speaks.
 http: Any = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
+CHAT_PATH = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -135,6 +139,52 @@ def test_a_hook_that_raises_for_a_status_reports_nothing_as_used(
     assert (books.only().status, books.only().usage.output_tokens) == ("failed", 0)
 
 
+# What a hook of the application's HTTP client does with each answer, as for an audit log. Nobody listens `elsewhere`.
+AUDITS: dict[str, Callable[[str], Any]] = {
+    "the operating system": lambda elsewhere: socket.create_connection(
+        (urlsplit(elsewhere).hostname, urlsplit(elsewhere).port)
+    ),
+    "urllib": lambda elsewhere: urllib.request.urlopen(elsewhere),  # noqa: S310
+    "the HTTP library": lambda elsewhere: http.post(elsewhere, json={}),
+    "an AI call of its own": lambda elsewhere: http.post(elsewhere + CHAT_PATH, json=CHAT),
+    "a refusal": lambda elsewhere: http.Response(
+        404, request=http.Request("POST", elsewhere + CHAT_PATH)
+    ).raise_for_status(),
+    "a block": lambda _: raise_block(),
+}
+
+
+def raise_block() -> None:
+    raise tokvigil.AIUsageBlockedError("MODEL_NOT_ALLOWED: no")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("audit", AUDITS)
+def test_a_hook_that_fails_does_not_make_an_answered_call_free(
+    tv: TokVigil,
+    url: str,
+    wire_provider: WireProvider,
+    unreachable: str,
+    books: Books,
+    audit: str,
+    is_async: bool,
+) -> None:
+    async def hook(response: Any) -> None:
+        AUDITS[audit](unreachable)
+
+    async def call() -> None:
+        own = http.AsyncClient(event_hooks={"response": [hook]})
+        bare = openai.AsyncOpenAI(base_url=url, api_key="sk", http_client=own, max_retries=0)
+        await tv.wrap(bare, user_id="u").chat.completions.create(**CHAT)
+
+    own = http.Client(event_hooks={"response": [lambda response: AUDITS[audit](unreachable)]})
+    bare = openai.OpenAI(base_url=url, api_key="sk", http_client=own, max_retries=0)
+    with pytest.raises(Exception):  # noqa: B017 - each hook has its own
+        asyncio.run(call()) if is_async else tv.wrap(bare, user_id="u").chat.completions.create(**CHAT)
+    assert len(wire_provider.seen) == 1
+    assert (books.only().status, books.only().usage.output_tokens) == ("partial", 100)
+
+
 def test_what_the_sdk_tells_of_the_http_response_is_still_told(tv: TokVigil, bare: openai.OpenAI) -> None:
     ours = tv.wrap(bare, user_id="user_123").chat.completions.with_raw_response.create(**CHAT)
     bares = bare.chat.completions.with_raw_response.create(**CHAT)
@@ -178,9 +228,6 @@ def test_wrapping_twice_asks_once(tv: TokVigil, bare: openai.OpenAI, books: Book
     twice = tv.wrap(tv.wrap(bare, user_id="ada"), user_id="bob")
     twice.chat.completions.create(**CHAT)
     assert books.only().user_id == "bob"
-
-
-CHAT_PATH = "/v1/chat/completions"
 
 
 def test_redirects_are_followed_as_before(

@@ -11,7 +11,7 @@ from tokvigil.models import Decision
 
 # Of so many answers the decision is known, the latest.
 ANSWERS_MAX = 10_000
-# Under this name an HTTP response's `extensions` hold the call that it answers.
+# Under this name the `extensions` of an HTTP request and of its response hold the call that they are of.
 CALL = "tokvigil_call"
 _RESPONSES = ("response", "http_response", "_response", "raw_response")
 _IDS = ("id", "response_id", "responseId")
@@ -30,6 +30,11 @@ def remember(answer_id: str, decision: Decision) -> None:
             _by_answer.pop(next(iter(_by_answer)), None)
 
 
+def call_of(message: Any) -> Any:
+    """The call that an HTTP request or response of a guarded client is of; None for anything else."""
+    return _said(_said(message, "extensions"), CALL)
+
+
 def decision_of(answer: Any) -> Decision | None:
     """The decision that let an answer through, or that an error is about; None if it is not known.
 
@@ -42,7 +47,7 @@ def decision_of(answer: Any) -> Decision | None:
         if isinstance(own, Decision):
             return own
         for response in (source, *(_said(source, name) for name in _RESPONSES)):
-            call = _said(_said(response, "extensions"), CALL)
+            call = call_of(response)
             if call is not None and call.decision is not None:
                 return call.decision  # type: ignore[no-any-return]
         for holder in (source, _said(source, "response_metadata")):

@@ -13,10 +13,12 @@ only these say that the provider was not reached, or that it refused; after any 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 from tokvigil.blocked import AIUsageBlockedError
+from tokvigil.decisions import call_of
 from tokvigil.dialects.paths import use_of
 from tokvigil.endings import Ending, ending_of_status
 from tokvigil.errors import ConfigurationError, said_by
@@ -55,16 +57,23 @@ CAUSES_MAX = 20
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
 
 
-def ending_of_error(error: BaseException, *, of_attempt: bool = False) -> Ending:
-    """With `of_attempt` the error is about one request to a provider. Else a provider's SDK may have tried before, and
-    nobody saw how that ended.
+def ending_of_attempt(error: BaseException, call: object) -> Ending:
+    """Of the request of a guarded client that is this call's.
+
+    Hooks and transports of the application run behind the guard, some of them after the answer has come. What their
+    errors are about is not this request.
     """
-    cause: BaseException | None = error
+    cause = next((each for each in _causes(error) if _is_of(each, HTTP_LIBRARIES)), None)
+    if cause is None or call_of(said_by(cause, "request")) is not call:
+        return Ending.UNANSWERED
+    return _ending_named_by(cause, is_providers=True) or Ending.UNANSWERED
+
+
+def ending_of_error(error: BaseException) -> Ending:
+    """Of a call that a guard is around. A provider's SDK may have tried before, and nobody saw how that ended."""
     # Whether this is about a provider for certain, and whether it is about a request at all.
-    is_providers = is_http = of_attempt
-    for _ in range(CAUSES_MAX):
-        if cause is None:
-            break
+    is_providers = is_http = False
+    for cause in _causes(error):
         if isinstance(cause, AIUsageBlockedError | ConfigurationError):
             return Ending.NOT_SENT
         if _is_of(cause, PROVIDERS) or said_by(cause, "operation_name") in BEDROCK_OPERATIONS:
@@ -76,8 +85,7 @@ def ending_of_error(error: BaseException, *, of_attempt: bool = False) -> Ending
             is_providers, is_http = names_ai_call is True, True
         ending = _ending_named_by(cause, is_providers=is_providers) if is_http else None
         if ending is not None:
-            return ending if of_attempt or not _was_tried_before(cause) else Ending.UNANSWERED
-        cause = _cause_of(cause)
+            return Ending.UNANSWERED if _was_tried_before(cause) else ending
     return Ending.UNANSWERED
 
 
@@ -94,6 +102,16 @@ def _ending_named_by(error: BaseException, *, is_providers: bool) -> Ending | No
 def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
     names = [f"{base.__module__}." for base in type(error).__mro__]
     return any(name.startswith(f"{module}.") for name in names for module in modules)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was caused by, and so on."""
+    cause: BaseException | None = error
+    for _ in range(CAUSES_MAX):
+        if cause is None:
+            return
+        yield cause
+        cause = _cause_of(cause)
 
 
 def _cause_of(error: BaseException) -> BaseException | None:

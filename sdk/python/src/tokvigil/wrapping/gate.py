@@ -28,7 +28,7 @@ from tokvigil.dialects import (
 )
 from tokvigil.endings import Ending, ending_of_status
 from tokvigil.errors import TokVigilError
-from tokvigil.failures import ending_of_error
+from tokvigil.failures import ending_of_attempt
 from tokvigil.models import Decision
 from tokvigil.question import Question
 from tokvigil.steps import Steps
@@ -219,7 +219,7 @@ class Attempt:
 
     def broke(self, error: BaseException) -> None:
         """No answer came."""
-        self._end(ending_of_error(error, of_attempt=True))
+        self._end(ending_of_attempt(error, self.call))
 
     def refused(self, status: int) -> None:
         """The provider answered with an error."""

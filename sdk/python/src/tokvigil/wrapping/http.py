@@ -118,6 +118,8 @@ class _Guarded:
         return options
 
     def _outgoing(self, request: Any, attempt: Attempt) -> Any:
+        # On the caller's request too, which the errors name that the caller gets.
+        request.extensions[CALL] = attempt.call
         if attempt.body == request.content:
             return request
         headers = request.headers.copy()
