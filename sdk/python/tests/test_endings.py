@@ -126,7 +126,8 @@ AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
 @pytest.mark.parametrize(
     ("error", "ending"),
     [
-        (ConfigurationError("no"), Ending.NOT_SENT),
+        (ConfigurationError("no"), Ending.UNANSWERED),
+        (tokvigil.AIUsageBlockedError("MODEL_NOT_ALLOWED: no"), Ending.UNANSWERED),
         (httpx2.ConnectError("no"), Ending.NOT_REACHED),
         (httpx2.ConnectTimeout("no"), Ending.NOT_REACHED),
         (urllib.error.URLError(ConnectionRefusedError()), Ending.NOT_REACHED),
@@ -589,15 +590,52 @@ def test_an_error_after_the_answer_does_not_make_it_free(tv: TokVigil, reports: 
     assert reports() == [HELD]
 
 
-def test_a_block_inside_a_guard_used_nothing(
-    tv: TokVigil, control_plane: Any, wire: Any, reports: Any
+def too_many() -> openai.OpenAI:
+    """A client of a provider that takes no more calls."""
+    http = httpx2.Client(transport=httpx2.MockTransport(lambda request: httpx2.Response(429)))
+    return openai.OpenAI(api_key="sk", http_client=http, max_retries=0)
+
+
+# What goes wrong beside a call in a guard: none of it is about the call.
+BESIDE: dict[str, Callable[[Caller], Any]] = {
+    "another guard is blocked": lambda c: c.tv.guard(user_id="ada", model="gpt-4o"),
+    "a wrapped call is blocked": lambda c: c.openai().chat.completions.create(**CHAT | {"model": "gpt-4o"}),
+    "a call of a guarded HTTP client is blocked": lambda c: (
+        c.tv.http_client(user_id="ada").post(AI_URL, json=CHAT | {"model": "gpt-4o"}).raise_for_status()
+    ),
+    "a wrapped call is refused": lambda c: c.tv.wrap(too_many(), user_id="ada").responses.create(**RESPONSE),
+    "a wrapped call has no user": lambda c: c.tv.wrap(openai.OpenAI(api_key="sk")).responses.create(
+        **RESPONSE
+    ),
+    "a context is wrong": lambda c: c.tv.context(metadata={"number": 1.5}),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize("is_guarded_function", [False, True])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_goes_wrong_beside_a_call_does_not_make_it_free(
+    tv: TokVigil,
+    control_plane: Any,
+    wire: Any,
+    wire_provider: WireProvider,
+    reports: Any,
+    beside: str,
+    is_guarded_function: bool,
 ) -> None:
-    control_plane.script(
-        "/v1/evaluate", wire.Answer(200, wire.decision("r1")), wire.Answer(200, wire.blocked("r2"))
+    control_plane.defaults["/v1/evaluate"] = lambda seen: wire.Answer(
+        200, (wire.blocked if seen.body["model"] == "gpt-4o" else wire.decision)(seen.body["request_id"])
     )
-    with (
-        pytest.raises(tokvigil.AIUsageBlockedError),
-        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini"),
-    ):
-        tv.guard(user_id="ada", feature="chat", model="gpt-4o-mini")
-    assert reports() == [("cancelled", 0)]
+    caller = Caller(tv, AsyncTokVigil(api_key="key", base_url=control_plane.url), wire_provider.url)
+
+    def ask() -> None:
+        caller.post()
+        BESIDE[beside](caller)
+
+    def in_guard() -> None:
+        with tv.guard(user_id="ada", model="gpt-4o-mini"):
+            ask()
+
+    with pytest.raises(Exception):  # noqa: B017 - each has its own
+        tv.guarded(user_id="ada", model="gpt-4o-mini")(ask)() if is_guarded_function else in_guard()
+    assert len(wire_provider.seen) == 1
+    assert sorted(reports()) == [NOTHING] * (beside == "a wrapped call is refused") + [HELD]

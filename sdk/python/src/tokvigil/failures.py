@@ -9,19 +9,22 @@ only these say that the provider was not reached, or that it refused; after any 
 | an HTTP library          | if it names an AI call | unless it names another request      |
 | the operating system     | -                      | if one of the above was caused by it |
 | anything else            | never                  | never                                |
+
+What TokVigil or a guarded client raises inside a guard is about another call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
-from tokvigil.blocked import AIUsageBlockedError
-from tokvigil.decisions import call_of
+from tokvigil.blocked import ERROR
+from tokvigil.decisions import CALL, call_of
 from tokvigil.dialects.paths import use_of
 from tokvigil.endings import Ending, ending_of_status
-from tokvigil.errors import ConfigurationError, said_by
+from tokvigil.errors import TokVigilError, said_by
 
 # By the modules of their errors.
 GOOGLE = "google.genai"
@@ -74,8 +77,8 @@ def ending_of_error(error: BaseException) -> Ending:
     # Whether this is about a provider for certain, and whether it is about a request at all.
     is_providers = is_http = False
     for cause in _causes(error):
-        if isinstance(cause, AIUsageBlockedError | ConfigurationError):
-            return Ending.NOT_SENT
+        if _is_of_guarded_client(cause):
+            break
         if _is_of(cause, PROVIDERS) or said_by(cause, "operation_name") in BEDROCK_OPERATIONS:
             is_providers = is_http = True
         elif _is_of(cause, HTTP_LIBRARIES) and not is_providers:
@@ -104,6 +107,10 @@ def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
     return any(name.startswith(f"{module}.") for name in names for module in modules)
 
 
+def _request_of(error: BaseException) -> Any:
+    return said_by(error, "request") or said_by(said_by(error, "response"), "request")
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error, what it was caused by, and so on."""
     cause: BaseException | None = error
@@ -120,10 +127,18 @@ def _cause_of(error: BaseException) -> BaseException | None:
     return next((cause for cause in kept if isinstance(cause, BaseException)), None)
 
 
+def _is_of_guarded_client(error: BaseException) -> bool:
+    """Also of TokVigil itself. Such a client asks for its calls, and reports them, by itself: this is another call."""
+    for message in (_request_of(error), said_by(error, "response")):
+        extensions = said_by(message, "extensions")
+        if isinstance(extensions, dict) and not extensions.keys().isdisjoint((CALL, ERROR)):
+            return True
+    return isinstance(error, TokVigilError)
+
+
 def _names_ai_call(error: BaseException) -> bool | None:
     """Whether the request that an HTTP library's error is about is an AI call; None: it names none."""
-    request = said_by(error, "request") or said_by(said_by(error, "response"), "request")
-    request = request or said_by(error, "request_info")
+    request = _request_of(error) or said_by(error, "request_info")
     url = said_by(request, "url") or said_by(error, "url")
     if url is None and isinstance(named := said_by(error, "kwargs"), dict):
         url = named.get("endpoint_url")
@@ -155,6 +170,5 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _was_tried_before(error: BaseException) -> bool:
-    request = said_by(error, "request") or said_by(said_by(error, "response"), "request")
-    headers = said_by(request, "headers")
+    headers = said_by(_request_of(error), "headers")
     return headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0"
