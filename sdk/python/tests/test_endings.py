@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -15,9 +16,12 @@ import openai
 import pytest
 import redis
 import requests
+import tenacity
 import tokvigil
+import urllib3
 from google import genai
 from google.genai import types
+from requests.adapters import HTTPAdapter
 from starlette.exceptions import HTTPException
 from tokvigil import AsyncTokVigil, ConfigurationError, TokVigil, Usage
 from tokvigil.decisions import CALL
@@ -119,7 +123,8 @@ def attempt() -> Any:
 
 REQUEST = httpx2.Request("POST", "http://provider")
 AWS = "https://bedrock-runtime.eu-west-1.amazonaws.com"
-BUSY = {"ResponseMetadata": {"HTTPStatusCode": 429}}
+BUSY = {"ResponseMetadata": {"HTTPStatusCode": 429, "RetryAttempts": 0}}
+BUSY_AGAIN = {"ResponseMetadata": {"HTTPStatusCode": 429, "RetryAttempts": 1}}
 AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
 
 
@@ -168,6 +173,10 @@ AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
         (of("aiohttp.client_exceptions", "ClientConnectorError"), Ending.NOT_REACHED),
         (of("botocore.errorfactory", "Throttled", operation_name="Converse", response=BUSY), Ending.REFUSED),
         (
+            of("botocore.errorfactory", "Throttled", operation_name="Converse", response=BUSY_AGAIN),
+            Ending.UNANSWERED,
+        ),
+        (
             of("botocore.errorfactory", "Throttled", operation_name="PutItem", response=BUSY),
             Ending.UNANSWERED,
         ),
@@ -185,7 +194,9 @@ AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
             ),
             Ending.UNANSWERED,
         ),
-        (of("cohere.core.api_error", "ApiError", status_code=429), Ending.REFUSED),
+        (of("cohere.core.api_error", "ApiError", status_code=401), Ending.REFUSED),
+        # Which it tries again by itself.
+        (of("cohere.core.api_error", "ApiError", status_code=429), Ending.UNANSWERED),
         # The application's own.
         (HTTPException(status_code=422), Ending.UNANSWERED),
         (of("rest_framework.exceptions", "NotFound", status_code=404), Ending.UNANSWERED),
@@ -197,6 +208,22 @@ AI_URL, OTHER_URL = "https://host/v1/chat/completions", "https://crm/people"
 )
 def test_an_error_tells_how_a_call_ended(error: BaseException, ending: Ending) -> None:
     assert ending_of_error(error) is ending
+
+
+@pytest.mark.parametrize(
+    ("module", "counter"),
+    [("backoff._sync", "tries"), ("backoff._async", "tries"), ("botocore.endpoint", "attempts")],
+)
+@pytest.mark.parametrize(("attempts", "ending"), [(1, Ending.NOT_REACHED), (2, Ending.UNANSWERED)])
+def test_a_library_that_tries_again_counts_its_attempts(
+    module: str, counter: str, attempts: int, ending: Ending
+) -> None:
+    """One that is not installed here."""
+    scope = {"__name__": module, "error": unreached(AI_URL)}
+    exec(f"def call():\n    {counter} = {attempts}\n    raise error", scope)  # noqa: S102
+    with pytest.raises(httpx2.ConnectError) as caught:
+        scope["call"]()  # type: ignore[operator]
+    assert ending_of_error(caught.value) is ending
 
 
 def test_the_retries_of_an_attempt_are_attempts_of_their_own(attempt: Any) -> None:
@@ -588,6 +615,217 @@ def test_an_error_after_the_answer_does_not_make_it_free(tv: TokVigil, reports: 
     ):
         raise ValueError("the answer is no JSON")
     assert reports() == [HELD]
+
+
+class Bare:
+    """Clients that nobody wraps, in a guard. They try again only if that is said."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.openai = openai.OpenAI(base_url=url + "/v1", api_key="sk", max_retries=0)
+        self.anthropic = anthropic.Anthropic(base_url=url, api_key="sk", max_retries=0)
+        again = types.HttpRetryOptions(
+            attempts=2, initial_delay=0.001, max_delay=0.001, http_status_codes=[504]
+        )
+        self.genai, self.genai_again = (
+            genai.Client(api_key="k", http_options=types.HttpOptions(base_url=url, retry_options=each))
+            for each in (None, again)
+        )
+        self.requests = requests.Session()
+        patience = urllib3.Retry(
+            total=1, allowed_methods=None, status_forcelist=[504], raise_on_status=False, backoff_factor=0
+        )
+        self.requests.mount("http://", HTTPAdapter(max_retries=patience))
+
+    def ask(self) -> None:
+        self.openai.chat.completions.create(**CHAT)
+
+    async def ask_async(self) -> None:
+        async with openai.AsyncOpenAI(base_url=self.url + "/v1", api_key="sk", max_retries=0) as client:
+            await client.chat.completions.create(**CHAT)
+
+    def post(self) -> None:
+        self.requests.post(self.url + "/v1/chat/completions", json=CHAT, headers=KEY).raise_for_status()
+
+
+KEY = {"Authorization": "Bearer sk"}
+TWICE: dict[str, Any] = {"stop": tenacity.stop_after_attempt(2)}
+
+
+def again_in_except(bare: Bare) -> None:
+    try:
+        bare.ask()
+    except openai.APIError:
+        bare.ask()
+
+
+def again_after_a_cause(bare: Bare) -> None:
+    try:
+        bare.ask()
+    except openai.APIError as lost:
+        try:
+            bare.ask()
+        except openai.APIError as refused:
+            raise refused from lost
+
+
+async def again_in_except_async(bare: Bare) -> None:
+    try:
+        await bare.ask_async()
+    except openai.APIError:
+        await bare.ask_async()
+
+
+async def again_beside(bare: Bare) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bare.ask_async())
+    except* openai.APIError:
+        await bare.ask_async()
+
+
+def again_in_a_loop_of_tenacity(bare: Bare) -> None:
+    for attempt in tenacity.Retrying(reraise=True, **TWICE):
+        with attempt:
+            bare.ask()
+
+
+# In what ways a call in a guard is tried again.
+AGAIN: dict[str, Callable[[Bare], Any]] = {
+    "in except": again_in_except,
+    "as a cause": again_after_a_cause,
+    "in except, awaited": lambda b: asyncio.run(again_in_except_async(b)),
+    "in except*": lambda b: asyncio.run(again_beside(b)),
+    "tenacity": lambda b: tenacity.retry(**TWICE)(b.ask)(),
+    "tenacity, the error itself": lambda b: tenacity.retry(reraise=True, **TWICE)(b.ask)(),
+    "tenacity, a loop": again_in_a_loop_of_tenacity,
+    "tenacity, awaited": lambda b: asyncio.run(tenacity.retry(reraise=True, **TWICE)(b.ask_async)()),  # type: ignore[arg-type]
+    "google": lambda b: b.genai_again.models.generate_content(**GEMINI),
+    "google, awaited": lambda b: asyncio.run(b.genai_again.aio.models.generate_content(**GEMINI)),
+    "urllib3": Bare.post,
+}
+
+
+@pytest.mark.parametrize("again", AGAIN)
+def test_a_refusal_at_the_end_does_not_make_the_attempt_before_it_free(
+    tv: TokVigil, wire_provider: WireProvider, reports: Any, again: str
+) -> None:
+    """A gateway did not get the answer of the first."""
+    wire_provider.fail(504)
+    wire_provider.fail(429)
+    with pytest.raises(Exception), tv.guard(user_id="ada", model="gpt-4o-mini"):  # noqa: B017 - each has its own
+        AGAIN[again](Bare(wire_provider.url))
+    assert len(wire_provider.seen) == 2
+    assert reports() == [HELD]
+
+
+@pytest.mark.parametrize(
+    "again", [again_in_except, lambda bare: asyncio.run(again_in_except_async(bare)), Bare.post]
+)
+def test_nor_does_an_attempt_at_the_end_that_reaches_nobody(
+    tv: TokVigil, reports: Any, again: Callable[[Bare], Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        def reads_once() -> None:
+            connection, _ = listening.accept()
+            listening.close()
+            connection.recv(65_536)
+            connection.close()
+
+        reading = threading.Thread(target=reads_once)
+        reading.start()
+        with pytest.raises(Exception), tv.guard(user_id="ada", model="gpt-4o-mini"):  # noqa: B017
+            again(Bare(url))
+        reading.join()
+    assert reports() == [HELD]
+
+
+async def too_late(bare: Bare, wire: WireProvider) -> None:
+    """`asyncio.timeout` ends the first attempt, and the second is refused."""
+    wire.delay_s = 1.0
+    try:
+        async with asyncio.timeout(None) as time:
+            over = asyncio.create_task(reached(wire))
+            over.add_done_callback(lambda _: time.reschedule(0))
+            await bare.ask_async()
+    except TimeoutError:
+        wire.delay_s = 0
+        wire.fail(429)
+        await bare.ask_async()
+
+
+def test_nor_does_a_time_limit_of_the_callers_own(
+    tv: TokVigil, wire_provider: WireProvider, reports: Any
+) -> None:
+    with pytest.raises(openai.RateLimitError), tv.guard(user_id="ada", model="gpt-4o-mini"):
+        asyncio.run(too_late(Bare(wire_provider.url), wire_provider))
+    assert reports() == [HELD]
+
+
+ONCE: dict[str, Callable[[Bare], Any]] = {
+    "openai": Bare.ask,
+    "openai, awaited": lambda b: asyncio.run(b.ask_async()),
+    "anthropic": lambda b: b.anthropic.messages.create(**CLAUDE),
+    "google": lambda b: b.genai.models.generate_content(**GEMINI),
+    "google, awaited": lambda b: asyncio.run(b.genai.aio.models.generate_content(**GEMINI)),
+    "urllib3": Bare.post,
+    "tenacity": lambda b: tenacity.retry(stop=tenacity.stop_after_attempt(1))(b.ask)(),
+}
+
+
+@pytest.mark.parametrize("once", ONCE)
+def test_a_call_that_is_refused_at_its_only_attempt_is_free(
+    tv: TokVigil, wire_provider: WireProvider, reports: Any, once: str
+) -> None:
+    """Also where an error of something else was being handled."""
+    wire_provider.fail(429)
+
+    def ask() -> None:
+        try:
+            {}["a cache"]
+        except KeyError:
+            ONCE[once](Bare(wire_provider.url))
+
+    with pytest.raises(Exception), tv.guard(user_id="ada", model="gpt-4o-mini"):  # noqa: B017 - each has its own
+        ask()
+    assert len(wire_provider.seen) == 1
+    assert reports() == [NOTHING]
+
+
+@pytest.mark.parametrize("once", [name for name in ONCE if name != "urllib3"])
+def test_a_call_that_reaches_nobody_at_its_only_attempt_is_free(
+    tv: TokVigil, unreachable: str, reports: Any, once: str
+) -> None:
+    with pytest.raises(Exception), tv.guard(user_id="ada", model="gpt-4o-mini"):  # noqa: B017 - each has its own
+        ONCE[once](Bare(unreachable))
+    assert reports() == [NOTHING]
+
+
+def test_an_error_of_before_the_guard_says_nothing_of_its_call() -> None:
+    before = error_of(openai, "RateLimitError", 429)
+    assert ending_of_error(before, before) is Ending.UNANSWERED
+    assert ending_of_error(caused(RuntimeError(), before), before) is Ending.UNANSWERED
+
+
+def test_attempts_with_a_guard_each_are_charged_each_for_itself(
+    tv: TokVigil, wire_provider: WireProvider, reports: Any
+) -> None:
+    bare = Bare(wire_provider.url)
+    wire_provider.fail(504)
+    wire_provider.fail(429)
+    ask = tv.guarded(user_id="ada", model="gpt-4o-mini")(bare.ask)
+
+    def twice() -> None:
+        try:
+            ask()
+        except openai.APIError:
+            ask()
+
+    with pytest.raises(openai.RateLimitError):
+        twice()
+    assert reports() == [HELD, NOTHING]
 
 
 def too_many() -> openai.OpenAI:

@@ -15,8 +15,10 @@ What TokVigil or a guarded client raises inside a guard is about another call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,8 +58,14 @@ NOT_REACHED_ERRORS = frozenset(
     }
 )
 CAUSES_MAX = 20
+ERRORS_MAX = 100
 # With each attempt the SDKs of OpenAI and Anthropic say how many came before.
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
+# What tells nobody that it has tried before, and after which statuses it tries, beside those from 500 on.
+TRIES_AGAIN_UNSEEN = ("cohere",)
+TRIED_AGAIN = frozenset({408, 409, 429})
+# The variable in which a library's function counts its attempts.
+ATTEMPTS = {"backoff": "tries", "botocore": "attempts"}
 
 
 def ending_of_attempt(error: BaseException, call: object) -> Ending:
@@ -72,24 +80,51 @@ def ending_of_attempt(error: BaseException, call: object) -> Ending:
     return _ending_named_by(cause, is_providers=True) or Ending.UNANSWERED
 
 
-def ending_of_error(error: BaseException) -> Ending:
-    """Of a call that a guard is around. A provider's SDK may have tried before, and nobody saw how that ended."""
-    # Whether this is about a provider for certain, and whether it is about a request at all.
+def ending_of_error(error: BaseException, before: BaseException | None = None) -> Ending:
+    """Of a call that a guard is around; `before` is what was being handled when the guard began.
+
+    What is refused now may have been answered at an attempt before: that shows in errors that were being handled, and
+    in what libraries keep that try again by themselves.
+    """
+    endings = [_ending_of_failure(causes) for causes in _failures(error, before)]
+    ending = endings[0] if error is not before else None
+    return Ending.UNANSWERED if ending is None or Ending.UNANSWERED in endings else ending
+
+
+def _failures(error: BaseException, before: BaseException | None) -> Iterator[list[BaseException]]:
+    """The error with its causes, and so each one that was being handled when another was raised."""
+    pending, seen = [error], {id(before)}
+    while pending and len(seen) < ERRORS_MAX:
+        causes = [cause for cause in _causes(pending.pop()) if id(cause) not in seen]
+        if causes:
+            yield causes
+        seen.update(map(id, causes))
+        pending.extend(each.__context__ for each in causes if each.__context__ is not None)
+
+
+def _ending_of_failure(causes: list[BaseException]) -> Ending | None:
+    """None: it is not about a provider."""
+    # Whether it is about a provider for certain, and whether it is about a request at all.
     is_providers = is_http = False
-    for cause in _causes(error):
+    for cause in causes:
         if _is_of_guarded_client(cause):
-            break
+            return None
         if _is_of(cause, PROVIDERS) or said_by(cause, "operation_name") in BEDROCK_OPERATIONS:
             is_providers = is_http = True
         elif _is_of(cause, HTTP_LIBRARIES) and not is_providers:
             names_ai_call = _names_ai_call(cause)
             if names_ai_call is False:
-                break
+                return None
             is_providers, is_http = names_ai_call is True, True
         ending = _ending_named_by(cause, is_providers=is_providers) if is_http else None
         if ending is not None:
-            return Ending.UNANSWERED if _was_tried_before(cause) else ending
-    return Ending.UNANSWERED
+            return Ending.UNANSWERED if any(map(_was_tried_before, causes)) else ending
+    return Ending.UNANSWERED if is_http or _may_end_an_attempt(causes[0]) else None
+
+
+def _may_end_an_attempt(error: BaseException) -> bool:
+    """A cancellation, a time limit of the caller's, or one of several tasks that failed."""
+    return not isinstance(error, Exception) or isinstance(error, TimeoutError | BaseExceptionGroup)
 
 
 def _ending_named_by(error: BaseException, *, is_providers: bool) -> Ending | None:
@@ -159,8 +194,7 @@ def _status_of(error: BaseException) -> int | None:
     middle of an answer has no response, or one of success."""
     response = said_by(error, "response")
     if isinstance(response, dict):
-        metadata = response.get("ResponseMetadata")
-        said = [metadata.get("HTTPStatusCode")] if isinstance(metadata, dict) else []
+        said = [_aws_metadata(error).get("HTTPStatusCode")]
     elif response is not None:
         said = [said_by(response, "status_code"), said_by(response, "status")]
     else:
@@ -169,6 +203,37 @@ def _status_of(error: BaseException) -> int | None:
     return next((status for status in said if isinstance(status, int) and 400 <= status < 600), None)
 
 
+def _aws_metadata(error: BaseException) -> Mapping[str, Any]:
+    """Of an answer, as botocore keeps it."""
+    response = said_by(error, "response")
+    metadata = response.get("ResponseMetadata") if isinstance(response, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def _was_tried_before(error: BaseException) -> bool:
+    """Whether what raised it has tried before, as far as that can be seen."""
     headers = said_by(_request_of(error), "headers")
-    return headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0"
+    if headers is not None and headers.get(RETRY_COUNT_HEADER, "0") != "0":
+        return True
+    status = _status_of(error)
+    if _is_of(error, TRIES_AGAIN_UNSEEN) and status is not None:
+        return status in TRIED_AGAIN or status >= 500
+    # Of urllib3, which requests has inside.
+    retries = said_by(said_by(said_by(error, "response"), "raw"), "retries")
+    return bool(
+        _aws_metadata(error).get("RetryAttempts")
+        or said_by(retries, "history")
+        or any(_has_tried_before(frame) for frame, _ in walk_tb(error.__traceback__))
+    )
+
+
+def _has_tried_before(frame: FrameType) -> bool:
+    """Libraries that try again by themselves count that in a variable of a function."""
+    module, variables = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_locals
+    if module == "urllib3":
+        return bool(said_by(variables.get("retries"), "history"))
+    if module == "tenacity":
+        attempts = said_by(variables.get("retry_state"), "attempt_number")
+    else:
+        attempts = variables.get(ATTEMPTS.get(module, ""))
+    return isinstance(attempts, int) and attempts > 1

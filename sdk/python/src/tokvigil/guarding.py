@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Token
@@ -41,6 +42,8 @@ class Guard:
         # An answer came, even if nobody can say what it used.
         self._answered = False
         self._entered: Token[str | None] | None = None
+        # What was being handled when it was entered: attempts before belong to guards before.
+        self._before: BaseException | None = None
 
     def record(self, used: Any, *, status: UsageStatus = "succeeded") -> Usage:
         """Report what the call used: a `Usage`, or the provider's answer. The first record counts.
@@ -65,12 +68,14 @@ class Guard:
 
     def __enter__(self) -> Self:
         self._entered = inside_guard.set(self.request_id)
+        self._before = sys.exception()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._end(error)
         finally:
+            self._before = None
             if self._entered is not None:
                 # A generator that was begun in one context may be ended in another, where nothing was set.
                 with suppress(ValueError):
@@ -80,7 +85,9 @@ class Guard:
         """By what is known, if nothing was recorded."""
         if self._call.reported is not None:
             return
-        ending = Ending.UNANSWERED if self._answered or error is None else ending_of_error(error)
+        ending = Ending.UNANSWERED
+        if not self._answered and error is not None:
+            ending = ending_of_error(error, self._before)
         if ending is Ending.UNANSWERED:
             logger.warning(
                 "request %s: no usage was recorded%s, so it is charged what it holds; say call.not_sent() if the"
