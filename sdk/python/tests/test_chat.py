@@ -104,6 +104,12 @@ def test_one_chat_is_one_decision_one_provider_call_one_report(
     assert sent.body["temperature"] == 0
 
 
+def test_a_password_in_the_address_of_the_provider_is_sent(chat: Any, provider: Any) -> None:
+    chat(provider_base_url=provider.url.replace("//", "//user:pw@") + "/v1")
+
+    assert provider.seen[0].headers["Authorization"] == "Basic dXNlcjpwdw=="
+
+
 def test_keys_prompts_and_answers_stay_where_they_belong(
     chat: Any, control_plane: Any, provider: Any
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +154,67 @@ def test_it_has_the_options_of_the_librarys_own_client(tv: TokVigil, wire_provid
         assert http.timeout == httpx2.Timeout(7.0)
     assert seen == ["/v1/chat/completions"]
     assert wire_provider.seen[0].headers["x-mine"] == "1"
+
+
+PASSWORDS: list[Any] = [
+    {},
+    {"auth": ("other", "pw")},
+    {"auth": None},
+    {"auth": lambda request: (request.headers.update({"Authorization": "Bearer other"}), request)[1]},
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
+@pytest.mark.parametrize("own", [None, ("ada", "secret")])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_password_for_one_request_is_the_one_that_is_sent(
+    tv: TokVigil, provider: Any, wire: Any, library: Any, own: Any, path: str
+) -> None:
+    """As without a guard: in place of the client's own, of the one in the address, or none at all."""
+    provider.defaults["/v1/models"] = lambda _: wire.Answer(200, {})
+    addresses = [provider.url, provider.url.replace("//", "//user:pw@")]
+
+    def ask(http: Any) -> list[Any]:
+        for url in addresses:
+            for said in PASSWORDS:
+                http.post(url + path, json=CHAT, **said).raise_for_status()
+        return sent()
+
+    async def ask_async(http: Any) -> list[Any]:
+        for url in addresses:
+            for said in PASSWORDS:
+                (await http.post(url + path, json=CHAT, **said)).raise_for_status()
+        return sent()
+
+    def sent() -> list[Any]:
+        passwords = [seen.headers.get("Authorization") for seen in provider.seen]
+        provider.seen.clear()
+        return passwords
+
+    bare = ask(LIBRARIES[library].Client(auth=own))
+    assert len(set(bare)) == (4 if own is None else 5)
+    assert ask(tv.http_client(auth=own, user_id="ada", library=library)) == bare
+    asynchronous = tv.async_http_client(auth=own, user_id="ada", library=library)
+    assert asyncio.run(ask_async(asynchronous)) == bare
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_clients_own_signature_is_over_the_body_that_is_sent(
+    tv: TokVigil, provider: Any, library: Any
+) -> None:
+    class Signed(LIBRARIES[library].Auth):  # type: ignore[name-defined, misc]
+        requires_request_body = True
+
+        def auth_flow(self, request: Any) -> Any:
+            request.headers["x-signature"] = hashlib.sha256(request.content).hexdigest()
+            yield request
+
+    tv.http_client(auth=Signed(), user_id="ada", library=library).post(
+        provider.url + "/v1/chat/completions", json=CHAT
+    )
+    (seen,) = provider.seen
+    assert seen.body["max_tokens"] == 100
+    assert seen.headers["x-signature"] == hashlib.sha256(seen.raw).hexdigest()
 
 
 def test_both_clients_make_both_kinds(control_plane: Any, wire_provider: WireProvider, books: Books) -> None:

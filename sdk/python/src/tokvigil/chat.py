@@ -22,6 +22,7 @@ from tokvigil.json_values import parse_object
 from tokvigil.models import Decision, Usage
 from tokvigil.retries import parse_retry_after
 from tokvigil.version import __version__
+from tokvigil.wrapping.http import OWN_AUTH
 from tokvigil.wrapping.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -281,7 +282,9 @@ class AsyncChatStream(_Stream):
 
 
 def _http(client: httpx2.Client | httpx2.AsyncClient, request: ChatRequest) -> httpx2.Request:
-    return client.build_request("POST", request.url, headers=request.headers, content=request.body)
+    return client.build_request(
+        "POST", request.url, headers=request.headers, content=request.body, extensions={OWN_AUTH: True}
+    )
 
 
 @contextmanager

@@ -24,9 +24,10 @@ from tokvigil.wrapping.gate import Attempt, Gate, HttpRequest, refusal
 
 LIBRARIES = ("httpx2", "httpx")
 REFUSAL_STATUS = 403
-# What a request's `extensions` hold: where a chain of redirects began, None once it has left that host; and what
-# signs it.
+# What a request's `extensions` hold: where a chain of redirects began, None once it has left that host; whether it has
+# the password of its client, because it was sent with no other; and what signs it.
 ORIGIN = "tokvigil_origin"
+OWN_AUTH = "tokvigil_own_auth"
 SIGN = "tokvigil_sign"
 
 Run = Callable[[Steps[Any]], Any]
@@ -47,6 +48,7 @@ def guarded_client(inner: Any, transport: Any) -> Any:
         follow_redirects=inner.follow_redirects,
         max_redirects=inner.max_redirects,
         default_encoding=inner._default_encoding,
+        auth=_own_auth(library),
     )
 
 
@@ -107,13 +109,15 @@ class _Guarded:
     def _sending(self, request: Any) -> dict[str, Any]:
         """How the inner client sends a request: as its own, but for redirects.
 
-        It would add its own password to each, and one that was redirected to another host must go without.
+        It adds its own password where the guarded client has added no other, and none to a request that was redirected
+        to another host.
         """
         origin = (request.url.scheme, request.url.host, request.url.port)
         options = {"stream": True, "follow_redirects": False}
         # What the client makes to follow a redirect has the extensions of the request before it.
         if request.extensions.setdefault(ORIGIN, origin) != origin:
             request.extensions[ORIGIN] = None
+        if request.extensions[ORIGIN] is None or OWN_AUTH not in request.extensions:
             options["auth"] = self._library.Auth()
         return options
 
@@ -163,6 +167,17 @@ class _Guarded:
             content=json.dumps(refusal(error, _read(request))).encode(),
             extensions={ERROR: error},
         )
+
+
+@cache
+def _own_auth(library: ModuleType) -> Any:
+    """Stands for the password of the inner client, which adds it itself: it may sign what is sent, with its cap."""
+
+    def auth_flow(_: Any, request: Any) -> Iterator[Any]:
+        request.extensions[OWN_AUTH] = True
+        yield request
+
+    return type("OwnAuth", (library.Auth,), {"auth_flow": auth_flow})()
 
 
 class GuardedTransport(_Guarded):
