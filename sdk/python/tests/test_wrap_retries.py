@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -208,3 +209,111 @@ def test_an_answer_cut_and_asked_for_again_is_charged_twice(
     first, second = books.settled()
     assert (first.status, second.status) == ("partial", "succeeded")
     assert first.usage.output_tokens == 100
+
+
+class Again:
+    """A transport that sends what broke, or was not answered by a gateway, once more; `before` runs in between."""
+
+    before: Callable[[], Any] = staticmethod(lambda: None)
+
+    def is_done(self, response: Any) -> bool:
+        return bool(response.status_code != 504)
+
+
+class AgainTransport(Again, httpx2.HTTPTransport):
+    def handle_request(self, request: Any) -> Any:
+        try:
+            response = super().handle_request(request)
+            if self.is_done(response):
+                return response
+            response.read()
+        except httpx2.TransportError:
+            self.before()
+        return super().handle_request(request)
+
+
+class AgainAsyncTransport(Again, httpx2.AsyncHTTPTransport):
+    async def handle_async_request(self, request: Any) -> Any:
+        try:
+            response = await super().handle_async_request(request)
+            if self.is_done(response):
+                return response
+            await response.aread()
+        except httpx2.TransportError:
+            self.before()
+        return await super().handle_async_request(request)
+
+
+class AgainClient(openai.DefaultHttpxClient):
+    """It sends again by itself."""
+
+    def send(self, request: Any, **options: Any) -> Any:
+        response = super().send(request, **options)
+        if response.status_code != 504:
+            return response
+        response.close()
+        return super().send(request, **options)
+
+
+AGAIN: dict[str, Callable[[Any, str], Any]] = {
+    "transport": lambda tv, url: tv.http_client(transport=AgainTransport(), user_id="u").post(url, json=CHAT),
+    "mounted transport": lambda tv, url: tv.http_client(
+        mounts={"http://": AgainTransport()}, user_id="u"
+    ).post(url, json=CHAT),
+    "async transport": lambda tv, url: asyncio.run(
+        awaited(tv.async_http_client(transport=AgainAsyncTransport(), user_id="u").post(url, json=CHAT))
+    ),
+    "client": lambda tv, url: tv.wrap(
+        openai.OpenAI(
+            base_url=url.removesuffix("/chat/completions"),
+            api_key="sk",
+            http_client=AgainClient(),
+            max_retries=0,
+        ),
+        user_id="u",
+    ).chat.completions.with_raw_response.create(**CHAT),
+}
+
+
+async def awaited(call: Any) -> Any:
+    return await call
+
+
+@pytest.fixture
+def chat_url(wire_provider: WireProvider) -> str:
+    return wire_provider.url + "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "charged"),
+    [((504, 429), ("partial", 100)), ((429,), ("failed", 0)), ((504,), ("partial", 100))],
+)
+@pytest.mark.parametrize("again", AGAIN)
+def test_an_attempt_that_others_send_twice_is_free_only_if_it_was_sent_once_and_refused(
+    tv: TokVigil,
+    chat_url: str,
+    wire_provider: WireProvider,
+    books: Books,
+    again: str,
+    statuses: Any,
+    charged: Any,
+) -> None:
+    for status in statuses:
+        wire_provider.fail(status)
+    if 504 in statuses[-1:]:
+        wire_provider.fail(504)
+    with suppress(openai.APIStatusError):
+        AGAIN[again](tv, chat_url)
+    assert (books.only().status, books.only().usage.output_tokens) == charged
+
+
+def test_nor_is_it_free_if_nobody_is_there_the_second_time(
+    tv: TokVigil, chat_url: str, wire_provider: WireProvider, books: Books
+) -> None:
+    transport = AgainTransport()
+    transport.before = wire_provider.close  # type: ignore[method-assign]
+    wire_provider.hang_up()
+    with pytest.raises(httpx2.ConnectError):
+        tv.http_client(transport=transport, user_id="u").post(chat_url, json=CHAT)
+    assert len(wire_provider.seen) == 1
+    assert (books.only().status, books.only().usage.output_tokens) == ("partial", 100)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tokvigil import containing, decisions
 from tokvigil.attribution import Attribution, current, inside_guard
@@ -58,6 +58,10 @@ class HttpRequest(NamedTuple):
     host: str
     headers: Mapping[str, str]
     body: bytes
+
+
+class SentBody(Protocol):
+    times: int
 
 
 class Gate:
@@ -156,6 +160,8 @@ class Attempt:
     def __init__(self, call: Call, asked: ProviderCall, request: HttpRequest, refused: Refused) -> None:
         self.call = call
         self.body = request.body
+        # Its body on its way, if code of others sends it, perhaps more than once.
+        self.sent_by_others: SentBody | None = None
         self._asked = asked
         self._host = request.host
         self._refused = refused
@@ -219,11 +225,16 @@ class Attempt:
 
     def broke(self, error: BaseException) -> None:
         """No answer came."""
-        self._end(ending_of_attempt(error, self.call))
+        self._end(self._certain(ending_of_attempt(error, self.call)))
 
     def refused(self, status: int) -> None:
         """The provider answered with an error."""
-        self._end(ending_of_status(status))
+        self._end(self._certain(ending_of_status(status)))
+
+    def _certain(self, ending: Ending) -> Ending:
+        """Others may have sent it before, and been answered. That it was sent once, and refused, is certain."""
+        sent = self.sent_by_others
+        return ending if sent is None or (ending is Ending.REFUSED and sent.times == 1) else Ending.UNANSWERED
 
     def answered(self) -> None:
         """A successful answer begins."""

@@ -94,6 +94,39 @@ def _kind_or_none(client: Any) -> tuple[ModuleType, str] | None:
     return None
 
 
+def _others_send(client: Any) -> bool:
+    """Whether a transport that is not the library's, or a `send` of a class of one's own, sends the client's requests:
+    it may send one more than once. aiohttp's transport does not."""
+    library, kind = _kind(client)
+    transports = (client._transport, *client._mounts.values())
+    modules = [type(each).__module__.split(".") for each in transports if each is not None]
+    return type(client).send is not getattr(library, kind).send or not all(
+        module[0] in LIBRARIES or "httpx_aiohttp" in module for module in modules
+    )
+
+
+class _CountedBody:
+    """The body of a request, which knows how often it was sent."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.times = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.times += 1
+        yield self._body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.times += 1
+        yield self._body
+
+
+@cache
+def _counted_type(library: ModuleType) -> Any:
+    """As the library knows bodies: it looks at the class."""
+    return type("CountedBody", (_CountedBody, library.ByteStream), {})
+
+
 class _Guarded:
     """What sync and async have in common."""
 
@@ -105,6 +138,7 @@ class _Guarded:
         self._run = run
         self._library = library
         self._raised_as = raised_as
+        self._others_send = _others_send(inner)
 
     def _sending(self, request: Any) -> dict[str, Any]:
         """How the inner client sends a request: as its own, but for redirects.
@@ -124,14 +158,17 @@ class _Guarded:
     def _outgoing(self, request: Any, attempt: Attempt) -> Any:
         # On the caller's request too, which the errors name that the caller gets.
         request.extensions[CALL] = attempt.call
-        if attempt.body == request.content:
+        if attempt.body == request.content and not self._others_send:
             return request
         headers = request.headers.copy()
         headers.pop("content-length", None)
         headers.pop("transfer-encoding", None)
-        return self._library.Request(
+        outgoing = self._library.Request(
             request.method, request.url, headers=headers, content=attempt.body, extensions=request.extensions
         )
+        if self._others_send:
+            outgoing.stream = attempt.sent_by_others = _counted_type(self._library)(attempt.body)
+        return outgoing
 
     def _signs(self, request: Any, options: Mapping[str, Any]) -> Any:
         """What signs a request before it is sent, over the body that is sent; None if nothing does, or may.
