@@ -207,7 +207,7 @@ class AnswerReader:
         return self._tally.model
 
     def feed(self, data: bytes) -> bytes:
-        """Takes the next decoded bytes; returns what the caller is to see now. Where one may be left out, whole events."""
+        """Takes the next decoded bytes; returns what the caller is to see now, in whole events where one may go."""
         if self._is_broken:
             return data
         self._unpassed += data
