@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI
 from tokvigil import TokVigil, decisions
 
 from sdk.python.tests.wire_provider import WireProvider
-from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, RESPONSE, Books
+from sdk.python.tests.wrapped import CHAT, CLAUDE, GEMINI, MESSAGES, RESPONSE, Books
 
 
 @pytest.fixture
@@ -57,6 +57,83 @@ def test_an_error_tells_it_too(client: openai.OpenAI, wire_provider: WireProvide
     wire_provider.fail(500)
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**CHAT)
+    check(caught.value, books)
+
+
+def lost(wire_provider: WireProvider) -> None:
+    wire_provider.hang_up()
+
+
+def late(wire_provider: WireProvider) -> None:
+    wire_provider.delay_s = 1.0
+
+
+def cut(wire_provider: WireProvider) -> None:
+    wire_provider.cut_answer()
+
+
+def google(tv: TokVigil, url: str) -> Any:
+    # It closes its connections when it is collected.
+    client = tv.wrap(genai.Client(api_key="k", http_options={"base_url": url, "timeout": 300}), user_id="ada")
+    return client.models.generate_content(**GEMINI)
+
+
+CALLERS: dict[str, Callable[[TokVigil, str], Any]] = {
+    "openai": lambda tv, url: tv.wrap(
+        openai.OpenAI(base_url=url + "/v1", api_key="sk", max_retries=0, timeout=0.3), user_id="ada"
+    ).chat.completions.create(**CHAT),
+    "anthropic": lambda tv, url: tv.wrap(
+        anthropic.Anthropic(base_url=url, api_key="sk", max_retries=0, timeout=0.3), user_id="ada"
+    ).messages.create(**CLAUDE),
+    "google": google,
+    "chat": lambda tv, url: tv.chat(
+        model="gpt-4o-mini",
+        messages=MESSAGES,
+        user_id="ada",
+        provider_base_url=url + "/v1",
+        provider_api_key="sk",
+    ),
+}
+
+
+# `chat` has no time-out that a caller could set.
+@pytest.mark.parametrize(
+    ("caller", "trouble"),
+    [
+        (caller, trouble)
+        for caller in CALLERS
+        for trouble in (lost, cut, late)
+        if (caller, trouble) != ("chat", late)
+    ],
+)
+def test_so_does_an_error_without_an_answer(
+    tv: TokVigil, wire_provider: WireProvider, books: Books, caller: str, trouble: Any
+) -> None:
+    trouble(wire_provider)
+    with pytest.raises(Exception) as caught:
+        CALLERS[caller](tv, wire_provider.url)
+    check(caught.value, books)
+
+
+def test_so_does_the_error_of_a_call_that_reached_nobody(
+    tv: TokVigil, unreachable: str, books: Books
+) -> None:
+    for caller in CALLERS.values():
+        with pytest.raises(Exception) as caught:
+            caller(tv, unreachable)
+        check(caught.value, books)
+
+
+def test_so_does_the_error_of_an_awaited_call(
+    tv: TokVigil, wire_provider: WireProvider, books: Books
+) -> None:
+    async def call() -> None:
+        bare = openai.AsyncOpenAI(base_url=wire_provider.url + "/v1", api_key="sk", max_retries=0)
+        await tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT)
+
+    lost(wire_provider)
+    with pytest.raises(openai.APIConnectionError) as caught:
+        asyncio.run(call())
     check(caught.value, books)
 
 

@@ -13,7 +13,7 @@ from tokvigil.models import Decision
 ANSWERS_MAX = 10_000
 # Under this name the `extensions` of an HTTP request and of its response hold the call that they are of.
 CALL = "tokvigil_call"
-_RESPONSES = ("response", "http_response", "_response", "raw_response")
+_MESSAGES = ("response", "http_response", "_response", "raw_response", "request")
 _IDS = ("id", "response_id", "responseId")
 CAUSES_MAX = 20
 
@@ -46,8 +46,8 @@ def decision_of(answer: Any) -> Decision | None:
         own = _said(source, "decision")
         if isinstance(own, Decision):
             return own
-        for response in (source, *(_said(source, name) for name in _RESPONSES)):
-            call = call_of(response)
+        for message in (source, *(_said(source, name) for name in _MESSAGES)):
+            call = call_of(message)
             if call is not None and call.decision is not None:
                 return call.decision  # type: ignore[no-any-return]
         for holder in (source, _said(source, "response_metadata")):
