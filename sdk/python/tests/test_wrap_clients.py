@@ -230,6 +230,28 @@ def test_wrapping_twice_asks_once(tv: TokVigil, bare: openai.OpenAI, books: Book
     assert books.only().user_id == "bob"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_http_client_that_builds_its_requests_in_its_own_way_still_does(
+    tv: TokVigil, url: str, wire_provider: WireProvider, books: Books, is_async: bool
+) -> None:
+    class Tenant:
+        def build_request(self, *args: Any, **options: Any) -> Any:
+            request = super().build_request(*args, **options)  # type: ignore[misc]
+            request.headers["x-tenant"] = "t1"
+            return request
+
+    own = type("Own", (Tenant, http.AsyncClient if is_async else http.Client), {})()
+    kind = openai.AsyncOpenAI if is_async else openai.OpenAI
+    wrapped = tv.wrap(kind(base_url=url, api_key="sk", http_client=own), user_id="user_123")
+
+    async def call() -> None:
+        await wrapped.chat.completions.create(**CHAT)
+
+    asyncio.run(call()) if is_async else wrapped.chat.completions.create(**CHAT)
+    assert wire_provider.seen[0].headers["x-tenant"] == "t1"
+    assert books.only().status == "succeeded"
+
+
 def test_redirects_are_followed_as_before(
     tv: TokVigil, wire_provider: WireProvider, provider: Any, wire: Any, books: Books
 ) -> None:

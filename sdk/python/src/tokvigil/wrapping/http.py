@@ -38,7 +38,7 @@ RunAsync = Callable[[Steps[Any]], Awaitable[Any]]
 def guarded_client(inner: Any, transport: Any) -> Any:
     """A client of the same library and kind as `inner` that sends through the guarded transport over it."""
     library, kind = _kind(inner)
-    return getattr(library, kind)(
+    client = getattr(library, kind)(
         transport=transport,
         base_url=inner.base_url,
         headers=inner.headers,
@@ -50,6 +50,9 @@ def guarded_client(inner: Any, transport: Any) -> Any:
         default_encoding=inner._default_encoding,
         auth=_own_auth(library),
     )
+    if type(inner).build_request is not type(client).build_request:
+        client.build_request = inner.build_request
+    return client
 
 
 def guarded_transport(
