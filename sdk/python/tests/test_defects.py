@@ -184,3 +184,33 @@ def test_what_a_signal_handler_raises_in_the_middle_of_it_is_no_defect(
     assert {event.status for event in settled} <= {"cancelled"}
     assert {asked["request_id"] for asked in books.asked} <= {event.request_id for event in settled}
     assert tv._reporter.journal._open == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "charged"),
+    [
+        ("tokvigil.telemetry.CallSpan.decided", ("cancelled", 0)),
+        ("tokvigil.wrapping.gate.Attempt.answered", ("partial", 100)),
+    ],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_interruption_between_two_steps_leaves_nothing_held(
+    tv: TokVigil,
+    bare: openai.OpenAI,
+    books: Books,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    charged: tuple[str, int],
+    is_async: bool,
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise Interruption
+
+    async def call() -> None:
+        async with openai.AsyncOpenAI(base_url=bare.base_url, api_key="sk", max_retries=0) as client:
+            await tv.wrap(client, user_id="ada").chat.completions.create(**CHAT)
+
+    monkeypatch.setattr(where, interrupt)
+    with pytest.raises(Interruption):
+        asyncio.run(call()) if is_async else tv.wrap(bare, user_id="ada").chat.completions.create(**CHAT)
+    assert (books.only().status, books.only().usage.output_tokens) == charged

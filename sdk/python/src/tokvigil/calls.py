@@ -166,20 +166,25 @@ class Calls:
             with containing.defects("a call cannot be written down"):
                 self._reporter.journal.asks(call.at_most())
             decision = yield from self._evaluation.evaluate(question)
-            call.span.decided(decision)
-            if not decision.allowed:
-                raise AIUsageBlockedError(decision)
         except BaseException as error:
             # The evaluation has given back what may be held for it.
-            self._reporter.journal.forget(question.request_id)
-            call.span.end(getattr(error, "reason_code", type(error).__name__))
+            self._forget(call, type(error).__name__)
             raise
         try:
-            self._begin(call, decision)
+            call.span.decided(decision)
+            if decision.allowed:
+                self._begin(call, decision)
+                return call
+            self._forget(call, decision.reason_code)
         except BaseException:
+            # Interrupted: something may be held.
             call.end(Ending.NOT_SENT)
             raise
-        return call
+        raise AIUsageBlockedError(decision)
+
+    def _forget(self, call: Call, error_type: str) -> None:
+        self._reporter.journal.forget(call.request_id)
+        call.span.end(error_type)
 
     def _begin(self, call: Call, decision: Decision) -> None:
         asked_at_most = call.hold

@@ -237,10 +237,10 @@ class GuardedTransport(_Guarded):
             response = self._send(self._outgoing(request, attempt), self._sending(request))
             while attempt.may_take_back(response.status_code) and attempt.takes_back(response.read()):
                 response = self._send(self._outgoing(request, attempt), self._sending(request))
+            return self._answer(response, attempt, _stream_type(self._library.SyncByteStream, _Stream))
         except BaseException as error:
             attempt.broke(error)
             raise
-        return self._answer(response, attempt, _stream_type(self._library.SyncByteStream, _Stream))
 
     def _send(self, request: Any, options: Mapping[str, Any]) -> Any:
         if sign := self._signs(request, options):
@@ -274,10 +274,10 @@ class GuardedAsyncTransport(_Guarded):
             response = await self._send(self._outgoing(request, attempt), self._sending(request))
             while attempt.may_take_back(response.status_code) and attempt.takes_back(await response.aread()):
                 response = await self._send(self._outgoing(request, attempt), self._sending(request))
+            return self._answer(response, attempt, _stream_type(self._library.AsyncByteStream, _AsyncStream))
         except BaseException as error:
             attempt.broke(error)
             raise
-        return self._answer(response, attempt, _stream_type(self._library.AsyncByteStream, _AsyncStream))
 
     async def _send(self, request: Any, options: Mapping[str, Any]) -> Any:
         if sign := self._signs(request, options):
