@@ -1,7 +1,7 @@
 """Who may sign in to the admin: Django's users and groups, and the audit entries that their changes leave.
 
 They belong to no tenant, so their entries are in the chain of the installation. Changes go through here, the admin
-(admin_accounts.py) and the commands createsuperuser and changepassword; each leaves exactly one entry.
+(admin/accounts.py) and the commands createsuperuser and changepassword; each leaves exactly one entry.
 """
 
 from __future__ import annotations

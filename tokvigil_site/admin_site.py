@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 
 from audit import log as audit_log
 from tenants import accounts
-from tenants.admin_access import actor_of
+from tenants.console.access import actor_of
 
 
 class TokvigilAdminSite(admin.AdminSite):

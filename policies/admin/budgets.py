@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 
 from policies.models import MonthlyBudget
-from tenants import admin_display
-from tenants.admin_access import ReadOnlyAdmin
+from tenants.console import display
+from tenants.console.rows import ReadOnlyAdmin
 
 
 @admin.register(MonthlyBudget)
@@ -42,11 +42,11 @@ class MonthlyBudgetAdmin(ReadOnlyAdmin):
 
     @admin.display(description="budget, USD", ordering="budget_usd")
     def budget(self, budget: MonthlyBudget) -> str:
-        return str(admin_display.plain(budget.budget_usd))
+        return str(display.plain(budget.budget_usd))
 
     @admin.display(description="spent, USD", ordering="spent_usd")
     def spent(self, budget: MonthlyBudget) -> str:
-        return str(admin_display.plain(budget.spent_usd))
+        return str(display.plain(budget.spent_usd))
 
     @admin.display(description="exceeded", boolean=True)
     def over(self, budget: MonthlyBudget) -> bool:

@@ -6,8 +6,9 @@ from django.contrib import admin
 from django.utils.safestring import SafeString
 
 from policies.models import BlockedDecision
-from tenants import admin_display
-from tenants.admin_access import BoundedPaginator, OneEnvironmentFilter, ReadOnlyAdmin
+from tenants.console import display
+from tenants.console.environments import OneEnvironmentFilter
+from tenants.console.rows import BoundedPaginator, ReadOnlyAdmin
 from usage.ledger.reading import recorded
 from usage.money import format_usd_if_known
 
@@ -34,14 +35,14 @@ class BlockedDecisionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="when", ordering="id")
     def when(self, decision: BlockedDecision) -> str:
-        return admin_display.moment(decision.decided_at)
+        return display.moment(decision.decided_at)
 
     @admin.display(description="policy")
     def policy(self, decision: BlockedDecision) -> SafeString | None:
         if decision.policy_id is None:
             return None
         name = f"{decision.policy_name}, version {decision.policy_version}"
-        return admin_display.link_to("policies.policy", decision.policy_id, name)
+        return display.link_to("policies.policy", decision.policy_id, name)
 
     @admin.display(description="passed later", boolean=True)
     def passed_later(self, decision: BlockedDecision) -> bool:
@@ -58,7 +59,7 @@ class BlockedDecisionAdmin(ReadOnlyAdmin):
             return None
         names = ("policy", "metric", "window", "per", "limit", "used", "held", "remaining", "resets_at")
         rows = [[_cell(limit.get(name)) for name in names] for limit in decision.limit_state]
-        return admin_display.table([name.replace("_", " ") for name in names], rows)
+        return display.table([name.replace("_", " ") for name in names], rows)
 
 
 def _cell(value: object) -> object:

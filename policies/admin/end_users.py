@@ -12,12 +12,9 @@ from django.http import HttpRequest
 
 from policies import end_users
 from policies.models import EndUser, Plan
-from tenants.admin_access import (
-    BoundedPaginator,
-    OneEnvironmentFilter,
-    TenantRowsAdmin,
-    actor_of,
-)
+from tenants.console.access import actor_of
+from tenants.console.environments import OneEnvironmentFilter
+from tenants.console.rows import BoundedPaginator, TenantRowsAdmin
 
 
 class PlanChoice(forms.ModelChoiceField):  # type: ignore[type-arg]

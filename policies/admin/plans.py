@@ -12,12 +12,10 @@ from django.http import HttpRequest
 from policies import documents, publishing
 from policies.file_errors import PolicyFileError
 from policies.models import Plan
-from tenants.admin_access import (
-    EnvironmentFilter,
-    TenantRowsAdmin,
-    actor_of,
-)
-from tenants.admin_forms import RowForm
+from tenants.console.access import actor_of
+from tenants.console.environments import EnvironmentFilter
+from tenants.console.forms import RowForm
+from tenants.console.rows import TenantRowsAdmin
 from tenants.models import Environment
 
 

@@ -14,12 +14,9 @@ from policies import documents, publishing, rules
 from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
 from policies.file_errors import PolicyFileError
 from policies.models import Limit, Policy
-from tenants.admin_access import (
-    EnvironmentFilter,
-    InlineOfTenantRows,
-    TenantRowsAdmin,
-    actor_of,
-)
+from tenants.console.access import actor_of
+from tenants.console.environments import EnvironmentFilter
+from tenants.console.rows import InlineOfTenantRows, TenantRowsAdmin
 from tenants.models import Environment
 
 

@@ -16,8 +16,8 @@ from django.core.exceptions import ValidationError
 from policies import documents, publishing
 from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Policy
-from tenants import admin_display
-from tenants.admin_forms import LinesField
+from tenants.console import display
+from tenants.console.forms import LinesField
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage.metrics import Metric
@@ -76,7 +76,7 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["opened_version"] = self.instance.version
-        self.initial["per_request_cost_usd"] = admin_display.plain(self.initial.get("per_request_cost_usd"))
+        self.initial["per_request_cost_usd"] = display.plain(self.initial.get("per_request_cost_usd"))
         for name in ("scope_user", "scope_feature"):
             # Any text can be the name of a user, blanks included.
             if isinstance(field := self.fields.get(name), forms.CharField):
@@ -138,7 +138,7 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial["amount"] = admin_display.plain(self.initial.get("amount"))
+        self.initial["amount"] = display.plain(self.initial.get("amount"))
 
     def _get_validation_exclusions(self) -> set[str]:
         """All of them: the formset checks the same rules, with clearer messages."""

@@ -6,10 +6,8 @@ from django.contrib import admin
 
 from policies import documents, policy_file, rules
 from policies.models import PolicyVersion
-from tenants import admin_display
-from tenants.admin_access import (
-    ReadOnlyAdmin,
-)
+from tenants.console import display
+from tenants.console.rows import ReadOnlyAdmin
 
 
 @admin.register(PolicyVersion)
@@ -35,13 +33,13 @@ class PolicyVersionAdmin(ReadOnlyAdmin):
     def text(self, version: PolicyVersion) -> str:
         rule = _rule(version)
         lines = ["(archived)"] if rule is None else [line[1:] for line in policy_file.diff(None, rule)[1:]]
-        return admin_display.block_of_lines("\n".join(lines))
+        return display.block_of_lines("\n".join(lines))
 
     @admin.display(description="change")
     def change(self, version: PolicyVersion) -> str:
         before = PolicyVersion.objects.filter(policy=version.policy_id, version=version.version - 1).first()
         lines = policy_file.diff(None if before is None else _rule(before), _rule(version))
-        return admin_display.block_of_lines("\n".join(lines))
+        return display.block_of_lines("\n".join(lines))
 
 
 def _rule(version: PolicyVersion) -> rules.PolicyRule | None:

@@ -13,7 +13,7 @@ from django.urls import reverse
 from audit.log import log
 from audit.models import Entry
 from tenants import keys
-from tenants.admin_access import TenantRowsAdmin
+from tenants.console.rows import TenantRowsAdmin
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE, PRESETS, USAGE_READ
 

@@ -15,7 +15,7 @@ from django.urls import reverse
 from audit.log import log
 from audit.models import Entry
 from policies.models import EndUser
-from tenants.admin_access import OfferedLookups
+from tenants.console.rows import OfferedLookups
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.admin_site import TokvigilAdminSite

@@ -13,7 +13,7 @@ from audit.models import Entry
 from policies.models import BlockedDecision
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
-from usage.models import ModelPrice, TrackedPair, UsageEvent
+from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import UNDATED
 
 pytestmark = pytest.mark.django_db
@@ -105,11 +105,9 @@ def form(**fields: Any) -> dict[str, Any]:
 def test_the_ledger_and_the_decisions_are_to_look_at(
     environment: Environment, superuser: Client, member: Client
 ) -> None:
-    pair = TrackedPair.objects.create(environment=environment, per="user", window="day")
     rows = [
         ("usageevent", event(environment, "r1")),
         ("blockeddecision", decision(environment, "r2")),
-        ("trackedpair", pair),
     ]
     for client in (superuser, member):
         for model, row in rows:

@@ -303,8 +303,8 @@ def test_each_page_of_rows_is_guarded() -> None:
     from django.contrib import admin
 
     from policies.admin.policy_forms import PolicyForm
-    from tenants.admin_access import ReadOnlyAdmin, RowsAdmin
-    from tenants.admin_forms import RowForm
+    from tenants.console.forms import RowForm
+    from tenants.console.rows import ReadOnlyAdmin, RowsAdmin
 
     ours = [each for each in admin.site._registry.values() if not isinstance(each, ReadOnlyAdmin)]
     assert {Tenant, User} <= {each.model for each in ours}

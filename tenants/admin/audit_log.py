@@ -1,14 +1,21 @@
+"""The audit log, read only. Members see the entries of their tenants."""
+
+from __future__ import annotations
+
 import json
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from audit.log import action_label
 from audit.models import ChainHead, Entry, chain_name
+from tenants.console.access import is_superuser
+from tenants.console.rows import ReadOnlyAdmin
+from tenants.models import Tenant
 
 FILTER_CHOICES_MAX = 100
 
@@ -28,13 +35,19 @@ class ActionFilter(admin.SimpleListFilter):
 
 
 class ChainFilter(admin.SimpleListFilter):
+    """Names all tenants: for superusers. Deleted tenants are named by their id."""
+
     title = "tenant"
     parameter_name = "chain"
     installation = "installation"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         ids = ChainHead.objects.order_by("tenant_id").values_list("tenant_id", flat=True)[:FILTER_CHOICES_MAX]
-        return [(self.installation if id is None else str(id), chain_name(id)) for id in ids]
+        slugs = dict(Tenant.objects.filter(pk__in=list(ids)).values_list("pk", "slug"))
+        return [
+            (self.installation, chain_name(None)) if id is None else (str(id), slugs.get(id, chain_name(id)))
+            for id in ids
+        ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Entry]) -> QuerySet[Entry]:
         value = self.value()
@@ -46,16 +59,14 @@ class ChainFilter(admin.SimpleListFilter):
 
 
 @admin.register(Entry)
-class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
-    """Read only. Shows all tenants; the site, which knows the memberships, narrows that for each member."""
-
+class EntryAdmin(ReadOnlyAdmin):
+    tenant_lookup = "tenant_id"
     list_display = ["at", "chain_name", "actor", "label", "target_type", "target_name"]
     list_filter = [ActionFilter, ChainFilter, "at"]
     search_fields = ["actor", "target_name", "=target_id"]
     search_help_text = "Who, the name of what was changed, or its exact id"
     show_full_result_count = False
     list_per_page = 50
-    actions = None
     fieldsets = [
         (None, {"fields": ["at", "chain_name", "actor", "label", "target_type", "target_name", "target_id"]}),
         ("What changed", {"fields": ["details"]}),
@@ -63,13 +74,25 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
     ]
     readonly_fields = ["chain_name", "label", "details"]
 
+    def tenant_id_of(self, obj: Any) -> int | None:
+        tenant_id: int | None = obj.tenant_id
+        return tenant_id
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Entry]:
+        slug = Tenant.objects.filter(pk=OuterRef("tenant_id")).values("slug")
+        entries: QuerySet[Entry] = super().get_queryset(request)
+        return entries.annotate(tenant_slug=Subquery(slug))
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        return [each for each in self.list_filter if each is not ChainFilter or is_superuser(request)]
+
     @admin.display(description="action", ordering="action")
     def label(self, entry: Entry) -> str:
         return action_label(entry.action)
 
     @admin.display(description="tenant", ordering="tenant_id")
-    def chain_name(self, entry: Entry) -> str:
-        return entry.chain_name
+    def chain_name(self, entry: Any) -> str:
+        return str(entry.tenant_slug or entry.chain_name)
 
     @admin.display(description="details")
     def details(self, entry: Entry) -> SafeString:
@@ -79,15 +102,6 @@ class EntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptab
             "<p>{}</p><pre>{}</pre>",
             ((name.replace("_", " "), _text(value)) for name, value in entry.data.items()),
         )
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Entry | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Entry | None = None) -> bool:
-        return False
 
 
 def _text(value: object) -> str:

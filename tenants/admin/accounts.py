@@ -12,8 +12,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from tenants import accounts
-from tenants.admin_access import RowsAdmin, is_superuser
-from tenants.admin_forms import AccountForm
+from tenants.console.access import is_superuser
+from tenants.console.forms import AccountForm
+from tenants.console.rows import RowsAdmin
 from tenants.models import Membership
 
 

@@ -1,13 +1,11 @@
-"""What the admin shows to whom: a member of the staff sees and changes rows of their tenants, a superuser all.
+"""Rows of tenants in the console: a member of the staff sees and changes those of their tenants.
 
-The membership is all that counts, not Django's permissions: owners and admins of a tenant change its rows, viewers
-look. Admin classes of what belongs to a tenant derive from TenantRowsAdmin. Each change is audited as made by
+Admin classes of what belongs to a tenant derive from TenantRowsAdmin. Each change is audited as made by
 `admin:<username>`: the site sees to that (tokvigil_site/admin_site.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin, messages
@@ -15,38 +13,17 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
 from django.db import IntegrityError, connection
-from django.db.models import Model, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Q, QuerySet
 from django.forms import ModelChoiceField, ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
 
-from tenants.admin_forms import RowForm
-from tenants.models import Environment, Membership, Role
+from tenants.console.access import CHANGING_ROLES, is_superuser, roles_of
+from tenants.console.forms import RowForm
 
-CHANGING_ROLES = frozenset({Role.OWNER, Role.ADMIN})
 ROWS_COUNTED_MAX = 10_000
-FILTER_CHOICES_MAX = 500
 # What the links of Django's filters compare with.
 COMPARISONS = frozenset({"exact", "isnull", "isempty", "gte", "lt"})
-
-
-def actor_of(request: HttpRequest) -> str:
-    return f"admin:{request.user.get_username()}"
-
-
-def roles_of(request: HttpRequest) -> dict[int, str]:
-    """The role in each tenant by its id; one query a request."""
-    cached: dict[int, str] | None = getattr(request, "_tenant_roles", None)
-    if cached is None:
-        cached = dict(
-            Membership.objects.filter(user__pk=request.user.pk or 0).values_list("tenant_id", "role")
-        )
-        request._tenant_roles = cached  # type: ignore[attr-defined]
-    return cached
-
-
-def is_superuser(request: HttpRequest) -> bool:
-    return request.user.is_active and bool(getattr(request.user, "is_superuser", False))
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -247,57 +224,3 @@ class InlineOfTenantRows(admin.TabularInline):  # type: ignore[type-arg]  # not 
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._parent.has_change_permission(request, obj)
-
-
-class EnvironmentFilter(admin.SimpleListFilter):
-    """Filters by environment; offers those the member may see."""
-
-    title = "environment"
-    parameter_name = "environment"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        environments = Environment.objects.select_related("tenant")
-        if not is_superuser(request):
-            environments = environments.filter(tenant__in=list(roles_of(request)))
-        return [(str(environment.pk), str(environment)) for environment in environments[:FILTER_CHOICES_MAX]]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
-        offered = {value for value, _ in self.lookup_choices}
-        return queryset.filter(environment_id=self.value()) if self.value() in offered else queryset
-
-
-class OneEnvironmentFilter(EnvironmentFilter):
-    """Always exactly one: large tables are indexed by environment.
-
-    At first it is the one whose row heads the list's order, so of a ledger the one that was used last; while there
-    are no rows a prod, if there is one.
-    """
-
-    def __init__(self, request: HttpRequest, params: Any, model: type[Model], model_admin: Any) -> None:
-        self._first = model_admin.ordering[0]
-        self._rows = model._default_manager.order_by(*model_admin.ordering)
-        super().__init__(request, params, model, model_admin)
-
-    def value(self) -> str | None:
-        value = super().value()
-        return value if value in {str(offered) for offered, _ in self.lookup_choices} else self._default
-
-    @cached_property
-    def _default(self) -> str | None:
-        """One query, which reads an entry of an index for each environment."""
-        offered = [str(value) for value, _ in self.lookup_choices]
-        key = self._first.removeprefix("-")
-        first = Subquery(self._rows.filter(environment=OuterRef("pk")).values(key)[:1])
-        found = Environment.objects.filter(pk__in=offered).annotate(first=first).exclude(first=None)
-        environment = found.order_by("-first" if self._first.startswith("-") else "first").first()
-        if environment is not None:
-            return str(environment.pk)
-        prod = (str(value) for value, name in self.lookup_choices if str(name).endswith("/prod"))
-        return next(prod, next(iter(offered), None))
-
-    def choices(self, changelist: Any) -> Iterator[Any]:
-        _all, *one_each = super().choices(changelist)
-        yield from one_each
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
-        return queryset.none() if self.value() is None else super().queryset(request, queryset)

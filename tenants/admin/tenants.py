@@ -1,0 +1,62 @@
+"""Tenants, with their environments to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from audit import log as audit_log
+from tenants import revisions
+from tenants.console.access import is_superuser
+from tenants.console.rows import InlineOfTenantRows, TenantRowsAdmin
+from tenants.models import Environment, Tenant
+
+
+class EnvironmentInline(InlineOfTenantRows):
+    model = Environment
+    fields = ["slug", "default_action", "frozen", "frozen_features", "revision"]
+    readonly_fields = ["slug", "default_action", "frozen", "frozen_features", "revision"]
+    show_change_link = True
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Tenant)
+class TenantAdmin(TenantRowsAdmin):
+    tenant_lookup = "id"
+    list_display = ["slug", "name", "timezone", "created_at"]
+    search_fields = ["slug", "name"]
+    fields = ["slug", "name", "timezone"]
+
+    def tenant_id_of(self, obj: Tenant) -> int:
+        return obj.pk
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return is_superuser(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+        return [] if obj is None else ["slug"]
+
+    def get_inlines(self, request: HttpRequest, obj: Tenant | None) -> list[Any]:
+        # A new tenant gets dev, staging and prod.
+        return [] if obj is None else [EnvironmentInline]
+
+    def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
+        if not change:
+            obj.pk = Tenant.create_with_environments(obj.slug, name=obj.name, timezone=obj.timezone).pk
+        elif form.changed_data:
+            obj.save(update_fields=["name", "timezone"])
+            revisions.bump_all(obj.pk)
+            audit_log.log("tenant.changed", obj, tenant_id=obj.pk, name=obj.name, timezone=obj.timezone)

@@ -1,0 +1,6 @@
+"""The console's pages of usage and prices. Django finds them by importing this package."""
+
+from usage.admin.events import UsageEventAdmin
+from usage.admin.prices import ModelPriceAdmin
+
+__all__ = ["ModelPriceAdmin", "UsageEventAdmin"]

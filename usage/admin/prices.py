@@ -1,0 +1,91 @@
+"""The price book: shared rows, and those of a tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.http import HttpRequest
+
+from audit import log as audit_log
+from tenants import revisions
+from tenants.console import display
+from tenants.console.access import is_superuser
+from tenants.console.forms import LinesField, RowForm
+from tenants.console.rows import TenantRowsAdmin
+from tenants.lengths import NAME_LENGTH_MAX
+from usage.models import ModelPrice
+from usage.prices.cost import ALIASES_MAX, UNDATED
+from usage.prices.tiers import RATE_FIELDS
+
+
+class ModelPriceForm(RowForm):
+    aliases = LinesField(
+        forms.CharField(max_length=NAME_LENGTH_MAX),
+        max_length=ALIASES_MAX,
+        required=False,
+        help_text=ModelPrice._meta.get_field("aliases").help_text,
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in RATE_FIELDS:
+            self.initial[name] = display.plain(self.initial.get(name))
+
+
+@admin.register(ModelPrice)
+class ModelPriceAdmin(TenantRowsAdmin):
+    """Everybody sees shared prices and superusers change them; a tenant's admins change its own."""
+
+    tenant_lookup = "tenant_id"
+    shows_shared_rows = True
+    form = ModelPriceForm
+    list_display = ["model", "provider", "whose", "input_usd", "output_usd", "since", "active"]
+    list_filter = ["active", "source", "provider"]
+    list_select_related = ["tenant"]
+    search_fields = ["model", "provider"]
+    readonly_fields = ["source_version", "created_at", "updated_at"]
+
+    @admin.display(description="tenant", ordering="tenant")
+    def whose(self, price: ModelPrice) -> str:
+        return "all" if price.tenant is None else str(price.tenant)
+
+    @admin.display(description="input, USD per million", ordering="input_per_million")
+    def input_usd(self, price: ModelPrice) -> str:
+        return str(display.plain(price.input_per_million))
+
+    @admin.display(description="output, USD per million", ordering="output_per_million")
+    def output_usd(self, price: ModelPrice) -> str:
+        return str(display.plain(price.output_per_million))
+
+    @admin.display(description="in force from", ordering="effective_from")
+    def since(self, price: ModelPrice) -> str:
+        at = price.effective_from
+        return "always" if at == UNDATED else display.moment(at)
+
+    def tenant_id_of(self, obj: ModelPrice) -> int | None:
+        return obj.tenant_id
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # Rows are history that late reports are charged by; one that is wrong is switched off.
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[str]:
+        return [*self.readonly_fields] if obj is None else [*self.readonly_fields, "tenant"]
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "tenant" and not is_superuser(request):
+            # Without a tenant it would be everyone's.
+            kwargs["required"] = True
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
+        obj.save()
+        revisions.bump_all(obj.tenant_id)
+        audit_log.log(
+            "price.changed" if change else "price.added",
+            obj,
+            tenant_id=obj.tenant_id,
+            **{name: form.cleaned_data[name] for name in form.changed_data if name != "tenant"},
+        )
