@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from tokvigil.errors import said_by
+from tokvigil.errors import causes_of, said_by
 from tokvigil.models import Decision
 
 # Of so many answers the decision is known, the latest.
@@ -15,7 +15,6 @@ ANSWERS_MAX = 10_000
 CALL = "tokvigil_call"
 _MESSAGES = ("response", "http_response", "_response", "raw_response", "request")
 _IDS = ("id", "response_id", "responseId")
-CAUSES_MAX = 20
 
 _by_answer: dict[str, Decision] = {}
 
@@ -23,6 +22,7 @@ _by_answer: dict[str, Decision] = {}
 def remember(answer_id: str, decision: Decision) -> None:
     """By the id that the provider has given its answer."""
     # Each step is one of Python's own, so there is no lock that a signal handler or a fork could find held.
+    _by_answer.pop(answer_id, None)
     _by_answer[answer_id] = decision
     if len(_by_answer) > ANSWERS_MAX:
         # Another thread may add one in the middle, and another may have taken the oldest.
@@ -42,7 +42,8 @@ def decision_of(answer: Any) -> Decision | None:
     block, also inside other errors. An answer is found by its provider's id, as long as it is among the latest
     `ANSWERS_MAX` of this process.
     """
-    for source in _causes(answer):
+    sources = causes_of(answer) if isinstance(answer, BaseException) else (answer,)
+    for source in sources:
         own = _said(source, "decision")
         if isinstance(own, Decision):
             return own
@@ -56,14 +57,6 @@ def decision_of(answer: Any) -> Decision | None:
                 if known is not None:
                     return known
     return None
-
-
-def _causes(answer: Any) -> Iterator[Any]:
-    for _ in range(CAUSES_MAX):
-        if answer is None:
-            return
-        yield answer
-        answer = _said(answer, "__cause__") or _said(answer, "__context__")
 
 
 def _said(source: Any, name: str) -> Any:

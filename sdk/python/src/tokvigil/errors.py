@@ -5,7 +5,7 @@ Every error survives pickling, because task queues carry exceptions between proc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 # Looked at, of an error.
@@ -136,14 +136,21 @@ class ProviderError(TokVigilError):
         self.retry_after = retry_after
 
 
-def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from or in the handling of, the latest first."""
+def _cause_in_python(error: BaseException) -> BaseException | None:
+    """What it was raised from, or in the handling of."""
+    return error.__cause__ or error.__context__
+
+
+def causes_of(
+    error: BaseException, cause_of: Callable[[BaseException], BaseException | None] = _cause_in_python
+) -> Iterator[BaseException]:
+    """The error, its cause, and so on."""
     cause: BaseException | None = error
     for _ in range(CAUSES_MAX):
         if cause is None:
             return
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause_of(cause)
 
 
 def said_by(source: Any, name: str) -> Any:

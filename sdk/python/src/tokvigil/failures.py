@@ -26,7 +26,7 @@ from tokvigil.blocked import ERROR
 from tokvigil.decisions import CALL, call_of
 from tokvigil.dialects.paths import use_of
 from tokvigil.endings import Ending, ending_of_status
-from tokvigil.errors import TokVigilError, said_by
+from tokvigil.errors import TokVigilError, causes_of, said_by
 
 # By the modules of their errors.
 GOOGLE = "google.genai"
@@ -57,7 +57,6 @@ NOT_REACHED_ERRORS = frozenset(
         "gaierror",
     }
 )
-CAUSES_MAX = 20
 ERRORS_MAX = 100
 # With each attempt the SDKs of OpenAI and Anthropic say how many came before.
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
@@ -74,7 +73,7 @@ def ending_of_attempt(error: BaseException, call: object) -> Ending:
     Hooks and transports of the application run behind the guard, some of them after the answer has come. What their
     errors are about is not this request.
     """
-    cause = next((each for each in _causes(error) if _is_of(each, HTTP_LIBRARIES)), None)
+    cause = next((each for each in causes_of(error, _cause_of) if _is_of(each, HTTP_LIBRARIES)), None)
     if cause is None or call_of(said_by(cause, "request")) is not call:
         return Ending.UNANSWERED
     return _ending_named_by(cause, is_providers=True) or Ending.UNANSWERED
@@ -95,7 +94,7 @@ def _failures(error: BaseException, before: BaseException | None) -> Iterator[li
     """The error with its causes, and so each one that was being handled when another was raised."""
     pending, seen = [error], {id(before)}
     while pending and len(seen) < ERRORS_MAX:
-        causes = [cause for cause in _causes(pending.pop()) if id(cause) not in seen]
+        causes = [cause for cause in causes_of(pending.pop(), _cause_of) if id(cause) not in seen]
         if causes:
             yield causes
         seen.update(map(id, causes))
@@ -144,16 +143,6 @@ def _is_of(error: BaseException, modules: tuple[str, ...]) -> bool:
 
 def _request_of(error: BaseException) -> Any:
     return said_by(error, "request") or said_by(said_by(error, "response"), "request")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was caused by, and so on."""
-    cause: BaseException | None = error
-    for _ in range(CAUSES_MAX):
-        if cause is None:
-            return
-        yield cause
-        cause = _cause_of(cause)
 
 
 def _cause_of(error: BaseException) -> BaseException | None:
