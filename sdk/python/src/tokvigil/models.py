@@ -373,6 +373,8 @@ def _request_id(value: Any) -> str:
 
 def _whole(value: Any) -> int:
     """Also one that is written as 50.0 or "50": a cap that is not read is no cap."""
+    if type(value) is int and value >= 0:
+        return value
     number = None if isinstance(value, bool) else decimal(value)
     if number is None or number < 0 or number != number.to_integral_value():
         raise ValueError(f"{value!r} is no count")
