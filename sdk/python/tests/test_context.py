@@ -533,11 +533,8 @@ def test_a_decorated_async_generator_that_is_left_early_ends_as_its_own_user(
     assert sorted(map(str, ended)) == ["ada", "ada", "carl", "carl"]
 
 
-def test_a_decorated_async_generator_that_is_left_as_its_loop_ends_is_ended_as_its_own_user(
-    tv: TokVigil,
-) -> None:
-    """The loop cancels the task that is to close it before the task has begun."""
-    ended: list[str | None] = []
+def pieces_of_ada(tv: TokVigil, ended: list[str | None]) -> Any:
+    """An async generator that is decorated for ada, and notes as whom it ends."""
 
     @tv.context(user_id="ada")
     async def pieces() -> AsyncIterator[int]:
@@ -545,6 +542,17 @@ def test_a_decorated_async_generator_that_is_left_as_its_loop_ends_is_ended_as_i
             yield 1
         finally:
             ended.append(user())
+
+    return pieces
+
+
+def test_a_decorated_async_generator_that_is_left_as_its_loop_ends_is_ended_as_its_own_user(
+    tv: TokVigil,
+) -> None:
+    """The loop cancels the task that is to close it before the task has begun."""
+    ended: list[str | None] = []
+
+    pieces = pieces_of_ada(tv, ended)
 
     async def main() -> None:
         with tv.context(user_id="bob"):
@@ -576,14 +584,7 @@ def test_an_async_generator_that_outlives_its_loop_is_left_alone_as_python_leave
 ) -> None:
     ended: list[str | None] = []
 
-    @tv.context(user_id="ada")
-    async def pieces() -> AsyncIterator[int]:
-        try:
-            yield 1
-        finally:
-            ended.append(user())
-
-    running = pieces()
+    running = pieces_of_ada(tv, ended)()
     loop = asyncio.new_event_loop()
     loop.run_until_complete(anext(running))  # type: ignore[arg-type]
     loop.close()

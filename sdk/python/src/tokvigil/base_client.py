@@ -197,7 +197,8 @@ class BaseClient:
     def report(self, event: UsageEvent) -> None:
         """Report usage in the background: written down now, sent at once, counted once.
 
-        Raises nothing but `ConfigurationError`, for an event that cannot be one."""
+        Raises nothing but `ConfigurationError`, for an event that cannot be one.
+        """
         self._reporter.report(Report.of(event))
 
     def pending(self) -> int:
