@@ -14,7 +14,7 @@ from tokvigil_site.testing import Api
 from usage.counting.store import new_breaker, store
 from usage.ledger import expected_output
 from usage.ledger.connections import ledger_connections
-from usage.settling import catching_up, unanswered
+from usage.settling import catching_up, given_up, unanswered
 from usage.timebox.postgres import connection as postgres
 from usage.timebox.postgres.availability import Availability
 from usage.timebox.postgres.kept import kept
@@ -38,6 +38,7 @@ def like_a_new_process() -> Iterator[None]:
     last_used.forget_all()
     store.breaker = new_breaker()
     catching_up.forget_all()
+    given_up.forget_all()
     unanswered.forget_all()
     store.clock_offset_ms = 0
     postgres.availability = Availability()

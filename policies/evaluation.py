@@ -50,7 +50,7 @@ from usage.counting.reserve import (
     Stale,
     UserUnknown,
 )
-from usage.counting.store import StoreUnavailable, store
+from usage.counting.store import StoreUnavailable, Unanswered, store
 from usage.counting.stored_user import UNKNOWN, StoredUser, parse_record
 from usage.counting.sync import JUST_READ
 from usage.counting.tracked import Counter, CurrentWindows
@@ -58,12 +58,13 @@ from usage.instants import from_ms
 from usage.ledger.expected_output import expected_output
 from usage.prices.book import Match
 from usage.prices.tokens import count_tokens
-from usage.settling import catching_up, recount
+from usage.settling import catching_up, given_up, recount
 from usage.timebox import patience
 
 logger = logging.getLogger("tokvigil.evaluate")
 HOLD_MS = 600_000
 REQUEST_ID_BYTES = 16
+EVALUATION_ID_BYTES = 8
 # Each attempt learns one thing that the process did not know; many in one call mean that the store is not usable.
 ATTEMPTS_MAX = 12
 USERS_KEPT_MAX = 100_000
@@ -123,6 +124,7 @@ def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
         body=body,
         snapshot=admitted.snapshot,
         credential=admitted.credential,
+        evaluation_id=token_hex(EVALUATION_ID_BYTES),
         request_id=body.request_id or token_hex(REQUEST_ID_BYTES),
         asked=body.asked(_input_tokens(body)),
         digest=digest_of(body),
@@ -144,12 +146,28 @@ class Evaluation:
         except Compiling as error:
             logger.info("evaluate degraded, policies are being compiled: %s", error)
             self._read(snapshot.all_but_policies)
+        except Unanswered as error:
+            return self._unanswered(error)
         except StoreUnavailable as error:
-            logger.info("evaluate degraded, no counters: %s", error)
-            self._read(compiling.latest)
+            self._read_uncounted(error)
         except (OperationalError, InterfaceError) as error:
             logger.info("evaluate degraded, counters that are cold cannot be completed: %s", error)
         return self._attempt.degraded()
+
+    def _unanswered(self, error: Unanswered) -> Evaluated:
+        """The call may hold what it asked for, which is its own only if it may be made."""
+        evaluated = None
+        try:
+            self._read_uncounted(error)
+            evaluated = self._attempt.degraded()
+            return evaluated
+        finally:
+            if evaluated is None or not evaluated.decision.verdict.allowed:
+                self._attempt.give_up()
+
+    def _read_uncounted(self, error: StoreUnavailable) -> None:
+        logger.info("evaluate degraded, no counters: %s", error)
+        self._read(compiling.latest)
 
     def _read(self, latest: Callable[[Snapshot], Snapshot]) -> None:
         """Environment and end user as PostgreSQL knows them now, for the store cannot tell what changed."""
@@ -200,6 +218,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     body: EvaluateRequest
     snapshot: Snapshot
     credential: Credential
+    evaluation_id: str
     request_id: str
     asked: Amounts
     # Of the body: the same request asked again has the same.
@@ -268,6 +287,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         return Request(
             environment_id=known.environment_id,
             edition=self.edition or known.edition,
+            evaluation_id=self.evaluation_id,
             request_id=self.request_id,
             request_digest=self.digest,
             user_id=body.user_id,
@@ -314,6 +334,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     def complete(self, cold: Cold, subjects: Subjects) -> None:
         recount.complete(self.snapshot.environment_id, subjects, cold)
+
+    def give_up(self) -> None:
+        given_up.keep(self.snapshot.environment_id, self.request_id, self.evaluation_id)
 
     def degraded(self) -> Evaluated:
         """Decides without counters."""

@@ -1,8 +1,8 @@
 """What every web process does beside its calls: it looks once a second whether PostgreSQL knows more than it does.
 
 A change binds the next call without this (tenants/revisions.py). This is for what could not be told: a change that the
-counter store was not able to take, a charge that it missed, a commit that PostgreSQL lost, a report that it gave no
-answer to. Two small queries a look.
+counter store was not able to take, a charge that it missed, a hold that it may have made unheard, a commit that
+PostgreSQL lost, a report that it gave no answer to. Two small queries a look.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from django.db import connections
 
 from policies import snapshot
-from usage.settling import catching_up, unanswered
+from usage.settling import catching_up, given_up, unanswered
 
 logger = logging.getLogger("tokvigil.watching")
 
@@ -28,6 +28,7 @@ def start() -> None:
 
 def look() -> None:
     """Raises DatabaseError."""
+    given_up.give_back()
     snapshot.find_outdated()
     catching_up.catch_up()
     unanswered.write_again()

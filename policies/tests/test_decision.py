@@ -429,6 +429,7 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
         Request(
             environment_id=ENVIRONMENT_ID,
             edition=JUST_READ,
+            evaluation_id="51ab",
             request_id=uuid4().hex,
             request_digest="",
             user_id="ann",
@@ -546,6 +547,7 @@ def held_by_script(call: Assessment, used: Amounts, held: Amounts) -> tuple[Done
         Request(
             environment_id=ENVIRONMENT_ID,
             edition=JUST_READ,
+            evaluation_id="51ab",
             request_id=request_id,
             request_digest="",
             user_id="ann",

@@ -17,6 +17,7 @@ import pytest
 from policies.end_users import set_end_user
 from tenants import freezing
 from tenants.models import Environment, Tenant
+from tokvigil_site import watching
 from tokvigil_site.embedded import stack, state
 from tokvigil_site.embedded.stack import Stack
 from tokvigil_site.testing import (
@@ -33,12 +34,15 @@ from tokvigil_site.tests.servers import (
     launch,
     leave_servers,
 )
+from usage.counting.reservations import open_count
 from usage.counting.store import store
+from usage.settling import given_up
 
 CALLERS = 6
 # The contract is 150 ms; the machine is busy with the traffic itself.
 OUTAGE_ANSWER_S_MAX = 0.4
 RECOVERY_S_MAX = 4.0
+GIVEN_BACK_S_MAX = given_up.UNDER_WAY_S + 3 * watching.LOOK_EVERY_S
 
 
 # The counter store goes away
@@ -224,6 +228,8 @@ def test_a_hanging_store_counts_as_down_and_keeps_no_hold_of_a_blocked_call(
     assert max(took) < OUTAGE_ANSWER_S_MAX
     assert application.degraded()
     assert application.told_to_retry == application.refusals == []
+    # What the store carried out, but was stopped before it answered, is given back by the web process that asked.
+    await_true(lambda: open_count(environment_there.pk) == 0, within_s=GIVEN_BACK_S_MAX)
     assert_all_counted_once(application, environment_there)
 
 

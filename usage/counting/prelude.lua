@@ -24,6 +24,7 @@
 --   tv:{7}:k:<per>:<subject>       ZSET   reservations in flight, by deadline (concurrency)
 --   tv:{7}:r:<request>             HASH   st: open, settled, released, expired; am: amounts held; at, dl: made,
 --                                         deadline (ms); dg: digest of the request; as: assessment; vs: readings;
+--                                         by: the evaluate that made it, while no other was answered with it;
 --                                         ks: keys of its counters; ha: since when it holds in these, if not since
 --                                         `at` (ms); zs: keys of its concurrency sets;
 --                                         x: ledger transactions charged: ,771,772,
@@ -107,7 +108,7 @@ end
 
 -- What is left of a reservation that ended. Of one that expired also what was evaluated: its report may come late.
 local function tombstone(reservation, state, ...)
-  redis.call('HDEL', reservation, 'vs', 'am', 'ks', 'zs')
+  redis.call('HDEL', reservation, 'vs', 'am', 'ks', 'zs', 'by')
   if state ~= 'expired' then redis.call('HDEL', reservation, 'as') end
   remember(reservation, state, ...)
 end

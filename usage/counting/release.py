@@ -26,12 +26,17 @@ def end(environment_id: int, request_id: str) -> None:
 
 def end_unread(environment_id: int, key: str) -> None:
     """Ends the hold under this key of the store, whatever it is of."""
-    store.run("release", [key, *open_keys(environment_id)], [1])
+    store.run("release", [key, *open_keys(environment_id)], [1, ""])
 
 
-def _release(environment_id: int, request_id: str, *, also_due: bool) -> None:
+def end_own(environment_id: int, request_id: str, evaluation_id: str) -> None:
+    """Ends the hold that this evaluate made, unless another was answered with it. Raises NotOpen, AlreadyCharged."""
+    _release(environment_id, request_id, also_due=True, evaluation_id=evaluation_id)
+
+
+def _release(environment_id: int, request_id: str, *, also_due: bool, evaluation_id: str = "") -> None:
     keys = [reservation_key(environment_id, request_id), *open_keys(environment_id)]
-    answer = store.run("release", keys, [int(also_due)])
+    answer = store.run("release", keys, [int(also_due), evaluation_id])
     if answer == b"GONE":
         raise NotOpen
     if answer == b"SETTLED":

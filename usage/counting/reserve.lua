@@ -10,6 +10,7 @@
 --         user = '0free'          the end user's record as the caller knows it; * = just read from PostgreSQL
 --         hold = true             false: decide, hold nothing
 --         record = true           write a blocked decision to the stream
+--         by = '51ab..'           of this evaluate
 --         digest = 'c0ffee..'     of the request
 --         hold_ms = 600000        how long the hold lasts
 --         charge = false          charge the hold when it expires, instead of releasing it
@@ -64,6 +65,7 @@ if call.hold then
   if f[1] == 'open' and tonumber(f[6] or 0) > now then
     if due then take_rate(KEYS[7], due, now) end
     if f[2] ~= call.digest then return { 'CONFLICT' } end
+    redis.call('HDEL', reservation, 'by')
     return { 'REPLAY', f[3] or '', f[4] or '', f[5] or now, f[6] }
   end
   if f[1] == 'open' then
@@ -217,7 +219,7 @@ if hold then
     keep_set(key)
   end
   if ended then redis.call('DEL', reservation) end
-  redis.call('HSET', reservation, 'st', 'open', 'dg', call.digest, 'as', ARGV[3], 'vs', cmsgpack.pack(readings),
+  redis.call('HSET', reservation, 'st', 'open', 'by', call.by, 'dg', call.digest, 'as', ARGV[3], 'vs', cmsgpack.pack(readings),
     'at', now, 'dl', deadline, 'am', amounts_text,
     'ks', table.concat(KEYS, ' ', FIRST_COUNTER, FIRST_COUNTER + counters - 1),
     'zs', sets > 0 and table.concat(KEYS, ' ', FIRST_COUNTER + counters) or '')

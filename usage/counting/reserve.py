@@ -36,6 +36,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     environment_id: int
     # That of what the caller compiled, or JUST_READ; likewise the end user's record.
     edition: str
+    # Of this evaluate alone: by it a hold is told from one that another evaluate with the same request_id made or got.
+    evaluation_id: str
     request_id: str
     request_digest: str
     user_id: str
@@ -83,6 +85,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
                 "user": self.user_record,
                 "hold": self.hold,
                 "record": self.record_block,
+                "by": self.evaluation_id,
                 "digest": self.request_digest,
                 "hold_ms": self.hold_ms,
                 "charge": self.charge_on_expiry,

@@ -39,7 +39,11 @@ T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):
-    """The counter store did not answer in time. Nothing is known of whether the call took effect."""
+    """The counter store is away, or was a moment ago."""
+
+
+class Unanswered(StoreUnavailable):
+    """It was asked and did not answer in time. Nothing is known of whether the call took effect."""
 
 
 class Script:
@@ -211,7 +215,7 @@ class CounterStore:
                 logger.error("the counter store refused a call: %s", error)
             else:
                 self.breaker.failed(error)
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+            raise Unanswered(str(error) or type(error).__name__) from error
         except BaseException:
             self.breaker.abandoned()
             raise

@@ -118,6 +118,7 @@ def evaluate(
             Request(
                 environment_id=environment.pk,
                 edition=known.edition,
+                evaluation_id="51ab",
                 request_id=request_id,
                 request_digest=digest,
                 user_id=subjects.user_id,
@@ -272,6 +273,7 @@ class TestHolds:
             request = Request(
                 environment_id=counted.pk,
                 edition=known.edition,
+                evaluation_id="51ab",
                 request_id=f"r-{length}",
                 request_digest="d" * 32,
                 user_id="ann",
