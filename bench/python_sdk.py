@@ -95,7 +95,8 @@ def _asking_by_hand(url: str, key: str, path: str) -> Callable[[], None]:
     def ask() -> None:
         connection.request("POST", path, json.dumps(question), headers)
         answer = connection.getresponse()
-        assert json.load(answer) and answer.status == 200
+        assert answer.status == 200
+        assert json.load(answer)
 
     return ask
 
