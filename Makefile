@@ -5,7 +5,7 @@ python := .venv/bin/python
 checked := $(python) -W "ignore:Got an error checking a consistent migration history" manage.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup frameworks demo up test lint schema format bench deploy lock clean
+.PHONY: help setup frameworks browser demo up test lint schema format bench deploy lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +22,10 @@ demo: setup ## run the whole product with a demo tenant and traffic (EXIT=1 ends
 up: setup ## run the whole product in the foreground until Ctrl-C (ARGS="--port 8000")
 	@$(python) manage.py up $(ARGS)
 
-test: frameworks ## run every test, against real servers (ARGS="-k name" narrows it)
+browser:
+	@scripts/setup-browser >/dev/null
+
+test: frameworks browser ## run every test, against real servers (ARGS="-k name" narrows it)
 	@$(python) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # Checks need no secrets either.

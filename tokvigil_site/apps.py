@@ -11,4 +11,4 @@ class TokvigilAdminConfig(apps.AdminConfig):
     """Django's admin with this project's site, for INSTALLED_APPS."""
 
     default = False  # of this module
-    default_site = "tokvigil_site.admin_site.TokvigilAdminSite"
+    default_site = "tokvigil_site.console.site.TokvigilAdminSite"

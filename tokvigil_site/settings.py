@@ -4,6 +4,7 @@ from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -30,6 +31,8 @@ INSTALLED_APPS = [
     "usage",
     "policies",
     "tokvigil_site",
+    # Before Django's own admin, whose templates it dresses.
+    "unfold.apps.BasicAppConfig",
     "tokvigil_site.apps.TokvigilAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -45,6 +48,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "tokvigil_site.content_policy.ContentSecurityPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "tokvigil_site.pages.PagesCommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -247,10 +251,29 @@ STATIC_ROOT = environment.read("STATIC_ROOT") or None
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 
+# How the console looks; where its pages are: tokvigil_site/console/navigation.py.
+UNFOLD = {
+    "SITE_TITLE": "TokVigil",
+    "SITE_HEADER": "TokVigil",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("tokvigil/icon.svg")}],
+    "STYLES": [
+        lambda request: static("tokvigil/console.css"),
+        lambda request: static("tokvigil/parts.css"),
+    ],
+    "COLORS": {
+        "primary": {
+            "50": "#f0f8fd", "100": "#dceefa", "200": "#bbdff5", "300": "#8ccaee", "400": "#57b0e3", "500": "#38a0dc",
+            "600": "#0b6aa5", "700": "#0a5686", "800": "#0c486f", "900": "#103d5c", "950": "#0b273d",
+        }
+    },
+}  # fmt: skip
+
 # PostgreSQL refuses what does not fit; these are only Django's own guards for admin forms.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 SESSION_COOKIE_HTTPONLY = True
 SECURE_CONTENT_TYPE_NOSNIFF = True
+# Of answers that load nothing; pages have policies of their own.
+SECURE_CSP = {"default-src": ["'none'"], "base-uri": ["'none'"], "frame-ancestors": ["'none'"]}
 X_FRAME_OPTIONS = "DENY"
 
 LOGGING = {

@@ -2,7 +2,7 @@ from django.contrib import admin
 from django.urls import path, re_path, register_converter
 from django.urls.converters import StringConverter
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from policies.api.decisions import DecisionsView
 from policies.api.end_users import EndUserView
@@ -11,6 +11,7 @@ from policies.api.limits import LimitsView
 from policies.api.policies import PoliciesView, PolicyView
 from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
+from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
 from usage.api.me import MeView
 from usage.api.models import ModelsView
 from usage.api.summary import UsageSummaryView
@@ -24,6 +25,17 @@ class AnyText(StringConverter):
 
 
 register_converter(AnyText, "any")
+
+# Swagger UI writes styles into its elements.
+DOCS = {
+    "default-src": [NONE],
+    "script-src": [SELF],
+    "style-src": [SELF, UNSAFE_INLINE],
+    "img-src": [SELF, "data:"],
+    "connect-src": [SELF],
+    "base-uri": [NONE],
+    "frame-ancestors": [NONE],
+}
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
@@ -42,7 +54,7 @@ urlpatterns = [
     path("v1/me", MeView.as_view()),
     path("v1/schema/", openapi.schema, name="schema"),
     re_path(r"^v1(?:/|$)", errors.unknown_address),
-    path("docs/", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("docs/", csp_override(DOCS)(SpectacularSwaggerSplitView.as_view(url_name="schema"))),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("admin/", admin.site.urls),

@@ -6,15 +6,16 @@ from django.contrib import admin
 
 from policies.models import MonthlyBudget
 from tenants.console import display
-from tenants.console.rows import ReadOnlyAdmin
+from tenants.console.rows import ReadOnlyEnvironmentAdmin
+from tenants.models import Environment
 
 
 @admin.register(MonthlyBudget)
-class MonthlyBudgetAdmin(ReadOnlyAdmin):
+class MonthlyBudgetAdmin(ReadOnlyEnvironmentAdmin):
     tenant_lookup = "closed_month__environment__tenant_id"
+    environment_lookup = "closed_month__environment"
     list_display = [
         "month",
-        "environment",
         "policy_name",
         "per",
         "user_id",
@@ -32,13 +33,12 @@ class MonthlyBudgetAdmin(ReadOnlyAdmin):
     def tenant_id_of(self, obj: MonthlyBudget) -> int | None:
         return obj.closed_month.environment.tenant_id
 
+    def environment_of(self, obj: MonthlyBudget) -> Environment:
+        return obj.closed_month.environment
+
     @admin.display(description="month", ordering="closed_month__month")
     def month(self, budget: MonthlyBudget) -> str:
         return str(budget.closed_month)
-
-    @admin.display(description="environment")
-    def environment(self, budget: MonthlyBudget) -> str:
-        return str(budget.closed_month.environment)
 
     @admin.display(description="budget, USD", ordering="budget_usd")
     def budget(self, budget: MonthlyBudget) -> str:

@@ -7,14 +7,13 @@ from django.utils.safestring import SafeString
 
 from policies.models import BlockedDecision
 from tenants.console import display
-from tenants.console.environments import OneEnvironmentFilter
-from tenants.console.rows import BoundedPaginator, ReadOnlyAdmin
+from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
 from usage.ledger.reading import recorded
 from usage.money import format_usd_if_known
 
 
 @admin.register(BlockedDecision)
-class BlockedDecisionAdmin(ReadOnlyAdmin):
+class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
     list_display = ["when", "user_id", "reason_code", "model", "feature", "message"]
     fieldsets = [
         (None, {"fields": [
@@ -26,7 +25,7 @@ class BlockedDecisionAdmin(ReadOnlyAdmin):
         ("The limits as they stood", {"fields": ["limits"]}),
     ]  # fmt: skip
     readonly_fields = ["policy", "passed_later", "estimated_cost_usd", "limits"]
-    list_filter = [OneEnvironmentFilter, "reason_class"]
+    list_filter = ["reason_class"]
     search_fields = ["request_id__exact", "user_id__exact", "reason_code__exact"]
     search_help_text = "The exact request_id, user_id or reason_code"
     ordering = ["-id"]

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from policies import end_users
-from policies.models import EndUser, Plan
+from policies.models import EndUser
 from tenants.console.access import actor_of
-from tenants.console.environments import OneEnvironmentFilter
-from tenants.console.rows import BoundedPaginator, TenantRowsAdmin
-
-
-class PlanChoice(forms.ModelChoiceField):  # type: ignore[type-arg]
-    def label_from_instance(self, obj: Plan) -> str:
-        return f"{obj.environment}: {obj.name}"
+from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
 
 
 @admin.register(EndUser)
-class EndUserAdmin(TenantRowsAdmin):
-    list_display = ["user_id", "environment", "plan", "blocked", "created_at"]
-    list_filter = [OneEnvironmentFilter, "blocked"]
+class EndUserAdmin(EnvironmentRowsAdmin):
+    list_display = ["user_id", "plan", "blocked", "created_at"]
+    list_filter = ["blocked"]
     list_select_related = ["environment__tenant", "plan"]
     search_fields = ["user_id__startswith"]
     search_help_text = "How the user_id begins"
@@ -37,14 +30,6 @@ class EndUserAdmin(TenantRowsAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: EndUser | None = None) -> list[str]:
         return [] if obj is None else ["environment", "user_id"]
-
-    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        if db_field.name == "plan":
-            kwargs["form_class"] = PlanChoice
-        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
-        if isinstance(field, PlanChoice) and field.queryset is not None:
-            field.queryset = field.queryset.select_related("environment__tenant")
-        return field
 
     def save_model(self, request: HttpRequest, obj: EndUser, form: Any, change: bool) -> None:
         obj.pk = self._set(request, obj, blocked=obj.blocked).pk

@@ -13,9 +13,8 @@ from policies import documents, publishing
 from policies.file_errors import PolicyFileError
 from policies.models import Plan
 from tenants.console.access import actor_of
-from tenants.console.environments import EnvironmentFilter
 from tenants.console.forms import RowForm
-from tenants.console.rows import TenantRowsAdmin
+from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import Environment
 
 
@@ -28,11 +27,10 @@ class PlanForm(RowForm):
 
 
 @admin.register(Plan)
-class PlanAdmin(TenantRowsAdmin):
+class PlanAdmin(EnvironmentRowsAdmin):
     form = PlanForm
-    refusals = (*TenantRowsAdmin.refusals, PolicyFileError)
-    list_display = ["name", "environment"]
-    list_filter = [EnvironmentFilter]
+    refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
+    list_display = ["name"]
     list_select_related = ["environment__tenant"]
     search_fields = ["name"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.actions import delete_selected
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
@@ -15,8 +17,7 @@ from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
 from policies.file_errors import PolicyFileError
 from policies.models import Limit, Policy
 from tenants.console.access import actor_of
-from tenants.console.environments import EnvironmentFilter
-from tenants.console.rows import InlineOfTenantRows, TenantRowsAdmin
+from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
 from tenants.models import Environment
 
 
@@ -28,12 +29,12 @@ class LimitInline(InlineOfTenantRows):
 
 
 @admin.register(Policy)
-class PolicyAdmin(TenantRowsAdmin):
+class PolicyAdmin(EnvironmentRowsAdmin):
     form = PolicyForm
-    refusals = (*TenantRowsAdmin.refusals, PolicyFileError)
+    refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
     inlines = [LimitInline]
-    list_display = ["name", "environment", "scope", "kind", "mode", "priority", "version", "archived_at"]
-    list_filter = [EnvironmentFilter, "kind", "mode", ("archived_at", admin.EmptyFieldListFilter)]
+    list_display = ["name", "scope", "kind", "mode", "priority", "version", "archived_at"]
+    list_filter = ["kind", "mode", ("archived_at", admin.EmptyFieldListFilter)]
     list_select_related = ["environment__tenant"]
     search_fields = ["name", "scope_user", "scope_feature", "scope_plan"]
     fieldsets = [
@@ -105,8 +106,8 @@ class PolicyAdmin(TenantRowsAdmin):
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)
         if "delete_selected" in actions:
-            function, name, _ = actions["delete_selected"]
-            actions["delete_selected"] = function, name, "Archive selected policies"
+            _, name, _ = actions["delete_selected"]
+            actions["delete_selected"] = _archive_selected, name, "Archive selected policies"
         return actions
 
     def delete_view(
@@ -124,3 +125,13 @@ class PolicyAdmin(TenantRowsAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Policy]) -> None:
         for policy in queryset.select_related("environment").order_by("environment_id", "pk"):
             self.delete_model(request, policy)
+
+
+def _archive_selected(
+    model_admin: PolicyAdmin, request: HttpRequest, queryset: QuerySet[Policy]
+) -> TemplateResponse | None:
+    """Django's deleting, with its confirmation under another title."""
+    response = delete_selected(model_admin, request, queryset)
+    if response is not None and response.context_data is not None:
+        response.context_data["title"] = "Archive policies"
+    return response

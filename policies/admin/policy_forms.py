@@ -139,6 +139,9 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["amount"] = display.plain(self.initial.get("amount"))
+        for field in self.fields.values():
+            # A row of the table has no labels of its own.
+            field.widget.attrs["aria-label"] = str(field.label)
 
     def _get_validation_exclusions(self) -> set[str]:
         """All of them: the formset checks the same rules, with clearer messages."""

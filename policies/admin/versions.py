@@ -7,27 +7,28 @@ from django.contrib import admin
 from policies import documents, policy_file, rules
 from policies.models import PolicyVersion
 from tenants.console import display
-from tenants.console.rows import ReadOnlyAdmin
+from tenants.console.rows import ReadOnlyEnvironmentAdmin
+from tenants.models import Environment
 
 
 @admin.register(PolicyVersion)
-class PolicyVersionAdmin(ReadOnlyAdmin):
+class PolicyVersionAdmin(ReadOnlyEnvironmentAdmin):
     # PolicyAdmin links here.
     linked_lookups = ("policy",)
     tenant_lookup = "policy__environment__tenant_id"
-    list_display = ["policy", "environment", "version", "actor", "created_at"]
+    environment_lookup = "policy__environment"
+    list_display = ["policy", "version", "actor", "created_at"]
     list_select_related = ["policy__environment__tenant"]
     search_fields = ["policy__name", "actor"]
-    fields = ["policy", "environment", "version", "actor", "created_at", "change", "text"]
+    fields = ["policy", "version", "actor", "created_at", "change", "text"]
+
+    readonly_fields = ["change", "text"]
 
     def tenant_id_of(self, obj: PolicyVersion) -> int:
         return obj.policy.environment.tenant_id
 
-    readonly_fields = ["environment", "change", "text"]
-
-    @admin.display(description="environment", ordering="policy__environment")
-    def environment(self, version: PolicyVersion) -> str:
-        return str(version.policy.environment)
+    def environment_of(self, obj: PolicyVersion) -> Environment:
+        return obj.policy.environment
 
     @admin.display(description="policy")
     def text(self, version: PolicyVersion) -> str:

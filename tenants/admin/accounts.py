@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth import admin as auth_admin
-from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.forms import AdminPasswordChangeForm, UserCreationForm
 
 from tenants import accounts
 from tenants.console.access import is_superuser
@@ -18,7 +18,7 @@ from tenants.console.rows import RowsAdmin
 from tenants.models import Membership
 
 
-class PasswordForm(AdminPasswordChangeForm):  # type: ignore[type-arg]  # not subscriptable at run time
+class PasswordForm(AdminPasswordChangeForm):
     @transaction.atomic
     def save(self, commit: bool = True) -> User:
         user: User = super().save(commit=commit)
@@ -52,6 +52,8 @@ class SuperusersAdmin(RowsAdmin):
 
 class AccountAdmin(SuperusersAdmin, auth_admin.UserAdmin):  # type: ignore[type-arg]
     form = AccountForm
+    add_form = UserCreationForm
+    add_fieldsets = auth_admin.UserAdmin.add_fieldsets
     change_password_form = PasswordForm
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:

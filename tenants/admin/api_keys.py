@@ -11,9 +11,8 @@ from django.http import HttpRequest
 
 from audit import log as audit_log
 from tenants import revisions
-from tenants.console.environments import EnvironmentFilter
 from tenants.console.forms import RowForm
-from tenants.console.rows import TenantRowsAdmin
+from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import ApiKey
 from tenants.scopes import PRESETS, SCOPES
 
@@ -32,10 +31,10 @@ class ApiKeyForm(RowForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(TenantRowsAdmin):
+class ApiKeyAdmin(EnvironmentRowsAdmin):
     form = ApiKeyForm
-    list_display = ["name", "key_id", "environment", "scopes", "last_used_at", "expires_at", "revoked_at"]
-    list_filter = [EnvironmentFilter, ("revoked_at", admin.EmptyFieldListFilter)]
+    list_display = ["name", "key_id", "scopes", "last_used_at", "expires_at", "revoked_at"]
+    list_filter = [("revoked_at", admin.EmptyFieldListFilter)]
     list_select_related = ["environment__tenant"]
     search_fields = ["name", "key_id"]
     actions = ["revoke"]

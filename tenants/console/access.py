@@ -28,5 +28,12 @@ def roles_of(request: HttpRequest) -> dict[int, str]:
     return cached
 
 
+def may_change(request: HttpRequest, tenant_id: int | None) -> bool:
+    """Rows of this tenant; of none: what is everybody's."""
+    return is_superuser(request) or (
+        tenant_id is not None and roles_of(request).get(tenant_id) in CHANGING_ROLES
+    )
+
+
 def is_superuser(request: HttpRequest) -> bool:
     return request.user.is_active and bool(getattr(request.user, "is_superuser", False))

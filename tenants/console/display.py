@@ -19,8 +19,13 @@ def plain(amount: Decimal | None) -> Decimal | None:
 
 
 def moment(at: datetime) -> SafeString:
-    """To the second, on one line, so that a column of them lines up."""
-    return format_html('<span class="on-one-line">{}</span>', f"{localtime(at):%Y-%m-%d %H:%M:%S}")
+    """To the second, in the zone of the page, on one line, so that a column of them lines up; ISO on hover."""
+    here = localtime(at)
+    return format_html(
+        '<time class="tv-one-line" datetime="{0}" title="{0}">{1}</time>',
+        here.isoformat(timespec="seconds"),
+        f"{here:%Y-%m-%d %H:%M:%S}",
+    )
 
 
 def link(row: Model, text: str) -> SafeString:

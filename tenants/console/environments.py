@@ -1,70 +1,87 @@
-"""Which environment a list shows."""
+"""Which environment the console shows: one at a time, and every page says which.
+
+`?environment=acme/prod` in any address of the console changes it, and it is kept in the session. So a link to a page
+of another environment can be handed on. A page of an object shows the object's own, and a form is for the environment
+for which it was opened, whatever another tab shows meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from django.contrib import admin
-from django.db.models import Model, OuterRef, QuerySet, Subquery
+from django.contrib import messages
+from django.db.models import F, Max, QuerySet
 from django.http import HttpRequest
-from django.utils.functional import cached_property
+from django.utils import timezone
 
 from tenants.console.access import is_superuser, roles_of
 from tenants.models import Environment
 
-FILTER_CHOICES_MAX = 500
+PARAMETER = "environment"
+OFFERED_MAX = 500
+_KEPT_AS = "console_environment"
 
 
-class EnvironmentFilter(admin.SimpleListFilter):
-    """Filters by environment; offers those the member may see."""
-
-    title = "environment"
-    parameter_name = "environment"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        environments = Environment.objects.select_related("tenant")
-        if not is_superuser(request):
-            environments = environments.filter(tenant__in=list(roles_of(request)))
-        return [(str(environment.pk), str(environment)) for environment in environments[:FILTER_CHOICES_MAX]]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
-        offered = {value for value, _ in self.lookup_choices}
-        return queryset.filter(environment_id=self.value()) if self.value() in offered else queryset
+def visible(request: HttpRequest) -> QuerySet[Environment]:
+    """Those of the tenants that the person is a member of, with their tenants."""
+    environments = Environment.objects.select_related("tenant")
+    return environments if is_superuser(request) else environments.filter(tenant__in=list(roles_of(request)))
 
 
-class OneEnvironmentFilter(EnvironmentFilter):
-    """Always exactly one: large tables are indexed by environment.
+def offered(request: HttpRequest) -> Sequence[Environment]:
+    """For the switch."""
+    cached: list[Environment] | None = getattr(request, "_offered_environments", None)
+    if cached is None:
+        cached = list(visible(request)[:OFFERED_MAX])
+        request._offered_environments = cached  # type: ignore[attr-defined]
+    return cached
 
-    At first it is the one whose row heads the list's order, so of a ledger the one that was used last; while there
-    are no rows a prod, if there is one.
-    """
 
-    def __init__(self, request: HttpRequest, params: Any, model: type[Model], model_admin: Any) -> None:
-        self._first = model_admin.ordering[0]
-        self._rows = model._default_manager.order_by(*model_admin.ordering)
-        super().__init__(request, params, model, model_admin)
+def shown(request: HttpRequest) -> Environment | None:
+    """The one that the page shows. None: the person may see none."""
+    if not hasattr(request, "_shown_environment"):
+        asked = _asked_for(request) or _posted(request)
+        follow(request, asked or _kept(request) or _most_used(request))
+    found: Environment | None = request._shown_environment  # type: ignore[attr-defined]
+    return found
 
-    def value(self) -> str | None:
-        value = super().value()
-        return value if value in {str(offered) for offered, _ in self.lookup_choices} else self._default
 
-    @cached_property
-    def _default(self) -> str | None:
-        """One query, which reads an entry of an index for each environment."""
-        offered = [str(value) for value, _ in self.lookup_choices]
-        key = self._first.removeprefix("-")
-        first = Subquery(self._rows.filter(environment=OuterRef("pk")).values(key)[:1])
-        found = Environment.objects.filter(pk__in=offered).annotate(first=first).exclude(first=None)
-        environment = found.order_by("-first" if self._first.startswith("-") else "first").first()
-        if environment is not None:
-            return str(environment.pk)
-        prod = (str(value) for value, name in self.lookup_choices if str(name).endswith("/prod"))
-        return next(prod, next(iter(offered), None))
+def follow(request: HttpRequest, environment: Environment | None) -> None:
+    """Show this one from now on, in its tenant's time zone: the person has opened something that lives there."""
+    request._shown_environment = environment  # type: ignore[attr-defined]
+    if environment is None:
+        return
+    timezone.activate(ZoneInfo(environment.tenant.timezone))
+    if request.session.get(_KEPT_AS) != environment.pk:
+        request.session[_KEPT_AS] = environment.pk
 
-    def choices(self, changelist: Any) -> Iterator[Any]:
-        _all, *one_each = super().choices(changelist)
-        yield from one_each
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Model]) -> QuerySet[Model]:
-        return queryset.none() if self.value() is None else super().queryset(request, queryset)
+def _asked_for(request: HttpRequest) -> Environment | None:
+    path = request.GET.get(PARAMETER)
+    if not path:
+        return None
+    tenant, _, slug = path.partition("/")
+    found = visible(request).filter(tenant__slug=tenant, slug=slug).first()
+    if found is None:
+        messages.error(request, f"There is no environment {path!r}, or you are not a member of its tenant.")
+    return found
+
+
+def _posted(request: HttpRequest) -> Environment | None:
+    """By a form that makes something new."""
+    posted = request.POST.get(PARAMETER, "")
+    return visible(request).filter(pk=posted).first() if posted.isdecimal() else None
+
+
+def _kept(request: HttpRequest) -> Environment | None:
+    kept: Any = request.session.get(_KEPT_AS)
+    return None if kept is None else visible(request).filter(pk=kept).first()
+
+
+def _most_used(request: HttpRequest) -> Environment | None:
+    """Of a person who comes for the first time: where a key was used last, else a prod."""
+    used = visible(request).annotate(used_at=Max("api_keys__last_used_at"))
+    last = used.exclude(used_at=None).order_by(F("used_at").desc()).first()
+    return last or visible(request).filter(slug="prod").first() or visible(request).first()

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import UserChangeForm
 from django.contrib.postgres.forms import SimpleArrayField
+from unfold.forms import UserChangeForm
+from unfold.widgets import UnfoldAdminTextareaWidget
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -16,7 +17,7 @@ class LinesField(SimpleArrayField):
     """One entry a line. Surrounding blanks are kept if the entries' field does not strip them."""
 
     def __init__(self, base_field: forms.CharField, **kwargs: Any) -> None:
-        widget = forms.Textarea(attrs={"rows": 4})
+        widget = UnfoldAdminTextareaWidget(attrs={"rows": 4})
         super().__init__(base_field, delimiter="\n", widget=widget, **kwargs)
 
     def to_python(self, value: Any) -> Any:
@@ -85,5 +86,5 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
             )
 
 
-class AccountForm(RowForm, UserChangeForm):  # type: ignore[type-arg]
+class AccountForm(RowForm, UserChangeForm):
     """The form of a user. A user who was deactivated meanwhile stays deactivated."""

@@ -1,25 +1,29 @@
 """Rows of tenants in the console: a member of the staff sees and changes those of their tenants.
 
 Admin classes of what belongs to a tenant derive from TenantRowsAdmin. Each change is audited as made by
-`admin:<username>`: the site sees to that (tokvigil_site/admin_site.py).
+`admin:<username>`: the site sees to that (tokvigil_site/console/site.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
 from django.db import IntegrityError, connection
 from django.db.models import Q, QuerySet
-from django.forms import ModelChoiceField, ModelForm
+from django.forms import HiddenInput, ModelChoiceField, ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.views import ChangeList
 
-from tenants.console.access import CHANGING_ROLES, is_superuser, roles_of
+from tenants.console import environments
+from tenants.console.access import CHANGING_ROLES, is_superuser, may_change, roles_of
 from tenants.console.forms import RowForm
+from tenants.models import Environment
 
 ROWS_COUNTED_MAX = 10_000
 # What the links of Django's filters compare with.
@@ -35,7 +39,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return rows[:ROWS_COUNTED_MAX].count()
 
 
-class OfferedLookups(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable at run time
+class OfferedLookups(ModelAdmin):
     """Allows only the filters that the page offers.
 
     Django's own admin takes any lookup of any column of the model in an address: also into columns that it does not
@@ -166,13 +170,9 @@ class TenantRowsAdmin(RowsAdmin):
 
     def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
         """Without a row: whether there can be one the user may change."""
-        if is_superuser(request):
-            return True
-        roles = roles_of(request)
         if obj is None:
-            return not CHANGING_ROLES.isdisjoint(roles.values())
-        tenant_id = self.tenant_id_of(obj)
-        return tenant_id is not None and roles.get(tenant_id) in CHANGING_ROLES
+            return is_superuser(request) or not CHANGING_ROLES.isdisjoint(roles_of(request).values())
+        return may_change(request, self.tenant_id_of(obj))
 
     def formfield_for_foreignkey(
         self, db_field: Any, request: HttpRequest, **kwargs: Any
@@ -202,7 +202,71 @@ class ReadOnlyAdmin(TenantRowsAdmin):
         return False
 
 
-class InlineOfTenantRows(admin.TabularInline):  # type: ignore[type-arg]  # not subscriptable at run time
+class ListOfShownEnvironment(ChangeList):
+    def get_filters_params(self, params: Any = None) -> dict[str, Any]:
+        """Without the one by which the console is told what to show: it is no filter of the list."""
+        found: dict[str, Any] = super().get_filters_params(params)
+        found.pop(environments.PARAMETER, None)
+        return found
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        assert isinstance(self.model_admin, EnvironmentRowsAdmin)
+        lookup = {self.model_admin.environment_lookup: environments.shown(request)}
+        self.root_queryset = self.root_queryset.filter(**lookup)
+        rows: QuerySet[Any] = super().get_queryset(request, exclude_parameters)
+        return rows
+
+
+class EnvironmentRowsAdmin(TenantRowsAdmin):
+    """Rows that live in an environment: the list has those of the one that the console shows."""
+
+    # The lookup from the model to its environment.
+    environment_lookup = "environment"
+
+    def environment_of(self, obj: Any) -> Environment:
+        environment: Environment = obj.environment
+        return environment
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        shown = environments.shown(request)
+        return (
+            super().has_add_permission(request) and shown is not None and may_change(request, shown.tenant_id)
+        )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ListOfShownEnvironment
+
+    def formfield_for_foreignkey(
+        self, db_field: Any, request: HttpRequest, **kwargs: Any
+    ) -> ModelChoiceField[Any] | None:
+        """Offers and accepts what lives in the same environment. The environment itself is not chosen here."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if field is None or field.queryset is None:
+            return field
+        if db_field.remote_field.model is Environment:
+            field.widget = HiddenInput()
+        elif isinstance(related := self.admin_site._registry.get(field.queryset.model), EnvironmentRowsAdmin):
+            field.queryset = field.queryset.filter(
+                **{related.environment_lookup: environments.shown(request)}
+            )
+        return field
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {**super().get_changeform_initial_data(request), "environment": environments.shown(request)}
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Whoever opens a row goes on in its environment."""
+        found = super().get_object(request, object_id, from_field)
+        if found is not None:
+            environments.follow(request, self.environment_of(found))
+        return found
+
+
+class ReadOnlyEnvironmentAdmin(ReadOnlyAdmin, EnvironmentRowsAdmin):
+    """Read only, of the environment that the console shows."""
+
+
+class InlineOfTenantRows(TabularInline):
     """May be seen and changed by whoever may see and change the row it belongs to."""
 
     extra = 0

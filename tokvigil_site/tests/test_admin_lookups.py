@@ -18,7 +18,7 @@ from policies.models import EndUser
 from tenants.console.rows import OfferedLookups
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
-from tokvigil_site.admin_site import TokvigilAdminSite
+from tokvigil_site.console.site import TokvigilAdminSite
 
 pytestmark = pytest.mark.django_db
 

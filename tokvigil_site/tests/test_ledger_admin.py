@@ -142,7 +142,7 @@ def test_the_ledger_page_shows_one_environment_and_counts_no_further_than_it_mus
     dev = environment.tenant.environments.get(slug="dev")
     event(dev, "in-dev")
     with CaptureQueriesContext(connection) as queries:
-        shown = text(superuser, page("usageevent", "changelist") + f"?environment={dev.pk}")
+        shown = text(superuser, page("usageevent", "changelist") + f"?environment={dev}")
     assert "in-dev" in shown
     assert "in-prod" not in shown
     counts = [
@@ -155,7 +155,7 @@ def test_the_ledger_page_shows_one_environment_and_counts_no_further_than_it_mus
 def test_requests_are_found_by_their_exact_id(environment: Environment, superuser: Client) -> None:
     event(environment, "request-1")
     event(environment, "request-12")
-    url = page("usageevent", "changelist") + f"?environment={environment.pk}&q=request-1"
+    url = page("usageevent", "changelist") + f"?environment={environment}&q=request-1"
     assert "request-12" not in text(superuser, url)
 
 
@@ -244,26 +244,5 @@ def test_a_decision_shows_its_limits_as_a_table(environment: Environment, member
     assert "<td>&lt;Free&gt;</td><td>requests</td>" in shown
     assert ">0.06<" in shown
     assert "Passed later" in shown
-    assert 'alt="False"' in shown
+    assert 'title="False"' in shown
     assert "Stream id" not in shown
-
-
-def test_the_ledger_opens_with_the_environment_that_was_used_last(
-    environment: Environment, other: Environment, superuser: Client, stranger: Client
-) -> None:
-    list_of_events, list_of_decisions = (
-        page("usageevent", "changelist"),
-        page("blockeddecision", "changelist"),
-    )
-    dev = environment.tenant.environments.get(slug="dev")
-    event(environment, "in-prod")
-    event(dev, "in-dev")
-    decision(dev, "blocked-in-dev")
-    decision(environment, "blocked-in-prod")
-    assert "in-dev" in text(superuser, list_of_events)
-    assert "in-prod" not in text(superuser, list_of_events)
-    assert "blocked-in-prod" in text(superuser, list_of_decisions)
-    assert "blocked-in-dev" not in text(superuser, list_of_decisions)
-    # What others used counts for nothing.
-    assert "in-" not in text(stranger, list_of_events).partition('id="result_list"')[2]
-    assert f"?environment={other.pk}" in text(stranger, list_of_events)

@@ -6,8 +6,7 @@ from django.contrib import admin
 from django.utils.safestring import SafeString
 
 from tenants.console import display
-from tenants.console.environments import OneEnvironmentFilter
-from tenants.console.rows import BoundedPaginator, ReadOnlyAdmin
+from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
 from tenants.models import ApiKey
 from usage.metrics import COUNTS, TOKEN_PARTS
 from usage.models import ModelPrice, UsageEvent
@@ -15,7 +14,7 @@ from usage.money import format_usd_if_known
 
 
 @admin.register(UsageEvent)
-class UsageEventAdmin(ReadOnlyAdmin):
+class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     list_display = [
         "when", "user_id", "feature", "model", "tokens_in", "tokens_out", "cost_usd", "status", "plan", "request_id",
     ]  # fmt: skip
@@ -29,7 +28,6 @@ class UsageEventAdmin(ReadOnlyAdmin):
         ("Where it comes from", {"fields": ["policy", "api_key", "occurred_at", "recorded_at", "metadata"]}),
     ]  # fmt: skip
     readonly_fields = ["cost_usd", "reported_cost_usd", "price", "policy", "api_key"]
-    list_filter = [OneEnvironmentFilter]
     search_fields = ["request_id__exact", "user_id__exact"]
     search_help_text = "The exact request_id or user_id"
     # As its index has it.

@@ -1,0 +1,66 @@
+"""Pages of the console that are no list or form of rows: the overview, Try it, the search.
+
+The admin package of an app declares them with `@page`; the site (tokvigil_site/console/site.py) gives them an address,
+and the navigation names them by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+from tenants.console.access import is_superuser, roles_of
+
+View = Callable[..., HttpResponse]
+May = Callable[[HttpRequest], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolePage:
+    """`name` is that of its address, `admin:<name>`; `path` stands behind that of the console."""
+
+    name: str
+    path: str
+    view: View
+    may_view: May
+
+    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not self.may_view(request):
+            raise PermissionDenied
+        return self.view(request, *args, **kwargs)
+
+
+_pages: dict[str, ConsolePage] = {}
+
+
+def is_member(request: HttpRequest) -> bool:
+    """Of any tenant."""
+    return is_superuser(request) or bool(roles_of(request))
+
+
+def page(name: str, path: str, *, may_view: May = is_member) -> Callable[[View], View]:
+    """Declares a view as a page. Whoever may not view it is answered 403."""
+
+    def declare(view: View) -> View:
+        _pages[name] = ConsolePage(name, path, view, may_view)
+        return view
+
+    return declare
+
+
+def declared() -> dict[str, ConsolePage]:
+    """By name."""
+    return _pages
+
+
+def rendered(request: HttpRequest, template: str, title: str, **context: Any) -> TemplateResponse:
+    """A template that extends `admin/base.html`, in the frame of the console."""
+    return TemplateResponse(
+        request, template, {**admin.site.each_context(request), "title": title, **context}
+    )

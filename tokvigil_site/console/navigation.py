@@ -1,0 +1,95 @@
+"""The navigation, by what people come to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from django.contrib.admin import AdminSite
+from django.http import HttpRequest
+from django.urls import reverse
+
+from tenants.console import pages as console_pages
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page that the navigation leads to: the list of a model such as `policies.policy`, or one of its own by name."""
+
+    title: str
+    icon: str
+    leads_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    title: str
+    icon: str
+    url: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    title: str
+    links: tuple[Link, ...]
+
+
+# Icons are names of Material Symbols, which django-unfold ships.
+GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
+    (
+        "Govern",
+        (
+            Page("Policies", "shield", "policies.policy"),
+            Page("Plans", "sell", "policies.plan"),
+            Page("End users", "group", "policies.enduser"),
+            Page("Prices", "paid", "usage.modelprice"),
+        ),
+    ),
+    (
+        "Observe",
+        (
+            Page("Decisions", "block", "policies.blockeddecision"),
+            Page("Usage", "bar_chart", "usage.usageevent"),
+            Page("Budgets", "account_balance_wallet", "policies.monthlybudget"),
+        ),
+    ),
+    (
+        "Access",
+        (
+            Page("Tenants", "domain", "tenants.tenant"),
+            Page("Environments", "dns", "tenants.environment"),
+            Page("API keys", "key", "tenants.apikey"),
+            Page("Members", "badge", "tenants.membership"),
+            Page("Sign-ins", "person", "auth.user"),
+        ),
+    ),
+    ("Audit", (Page("Audit log", "history", "audit.entry"),)),
+)
+
+
+def navigation(site: AdminSite, request: HttpRequest) -> tuple[Group, ...]:
+    """What this person may open."""
+    index = reverse(f"{site.name}:index")
+    overview = Link("Overview", "dashboard", index, current=request.path == index)
+    groups = (Group(title, tuple(_links(site, request, pages))) for title, pages in GROUPS)
+    return (Group("", (overview,)), *(group for group in groups if group.links))
+
+
+def current(groups: Iterable[Group]) -> Link | None:
+    """The page that is open, or whose object is."""
+    return next((link for group in groups for link in group.links if link.current), None)
+
+
+def _links(site: AdminSite, request: HttpRequest, pages: tuple[Page, ...]) -> Iterator[Link]:
+    lists = {model._meta.label_lower: page for model, page in site._registry.items()}
+    for page in pages:
+        if "." in page.leads_to:
+            may_view = lists[page.leads_to].has_view_permission(request)
+            name = f"{page.leads_to.replace('.', '_')}_changelist"
+        else:
+            may_view = console_pages.declared()[page.leads_to].may_view(request)
+            name = page.leads_to
+        if may_view:
+            url = reverse(f"{site.name}:{name}")
+            yield Link(page.title, page.icon, url, current=request.path.startswith(url))

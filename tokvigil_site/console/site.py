@@ -1,0 +1,103 @@
+"""The admin site: views act in the name of whoever is signed in, in the time zone of the tenant that they look at."""
+
+from __future__ import annotations
+
+from functools import update_wrapper
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.exceptions import BadRequest, ValidationError
+from django.db import DataError, transaction
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from unfold.sites import UnfoldAdminSite
+
+from audit import log as audit_log
+from tenants import accounts
+from tenants.console import environments
+from tenants.console import pages as console_pages
+from tenants.console.access import actor_of
+from tokvigil_site.console import navigation
+from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
+
+# Alpine, which django-unfold's pages are made with, evaluates the expressions in their attributes; colours and the
+# widths of bars are styles of elements.
+CONTENT_POLICY = {
+    "default-src": [NONE],
+    "script-src": [SELF, UNSAFE_EVAL],
+    "style-src": [SELF, UNSAFE_INLINE],
+    "font-src": [SELF],
+    "img-src": [SELF, "data:"],
+    "connect-src": [SELF],
+    "base-uri": [NONE],
+    "form-action": [SELF],
+    "frame-ancestors": [NONE],
+}
+
+
+class TokvigilAdminSite(UnfoldAdminSite):
+    # There is no other site to view: `/` leads here.
+    site_url = None
+    index_title = "Overview"
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        @csp_override(CONTENT_POLICY)
+        def acting(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            try:
+                # Whatever zone is activated inside, it does not outlive the request.
+                with audit_log.acting_as(actor_of(request)), timezone.override(None):
+                    environments.shown(request)
+                    return _rendered(view(request, *args, **kwargs))
+            except (DataError, ValidationError) as error:
+                # What a form finds wrong it says itself. This is a value that cannot be looked up, such as text with a
+                # NUL, or what is no id.
+                raise BadRequest("The address cannot be read.") from error
+
+        return super().admin_view(update_wrapper(acting, view), cacheable)
+
+    def get_urls(self) -> list[Any]:
+        pages = [
+            path(each.path, self.admin_view(each), name=each.name)
+            for each in console_pages.declared().values()
+        ]
+        return [*pages, *super().get_urls()]
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        return csp_override(CONTENT_POLICY)(super().login)(request, extra_context)
+
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        context: dict[str, Any] = super().each_context(request)
+        if self.has_permission(request):
+            groups = navigation.navigation(self, request)
+            page = navigation.current(groups)
+            context |= {
+                "navigation": groups,
+                "current_page": page,
+                # An object has no twin in the other environment, its list has.
+                "switch_url": page.url if page else reverse(f"{self.name}:index"),
+                "shown_environment": environments.shown(request),
+                "offered_environments": environments.offered(request),
+                "zone": timezone.get_current_timezone_name(),
+            }
+        return context
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """One's own."""
+        user = request.user
+        assert isinstance(user, User)
+        before = user.password
+        with transaction.atomic():
+            response = super().password_change(request, extra_context)
+            if user.password != before:
+                accounts.log_password_changed(user)
+        return response
+
+
+def _rendered(response: HttpResponseBase) -> HttpResponseBase:
+    """While the actor and the zone hold."""
+    if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
+        response.render()
+    return response

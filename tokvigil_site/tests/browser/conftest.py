@@ -1,0 +1,116 @@
+"""A browser, the console it looks at, and what must be true of every page that it opens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.auth.models import User
+from django.test import Client
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from pytest_django.live_server_helper import LiveServer
+
+from tenants.models import Membership, Role, Tenant
+
+BROWSERS = os.environ.get("TOKVIGIL_TEST_BROWSER", "chromium chromium-browser google-chrome").split()
+# Chromium as root has no sandbox; the others keep it from calling its maker.
+OPTIONS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+SERIOUS = {"serious", "critical"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one module: while Playwright is at work, its event loop runs in this thread, and no other can."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.fail("there is no Chromium on the PATH: scripts/setup-browser installs one")
+    with sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+        # Django takes this thread for one of an event loop.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield playwright.chromium.launch(executable_path=path, args=OPTIONS)
+
+
+@dataclass
+class Console:
+    """What a person sees of it. `complaints` are errors in the browser's console and requests to elsewhere."""
+
+    page: Page
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._see)
+
+    def _hear(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self.complaints.append(said.text)
+
+    def _see(self, request: Request) -> None:
+        if not request.url.startswith((self.url, "data:")):
+            self.complaints.append(f"a request to {request.url}")
+
+    def open(self, path: str) -> Page:
+        answer = self.page.goto(self.url + path)
+        assert answer is not None
+        assert answer.status == 200, f"{path}: {answer.status}"
+        self.page.wait_for_load_state("networkidle")
+        return self.page
+
+    def faults(self) -> list[str]:
+        """What is wrong with the page: complaints, what only some people can use, scrolling sideways."""
+        complaints, self.complaints = self.complaints, []
+        found = Axe().run(self.page).response["violations"]
+        serious = [
+            f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}"
+            for each in found
+            if each["impact"] in SERIOUS
+        ]
+        page, window = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+        sideways = [f"the page is {page} wide, and the window {window}"] if page > window else []
+        return [*complaints, *serious, *sideways]
+
+
+Look = Callable[..., Console]
+
+
+@pytest.fixture
+def look(browser: Browser, live_server: LiveServer) -> Iterator[Look]:
+    """The console as a member of these tenants sees it; as a superuser, without any."""
+    contexts = []
+
+    def looks(
+        *tenants: Tenant,
+        role: str = Role.ADMIN,
+        dark: bool = False,
+        narrow: bool = False,
+        signed_in: bool = True,
+    ) -> Console:
+        context = browser.new_context(
+            viewport=NARROW if narrow else WIDE,  # type: ignore[arg-type]
+            color_scheme="dark" if dark else "light",
+        )
+        contexts.append(context)
+        if signed_in:
+            user = User.objects.create_user(f"mia{len(contexts)}", is_staff=True, is_superuser=not tenants)
+            for tenant in tenants:
+                Membership.objects.create(tenant=tenant, user=user, role=role)
+            client = Client()
+            client.force_login(user)
+            context.add_cookies(
+                [{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": live_server.url}]
+            )
+        return Console(context.new_page(), live_server.url)
+
+    yield looks
+    for context in contexts:
+        context.close()

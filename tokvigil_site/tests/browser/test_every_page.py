@@ -1,0 +1,94 @@
+"""Every page of the console, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib import admin
+from django.urls import reverse
+
+from policies.models import Plan, Policy
+from tenants.models import ApiKey, Environment, Tenant
+from tenants.scopes import EVALUATE
+from tokvigil_site.tests.browser.conftest import Console, Look
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOSTILE = "<script>alert(1)</script> \u202eevil\u202c 💥\t" + "x" * 60
+LOOKS = [(dark, narrow) for dark in (False, True) for narrow in (False, True)]
+
+
+def lists() -> list[str]:
+    names = sorted(f"{model._meta.app_label}_{model._meta.model_name}" for model in admin.site._registry)
+    return [reverse("admin:index"), *(reverse(f"admin:{name}_changelist") for name in names)]
+
+
+def faults_of(console: Console, paths: list[str]) -> dict[str, list[str]]:
+    """Of the pages that have any."""
+    found = {}
+    for path in paths:
+        console.open(path)
+        if faults := console.faults():
+            found[path] = faults
+    return found
+
+
+@pytest.fixture
+def prod() -> Environment:
+    """With a hostile name wherever one can be given."""
+    prod = Tenant.create_with_environments("acme", name=HOSTILE).environments.get(slug="prod")
+    policy = Policy.objects.create(environment=prod, name=HOSTILE, ordinal=1, scope_user=HOSTILE)
+    policy.limits.create(metric="requests", window="day", amount=5, per="user")
+    Plan.objects.create(environment=prod, name=HOSTILE)
+    ApiKey.issue(prod, HOSTILE, (EVALUATE,))
+    return prod
+
+
+@pytest.mark.parametrize(("dark", "narrow"), LOOKS)
+def test_every_list_is_well(look: Look, prod: Environment, dark: bool, narrow: bool) -> None:
+    console = look(dark=dark, narrow=narrow)
+    assert faults_of(console, lists()) == {}
+
+
+@pytest.mark.parametrize(("dark", "narrow"), LOOKS)
+def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: bool) -> None:
+    console = look(prod.tenant, dark=dark, narrow=narrow)
+    policy, plan = prod.policies.get(), prod.plans.get()
+    forms = [
+        reverse("admin:policies_policy_add"),
+        reverse("admin:policies_policy_change", args=[policy.pk]),
+        reverse("admin:policies_policy_delete", args=[policy.pk]),
+        reverse("admin:policies_policy_history", args=[policy.pk]),
+        reverse("admin:policies_plan_change", args=[plan.pk]),
+        reverse("admin:tenants_apikey_add"),
+        reverse("admin:tenants_apikey_change", args=[prod.api_keys.get().pk]),
+        reverse("admin:tenants_environment_change", args=[prod.pk]),
+        reverse("admin:password_change"),
+    ]
+    assert faults_of(console, forms) == {}
+
+
+@pytest.mark.parametrize(("dark", "narrow"), LOOKS)
+def test_signing_in_is_well(look: Look, dark: bool, narrow: bool) -> None:
+    console = look(dark=dark, narrow=narrow, signed_in=False)
+    assert faults_of(console, [reverse("admin:login")]) == {}
+
+
+def test_the_environment_is_switched_by_keyboard(look: Look, prod: Environment) -> None:
+    console = look(prod.tenant)
+    page = console.open(reverse("admin:policies_policy_changelist"))
+    page.get_by_role("group").filter(has_text="prod").locator("summary").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="dev", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/policy/?environment=acme/dev")
+    assert page.locator("summary[data-environment]").inner_text().split()[1] == "dev"
+    assert console.faults() == []
+
+
+def test_the_navigation_opens_on_a_narrow_screen(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant, narrow=True).open(reverse("admin:index"))
+    navigation = page.locator("nav[aria-label=Console]")
+    assert not navigation.is_visible()
+    page.get_by_role("button", name="Open the navigation").click()
+    navigation.get_by_role("link", name="Policies").click()
+    page.wait_for_url("**/policies/policy/")

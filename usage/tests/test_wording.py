@@ -1,0 +1,51 @@
+"""How amounts and limits read."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from usage import wording
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.windows import Window
+
+
+def test_every_metric_window_and_subject_has_words() -> None:
+    for metric in Metric:
+        for window in Window:
+            for per in Per:
+                assert wording.limit(metric, window, per, 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "amount", "words"),
+    [
+        (Metric.REQUESTS, 1, "1 request"),
+        (Metric.REQUESTS, 50, "50 requests"),
+        (Metric.TOKENS, 2_000_000, "2,000,000 tokens"),
+        (Metric.CONCURRENCY, 1, "1 call at once"),
+        (Metric.COST_USD, 5_000_000_000, "$5.00"),
+        (Metric.COST_USD, 1_234_567_500_000_000, "$1,234,567.50"),
+        (Metric.COST_USD, 125_000, "$0.000125"),
+        (Metric.COST_USD, 0, "$0.00"),
+        (Metric.COST_USD, -12_400_000_000, "−$12.40"),
+    ],
+)
+def test_an_amount_in_words(metric: Metric, amount: int, words: str) -> None:
+    assert wording.amount(metric, amount) == words
+
+
+def test_a_column_of_sums_has_the_same_places() -> None:
+    assert [wording.number(Metric.COST_USD, nano) for nano in (4_999_999, 1_250_000_000)] == [
+        "$0.00",
+        "$1.25",
+    ]
+    assert wording.number(Metric.REQUESTS, -1_000) == "−1,000"
+
+
+def test_a_limit_in_words() -> None:
+    said = wording.limit(Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT, Decimal("0.5"))
+    assert said == "$0.50 a month, everybody together"
+    assert wording.limit(Metric.CONCURRENCY, Window.TOTAL, Per.USER, 3) == "3 calls at once, each user"

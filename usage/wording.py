@@ -1,0 +1,90 @@
+"""Amounts, windows and limits in people's words: the console, the commands and the explanations write them alike."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.money import NANO
+from usage.windows import Window
+
+_NOUNS = {
+    Metric.REQUESTS: ("request", "requests"),
+    Metric.TOKENS: ("token", "tokens"),
+    Metric.INPUT_TOKENS: ("input token", "input tokens"),
+    Metric.OUTPUT_TOKENS: ("output token", "output tokens"),
+    Metric.CONCURRENCY: ("call at once", "calls at once"),
+}
+_WINDOWS = {
+    Window.MINUTE: "a minute",
+    Window.HOUR: "an hour",
+    Window.DAY: "a day",
+    Window.WEEK: "a week",
+    Window.MONTH: "a month",
+    Window.TOTAL: "in all",
+}
+_SUBJECTS = {
+    Per.USER: "each user",
+    Per.USER_FEATURE: "each user of a feature",
+    Per.FEATURE: "each feature",
+    Per.PLAN: "each plan",
+    Per.ENVIRONMENT: "everybody together",
+    Per.RUN: "each run",
+}
+_CENTS = 2
+_NANO_DIGITS = 9
+
+
+def count(number: int) -> str:
+    """`1,412,380`; below zero with a true minus."""
+    return f"{number:,}".replace("-", "−")
+
+
+def money(nano_usd: int, *, places: int = _CENTS) -> str:
+    """`$5.00`. A sum that the places would round is written in full: `$0.000125`."""
+    usd = Decimal(nano_usd).scaleb(-_NANO_DIGITS)
+    if usd == round(usd, places):
+        return money_rounded(nano_usd, places=places)
+    text = f"{abs(usd):,.{_NANO_DIGITS}f}".rstrip("0")
+    return f"{'−' if usd < 0 else ''}${text}"
+
+
+def money_rounded(nano_usd: int, *, places: int = _CENTS) -> str:
+    """For a column of sums, where each has the same places: `$5.00`."""
+    usd = Decimal(nano_usd).scaleb(-_NANO_DIGITS)
+    return f"{'−' if usd < 0 else ''}${abs(usd):,.{places}f}"
+
+
+def number(metric: Metric, amount: int) -> str:
+    """Without its noun, for a column: `1,412,380`, `$5.00`. Costs are in nano-USD."""
+    return money_rounded(amount) if metric is Metric.COST_USD else count(amount)
+
+
+def amount(metric: Metric, value: int) -> str:
+    """`50 requests`, `1 call at once`, `$5.00`. Costs are in nano-USD."""
+    if metric is Metric.COST_USD:
+        return money(value)
+    one, many = _NOUNS[metric]
+    return f"{count(value)} {one if value == 1 else many}"
+
+
+def amount_of_limit(metric: Metric, value: Decimal | int) -> str:
+    """The same of an amount as a policy has it: whole numbers, or USD."""
+    return amount(metric, int(value * NANO) if metric is Metric.COST_USD else int(value))
+
+
+def window(metric: Metric, kind: Window) -> str:
+    """`a day`; empty for calls in flight, which have none."""
+    return "" if metric is Metric.CONCURRENCY else _WINDOWS[kind]
+
+
+def subject(per: Per) -> str:
+    """Whose calls are counted together: `each user`."""
+    return _SUBJECTS[per]
+
+
+def limit(metric: Metric, kind: Window, per: Per, value: Decimal | int) -> str:
+    """`50 requests a day, each user`."""
+    words = f"{amount_of_limit(metric, value)} {window(metric, kind)}".rstrip()
+    return f"{words}, {subject(per)}"
