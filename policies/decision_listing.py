@@ -76,7 +76,7 @@ class DecisionPage(msgspec.Struct, frozen=True, kw_only=True):
 def page(environment_id: int, query: DecisionQuery) -> DecisionPage:
     """Raises Problem 422. If the counter store is away, what is stored is answered."""
     found = _matching(environment_id, query)
-    _drain(environment_id)
+    store_newest(environment_id)
     page = cursors.page(found.order_by("-id"), query.limit, lambda row: (row.decided_at, row.pk))
     passed = recorded(environment_id, [row.request_id for row in page.rows]) if page.rows else set()
     return DecisionPage(
@@ -85,7 +85,8 @@ def page(environment_id: int, query: DecisionQuery) -> DecisionPage:
     )
 
 
-def _drain(environment_id: int) -> None:
+def store_newest(environment_id: int) -> None:
+    """Has the decisions of just now be found too. If the counter store is away, what is stored is found."""
     try:
         decision_log.drain(Environment(pk=environment_id), batches_max=DRAINED_BATCHES_MAX)
     except StoreUnavailable as error:

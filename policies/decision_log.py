@@ -132,4 +132,7 @@ def _row(environment_id: int, entry: BlockedEntry) -> BlockedDecision:
         policy_version=None if verdict.policy is None else verdict.policy.version,
         limit_state=msgspec.to_builtins(evaluate_answer.limit_states(blocked, decided, held=False)),
         estimated_cost_nano=decided.amounts.cost_nano if blocked.priced else None,
+        needed_input_tokens=blocked.least.input_tokens,
+        needed_output_tokens=blocked.least.output_tokens,
+        needed_cost_nano=blocked.least.cost_nano if blocked.priced else None,
     )

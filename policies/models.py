@@ -203,7 +203,12 @@ class BlockedDecision(models.Model):
     policy_name = models.CharField(max_length=TITLE_LENGTH_MAX)
     policy_version = models.IntegerField(null=True)
     limit_state = models.JSONField()
+    # Of what the call asked for, without a price null.
     estimated_cost_nano = models.BigIntegerField(null=True)
+    # What it needed in any case: of a call that names no cap on its output less than it asked for. Null: not known.
+    needed_input_tokens = models.BigIntegerField(null=True)
+    needed_output_tokens = models.BigIntegerField(null=True)
+    needed_cost_nano = models.BigIntegerField(null=True)
 
     class Meta:
         db_table = "blocked_decision"
@@ -217,6 +222,10 @@ class BlockedDecision(models.Model):
             models.Index(fields=["environment", "-id"], name="decision_newest"),
             models.Index(fields=["environment", "user_id", "-id"], name="decision_user"),
             models.Index(fields=["environment", "reason_code", "-id"], name="decision_reason"),
+            models.Index(fields=["environment", "feature", "-id"], name="decision_feature"),
+            models.Index(fields=["environment", "model", "-id"], name="decision_model"),
+            models.Index(fields=["environment", "policy_id", "-id"], name="decision_policy"),
+            models.Index(fields=["environment", "request_id"], name="decision_request"),
         ]
 
     def __str__(self) -> str:

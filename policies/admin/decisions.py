@@ -1,65 +1,151 @@
-"""Blocked decisions in the admin, read only."""
+"""Blocked decisions in the console, read only: a list with its filters, and a page that explains one of them."""
 
 from __future__ import annotations
 
-from django.contrib import admin
-from django.utils.safestring import SafeString
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
-from policies.models import BlockedDecision
-from tenants.console import display
-from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from policies import blocked, decision_listing
+from policies.admin.decision_filters import DecisionFilters
+from policies.blocked import Explanation, Remedy, StoodLimit, Way
+from policies.models import BlockedDecision, Policy
+from tenants.console import environments, pages
+from tenants.console.parts import Bar
+from tenants.console.rows import ReadOnlyEnvironmentAdmin
+from tenants.models import Environment
 from usage.ledger.reading import recorded
 from usage.money import format_usd_if_known
+
+SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    decision: BlockedDecision
+    headline: str
+    passed_later: bool
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A way that would have let the call pass, and the page where it is done."""
+
+    way: Way
+    url: str | None
+    does: str
 
 
 @admin.register(BlockedDecision)
 class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
-    list_display = ["when", "user_id", "reason_code", "model", "feature", "message"]
-    fieldsets = [
-        (None, {"fields": [
-            "environment", "decided_at", "reason_code", "reason_class", "message", "policy", "passed_later",
-        ]}),
-        ("The call", {"fields": [
-            "user_id", "feature", "plan", "run_id", "model", "request_id", "estimated_cost_usd",
-        ]}),
-        ("The limits as they stood", {"fields": ["limits"]}),
-    ]  # fmt: skip
-    readonly_fields = ["policy", "passed_later", "estimated_cost_usd", "limits"]
-    list_filter = ["reason_class"]
-    search_fields = ["request_id__exact", "user_id__exact", "reason_code__exact"]
-    search_help_text = "The exact request_id, user_id or reason_code"
-    ordering = ["-id"]
-    paginator = BoundedPaginator
-    show_full_result_count = False
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if request.method == "POST" or not self.has_view_permission(request):
+            raise PermissionDenied
+        environment = environments.shown(request)
+        if environment is None:
+            return pages.rendered(request, "console/decisions.html", "Decisions", filters=None)
+        decision_listing.store_newest(environment.pk)
+        filters = DecisionFilters(environment, _filled_in(request))
+        found = list(filters.decisions()[: SHOWN + 1])
+        return pages.rendered(
+            request,
+            "console/decisions.html",
+            "Decisions",
+            filters=filters,
+            rows=_rows(environment, found[:SHOWN]),
+            older=_older(request, found),
+        )
 
-    @admin.display(description="when", ordering="id")
-    def when(self, decision: BlockedDecision) -> str:
-        return display.moment(decision.decided_at)
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        if request.method == "POST":
+            raise PermissionDenied
+        decision = self.get_object(request, object_id)
+        if decision is None or not self.has_view_permission(request, decision):
+            # As Django's own pages answer.
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
+        environment = decision.environment
+        explained = blocked.explain(decision, ZoneInfo(environment.tenant.timezone), timezone.now())
+        return pages.rendered(
+            request,
+            "console/decision.html",
+            explained.headline,
+            original=explained.headline,
+            opts=self.opts,
+            decision=decision,
+            explained=explained,
+            options=[_option(decision, way) for way in explained.ways],
+            limits=[(limit, _bar(limit)) for limit in explained.limits],
+            speaking=_speaking(explained),
+            passed_later=bool(recorded(environment.pk, [decision.request_id])),
+            estimated_cost=format_usd_if_known(decision.estimated_cost_nano),
+            policy_url=_policy_url(decision),
+        )
 
-    @admin.display(description="policy")
-    def policy(self, decision: BlockedDecision) -> SafeString | None:
-        if decision.policy_id is None:
-            return None
-        name = f"{decision.policy_name}, version {decision.policy_version}"
-        return display.link_to("policies.policy", decision.policy_id, name)
 
-    @admin.display(description="passed later", boolean=True)
-    def passed_later(self, decision: BlockedDecision) -> bool:
-        """Whether the call was allowed when it was asked for again, and is in the ledger."""
-        return bool(recorded(decision.environment_id, [decision.request_id]))
-
-    @admin.display(description="estimated cost (USD)")
-    def estimated_cost_usd(self, decision: BlockedDecision) -> str | None:
-        return format_usd_if_known(decision.estimated_cost_nano)
-
-    @admin.display(description="limits")
-    def limits(self, decision: BlockedDecision) -> SafeString | None:
-        if not decision.limit_state:
-            return None
-        names = ("policy", "metric", "window", "per", "limit", "used", "held", "remaining", "resets_at")
-        rows = [[_cell(limit.get(name)) for name in names] for limit in decision.limit_state]
-        return display.table([name.replace("_", " ") for name in names], rows)
+def _filled_in(request: HttpRequest) -> dict[str, str]:
+    given = {**request.GET.dict()}
+    given.pop(environments.PARAMETER, None)
+    return given
 
 
-def _cell(value: object) -> object:
-    return "-" if value is None else value
+def _rows(environment: Environment, decisions: list[BlockedDecision]) -> list[Row]:
+    zone, now = ZoneInfo(environment.tenant.timezone), timezone.now()
+    passed = recorded(environment.pk, [decision.request_id for decision in decisions]) if decisions else {}
+    return [
+        Row(
+            decision=decision,
+            headline=blocked.explain(decision, zone, now).headline,
+            passed_later=decision.request_id in passed,
+            url=reverse("admin:policies_blockeddecision_change", args=[decision.pk]),
+        )
+        for decision in decisions
+    ]
+
+
+def _older(request: HttpRequest, found: list[BlockedDecision]) -> str | None:
+    if len(found) <= SHOWN:
+        return None
+    return f"?{urlencode({**_filled_in(request), 'before': found[SHOWN - 1].pk})}"
+
+
+def _speaking(explained: Explanation) -> tuple[StoodLimit, Bar] | None:
+    """The limit that stood against the call, if one did."""
+    first = explained.limits[0] if explained.limits else None
+    return (first, _bar(first)) if first is not None and first.exceeded else None
+
+
+def _bar(limit: StoodLimit) -> Bar:
+    return Bar(used=limit.used, held=limit.held, limit=limit.limit)
+
+
+def _policy_url(decision: BlockedDecision) -> str | None:
+    """None: no policy blocked it, or it is not there any more."""
+    if decision.policy_id is None:
+        return None
+    found = Policy.objects.filter(pk=decision.policy_id, environment_id=decision.environment_id).exists()
+    return reverse("admin:policies_policy_change", args=[decision.policy_id]) if found else None
+
+
+def _option(decision: BlockedDecision, way: Way) -> Option:
+    users = f"{reverse('admin:policies_enduser_changelist')}?{urlencode({'q': decision.user_id})}"
+    frozen = reverse("admin:tenants_environment_change", args=[decision.environment_id])
+    policy = _policy_url(decision) or reverse("admin:policies_policy_add")
+    url, does = {
+        Remedy.BOOST: (users, "Give a boost…"),
+        Remedy.PLAN: (users, "Change the plan…"),
+        Remedy.UNBLOCK: (users, "Unblock…"),
+        Remedy.POLICY: (policy, "Edit the policy…"),
+        Remedy.UNFREEZE: (frozen, "Unfreeze…"),
+        Remedy.PRICE: (reverse("admin:usage_modelprice_add"), "Give a price…"),
+    }.get(way.remedy, (None, ""))
+    return Option(way, url, does)

@@ -236,13 +236,17 @@ def test_a_ledger_row_says_what_it_cost_and_who_charged_it(environment: Environm
         assert internal not in shown
 
 
-def test_a_decision_shows_its_limits_as_a_table(environment: Environment, member: Client) -> None:
+def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, member: Client) -> None:
     row = decision(environment, "r1")
-    limit = {"policy": "<Free>", "metric": "requests", "limit": 5, "used": 5, "resets_at": None}
+    limit = {
+        "policy": "<Free>", "metric": "requests", "window": "day", "per": "user",
+        "limit": 5, "used": 5, "held": 0, "remaining": 0, "resets_at": None, "exceeded": True,
+    }  # fmt: skip
     BlockedDecision.objects.filter(pk=row.pk).update(limit_state=[limit], estimated_cost_nano=60_000_000)
     shown = text(member, page("blockeddecision", "change", row.pk))
-    assert "<td>&lt;Free&gt;</td><td>requests</td>" in shown
-    assert ">0.06<" in shown
-    assert "Passed later" in shown
-    assert 'title="False"' in shown
+    assert "5 requests a day, each user" in shown
+    assert "&lt;Free&gt;" in shown
+    assert "5 used, 0 held by calls in flight, 0 left" in shown
+    assert "$0.06<" in shown
+    assert "Passed later" not in shown
     assert "Stream id" not in shown

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from django.contrib import admin
 from django.urls import reverse
 
-from policies.models import Plan, Policy
+from policies.models import BlockedDecision, Plan, Policy
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.tests.browser.conftest import Console, Look
@@ -32,6 +34,10 @@ def faults_of(console: Console, paths: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def prod_decision(prod: Environment) -> BlockedDecision:
+    return BlockedDecision.objects.get(environment=prod)
+
+
 @pytest.fixture
 def prod() -> Environment:
     """With a hostile name wherever one can be given."""
@@ -40,6 +46,16 @@ def prod() -> Environment:
     policy.limits.create(metric="requests", window="day", amount=5, per="user")
     Plan.objects.create(environment=prod, name=HOSTILE)
     ApiKey.issue(prod, HOSTILE, (EVALUATE,))
+    state = {
+        "policy": HOSTILE, "metric": "requests", "window": "day", "per": "user",
+        "limit": 5, "used": 4, "held": 1, "remaining": 0, "resets_at": "2026-11-27T23:00:00Z", "exceeded": True,
+    }  # fmt: skip
+    BlockedDecision.objects.create(
+        environment=prod, stream_id="1-1", decided_at=datetime.now(UTC), request_id=HOSTILE, user_id=HOSTILE,
+        feature=HOSTILE, plan=HOSTILE, run_id=HOSTILE, model=HOSTILE, reason_code="DAILY_REQUEST_LIMIT_EXCEEDED",
+        reason_class="exhausted", message=HOSTILE, policy_id=policy.pk, policy_name=HOSTILE, policy_version=1,
+        limit_state=[state],
+    )  # fmt: skip
     return prod
 
 
@@ -62,6 +78,7 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:tenants_apikey_add"),
         reverse("admin:tenants_apikey_change", args=[prod.api_keys.get().pk]),
         reverse("admin:tenants_environment_change", args=[prod.pk]),
+        reverse("admin:policies_blockeddecision_change", args=[prod_decision(prod).pk]),
         reverse("admin:password_change"),
     ]
     assert faults_of(console, forms) == {}

@@ -1,0 +1,75 @@
+"""The filters of the list of decisions, as a form that stands above it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from policies.models import BlockedDecision, Policy
+from policies.reasons import ALL_CODES
+from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
+from tenants.models import Environment
+
+POLICIES_OFFERED_MAX = 500
+ID_MAX = 2**63 - 1
+
+
+class WhenField(forms.DateTimeField):
+    """In the zone of the page, to the minute."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+
+class DecisionFilters(forms.Form):
+    """Each is optional; names are matched whole. `before`: only decisions older than this one."""
+
+    reason = forms.ChoiceField(required=False)
+    user = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
+    feature = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
+    model = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
+    policy = forms.ChoiceField(required=False)
+    request = forms.CharField(
+        required=False, max_length=REQUEST_ID_LENGTH_MAX, strip=False, label="Request id"
+    )
+    since = WhenField(required=False)
+    until = WhenField(required=False)
+    before = forms.IntegerField(required=False, min_value=1, max_value=ID_MAX, widget=forms.HiddenInput)
+
+    def __init__(self, environment: Environment, data: Any) -> None:
+        super().__init__(data)
+        self._environment = environment
+        self.fields["reason"].choices = [("", "Any"), *((code, code) for code in ALL_CODES)]  # type: ignore[attr-defined]
+        names = Policy.objects.filter(environment=environment).order_by("name").values_list("pk", "name")
+        offered = [(str(pk), name) for pk, name in names[:POLICIES_OFFERED_MAX]]
+        self.fields["policy"].choices = [("", "Any"), *offered]  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        found = super().clean() or {}
+        since, until = found.get("since"), found.get("until")
+        if since and until and since >= until:
+            self.add_error("until", "This is not after the beginning.")
+        return found
+
+    def decisions(self) -> QuerySet[BlockedDecision]:
+        """The newest first. None, if a filter cannot be read."""
+        if not self.is_valid():
+            return BlockedDecision.objects.none()
+        columns = {
+            "reason_code": self.cleaned_data["reason"],
+            "user_id": self.cleaned_data["user"],
+            "feature": self.cleaned_data["feature"],
+            "model": self.cleaned_data["model"],
+            "policy_id": self.cleaned_data["policy"],
+            "request_id": self.cleaned_data["request"],
+            "decided_at__gte": self.cleaned_data["since"],
+            "decided_at__lt": self.cleaned_data["until"],
+            "id__lt": self.cleaned_data["before"],
+        }
+        wanted = {column: value for column, value in columns.items() if value}
+        return BlockedDecision.objects.filter(environment=self._environment, **wanted).order_by("-id")
+
+    @property
+    def are_set(self) -> bool:
+        return any(self.data.get(name) for name in self.fields if name != "before")

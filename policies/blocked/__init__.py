@@ -1,0 +1,9 @@
+"""Why a call was blocked, for the person who has to answer the customer: in words, and what would have let it pass.
+
+`explain` is made of the stored decision alone, so it says how things stood then.
+"""
+
+from policies.blocked.explaining import explain
+from policies.blocked.explanation import Explanation, Remedy, StoodLimit, Way
+
+__all__ = ["Explanation", "Remedy", "StoodLimit", "Way", "explain"]

@@ -1,0 +1,86 @@
+"""From a stored decision to its explanation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from policies.blocked import by_limit
+from policies.blocked.by_reason import ANSWERS
+from policies.blocked.explanation import NOTHING_CHARGED, Explanation, StoodLimit
+from policies.reasons import ReasonClass
+from usage.amounts import Per
+from usage.metrics import METRICS, Metric
+from usage.money import parse_usd
+from usage.windows import Window
+
+if TYPE_CHECKING:
+    from policies.models import BlockedDecision
+
+_OF_LIMITS = {ReasonClass.EXHAUSTED.value, ReasonClass.TRANSIENT.value, ReasonClass.TOO_LARGE.value}
+
+
+def explain(decision: BlockedDecision, zone: ZoneInfo, now: datetime) -> Explanation:
+    """`zone` is the tenant's, in which its days and months begin."""
+    limits = _limits_of(decision)
+    exceeded = [limit for limit in limits if limit.exceeded]
+    if decision.reason_code in ANSWERS:
+        headline, why, tell, ways = ANSWERS[decision.reason_code](decision)
+        return Explanation(headline=headline, why=why, limits=limits, tell=tell, ways=ways, vain=())
+    if exceeded and decision.reason_class in _OF_LIMITS:
+        return by_limit.explain(decision, limits, exceeded, zone, now)
+    return Explanation(
+        headline=f"{decision.user_id} was blocked: {decision.reason_code}",
+        why=decision.message,
+        limits=limits,
+        tell=f"That request could not be served. {NOTHING_CHARGED}",
+        ways=(),
+        vain=(),
+    )
+
+
+def _limits_of(decision: BlockedDecision) -> tuple[StoodLimit, ...]:
+    """What only another version knows is left out."""
+    found = []
+    for state in decision.limit_state:
+        try:
+            found.append(_limit(decision, state))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return tuple(sorted(found, key=lambda limit: not limit.exceeded))
+
+
+def _limit(decision: BlockedDecision, state: dict[str, Any]) -> StoodLimit:
+    metric, window = Metric(state["metric"]), Window(state["window"])
+    limit, used, held = (_amount(metric, state[name]) for name in ("limit", "used", "held"))
+    resets_at = state.get("resets_at")
+    return StoodLimit(
+        policy=str(state["policy"]),
+        metric=metric,
+        window=window,
+        per=Per(state["per"]),
+        limit=limit,
+        used=used,
+        held=held,
+        needed=_needed(decision, metric),
+        resets_at=None if resets_at is None else datetime.fromisoformat(str(resets_at)),
+        exceeded=bool(state["exceeded"]),
+    )
+
+
+def _amount(metric: Metric, value: object) -> int:
+    if metric is Metric.COST_USD:
+        return parse_usd(str(value))
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def _needed(decision: BlockedDecision, metric: Metric) -> int | None:
+    if metric in (Metric.REQUESTS, Metric.CONCURRENCY):
+        return 1
+    if metric is Metric.COST_USD:
+        return decision.needed_cost_nano
+    parts = [getattr(decision, f"needed_{column}") for column in METRICS[metric].columns]
+    return None if None in parts else sum(parts)

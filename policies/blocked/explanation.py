@@ -1,0 +1,87 @@
+"""What an explanation of a blocked call consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from usage import wording
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.windows import Window
+
+# The end of what a customer is told: amounts and times, and never policies, other users or prices.
+NOTHING_CHARGED = "Nothing was charged for the request that was refused."
+
+
+class Remedy(StrEnum):
+    """What somebody can do about it; the console has a button for each."""
+
+    WAIT = "wait"
+    BOOST = "boost"
+    POLICY = "policy"
+    PLAN = "plan"
+    UNFREEZE = "unfreeze"
+    UNBLOCK = "unblock"
+    PRICE = "price"
+    CALLER = "caller"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One thing that would have let the call pass."""
+
+    remedy: Remedy
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoodLimit:
+    """A limit as it stood. Money is nano-USD. `needed`: what the call asked for; None: not known any more."""
+
+    policy: str
+    metric: Metric
+    window: Window
+    per: Per
+    limit: int
+    used: int
+    held: int
+    needed: int | None
+    resets_at: datetime | None
+    exceeded: bool
+
+    @property
+    def left(self) -> int:
+        return self.limit - self.used - self.held
+
+    @property
+    def allowance(self) -> str:
+        """`50 requests a day`"""
+        window = wording.window(self.metric, self.window)
+        return f"{wording.amount(self.metric, self.limit)} {window}".rstrip()
+
+    @property
+    def words(self) -> str:
+        """`50 requests a day, each user`"""
+        return f"{self.allowance}, {wording.subject(self.per)}"
+
+    @property
+    def stood(self) -> str:
+        used, held, left = (
+            wording.number(self.metric, each) for each in (self.used, self.held, max(0, self.left))
+        )
+        return f"{used} used, {held} held by calls in flight, {left} left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    headline: str
+    why: str
+    # Those that stood against the call first.
+    limits: tuple[StoodLimit, ...]
+    # To send to the customer.
+    tell: str
+    ways: tuple[Way, ...]
+    # What somebody may think of, and would not have helped.
+    vain: tuple[str, ...]

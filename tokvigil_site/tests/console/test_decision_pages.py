@@ -1,0 +1,302 @@
+"""Blocked calls in the console: found by anything that is known of them, and explained to who answers the customer."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from policies import blocked
+from policies.blocked import Explanation, Remedy
+from policies.end_users import set_end_user
+from policies.models import BlockedDecision
+from policies.reasons import ALL_CODES
+from tenants import freezing
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests.console.conftest import SignIn
+from usage.instants import from_ms
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = reverse("admin:policies_blockeddecision_changelist")
+DAILY_50 = limits("{metric: requests, window: day, amount: 2, per: user}")
+
+
+def blocked_call(api: Api, user: str = "ana", **fields: Any) -> BlockedDecision:
+    """Stored, as the list finds it."""
+    decision = api.evaluate(user, **fields)
+    assert not decision["allowed"], decision
+    api.get("/v1/decisions")
+    return BlockedDecision.objects.get(request_id=decision["request_id"])
+
+
+def explained(decision: BlockedDecision, now: datetime | None = None) -> Explanation:
+    return blocked.explain(decision, ZoneInfo("Europe/Berlin"), now or decision.decided_at)
+
+
+def remedies(explanation: Explanation) -> list[Remedy]:
+    return [way.remedy for way in explanation.ways]
+
+
+def use_up(api: Api, times: int = 2, user: str = "ana") -> None:
+    for _ in range(times):
+        api.use(user)
+
+
+@pytest.fixture
+def api(prod: Environment) -> Api:
+    return Api(prod)
+
+
+def test_a_limit_that_was_used_up_is_explained(api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    decision = blocked_call(api)
+
+    said = explained(decision)
+
+    assert said.headline == "ana was blocked: all 2 requests of the day were used"
+    assert said.why.startswith(
+        "Everyone allows 2 requests a day, each user. There were 2 used, 0 held by calls in flight, 0 left; "
+        "this call needed 1 request. The day ends on "
+    )
+    assert "(Europe/Berlin)" in said.why
+    assert said.tell.startswith(
+        "You have used the 2 requests a day that are included for you. You can go on from"
+    )
+    assert "Everyone" not in said.tell
+    assert remedies(said) == [Remedy.WAIT, Remedy.BOOST, Remedy.POLICY]
+    assert said.ways[1].text == "At least 1 request more: a boost for ana"
+    assert said.ways[2].text.startswith("A higher limit: at least 3 requests a day in Everyone")
+    assert said.vain == ("A shorter prompt or a cheaper model: calls are counted, not tokens or cost",)
+
+
+def test_waiting_is_said_to_be_over_when_it_is(api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    decision = blocked_call(api)
+    assert explained(decision).ways[0].text.startswith("Waiting until ")
+    later = decision.decided_at + timedelta(days=2)
+    assert explained(decision, later).ways[0].text.startswith("Waiting: it passes since ")
+
+
+def test_what_calls_in_flight_hold_passes_a_moment_later(api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    for _ in range(2):
+        api.evaluate("ana")
+
+    said = explained(blocked_call(api))
+
+    assert "held by calls in flight" in said.headline
+    assert remedies(said)[0] is Remedy.WAIT
+    assert "Please try again" in said.tell
+
+
+def test_a_call_without_a_cap_is_explained_by_what_it_needed_in_any_case(api: Api, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: tokens, window: day, amount: 100, per: user}"))
+    first = api.evaluate("ana", input_tokens=60, max_output_tokens=38)
+    api.report(first["request_id"], "ana", input_tokens=60, output_tokens=38)
+    decision = blocked_call(api, input_tokens=20, max_output_tokens=None)
+
+    said = explained(decision)
+
+    assert decision.needed_output_tokens is not None
+    needed = 20 + decision.needed_output_tokens
+    assert said.ways[1].text == f"At least {needed - 2} tokens more: a boost for ana"
+
+
+def test_a_call_that_is_too_large_is_not_told_to_wait(api: Api, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: tokens, window: day, amount: 100, per: user}"))
+    said = explained(blocked_call(api, input_tokens=500))
+    assert Remedy.WAIT not in remedies(said)
+    assert "Waiting: this call alone is more than the limit allows" in said.vain
+    assert Remedy.CALLER in remedies(said)
+
+
+def test_calls_at_once(api: Api, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
+    api.evaluate("ana")
+    said = explained(blocked_call(api))
+    assert said.headline == "ana was blocked: the 1 call at once was running"
+    assert Remedy.BOOST not in remedies(said)
+
+
+def test_a_budget_of_all_is_not_told_to_the_customer(api: Api, prod: Environment) -> None:
+    set_price("test-model", input_usd="1", output_usd="1")
+    apply_policies(prod, limits("{metric: cost_usd, window: month, amount: '0.00001', per: environment}"))
+    api.use("ben", input_tokens=10)
+    said = explained(blocked_call(api, input_tokens=5))
+    assert "$0.00001" in said.headline
+    assert "$" not in said.tell
+    assert said.tell.startswith("What is included for now has been used up. You can go on from ")
+    assert "A shorter prompt or a lower max_output_tokens, or a cheaper model" in [w.text for w in said.ways]
+
+
+def test_reasons_that_need_no_counter(api: Api, prod: Environment) -> None:
+    apply_policies(prod, "policies: [{name: Only, models: {allow: [gpt-*]}}]")
+    assert remedies(explained(blocked_call(api))) == [Remedy.CALLER, Remedy.POLICY]
+    set_end_user(prod, "ana", plan_name=None, blocked=True, actor="test")
+    assert remedies(explained(blocked_call(api))) == [Remedy.UNBLOCK]
+    freezing.freeze(prod, actor="test")
+    assert remedies(explained(blocked_call(api))) == [Remedy.UNFREEZE]
+
+
+@pytest.mark.parametrize("code", ALL_CODES)
+def test_every_reason_has_an_explanation(code: str) -> None:
+    decision = BlockedDecision(
+        user_id="ana",
+        model="m",
+        reason_code=code,
+        reason_class="exhausted",
+        message="It says why.",
+        limit_state=[],
+    )
+    said = explained(decision, from_ms(0))
+    assert said.headline.startswith("ana was blocked: ")
+    assert said.why
+    assert said.tell
+
+
+def test_what_a_later_version_stored_is_left_out(api: Api, prod: Environment) -> None:
+    decision = BlockedDecision(
+        user_id="ana",
+        model="m",
+        reason_code="YEARLY_REQUEST_LIMIT_EXCEEDED",
+        reason_class="exhausted",
+        message="It says why.",
+        limit_state=[
+            {"policy": "P", "metric": "requests", "window": "year", "per": "user"},
+            {"since": "later"},
+        ],
+    )
+    said = explained(decision, from_ms(0))
+    assert (said.why, said.limits) == ("It says why.", ())
+
+
+def rows(client: Client, **filters: Any) -> list[str]:
+    response = client.get(LIST, filters)
+    assert response.status_code == 200
+    return re.findall(
+        r'blockeddecision/\d+/change/"><bdi>(\S+) was blocked', unescape(response.content.decode())
+    )
+
+
+@pytest.fixture
+def calls(api: Api, prod: Environment) -> list[BlockedDecision]:
+    """Of ana with feature chat, then of ben with another model, blocked by different policies."""
+    policies = """
+policies:
+  - name: Chat
+    scope: {feature: chat}
+    unknown_price: allow
+    limits: [{metric: requests, window: day, amount: 0, per: user}]
+  - {name: Others, models: {deny: ["gpt-*"]}}
+"""
+    apply_policies(prod, policies)
+    return [blocked_call(api, "ana", feature="chat"), blocked_call(api, "ben", model="gpt-x")]
+
+
+def test_the_list_is_filtered_by_all_that_is_known_of_a_call(
+    mia: Client, calls: list[BlockedDecision]
+) -> None:
+    ana, ben = calls
+    assert rows(mia) == ["ben", "ana"]
+    assert rows(mia, user="ana") == ["ana"]
+    assert rows(mia, user="an") == []
+    assert rows(mia, feature="chat") == ["ana"]
+    assert rows(mia, model="gpt-x") == ["ben"]
+    assert rows(mia, reason="MODEL_DENIED") == ["ben"]
+    assert rows(mia, policy=str(ana.policy_id)) == ["ana"]
+    assert rows(mia, request=ben.request_id) == ["ben"]
+    assert rows(mia, before=ben.pk) == ["ana"]
+    berlin = ben.decided_at.astimezone(ZoneInfo("Europe/Berlin"))
+    minute = berlin.replace(second=0, microsecond=0, tzinfo=None)
+    assert rows(
+        mia, since=f"{minute:%Y-%m-%dT%H:%M}", until=f"{minute + timedelta(minutes=1):%Y-%m-%dT%H:%M}"
+    )
+    assert rows(mia, until=f"{minute - timedelta(days=1):%Y-%m-%dT%H:%M}") == []
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"reason": "NO_SUCH"},
+        {"since": "yesterday"},
+        {"before": "9" * 40},
+        {"user": "x" * 300},
+        {"policy": "x"},
+    ],
+)
+def test_a_filter_that_cannot_be_read_says_so(
+    mia: Client, calls: list[BlockedDecision], filters: dict[str, str]
+) -> None:
+    response = mia.get(LIST, filters)
+    assert response.status_code == 200
+    assert rows(mia, **filters) == []
+    if "before" not in filters:
+        assert "tv-field-errors" in response.content.decode()
+
+
+def test_older_ones_are_a_page_further(mia: Client, prod: Environment) -> None:
+    BlockedDecision.objects.bulk_create(
+        BlockedDecision(
+            environment=prod, stream_id=str(n), decided_at=datetime.now(UTC), request_id=f"r{n}", user_id=f"u{n}",
+            model="m", reason_code="NO_POLICY", reason_class="forbidden", limit_state=[],
+        )
+        for n in range(120)
+    )  # fmt: skip
+    found, url = [], LIST
+    while True:
+        text = unescape(mia.get(url).content.decode())
+        found += re.findall(r"<bdi>(u\d+) was blocked", text)
+        older = re.search(r'href="(\?[^"]*)">Older', text)
+        if older is None:
+            break
+        url = f"{LIST}{older[1]}"
+    assert found == [f"u{n}" for n in reversed(range(120))]
+
+
+def test_a_page_explains_the_call_and_leads_to_what_would_help(
+    mia: Client, calls: list[BlockedDecision]
+) -> None:
+    ana, _ = calls
+    text = unescape(mia.get(reverse("admin:policies_blockeddecision_change", args=[ana.pk])).content.decode())
+    assert re.findall("<h1><bdi>(.*)</bdi></h1>", text) == [
+        "ana was blocked: requests are not allowed at all"
+    ]
+    assert reverse("admin:policies_policy_change", args=[ana.policy_id]) in text
+    assert "What you can tell" in text
+    assert ana.request_id in text
+
+
+def test_nobody_else_sees_it(sign_in: SignIn, other: Tenant, calls: list[BlockedDecision]) -> None:
+    stranger = sign_in("sam", other)
+    assert rows(stranger) == []
+    for decision in calls:
+        url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+        assert "was blocked" not in stranger.get(url, follow=True).content.decode()
+
+
+def test_the_list_costs_the_same_however_many_there_are(mia: Client, calls: list[BlockedDecision]) -> None:
+    mia.get(LIST)
+    with CaptureQueriesContext(connection) as few:
+        mia.get(LIST)
+    BlockedDecision.objects.bulk_create(
+        BlockedDecision(
+            environment=calls[0].environment, stream_id=f"s{n}", decided_at=datetime.now(UTC), request_id=f"q{n}",
+            user_id="u", model="m", reason_code="NO_POLICY", reason_class="forbidden", limit_state=[],
+        )
+        for n in range(100)
+    )  # fmt: skip
+    with CaptureQueriesContext(connection) as many:
+        mia.get(LIST)
+    assert len(many) == len(few)
