@@ -8,7 +8,9 @@ from policies.api.decisions import DecisionsView
 from policies.api.end_users import EndUserView
 from policies.api.evaluate import EvaluateView
 from policies.api.limits import LimitsView
+from policies.api.plans import PlansView, PlanView
 from policies.api.policies import PoliciesView, PolicyView
+from policies.api.policy_file import PolicyFileView
 from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
@@ -47,6 +49,9 @@ urlpatterns = [
     path("v1/reservations/<any:request_id>", ReservationView.as_view()),
     path("v1/limits", LimitsView.as_view()),
     path("v1/decisions", DecisionsView.as_view()),
+    path("v1/policy-file", PolicyFileView.as_view()),
+    path("v1/plans", PlansView.as_view()),
+    path("v1/plans/<any:name>", PlanView.as_view()),
     path("v1/policies", PoliciesView.as_view()),
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),
     path("v1/models", ModelsView.as_view()),

@@ -71,7 +71,7 @@ class EndUserView(KeyView):
         body = http.decode(request._request, _body)
         try:
             user = end_users.set_end_user(
-                self._environment(), user_id, plan_name=body.plan, blocked=body.blocked, actor=self._actor()
+                self._environment(), user_id, plan_name=body.plan, blocked=body.blocked, actor=self.actor
             )
         except ValidationError as error:
             raise _invalid(error) from error
@@ -89,15 +89,12 @@ class EndUserView(KeyView):
         """Deleting again is no error."""
         queries.decode(request._request, queries.NoParameters)
         end_users.remove_end_user(
-            self._environment(), queries.path_name("user_id", user_id), actor=self._actor()
+            self._environment(), queries.path_name("user_id", user_id), actor=self.actor
         )
         return HttpResponse(status=204)
 
     def _environment(self) -> Environment:
         return Environment.objects.select_related("tenant").get(pk=self.environment_id)
-
-    def _actor(self) -> str:
-        return f"key:{self.credential.key_id}"
 
 
 def _answer(user: EndUser) -> EndUserAnswer:

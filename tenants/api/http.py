@@ -15,8 +15,9 @@ from tenants.api.problems import FieldError, Problem, invalid
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 
 BODY_BYTES_MAX = 64 * 1024
-BATCH_BODY_BYTES_MAX = 1024 * 1024
-BATCH_PATH = "/v1/usage/batch"
+LARGE_BODY_BYTES_MAX = 1024 * 1024
+# Paths that take longer bodies than others.
+LARGE_BODY_PATHS = frozenset({"/v1/usage/batch", "/v1/policy-file"})
 METADATA_KEYS_MAX = 16
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>.*)`$")
 
 def body_bytes_max(path: str) -> int:
     """The longest body that is taken at a path of the API."""
-    return BATCH_BODY_BYTES_MAX if path == BATCH_PATH else BODY_BYTES_MAX
+    return LARGE_BODY_BYTES_MAX if path in LARGE_BODY_PATHS else BODY_BYTES_MAX
 
 
 def decode(request: HttpRequest, decoder: msgspec.json.Decoder[T]) -> T:

@@ -34,6 +34,7 @@ _PROBLEMS = {
     404: "`NOT_FOUND`: there is no such thing in this environment.",
     408: "`REQUEST_TIMEOUT`: the body did not arrive in time; nothing was recorded. Retry.",
     409: "`IDEMPOTENCY_CONFLICT`: the request_id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
+    412: "`PRECONDITION_FAILED`: the environment has changed since; nothing was changed. Read again.",
     413: "`BODY_TOO_LARGE`: send less.",
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",
     422: "`VALIDATION_ERROR`: `errors` names the first field that is wrong, and how to fix it.",

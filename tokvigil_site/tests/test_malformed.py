@@ -16,7 +16,7 @@ from django.db import connection
 
 from audit.models import Entry
 from policies.models import EndUser
-from tenants.api.http import BATCH_BODY_BYTES_MAX, BODY_BYTES_MAX
+from tenants.api.http import BODY_BYTES_MAX, LARGE_BODY_BYTES_MAX
 from tokvigil_site.handlers import Application
 from tokvigil_site.testing import Answer, Api, ledger
 from tokvigil_site.tests.callers import assert_problem
@@ -445,7 +445,7 @@ def test_a_batch_of_another_shape_is_refused(wire: Wire, api: Api, body: bytes) 
 
 
 def test_a_batch_that_is_too_large_is_refused(wire: Wire, api: Api) -> None:
-    body = b'{"events": ["' + b"a" * BATCH_BODY_BYTES_MAX + b'"]}'
+    body = b'{"events": ["' + b"a" * LARGE_BODY_BYTES_MAX + b'"]}'
 
     assert_problem(wire.send("POST", "/v1/usage/batch", body), 413, "BODY_TOO_LARGE")
     left_nothing(api)

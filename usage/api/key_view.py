@@ -32,6 +32,11 @@ class KeyView(APIView):
         return self.credential.environment_id
 
     @property
+    def actor(self) -> str:
+        """For the audit log."""
+        return f"key:{self.credential.key_id}"
+
+    @property
     def counting(self) -> CountingRules:
         return rules.at_edition(self.environment_id, self.credential.edition)
 

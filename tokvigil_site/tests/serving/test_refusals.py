@@ -109,7 +109,7 @@ def test_a_page_takes_no_more_than_its_forms_may_hold(server: WebProcess, api: A
 
 
 def test_only_the_batch_takes_more_than_the_others() -> None:
-    view: Any = resolve(http.BATCH_PATH).func
+    view: Any = resolve("/v1/usage/batch").func
 
     assert view.view_class is UsageBatchView
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tenants.api.http import BATCH_BODY_BYTES_MAX
+from tenants.api.http import LARGE_BODY_BYTES_MAX
 from tenants.models import Environment
 from tokvigil_site.serving import BODY_DEADLINE_S
 from tokvigil_site.serving.bodies import LARGE_BYTES
@@ -106,8 +106,8 @@ def test_large_slow_bodies_take_a_bounded_amount_of_memory(
         400,
         path="/v1/usage/batch",
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {web.text}"},
-        content_length=BATCH_BODY_BYTES_MAX,
-        first=b" " * (BATCH_BODY_BYTES_MAX - 100),
+        content_length=LARGE_BODY_BYTES_MAX,
+        first=b" " * (LARGE_BODY_BYTES_MAX - 100),
     )
     with clients, others_are_answered(web):
         peak = max(_watched(worker, seconds=4))
