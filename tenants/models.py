@@ -168,6 +168,11 @@ class Missed(models.Model):
         return f"{self.what} of {self.environment_id}"
 
 
+def scope_choices() -> list[tuple[str, str]]:
+    """Asked for when needed, so that a new scope changes no column."""
+    return [(scope, scope) for scope in SCOPES]
+
+
 class ApiKey(models.Model):
     """A key of one environment. Only an HMAC of its secret is stored; the key itself is shown once."""
 
@@ -176,7 +181,7 @@ class ApiKey(models.Model):
     key_id = models.CharField(max_length=keys.ID_LENGTH, unique=True, editable=False)
     secret_hmac = models.BinaryField(max_length=32, editable=False)
     pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, editable=False)
-    scopes = ArrayField(models.CharField(max_length=32, choices=[(scope, scope) for scope in SCOPES]))
+    scopes = ArrayField(models.CharField(max_length=32, choices=scope_choices))
     expires_at = models.DateTimeField(null=True, blank=True)
     allowed_networks = ArrayField(
         models.CharField(max_length=NETWORK_LENGTH_MAX),
