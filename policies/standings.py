@@ -1,0 +1,208 @@
+"""How full the limits in force are: of each the fullest subject, and how many are near it or at it.
+
+What a limit's scope names (the environment, a plan, a feature, a user) is read exactly. Of users whom no policy names
+those are looked at that used most in the window, by the ledger, and how they stand is read from their counters, all in
+one round trip. A policy is counted only for callers that it applies to: who has an override of their own is not among
+those of another.
+
+What is not known is None, never 0. Where counters cannot be read, what was used is known from the ledger, and what is
+held is not known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from policies import policy_rows
+from policies.limit_subjects import COUNTERS_MAX, Asked, Found, Search
+from policies.models import Policy
+from policies.resolution import StoredPolicy
+from policies.rules import LimitRule, Mode, PolicyRule
+from tenants.console.parts import Bar, State
+from tenants.models import Environment
+from usage.amounts import Amounts, Subjects, subject_digest
+from usage.assessment import PolicyRef
+from usage.counting import readings
+from usage.counting.readings import Readings
+from usage.counting.store import StoreUnavailable, store
+from usage.counting.tracked import Counter, TrackedPairs
+from usage.instants import from_ms
+
+logger = logging.getLogger("tokvigil.standings")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectStanding:
+    """Of one subject. Counts, costs in nano-USD. None: not known."""
+
+    subject: Subjects
+    used: int | None
+    held: int | None
+
+    def bar(self, limit: LimitRule, *, watched: bool) -> Bar | None:
+        """None: it is not known what was used."""
+        if self.used is None:
+            return None
+        return Bar(used=self.used, held=self.held or 0, limit=limit.amount, watched=watched)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Of one limit. `subjects`: those looked at, the fullest first; none if nobody used anything of it.
+
+    Not `complete`: there may be more subjects, so `near` and `full` are at least so many; without any subject it is
+    not known who used anything.
+    """
+
+    policy: Policy
+    limit: LimitRule
+    # When the window ends; None: it never does.
+    resets_at: datetime | None
+    subjects: tuple[SubjectStanding, ...]
+    complete: bool
+
+    @property
+    def watched(self) -> bool:
+        return self.policy.mode == Mode.MONITOR
+
+    @property
+    def fullest(self) -> SubjectStanding | None:
+        return self.subjects[0] if self.subjects else None
+
+    @property
+    def bar(self) -> Bar | None:
+        """Of the fullest."""
+        return None if self.fullest is None else self.fullest.bar(self.limit, watched=self.watched)
+
+    @property
+    def near(self) -> int:
+        return self._count(State.NEAR)
+
+    @property
+    def full(self) -> int:
+        return self._count(State.FULL, State.OVER)
+
+    @property
+    def urgency(self) -> tuple[float, bool]:
+        """The greater, the fuller; of equals what is enforced before what is watched."""
+        bar = self.bar
+        fullness = -1.0 if bar is None else _fullness(bar.used + bar.held, bar.limit)
+        return fullness, not self.watched
+
+    def _count(self, *states: State) -> int:
+        bars = (each.bar(self.limit, watched=self.watched) for each in self.subjects)
+        return sum(bar is not None and bar.state in states for bar in bars)
+
+
+def standings(environment: Environment, only: Collection[UUID] | None = None) -> list[Standing]:
+    """Of all limits in force, or of those of these policies: by policy, the oldest first.
+
+    The number of queries depends on the kinds of limits alone, the counters are read in one round trip, and the
+    ledger is asked for LEDGER_MS_MAX at most.
+    """
+    rows = list(Policy.objects.in_force(environment.pk).exclude(mode=Mode.OFF).prefetch_related("limits"))
+    rules = {row.pk: policy_rows.rule_of(row) for row in rows}
+    asked = [
+        Asked(row, rules[row.pk], limit)
+        for row in rows
+        if only is None or row.pk in only
+        for limit in rules[row.pk].limits
+    ]
+    if not asked:
+        return []
+    pairs = frozenset(pair for each in asked if (pair := each.limit.pair))
+    tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
+    now_ms = store.now_ms()
+    found = Search(tracked, (_stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
+    return _Reader(tracked, now_ms, found).standings()
+
+
+class _Reader:
+    """Reads the counters of what was found."""
+
+    def __init__(self, tracked: TrackedPairs, now_ms: int, found: dict[Asked, Found]) -> None:
+        self._tracked = tracked
+        self._now_ms = now_ms
+        self._found = found
+
+    def standings(self) -> list[Standing]:
+        counted = self._counted()
+        return [self._standing(each, those, counted) for each, those in self._found.items()]
+
+    def _counted(self) -> Readings | None:
+        """None: the counters cannot be read."""
+        counters: dict[str, Counter] = {}
+        in_flight: set[str] = set()
+        for each, those in self._found.items():
+            for subject, _ in those.subjects:
+                if len(counters) + len(in_flight) >= COUNTERS_MAX:
+                    break
+                counter = self._counter(each.limit, subject)
+                if counter is not None:
+                    counters[counter.key] = counter
+                elif key := self._tracked.concurrency_key(each.limit.per, subject):
+                    in_flight.add(key)
+        try:
+            return readings.read(
+                self._tracked.environment_id,
+                self._tracked.zone.key,
+                list(counters.values()),
+                sorted(in_flight),
+            )
+        except StoreUnavailable as error:
+            logger.info("limits without counters: %s", error)
+            return None
+
+    def _counter(self, limit: LimitRule, subject: Subjects) -> Counter | None:
+        name, pair = subject.name(limit.per), limit.pair
+        if name is None or pair is None:
+            return None
+        slot = self._tracked.slot(pair, self._tracked.span(pair.window, self._now_ms))
+        return Counter(slot.key_prefix + subject_digest(name), slot)
+
+    def _standing(self, each: Asked, found: Found, counted: Readings | None) -> Standing:
+        limit = each.limit
+        subjects = [self._of_subject(limit, *one, counted) for one in found.subjects]
+        end_ms = None if limit.pair is None else self._tracked.span(limit.window, self._now_ms).end
+        return Standing(
+            policy=each.row,
+            limit=limit,
+            resets_at=None if end_ms is None else from_ms(end_ms),
+            subjects=tuple(sorted(subjects, key=lambda one: _rank(one, limit), reverse=True)),
+            complete=found.complete,
+        )
+
+    def _of_subject(
+        self, limit: LimitRule, subject: Subjects, recorded: Amounts | None, counted: Readings | None
+    ) -> SubjectStanding:
+        counter = self._counter(limit, subject)
+        if counter is None:
+            key = self._tracked.concurrency_key(limit.per, subject)
+            held = None if counted is None or key is None else counted.in_flight.get(key)
+            return SubjectStanding(subject=subject, used=None if held is None else 0, held=held)
+        reading = None if counted is None else counted.counters.get(counter.key)
+        if reading is not None:
+            used, held = reading.used.of(limit.metric), reading.held.of(limit.metric)
+            return SubjectStanding(subject=subject, used=used, held=held)
+        used_of_ledger = None if recorded is None else recorded.of(limit.metric)
+        return SubjectStanding(subject=subject, used=used_of_ledger, held=None)
+
+
+def _stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
+    ref = PolicyRef(id=str(row.pk), name=row.name, version=row.version, scope=rule.scope.label)
+    return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
+
+
+def _rank(standing: SubjectStanding, limit: LimitRule) -> float:
+    if standing.used is None:
+        return -1.0
+    return _fullness(standing.used + (standing.held or 0), limit.amount)
+
+
+def _fullness(taken: int, limit: int) -> float:
+    return taken / limit if limit > 0 else float("inf")

@@ -1,0 +1,121 @@
+"""Who used most in a period, of those whom a question is about: the subjects that a limit will stop first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection, transaction
+
+from usage.amounts import Amounts, Per, Subjects
+from usage.ledger import sums
+from usage.metrics import COLUMNS, METRICS, Metric
+
+KINDS_OF_CALL_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Who used most of `metric`, of the subjects that made calls of these kinds: each a feature and a plan."""
+
+    metric: Metric
+    kinds: frozenset[tuple[str, str]]
+    # Whether users are left out that the caller says to leave out.
+    leaves_out: bool = False
+
+
+@contextmanager
+def at_most(milliseconds: int) -> Iterator[None]:
+    """Each statement inside. One that takes longer raises OperationalError and undoes nothing outside."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        (before,) = cursor.fetchone() or ("0",)
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(max(1, milliseconds))])
+        yield
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [before])
+
+
+def kinds_of_call(environment_id: int, start: datetime, end: datetime) -> list[tuple[str, str]]:
+    """The features and plans that calls had together, the most frequent first; no more than KINDS_OF_CALL_MAX."""
+    used = sums.used(environment_id, [start, end], ("feature", "plan"))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT feature, plan FROM ({used.sql}) AS used GROUP BY feature, plan
+            ORDER BY sum(events) DESC, feature, plan LIMIT %s
+            """,  # noqa: S608 (our own names)
+            [*used.values, KINDS_OF_CALL_MAX],
+        )
+        found: list[tuple[str, str]] = cursor.fetchall()
+        return found
+
+
+def leading(
+    environment_id: int,
+    per: Per,
+    start: datetime,
+    end: datetime,
+    questions: Collection[Question],
+    *,
+    most: int,
+    left_out: Iterable[str] = (),
+) -> dict[Question, list[tuple[Subjects, Amounts]]]:
+    """Of each question the `most` subjects that used most, each with all it used in the period. Two statements.
+
+    A subject is in it for any call of the kinds, and then with its other calls too: so its counter counts.
+    Raises DatabaseError.
+    """
+    asked = list(questions)
+    found: dict[Question, list[tuple[Subjects, Amounts]]] = {question: [] for question in asked}
+    rows = [
+        (number, question.metric.value, *kind, question.leaves_out)
+        for number, question in enumerate(asked)
+        for kind in question.kinds
+    ]
+    if not rows:
+        return found
+    columns = sums.COLUMNS[per]
+    used = sums.used(environment_id, [start, end], {*columns, "feature", "plan"})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _sql(columns, used.sql),
+            [*used.values, *map(list, zip(*rows, strict=True)), list(left_out), most],
+        )
+        for number, *values in cursor.fetchall():
+            subject = Subjects(**{"user_id": "", **dict(zip(columns, values, strict=False))})
+            found[asked[number]].append((subject, Amounts(*values[len(columns) :])))
+    return found
+
+
+def _sql(columns: tuple[str, ...], used: str) -> str:
+    """The subject's columns are `of_..` beside the feature and the plan of the kind of call."""
+    # Names in the order of their bytes: comparing them by a language's rules takes most of the time.
+    subject = ", ".join(f'{name} COLLATE "C" AS of_{name}' for name in columns)
+    key = ", ".join(f"of_{name}" for name in columns)
+    places = ", ".join(str(place) for place in range(1, len(columns) + 3))
+    totals = ", ".join(f"sum({column})::bigint AS {column}" for column in COLUMNS)
+    amount = " ".join(f"WHEN '{row.metric}' THEN {' + '.join(row.columns)}" for row in METRICS.values())
+    user = "of_user_id" if "user_id" in columns else "NULL"
+    return f"""
+        WITH part AS MATERIALIZED (
+            SELECT {subject}, feature COLLATE "C" AS feature, plan COLLATE "C" AS plan, {totals} FROM ({used}) AS used
+            WHERE {" AND ".join(f"{name} <> ''" for name in columns)}
+            GROUP BY {places}
+        ), whole AS (
+            SELECT {key}, {totals} FROM part GROUP BY {key}
+        ), question AS (
+            SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::boolean[])
+                AS question (number, metric, feature, plan, leaves_out)
+        ), meant AS (
+            SELECT DISTINCT number, metric, {key} FROM question JOIN part USING (feature, plan)
+            WHERE NOT (leaves_out AND coalesce({user} = ANY(%s::text[]), false))
+        ), ranked AS (
+            SELECT number, {key}, {", ".join(COLUMNS)}, row_number() OVER (
+                PARTITION BY number ORDER BY CASE metric {amount} END DESC, {key}
+            ) AS place
+            FROM meant JOIN whole USING ({key})
+        )
+        SELECT number, {key}, {", ".join(COLUMNS)} FROM ranked WHERE place <= %s ORDER BY number, place
+    """  # noqa: S608 (our own names)
