@@ -260,6 +260,7 @@ UNFOLD = {
     "STYLES": [
         lambda request: static("tokvigil/console.css"),
         lambda request: static("tokvigil/parts.css"),
+        lambda request: static("tokvigil/policies.css"),
     ],
     "COLORS": {
         "primary": {

@@ -11,9 +11,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.views import ChangeList
 
-from policies import documents, publishing, rules
+from policies import documents, policy_rows, publishing, rules, wording
+from policies.admin import policy_list
 from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
+from policies.admin.policy_list import InForce, PolicyList
 from policies.file_errors import PolicyFileError
 from policies.models import Limit, Policy
 from tenants.console.access import actor_of
@@ -33,8 +37,9 @@ class PolicyAdmin(EnvironmentRowsAdmin):
     form = PolicyForm
     refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
     inlines = [LimitInline]
-    list_display = ["name", "scope", "kind", "mode", "priority", "version", "archived_at"]
-    list_filter = ["kind", "mode", ("archived_at", admin.EmptyFieldListFilter)]
+    list_display = ["described", "scope", "state_in_words", "fullest", "changed"]
+    list_display_links = None
+    list_filter = ["kind", "mode", InForce]
     list_select_related = ["environment__tenant"]
     search_fields = ["name", "scope_user", "scope_feature", "scope_plan"]
     fieldsets = [
@@ -53,12 +58,34 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         ),
         ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
     ]
-    state = ("id", "version", "versions", "created_at", "archived_at")
+    form_state = ("id", "version", "versions", "created_at", "archived_at")
 
-    @admin.display(description="scope")
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
+        return super().get_queryset(request).prefetch_related("limits")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return PolicyList
+
+    @admin.display(description="policy", ordering="name")
+    def described(self, policy: Policy) -> SafeString:
+        return policy_list.described(policy)
+
+    @admin.display(description="for")
     def scope(self, policy: Policy) -> str:
-        scope = {"user": policy.scope_user, "feature": policy.scope_feature, "plan": policy.scope_plan}
-        return ", ".join(f"{name}: {text}" for name, text in scope.items() if text) or "default"
+        rule = policy_rows.rule_of(policy)
+        return wording.scope(rule.scope, rule.kind)
+
+    @admin.display(description="state", ordering="mode")
+    def state_in_words(self, policy: Policy) -> SafeString:
+        return policy_list.state(policy)
+
+    @admin.display(description="fullest limit")
+    def fullest(self, policy: Policy) -> SafeString:
+        return policy_list.fullest(policy)
+
+    @admin.display(description="last change", ordering="version")
+    def changed(self, policy: Policy) -> SafeString:
+        return policy_list.changed(policy)
 
     @admin.display(description="history")
     def versions(self, policy: Policy) -> str:
@@ -70,13 +97,13 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         if obj is None:
             return self.fieldsets
         opened = () if not self.may_change(request, obj) else ("opened_version",)
-        return [*self.fieldsets, ("State", {"fields": (*self.state, *opened)})]
+        return [*self.fieldsets, ("State", {"fields": (*self.form_state, *opened)})]
 
     def lock(self, obj: Policy) -> None:
         Environment.lock(obj.environment_id)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Policy | None = None) -> list[str]:
-        return [] if obj is None else ["environment", *self.state]
+        return [] if obj is None else ["environment", *self.form_state]
 
     def may_change(self, request: HttpRequest, obj: Policy | None = None) -> bool:
         archived = obj is not None and obj.archived_at is not None

@@ -36,9 +36,8 @@ def text(limits: tuple[LimitRule, ...] = (DAILY,), **fields: Any) -> str:
 
 
 def limit(**fields: Any) -> LimitRule:
-    return LimitRule(
-        **{"metric": Metric.REQUESTS, "window": Window.DAY, "amount": 50, "per": Per.USER} | fields
-    )
+    given: dict[str, Any] = {"metric": Metric.REQUESTS, "window": Window.DAY, "amount": 50, "per": Per.USER}
+    return LimitRule(**given | fields)
 
 
 def test_a_whole_policy() -> None:
