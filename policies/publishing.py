@@ -7,7 +7,7 @@ count in, one new revision, and an audit entry for each change. What did not cha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -144,6 +144,19 @@ def publish_one(
         change = _change(row, rule)
         _apply(environment, () if change is None else (change,), actor)
         return Policy.objects.in_force(environment.pk).get(name=rule.name)
+
+
+def set_mode(policy: Policy, mode: Mode, *, actor: str) -> Policy:
+    """Enforces, watches or turns off a policy in force; nothing else of it changes. Its row.
+
+    Raises Policy.DoesNotExist if it is archived.
+    """
+    environment = policy.environment
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        row = Policy.objects.in_force(environment.pk).get(pk=policy.pk)
+        rule = replace(policy_rows.rule_of(row), mode=mode)
+        return publish_one(environment, rule, actor=actor, policy_id=policy.pk)
 
 
 def objections(

@@ -118,7 +118,7 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     pairs = frozenset(pair for each in asked if (pair := each.limit.pair))
     tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
     now_ms = store.now_ms()
-    found = Search(tracked, (_stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
+    found = Search(tracked, (stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
     return _Reader(tracked, now_ms, found).standings()
 
 
@@ -193,7 +193,7 @@ class _Reader:
         return SubjectStanding(subject=subject, used=used_of_ledger, held=None)
 
 
-def _stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
+def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
     ref = PolicyRef(id=str(row.pk), name=row.name, version=row.version, scope=rule.scope.label)
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 

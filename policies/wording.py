@@ -75,7 +75,7 @@ def _sentences(rule: PolicyRule, holes: Holes) -> Pieces:
         groups = [(Per.USER, ())]
     said: list[Pieces] = []
     for number, (per, limits) in enumerate(groups):
-        allowed = [_allowed(limit) for limit in limits]
+        allowed = _allowed(limits)
         if number == len(groups) - 1:
             allowed += [_hole(name) for name in holes.limits]
         with_models = _plain(", ") + models if models and len(groups) == 1 else ()
@@ -162,13 +162,17 @@ _VERBS = {
 }
 
 
-def _allowed(limit: LimitRule) -> Pieces:
-    verb, nothing = _VERBS[limit.metric]
-    if limit.amount == 0:
-        return _plain(f"{verb} ") + _strong(nothing)
-    up_to = "up to " if limit.metric is Metric.COST_USD else ""
-    words = f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}"
-    return _plain(f"{verb} {up_to}") + _strong(words.rstrip())
+def _allowed(limits: Sequence[LimitRule]) -> list[Pieces]:
+    """A verb that is the same as the one before is not said again."""
+    found, said = [], ""
+    for limit in limits:
+        verb, nothing = _VERBS[limit.metric]
+        lead = f"{verb} up to " if limit.metric is Metric.COST_USD and limit.amount else f"{verb} "
+        words = f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}"
+        amount = _strong(words.rstrip() if limit.amount else nothing)
+        found.append(amount if lead == said else _plain(lead) + amount)
+        said = lead
+    return found
 
 
 def _models(rule: PolicyRule) -> Pieces:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.actions import delete_selected
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
 from policies import documents, policy_rows, publishing, rules, wording
-from policies.admin import policy_list
+from policies.admin import policy_list, policy_page
 from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
 from policies.admin.policy_list import InForce, PolicyList
 from policies.file_errors import PolicyFileError
@@ -92,6 +95,47 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         return format_html(
             '<a href="../../../policyversion/?policy__id__exact={}">all versions</a>', policy.pk
         )
+
+    def get_urls(self) -> list[URLPattern]:
+        pages = [("edit", self.edit_view), ("mode", self.mode_view)]
+        own = [
+            path(
+                f"<uuid:object_id>/{name}/", self.admin_site.admin_view(view), name=f"policies_policy_{name}"
+            )
+            for name, view in pages
+        ]
+        return [*own, *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, *arguments: Any, **named: Any
+    ) -> HttpResponse:
+        """Looking comes before changing: the form is at `edit`."""
+        if request.method != "GET":
+            return super().change_view(request, object_id, *arguments, **named)
+        policy = self.get_object(request, unquote(object_id))
+        if policy is None:
+            return super().change_view(request, object_id, *arguments, **named)
+        return policy_page.show(request, policy, may_change=self.has_change_permission(request, policy))
+
+    def edit_view(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
+        self._changeable(request, object_id)
+        return super().change_view(request, str(object_id))
+
+    def mode_view(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
+        policy = self._changeable(request, object_id)
+        try:
+            return policy_page.change_mode(request, policy)
+        except self.refusals as error:
+            return self._refused(request, error, "Nothing was changed")
+
+    def _changeable(self, request: HttpRequest, object_id: UUID) -> Policy:
+        """Raises Http404 for one that the person does not see, PermissionDenied for one that they may not change."""
+        policy: Policy | None = self.get_object(request, str(object_id))
+        if policy is None:
+            raise Http404("There is no such policy.")
+        if not self.has_change_permission(request, policy):
+            raise PermissionDenied
+        return policy
 
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
         if obj is None:

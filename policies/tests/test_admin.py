@@ -190,7 +190,7 @@ def test_changing_a_policy_makes_its_next_version(environment: Environment, memb
     row = policy(environment, "Default")
     kept = row.limits.get()
     url = page("policy", "change", row.pk)
-    assert "50" in member.get(url).content.decode()
+    assert "50" in member.get(page("policy", "edit", row.pk)).content.decode()
     body = form([{**DAILY, "id": kept.pk, "policy": row.pk}], kept=1, name="Basic", mode="monitor")
     assert member.post(url, body).status_code == 302
 
@@ -204,7 +204,7 @@ def test_changing_a_policy_makes_its_next_version(environment: Environment, memb
 def test_saving_a_policy_as_it_is_makes_no_version(environment: Environment, member: Client) -> None:
     row = policy(environment, "Free")
     url = page("policy", "change", row.pk)
-    shown = member.get(url).context
+    shown = member.get(page("policy", "edit", row.pk)).context
     body = form(kept=1)
     for form_shown in (shown["adminform"].form, *shown["inline_admin_formsets"][0].formset.forms[:1]):
         for field in form_shown:
@@ -334,7 +334,7 @@ def test_the_list_says_whom_a_policy_is_for(environment: Environment, member: Cl
 def test_the_form_explains_itself_and_puts_the_limits_before_the_state(
     environment: Environment, member: Client
 ) -> None:
-    shown = member.get(page("policy", "change", policy(environment, "Free").pk)).content.decode()
+    shown = member.get(page("policy", "edit", policy(environment, "Free").pk)).content.decode()
     for field in ("kind", "mode", "on_unavailable", "on_unsettled", "unknown_price"):
         assert f'id="id_{field}_helptext"' in shown
     assert "Cost per request (USD)" in shown
