@@ -10,7 +10,7 @@ from django.contrib.admin.actions import delete_selected
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -18,11 +18,13 @@ from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
 from policies import documents, policy_rows, publishing, rules, wording
-from policies.admin import policy_list, policy_page
+from policies.admin import policy_list, policy_page, policy_preview
 from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
 from policies.admin.policy_list import InForce, PolicyList
 from policies.file_errors import PolicyFileError
+from policies.known_names import known_names
 from policies.models import Limit, Policy
+from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
 from tenants.models import Environment
@@ -104,7 +106,38 @@ class PolicyAdmin(EnvironmentRowsAdmin):
             )
             for name, view in pages
         ]
-        return [*own, *super().get_urls()]
+        preview = self.admin_site.admin_view(self.preview_view)
+        return [
+            *own,
+            path("<uuid:object_id>/preview/", preview, name="policies_policy_preview"),
+            path("add/preview/", preview, name="policies_policy_preview_new"),
+            *super().get_urls(),
+        ]
+
+    def preview_view(self, request: HttpRequest, object_id: UUID | None = None) -> HttpResponse:
+        """What the posted form says; nothing is saved."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        policy = None if object_id is None else self._changeable(request, object_id)
+        environment = environments.shown(request) if policy is None else policy.environment
+        if environment is None or not self.has_add_permission(request):
+            raise PermissionDenied
+        return policy_preview.show(request, environment, policy)
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *arguments: Any, **named: Any
+    ) -> HttpResponse:
+        """With what may be chosen, and the address of what the form says."""
+        environment = environments.shown(request)
+        original = context.get("original")
+        if environment is not None and self.may_change(request, original):
+            context["names"] = known_names(environment)
+            context["preview_url"] = (
+                reverse("admin:policies_policy_preview_new")
+                if original is None
+                else reverse("admin:policies_policy_preview", args=[original.pk])
+            )
+        return super().render_change_form(request, context, *arguments, **named)
 
     def change_view(
         self, request: HttpRequest, object_id: str, *arguments: Any, **named: Any

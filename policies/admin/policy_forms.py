@@ -20,7 +20,10 @@ from tenants.console import display
 from tenants.console.forms import LinesField
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
+from usage import wording
+from usage.amounts import Per
 from usage.metrics import Metric
+from usage.windows import Window
 
 _LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
 
@@ -77,6 +80,10 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         self.initial["opened_version"] = self.instance.version
         self.initial["per_request_cost_usd"] = display.plain(self.initial.get("per_request_cost_usd"))
+        for name in ("user", "feature", "plan"):
+            if field := self.fields.get(f"scope_{name}"):
+                # The form's template lists them.
+                field.widget.attrs["list"] = f"known-{name}s"
         for name in ("scope_user", "scope_feature"):
             # Any text can be the name of a user, blanks included.
             if isinstance(field := self.fields.get(name), forms.CharField):
@@ -131,6 +138,19 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(name if name in self.fields else None, error.message)
 
 
+# As the rows of limits say them.
+CHOICES: dict[str, dict[str, str]] = {
+    "metric": {
+        Metric.INPUT_TOKENS: "input tokens",
+        Metric.OUTPUT_TOKENS: "output tokens",
+        Metric.COST_USD: "spend, $",
+        Metric.CONCURRENCY: "calls at once",
+    },
+    "window": {window: wording.window(Metric.REQUESTS, window) for window in Window},
+    "per": {per: wording.subject(per) for per in Per},
+}
+
+
 class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Limit
@@ -139,6 +159,10 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["amount"] = display.plain(self.initial.get("amount"))
+        for name, words in CHOICES.items():
+            self.fields[name].widget.choices = [
+                (value, words.get(value, label)) for value, label in self.fields[name].widget.choices
+            ]
         for field in self.fields.values():
             # A row of the table has no labels of its own.
             field.widget.attrs["aria-label"] = str(field.label)

@@ -29,7 +29,10 @@ policies:
     limits:
       - {{metric: requests, window: day, amount: 2, per: user}}
       - {{metric: requests, window: month, amount: 1000, per: user}}
-  - {{name: Company, kind: guardrail, limits: [{{metric: requests, window: month, amount: 100, per: environment}}]}}
+  - name: Company
+    kind: guardrail
+    unknown_price: allow
+    limits: [{{metric: requests, window: month, amount: 100, per: environment}}]
   - {{name: "{HOSTILE}", mode: monitor, scope: {{user: "{HOSTILE}"}}, models: {{allow: ["{HOSTILE}"]}}}}
 """
 
@@ -86,7 +89,7 @@ def test_names_are_text(governed: Environment, mia: Client) -> None:
 
 
 def test_archived_policies_are_shown_if_asked_for(governed: Environment, mia: Client) -> None:
-    mia.post(url(row(governed), "delete"), {"post": "yes"})
+    mia.post(url(row(governed), "delete"), {"post": "yes"}, follow=True)
     assert "Free plan" not in words(mia, LIST)
     assert "Free plan" in words(mia, f"{LIST}?archived=yes")
     assert "An archived policy limits nothing." in words(mia, url(row(governed)))
