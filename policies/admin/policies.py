@@ -13,7 +13,6 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
@@ -34,6 +33,7 @@ class LimitInline(InlineOfTenantRows):
     model = Limit
     form = LimitForm
     formset = LimitFormSet
+    hide_title = True
     max_num = rules.LIMITS_MAX
 
 
@@ -63,7 +63,6 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         ),
         ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
     ]
-    form_state = ("id", "version", "versions", "created_at", "archived_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
         return super().get_queryset(request).prefetch_related("limits")
@@ -91,12 +90,6 @@ class PolicyAdmin(EnvironmentRowsAdmin):
     @admin.display(description="last change", ordering="version")
     def changed(self, policy: Policy) -> SafeString:
         return policy_list.changed(policy)
-
-    @admin.display(description="history")
-    def versions(self, policy: Policy) -> str:
-        return format_html(
-            '<a href="../../../policyversion/?policy__id__exact={}">all versions</a>', policy.pk
-        )
 
     def get_urls(self) -> list[URLPattern]:
         pages = [("edit", self.edit_view), ("mode", self.mode_view)]
@@ -130,6 +123,7 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         """With what may be chosen, and the address of what the form says."""
         environment = environments.shown(request)
         original = context.get("original")
+        context["show_save_and_add_another"] = False
         if environment is not None and self.may_change(request, original):
             context["names"] = known_names(environment)
             context["preview_url"] = (
@@ -173,14 +167,14 @@ class PolicyAdmin(EnvironmentRowsAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
         if obj is None:
             return self.fieldsets
-        opened = () if not self.may_change(request, obj) else ("opened_version",)
-        return [*self.fieldsets, ("State", {"fields": (*self.form_state, *opened)})]
+        (title, first), *others = self.fieldsets
+        return [(title, {"fields": [*first["fields"], "opened_version"]}), *others]
 
     def lock(self, obj: Policy) -> None:
         Environment.lock(obj.environment_id)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Policy | None = None) -> list[str]:
-        return [] if obj is None else ["environment", *self.form_state]
+        return [] if obj is None else ["environment"]
 
     def may_change(self, request: HttpRequest, obj: Policy | None = None) -> bool:
         archived = obj is not None and obj.archived_at is not None

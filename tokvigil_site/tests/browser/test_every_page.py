@@ -72,6 +72,8 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
     forms = [
         reverse("admin:policies_policy_add"),
         reverse("admin:policies_policy_change", args=[policy.pk]),
+        reverse("admin:policies_policy_edit", args=[policy.pk]),
+        reverse("admin:policies_policy_mode", args=[policy.pk]) + "?mode=off",
         reverse("admin:policies_policy_delete", args=[policy.pk]),
         reverse("admin:policies_policy_history", args=[policy.pk]),
         reverse("admin:policies_plan_change", args=[plan.pk]),
