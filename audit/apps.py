@@ -9,4 +9,4 @@ class AuditConfig(AppConfig):
         from audit import checks  # noqa: F401 (registers itself)
         from audit.log import register_action
 
-        register_action("audit.sealed", "Chain sealed with a key")
+        register_action("audit.sealed", "Chain sealed with a key", "sealed the chain of {name}")

@@ -81,8 +81,9 @@ def current_key_id() -> str:
 def link(prev_hash: str, entry: Entry) -> str:
     """HMAC-SHA256 in hex over the previous hash and the entry as JSON with sorted keys, no spaces, in ASCII.
 
-    For an entry without a key, which is older than the keys, it is SHA-256 and the JSON has no `key_id`. Raises
-    KeyError if the entry's key was taken out of the settings.
+    An address and a request id that are empty are not in the JSON: older entries have none. For an entry without a key,
+    which is older than the keys, it is SHA-256 and the JSON has no `key_id`. Raises KeyError if the entry's key was
+    taken out of the settings.
     """
     row = {
         "tenant_id": entry.tenant_id,
@@ -95,6 +96,8 @@ def link(prev_hash: str, entry: Entry) -> str:
         "target_name": entry.target_name,
         "data": entry.data,
     }
+    origin = {"address": entry.address, "request_id": entry.request_id}
+    row |= {name: value for name, value in origin.items() if value}
     if entry.key_id == UNKEYED:
         return sha256(_message(prev_hash, row)).hexdigest()
     key = settings.AUDIT_KEYS[entry.key_id].encode()
@@ -107,10 +110,17 @@ def _message(prev_hash: str, row: Mapping[str, object]) -> bytes:
 
 def verify_all() -> Iterator[Verdict]:
     """Walks every chain there is, or that should be."""
-    beginnings = {pk: living.first_action for living in _living for pk in living.ids()}
-    found = set(_tenant_ids()) | set(beginnings)
-    for tenant_id in sorted(found, key=lambda pk: (pk is None, pk or 0)):
+    return verify_chains({*_tenant_ids(), *_beginnings()})
+
+
+def verify_chains(tenant_ids: Iterable[int | None]) -> Iterator[Verdict]:
+    beginnings = _beginnings()
+    for tenant_id in sorted(tenant_ids, key=lambda pk: (pk is None, pk or 0)):
         yield verify(tenant_id, first_action=None if tenant_id is None else beginnings.get(tenant_id))
+
+
+def _beginnings() -> dict[int, str]:
+    return {pk: living.first_action for living in _living for pk in living.ids()}
 
 
 def _tenant_ids() -> Iterable[int | None]:
@@ -142,6 +152,28 @@ def verify(tenant_id: int | None, *, first_action: str | None = None) -> Verdict
         if not batch:
             break
     return verdict(_head_flaw(head, last) or _end_flaw(last, keyed=keyed))
+
+
+def is_altered(entry: Entry) -> bool:
+    """Whether its hash does not fit it. What is gone, moved or written anew with its hash shows in the chain alone."""
+    return _flaw(entry, Head(entry.tenant_id, entry.seq - 1, entry.prev_hash), after_keyed=False) is not None
+
+
+def flaw_of(entry: Entry) -> str | None:
+    """What is wrong with this entry or its place between its neighbours, if anything is. `verify` walks the chain."""
+    chain = Entry.objects.filter(tenant_id=entry.tenant_id)
+    around = {each.seq: each for each in chain.filter(seq__in=[entry.seq - 1, entry.seq + 1])}
+    before, after = around.get(entry.seq - 1), around.get(entry.seq + 1)
+    last = Head(entry.tenant_id, 0, GENESIS)
+    if before is not None:
+        last = Head(entry.tenant_id, before.seq, before.hash)
+    here = Head(entry.tenant_id, entry.seq, entry.hash)
+    flaw = _flaw(entry, last, after_keyed=before is not None and before.key_id != UNKEYED)
+    if flaw is None and after is not None:
+        return _flaw(after, here, after_keyed=entry.key_id != UNKEYED)
+    if flaw is None:
+        return _head_flaw(ChainHead.objects.filter(tenant_id=entry.tenant_id).first(), here)
+    return flaw
 
 
 def _flaw(entry: Entry, last: Head, *, after_keyed: bool) -> str | None:

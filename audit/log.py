@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -24,18 +25,23 @@ from django.db.models import Model
 from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
+from audit import origin
 from audit.chain import current_key_id, link
 from audit.models import (
     ACTION_LENGTH_MAX,
     ACTOR_LENGTH_MAX,
+    ADDRESS_LENGTH_MAX,
     DATA_LENGTH_MAX,
     GENESIS,
+    REQUEST_ID_LENGTH_MAX,
     TARGET_NAME_LENGTH_MAX,
     ChainHead,
     Entry,
 )
 
 SYSTEM = "system"
+# Who has not proven who they are.
+NOBODY = "nobody"
 
 # A key with one of these words, or that ends in one of the others, names a secret. `tokens` are a metric.
 _SECRET_WORDS = {"secret", "secrets", "password", "passwords", "passphrase", "pepper", "credentials", "hmac"}
@@ -45,19 +51,40 @@ _ACTION = re.compile(r"[a-z_]+(\.[a-z_]+)+")
 
 _actor: ContextVar[str] = ContextVar("audit_actor", default=SYSTEM)
 _labels: dict[str, str] = {}
+_sentences: dict[str, str] = {}
 
 
-def register_action(action: str, label: str) -> None:
-    """Makes a dotted action known to `log`. Raises ValueError for a bad name or a second label."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What has no row of its own: the whole price book, a user who does not exist. `id` may be empty."""
+
+    model: str
+    name: str
+    id: str = ""
+
+
+def register_action(action: str, label: str, sentence: str = "") -> None:
+    """Makes a dotted action known to `log`. Raises ValueError for a bad name or a second label.
+
+    The sentence says what was done with the name of the target and data of the entry, such as "published {name} as
+    version {version}". Without one audit/wording.py makes it of the action: "changed the plan Pro".
+    """
     if not _ACTION.fullmatch(action) or len(action) > ACTION_LENGTH_MAX:
         raise ValueError(f"not a dotted action name of at most {ACTION_LENGTH_MAX} characters: {action!r}")
     if _labels.setdefault(action, label) != label:
         raise ValueError(f"{action} is already registered as {_labels[action]!r}")
+    if sentence:
+        _sentences[action] = sentence
 
 
 def action_label(action: str) -> str:
     """The registered label, or the action itself: the log outlives the code that wrote it."""
     return _labels.get(action, action)
+
+
+def action_sentence(action: str) -> str | None:
+    """The registered sentence, if there is one."""
+    return _sentences.get(action)
 
 
 @contextmanager
@@ -72,11 +99,12 @@ def acting_as(actor: str) -> Iterator[None]:
         _actor.reset(token)
 
 
-def log(action: str, target: Model, /, *, tenant_id: int | None, **data: object) -> Entry:
+def log(action: str, target: Model | Target, /, *, tenant_id: int | None, **data: object) -> Entry:
     """Appends an entry to the chain of the tenant, or of the installation for None, and returns it.
 
     The target must be saved; its `str()` is kept as a name, cut to 200 characters. Data is JSON, where
-    Decimal, UUID and dates become strings. Raises TransactionManagementError outside a transaction, TypeError
+    Decimal, UUID and dates become strings. `changes`, of the form of `changes` below, are shown as before and after.
+    Raises TransactionManagementError outside a transaction, TypeError
     for a float or another type without exact JSON, ValueError for an unregistered action, a key that names a
     secret, or too much data.
     """
@@ -84,12 +112,12 @@ def log(action: str, target: Model, /, *, tenant_id: int | None, **data: object)
         raise TransactionManagementError("log() must run in the transaction of the change it records")
     if action not in _labels:
         raise ValueError(f"unregistered action: {action}")
-    if target.pk is None:
-        raise ValueError("the target has no id: log after it is saved and before it is deleted")
+    named = _named(target)
     plain = _plain_object(data)
     if len(json.dumps(plain, ensure_ascii=False)) > DATA_LENGTH_MAX:
         raise ValueError(f"the data of {action} has more than {DATA_LENGTH_MAX} characters")
 
+    here = origin.current()
     head = _locked_head(tenant_id)
     entry = Entry(
         tenant_id=tenant_id,
@@ -97,10 +125,12 @@ def log(action: str, target: Model, /, *, tenant_id: int | None, **data: object)
         at=timezone.now(),
         actor=_actor.get(),
         action=action,
-        target_type=_model_of(target),
-        target_id=str(target.pk),
-        target_name=str(target)[:TARGET_NAME_LENGTH_MAX],
+        target_type=named.model,
+        target_id=named.id,
+        target_name=named.name[:TARGET_NAME_LENGTH_MAX],
         data=plain,
+        address=here.address[:ADDRESS_LENGTH_MAX],
+        request_id=here.request_id[:REQUEST_ID_LENGTH_MAX],
         prev_hash=head.hash,
         key_id=current_key_id(),
     )
@@ -111,10 +141,23 @@ def log(action: str, target: Model, /, *, tenant_id: int | None, **data: object)
     return entry
 
 
-def _model_of(target: Model) -> str:
-    """A proxy's rows are known by the model that they are stored as."""
-    concrete = target._meta.concrete_model
-    return (concrete or target)._meta.label_lower
+def changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """Each value of `after` that differs from the one `before`, with both."""
+    return {
+        name: {"before": before.get(name), "after": after[name]}
+        for name in after
+        if name not in before or before[name] != after[name]
+    }
+
+
+def _named(target: Model | Target) -> Target:
+    if isinstance(target, Target):
+        return target
+    if target.pk is None:
+        raise ValueError("the target has no id: log after it is saved and before it is deleted")
+    # A proxy's rows are known by the model that they are stored as.
+    model = target._meta.concrete_model or target
+    return Target(model._meta.label_lower, str(target), str(target.pk))
 
 
 def _locked_head(tenant_id: int | None) -> ChainHead:

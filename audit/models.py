@@ -10,13 +10,15 @@ TARGET_NAME_LENGTH_MAX = 200
 DATA_LENGTH_MAX = 65_536  # characters of its JSON
 HASH_LENGTH = 64  # SHA-256 in hex
 KEY_ID_LENGTH_MAX = 16
+ADDRESS_LENGTH_MAX = 64
+REQUEST_ID_LENGTH_MAX = 32
 
 GENESIS = "0" * HASH_LENGTH  # what the first entry of a chain follows
 UNKEYED = ""  # the key id of entries that are older than the keys
 
 
 class Entry(models.Model):
-    """One change: who did what to what. Written only by `audit.log.log`.
+    """One change: who did what to what, and from where. Written only by `audit.log.log`.
 
     The entries of a tenant, or of no tenant (null), are a chain: each hash covers the one before. Triggers
     refuse UPDATE, DELETE and TRUNCATE; `audit.chain.verify` finds what was done in spite of them.
@@ -31,6 +33,9 @@ class Entry(models.Model):
     target_id = models.CharField(max_length=TARGET_ID_LENGTH_MAX)
     target_name = models.CharField(max_length=TARGET_NAME_LENGTH_MAX)
     data = models.JSONField()
+    # The HTTP request that made the change. Empty: a command or the worker did, or the entry is older than the columns.
+    address = models.CharField(max_length=ADDRESS_LENGTH_MAX, default="", db_default="")
+    request_id = models.CharField(max_length=REQUEST_ID_LENGTH_MAX, default="", db_default="")
     prev_hash = models.CharField(max_length=HASH_LENGTH)
     hash = models.CharField(max_length=HASH_LENGTH)
     key_id = models.CharField(max_length=KEY_ID_LENGTH_MAX, default=UNKEYED)

@@ -10,11 +10,11 @@ class PoliciesConfig(AppConfig):
         from usage.settling import stored_plans
 
         stored_plans.register(end_users.plans_of)
-        register_action("policy.added", "Policy added")
-        register_action("policy.changed", "Policy changed")
+        register_action("policy.added", "Policy added", "published the new policy {name}")
+        register_action("policy.changed", "Policy changed", "published {name} as version {version}")
         register_action("policy.archived", "Policy archived")
         register_action("plan.added", "Plan added")
         register_action("plan.removed", "Plan removed")
-        register_action("month.closed", "Month closed")
+        register_action("month.closed", "Month closed", "closed {month} of {name}")
         register_action("end_user.changed", "End user changed")
         register_action("end_user.removed", "End user removed")

@@ -58,10 +58,12 @@ def set_end_user(
         )
         # Also when nothing changes, so that repeating a call that failed half-way completes it.
         _announce(environment, user_id)
-        if created or (user.plan_id, user.blocked) != (plan and plan.pk, blocked):
-            user.plan, user.blocked = plan, blocked
+        before = _NEW if created else _audited(user)
+        user.plan, user.blocked = plan, blocked
+        if created or before != _audited(user):
             user.save(update_fields=["plan", "blocked"])
-            _log("end_user.changed", user, environment, plan=plan_name, blocked=blocked)
+            changes = audit_log.changes(before, _audited(user))
+            _log("end_user.changed", user, environment, changes=changes)
     return user
 
 
@@ -75,7 +77,7 @@ def remove_end_user(environment: Environment, user_id: str, *, actor: str) -> bo
             return False
         # By a query, so that the row keeps its id for the log.
         users.delete()
-        _log("end_user.removed", user, environment)
+        _log("end_user.removed", user, environment, **_audited(user))
     return True
 
 
@@ -97,6 +99,13 @@ def _plan(environment: Environment, name: str) -> Plan:
             {"plan": f"There is no plan {name!r} in {environment}; add it to its policy file."}
         )
     return plan
+
+
+_NEW = {"plan": None, "blocked": False}
+
+
+def _audited(user: EndUser) -> dict[str, object]:
+    return {"plan": None if user.plan is None else user.plan.name, "blocked": user.blocked}
 
 
 def _log(action: str, user: EndUser, environment: Environment, **data: object) -> None:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from audit import log as audit_log
 from audit.models import ACTOR_LENGTH_MAX
-from policies import documents, policy_file, policy_rows
+from policies import differences, documents, policy_file, policy_rows
 from policies.documents import plan_name_error, unknown_plan
 from policies.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Plan, Policy, PolicyVersion
@@ -332,6 +332,10 @@ def _track(environment: Environment) -> None:
 def _log(environment: Environment, change: Change, target: Policy | Plan) -> None:
     data: dict[str, object] = {"environment": environment.slug}
     if isinstance(change, PolicyChange):
-        data |= {"version": change.version, "diff": "\n".join(change.diff)[:AUDITED_DIFF_LENGTH_MAX]}
+        data |= {
+            "version": change.version,
+            "changes": differences.changes(change.before, change.after),
+            "diff": "\n".join(change.diff)[:AUDITED_DIFF_LENGTH_MAX],
+        }
     noun = "policy" if isinstance(change, PolicyChange) else "plan"
     audit_log.log(f"{noun}.{change.kind}", target, tenant_id=environment.tenant_id, **data)

@@ -50,7 +50,9 @@ def log_password_changed(user: User) -> None:
 
 def log_changed(action: str, row: models.Model, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """One entry that names each value of `after` and the one `before`; none if there is no value."""
-    changes = {name: {"before": _plain(before.get(name)), "after": _plain(after[name])} for name in after}
+    changes = audit_log.changes(
+        {name: _plain(before.get(name)) for name in after}, {name: _plain(after[name]) for name in after}
+    )
     if changes:
         audit_log.log(action, row, tenant_id=None, changes=changes)
 

@@ -10,8 +10,12 @@ from audit import log as audit_log
 from tenants import revisions
 from tenants.models import Environment
 
-# So that an audit entry can hold FROZEN_FEATURES_MAX names, even if every character is escaped.
-AUDITED_NAME_LENGTH_MAX = 50
+# So that an audit entry can hold the names before and after, even if every character is escaped.
+AUDITED_NAMES_LENGTH_MAX = 10_000
+
+
+# Whether all is frozen, and which features are.
+_State = tuple[bool, set[str]]
 
 
 def freeze(environment: Environment, *, features: Iterable[str] | None = None, actor: str) -> Environment:
@@ -67,7 +71,16 @@ def _put(current: Environment, *, frozen: bool, features: Iterable[str]) -> Envi
         "environment.frozen" if blocks_more else "environment.unfrozen",
         current,
         tenant_id=current.tenant_id,
-        frozen=current.frozen,
-        frozen_features=[name[:AUDITED_NAME_LENGTH_MAX] for name in current.frozen_features],
+        changes=_audited(before, now),
     )
     return current
+
+
+def _audited(before: _State, now: _State) -> dict[str, dict[str, object]]:
+    """Many names are cut."""
+    length = AUDITED_NAMES_LENGTH_MAX // max(1, len(before[1]) + len(now[1]))
+    both = [
+        {"frozen": frozen, "frozen_features": sorted(name[:length] for name in features)}
+        for frozen, features in (before, now)
+    ]
+    return audit_log.changes(*both)

@@ -282,6 +282,11 @@ class Membership(models.Model):
         self.log("membership.removed")
         self.delete()
 
-    def log(self, action: str) -> None:
+    def log(self, action: str, **data: object) -> None:
         member = str(self.user.get_username())
-        audit_log.log(action, self, tenant_id=self.tenant_id, member=member, role=str(self.role))
+        audit_log.log(action, self, tenant_id=self.tenant_id, member=member, role=str(self.role), **data)
+
+    def log_changed_from(self, role: str) -> None:
+        self.log(
+            "membership.changed", changes=audit_log.changes({"role": str(role)}, {"role": str(self.role)})
+        )

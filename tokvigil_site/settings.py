@@ -46,6 +46,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "tokvigil_site.request_ids.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "tokvigil_site.content_policy.ContentSecurityPolicyMiddleware",
@@ -261,6 +262,7 @@ UNFOLD = {
         lambda request: static("tokvigil/console.css"),
         lambda request: static("tokvigil/parts.css"),
         lambda request: static("tokvigil/policies.css"),
+        lambda request: static("tokvigil/audit.css"),
     ],
     "COLORS": {
         "primary": {

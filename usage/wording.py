@@ -88,3 +88,9 @@ def limit(metric: Metric, kind: Window, per: Per, value: Decimal | int) -> str:
     """`50 requests a day, each user`."""
     words = f"{amount_of_limit(metric, value)} {window(metric, kind)}".rstrip()
     return f"{words}, {subject(per)}"
+
+
+def limit_name(metric: Metric, kind: Window, per: Per) -> str:
+    """`requests a day, each user`: what is limited, without how much of it."""
+    noun = "spend" if metric is Metric.COST_USD else _NOUNS[metric][1]
+    return f"{noun} {window(metric, kind)}".rstrip() + f", {subject(per)}"

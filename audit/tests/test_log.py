@@ -11,8 +11,9 @@ from django.db import transaction
 from django.db.transaction import TransactionManagementError
 
 from audit.chain import link
-from audit.log import acting_as, action_label, log, register_action
+from audit.log import Target, acting_as, action_label, changes, log, register_action
 from audit.models import DATA_LENGTH_MAX, GENESIS, ChainHead, Entry
+from audit.origin import Origin, coming_from
 
 
 @pytest.fixture
@@ -84,6 +85,40 @@ def test_the_hash_of_an_entry_from_before_the_keys_is_the_one_of_then() -> None:
         '"target_type":"auth.user","tenant_id":null}'
     )
     assert link(GENESIS, entry) == sha256(b"0" * 64 + row.encode()).hexdigest()
+
+
+def test_the_hash_covers_from_where_a_change_came(settings: Any) -> None:
+    settings.AUDIT_KEYS = {"k2": "of the log"}
+    entry = Entry(key_id="k2", seq=1, at=datetime(2026, 11, 23, 12, tzinfo=UTC), data={})
+    entry.address, entry.request_id = "10.4.7.88", "a81c"
+    row = (
+        '{"action":"","actor":"","address":"10.4.7.88","at":"2026-11-23T12:00:00.000000+00:00","data":{},'
+        '"key_id":"k2","request_id":"a81c","seq":1,"target_id":"","target_name":"","target_type":"",'
+        '"tenant_id":null}'
+    )
+    assert link(GENESIS, entry) == hmac.new(b"of the log", b"0" * 64 + row.encode(), "sha256").hexdigest()
+
+
+@pytest.mark.django_db
+def test_an_entry_says_from_where(alice: User) -> None:
+    with coming_from(Origin(request_id="r" * 40, address="1" * 70)):
+        asked = log("user.renamed", alice, tenant_id=7)
+    unasked = log("user.renamed", alice, tenant_id=7)
+    assert (asked.request_id, asked.address) == ("r" * 32, "1" * 64)
+    assert (unasked.request_id, unasked.address) == ("", "")
+
+
+@pytest.mark.django_db
+def test_a_target_may_have_no_row() -> None:
+    written = log("user.renamed", Target("auth.user", "n" * 300), tenant_id=None)
+    assert (written.target_type, written.target_id, written.target_name) == ("auth.user", "", "n" * 200)
+
+
+def test_changes_are_what_differs() -> None:
+    assert changes({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}) == {
+        "b": {"before": 2, "after": 3},
+        "c": {"before": None, "after": None},
+    }
 
 
 @pytest.mark.django_db

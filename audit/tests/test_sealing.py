@@ -15,7 +15,8 @@ from audit.log import log
 from audit.models import GENESIS, ChainHead, Entry
 from audit.tests.tampering import triggers_off
 
-BEFORE, AFTER = "0001_initial", "0002_keys"
+BEFORE, AFTER = "0001_initial", "0003_origin"
+LATER_COLUMNS = {"key_id", "address", "request_id"}
 
 
 def migrate_to(name: str) -> None:
@@ -44,7 +45,9 @@ def _write_as_then(seq: int, prev_hash: str) -> str:
     )  # fmt: skip
     entry.hash = link(prev_hash, entry)
     columns = [
-        field.name for field in Entry._meta.concrete_fields if field.name not in ("id", "key_id", "data")
+        field.name
+        for field in Entry._meta.concrete_fields
+        if field.name not in {"id", "data", *LATER_COLUMNS}
     ]
     with connection.cursor() as cursor:
         cursor.execute(

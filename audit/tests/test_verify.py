@@ -53,6 +53,8 @@ def test_a_chain_without_entries_is_not_taken_for_sound() -> None:
         ("target_id", "999"),
         ("target_name", "bob"),
         ("data", {"step": 33}),
+        ("address", "10.0.0.1"),
+        ("request_id", "a81c"),
         ("hash", "f" * 64),
     ],
 )

@@ -78,7 +78,9 @@ def test_each_change_is_audited_and_a_repetition_is_not(environment: Environment
         assert remove_end_user(environment, "ann", actor="api:k1") is expected
     assert actions() == ["end_user.changed ann by admin:bo", "end_user.removed ann by api:k1"]
     entry = Entry.objects.get(action="end_user.changed")
-    assert entry.data == {"environment": "prod", "plan": "free", "blocked": True}
+    changes = {"plan": {"before": None, "after": "free"}, "blocked": {"before": False, "after": True}}
+    assert entry.data == {"environment": "prod", "changes": changes}
+    assert Entry.objects.get(action="end_user.removed").data["plan"] == "free"
 
 
 def test_a_change_that_the_store_could_not_be_told_is_noted_with_it(

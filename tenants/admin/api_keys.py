@@ -59,21 +59,24 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
-            self._change(obj, form.changed_data)
+            self._change(obj, form.changed_data, form.initial)
             return
         limits = {name: form.cleaned_data[name] for name in self.can_change if name != "name"}
         key, text = ApiKey.issue(obj.environment, obj.name, tuple(form.cleaned_data["scopes"]), **limits)
         obj.pk, obj.key_id = key.pk, key.key_id
         self.message_user(request, f"Copy the key now, it is not shown again: {text}", messages.WARNING)
 
-    def _change(self, obj: ApiKey, changed: list[str]) -> None:
+    def _change(self, obj: ApiKey, changed: list[str], before: dict[str, Any]) -> None:
         if not changed:
             return
         obj.save(update_fields=changed)
         revisions.bump(obj.environment_id, policies=False)
-        tenant_id = obj.environment.tenant_id
         audit_log.log(
-            "api_key.changed", obj, tenant_id=tenant_id, **{name: getattr(obj, name) for name in changed}
+            "api_key.changed",
+            obj,
+            tenant_id=obj.environment.tenant_id,
+            environment=obj.environment.slug,
+            changes=audit_log.changes(before, {name: getattr(obj, name) for name in changed}),
         )
 
     @admin.action(description="Revoke: refuse from the next call on, for good", permissions=["change"])

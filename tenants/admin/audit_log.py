@@ -1,108 +1,160 @@
-"""The audit log, read only. Members see the entries of their tenants."""
+"""The audit log, read only: who changed what, from where, and whether the chain is whole."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.contrib import admin
-from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
-from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
+from django.core.exceptions import BadRequest, PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import path
+from django.utils import timezone
+from django.utils.text import slugify
 
+from audit import chain, wording
 from audit.log import action_label
 from audit.models import ChainHead, Entry, chain_name
-from tenants.console.access import is_superuser
+from tenants import audit_export
+from tenants.audit_export import Format
+from tenants.console import audit_entries, audit_filters, environments
+from tenants.console.access import is_superuser, roles_of
+from tenants.console.audit_filters import AuditFilters
+from tenants.console.pages import rendered
 from tenants.console.rows import ReadOnlyAdmin
 from tenants.models import Tenant
 
-FILTER_CHOICES_MAX = 100
-
-
-class ActionFilter(admin.SimpleListFilter):
-    title = "action"
-    parameter_name = "action"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """The entries that this page shows to the person who asks."""
-        entries = model_admin.get_queryset(request)
-        actions = entries.order_by("action").values_list("action", flat=True).distinct()
-        return [(action, action_label(action)) for action in actions[:FILTER_CHOICES_MAX]]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Entry]) -> QuerySet[Entry]:
-        return queryset.filter(action=self.value()) if self.value() else queryset
-
-
-class ChainFilter(admin.SimpleListFilter):
-    """Names all tenants: for superusers. Deleted tenants are named by their id."""
-
-    title = "tenant"
-    parameter_name = "chain"
-    installation = "installation"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        ids = ChainHead.objects.order_by("tenant_id").values_list("tenant_id", flat=True)[:FILTER_CHOICES_MAX]
-        slugs = dict(Tenant.objects.filter(pk__in=list(ids)).values_list("pk", "slug"))
-        return [
-            (self.installation, chain_name(None)) if id is None else (str(id), slugs.get(id, chain_name(id)))
-            for id in ids
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Entry]) -> QuerySet[Entry]:
-        value = self.value()
-        if value == self.installation:
-            return queryset.filter(tenant_id=None)
-        if value and value.isdecimal() and len(value) < 19:
-            return queryset.filter(tenant_id=int(value))
-        return queryset
+ENTRIES_OF_A_PAGE = 50
+# A longer chain takes longer than a page may: `verify_audit` walks it.
+ENTRIES_CHECKED_MAX = 20_000
+CHAINS_CHECKED_MAX = 100
+_OLDER_THAN = "before"
+_OTHERS = {_OLDER_THAN, environments.PARAMETER}
 
 
 @admin.register(Entry)
 class EntryAdmin(ReadOnlyAdmin):
     tenant_lookup = "tenant_id"
-    list_display = ["at", "chain_name", "actor", "label", "target_type", "target_name"]
-    list_filter = [ActionFilter, ChainFilter, "at"]
-    search_fields = ["actor", "target_name", "=target_id"]
-    search_help_text = "Who, the name of what was changed, or its exact id"
-    show_full_result_count = False
-    list_per_page = 50
-    fieldsets = [
-        (None, {"fields": ["at", "chain_name", "actor", "label", "target_type", "target_name", "target_id"]}),
-        ("What changed", {"fields": ["details"]}),
-        ("Its place in the chain", {"fields": ["seq", "prev_hash", "hash", "key_id"]}),
-    ]
-    readonly_fields = ["chain_name", "label", "details"]
 
     def tenant_id_of(self, obj: Any) -> int | None:
         tenant_id: int | None = obj.tenant_id
         return tenant_id
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Entry]:
-        slug = Tenant.objects.filter(pk=OuterRef("tenant_id")).values("slug")
-        entries: QuerySet[Entry] = super().get_queryset(request)
-        return entries.annotate(tenant_slug=Subquery(slug))
+        return audit_entries.visible(request)
 
-    def get_list_filter(self, request: HttpRequest) -> list[Any]:
-        return [each for each in self.list_filter if each is not ChainFilter or is_superuser(request)]
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path("check/", wrap(self.check_view), name="audit_entry_check"),
+            path("export/", wrap(self.export_view), name="audit_entry_export"),
+            *super().get_urls(),
+        ]
 
-    @admin.display(description="action", ordering="action")
-    def label(self, entry: Entry) -> str:
-        return action_label(entry.action)
-
-    @admin.display(description="tenant", ordering="tenant_id")
-    def chain_name(self, entry: Any) -> str:
-        return str(entry.tenant_slug or entry.chain_name)
-
-    @admin.display(description="details")
-    def details(self, entry: Entry) -> SafeString:
-        """Line by line: diffs keep their lines, the rest is as in JSON."""
-        return format_html_join(
-            "",
-            "<p>{}</p><pre>{}</pre>",
-            ((name.replace("_", " "), _text(value)) for name, value in entry.data.items()),
+    def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        self._refuse_strangers(request)
+        visible = self.get_queryset(request)
+        filters = _filters(request, visible)
+        entries = filters.applied_to(visible)
+        before = request.GET.get(_OLDER_THAN, "")
+        if before.isascii() and before.isdecimal() and len(before) < 19:
+            entries = entries.filter(pk__lt=int(before))
+        found = list(entries[: ENTRIES_OF_A_PAGE + 1])
+        shown = found[:ENTRIES_OF_A_PAGE]
+        return rendered(
+            request,
+            "console/audit/list.html",
+            "Audit log",
+            filters=filters,
+            rows=audit_entries.rows(shown),
+            older=shown[-1].pk if len(found) > ENTRIES_OF_A_PAGE else None,
+            is_later_page=bool(before),
+            altered=[entry for entry in shown if chain.is_altered(entry)],
         )
 
+    def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        entry = self.get_object(request, object_id)
+        if entry is None:
+            raise Http404("There is no such entry, or it is not of your tenants.")
+        (row,) = audit_entries.rows([entry])
+        return rendered(
+            request,
+            "console/audit/entry.html",
+            f"Entry {entry.seq}",
+            row=row,
+            entry=entry,
+            action=action_label(entry.action),
+            kind=wording.kind(entry.target_type),
+            differences=[
+                ("Before and after", wording.difference(entry)),
+                ("As in a policy file", wording.file_difference(entry)),
+            ],
+            facts=wording.facts(entry),
+            whose=_whose(entry.tenant_id),
+            flaw=chain.flaw_of(entry),
+            is_first=entry.seq == 1,
+        )
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    def check_view(self, request: HttpRequest) -> HttpResponse:
+        """Walks the chains that the person may see."""
+        self._refuse_strangers(request)
+        heads = ChainHead.objects.order_by("tenant_id")
+        if not is_superuser(request):
+            heads = heads.filter(tenant_id__in=list(roles_of(request)))
+        lengths = dict(heads.values_list("tenant_id", "seq")[:CHAINS_CHECKED_MAX])
+        short = [tenant_id for tenant_id, length in lengths.items() if length <= ENTRIES_CHECKED_MAX]
+        return rendered(
+            request,
+            "console/audit/check.html",
+            "Is the audit log whole?",
+            verdicts=[(_whose(each.tenant_id), each) for each in chain.verify_chains(short)],
+            too_long=[(_whose(each), lengths[each]) for each in lengths if each not in short],
+        )
+
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
+        """What the filters find, of one chain, so that its own entry stands where those do that it is about."""
+        self._refuse_strangers(request)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        visible = self.get_queryset(request)
+        filters = _filters(request, visible)
+        of_chain = visible.filter(audit_filters.of_chain(filters.one_chain or ""))
+        first = of_chain.first()
+        form = request.POST.get("format", "")
+        if first is None or form not in list(Format) or not filters.is_valid():
+            raise BadRequest("Choose a tenant, a format and filters that can be read.")
+        whose, zone = _whose(first.tenant_id), timezone.get_current_timezone()
+        assert isinstance(zone, ZoneInfo)
+        lines = audit_export.export(
+            filters.applied_to(of_chain),
+            Format(form),
+            tenant_id=first.tenant_id,
+            whose=whose,
+            filters=filters.active,
+            zone=zone,
+        )
+        name = f"audit-{slugify(whose)}-{timezone.localdate()}.{form}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamingHttpResponse(
+            lines, content_type=audit_export.CONTENT_TYPES[Format(form)], headers=headers
+        )
+
+    def _refuse_strangers(self, request: HttpRequest) -> None:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+
+
+def _whose(tenant_id: int | None) -> str:
+    """Deleted tenants are named by their id."""
+    tenant = None if tenant_id is None else Tenant.objects.filter(pk=tenant_id).first()
+    return chain_name(tenant_id) if tenant is None else tenant.slug
+
+
+def _filters(request: HttpRequest, entries: QuerySet[Entry]) -> AuditFilters:
+    """Raises BadRequest for parameters of an address that this page does not have."""
+    unknown = set(request.GET) - set(AuditFilters.base_fields) - _OTHERS
+    if unknown:
+        raise BadRequest(f"The audit log has no filter {sorted(unknown)[0][:100]!r}.")
+    return AuditFilters(request, entries)

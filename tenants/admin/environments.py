@@ -71,8 +71,12 @@ class EnvironmentAdmin(TenantRowsAdmin):
         if "default_action" in form.changed_data:
             obj.save(update_fields=["default_action"])
             revisions.bump(obj.pk, policies=False)
+            after = {"default_action": obj.default_action}
             audit_log.log(
-                "environment.changed", obj, tenant_id=obj.tenant_id, default_action=obj.default_action
+                "environment.changed",
+                obj,
+                tenant_id=obj.tenant_id,
+                changes=audit_log.changes(form.initial, after),
             )
         freezing.set_frozen(
             obj,

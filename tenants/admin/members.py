@@ -35,8 +35,10 @@ class MembershipAdmin(TenantRowsAdmin):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        if form.changed_data:
-            obj.log("membership.changed" if change else "membership.added")
+        if change and form.changed_data:
+            obj.log_changed_from(form.initial["role"])
+        elif not change:
+            obj.log("membership.added")
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
         obj.remove()

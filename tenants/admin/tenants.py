@@ -59,4 +59,7 @@ class TenantAdmin(TenantRowsAdmin):
         elif form.changed_data:
             obj.save(update_fields=["name", "timezone"])
             revisions.bump_all(obj.pk)
-            audit_log.log("tenant.changed", obj, tenant_id=obj.pk, name=obj.name, timezone=obj.timezone)
+            after = {name: getattr(obj, name) for name in form.changed_data}
+            audit_log.log(
+                "tenant.changed", obj, tenant_id=obj.pk, changes=audit_log.changes(form.initial, after)
+            )

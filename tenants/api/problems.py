@@ -14,6 +14,8 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 
+from audit import origin
+
 logger = logging.getLogger("tokvigil.api")
 
 CONTENT_TYPE = "application/problem+json"
@@ -53,7 +55,7 @@ class Problem(Exception):
             "code": self.code,
             "detail": self.detail,
             "errors": self.errors,
-            "request_id": uuid.uuid4().hex,
+            "request_id": origin.current().request_id or uuid.uuid4().hex,
         }
         response = HttpResponse(msgspec.json.encode(body), content_type=CONTENT_TYPE, status=self.status)
         if self.retry_after_s is not None:

@@ -28,6 +28,16 @@ def moment(at: datetime) -> SafeString:
     )
 
 
+def time_of_day(at: datetime) -> SafeString:
+    """The same without the day, for rows below a heading that says it."""
+    here = localtime(at)
+    return format_html(
+        '<time class="tv-one-line" datetime="{0}" title="{0}">{1}</time>',
+        here.isoformat(timespec="seconds"),
+        f"{here:%H:%M:%S}",
+    )
+
+
 def link(row: Model, text: str) -> SafeString:
     """A link to the row's page. It is shown without a permission check; that page makes it."""
     return link_to(row._meta.label_lower, row.pk, text)

@@ -17,12 +17,13 @@ from django.db.models import Q, QuerySet
 from django.forms import HiddenInput, ModelChoiceField, ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.views import ChangeList
 
 from tenants.console import environments
 from tenants.console.access import CHANGING_ROLES, is_superuser, may_change, roles_of
 from tenants.console.forms import RowForm
+from tenants.console.history import HistoryIsTheAuditLog
 from tenants.models import Environment
 
 ROWS_COUNTED_MAX = 10_000
@@ -39,7 +40,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return rows[:ROWS_COUNTED_MAX].count()
 
 
-class OfferedLookups(ModelAdmin):
+class OfferedLookups(HistoryIsTheAuditLog):
     """Allows only the filters that the page offers.
 
     Django's own admin takes any lookup of any column of the model in an address: also into columns that it does not

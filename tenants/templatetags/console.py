@@ -66,3 +66,9 @@ def bar_key() -> dict[str, Any]:
 def moment(at: datetime | None) -> SafeString | str:
     """In the zone of the page, ISO on hover."""
     return "" if at is None else display.moment(at)
+
+
+@register.simple_tag
+def time_of_day(at: datetime) -> SafeString:
+    """Under a heading that says the day; the whole on hover."""
+    return display.time_of_day(at)

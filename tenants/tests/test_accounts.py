@@ -139,10 +139,10 @@ def test_ones_own_new_password_is_one_entry(ann: User) -> None:
     assert client.get(url).status_code == 200
 
 
-def test_who_signs_in_leaves_no_entry(ann: User) -> None:
+def test_who_signs_in_leaves_one_entry(ann: User) -> None:
     form = {"username": "ann", "password": PASSWORD, "next": "/admin/"}
     assert Client().post(reverse("admin:login"), form).status_code == 302
-    assert entries() == []
+    assert [entry.action for entry in entries()] == ["sign_in.succeeded"]
 
 
 def test_a_deleted_user_is_one_entry_and_each_membership_another(

@@ -208,7 +208,9 @@ def test_a_key_is_changed_and_revoked_but_never_deleted(world: World, member: Cl
     assert (world.ours.name, world.ours.allowed_networks) == ("renamed", ["10.0.0.0/8"])
     # What a key may do stays as it was handed out.
     assert world.ours.scopes == [EVALUATE]
-    assert Entry.objects.get(action="api_key.changed").data["name"] == "renamed"
+    changes = Entry.objects.get(action="api_key.changed").data["changes"]
+    assert changes["name"] == {"before": "our-app", "after": "renamed"}
+    assert changes["allowed_networks"] == {"before": [], "after": ["10.0.0.0/8"]}
 
     both = [world.ours.pk, world.theirs.pk]
     member.post(page("tenants_apikey", "changelist"), {"action": "revoke", "_selected_action": both})

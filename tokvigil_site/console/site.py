@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import update_wrapper
+from http import HTTPStatus
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -16,7 +17,7 @@ from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
 from audit import log as audit_log
-from tenants import accounts
+from tenants import accounts, sign_ins
 from tenants.console import environments
 from tenants.console import pages as console_pages
 from tenants.console.access import actor_of
@@ -66,7 +67,22 @@ class TokvigilAdminSite(UnfoldAdminSite):
         return [*pages, *super().get_urls()]
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        return csp_override(CONTENT_POLICY)(super().login)(request, extra_context)
+        with transaction.atomic():
+            response = csp_override(CONTENT_POLICY)(super().login)(request, extra_context)
+            if request.method == "POST" and response.status_code == HTTPStatus.FOUND:
+                assert isinstance(request.user, User)
+                sign_ins.log_sign_in(request.user)
+            elif request.method == "POST":
+                sign_ins.log_failure(request.POST.get("username", ""))
+        return response
+
+    def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        user = request.user
+        with transaction.atomic():
+            response = super().logout(request, extra_context)
+            if isinstance(user, User) and not request.user.is_authenticated:
+                sign_ins.log_sign_out(user)
+        return response
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context: dict[str, Any] = super().each_context(request)

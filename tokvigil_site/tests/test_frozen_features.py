@@ -61,7 +61,15 @@ def test_as_many_as_the_audit_log_can_hold(environment: Environment) -> None:
         f"{number:03d}" + '"' + "\x01" * (NAME_LENGTH_MAX - 4) for number in range(FROZEN_FEATURES_MAX)
     ]
     freezing.freeze(environment, features=features, actor="test")
-    assert len(Entry.objects.get(action="environment.frozen").data["frozen_features"]) == FROZEN_FEATURES_MAX
+    others = [f"x{feature}"[:NAME_LENGTH_MAX] for feature in features]
+    freezing.set_frozen(environment, features=others, actor="test")
+    frozen, replaced = Entry.objects.filter(action="environment.frozen").order_by("seq")
+    assert frozen.data["changes"]["frozen_features"]["before"] == []
+    assert len(frozen.data["changes"]["frozen_features"]["after"]) == FROZEN_FEATURES_MAX
+    assert [len(names) for names in replaced.data["changes"]["frozen_features"].values()] == [
+        FROZEN_FEATURES_MAX,
+        FROZEN_FEATURES_MAX,
+    ]
 
 
 def test_an_environment_that_froze_more_before_can_be_thawed(environment: Environment) -> None:

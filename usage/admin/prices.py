@@ -83,9 +83,9 @@ class ModelPriceAdmin(TenantRowsAdmin):
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
         obj.save()
         revisions.bump_all(obj.tenant_id)
-        audit_log.log(
-            "price.changed" if change else "price.added",
-            obj,
-            tenant_id=obj.tenant_id,
-            **{name: form.cleaned_data[name] for name in form.changed_data if name != "tenant"},
-        )
+        after = {name: form.cleaned_data[name] for name in form.changed_data if name != "tenant"}
+        if change:
+            changes = audit_log.changes(form.initial, after)
+            audit_log.log("price.changed", obj, tenant_id=obj.tenant_id, changes=changes)
+        else:
+            audit_log.log("price.added", obj, tenant_id=obj.tenant_id, **after)

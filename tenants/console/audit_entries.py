@@ -1,0 +1,108 @@
+"""Entries of the audit log as the console shows them, and which of them a person may see.
+
+The log's own pages, the history of each object and the overview take their rows from here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from django.apps import apps
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.timezone import localtime
+
+from audit import wording
+from audit.models import Entry
+from audit.wording import Sentence
+from tenants import sign_ins
+from tenants.console.access import is_superuser, roles_of
+from tenants.models import Role
+
+SIGN_IN_READERS = frozenset({Role.OWNER})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`object_url` is empty if what was changed has no page, or is gone."""
+
+    entry: Entry
+    sentence: Sentence
+    where: str
+    url: str
+    object_url: str
+
+    @property
+    def day(self) -> date:
+        """In the zone of the page."""
+        return localtime(self.entry.at).date()
+
+
+def visible(request: HttpRequest) -> QuerySet[Entry]:
+    """Those of the person's tenants, and of owners also their members' sign-ins; for superusers all."""
+    entries = Entry.objects.all()
+    if is_superuser(request):
+        return entries
+    roles = roles_of(request)
+    ours = Q(tenant_id__in=list(roles))
+    owned = [tenant for tenant, role in roles.items() if role in SIGN_IN_READERS]
+    return entries.filter(ours | sign_ins.of_members(owned)) if owned else entries.filter(ours)
+
+
+def about(request: HttpRequest, row: Model) -> QuerySet[Entry]:
+    """What the person may see of what was done to one row."""
+    return visible(request).filter(target_type=row._meta.label_lower, target_id=str(row.pk))
+
+
+def rows(entries: Iterable[Entry]) -> list[Row]:
+    """One query for each kind of object in them, however many entries there are."""
+    found = list(entries)
+    pages = _pages(found)
+    return [
+        Row(
+            entry=entry,
+            sentence=wording.sentence(entry),
+            where=wording.where(entry),
+            url=reverse("admin:audit_entry_change", args=[entry.pk]),
+            object_url=pages.get((entry.target_type, entry.target_id), ""),
+        )
+        for entry in found
+    ]
+
+
+def _pages(entries: Sequence[Entry]) -> dict[tuple[str, str], str]:
+    """The address of each object that has a page and is still there. That page checks who may see it."""
+    ids: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        ids[entry.target_type].add(entry.target_id)
+    return {
+        (kind, str(pk)): reverse(f"admin:{kind.replace('.', '_')}_change", args=[pk])
+        for kind in ids
+        if (model := _with_page(kind)) is not None
+        for pk in model._base_manager.filter(pk__in=_readable(model, ids[kind])).values_list("pk", flat=True)
+    }
+
+
+def _with_page(kind: str) -> type[Model] | None:
+    """The log outlives the models that it names."""
+    try:
+        model = apps.get_model(kind)
+    except (LookupError, ValueError):
+        return None
+    return model if admin.site.is_registered(model) else None
+
+
+def _readable(model: type[Model], ids: Iterable[str]) -> list[object]:
+    found = []
+    for each in ids:
+        try:
+            found.append(model._meta.pk.to_python(each))
+        except ValidationError:
+            continue
+    return found
