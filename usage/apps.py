@@ -9,3 +9,4 @@ class UsageConfig(AppConfig):
 
         register_action("price.added", "Price added")
         register_action("price.changed", "Price changed")
+        register_action("price.loaded", "Shared prices loaded", "loaded the shared prices of {name}")

@@ -40,6 +40,8 @@ from genai_prices.types import (
 )
 from genai_prices.types import ModelPrice as GenaiPrices
 
+from audit import log as audit_log
+from audit.log import Target
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.revisions import bump_all
 from usage.prices.cost import ALIASES_MAX, UNDATED
@@ -165,6 +167,14 @@ def load_shared_prices() -> LoadReport:
     )
     if report.touched:
         bump_all()
+        audit_log.log(
+            "price.loaded",
+            Target("usage.modelprice", f"genai-prices {report.source_version}"),
+            tenant_id=None,
+            added=report.added,
+            changed=report.changed,
+            switched_off=report.retired,
+        )
     return report
 
 

@@ -5,10 +5,13 @@ from zoneinfo import ZoneInfo
 
 from django.core.management.base import BaseCommand
 
+from audit.log import acting_as
 from policies import budgets
 from policies.models import ClosedMonth
 from tenants.management import environments
 from tenants.models import Environment
+
+ACTOR = "cli:close_month"
 
 
 class Command(BaseCommand):
@@ -19,7 +22,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, environment: str | None, **options: Any) -> None:
         for chosen in environments.named_or_all(environment):
-            closed = budgets.close_over(chosen)
+            with acting_as(ACTOR):
+                closed = budgets.close_over(chosen)
             for month in closed:
                 found = list(month.budgets.all())
                 exceeded = sum(budget.exceeded for budget in found)

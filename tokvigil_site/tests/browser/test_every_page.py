@@ -9,6 +9,8 @@ from django.contrib import admin
 from django.urls import reverse
 
 from policies.models import BlockedDecision, Plan, Policy
+from audit.models import Entry
+from policies.models import Plan, Policy
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.tests.browser.conftest import Console, Look
@@ -81,6 +83,8 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:tenants_apikey_change", args=[prod.api_keys.get().pk]),
         reverse("admin:tenants_environment_change", args=[prod.pk]),
         reverse("admin:policies_blockeddecision_change", args=[prod_decision(prod).pk]),
+        reverse("admin:audit_entry_change", args=[Entry.objects.latest("pk").pk]),
+        reverse("admin:audit_entry_check"),
         reverse("admin:password_change"),
     ]
     assert faults_of(console, forms) == {}

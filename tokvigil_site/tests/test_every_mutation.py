@@ -1,0 +1,243 @@
+"""Whatever changes something leaves exactly one audit entry.
+
+What can be changed is found, not listed (mutations.py): a page, an action, a call or a command that is new makes
+`test_every_mutation_is_known` fail until it is in one of the two tables below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.management import call_command
+from django.db.models import Model
+from django.test import Client
+from django.urls import reverse
+
+from audit import chain
+from audit.models import Entry
+from policies import end_users
+from policies.models import EndUser, Plan, Policy
+from tenants import freezing
+from tenants.models import ApiKey, Environment, Membership
+from tenants.scopes import EVALUATE
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests import mutations
+from tokvigil_site.tests.filled_forms import submit
+
+PASSWORD = "a long enough one 4711"
+PASSWORDS = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+ONE_LIMIT = "{metric: requests, window: day, amount: 5, per: user}"
+
+
+class World:
+    """`acme/prod`, with one of everything, and a superuser at the console."""
+
+    def __init__(self, prod: Environment, folder: Path) -> None:
+        self.prod, self.folder = prod, folder
+        self.root = User.objects.create_superuser("root", password=PASSWORD)
+        self.ann = User.objects.create_user("ann", password=PASSWORD, is_staff=True)
+        self.group = Group.objects.create(name="group")
+        self.api = Api(prod)
+        apply_policies(prod, "plans: [free, unused]\n" + limits(ONE_LIMIT, name="Free plan"))
+        end_users.set_end_user(prod, "bob", plan_name="free", blocked=False, actor="test")
+        self.price = set_price("gpt-test")
+        self.client = Client()
+        self.client.force_login(self.root)
+
+    @property
+    def membership(self) -> Membership:
+        return Membership.objects.get_or_create(tenant=self.prod.tenant, user=self.ann)[0]
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.objects.get()
+
+    @property
+    def published(self) -> Any:
+        """As a policy file has them."""
+        return self.api.get("/v1/policy-file").json["policies"]
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.objects.get(name="unused")
+
+    @property
+    def end_user(self) -> EndUser:
+        return EndUser.objects.get()
+
+    def add(self, model: type[Model], /, **values: Any) -> None:
+        submit(self.client, reverse(f"admin:{_name(model)}_add"), **values)
+
+    def change(self, row: Model, /, **values: Any) -> None:
+        submit(self.client, _page(row, "change"), **values)
+
+    def delete(self, row: Model) -> None:
+        assert self.client.post(_page(row, "delete"), {"post": "yes"}).status_code == 302
+
+    def act(self, action: str, row: Model) -> None:
+        body = {"action": action, "_selected_action": [row.pk], "post": "yes"}
+        assert self.client.post(reverse(f"admin:{_name(type(row))}_changelist"), body).status_code == 302
+
+    def post(self, name: str, body: dict[str, Any], *, client: Client | None = None) -> None:
+        assert (client or self.client).post(reverse(f"admin:{name}"), body).status_code in (200, 302)
+
+    def call(self, method: str, path: str, body: Any = None) -> None:
+        assert self.api.request(method, path, body).status in (200, 204)
+
+    def command(self, *arguments: str, **options: Any) -> None:
+        call_command(*arguments, **options)
+
+    def policy_file(self) -> str:
+        file = self.folder / "policies.yaml"
+        other = limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
+        file.write_text("version: 1\nplans: [free, unused]\n" + other)
+        return str(file)
+
+
+def _name(model: type[Model]) -> str:
+    return model._meta.label_lower.replace(".", "_")
+
+
+def _page(row: Model, what: str) -> str:
+    return reverse(f"admin:{_name(type(row))}_{what}", args=[row.pk])
+
+
+# What to do for each, to a world that is made anew.
+MUTATIONS: dict[str, Callable[[World], object]] = {
+    "auth.group add": lambda world: world.add(Group, name="new"),
+    "auth.group change": lambda world: world.change(world.group, name="renamed"),
+    "auth.group delete": lambda world: world.delete(world.group),
+    "auth.group action delete_selected": lambda world: world.act("delete_selected", world.group),
+    "auth.user add": lambda world: world.add(User, username="new", **PASSWORDS),
+    "auth.user change": lambda world: world.change(world.ann, first_name="Ann"),
+    "auth.user delete": lambda world: world.delete(world.ann),
+    "auth.user action delete_selected": lambda world: world.act("delete_selected", world.ann),
+    "page auth_user_password_change": lambda world: world.client.post(
+        reverse("admin:auth_user_password_change", args=[world.ann.pk]), PASSWORDS | {"set-password": "x"}
+    ),
+    "page login": lambda world: world.post(
+        "login", {"username": "ann", "password": PASSWORD}, client=Client()
+    ),
+    "page logout": lambda world: world.post("logout", {}),
+    "page password_change": lambda world: world.post(
+        "password_change",
+        {"old_password": PASSWORD, "new_password1": f"{PASSWORD}x", "new_password2": f"{PASSWORD}x"},
+    ),
+    "page audit_entry_export": lambda world: world.client.post(
+        reverse("admin:audit_entry_export") + f"?chain={world.prod.tenant_id}", {"format": "csv"}
+    ),
+    "tenants.tenant add": lambda world: world.add(
+        type(world.prod.tenant), slug="new", name="New", timezone="UTC"
+    ),
+    "tenants.tenant change": lambda world: world.change(world.prod.tenant, name="Renamed"),
+    "tenants.environment add": lambda world: world.add(
+        Environment, tenant=world.prod.tenant_id, slug="new", default_action="allow"
+    ),
+    "tenants.environment change": lambda world: world.change(world.prod, default_action="block"),
+    "tenants.environment action freeze": lambda world: world.act("freeze", world.prod),
+    "tenants.environment action unfreeze": lambda world: world.act("unfreeze", world.prod),
+    "tenants.membership add": lambda world: world.add(
+        Membership, tenant=world.prod.tenant_id, user=world.ann.pk, role="viewer"
+    ),
+    "tenants.membership change": lambda world: world.change(world.membership, role="owner"),
+    "tenants.membership delete": lambda world: world.delete(world.membership),
+    "tenants.membership action delete_selected": lambda world: world.act("delete_selected", world.membership),
+    "tenants.apikey add": lambda world: world.add(ApiKey, name="new", scopes=[EVALUATE]),
+    "tenants.apikey change": lambda world: world.change(world.api.key, name="renamed"),
+    "tenants.apikey action revoke": lambda world: world.act("revoke", world.api.key),
+    "policies.policy add": lambda world: world.add(
+        Policy, name="new", **{"limits-TOTAL_FORMS": "1", "limits-0-amount": "9"}
+    ),
+    "policies.policy change": lambda world: world.change(world.policy, priority="7"),
+    "policies.policy delete": lambda world: world.delete(world.policy),
+    "policies.policy action delete_selected": lambda world: world.act("delete_selected", world.policy),
+    "policies.plan add": lambda world: world.add(Plan, name="gold"),
+    "policies.plan delete": lambda world: world.delete(world.plan),
+    "policies.plan action delete_selected": lambda world: world.act("delete_selected", world.plan),
+    "policies.enduser add": lambda world: world.add(EndUser, user_id="new"),
+    "policies.enduser change": lambda world: world.change(world.end_user, blocked="on"),
+    "policies.enduser delete": lambda world: world.delete(world.end_user),
+    "policies.enduser action block": lambda world: world.act("block", world.end_user),
+    "policies.enduser action delete_selected": lambda world: world.act("delete_selected", world.end_user),
+    "policies.enduser action unblock": lambda world: world.act("unblock", world.end_user),
+    "usage.modelprice add": lambda world: world.add(
+        type(world.price), provider="openai", model="new", input_per_million="1", output_per_million="2"
+    ),
+    "usage.modelprice change": lambda world: world.change(world.price, input_per_million="7"),
+    "PUT v1/end-users/<any:user_id>": lambda world: world.call(
+        "PUT", "/v1/end-users/new", {"plan": None, "blocked": True}
+    ),
+    "DELETE v1/end-users/<any:user_id>": lambda world: world.call("DELETE", "/v1/end-users/bob"),
+    "PUT v1/plans/<any:name>": lambda world: world.call("PUT", "/v1/plans/gold"),
+    "DELETE v1/plans/<any:name>": lambda world: world.call("DELETE", "/v1/plans/unused"),
+    "PUT v1/policy-file": lambda world: world.call(
+        "PUT", "/v1/policy-file", {"plans": ["free", "unused", "gold"], "policies": world.published}
+    ),
+    "manage.py apply_policies": lambda world: world.command(
+        "apply_policies", str(world.prod), world.policy_file()
+    ),
+    "manage.py create_tenant": lambda world: world.command("create_tenant", "new"),
+    "manage.py issue_key": lambda world: world.command("issue_key", str(world.prod), "--name", "new"),
+    "manage.py load_prices": lambda world: world.command("load_prices"),
+    "manage.py createsuperuser": lambda world: world.command(
+        "createsuperuser", interactive=False, username="new", email=""
+    ),
+}
+# Done in the world first, so that there is something to do.
+FIRST: dict[str, Callable[[World], object]] = {
+    "tenants.environment action unfreeze": lambda world: freezing.freeze(world.prod, actor="test"),
+    "tenants.membership change": lambda world: world.membership,
+    "policies.enduser action unblock": lambda world: end_users.set_end_user(
+        world.prod, "bob", plan_name="free", blocked=True, actor="test"
+    ),
+}
+# What changes nothing that the audit log is about, and why.
+NO_ENTRY = {
+    "page audit_entry_check": "reads",
+    "POST v1/evaluate": "traffic: the ledger has it",
+    "POST v1/usage": "traffic: the ledger has it",
+    "POST v1/usage/batch": "traffic: the ledger has it",
+    "POST v1/reservations/<any:request_id>/extend": "traffic",
+    "DELETE v1/reservations/<any:request_id>": "traffic",
+    "DELETE v1/reservations/<any:request_id>/extend": "traffic",
+    "manage.py changepassword": "asks at the terminal: tenants/tests/test_accounts.py",
+    "manage.py check_counters": "reads",
+    "manage.py close_month": "an entry a month that is over: policies/tests/test_budgets.py",
+    "manage.py demo": "makes what it needs by the functions that the others call",
+    "manage.py export_policies": "reads",
+    "manage.py migrate": "the tables",
+    "manage.py partition_usage": "the tables",
+    "manage.py rebuild_counters": "the counters, from the ledger",
+    "manage.py replay_trace": "makes what it needs by the functions that the others call",
+    "manage.py rollup_usage": "the sums, from the ledger",
+    "manage.py up": "makes what it needs by the functions that the others call",
+    "manage.py verify_audit": "reads",
+}
+
+
+@pytest.fixture
+def world(environment: Environment, tmp_path: Path) -> World:
+    return World(environment, tmp_path)
+
+
+def test_every_mutation_is_known(world: World) -> None:
+    known = {*MUTATIONS, *NO_ENTRY}
+    assert mutations.found(world.root) == known
+    assert not MUTATIONS.keys() & NO_ENTRY.keys()
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_leaves_exactly_one_entry(world: World, name: str) -> None:
+    if name in FIRST:
+        FIRST[name](world)
+    before = Entry.objects.count()
+    MUTATIONS[name](world)
+    assert Entry.objects.count() == before + 1, name
+    entry = Entry.objects.latest("pk")
+    assert chain.is_altered(entry) is False
+    assert bool(entry.request_id) == (not name.startswith("manage.py")), "commands come from no request"
+    assert entry.actor not in ("system", ""), "it says who"
