@@ -30,6 +30,21 @@ from tokvigil_site.tests.filled_forms import submit
 
 PASSWORD = "a long enough one 4711"
 PASSWORDS = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+NEW_LIMIT = {
+    "limits-TOTAL_FORMS": "1",
+    "limits-0-metric": "requests",
+    "limits-0-window": "day",
+    "limits-0-amount": "9",
+    "limits-0-per": "user",
+}
+NEW_PRICE = {
+    "provider": "openai",
+    "model": "new",
+    "effective_from_0": "2026-01-01",
+    "effective_from_1": "00:00:00",
+    "input_per_million": "1",
+    "output_per_million": "2",
+}
 ONE_LIMIT = "{metric: requests, window: day, amount: 5, per: user}"
 
 
@@ -149,9 +164,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "tenants.apikey add": lambda world: world.add(ApiKey, name="new", scopes=[EVALUATE]),
     "tenants.apikey change": lambda world: world.change(world.api.key, name="renamed"),
     "tenants.apikey action revoke": lambda world: world.act("revoke", world.api.key),
-    "policies.policy add": lambda world: world.add(
-        Policy, name="new", **{"limits-TOTAL_FORMS": "1", "limits-0-amount": "9"}
-    ),
+    "policies.policy add": lambda world: world.add(Policy, name="new", **NEW_LIMIT),
     "policies.policy change": lambda world: world.change(world.policy, priority="7"),
     "policies.policy delete": lambda world: world.delete(world.policy),
     "policies.policy action delete_selected": lambda world: world.act("delete_selected", world.policy),
@@ -164,9 +177,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "policies.enduser action block": lambda world: world.act("block", world.end_user),
     "policies.enduser action delete_selected": lambda world: world.act("delete_selected", world.end_user),
     "policies.enduser action unblock": lambda world: world.act("unblock", world.end_user),
-    "usage.modelprice add": lambda world: world.add(
-        type(world.price), provider="openai", model="new", input_per_million="1", output_per_million="2"
-    ),
+    "usage.modelprice add": lambda world: world.add(type(world.price), **NEW_PRICE),
     "usage.modelprice change": lambda world: world.change(world.price, input_per_million="7"),
     "PUT v1/end-users/<any:user_id>": lambda world: world.call(
         "PUT", "/v1/end-users/new", {"plan": None, "blocked": True}

@@ -8,9 +8,8 @@ import pytest
 from django.contrib import admin
 from django.urls import reverse
 
-from policies.models import BlockedDecision, Plan, Policy
 from audit.models import Entry
-from policies.models import Plan, Policy
+from policies.models import BlockedDecision, Plan, Policy
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.tests.browser.conftest import Console, Look
