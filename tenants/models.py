@@ -258,9 +258,13 @@ class ApiKey(models.Model):
 
 
 class Role(models.TextChoices):
+    """What each may do: tenants/roles.py."""
+
     OWNER = "owner"
     ADMIN = "admin"
+    EDITOR = "editor"
     VIEWER = "viewer"
+    AUDITOR = "auditor"
 
 
 class Membership(models.Model):
@@ -269,7 +273,7 @@ class Membership(models.Model):
     # Protected, so that none goes without an audit entry: accounts.delete_users removes them first.
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
-    role = models.CharField(max_length=6, choices=Role.choices, default=Role.VIEWER)
+    role = models.CharField(max_length=7, choices=Role.choices, default=Role.VIEWER)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant", "user"], name="membership_unique")]

@@ -13,10 +13,12 @@ from policies import end_users
 from policies.models import EndUser
 from tenants.console.access import actor_of
 from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.roles import May
 
 
 @admin.register(EndUser)
 class EndUserAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_END_USERS
     list_display = ["user_id", "plan", "blocked", "created_at"]
     list_filter = ["blocked"]
     list_select_related = ["environment__tenant", "plan"]

@@ -16,6 +16,7 @@ from tenants.console.access import actor_of
 from tenants.console.forms import RowForm
 from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import Environment
+from tenants.roles import May
 
 
 class PlanForm(RowForm):
@@ -28,6 +29,7 @@ class PlanForm(RowForm):
 
 @admin.register(Plan)
 class PlanAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_POLICIES
     form = PlanForm
     refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
     list_display = ["name"]

@@ -27,6 +27,7 @@ from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
 from tenants.models import Environment
+from tenants.roles import May
 
 
 class LimitInline(InlineOfTenantRows):
@@ -39,6 +40,7 @@ class LimitInline(InlineOfTenantRows):
 
 @admin.register(Policy)
 class PolicyAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_POLICIES
     form = PolicyForm
     refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
     inlines = [LimitInline]

@@ -14,6 +14,7 @@ from tenants import revisions
 from tenants.console.forms import RowForm
 from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import ApiKey
+from tenants.roles import May
 from tenants.scopes import PRESETS, SCOPES
 
 
@@ -32,6 +33,7 @@ class ApiKeyForm(RowForm):
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_KEYS
     form = ApiKeyForm
     list_display = ["name", "key_id", "scopes", "last_used_at", "expires_at", "revoked_at"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter)]

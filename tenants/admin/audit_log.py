@@ -25,6 +25,7 @@ from tenants.console.audit_filters import AuditFilters
 from tenants.console.pages import rendered
 from tenants.console.rows import ReadOnlyAdmin
 from tenants.models import Tenant
+from tenants.roles import May
 
 ENTRIES_OF_A_PAGE = 50
 # A longer chain takes longer than a page may: `verify_audit` walks it.
@@ -36,6 +37,7 @@ _OTHERS = {_OLDER_THAN, environments.PARAMETER}
 
 @admin.register(Entry)
 class EntryAdmin(ReadOnlyAdmin):
+    to_see = May.SEE_AUDIT
     tenant_lookup = "tenant_id"
 
     def tenant_id_of(self, obj: Any) -> int | None:

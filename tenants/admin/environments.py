@@ -11,11 +11,12 @@ from django.http import HttpRequest
 
 from audit import log as audit_log
 from tenants import freezing, revisions
-from tenants.console.access import actor_of
+from tenants.console.access import actor_of, may, may_somewhere
 from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import FROZEN_FEATURES_MAX, Environment
+from tenants.roles import May
 
 
 class EnvironmentForm(RowForm):
@@ -29,6 +30,7 @@ class EnvironmentForm(RowForm):
 
 @admin.register(Environment)
 class EnvironmentAdmin(TenantRowsAdmin):
+    to_change = May.EDIT_ENVIRONMENTS
     form = EnvironmentForm
     tenant_lookup = "tenant_id"
     list_display = ["__str__", "default_action", "frozen", "frozen_features", "revision"]
@@ -44,6 +46,12 @@ class EnvironmentAdmin(TenantRowsAdmin):
         # Its name takes the tenant's.
         return super().get_queryset(request).select_related("tenant")
 
+    def has_change_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
+        """Whoever may freeze it opens its form; the rest of it they only see there."""
+        if obj is None:
+            return may_somewhere(request, May.FREEZE)
+        return may(request, May.FREEZE, obj.tenant_id)
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
@@ -53,7 +61,10 @@ class EnvironmentAdmin(TenantRowsAdmin):
         return ["tenant", "slug", "default_action", "frozen", "frozen_features", "standing"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> list[str]:
-        return [] if obj is None else ["tenant", "slug", "standing"]
+        if obj is None:
+            return []
+        shown = ["tenant", "slug", "standing"]
+        return shown if self.may_change(request, obj) else [*shown, "default_action"]
 
     @admin.display(description="In force")
     def standing(self, obj: Environment) -> str:
@@ -87,7 +98,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
 
     @admin.action(description="Freeze: block every call, at once", permissions=["change"])
     def freeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        for environment in self.changeable(request, queryset).order_by("pk"):
+        for environment in self.where(request, May.FREEZE, queryset).order_by("pk"):
             freezing.freeze(environment, actor=actor_of(request))
             self.message_user(
                 request, f"{environment} is frozen: {revisions.standing(environment)}.", messages.WARNING
@@ -95,7 +106,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
 
     @admin.action(description="Unfreeze: allow calls again", permissions=["change"])
     def unfreeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        for environment in self.changeable(request, queryset).order_by("pk"):
+        for environment in self.where(request, May.FREEZE, queryset).order_by("pk"):
             freezing.unfreeze(environment, actor=actor_of(request))
             self.message_user(
                 request, f"{environment} is not frozen any more: {revisions.standing(environment)}."

@@ -12,12 +12,14 @@ from django.http import HttpRequest
 from tenants.console.access import is_superuser
 from tenants.console.rows import TenantRowsAdmin
 from tenants.models import Membership
+from tenants.roles import May
 
 
 @admin.register(Membership)
 class MembershipAdmin(TenantRowsAdmin):
     """Members see the other members; only superusers change memberships."""
 
+    to_change = May.EDIT_MEMBERS
     tenant_lookup = "tenant_id"
     list_display = ["user", "tenant", "role"]
     list_filter = ["role"]

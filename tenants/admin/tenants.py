@@ -12,6 +12,7 @@ from tenants import revisions
 from tenants.console.access import is_superuser
 from tenants.console.rows import InlineOfTenantRows, TenantRowsAdmin
 from tenants.models import Environment, Tenant
+from tenants.roles import May
 
 
 class EnvironmentInline(InlineOfTenantRows):
@@ -32,6 +33,7 @@ class EnvironmentInline(InlineOfTenantRows):
 
 @admin.register(Tenant)
 class TenantAdmin(TenantRowsAdmin):
+    to_change = May.EDIT_TENANT
     tenant_lookup = "id"
     list_display = ["slug", "name", "timezone", "created_at"]
     search_fields = ["slug", "name"]

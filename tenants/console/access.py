@@ -1,16 +1,14 @@
 """Who is signed in, and what they may see and change.
 
-The membership is all that counts, not Django's permissions: owners and admins of a tenant change its rows, viewers
-look. A superuser sees and changes all.
+The role in the tenant is all that counts (tenants/roles.py), not Django's permissions. A superuser may do all.
 """
 
 from __future__ import annotations
 
 from django.http import HttpRequest
 
-from tenants.models import Membership, Role
-
-CHANGING_ROLES = frozenset({Role.OWNER, Role.ADMIN})
+from tenants.models import Membership
+from tenants.roles import May, allows
 
 
 def actor_of(request: HttpRequest) -> str:
@@ -28,11 +26,19 @@ def roles_of(request: HttpRequest) -> dict[int, str]:
     return cached
 
 
-def may_change(request: HttpRequest, tenant_id: int | None) -> bool:
-    """Rows of this tenant; of none: what is everybody's."""
-    return is_superuser(request) or (
-        tenant_id is not None and roles_of(request).get(tenant_id) in CHANGING_ROLES
-    )
+def tenants_where(request: HttpRequest, what: May | None) -> list[int]:
+    """The ids of the tenants in which the person's role allows it; None is allowed by no role."""
+    return [tenant for tenant, role in roles_of(request).items() if what is not None and allows(role, what)]
+
+
+def may(request: HttpRequest, what: May | None, tenant_id: int | None) -> bool:
+    """With rows of this tenant; of none: what is everybody's."""
+    return is_superuser(request) or tenant_id in tenants_where(request, what)
+
+
+def may_somewhere(request: HttpRequest, what: May | None) -> bool:
+    """In one tenant at least."""
+    return is_superuser(request) or bool(tenants_where(request, what))
 
 
 def is_superuser(request: HttpRequest) -> bool:

@@ -16,8 +16,9 @@ from django.db.models import F, Max, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from tenants.console.access import is_superuser, roles_of
-from tenants.models import Environment
+from tenants.console.access import is_superuser, roles_of, tenants_where
+from tenants.models import Environment, Tenant
+from tenants.roles import May
 
 PARAMETER = "environment"
 OFFERED_MAX = 500
@@ -25,9 +26,11 @@ _KEPT_AS = "console_environment"
 
 
 def visible(request: HttpRequest) -> QuerySet[Environment]:
-    """Those of the tenants that the person is a member of, with their tenants."""
+    """Those of the tenants that the person may look into, with their tenants."""
     environments = Environment.objects.select_related("tenant")
-    return environments if is_superuser(request) else environments.filter(tenant__in=list(roles_of(request)))
+    if is_superuser(request):
+        return environments
+    return environments.filter(tenant__in=tenants_where(request, May.SEE))
 
 
 def offered(request: HttpRequest) -> Sequence[Environment]:
@@ -52,10 +55,18 @@ def follow(request: HttpRequest, environment: Environment | None) -> None:
     """Show this one from now on, in its tenant's time zone: the person has opened something that lives there."""
     request._shown_environment = environment  # type: ignore[attr-defined]
     if environment is None:
+        _follow_tenant(request)
         return
     timezone.activate(ZoneInfo(environment.tenant.timezone))
     if request.session.get(_KEPT_AS) != environment.pk:
         request.session[_KEPT_AS] = environment.pk
+
+
+def _follow_tenant(request: HttpRequest) -> None:
+    """An auditor is shown no environment, but times in the zone of the tenant."""
+    tenant = Tenant.objects.filter(pk__in=list(roles_of(request))).first()
+    if tenant is not None:
+        timezone.activate(ZoneInfo(tenant.timezone))
 
 
 def _asked_for(request: HttpRequest) -> Environment | None:

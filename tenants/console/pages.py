@@ -15,10 +15,11 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from tenants.console.access import is_superuser, roles_of
+from tenants.console.access import may_somewhere
+from tenants.roles import May
 
 View = Callable[..., HttpResponse]
-May = Callable[[HttpRequest], bool]
+MayView = Callable[[HttpRequest], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class ConsolePage:
     name: str
     path: str
     view: View
-    may_view: May
+    may_view: MayView
 
     def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not self.may_view(request):
@@ -39,12 +40,12 @@ class ConsolePage:
 _pages: dict[str, ConsolePage] = {}
 
 
-def is_member(request: HttpRequest) -> bool:
-    """Of any tenant."""
-    return is_superuser(request) or bool(roles_of(request))
+def may_look(request: HttpRequest) -> bool:
+    """Into any tenant."""
+    return may_somewhere(request, May.SEE)
 
 
-def page(name: str, path: str, *, may_view: May = is_member) -> Callable[[View], View]:
+def page(name: str, path: str, *, may_view: MayView = may_look) -> Callable[[View], View]:
     """Declares a view as a page. Whoever may not view it is answered 403."""
 
     def declare(view: View) -> View:

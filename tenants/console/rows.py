@@ -21,10 +21,11 @@ from unfold.admin import TabularInline
 from unfold.views import ChangeList
 
 from tenants.console import environments
-from tenants.console.access import CHANGING_ROLES, is_superuser, may_change, roles_of
+from tenants.console.access import is_superuser, may, may_somewhere, tenants_where
 from tenants.console.forms import RowForm
 from tenants.console.history import HistoryIsTheAuditLog
 from tenants.models import Environment
+from tenants.roles import May
 
 ROWS_COUNTED_MAX = 10_000
 # What the links of Django's filters compare with.
@@ -129,6 +130,9 @@ class TenantRowsAdmin(RowsAdmin):
     tenant_lookup = "environment__tenant_id"
     # Rows of no tenant, which all may see and only superusers change.
     shows_shared_rows = False
+    # What a role must allow for seeing rows, and for adding and changing some. None: superusers alone.
+    to_see: May = May.SEE
+    to_change: May | None = None
 
     def tenant_id_of(self, obj: Any) -> int | None:
         tenant_id: int | None = obj.environment.tenant_id
@@ -138,7 +142,7 @@ class TenantRowsAdmin(RowsAdmin):
         queryset = super().get_queryset(request)
         if is_superuser(request):
             return queryset
-        visible = Q(**{f"{self.tenant_lookup}__in": list(roles_of(request))})
+        visible = Q(**{f"{self.tenant_lookup}__in": tenants_where(request, self.to_see)})
         if self.shows_shared_rows:
             visible |= Q(**{self.tenant_lookup: None})
         return queryset.filter(visible)
@@ -146,19 +150,24 @@ class TenantRowsAdmin(RowsAdmin):
     def changeable(self, request: HttpRequest, queryset: QuerySet[Any] | None = None) -> QuerySet[Any]:
         """The rows that the member may change. Bulk actions and form choices are limited to them."""
         rows = self.get_queryset(request) if queryset is None else queryset
+        return self.where(request, self.to_change, rows)
+
+    def where(self, request: HttpRequest, what: May | None, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """Those of tenants in which the member's role allows it."""
         if is_superuser(request):
             return rows
-        tenants = [tenant for tenant, role in roles_of(request).items() if role in CHANGING_ROLES]
-        return rows.filter(**{f"{self.tenant_lookup}__in": tenants})
+        return rows.filter(**{f"{self.tenant_lookup}__in": tenants_where(request, what)})
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return is_superuser(request) or bool(roles_of(request))
+        return may_somewhere(request, self.to_see)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         if obj is None or is_superuser(request):
             return self.has_module_permission(request)
         tenant_id = self.tenant_id_of(obj)
-        return self.shows_shared_rows if tenant_id is None else tenant_id in roles_of(request)
+        if tenant_id is None:
+            return self.shows_shared_rows and self.has_module_permission(request)
+        return may(request, self.to_see, tenant_id)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return self.may_change(request)
@@ -172,16 +181,16 @@ class TenantRowsAdmin(RowsAdmin):
     def may_change(self, request: HttpRequest, obj: Any = None) -> bool:
         """Without a row: whether there can be one the user may change."""
         if obj is None:
-            return is_superuser(request) or not CHANGING_ROLES.isdisjoint(roles_of(request).values())
-        return may_change(request, self.tenant_id_of(obj))
+            return may_somewhere(request, self.to_change)
+        return may(request, self.to_change, self.tenant_id_of(obj))
 
     def formfield_for_foreignkey(
         self, db_field: Any, request: HttpRequest, **kwargs: Any
     ) -> ModelChoiceField[Any] | None:
-        """Offers and accepts only rows of tenants that the member may change."""
+        """Offers and accepts only what belongs to tenants in which the member may make such a row."""
         related = self.admin_site._registry.get(db_field.remote_field.model)
         if isinstance(related, TenantRowsAdmin):
-            kwargs["queryset"] = related.changeable(request)
+            kwargs["queryset"] = related.where(request, self.to_change, related.get_queryset(request))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
@@ -231,7 +240,9 @@ class EnvironmentRowsAdmin(TenantRowsAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         shown = environments.shown(request)
         return (
-            super().has_add_permission(request) and shown is not None and may_change(request, shown.tenant_id)
+            super().has_add_permission(request)
+            and shown is not None
+            and may(request, self.to_change, shown.tenant_id)
         )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

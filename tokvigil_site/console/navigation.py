@@ -70,15 +70,19 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
 
 def navigation(site: AdminSite, request: HttpRequest) -> tuple[Group, ...]:
     """What this person may open."""
-    index = reverse(f"{site.name}:index")
-    overview = Link("Overview", "dashboard", index, current=request.path == index)
     groups = (Group(title, tuple(_links(site, request, pages))) for title, pages in GROUPS)
-    return (Group("", (overview,)), *(group for group in groups if group.links))
+    return tuple(group for group in (_overview(site, request), *groups) if group.links)
 
 
 def current(groups: Iterable[Group]) -> Link | None:
     """The page that is open, or whose object is."""
     return next((link for group in groups for link in group.links if link.current), None)
+
+
+def _overview(site: AdminSite, request: HttpRequest) -> Group:
+    index = reverse(f"{site.name}:index")
+    overview = Link("Overview", "dashboard", index, current=request.path == index)
+    return Group("", (overview,) if console_pages.may_look(request) else ())
 
 
 def _links(site: AdminSite, request: HttpRequest, pages: tuple[Page, ...]) -> Iterator[Link]:

@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.exceptions import BadRequest, ValidationError
 from django.db import DataError, transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.urls import path, reverse
@@ -20,7 +20,8 @@ from audit import log as audit_log
 from tenants import accounts, sign_ins
 from tenants.console import environments
 from tenants.console import pages as console_pages
-from tenants.console.access import actor_of
+from tenants.console.access import actor_of, may_somewhere
+from tenants.roles import May
 from tokvigil_site.console import navigation
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
 
@@ -65,6 +66,12 @@ class TokvigilAdminSite(UnfoldAdminSite):
             for each in console_pages.declared().values()
         ]
         return [*pages, *super().get_urls()]
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """An auditor's is the audit log."""
+        if not may_somewhere(request, May.SEE) and may_somewhere(request, May.SEE_AUDIT):
+            return HttpResponseRedirect(reverse(f"{self.name}:audit_entry_changelist"))
+        return super().index(request, extra_context)
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         with transaction.atomic():

@@ -15,6 +15,7 @@ from tenants.console.access import is_superuser
 from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
+from tenants.roles import May
 from usage.models import ModelPrice
 from usage.prices.cost import ALIASES_MAX, UNDATED
 from usage.prices.tiers import RATE_FIELDS
@@ -36,8 +37,9 @@ class ModelPriceForm(RowForm):
 
 @admin.register(ModelPrice)
 class ModelPriceAdmin(TenantRowsAdmin):
-    """Everybody sees shared prices and superusers change them; a tenant's admins change its own."""
+    """Everybody sees shared prices and superusers change them; a tenant's editors change its own."""
 
+    to_change = May.EDIT_PRICES
     tenant_lookup = "tenant_id"
     shows_shared_rows = True
     form = ModelPriceForm
