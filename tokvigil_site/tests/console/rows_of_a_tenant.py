@@ -1,0 +1,92 @@
+"""One row of each model that the console has pages of, all of one tenant. A new model is added here."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+from django.contrib.auth.models import Group, User
+from django.db.models import Model
+
+from audit.models import Entry
+from policies import publishing
+from policies.models import (
+    BlockedDecision,
+    ClosedMonth,
+    EndUser,
+    MonthlyBudget,
+    Policy,
+    PolicyVersion,
+)
+from tenants.models import ApiKey, Environment, Membership, Role, Tenant
+from tenants.scopes import EVALUATE
+from tokvigil_site.testing import apply_policies, limits
+from usage.models import ModelPrice, UsageEvent
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def made(mark: str) -> dict[type[Model], Model]:
+    """Rows by their model. The mark, a slug, is in every name of them and nowhere else."""
+    tenant = Tenant.create_with_environments(mark, name=mark)
+    environment = tenant.environments.get(slug="prod")
+    user = User.objects.create_user(f"{mark}-owner", is_staff=True)
+    apply_policies(environment, limits(
+        "{metric: requests, window: day, amount: 5, per: user}", name=f"{mark}-policy", scope=f"{{user: {mark}-user}}"
+    ))  # fmt: skip
+    policy = Policy.objects.get(environment=environment)
+    plan = publishing.add_plan(environment, f"{mark}-plan", actor="test")
+    rows: list[Model] = [
+        tenant,
+        environment,
+        user,
+        plan,
+        policy,
+        PolicyVersion.objects.get(policy=policy),
+        Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER),
+        Group.objects.create(name=f"{mark}-group"),
+        ApiKey.issue(environment, f"{mark}-key", (EVALUATE,))[0],
+        EndUser.objects.create(environment=environment, user_id=f"{mark}-user", plan=plan),
+        _price(tenant, f"{mark}-model"),
+        _event(environment, mark),
+        _decision(environment, mark),
+        _budget(environment, policy, mark),
+        Entry.objects.filter(tenant_id=tenant.pk).latest("id"),
+    ]
+    return {type(row): row for row in rows}
+
+
+def _price(tenant: Tenant, model: str) -> ModelPrice:
+    return ModelPrice.objects.create(
+        tenant=tenant, provider="openai", model=model, effective_from=NOW, input_per_million=1, output_per_million=2
+    )  # fmt: skip
+
+
+def _call(mark: str) -> dict[str, Any]:
+    return {
+        "request_id": f"{mark}-request", "user_id": f"{mark}-user", "feature": f"{mark}-feature",
+        "plan": f"{mark}-plan", "run_id": f"{mark}-run", "model": f"{mark}-model",
+    }  # fmt: skip
+
+
+def _event(environment: Environment, mark: str) -> UsageEvent:
+    return UsageEvent.objects.create(
+        environment=environment, charged_at=NOW, recorded_at=NOW, xid=1, provider="openai", status="succeeded",
+        requests=1, input_tokens=7, output_tokens=8, cached_input_tokens=0, cache_write_tokens=0, reasoning_tokens=0,
+        cost_nano=198_000, **_call(mark),
+    )  # fmt: skip
+
+
+def _decision(environment: Environment, mark: str) -> BlockedDecision:
+    return BlockedDecision.objects.create(
+        environment=environment, stream_id=mark, decided_at=NOW, reason_code="USER_BLOCKED", reason_class="forbidden",
+        message=f"Blocked {mark}.", policy_name=f"{mark}-policy", limit_state=[], **_call(mark),
+    )  # fmt: skip
+
+
+def _budget(environment: Environment, policy: Policy, mark: str) -> MonthlyBudget:
+    month = ClosedMonth.objects.create(environment=environment, month=date(2026, 10, 1))
+    return MonthlyBudget.objects.create(
+        closed_month=month, policy_id=policy.pk, policy_name=policy.name, policy_version=1, per="user",
+        user_id=f"{mark}-user", feature="", plan="", run_id="", budget_usd=5, spent_usd=4, requests=3, unpriced=0,
+    )  # fmt: skip
