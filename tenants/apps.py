@@ -22,6 +22,7 @@ class TenantsConfig(AppConfig):
         register_action("environment.unfrozen", "Environment unfrozen", "unfroze {name}")
         register_action("api_key.issued", "API key issued")
         register_action("api_key.changed", "API key changed")
+        register_action("api_key.rotated", "API key rotated")
         register_action("api_key.revoked", "API key revoked")
         register_action("membership.added", "Membership added", "made {member} a member, as {role}")
         register_action(

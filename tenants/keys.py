@@ -36,8 +36,9 @@ class Presented:
     secret: str
 
 
-def mint(environment_slug: str) -> Minted:
-    key_id, secret = _random(ID_LENGTH), _random(SECRET_LENGTH)
+def mint(environment_slug: str, key_id: str | None = None) -> Minted:
+    """A new key, or a new secret for the key with this id."""
+    key_id, secret = key_id or _random(ID_LENGTH), _random(SECRET_LENGTH)
     pepper_id = next(iter(settings.API_KEY_PEPPERS))
     return Minted(
         text=f"tv_{MARKS.get(environment_slug, OTHER_MARK)}_{key_id}_{secret}",

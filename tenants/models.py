@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import zoneinfo
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -181,6 +182,10 @@ class ApiKey(models.Model):
     key_id = models.CharField(max_length=keys.ID_LENGTH, unique=True, editable=False)
     secret_hmac = models.BinaryField(max_length=32, editable=False)
     pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, editable=False)
+    # The secret before the last rotation, which is accepted until it ends.
+    previous_hmac = models.BinaryField(max_length=32, null=True, editable=False)
+    previous_pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, blank=True, editable=False)
+    previous_ends_at = models.DateTimeField(null=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=32, choices=scope_choices))
     expires_at = models.DateTimeField(null=True, blank=True)
     allowed_networks = ArrayField(
@@ -243,6 +248,41 @@ class ApiKey(models.Model):
             expires_at=key.expires_at,
         )
         return key, minted.text
+
+    @transaction.atomic
+    def rotate(self, *, old_ends_at: datetime | None = None) -> str:
+        """A new secret for the same key: its full text, which is stored nowhere.
+
+        The secret of until now is accepted until `old_ends_at`, and no longer without one; any before it ends now.
+        Raises ValidationError: a revoked key.
+        """
+        current = ApiKey.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
+        if current.revoked_at is not None:
+            raise ValidationError("A revoked key stays revoked. Issue another one.")
+        environment = self.environment
+        minted = keys.mint(environment.slug, self.key_id)
+        self.previous_hmac, self.previous_pepper_id, self.previous_ends_at = (
+            (None, "", None) if old_ends_at is None else (current.secret_hmac, current.pepper_id, old_ends_at)
+        )
+        self.secret_hmac, self.pepper_id = minted.secret_hmac, minted.pepper_id
+        self.save(
+            update_fields=[
+                "secret_hmac",
+                "pepper_id",
+                "previous_hmac",
+                "previous_pepper_id",
+                "previous_ends_at",
+            ]
+        )
+        revisions.bump(self.environment_id, policies=False)
+        audit_log.log(
+            "api_key.rotated",
+            self,
+            tenant_id=environment.tenant_id,
+            environment=environment.slug,
+            old_ends_at=old_ends_at,
+        )
+        return minted.text
 
     @transaction.atomic
     def revoke(self) -> None:

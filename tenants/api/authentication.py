@@ -13,10 +13,11 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from tenants import keys, last_used
+from tenants import keys, last_used, refusals
 from tenants.api import addresses, problems
 from tenants.api.addresses import Network
 from tenants.models import ApiKey
+from tenants.refusals import Refusal
 
 BEARER = "bearer "
 
@@ -31,6 +32,10 @@ class Credential:
     environment_id: int
     secret_hmac: bytes
     pepper_id: str
+    # Of before the last rotation, accepted until it ends.
+    previous_hmac: bytes | None = None
+    previous_pepper_id: str = ""
+    previous_ends_at: datetime | None = None
     scopes: frozenset[str]
     expires_at: datetime | None
     revoked: bool
@@ -49,6 +54,9 @@ class Credential:
             environment_id=key.environment_id,
             secret_hmac=bytes(key.secret_hmac),
             pepper_id=key.pepper_id,
+            previous_hmac=None if key.previous_hmac is None else bytes(key.previous_hmac),
+            previous_pepper_id=key.previous_pepper_id,
+            previous_ends_at=key.previous_ends_at,
             scopes=frozenset(key.scopes),
             expires_at=key.expires_at,
             revoked=key.revoked_at is not None,
@@ -57,15 +65,26 @@ class Credential:
             edition=key.environment.edition,
         )
 
-    def admits(self, secret: str, address: str, now: datetime) -> bool:
-        if self.revoked or (self.expires_at is not None and self.expires_at <= now):
-            return False
+    def refusal(self, secret: str, address: str, now: datetime) -> Refusal | None:
+        """Why the caller is refused; None: it is let in."""
+        if self.revoked:
+            return Refusal.REVOKED
+        if self.expires_at is not None and self.expires_at <= now:
+            return Refusal.EXPIRED
         if self.allowed_networks and not addresses.is_in(address, self.allowed_networks):
+            return Refusal.ADDRESS
+        return None if self._is_proved_by(secret, now) else Refusal.SECRET
+
+    def _is_proved_by(self, secret: str, now: datetime) -> bool:
+        if keys.proves(secret, self.pepper_id, self.secret_hmac):
+            return True
+        if self.previous_hmac is None or self.previous_ends_at is None or self.previous_ends_at <= now:
             return False
-        return keys.proves(secret, self.pepper_id, self.secret_hmac)
+        return keys.proves(secret, self.previous_pepper_id, self.previous_hmac)
 
     def require(self, scope: str) -> None:
         if scope not in self.scopes:
+            refusals.note(self.environment_id, self.id, Refusal.SCOPE)
             raise problems.insufficient_scope(scope)
 
 
@@ -87,7 +106,8 @@ def check(credential: Credential | None, secret: str, address: str) -> Credentia
     """The credential if the caller proved it. Raises Problem 401, the same for every cause."""
     if credential is None:
         raise unknown_key(secret)
-    if not credential.admits(secret, address, timezone.now()):
+    if refusal := credential.refusal(secret, address, timezone.now()):
+        refusals.note(credential.environment_id, credential.id, refusal)
         raise problems.invalid_api_key()
     last_used.note(credential.id)
     return credential

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
-from django.http import HttpResponse
 from django.test import Client
 
 from tenants.console.rows import TenantRowsAdmin
@@ -102,7 +101,7 @@ def _target(address: Address, action: str) -> str:
     return action if action.startswith("/") else address.url + (action if action.startswith("?") else "")
 
 
-def learned(client: Client, answer: HttpResponse) -> bool:
+def learned(client: Client, answer: Any) -> bool:
     """Whether the mark is in the answer, or on the page that it leads to, with what that says."""
     said = str(answer.headers) + answer.content.decode(errors="replace")
     if answer.status_code == 302:
