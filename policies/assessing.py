@@ -13,6 +13,7 @@ from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice
 from usage.amounts import Amounts, Subjects
 from usage.assessment import Assessment, Refusal, affordable_output, asked, held_cost_nano
+from usage.boosts import BoostRef
 from usage.money import format_usd
 from usage.prices.cost import HeldRates, Price, dearest_rates
 
@@ -48,6 +49,8 @@ class EnvironmentState:
     frozen: bool
     frozen_features: frozenset[str]
     allow_without_policy: bool
+    # All but those of end users, which stand in their records.
+    boosts: tuple[BoostRef, ...] = ()
 
 
 def assess(
@@ -90,6 +93,7 @@ def assess(
         input_rate=rates.input,
         output_rate=rates.output,
         provider=call.provider,
+        boosted=terms.boosted,
         **asked(amounts),
     )
 

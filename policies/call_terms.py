@@ -38,6 +38,8 @@ class CallTerms:
     charge_on_expiry: bool
     # Whether the policies let calls pass while counters cannot be read; None: there are none to say.
     allow_unavailable: bool | None
+    # What boosts have added to the limits; by `boosts.raised`. None: no boost runs.
+    boosted: dict[str, int] | None = None
 
 
 def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) -> CallTerms:

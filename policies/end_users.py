@@ -1,4 +1,4 @@
-"""End users whose plan is known or who are blocked.
+"""End users whose plan is known, who are blocked, or who have boosts.
 
 A record of each stands beside the counters (usage/counting/stored_user.py), which compare it with the caller's copy on
 every evaluate. A change announces itself to the store before it commits, as a revision does (tenants/revisions.py), so
@@ -12,23 +12,40 @@ from collections.abc import Sequence
 
 from django.core.exceptions import ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
-from django.db import transaction
+from django.db import connection, transaction
 
 from audit import log as audit_log
+from policies import boosts
 from policies.models import EndUser, Plan
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.keys import user_key
-from usage.counting.stored_user import UNKNOWN, record
+from usage.counting.stored_user import UNKNOWN, record, with_boosts
 from usage.ledger.connections import ledger_connections
+
+# The columns before those of a boost.
+_OF_USER = 3
+_RECORD = """
+    SELECT end_user.id IS NOT NULL, plan.name, end_user.blocked,
+      boost.per, boost.subject, boost.metric, boost."window", boost.extra, boost.starts_at, boost.ends_at
+    FROM (VALUES (%s::bigint, %s)) AS asked (environment_id, user_id)
+    LEFT JOIN policies_enduser AS end_user USING (environment_id, user_id)
+    LEFT JOIN policies_plan AS plan ON plan.id = end_user.plan_id
+    LEFT JOIN policies_boost AS boost ON boost.environment_id = asked.environment_id
+      AND boost.per = 'user' AND boost.subject = asked.user_id
+      AND boost.ended_at IS NULL AND boost.ends_at > %s
+    ORDER BY boost.id
+"""
 
 
 def load_record(environment_id: int, user_id: str) -> str:
-    """The record as PostgreSQL has it; one query."""
-    rows = EndUser.objects.filter(environment_id=environment_id, user_id=user_id)
-    for plan_name, blocked in rows.order_by().values_list("plan__name", "blocked"):
-        return record(plan_name, blocked)
-    return UNKNOWN
+    """The record as PostgreSQL has it, with the user's boosts; one query."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD, [environment_id, user_id, boosts.over_since()])
+        rows = cursor.fetchall()
+    is_stored, plan_name, blocked = rows[0][:_OF_USER]
+    given = [boosts.ref(*row[_OF_USER:]) for row in rows if row[_OF_USER] is not None]
+    return with_boosts(record(plan_name, blocked) if is_stored else UNKNOWN, given)
 
 
 _PLANS = """
@@ -44,27 +61,70 @@ def plans_of(environment_id: int, user_ids: Sequence[str]) -> dict[str, str]:
 
 
 def set_end_user(
-    environment: Environment, user_id: str, *, plan_name: str | None, blocked: bool, actor: str
+    environment: Environment,
+    user_id: str,
+    *,
+    plan_name: str | None,
+    blocked: bool,
+    blocked_reason: str | None = None,
+    actor: str,
 ) -> EndUser:
     """Stores the plan (None: take the one in the request) and the block; it binds the user's very next call.
 
-    Raises ValidationError for a bad user_id or a plan that the environment does not have.
+    `blocked_reason` None leaves the one there is; without a block there is none. Raises ValidationError for a bad
+    user_id or reason, or a plan that the environment does not have.
     """
-    _validate(user_id)
+    _validate(user_id, blocked_reason or "")
     with audit_log.acting_as(actor), transaction.atomic():
         plan = None if plan_name is None else _plan(environment, plan_name)
         user, created = EndUser.objects.select_for_update(no_key=True).get_or_create(
             environment=environment, user_id=user_id, defaults={"plan": plan, "blocked": blocked}
         )
+        reason = (user.blocked_reason if blocked_reason is None else blocked_reason) if blocked else ""
         # Also when nothing changes, so that repeating a call that failed half-way completes it.
         _announce(environment, user_id)
         before = _NEW if created else _audited(user)
-        user.plan, user.blocked = plan, blocked
+        user.plan, user.blocked, user.blocked_reason = plan, blocked, reason
         if created or before != _audited(user):
-            user.save(update_fields=["plan", "blocked"])
+            user.save(update_fields=["plan", "blocked", "blocked_reason"])
             changes = audit_log.changes(before, _audited(user))
             _log("end_user.changed", user, environment, changes=changes)
     return user
+
+
+def change_plan(environment: Environment, user_id: str, plan_name: str | None, *, actor: str) -> EndUser:
+    """Leaves the block as it is. Raises as `set_end_user`."""
+    with transaction.atomic():
+        blocked = (user := _locked(environment, user_id)) is not None and user.blocked
+        return set_end_user(environment, user_id, plan_name=plan_name, blocked=blocked, actor=actor)
+
+
+def block(environment: Environment, user_id: str, reason: str, *, actor: str) -> EndUser:
+    """Leaves the plan as it is. Raises as `set_end_user`."""
+    with transaction.atomic():
+        plan_name = _plan_name(_locked(environment, user_id))
+        return set_end_user(
+            environment, user_id, plan_name=plan_name, blocked=True, blocked_reason=reason, actor=actor
+        )
+
+
+def unblock(environment: Environment, user_id: str, *, actor: str) -> EndUser | None:
+    """None: nothing is stored of the user, so there is no block."""
+    with transaction.atomic():
+        user = _locked(environment, user_id)
+        if user is None:
+            return None
+        return set_end_user(environment, user_id, plan_name=_plan_name(user), blocked=False, actor=actor)
+
+
+def _locked(environment: Environment, user_id: str) -> EndUser | None:
+    """So that what a change leaves alone is what it is then."""
+    rows = EndUser.objects.filter(environment=environment, user_id=user_id).order_by()
+    return rows.select_for_update(no_key=True).first()
+
+
+def _plan_name(user: EndUser | None) -> str | None:
+    return None if user is None or user.plan is None else user.plan.name
 
 
 def remove_end_user(environment: Environment, user_id: str, *, actor: str) -> bool:
@@ -81,9 +141,10 @@ def remove_end_user(environment: Environment, user_id: str, *, actor: str) -> bo
     return True
 
 
-def _validate(user_id: str) -> None:
-    EndUser(user_id=user_id).clean_fields(exclude=["environment", "plan"])
-    ProhibitNullCharactersValidator()(user_id)
+def _validate(user_id: str, blocked_reason: str) -> None:
+    EndUser(user_id=user_id, blocked_reason=blocked_reason).clean_fields(exclude=["environment", "plan"])
+    for text in (user_id, blocked_reason):
+        ProhibitNullCharactersValidator()(text)
 
 
 # Foreign keys are checked when the transaction ends, when it has the audit log's lock; who removes a plan takes the
@@ -101,11 +162,15 @@ def _plan(environment: Environment, name: str) -> Plan:
     return plan
 
 
-_NEW = {"plan": None, "blocked": False}
+_NEW = {"plan": None, "blocked": False, "blocked_reason": None}
 
 
 def _audited(user: EndUser) -> dict[str, object]:
-    return {"plan": None if user.plan is None else user.plan.name, "blocked": user.blocked}
+    return {
+        "plan": None if user.plan is None else user.plan.name,
+        "blocked": user.blocked,
+        "blocked_reason": user.blocked_reason or None,
+    }
 
 
 def _log(action: str, user: EndUser, environment: Environment, **data: object) -> None:

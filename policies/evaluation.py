@@ -1,11 +1,11 @@
 """Evaluate: may this call be made, and if so, hold what it may use.
 
-Snapshot and end user (from the process) -> resolve -> assess -> reserve (the one round trip) -> decide.
+Snapshot and end user (from the process) -> resolve -> boosts -> assess -> reserve (the one round trip) -> decide.
 
-The process may be out of date. The reserve script refuses a stale revision, a changed end user, windows that are over
-and counters that are not complete; none of these answers takes effect. What was missing is then read from PostgreSQL
-and the call tried again. If the counter store cannot be reached, or PostgreSQL does not answer in
-time, the policies' `on_unavailable` decides.
+The process may be out of date. The reserve script refuses a stale revision, a changed end user, windows and boosts that
+are over, and counters that are not complete; none of these answers takes effect. What was missing is then read from
+PostgreSQL and the call tried again. If the counter store cannot be reached, or PostgreSQL does not answer in time, the
+policies' `on_unavailable` decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from policies import compiling, decision, end_users, snapshot
+from policies import boosting, compiling, decision, end_users, snapshot
 from policies.assessing import Call, assess
 from policies.call_terms import CallTerms
 from policies.compiling import Compiling
@@ -31,7 +31,7 @@ from policies.suggesting import suggested_model
 from tenants import revisions
 from tenants.api import problems
 from tenants.api.authentication import Credential
-from tenants.api.callers import Caller
+from tenants.api.callers import Admits, Caller
 from usage import assessment
 from usage.amounts import Amounts, Per, Subjects
 from usage.assessment import Assessment, Unreadable
@@ -98,7 +98,7 @@ def forget_all() -> None:
 class Admitted(msgspec.Struct, frozen=True):
     """A caller who may ask, as far as this process knows; the reserve script verifies it."""
 
-    caller: Caller
+    caller: Admits
     snapshot: Snapshot
     credential: Credential
 
@@ -135,7 +135,7 @@ def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
 class Evaluation:
     """The tries at one call. `attempt` is the latest: whatever fails, nothing that was read meanwhile is forgotten."""
 
-    def __init__(self, caller: Caller, attempt: Attempt) -> None:
+    def __init__(self, caller: Admits, attempt: Attempt) -> None:
         self._caller = caller
         self._attempt = attempt
 
@@ -230,7 +230,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     # Whether the same is true of the end user.
     user_just_read: bool = False
 
-    def with_snapshot(self, known: Snapshot, edition: str, *, caller: Caller) -> Attempt:
+    def with_snapshot(self, known: Snapshot, edition: str, *, caller: Admits) -> Attempt:
         """Checks the key again, for it may be what changed. Raises Problem 401, 403."""
         return msgspec.structs.replace(
             self, snapshot=known, edition=edition, credential=caller.credential(known)
@@ -250,6 +250,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
         present = known.counting.tracked.at(now_ms)
         terms = known.terms.find(matched, subjects, present.spans)
+        if known.state.boosts or user.boosts:
+            boosts = (*known.state.boosts, *user.boosts)
+            terms, right = boosting.boosted(terms, boosts, subjects, now_ms)
+            present = present.within(right)
         call = Call(
             request_id=self.request_id,
             subjects=subjects,

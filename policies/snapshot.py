@@ -1,4 +1,4 @@
-"""An environment, compiled for decisions: keys, policies, freeze state, prices and what is counted, at one edition.
+"""An environment, compiled for decisions: keys, policies, freezes, boosts, prices and what is counted, at one edition.
 
 Each process keeps the snapshots of the environments it serves. None expires: every evaluate has the counter store
 compare the snapshot's edition with the one in force, and only a stale one is compiled again; of it, policies only if
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from policies import policy_rows
+from policies import boosts, policy_rows
 from policies.assessing import EnvironmentState
 from policies.call_terms import TermsCache
 from policies.models import Policy
@@ -73,7 +73,7 @@ _snapshots: dict[int, Snapshot] = {}
 # Editions of snapshots that PostgreSQL does not know as in force, and nobody was told of.
 _outdated: dict[int, str] = {}
 # All but the policies of environments, as it was read while these were being compiled.
-_meanwhile: dict[int, tuple[Environment, CountingRules]] = {}
+_meanwhile: dict[int, tuple[EnvironmentState, CountingRules]] = {}
 
 
 def known(environment_id: int) -> Snapshot | None:
@@ -139,13 +139,13 @@ def all_but_policies(before: Snapshot) -> Snapshot:
     """
     environment_id = before.environment_id
     found = _meanwhile.get(environment_id)
-    if found is None or found[0].edition != rules.edition_in_force(environment_id):
+    if found is None or found[1].edition != rules.edition_in_force(environment_id):
         with rules.at_one_moment():
-            found = Environment.objects.get(pk=environment_id), rules.read(environment_id)
+            found = _state(Environment.objects.get(pk=environment_id)), rules.read(environment_id)
         _meanwhile[environment_id] = found
-    environment, counting = found
+    state, counting = found
     as_before = replace(counting, revision=before.revision, edition=before.edition)
-    return _snapshot(environment, as_before, before.compiled)
+    return _snapshot(state, as_before, before.compiled)
 
 
 def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
@@ -156,22 +156,28 @@ def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
             compiled = before.compiled
         else:
             compiled = _compiled_policies(environment)
-    snapshot = _snapshots[environment_id] = _snapshot(environment, counting, compiled)
+        state = _state(environment)
+    snapshot = _snapshots[environment_id] = _snapshot(state, counting, compiled)
     _meanwhile.pop(environment_id, None)
     return snapshot
 
 
-def _snapshot(environment: Environment, counting: CountingRules, compiled: Policies) -> Snapshot:
+def _snapshot(state: EnvironmentState, counting: CountingRules, compiled: Policies) -> Snapshot:
     return Snapshot(
-        environment_id=environment.pk,
+        environment_id=counting.environment_id,
         counting=counting,
         compiled=compiled,
-        state=EnvironmentState(
-            frozen=environment.frozen,
-            frozen_features=frozenset(environment.frozen_features),
-            allow_without_policy=environment.default_action == DefaultAction.ALLOW,
-        ),
+        state=state,
         terms=TermsCache(),
+    )
+
+
+def _state(environment: Environment) -> EnvironmentState:
+    return EnvironmentState(
+        frozen=environment.frozen,
+        frozen_features=frozenset(environment.frozen_features),
+        allow_without_policy=environment.default_action == DefaultAction.ALLOW,
+        boosts=boosts.shared(environment.pk),
     )
 
 

@@ -6,3 +6,5 @@ REQUEST_ID_LENGTH_MAX = 128
 # What the staff names: tenants, API keys, policies.
 TITLE_LENGTH_MAX = 100
 SLUG_LENGTH_MAX = 50
+# Why somebody was blocked, boosted or frozen.
+REASON_LENGTH_MAX = 200

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from usage.amounts import Amounts, Per, Subjects
+from usage.boosts import raised
 from usage.metrics import COLUMNS, Metric
 from usage.money import TOKENS_PER_RATE
 from usage.windows import Window
@@ -96,6 +97,8 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     output_rate: int = 0
     # Whom it goes to, as the application says; "": not said.
     provider: str = ""
+    # What boosts add to limits, whose amounts are with it; by `boosts.raised`. None: no boost runs.
+    boosted: dict[str, int] | None = None
 
     @property
     def requests(self) -> int:
@@ -124,6 +127,12 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     @property
     def subjects(self) -> Subjects:
         return Subjects(user_id=self.user_id, feature=self.feature, plan=self.plan, run_id=self.run_id)
+
+    def boosted_by(self, limit: LimitRef) -> int:
+        """What boosts add to it."""
+        return (
+            0 if self.boosted is None else self.boosted.get(raised(limit.per, limit.metric, limit.window), 0)
+        )
 
     @property
     def override(self) -> PolicyRef | None:

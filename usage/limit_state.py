@@ -26,7 +26,7 @@ def one_of(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-class LimitState(msgspec.Struct, frozen=True, kw_only=True):
+class LimitState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts are integers, money a decimal string of USD. `remaining` = limit - used - held, never below 0."""
 
     policy: Annotated[str, Meta(description="Name of the policy the limit belongs to.")]
@@ -54,6 +54,13 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
             description="Whether the limit stands against the call; after a report: whether nothing remains."
         ),
     ]
+    boosted_by: Annotated[
+        Amount | None,
+        Meta(
+            description="Of `limit`, what boosts add for the time being; without it the limit is the policy's. Left "
+            "out if none runs."
+        ),
+    ] = None
 
 
 def nothing_remains(limit: LimitRef, used: int, held: int) -> bool:
@@ -73,7 +80,13 @@ def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exce
         remaining=present(limit.metric, max(0, limit.amount - used - held)),
         resets_at=instant(limit.resets_at_ms),
         exceeded=exceeded,
+        boosted_by=_boosted_by(assessment, limit),
     )
+
+
+def _boosted_by(assessment: Assessment, limit: LimitRef) -> Amount | None:
+    more = assessment.boosted_by(limit)
+    return present(limit.metric, more) if more else None
 
 
 @lru_cache(maxsize=65_536)

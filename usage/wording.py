@@ -84,9 +84,29 @@ def subject(per: Per) -> str:
     return _SUBJECTS[per]
 
 
+_UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def duration(seconds: int) -> str:
+    """In its two largest units: `9 h 28 min`, `3 days 2 h`."""
+    parts = []
+    for name, length in _UNITS:
+        number, seconds = divmod(seconds, length)
+        if number:
+            parts.append(f"{number} {name}{'s' if name == 'day' and number > 1 else ''}")
+        elif parts:
+            break
+    return " ".join(parts[:2]) or "0 s"
+
+
 def limit(metric: Metric, kind: Window, per: Per, value: Decimal | int) -> str:
-    """`50 requests a day, each user`."""
-    words = f"{amount_of_limit(metric, value)} {window(metric, kind)}".rstrip()
+    """`50 requests a day, each user`, of an amount as a policy has it."""
+    return limit_of(metric, kind, per, int(value * NANO) if metric is Metric.COST_USD else int(value))
+
+
+def limit_of(metric: Metric, kind: Window, per: Per, value: int) -> str:
+    """The same of an amount as it is counted, costs in nano-USD."""
+    words = f"{amount(metric, value)} {window(metric, kind)}".rstrip()
     return f"{words}, {subject(per)}"
 
 

@@ -24,6 +24,12 @@ class KnowsKeys(Protocol):
     def credentials(self) -> Mapping[str, Credential]: ...
 
 
+class Admits(Protocol):
+    """Who calls, to be checked again against what is in force."""
+
+    def credential(self, known: KnowsKeys) -> Credential: ...
+
+
 Known = TypeVar("Known", bound=KnowsKeys)
 
 

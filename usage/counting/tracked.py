@@ -41,6 +41,14 @@ class CurrentWindows(msgspec.Struct, frozen=True, eq=False):
     spans: dict[Window, Span]
     slots: tuple[PairWindow, ...]
 
+    def within(self, other: Span) -> CurrentWindows:
+        """Right no longer than something else that the call depends on."""
+        return msgspec.structs.replace(
+            self,
+            since_ms=max(self.since_ms, other.start),
+            until_ms=self.until_ms if other.end is None else min(self.until_ms, other.end),
+        )
+
     def counters(self, subjects: Subjects) -> tuple[Counter, ...]:
         """The counters that take a call of these subjects."""
         digests: dict[Per, str | None] = {}

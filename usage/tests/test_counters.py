@@ -86,6 +86,7 @@ def assessed(request_id: str, subjects: Subjects, amounts: Amounts) -> Assessmen
         priced=True,
         max_output_tokens=amounts.output_tokens,
         provider="",
+        boosted=None,
         **assessment.asked(amounts),
     )
 
