@@ -106,6 +106,10 @@ class Environment(models.Model):
         blank=True,
         help_text="Block every call of these features, at once. One name a line.",
     )
+    # Why each was frozen, by feature and "" for the environment: read it by freezing.in_force.
+    frozen_because = models.JSONField(
+        default=dict, db_default=models.Value({}, models.JSONField()), editable=False
+    )
     created_at = models.DateTimeField(default=now, editable=False)
 
     class Meta:

@@ -263,6 +263,7 @@ UNFOLD = {
         lambda request: static("tokvigil/parts.css"),
         lambda request: static("tokvigil/policies.css"),
         lambda request: static("tokvigil/audit.css"),
+        lambda request: static("tokvigil/end_user.css"),
     ],
     "COLORS": {
         "primary": {

@@ -1,43 +1,35 @@
-"""Environments: what happens to calls that no policy matches, and freezing."""
+"""Environments: what happens to calls that no policy matches. Freezing is freeze_page.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from audit import log as audit_log
 from tenants import freezing, revisions
-from tenants.console.access import actor_of, may, may_somewhere
-from tenants.console.forms import LinesField, RowForm
+from tenants.console.parts import State
 from tenants.console.rows import TenantRowsAdmin
-from tenants.lengths import NAME_LENGTH_MAX
-from tenants.models import FROZEN_FEATURES_MAX, Environment
+from tenants.models import Environment
 from tenants.roles import May
+from tenants.templatetags.console import state
 
-
-class EnvironmentForm(RowForm):
-    frozen_features = LinesField(
-        forms.CharField(max_length=NAME_LENGTH_MAX, strip=False),
-        max_length=FROZEN_FEATURES_MAX,
-        required=False,
-        help_text=Environment._meta.get_field("frozen_features").help_text,
-    )
+FREEZES_SHOWN_MAX = 5
 
 
 @admin.register(Environment)
 class EnvironmentAdmin(TenantRowsAdmin):
     to_change = May.EDIT_ENVIRONMENTS
-    form = EnvironmentForm
     tenant_lookup = "tenant_id"
-    list_display = ["__str__", "default_action", "frozen", "frozen_features", "revision"]
+    list_display = ["__str__", "default_action", "freezes", "revision"]
     list_filter = ["frozen"]
     list_select_related = ["tenant"]
     search_fields = ["tenant__slug", "slug"]
-    actions = ["freeze", "unfreeze"]
 
     def tenant_id_of(self, obj: Environment) -> int:
         return obj.tenant_id
@@ -46,25 +38,35 @@ class EnvironmentAdmin(TenantRowsAdmin):
         # Its name takes the tenant's.
         return super().get_queryset(request).select_related("tenant")
 
-    def has_change_permission(self, request: HttpRequest, obj: Environment | None = None) -> bool:
-        """Whoever may freeze it opens its form; the rest of it they only see there."""
-        if obj is None:
-            return may_somewhere(request, May.FREEZE)
-        return may(request, May.FREEZE, obj.tenant_id)
-
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def get_fields(self, request: HttpRequest, obj: Environment | None = None) -> Any:
         if obj is None:
             return ["tenant", "slug", "default_action"]
-        return ["tenant", "slug", "default_action", "frozen", "frozen_features", "standing"]
+        return ["tenant", "slug", "default_action", "freezes", "standing"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Environment | None = None) -> list[str]:
-        if obj is None:
-            return []
-        shown = ["tenant", "slug", "standing"]
-        return shown if self.may_change(request, obj) else [*shown, "default_action"]
+        return [] if obj is None else ["tenant", "slug", "freezes", "standing"]
+
+    @admin.display(description="Frozen")
+    def freezes(self, obj: Environment) -> SafeString:
+        """With the way to the switch, which is a page of its own."""
+        frozen = freezing.in_force(obj)
+        states = format_html_join(
+            " ",
+            "{}",
+            ((state(State.FROZEN, each.feature or "everything"),) for each in frozen[:FREEZES_SHOWN_MAX]),
+        )
+        more = len(frozen) - FREEZES_SHOWN_MAX
+        return format_html(
+            '{} {} <a href="{}?environment={}">{}</a>',
+            states,
+            f"and {more} more" if more > 0 else "",
+            reverse("admin:freeze"),
+            obj,
+            "Change…" if frozen else "Nothing. Freeze…",
+        )
 
     @admin.display(description="In force")
     def standing(self, obj: Environment) -> str:
@@ -72,7 +74,7 @@ class EnvironmentAdmin(TenantRowsAdmin):
         return said[0].upper() + said[1:]
 
     def save_model(self, request: HttpRequest, obj: Environment, form: Any, change: bool) -> None:
-        """Writes what was changed in the form and nothing else: a colleague may have pulled the emergency brake."""
+        """Writes what was changed in the form and nothing else: a colleague may have frozen it meanwhile."""
         if not change:
             obj.save()
             audit_log.log(
@@ -88,26 +90,4 @@ class EnvironmentAdmin(TenantRowsAdmin):
                 obj,
                 tenant_id=obj.tenant_id,
                 changes=audit_log.changes(form.initial, after),
-            )
-        freezing.set_frozen(
-            obj,
-            frozen=obj.frozen if "frozen" in form.changed_data else None,
-            features=obj.frozen_features if "frozen_features" in form.changed_data else None,
-            actor=actor_of(request),
-        )
-
-    @admin.action(description="Freeze: block every call, at once", permissions=["change"])
-    def freeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        for environment in self.where(request, May.FREEZE, queryset).order_by("pk"):
-            freezing.freeze(environment, actor=actor_of(request))
-            self.message_user(
-                request, f"{environment} is frozen: {revisions.standing(environment)}.", messages.WARNING
-            )
-
-    @admin.action(description="Unfreeze: allow calls again", permissions=["change"])
-    def unfreeze(self, request: HttpRequest, queryset: QuerySet[Environment]) -> None:
-        for environment in self.where(request, May.FREEZE, queryset).order_by("pk"):
-            freezing.unfreeze(environment, actor=actor_of(request))
-            self.message_user(
-                request, f"{environment} is not frozen any more: {revisions.standing(environment)}."
             )

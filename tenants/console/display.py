@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from urllib.parse import urlencode
 
 from django.db.models import Model
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
+
+from tenants.models import Environment
 
 
 def plain(amount: Decimal | None) -> Decimal | None:
@@ -59,3 +62,12 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> SafeStrin
         "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
     )
     return format_html('<table class="small"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
+
+
+def user_url(environment: Environment, user_id: str) -> str:
+    """Of the page of an end user, whether anything is stored of them or not."""
+    return f"{reverse('admin:end_user')}?{urlencode({'environment': str(environment), 'user_id': user_id})}"
+
+
+def user_link(environment: Environment, user_id: str) -> SafeString:
+    return format_html('<a href="{}"><bdi>{}</bdi></a>', user_url(environment, user_id), user_id)

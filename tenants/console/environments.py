@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.db.models import F, Max, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.utils import timezone
 
 from tenants.console.access import is_superuser, roles_of, tenants_where
@@ -48,6 +48,17 @@ def shown(request: HttpRequest) -> Environment | None:
         asked = _asked_for(request) or _posted(request)
         follow(request, asked or _kept(request) or _most_used(request))
     found: Environment | None = request._shown_environment  # type: ignore[attr-defined]
+    return found
+
+
+def meant(request: HttpRequest) -> Environment:
+    """The one that the page shows, for a page that changes something in it.
+
+    Raises Http404 if the person may see none, or not the one that the address names: no other takes its place.
+    """
+    found, named = shown(request), request.GET.get(PARAMETER)
+    if found is None or (named and named != str(found)):
+        raise Http404("There is no such environment, or you are not a member of its tenant.")
     return found
 
 

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from audit.log import log
 from audit.models import Entry
-from tenants import keys
+from tenants import freezing, keys
 from tenants.console.rows import TenantRowsAdmin
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE, PRESETS, USAGE_READ
@@ -73,6 +73,10 @@ def stranger(world: World) -> Client:
 
 def page(model: str, what: str, *arguments: Any) -> str:
     return reverse(f"admin:{model}_{what}", args=arguments)
+
+
+def switch(environment: Environment) -> str:
+    return f"{reverse('admin:freeze')}?environment={environment}"
 
 
 def text(client: Client, url: str) -> str:
@@ -137,9 +141,8 @@ def test_a_viewer_changes_nothing(world: World, viewer: Client) -> None:
         viewer.post(url, {"default_action": "block", "frozen": "on", "frozen_features": ""}).status_code
         == 403
     )
-    viewer.post(
-        page("tenants_environment", "changelist"), {"action": "freeze", "_selected_action": [world.prod.pk]}
-    )
+    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "x"}
+    assert viewer.post(switch(world.prod), form).status_code == 403
     world.prod.refresh_from_db()
     assert (world.prod.default_action, world.prod.frozen) == ("allow", False)
 
@@ -147,8 +150,9 @@ def test_a_viewer_changes_nothing(world: World, viewer: Client) -> None:
 def test_a_role_in_one_tenant_is_none_in_another(world: World, member: Client) -> None:
     mia = User.objects.get(username="mia")
     Membership.objects.create(tenant=world.other_prod.tenant, user=mia, role=Role.VIEWER)
-    both = [world.prod.pk, world.other_prod.pk]
-    member.post(page("tenants_environment", "changelist"), {"action": "freeze", "_selected_action": both})
+    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "x"}
+    answers = [member.post(switch(each), form).status_code for each in (world.other_prod, world.prod)]
+    assert answers == [403, 302]
     assert list(Environment.objects.filter(frozen=True)) == [world.prod]
 
     add = page("tenants_apikey", "add")
@@ -227,20 +231,22 @@ def test_a_key_is_changed_and_revoked_but_never_deleted(world: World, member: Cl
     assert member.post(page("tenants_apikey", "delete", world.ours.pk), {"post": "yes"}).status_code == 403
 
 
-def test_an_environment_is_frozen_by_form_and_by_action(world: World, member: Client) -> None:
+def test_an_environment_is_changed_by_its_form_and_frozen_by_the_switch(world: World, member: Client) -> None:
     url = page("tenants_environment", "change", world.prod.pk)
-    form = {"default_action": "block", "frozen_features": "chat\nagent"}
     before = world.prod.revision
-    assert member.post(url, form).status_code == 302
+    assert member.post(url, {"default_action": "block", "frozen": "on"}).status_code == 302
     world.prod.refresh_from_db()
-    assert (world.prod.default_action, world.prod.frozen_features) == ("block", ["agent", "chat"])
+    assert (world.prod.default_action, world.prod.frozen) == ("block", False)
     assert world.prod.revision > before
-    for action, frozen in (("freeze", True), ("unfreeze", False)):
-        member.post(
-            page("tenants_environment", "changelist"), {"action": action, "_selected_action": [world.prod.pk]}
-        )
-        world.prod.refresh_from_db()
-        assert world.prod.frozen is frozen
+    for whole, feature in (("feature", "chat"), ("environment", "")):
+        form = {"do": "freeze", "whole": whole, "feature": feature, "reason": "x"}
+        assert member.post(switch(world.prod), form).status_code == 302
+    world.prod.refresh_from_db()
+    assert (world.prod.frozen, world.prod.frozen_features) == (True, ["chat"])
+    seen = freezing.in_force(world.prod)[0].seen
+    member.post(switch(world.prod), {"do": "unfreeze", "feature": "", "seen": seen})
+    world.prod.refresh_from_db()
+    assert world.prod.frozen is False
     entries = Entry.objects.filter(actor="admin:mia", tenant_id=world.acme.pk).order_by("seq")
     assert [entry.action for entry in entries] == [
         "environment.changed",

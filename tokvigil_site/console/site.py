@@ -17,7 +17,7 @@ from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
 from audit import log as audit_log
-from tenants import accounts, sign_ins
+from tenants import accounts, freezing, sign_ins
 from tenants.console import environments
 from tenants.console import pages as console_pages
 from tenants.console.access import actor_of, may_somewhere
@@ -96,12 +96,14 @@ class TokvigilAdminSite(UnfoldAdminSite):
         if self.has_permission(request):
             groups = navigation.navigation(self, request)
             page = navigation.current(groups)
+            shown = environments.shown(request)
             context |= {
                 "navigation": groups,
                 "current_page": page,
                 # An object has no twin in the other environment, its list has.
                 "switch_url": page.url if page else reverse(f"{self.name}:index"),
-                "shown_environment": environments.shown(request),
+                "shown_environment": shown,
+                "freezes": [] if shown is None else freezing.in_force(shown),
                 "offered_environments": environments.offered(request),
                 "zone": timezone.get_current_timezone_name(),
             }

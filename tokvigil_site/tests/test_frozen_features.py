@@ -28,6 +28,10 @@ def address(environment: Environment) -> str:
     return reverse("admin:tenants_environment_change", args=[environment.pk])
 
 
+def switch(environment: Environment) -> str:
+    return f"{reverse('admin:freeze')}?environment={environment}"
+
+
 def opened(client: Client, url: str) -> dict[str, str]:
     """What the page's hidden fields hold."""
     page = client.get(url).content.decode()
@@ -49,8 +53,9 @@ def test_a_feature_with_a_long_name_can_be_frozen(api: Api, environment: Environ
 def test_it_can_be_frozen_in_the_admin(
     api: Api, environment: Environment, staff: Client, feature: str
 ) -> None:
-    form = {"default_action": "allow", "frozen_features": f"other\r\n{feature}\r\n"}
-    assert staff.post(address(environment), form).status_code == 302
+    for each in ("other", feature):
+        form = {"do": "freeze", "whole": "feature", "feature": each, "reason": "x"}
+        assert staff.post(switch(environment), form).status_code == 302
     assert api.evaluate(feature=feature)["reason_code"] == "FEATURE_FROZEN"
     environment.refresh_from_db()
     assert environment.frozen_features == sorted(["other", feature])
@@ -108,37 +113,12 @@ def test_a_stale_form_does_not_pull_it_again(environment: Environment, staff: Cl
     assert (environment.frozen, environment.default_action) == (False, "block")
 
 
-def test_who_changes_what_a_colleague_changed_is_told(environment: Environment, staff: Client) -> None:
-    form = opened(staff, address(environment))
-    freezing.freeze(environment, features=["chat"], actor="colleague")
-
-    answer = staff.post(address(environment), form | {"default_action": "block", "frozen_features": "agent"})
-
-    assert "Somebody else changed this since the page was opened" in answer.content.decode()
-    environment.refresh_from_db()
-    assert (environment.frozen_features, environment.default_action) == (["chat"], "allow")
-
-
 def test_the_same_change_by_two_is_one(environment: Environment, staff: Client) -> None:
-    form = opened(staff, address(environment))
-    freezing.freeze(environment, actor="colleague")
-    assert (
-        staff.post(
-            address(environment), form | {"default_action": "allow", "frozen": "on", "frozen_features": ""}
-        ).status_code
-        == 302
-    )
+    freezing.freeze(environment, reason="first", actor="colleague")
+    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "second"}
+    assert staff.post(switch(environment), form).status_code == 302
     environment.refresh_from_db()
-    assert environment.frozen
-
-
-def test_it_is_thawed_in_the_admin(environment: Environment, staff: Client) -> None:
-    freezing.freeze(environment, actor="test")
-    freezing.freeze(environment, features=["chat"], actor="test")
-    form = opened(staff, address(environment))
-    staff.post(address(environment), form | {"default_action": "allow", "frozen_features": ""})
-    environment.refresh_from_db()
-    assert (environment.frozen, environment.frozen_features) == (False, [])
+    assert [each.reason for each in freezing.in_force(environment)] == ["first"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,97 @@
+"""The switch that blocks all calls of an environment or of a feature, with a reason, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.validators import ProhibitNullCharactersValidator
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from tenants import freezing, revisions
+from tenants.console import environments
+from tenants.console.access import actor_of, may_change
+from tenants.console.pages import page, rendered
+from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
+from tenants.models import Environment
+
+
+class FreezeForm(forms.Form):
+    whole = forms.ChoiceField(
+        label="What",
+        choices=[("feature", "One feature"), ("environment", "The whole environment")],
+        widget=forms.RadioSelect,
+        initial="feature",
+    )
+    feature = forms.CharField(
+        max_length=NAME_LENGTH_MAX,
+        required=False,
+        strip=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Exactly as calls name it; empty for the whole environment.",
+    )
+    reason = forms.CharField(
+        max_length=REASON_LENGTH_MAX,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Colleagues read it on every page of this environment, until it is unfrozen.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        found = self.cleaned_data
+        feature = found.get("feature", "")
+        if found.get("whole") == "feature" and not feature.strip():
+            self.add_error("feature", "Name the feature to freeze.")
+        if found.get("whole") == "environment" and feature:
+            self.add_error("feature", "Leave this empty to freeze the whole environment.")
+        return found
+
+
+@page("freeze", "frozen/")
+def freeze(request: HttpRequest) -> HttpResponse:
+    environment = environments.meant(request)
+    may = may_change(request, environment.tenant_id)
+    form = FreezeForm(initial={"feature": request.GET.get("feature", "")})
+    if request.method == "POST":
+        if not may:
+            raise PermissionDenied
+        if request.POST.get("do") == "unfreeze":
+            _unfreeze(request, environment)
+            return HttpResponseRedirect(request.get_full_path())
+        form = FreezeForm(request.POST)
+        if form.is_valid() and _freeze(request, environment, form):
+            return HttpResponseRedirect(request.get_full_path())
+    return rendered(
+        request,
+        "console/freeze.html",
+        "Freeze",
+        environment=environment,
+        frozen=freezing.in_force(Environment.objects.get(pk=environment.pk)),
+        form=form,
+        may_change=may,
+    )
+
+
+def _freeze(request: HttpRequest, environment: Environment, form: FreezeForm) -> bool:
+    feature, reason = form.cleaned_data["feature"], form.cleaned_data["reason"]
+    features = [feature] if form.cleaned_data["whole"] == "feature" else None
+    try:
+        freezing.freeze(environment, features=features, reason=reason, actor=actor_of(request))
+    except ValidationError as error:
+        form.add_error("feature", " ".join(error.messages))
+        return False
+    what = f"The feature {feature}" if features else f"The environment {environment}"
+    messages.warning(request, f"{what} is frozen: {revisions.standing(environment)}.")
+    return True
+
+
+def _unfreeze(request: HttpRequest, environment: Environment) -> None:
+    feature, seen = request.POST.get("feature", ""), request.POST.get("seen", "")
+    ProhibitNullCharactersValidator()(feature)
+    if freezing.unfreeze_seen(environment, feature, seen, actor=actor_of(request)):
+        what = f"The feature {feature}" if feature else f"The environment {environment}"
+        messages.success(request, f"{what} is not frozen any more: {revisions.standing(environment)}.")
+    else:
+        messages.error(request, "Nothing was unfrozen: it changed since the page was opened. Look again.")

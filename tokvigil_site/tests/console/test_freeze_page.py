@@ -1,0 +1,124 @@
+"""The switch that blocks calls: with a reason, on every page, and undone only by who has seen it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from audit.models import Entry
+from tenants import freezing
+from tenants.models import Environment, Role, Tenant
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = pytest.mark.django_db
+
+HOSTILE = "<script>alert(1)</script> \u202eevil\u202c 💥"
+
+
+def address(environment: Environment) -> str:
+    return f"{reverse('admin:freeze')}?environment={environment}"
+
+
+def frozen(environment: Environment) -> tuple[bool, list[str]]:
+    environment.refresh_from_db()
+    return environment.frozen, environment.frozen_features
+
+
+def post(client: Client, environment: Environment, **fields: str) -> Any:
+    form = {"do": "freeze", "whole": "feature", "feature": "", "reason": "", **fields}
+    return client.post(address(environment), form)
+
+
+def test_a_feature_is_frozen_for_a_reason_and_every_page_says_so(mia: Client, prod: Environment) -> None:
+    post(mia, prod, feature=HOSTILE, reason=f"runs away {HOSTILE}")
+
+    assert frozen(prod) == (False, [HOSTILE])
+    page = mia.get(reverse("admin:policies_policy_changelist")).content.decode()
+    assert "runs away &lt;script&gt;" in page
+    assert "admin:mia" in page
+    assert "<script>alert" not in page
+    assert Entry.objects.get(action="environment.frozen").data["reason"].startswith("runs away")
+    (known,) = freezing.in_force(prod)
+    assert (known.by, known.since is not None) == ("admin:mia", True)
+
+
+def test_the_whole_environment_is_frozen(mia: Client, prod: Environment, dev: Environment) -> None:
+    post(mia, prod, whole="environment", reason="Provider down")
+    assert frozen(prod) == (True, [])
+    here = mia.get(reverse("admin:index"), {"environment": "acme/prod"}).content.decode()
+    there = mia.get(reverse("admin:index"), {"environment": "acme/dev"}).content.decode()
+    assert ("Provider down" in here, "Provider down" in there) == (True, False)
+
+
+@pytest.mark.parametrize(("field", "fields"), [
+    ("reason", {"feature": "chat"}),
+    ("reason", {"feature": "chat", "reason": "r" * 201}),
+    ("feature", {"reason": "x"}),
+    ("feature", {"reason": "x", "feature": "f" * 256}),
+    ("feature", {"reason": "x", "feature": "a\x00b"}),
+    ("feature", {"reason": "x", "feature": "chat", "whole": "environment"}),
+])  # fmt: skip
+def test_what_is_wrong_is_said_beside_the_field(
+    mia: Client, prod: Environment, field: str, fields: dict[str, str]
+) -> None:
+    answer = post(mia, prod, **fields)
+    assert list(answer.context["form"].errors) == [field]
+    assert frozen(prod) == (False, [])
+
+
+def test_it_is_undone_as_easily(mia: Client, prod: Environment) -> None:
+    freezing.freeze(prod, actor="test")
+    freezing.freeze(prod, features=["chat"], reason="x", actor="test")
+    for each in mia.get(address(prod)).context["frozen"]:
+        mia.post(address(prod), {"do": "unfreeze", "feature": each.feature, "seen": each.seen})
+    assert frozen(prod) == (False, [])
+    assert freezing.in_force(prod) == []
+
+
+def test_a_stale_page_does_not_undo_a_later_freeze(mia: Client, prod: Environment) -> None:
+    freezing.freeze(prod, features=["chat"], reason="first", actor="test")
+    (seen,) = mia.get(address(prod)).context["frozen"]
+    freezing.unfreeze(prod, features=["chat"], actor="colleague")
+    freezing.freeze(prod, features=["chat"], reason="again", actor="colleague")
+
+    answer = mia.post(address(prod), {"do": "unfreeze", "feature": "chat", "seen": seen.seen}, follow=True)
+
+    assert frozen(prod) == (False, ["chat"])
+    assert "it changed since the page was opened" in answer.content.decode()
+
+
+def test_what_was_frozen_before_keeps_its_reason(prod: Environment) -> None:
+    freezing.freeze(prod, features=["chat"], reason="first", actor="admin:bo")
+    freezing.freeze(prod, features=["chat", "code"], reason="second", actor="admin:eve")
+    known = freezing.in_force(Environment.objects.get(pk=prod.pk))
+    assert [(each.feature, each.reason, each.by) for each in known] == [
+        ("chat", "first", "admin:bo"),
+        ("code", "second", "admin:eve"),
+    ]
+
+
+def test_one_that_was_frozen_by_an_older_version_is_shown_and_undone(mia: Client, prod: Environment) -> None:
+    Environment.objects.filter(pk=prod.pk).update(frozen=True, frozen_features=["chat"])
+    assert mia.get(address(prod)).status_code == 200
+    for feature in ("", "chat"):
+        mia.post(address(prod), {"do": "unfreeze", "feature": feature, "seen": ""})
+    assert frozen(prod) == (False, [])
+
+
+def test_who_may_not_change_looks_alone(
+    acme: Tenant, prod: Environment, sign_in: SignIn, other: Tenant
+) -> None:
+    freezing.freeze(prod, reason="secret plans", actor="test")
+    viewer, stranger = sign_in("vic", acme, role=Role.VIEWER), sign_in("sam", other)
+    assert "secret plans" in viewer.get(address(prod)).content.decode()
+    assert stranger.get(address(prod)).status_code == 404
+    assert post(stranger, prod, whole="environment", reason="x").status_code == 404
+    assert not Environment.objects.exclude(pk=prod.pk).filter(frozen=True).exists()
+    prod.refresh_from_db()
+    for client in (viewer, stranger):
+        client.post(address(prod), {"do": "unfreeze", "feature": "", "seen": freezing.in_force(prod)[0].seen})
+    assert post(viewer, prod, feature="chat", reason="x").status_code == 403
+    assert frozen(prod) == (True, [])
