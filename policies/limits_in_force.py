@@ -69,24 +69,24 @@ class MeterAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(query: MeterQuery, admitted: Admitted) -> MeterAnswer:
     """Raises Problem; 503 if the counters cannot be read."""
-    evaluated = evaluation.evaluate(_call(query), admitted)
+    evaluated = evaluation.evaluate(call(query), admitted)
     if evaluated.degraded:
         raise problems.unavailable("The counter store")
     assessed = evaluated.assessment
     return MeterAnswer(
         user_id=query.user_id,
         plan=assessed.plan or None,
-        policies=tuple(_policy(policy) for policy in _in_force(evaluated)),
+        policies=tuple(_policy(policy) for policy in policies(evaluated)),
         limit_state=tuple(
             _state(assessed, finding)
             for finding in evaluated.decision.findings
             if query.user_id is not None or finding.limit.per not in _PER_USER
         ),
-        blocked=_blocked(assessed, names_model=query.model is not None),
+        blocked=blocked(assessed, names_model=query.model is not None),
     )
 
 
-def _call(query: MeterQuery) -> EvaluateRequest:
+def call(query: MeterQuery) -> EvaluateRequest:
     return EvaluateRequest(
         user_id=query.user_id or _NO_USER,
         model=query.model or _NO_MODEL,
@@ -100,7 +100,7 @@ def _call(query: MeterQuery) -> EvaluateRequest:
     )
 
 
-def _in_force(evaluated: Evaluated) -> tuple[StoredPolicy, ...]:
+def policies(evaluated: Evaluated) -> tuple[StoredPolicy, ...]:
     assessed = evaluated.assessment
     index = evaluated.snapshot.policies
     return index.resolve(user=assessed.user_id, feature=assessed.feature, plan=assessed.plan).policies
@@ -124,7 +124,7 @@ def _state(assessed: Assessment, finding: LimitFinding) -> LimitState:
     return limit_state.state(assessed, limit, used, held, exceeded=exceeded)
 
 
-def _blocked(assessed: Assessment, *, names_model: bool) -> Blocked | None:
+def blocked(assessed: Assessment, *, names_model: bool) -> Blocked | None:
     refusal = assessed.refusal
     told = _ALWAYS | BY_MODEL if names_model else _ALWAYS
     if refusal is None or refusal.reason_code not in told:

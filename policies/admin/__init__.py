@@ -1,7 +1,9 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
+from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
+from policies.admin.end_user_page import end_user
 from policies.admin.end_users import EndUserAdmin
 from policies.admin.plans import PlanAdmin
 from policies.admin.policies import PolicyAdmin
@@ -9,9 +11,11 @@ from policies.admin.versions import PolicyVersionAdmin
 
 __all__ = [
     "BlockedDecisionAdmin",
+    "BoostAdmin",
     "EndUserAdmin",
     "MonthlyBudgetAdmin",
     "PlanAdmin",
     "PolicyAdmin",
     "PolicyVersionAdmin",
+    "end_user",
 ]

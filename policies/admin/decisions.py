@@ -18,6 +18,7 @@ from policies.admin.decision_filters import DecisionFilters
 from policies.blocked import Explanation, Remedy, StoodLimit, Way
 from policies.models import BlockedDecision, Policy
 from tenants.console import environments, pages
+from tenants.console.display import user_url
 from tenants.console.parts import Bar
 from tenants.console.rows import ReadOnlyEnvironmentAdmin
 from tenants.models import Environment
@@ -137,13 +138,13 @@ def _policy_url(decision: BlockedDecision) -> str | None:
 
 
 def _option(decision: BlockedDecision, way: Way) -> Option:
-    users = f"{reverse('admin:policies_enduser_changelist')}?{urlencode({'q': decision.user_id})}"
-    frozen = reverse("admin:tenants_environment_change", args=[decision.environment_id])
+    user = user_url(decision.environment, decision.user_id)
+    frozen = f"{reverse('admin:freeze')}?{urlencode({environments.PARAMETER: decision.environment})}"
     policy = _policy_url(decision) or reverse("admin:policies_policy_add")
     url, does = {
-        Remedy.BOOST: (users, "Give a boost…"),
-        Remedy.PLAN: (users, "Change the plan…"),
-        Remedy.UNBLOCK: (users, "Unblock…"),
+        Remedy.BOOST: (user, "Give a boost…"),
+        Remedy.PLAN: (user, "Change the plan…"),
+        Remedy.UNBLOCK: (user, "Unblock…"),
         Remedy.POLICY: (policy, "Edit the policy…"),
         Remedy.UNFREEZE: (frozen, "Unfreeze…"),
         Remedy.PRICE: (reverse("admin:usage_modelprice_add"), "Give a price…"),

@@ -13,10 +13,11 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from tenants import freezing, revisions
 from tenants.console import environments
-from tenants.console.access import actor_of, may_change
+from tenants.console.access import actor_of, may
 from tenants.console.pages import page, rendered
 from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.models import Environment
+from tenants.roles import May
 
 
 class FreezeForm(forms.Form):
@@ -52,10 +53,10 @@ class FreezeForm(forms.Form):
 @page("freeze", "frozen/")
 def freeze(request: HttpRequest) -> HttpResponse:
     environment = environments.meant(request)
-    may = may_change(request, environment.tenant_id)
+    allowed = may(request, May.FREEZE, environment.tenant_id)
     form = FreezeForm(initial={"feature": request.GET.get("feature", "")})
     if request.method == "POST":
-        if not may:
+        if not allowed:
             raise PermissionDenied
         if request.POST.get("do") == "unfreeze":
             _unfreeze(request, environment)
@@ -70,7 +71,7 @@ def freeze(request: HttpRequest) -> HttpResponse:
         environment=environment,
         frozen=freezing.in_force(Environment.objects.get(pk=environment.pk)),
         form=form,
-        may_change=may,
+        may_change=allowed,
     )
 
 

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from tenants.console import display
 from tenants.console.parts import Bar, State
+from tenants.models import Environment
 
 register = template.Library()
 
@@ -72,3 +73,9 @@ def moment(at: datetime | None) -> SafeString | str:
 def time_of_day(at: datetime) -> SafeString:
     """Under a heading that says the day; the whole on hover."""
     return display.time_of_day(at)
+
+
+@register.simple_tag
+def user_link(environment: Environment, user_id: str) -> SafeString:
+    """To the page of an end user."""
+    return display.user_link(environment, user_id)

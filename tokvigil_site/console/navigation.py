@@ -43,6 +43,8 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Policies", "shield", "policies.policy"),
             Page("Plans", "sell", "policies.plan"),
             Page("End users", "group", "policies.enduser"),
+            Page("Boosts", "arrow_upward", "policies.boost"),
+            Page("Frozen", "ac_unit", "freeze"),
             Page("Prices", "paid", "usage.modelprice"),
         ),
     ),

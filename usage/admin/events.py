@@ -16,7 +16,7 @@ from usage.money import format_usd_if_known
 @admin.register(UsageEvent)
 class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     list_display = [
-        "when", "user_id", "feature", "model", "tokens_in", "tokens_out", "cost_usd", "status", "plan", "request_id",
+        "when", "user", "feature", "model", "tokens_in", "tokens_out", "cost_usd", "status", "plan", "request_id",
     ]  # fmt: skip
     fieldsets = [
         (None, {"fields": [
@@ -28,6 +28,7 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
         ("Where it comes from", {"fields": ["policy", "api_key", "occurred_at", "recorded_at", "metadata"]}),
     ]  # fmt: skip
     readonly_fields = ["cost_usd", "reported_cost_usd", "price", "policy", "api_key"]
+    list_select_related = ["environment__tenant"]
     search_fields = ["request_id__exact", "user_id__exact"]
     search_help_text = "The exact request_id or user_id"
     # As its index has it.
@@ -38,6 +39,10 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     @admin.display(description="when", ordering="charged_at")
     def when(self, event: UsageEvent) -> str:
         return display.moment(event.charged_at)
+
+    @admin.display(description="user", ordering="user_id")
+    def user(self, event: UsageEvent) -> SafeString:
+        return display.user_link(event.environment, event.user_id)
 
     @admin.display(description="tokens in")
     def tokens_in(self, event: UsageEvent) -> int:

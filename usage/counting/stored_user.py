@@ -39,7 +39,7 @@ def with_boosts(record: str, boosts: Sequence[BoostRef]) -> str:
 def parse_record(text: str) -> StoredUser:
     if text == UNKNOWN:
         return StoredUser(known=False, plan="", blocked=False)
-    if text.startswith(_WITH_BOOSTS):
+    if text[0] == _WITH_BOOSTS:
         user, boosts = _decoder.decode(text)
         return msgspec.structs.replace(parse_record(user), boosts=boosts)
     return StoredUser(known=True, plan=text[1:], blocked=text[:1] == "1")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from django.contrib import admin
 from django.urls import reverse
+from django.utils import timezone
 
 from audit.models import Entry
-from policies.models import BlockedDecision, Plan, Policy
+from policies import boosts
+from policies.end_users import set_end_user
+from policies.models import BlockedDecision, Boost, Plan, Policy
+from tenants import freezing
+from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.tests.browser.conftest import Console, Look
@@ -57,6 +63,14 @@ def prod() -> Environment:
         reason_class="exhausted", message=HOSTILE, policy_id=policy.pk, policy_name=HOSTILE, policy_version=1,
         limit_state=[state],
     )  # fmt: skip
+    set_end_user(prod, HOSTILE, plan_name=HOSTILE, blocked=True, blocked_reason=HOSTILE, actor="test")
+    ends_at = timezone.now() + timedelta(days=1)
+    boost = Boost(
+        environment=prod, per="user", subject=HOSTILE, metric="requests", window="day", extra=Decimal(5),
+        reason=HOSTILE, ends_at=ends_at,
+    )  # fmt: skip
+    boosts.give(boost, actor="test")
+    freezing.freeze(prod, features=[HOSTILE], reason=HOSTILE, actor="test")
     return prod
 
 
@@ -85,6 +99,10 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:audit_entry_change", args=[Entry.objects.latest("pk").pk]),
         reverse("admin:audit_entry_check"),
         reverse("admin:password_change"),
+        user_url(prod, HOSTILE),
+        reverse("admin:policies_boost_add"),
+        reverse("admin:policies_boost_change", args=[prod.boosts.get().pk]),
+        reverse("admin:freeze"),
     ]
     assert faults_of(console, forms) == {}
 
@@ -114,3 +132,9 @@ def test_the_navigation_opens_on_a_narrow_screen(look: Look, prod: Environment) 
     page.get_by_role("button", name="Open the navigation").click()
     navigation.get_by_role("link", name="Policies").click()
     page.wait_for_url("**/policies/policy/")
+
+
+def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant).open(reverse("admin:policies_boost_add"))
+    page.get_by_label("Extra").fill("20")
+    assert page.locator("output").inner_text().endswith(": 5 → 25")

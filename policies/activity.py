@@ -1,0 +1,61 @@
+"""What an end user did lately: calls of the ledger and blocked ones, in one list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from policies import decision_listing
+from policies.models import BlockedDecision
+from usage import wording
+from usage.ledger.models import UsageEvent
+
+LISTED_MAX = 20
+# Older months of the ledger are not looked at.
+LATELY = timedelta(days=40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """`call` or `block`: where it comes from."""
+
+    at: datetime
+    call: UsageEvent | None = None
+    block: BlockedDecision | None = None
+
+    @property
+    def row(self) -> UsageEvent | BlockedDecision:
+        found = self.call or self.block
+        assert found is not None
+        return found
+
+    @property
+    def says(self) -> str:
+        """Of a call what it took, of a block why."""
+        if self.call is None:
+            return "" if self.block is None else self.block.message
+        amounts, cost = self.call.amounts, self.call.cost_nano
+        tokens = (
+            f"{wording.count(amounts.input_tokens)} tokens in, {wording.count(amounts.output_tokens)} out"
+        )
+        return f"{tokens}, {'without a price' if cost is None else wording.money(cost)}"
+
+
+def of_user(environment_id: int, user_id: str) -> list[Activity]:
+    """Newest first; two queries."""
+    decision_listing.store_newest(environment_id)
+    since = timezone.now() - LATELY
+    calls = UsageEvent.objects.filter(environment_id=environment_id, user_id=user_id, charged_at__gte=since)
+    blocks = BlockedDecision.objects.filter(
+        environment_id=environment_id, user_id=user_id, decided_at__gte=since
+    )
+    found = [
+        *(
+            Activity(at=call.charged_at, call=call)
+            for call in calls.order_by("-charged_at", "-id")[:LISTED_MAX]
+        ),
+        *(Activity(at=block.decided_at, block=block) for block in blocks.order_by("-id")[:LISTED_MAX]),
+    ]
+    return sorted(found, key=lambda each: each.at, reverse=True)[:LISTED_MAX]

@@ -1,0 +1,248 @@
+"""Boosts in the console: those that run, are to come and are over; given and ended through policies/boosts.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from policies import boosts
+from policies.boosts import Raisable
+from policies.models import Boost
+from tenants.console import environments
+from tenants.console.access import actor_of
+from tenants.console.display import moment, user_link, user_url
+from tenants.console.forms import RowForm
+from tenants.console.parts import State
+from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.roles import May
+from tenants.templatetags.console import state
+from usage import wording
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.money import NANO
+from usage.windows import Window
+
+
+def choices(limits: Iterable[Raisable]) -> list[tuple[str, str]]:
+    """A kind of limits each, with the limits in force: what stands before a boost."""
+    return [
+        (
+            key,
+            " · ".join(
+                f"{wording.limit_of(of.metric, of.window, of.per, of.amount)} ({of.policy})" for of in kind
+            ),
+        )
+        for key, kind in groupby(limits, key=lambda limit: limit.key)
+    ]
+
+
+def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
+    """For boost.js, which only shows it: of each kind the limits as they are, in units that are typed."""
+    found: dict[str, dict[str, Any]] = {}
+    for limit in limits:
+        is_money = limit.metric is Metric.COST_USD
+        kind = found.setdefault(limit.key, {"money": is_money, "before": []})
+        kind["before"].append([limit.policy, limit.amount / NANO if is_money else limit.amount])
+    return found
+
+
+class BoostForm(RowForm):
+    """`offered` are limits that can be raised, by the environment that the page is for."""
+
+    offered: tuple[Raisable, ...] = ()
+    raises = forms.ChoiceField(
+        label="Limit",
+        widget=UnfoldAdminSelectWidget,
+        help_text="The limits in force as they are without the boost. All limits of the line are raised.",
+    )
+
+    class Meta:
+        model = Boost
+        fields = ["environment", "raises", "subject", "extra", "starts_at", "ends_at", "reason"]
+        labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts", "ends_at": "Ends"}
+        help_texts = {
+            "subject": "The user_id, feature or plan, exactly as calls name it; empty for everybody together.",
+            "extra": "On top of the limit: a whole number, or USD for a budget.",
+            "starts_at": "Empty: at once.",
+            "reason": "Colleagues read it here and in the audit log.",
+        }
+        widgets = {"reason": UnfoldAdminTextInputWidget, "subject": UnfoldAdminTextInputWidget}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        raises = self.fields.get("raises")
+        if isinstance(raises, forms.ChoiceField):
+            raises.choices = choices(self.offered)
+            raises.widget.attrs["data-limits"] = json.dumps(before(self.offered))
+
+    def clean(self) -> dict[str, Any]:
+        """`boosts.clean` says what is wrong, not the constraints of the table."""
+        key = self.cleaned_data.get("raises")
+        for limit in self.offered:
+            if limit.key == key:
+                self.instance.per, self.instance.metric, self.instance.window = (
+                    limit.per,
+                    limit.metric,
+                    limit.window,
+                )
+        return self.cleaned_data
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors and self.instance._state.adding:
+            try:
+                boosts.clean(self.instance)
+            except ValidationError as error:
+                self.add_error(None, error)
+
+    @property
+    def effect(self) -> str:
+        """`50 → 70 requests a day, each user (Free plan)`"""
+        boost = self.instance
+        extra = boosts.ref_of(boost).extra
+        return "; ".join(
+            f"{wording.number(limit.metric, limit.amount)} → "
+            f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + extra)} ({limit.policy})"
+            for limit in self.offered
+            if limit.key == boosts.key_of(boost)
+        )
+
+
+# Of the page: there is nothing to go on editing.
+_GIVING = {"title": "Give a boost", "show_save_and_add_another": False, "show_save_and_continue": False}
+
+
+class StateFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("running", "Running"), ("coming", "To come"), ("ended", "Over")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Boost]) -> QuerySet[Boost]:
+        now = timezone.now()
+        current = Q(ended_at=None, ends_at__gt=now)
+        found = {
+            "running": current & (Q(starts_at=None) | Q(starts_at__lte=now)),
+            "coming": current & Q(starts_at__gt=now),
+            "ended": ~current,
+        }
+        return queryset.filter(found[value]) if (value := self.value()) in found else queryset
+
+
+@admin.register(Boost)
+class BoostAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_POLICIES
+    form = BoostForm
+    list_display = ["what", "whom", "standing", "reason", "starts", "ends", "given_by"]
+    list_filter = [StateFilter]
+    list_select_related = ["environment__tenant"]
+    search_fields = ["subject__exact", "reason"]
+    search_help_text = "The exact user_id, feature or plan, or a part of the reason"
+    ordering = ["-ends_at", "-id"]
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    actions = ["end_now"]
+    shown_fields = (*list_display, "given_at", "ended_by", "ended_at")
+
+    class Media:
+        js = ["tokvigil/boost.js"]
+
+    def get_fields(self, request: HttpRequest, obj: Boost | None = None) -> Any:
+        return BoostForm.Meta.fields if obj is None else self.shown_fields
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Boost | None = None) -> Any:
+        return () if obj is None else self.shown_fields
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """None is edited; of the list some can be ended."""
+        return obj is None and super().has_change_permission(request)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What was given stays readable."""
+        return False
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        shown = environments.shown(request)
+        if obj is None and shown is not None:
+            per = request.GET.get("per")
+            limits = boosts.raisable(shown.pk)
+            form.offered = tuple(  # type: ignore[attr-defined]
+                limit for limit in limits if per in (None, limit.per)
+            )
+        return form
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
+
+    def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
+        """To whom it was given."""
+        if obj.per == Per.USER:
+            return HttpResponseRedirect(user_url(obj.environment, obj.subject))
+        return HttpResponseRedirect(reverse("admin:policies_boost_changelist"))
+
+    def save_model(self, request: HttpRequest, obj: Boost, form: Any, change: bool) -> None:
+        if not change:
+            boosts.give(obj, actor=actor_of(request))
+            self.message_user(request, f"The boost is given: {form.effect}.", messages.SUCCESS)
+
+    @admin.action(description="End now", permissions=["change"])
+    def end_now(self, request: HttpRequest, queryset: QuerySet[Boost]) -> None:
+        ended = sum(
+            boosts.end_now(boost.pk, boost.environment, actor=actor_of(request))
+            for boost in self.changeable(request, queryset).select_related("environment").order_by("pk")
+        )
+        self.message_user(
+            request, f"{ended} ended. The limits are the policies' again." if ended else "Over already."
+        )
+
+    @admin.display(description="boost")
+    def what(self, boost: Boost) -> str:
+        return says(boost)
+
+    @admin.display(description="who")
+    def whom(self, boost: Boost) -> SafeString | str:
+        if boost.per == Per.USER:
+            return user_link(boost.environment, boost.subject)
+        return format_html("{} <bdi>{}</bdi>", boost.per, boost.subject) if boost.subject else "everybody"
+
+    @admin.display(description="state")
+    def standing(self, boost: Boost) -> SafeString:
+        return standing(boost)
+
+    @admin.display(description="starts", ordering="given_at")
+    def starts(self, boost: Boost) -> SafeString:
+        return moment(boost.started_at)
+
+    @admin.display(description="ends", ordering="ends_at")
+    def ends(self, boost: Boost) -> SafeString:
+        return moment(boost.over_at)
+
+
+def says(boost: Boost) -> str:
+    """`+20 requests a day`"""
+    metric, window = Metric(boost.metric), Window(boost.window)
+    return f"+{wording.amount(metric, boosts.ref_of(boost).extra)} {wording.window(metric, window)}".rstrip()
+
+
+def standing(boost: Boost) -> SafeString:
+    now = timezone.now()
+    if boost.over_at <= now:
+        return state(State.QUIET, "Ended early" if boost.ended_at else "Over")
+    return state(State.QUIET, "To come") if boost.started_at > now else state(State.BOOSTED, "Running")

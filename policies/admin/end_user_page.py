@@ -1,0 +1,243 @@
+"""The page of an end user: of any id, whether something is stored of the user or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.forms import Form
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils import timezone
+
+from policies import activity, binding, boosts, end_users
+from policies.admin.boosts import says
+from policies.admin.end_user_forms import BlockForm, PlanForm
+from policies.binding import Binding, BindingLimit
+from policies.models import Boost, EndUser
+from tenants.console import environments
+from tenants.console.access import actor_of, may
+from tenants.console.display import user_url
+from tenants.console.pages import page, rendered
+from tenants.console.parts import Bar, State
+from tenants.lengths import NAME_LENGTH_MAX
+from tenants.models import Environment
+from tenants.roles import May
+from usage import wording
+from usage.amounts import Per
+from usage.instants import from_ms
+from usage.metrics import Metric
+
+_SHARED_BY = {
+    Per.ENVIRONMENT: "shared by all",
+    Per.PLAN: "shared by all of the plan",
+    Per.FEATURE: "shared by all who use the feature",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """A limit in words."""
+
+    found: BindingLimit
+
+    @property
+    def title(self) -> str:
+        limit = self.found.limit
+        return wording.limit_of(limit.metric, limit.window, limit.per, limit.amount)
+
+    @property
+    def boosted(self) -> str:
+        """`$5.00 of the policy, $20.00 by boost`; empty without a boost."""
+        more, limit = self.found.boosted_by, self.found.limit
+        if not more:
+            return ""
+        standing = wording.number(limit.metric, limit.amount - more)
+        return f"{standing} of the policy, {wording.number(limit.metric, more)} by boost"
+
+    @property
+    def notes(self) -> str:
+        found = self.found
+        whose = _SHARED_BY.get(found.limit.per, "")
+        parts = [
+            "guardrail" if found.is_guardrail else "",
+            f"when calling {found.feature}" if found.feature else "",
+            whose,
+            "" if found.limit.enforce else "watched, blocks nothing",
+        ]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def bar(self) -> Bar:
+        found = self.found
+        amount = found.limit.amount
+        standing = amount - found.boosted_by if found.boosted_by else None
+        return Bar(found.used, found.held, amount, standing=standing, watched=not found.limit.enforce)
+
+    @property
+    def used(self) -> str:
+        return self._number(self.found.used)
+
+    @property
+    def held(self) -> str:
+        return self._number(self.found.held)
+
+    @property
+    def left(self) -> str:
+        return self._number(max(0, self.bar.left))
+
+    @property
+    def says(self) -> str:
+        of = self._number(self.found.limit.amount)
+        return f"{self.title}: {self.used} used, {self.held} held, {self.left} left of {of}"
+
+    @property
+    def resets_at(self) -> datetime | None:
+        ms = self.found.limit.resets_at_ms
+        return None if ms is None else from_ms(ms)
+
+    @property
+    def resets(self) -> str:
+        """`in 9 h 28 min`"""
+        if self.found.limit.metric is Metric.CONCURRENCY:
+            return "as calls end"
+        if self.resets_at is None:
+            return "never"
+        left = self.resets_at - timezone.now()
+        return f"in {wording.duration(max(0, int(left.total_seconds())))}"
+
+    def _number(self, amount: int) -> str:
+        return wording.number(self.found.limit.metric, amount)
+
+
+@dataclass(frozen=True, slots=True)
+class BoostRow:
+    boost: Boost
+
+    @property
+    def says(self) -> str:
+        return says(self.boost)
+
+    @property
+    def runs(self) -> bool:
+        return self.boost.started_at <= timezone.now()
+
+
+@page("end_user", "end-user/")
+def end_user(request: HttpRequest) -> HttpResponse:
+    environment, user_id = environments.meant(request), request.GET.get("user_id", "")
+    if not 0 < len(user_id) <= NAME_LENGTH_MAX:
+        raise Http404("Name a user.")
+    allowed = may(request, May.EDIT_END_USERS, environment.tenant_id)
+    if request.method == "POST":
+        if not allowed:
+            raise PermissionDenied
+        forms = _change(request, environment, user_id)
+        if forms is None:
+            return HttpResponseRedirect(user_url(environment, user_id))
+    else:
+        forms = _forms(environment, user_id)
+    return rendered(
+        request,
+        "console/end_user.html",
+        user_id,
+        environment=environment,
+        user_id=user_id,
+        may_change=allowed,
+        give_url=_give_url(environment, user_id),
+        **forms,
+        **_shown(environment, user_id),
+    )
+
+
+def _give_url(environment: Environment, user_id: str) -> str:
+    query = urlencode({"environment": str(environment), "per": Per.USER.value, "subject": user_id})
+    return f"{reverse('admin:policies_boost_add')}?{query}"
+
+
+def _forms(environment: Environment, user_id: str) -> dict[str, Form]:
+    stored = _stored(environment, user_id)
+    plan = stored.plan.name if stored is not None and stored.plan is not None else ""
+    return {
+        "plan_form": PlanForm(environment, initial={"plan": plan}, prefix="plan"),
+        "block_form": BlockForm(prefix="block"),
+    }
+
+
+def _stored(environment: Environment, user_id: str) -> EndUser | None:
+    return EndUser.objects.select_related("plan").filter(environment=environment, user_id=user_id).first()
+
+
+def _change(request: HttpRequest, environment: Environment, user_id: str) -> dict[str, Form] | None:
+    """Does what was asked for. The forms, if one of them cannot be taken."""
+    actor, asked = actor_of(request), request.POST.get("do")
+    forms = _forms(environment, user_id)
+    try:
+        if asked == "block":
+            forms["block_form"] = block = BlockForm(request.POST, prefix="block")
+            if not block.is_valid():
+                return forms
+            end_users.block(environment, user_id, block.cleaned_data["reason"], actor=actor)
+            messages.success(request, f"{user_id} is blocked from the next call on.")
+        elif asked == "unblock":
+            end_users.unblock(environment, user_id, actor=actor)
+            messages.success(request, f"{user_id} may call again.")
+        elif asked == "plan":
+            forms["plan_form"] = plan = PlanForm(environment, request.POST, prefix="plan")
+            if not plan.is_valid():
+                return forms
+            end_users.change_plan(environment, user_id, plan.cleaned_data["plan"] or None, actor=actor)
+            messages.success(request, "The plan is changed from the next call on.")
+        elif asked == "end_boost" and (boost_id := request.POST.get("boost", "")).isdecimal():
+            ended = boosts.end_now(int(boost_id), environment, actor=actor)
+            messages.success(request, "The boost is ended." if ended else "That boost was over already.")
+    except ValidationError as error:
+        messages.error(request, " ".join(error.messages))
+    return None
+
+
+def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
+    recent = activity.of_user(environment.pk, user_id)
+    said_plan = next((each.row.plan for each in recent if each.row.plan), "")
+    features = [each.row.feature for each in recent]
+    binds = binding.of_user(environment.pk, user_id, plan=said_plan, features=features)
+    rows = None if binds is None or binds.limits is None else [LimitRow(limit) for limit in binds.limits]
+    given = [BoostRow(boost) for boost in boosts.of_user(environment.pk, user_id).order_by("ends_at", "id")]
+    stored = _stored(environment, user_id)
+    return {
+        "stored": stored,
+        "binds": binds,
+        "limits": rows,
+        "activity": recent,
+        "boosts": given,
+        "states": list(_states(binds, stored, rows or (), given)),
+        "reads_nothing": binds is None or rows is None,
+        "seen": bool(recent) or stored is not None,
+    }
+
+
+def _states(
+    binds: Binding | None, stored: EndUser | None, rows: Iterable[LimitRow], given: Iterable[BoostRow]
+) -> Iterable[tuple[State, str]]:
+    full = [row for row in rows if row.bar.state is State.FULL]
+    if stored is not None and stored.blocked:
+        yield State.BLOCKED, f"Blocked: {stored.blocked_reason}" if stored.blocked_reason else "Blocked"
+    elif binds is not None and binds.blocked is not None:
+        frozen = binds.blocked.reason_code.endswith("_FROZEN")
+        yield (State.FROZEN, "Frozen") if frozen else (State.BLOCKED, binds.blocked.message)
+    elif full:
+        yield State.FULL, f"At {len(full)} limit{'s' if len(full) > 1 else ''}"
+    else:
+        yield State.ALLOWED, "May call"
+    running = [row.boost for row in given if row.runs]
+    if running:
+        last = timezone.localtime(max(boost.ends_at for boost in running))
+        yield State.BOOSTED, f"Boosted until {last:%Y-%m-%d %H:%M}"
+    near = sum(row.bar.state is State.NEAR for row in rows)
+    if near:
+        yield State.NEAR, f"Near {near} limit{'s' if near > 1 else ''}"

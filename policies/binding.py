@@ -1,0 +1,138 @@
+"""What binds an end user now: each limit that a call of theirs meets, shared ones too, and how it stands.
+
+Asked as the usage meter asks (limits_in_force.py): by evaluations of calls that are never made, one without a feature
+and one of each feature that the user has used lately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from django.db import InterfaceError, OperationalError
+
+from policies import evaluation, limits_in_force, snapshot
+from policies.decision import LimitFinding
+from policies.evaluation import Admitted, Evaluated
+from policies.limits_in_force import Blocked, MeterQuery
+from policies.rules import Kind, PolicyRule
+from tenants.api.authentication import Credential
+from tenants.api.callers import KnowsKeys
+from usage.amounts import Per
+from usage.assessment import LimitRef, PolicyRef
+from usage.counting.stored_user import StoredUser
+
+# Each costs an evaluation.
+FEATURES_MAX = 5
+_OWN = {Per.USER, Per.USER_FEATURE}
+_OF_A_FEATURE = {Per.FEATURE, Per.USER_FEATURE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingLimit:
+    """`feature`: the limit meets calls of it alone; "": calls of no feature too."""
+
+    policy: PolicyRef
+    is_guardrail: bool
+    limit: LimitRef
+    boosted_by: int
+    used: int
+    held: int
+    feature: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Others use it up too."""
+        return self.limit.per not in _OWN
+
+    @property
+    def fullness(self) -> float:
+        return (self.used + self.held) / self.limit.amount if self.limit.amount else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """`limits`, the tightest first; None: the counters cannot be read. `blocked`: why no call is allowed at all."""
+
+    plan: str
+    blocked: Blocked | None
+    limits: tuple[BindingLimit, ...] | None
+    policies: tuple[PolicyRef, ...]
+    stored: StoredUser
+
+
+class Staff:
+    """Somebody who may look without an API key: the console checks who may see which environment."""
+
+    def credential(self, known: KnowsKeys) -> Credential:
+        return _NO_KEY
+
+
+_NO_KEY = Credential(
+    id=0,
+    key_id="",
+    name="",
+    environment_id=0,
+    secret_hmac=b"",
+    pepper_id="",
+    scopes=frozenset(),
+    expires_at=None,
+    revoked=False,
+    allowed_networks=(),
+    requests_per_minute=None,
+    edition="",
+)
+
+
+def of_user(
+    environment_id: int, user_id: str, *, plan: str = "", features: Sequence[str] = ()
+) -> Binding | None:
+    """`plan` is that of the calls, if none is stored. None: not even what is stored can be read in time."""
+    try:
+        admitted = Admitted(Staff(), snapshot.current(environment_id), _NO_KEY)
+        asked = [feature for feature in dict.fromkeys(features) if feature][:FEATURES_MAX]
+        found = [_evaluated(admitted, user_id, plan, feature) for feature in ("", *asked)]
+    except (OperationalError, InterfaceError):
+        return None
+    without_feature = found[0]
+    counted = not any(evaluated.degraded for evaluated in found)
+    return Binding(
+        plan=without_feature.assessment.plan,
+        blocked=limits_in_force.blocked(without_feature.assessment, names_model=False),
+        limits=_limits(found) if counted else None,
+        policies=without_feature.assessment.policies,
+        stored=without_feature.user,
+    )
+
+
+def _evaluated(admitted: Admitted, user_id: str, plan: str, feature: str) -> Evaluated:
+    query = MeterQuery(user_id=user_id, plan=plan or None, feature=feature or None)
+    return evaluation.evaluate(limits_in_force.call(query), admitted)
+
+
+def _limits(found: Iterable[Evaluated]) -> tuple[BindingLimit, ...]:
+    limits: dict[tuple[object, ...], BindingLimit] = {}
+    for evaluated in found:
+        rules = {policy.ref.id: policy.rule for policy in limits_in_force.policies(evaluated)}
+        for finding in evaluated.decision.findings:
+            limit = _binding(evaluated, finding, rules)
+            own_feature = limit.feature if limit.limit.per in _OF_A_FEATURE else ""
+            # Met by calls of several features it is one limit, and the first one met is without a feature.
+            limits.setdefault(
+                (limit.policy.id, limit.limit.metric, limit.limit.window, limit.limit.per, own_feature), limit
+            )
+    return tuple(sorted(limits.values(), key=lambda limit: -limit.fullness))
+
+
+def _binding(evaluated: Evaluated, finding: LimitFinding, rules: dict[str, PolicyRule]) -> BindingLimit:
+    assessed, limit = evaluated.assessment, finding.limit
+    policy = assessed.policies[limit.policy]
+    return BindingLimit(
+        policy=policy,
+        is_guardrail=rules[policy.id].kind is Kind.GUARDRAIL,
+        limit=limit,
+        boosted_by=assessed.boosted_by(limit),
+        used=finding.used,
+        held=finding.held,
+        feature=assessed.feature,
+    )
