@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from policies import evaluation
-from tenants import last_used
+from tenants import last_used, refusals
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api
 from usage.counting.store import new_breaker, store
@@ -36,6 +36,7 @@ def like_a_new_process() -> Iterator[None]:
     evaluation.forget_all()
     expected_output.forget_all()
     last_used.forget_all()
+    refusals.forget_all()
     store.breaker = new_breaker()
     catching_up.forget_all()
     given_up.forget_all()

@@ -36,12 +36,17 @@ class Presented:
     secret: str
 
 
+def mark(environment_slug: str) -> str:
+    """How the keys of an environment begin, for people to tell them apart."""
+    return f"tv_{MARKS.get(environment_slug, OTHER_MARK)}"
+
+
 def mint(environment_slug: str, key_id: str | None = None) -> Minted:
     """A new key, or a new secret for the key with this id."""
     key_id, secret = key_id or _random(ID_LENGTH), _random(SECRET_LENGTH)
     pepper_id = next(iter(settings.API_KEY_PEPPERS))
     return Minted(
-        text=f"tv_{MARKS.get(environment_slug, OTHER_MARK)}_{key_id}_{secret}",
+        text=f"{mark(environment_slug)}_{key_id}_{secret}",
         key_id=key_id,
         pepper_id=pepper_id,
         secret_hmac=digest(secret, pepper_id),

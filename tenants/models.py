@@ -220,6 +220,11 @@ class ApiKey(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.key_id})"
 
+    @property
+    def mark(self) -> str:
+        """How its text begins; reads self.environment, which may cause a query."""
+        return keys.mark(self.environment.slug)
+
     def clean(self) -> None:
         for network in self.allowed_networks:
             keys.parse_network(network)

@@ -80,3 +80,8 @@ def _write(environment_id: int, api_key_id: int, text: str) -> None:
 
 def _name(environment_id: int, api_key_id: int) -> str:
     return f"tv:{{{environment_id}}}:refused:{api_key_id}"
+
+
+def forget_all() -> None:
+    """As in a new process."""
+    _noted.clear()

@@ -264,6 +264,7 @@ UNFOLD = {
         lambda request: static("tokvigil/policies.css"),
         lambda request: static("tokvigil/audit.css"),
         lambda request: static("tokvigil/end_user.css"),
+        lambda request: static("tokvigil/access.css"),
     ],
     "COLORS": {
         "primary": {

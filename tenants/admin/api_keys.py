@@ -1,56 +1,66 @@
-"""API keys: issued here, whose text is shown once, and revoked."""
+"""API keys: made, whose text is shown once, rotated and revoked."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from audit import log as audit_log
-from tenants import revisions
-from tenants.console.forms import RowForm
+from tenants import refusals, revisions, scopes
+from tenants.admin import key_snippets
+from tenants.admin.key_forms import WHEN, NewKeyForm, RotateForm
+from tenants.console import display, pages
+from tenants.console.parts import State
 from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import ApiKey
 from tenants.roles import May
-from tenants.scopes import PRESETS, SCOPES
+from tenants.templatetags.console import state
 
-
-class ApiKeyForm(RowForm):
-    scopes = forms.MultipleChoiceField(
-        choices=[(scope, scope) for scope in SCOPES],
-        widget=forms.CheckboxSelectMultiple,
-        initial=PRESETS["server"],
-        help_text="What the key may do; at first what a server needs that makes AI calls.",
-    )
-
-    class Meta:
-        model = ApiKey
-        fields = ["name", "environment", "scopes", "expires_at", "allowed_networks", "requests_per_minute"]
+# After this long without a call the page says so and stops asking.
+WAITED_MAX = timedelta(minutes=10)
 
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_KEYS
-    form = ApiKeyForm
-    list_display = ["name", "key_id", "scopes", "last_used_at", "expires_at", "revoked_at"]
+    list_display = ["name", "begins_with", "standing", "may", "last_used", "ends"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter)]
     list_select_related = ["environment__tenant"]
     search_fields = ["name", "key_id"]
     actions = ["revoke"]
     can_change = ("name", "expires_at", "allowed_networks", "requests_per_minute")
-    state = ("key_id", "created_at", "last_used_at", "revoked_at")
+
+    def get_urls(self) -> list[Any]:
+        own = [
+            path(f"<path:object_id>/{what}/", self.admin_site.admin_view(view), name=f"tenants_apikey_{what}")
+            for what, view in (
+                ("rotate", self.rotate_view),
+                ("revoke", self.revoke_view),
+                ("waiting", self.waiting_view),
+            )
+        ]
+        return [*own, *super().get_urls()]
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
         name, *others = self.can_change
-        shown = [name, "environment", "scopes", *others]
-        return shown if obj is None else [*shown, *self.state]
+        return [name, "environment", "preset", "scopes", *others] if obj is None else [*self.can_change]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
-        # A key must not gain scopes after it was handed out; issue another one.
-        return [] if obj is None else ["environment", "scopes", *self.state]
+    def get_form(
+        self, request: HttpRequest, obj: ApiKey | None = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        if obj is None:
+            kwargs["form"] = NewKeyForm
+        return super().get_form(request, obj, change, **kwargs)
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
         revoked = obj is not None and obj.revoked_at is not None
@@ -66,7 +76,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
         limits = {name: form.cleaned_data[name] for name in self.can_change if name != "name"}
         key, text = ApiKey.issue(obj.environment, obj.name, tuple(form.cleaned_data["scopes"]), **limits)
         obj.pk, obj.key_id = key.pk, key.key_id
-        self.message_user(request, f"Copy the key now, it is not shown again: {text}", messages.WARNING)
+        form.issued = key, text
 
     def _change(self, obj: ApiKey, changed: list[str], before: dict[str, Any]) -> None:
         if not changed:
@@ -81,9 +91,177 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             changes=audit_log.changes(before, {name: getattr(obj, name) for name in changed}),
         )
 
-    @admin.action(description="Revoke: refuse from the next call on, for good", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        for key in self.changeable(request, queryset).order_by("environment_id", "pk"):
-            key.revoke()
-            standing = revisions.standing(key.environment)
-            self.message_user(request, f"{key} is revoked: {standing}.", messages.WARNING)
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if not change:
+            request._issued = form.issued  # type: ignore[attr-defined]
+
+    def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: Any = None) -> HttpResponse:
+        key, text = request._issued  # type: ignore[attr-defined]
+        return self._shown_once(request, key, text, f"Key “{key.name}” is made")
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        key = context.get("original")
+        if key is not None:
+            context |= {
+                "may_change_key": self.has_change_permission(request, key),
+                "standing": _standing(key),
+                "scope_title": scopes.title(key.scopes),
+                "scope_words": scopes.in_words(key.scopes),
+                "refusal": refusals.last(key.environment_id, key.pk),
+                "begins_with": _begins_with(key),
+                "now": timezone.now(),
+            }
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    # The list
+
+    @admin.display(description="begins with", ordering="key_id")
+    def begins_with(self, key: ApiKey) -> SafeString:
+        return format_html('<code class="tv-code">{}</code>', _begins_with(key))
+
+    @admin.display(description="state", ordering="revoked_at")
+    def standing(self, key: ApiKey) -> SafeString:
+        return state(*_standing(key))
+
+    @admin.display(description="may")
+    def may(self, key: ApiKey) -> SafeString:
+        return format_html(
+            '{}<small class="tv-subtle tv-below">{}</small>',
+            scopes.title(key.scopes),
+            scopes.in_words(key.scopes),
+        )
+
+    @admin.display(description="last used", ordering="last_used_at")
+    def last_used(self, key: ApiKey) -> str:
+        return "never" if key.last_used_at is None else display.moment(key.last_used_at)
+
+    @admin.display(description="ends", ordering="expires_at")
+    def ends(self, key: ApiKey) -> str:
+        return "never" if key.expires_at is None else display.moment(key.expires_at)
+
+    # What is done with a key
+
+    @admin.action(description="Revoke…", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
+        keys = self.changeable(request, queryset.filter(revoked_at=None)).order_by("environment_id", "pk")
+        if request.POST.get("post"):
+            for key in keys:
+                self._revoke(request, key)
+            return None
+        return pages.rendered(
+            request,
+            "admin/tenants/apikey/revoke.html",
+            "Revoke keys",
+            opts=self.opts,
+            queryset=keys,
+            action="revoke",
+            action_checkbox_name=admin.helpers.ACTION_CHECKBOX_NAME,
+        )
+
+    def revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self._key_to_change(request, object_id)
+        if request.method == "POST":
+            self._revoke(request, key)
+            return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
+        return pages.rendered(
+            request, "admin/tenants/apikey/revoke.html", f"Revoke {key.name}", opts=self.opts, queryset=[key]
+        )
+
+    def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
+        key.revoke()
+        self.message_user(
+            request, f"{key} is revoked: {revisions.standing(key.environment)}.", messages.WARNING
+        )
+
+    def rotate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self._key_to_change(request, object_id)
+        form = RotateForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            lasts = WHEN[form.cleaned_data["when"]].lasts
+            text = key.rotate(old_ends_at=timezone.now() + lasts if lasts else None)
+            return self._shown_once(request, key, text, f"Key “{key.name}” has a new secret")
+        return pages.rendered(
+            request,
+            "admin/tenants/apikey/rotate.html",
+            f"Rotate {key.name}",
+            opts=self.opts,
+            key=key,
+            form=form,
+            choices=[
+                (name, when, timezone.now() + when.lasts if when.lasts else None)
+                for name, when in WHEN.items()
+            ],
+        )
+
+    def waiting_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """A part of a page: whether the key's first call came."""
+        return pages.rendered(
+            request,
+            "admin/tenants/apikey/waiting.html",
+            "",
+            **_waiting(self._key(request, object_id)),
+            base_url=_base_url(request),
+        )
+
+    def _shown_once(self, request: HttpRequest, key: ApiKey, text: str, title: str) -> HttpResponse:
+        """The only answer that has the key's text."""
+        return pages.rendered(
+            request,
+            "admin/tenants/apikey/shown_once.html",
+            title,
+            opts=self.opts,
+            text=text,
+            scope_title=scopes.title(key.scopes),
+            scope_words=scopes.in_words(key.scopes),
+            snippets=key_snippets.of(key, _base_url(request)),
+            base_url=_base_url(request),
+            is_new=key.last_used_at is None,
+            **_waiting(key),
+        )
+
+    def _key(self, request: HttpRequest, object_id: str) -> ApiKey:
+        """Raises Http404 for a key that the person may not see."""
+        key: ApiKey | None = self.get_object(request, unquote(object_id))
+        if key is None or not self.has_view_permission(request, key):
+            raise Http404
+        return key
+
+    def _key_to_change(self, request: HttpRequest, object_id: str) -> ApiKey:
+        key = self._key(request, object_id)
+        if not self.has_change_permission(request, key):
+            raise PermissionDenied
+        return key
+
+
+def _base_url(request: HttpRequest) -> str:
+    return request.build_absolute_uri("/").rstrip("/")
+
+
+def _begins_with(key: ApiKey) -> str:
+    return f"{key.mark}_{key.key_id[:6]}…"
+
+
+def _standing(key: ApiKey) -> tuple[str, str]:
+    """As `state` takes it."""
+    now = timezone.now()
+    if key.revoked_at is not None:
+        return State.BLOCKED, "Revoked"
+    if key.expires_at is not None and key.expires_at <= now:
+        return State.BLOCKED, "Expired"
+    if key.previous_ends_at is not None and key.previous_ends_at > now:
+        return State.NEAR, "Two secrets"
+    return (State.ALLOWED, "In use") if key.last_used_at is not None else (State.QUIET, "Never used")
+
+
+def _waiting(key: ApiKey) -> dict[str, Any]:
+    refusal = refusals.last(key.environment_id, key.pk)
+    used = key.last_used_at
+    # A call that may not do what it asks is noted as a use of the key, too.
+    refused = refusal is not None and (used is None or used - refusal.at < timedelta(seconds=1))
+    return {
+        "key": key,
+        "refusal": refusal if refused else None,
+        "used_at": None if refused else used,
+        "gave_up": timezone.now() - key.created_at > WAITED_MAX,
+    }

@@ -100,7 +100,8 @@ def test_keys_are_the_admins(
     client = sign_in("mia", acme, role=role)
     assert client.get(reverse("admin:tenants_apikey_change", args=[key.pk])).status_code == 200
     client.post(
-        reverse("admin:tenants_apikey_changelist"), {"action": "revoke", "_selected_action": [key.pk]}
+        reverse("admin:tenants_apikey_changelist"),
+        {"action": "revoke", "_selected_action": [key.pk], "post": "yes"},
     )
     key.refresh_from_db()
     assert (key.revoked_at is not None) is revokes

@@ -1,0 +1,176 @@
+"""The pages of API keys: made, shown once, waited for, rotated and revoked."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from tenants import keys, refusals
+from tenants.models import ApiKey, Environment, Role, Tenant
+from tenants.refusals import Refusal
+from tenants.scopes import EVALUATE, PRESETS, USAGE_READ
+from tokvigil_site.testing import Api
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = pytest.mark.django_db
+
+ADD = reverse("admin:tenants_apikey_add")
+
+
+def address(what: str, key: ApiKey) -> str:
+    return reverse(f"admin:tenants_apikey_{what}", args=[key.pk])
+
+
+def text_in(answer: Any) -> str:
+    found = re.search(r'id="secret">(tv_\w+)<', answer.content.decode())
+    assert found is not None, answer.content.decode()[-3000:]
+    return found[1]
+
+
+@pytest.fixture
+def key(prod: Environment, empty_store: None) -> ApiKey:
+    return ApiKey.issue(prod, "app", PRESETS["server"])[0]
+
+
+def make(client: Client, environment: Environment, **fields: Any) -> Any:
+    form = {"environment": environment.pk, "name": "new", "allowed_networks": "", **fields}
+    return client.post(ADD, form)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_key_is_made_by_what_it_is_for(mia: Client, prod: Environment, preset: str) -> None:
+    answer = make(mia, prod, preset=preset, scopes=[USAGE_READ])
+    key = ApiKey.objects.get()
+    assert tuple(key.scopes) == PRESETS[preset]
+    presented = keys.parse(text_in(answer))
+    assert presented is not None
+    assert presented.key_id == key.key_id
+
+
+def test_a_key_may_be_made_for_chosen_scopes_alone(mia: Client, prod: Environment) -> None:
+    make(mia, prod, preset="chosen", scopes=[USAGE_READ])
+    assert ApiKey.objects.get().scopes == [USAGE_READ]
+    refused = make(mia, prod, preset="chosen", scopes=[])
+    assert "Tick at least one." in refused.content.decode()
+    assert ApiKey.objects.count() == 1
+
+
+def test_its_text_is_on_that_answer_alone_ready_to_use(mia: Client, prod: Environment) -> None:
+    answer = make(mia, prod, preset="server")
+    page, text = answer.content.decode(), text_in(answer)
+    assert "no-store" in answer["Cache-Control"]
+    assert f"TOKVIGIL_API_KEY={text}" in page
+    assert "http://testserver/v1/evaluate" in page
+    assert "Waiting for the first call" in page
+    key = ApiKey.objects.get()
+    for url in (address("change", key), address("waiting", key), reverse("admin:tenants_apikey_changelist")):
+        assert keys.parse(text).secret not in mia.get(url).content.decode()  # type: ignore[union-attr]
+    assert not mia.session.get("_messages")
+
+
+def test_what_is_wrong_is_said_and_what_was_typed_is_kept(mia: Client, prod: Environment) -> None:
+    page = make(mia, prod, name="<b>my key", allowed_networks="10.0.0.0/33", preset="viewer").content.decode()
+    assert "&lt;b&gt;my key" in page
+    assert "is no address or network" in page
+    assert re.search(r'value="viewer"[^>]*checked', page)
+    assert not ApiKey.objects.exists()
+
+
+def waiting(client: Client, key: ApiKey) -> str:
+    return client.get(address("waiting", key)).content.decode()
+
+
+def test_waiting_has_three_endings(mia: Client, key: ApiKey) -> None:
+    assert "Waiting for the first call" in waiting(mia, key)
+    refusals._write(key.environment_id, key.pk, f"{Refusal.SECRET} {timezone.now().isoformat()}")
+    assert "the secret does not match" in waiting(mia, key)
+    assert "every 2s" in waiting(mia, key)
+    ApiKey.objects.update(last_used_at=timezone.now() + timedelta(seconds=5))
+    assert "The first call came" in waiting(mia, key)
+    assert "every 2s" not in waiting(mia, key)
+
+
+def test_waiting_ends_after_a_while(mia: Client, key: ApiKey) -> None:
+    ApiKey.objects.update(created_at=timezone.now() - timedelta(minutes=11))
+    shown = waiting(mia, key)
+    assert "No call after 10 minutes" in shown
+    assert "every 2s" not in shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "why"),
+    [
+        ({}, "/v1/me", Refusal.SECRET),
+        ({"allowed_networks": ["10.1.2.3"]}, "/v1/me", Refusal.ADDRESS),
+        ({"expires_at": timezone.now() - timedelta(days=1)}, "/v1/me", Refusal.EXPIRED),
+        ({"preset": "viewer"}, "/v1/evaluate", Refusal.SCOPE),
+    ],
+)
+def test_a_refused_call_is_told_to_who_looks_after_the_key(
+    environment: Environment, fields: dict[str, Any], path: str, why: Refusal
+) -> None:
+    api = Api(environment, **fields)
+    if why == Refusal.SECRET:
+        api.text = api.text[:-1] + ("x" if api.text[-1] != "x" else "y")
+    body = {"user_id": "ann", "model": "m", "input_tokens": 1, "max_output_tokens": 0}
+    status = (api.post(path, body) if path == "/v1/evaluate" else api.get(path)).status
+    assert status == (403 if why == Refusal.SCOPE else 401)
+    refusals._writer.submit(int).result()
+    found = refusals.last(environment.pk, api.key.pk)
+    assert found is not None
+    assert found.why == why
+
+
+@pytest.mark.parametrize(("when", "hours"), [("now", None), ("hour", 1), ("day", 24), ("week", 168)])
+def test_rotating_asks_when_the_old_secret_ends(
+    mia: Client, key: ApiKey, when: str, hours: int | None
+) -> None:
+    before = bytes(key.secret_hmac)
+    assert "When does the secret of until now end?" in mia.get(address("rotate", key)).content.decode()
+    assert mia.post(address("rotate", key), {"when": "never"}).status_code == 200
+    answer = mia.post(address("rotate", key), {"when": when})
+    presented = keys.parse(text_in(answer))
+    key.refresh_from_db()
+    assert presented is not None
+    assert keys.proves(presented.secret, key.pepper_id, bytes(key.secret_hmac))
+    assert bytes(key.secret_hmac) != before
+    if hours is None:
+        assert key.previous_ends_at is None
+    else:
+        assert key.previous_ends_at is not None
+        left = key.previous_ends_at - timezone.now()
+        assert timedelta(hours=hours, minutes=-1) < left <= timedelta(hours=hours)
+        assert "works until" in mia.get(address("change", key)).content.decode()
+
+
+def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKey) -> None:
+    asked = mia.get(address("revoke", key)).content.decode()
+    assert "refused from the next one on, for good" in asked
+    assert mia.post(address("revoke", key)).status_code == 302
+    key.refresh_from_db()
+    assert key.revoked_at is not None
+    page = mia.get(address("change", key)).content.decode()
+    assert "Revoked" in page
+    assert address("rotate", key) not in page
+    for what in ("rotate", "revoke"):
+        assert mia.post(address(what, key), {"when": "now"}).status_code == 403
+
+
+def test_who_may_not_is_offered_nothing(sign_in: SignIn, acme: Tenant, other: Tenant, key: ApiKey) -> None:
+    viewer = sign_in("vic", acme, role=Role.VIEWER)
+    assert address("rotate", key) not in viewer.get(address("change", key)).content.decode()
+    stranger = sign_in("sam", other)
+    for what in ("rotate", "revoke"):
+        assert viewer.get(address(what, key)).status_code == 403
+        assert viewer.post(address(what, key), {"when": "now"}).status_code == 403
+        assert stranger.post(address(what, key), {"when": "now"}).status_code == 404
+    assert stranger.get(address("waiting", key)).status_code == 404
+    assert viewer.get(address("waiting", key)).status_code == 200
+    key.refresh_from_db()
+    assert (key.revoked_at, key.previous_hmac, key.scopes[0]) == (None, None, EVALUATE)
