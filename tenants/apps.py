@@ -28,6 +28,9 @@ class TenantsConfig(AppConfig):
         register_action(
             "membership.changed", "Membership changed", "changed the role of {member} into {role}"
         )
+        register_action(
+            "membership.invited_again", "Invitation renewed", "renewed the invitation of {member}"
+        )
         register_action("membership.removed", "Membership removed", "removed the member {member}, {role}")
         register_action("user.added", "User added")
         register_action("user.changed", "User changed")

@@ -23,6 +23,7 @@ from tenants.console import pages as console_pages
 from tenants.console.access import actor_of, may_somewhere
 from tenants.roles import May
 from tokvigil_site.console import navigation
+from tokvigil_site.console.invitations import InvitationView
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
 
 # Alpine, which django-unfold's pages are made with, evaluates the expressions in their attributes; colours and the
@@ -65,6 +66,10 @@ class TokvigilAdminSite(UnfoldAdminSite):
             path(each.path, self.admin_view(each), name=each.name)
             for each in console_pages.declared().values()
         ]
+        invitation = csp_override(CONTENT_POLICY)(
+            InvitationView.as_view(extra_context={"site_title": "TokVigil"})
+        )
+        pages.append(path("invitation/<uidb64>/<token>/", invitation, name="invitation"))
         return [*pages, *super().get_urls()]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:

@@ -86,8 +86,8 @@ def test_nor_is_it_in_the_admin(environment: Environment, staff: Client, free: P
 
 
 def test_what_is_added_by_two_at_once_is_added_once(environment: Environment, staff: Client) -> None:
-    user = User.objects.create_user("vic", is_staff=True)
-    form = {"tenant": environment.tenant_id, "user": user.pk, "role": "viewer"}
+    user = User.objects.create_user("vic", password="a long enough one", is_staff=True)
+    form = {"tenant": environment.tenant_id, "person": "vic", "role": "viewer"}
     answer = while_held(
         lambda: Membership.objects.create(tenant=environment.tenant, user=user, role="viewer"),
         lambda: staff.post(reverse("admin:tenants_membership_add"), form),

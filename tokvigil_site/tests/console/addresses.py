@@ -23,7 +23,13 @@ ROOT = "/admin/"
 # The id of the row of the model whose page it is.
 OF_ITS_MODEL = {"object_id", "id", "pk"}
 # What is no id of a row: of any address, or of the one that is named before it.
-VALUES = {"app_label": "tenants", "content_type_id": "1", "view_on_site.object_id": "1"}
+VALUES = {
+    "app_label": "tenants",
+    "content_type_id": "1",
+    "view_on_site.object_id": "1",
+    "uidb64": "MQ",
+    "token": "t",
+}
 # What an address needs in its query to answer.
 QUERIES = {
     "autocomplete": {

@@ -26,6 +26,7 @@ CLOSED = (302, 400, 403, 404, 405)
 EVERYBODYS = {
     "login",
     "logout",
+    "invitation",
     "password_change",
     "password_change_done",
     "jsi18n",
