@@ -37,6 +37,11 @@ class Sentence:
         return f"{done}: {self.in_short}" if self.details else done
 
     @property
+    def heading(self) -> str:
+        """Without what was changed about it."""
+        return " ".join(part for part in (self.who, self.did, self.name, self.rest) if part)
+
+    @property
     def in_short(self) -> str:
         more = len(self.details) - DETAILS_MAX
         shown = "; ".join(self.details[:DETAILS_MAX])

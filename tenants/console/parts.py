@@ -65,6 +65,11 @@ class Bar:
         return {State.OVER: "Over", State.FULL: "At limit", State.NEAR: "Near"}.get(self.state, "Fine")
 
     @property
+    def summary(self) -> str:
+        """`Near 84 %`"""
+        return f"{self.word} {self.percent} %"
+
+    @property
     def used_width(self) -> str:
         """Of the bar, in percent."""
         return self._width(self.used)

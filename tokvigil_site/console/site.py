@@ -24,6 +24,7 @@ from tenants.console.access import actor_of, may_somewhere
 from tenants.roles import May
 from tokvigil_site.console import navigation
 from tokvigil_site.console.invitations import InvitationView
+from tokvigil_site.console.overview import page as overview
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
 
 # Alpine, which django-unfold's pages are made with, evaluates the expressions in their attributes; colours and the
@@ -45,6 +46,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
     # There is no other site to view: `/` leads here.
     site_url = None
     index_title = "Overview"
+    index_template = "console/overview.html"
 
     def admin_view(self, view: Any, cacheable: bool = False) -> Any:
         @csp_override(CONTENT_POLICY)
@@ -76,7 +78,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
         """An auditor's is the audit log."""
         if not may_somewhere(request, May.SEE) and may_somewhere(request, May.SEE_AUDIT):
             return HttpResponseRedirect(reverse(f"{self.name}:audit_entry_changelist"))
-        return super().index(request, extra_context)
+        return super().index(request, {**overview.context(request), **(extra_context or {})})
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         with transaction.atomic():

@@ -1,0 +1,146 @@
+"""The overview: what will go wrong next, what today costs, what changed; for a new environment a checklist."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from tenants import freezing
+from tenants.models import Environment, Role, Tenant
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OVERVIEW = reverse("admin:index")
+
+
+def overview(client: Client, environment: Environment) -> str:
+    response = client.get(f"{OVERVIEW}?environment={environment}")
+    assert response.status_code == 200
+    return unescape(response.content.decode())
+
+
+def done(text: str) -> list[bool]:
+    """Of the checklist's steps."""
+    return [
+        found == ' class="tv-step-done"' for found in re.findall(r"<li( class=\"tv-step-done\")?><div>", text)
+    ]
+
+
+@pytest.fixture
+def api(prod: Environment) -> Api:
+    return Api(prod)
+
+
+def test_a_new_environment_has_a_checklist_that_is_ticked_by_what_was_seen(
+    mia: Client, prod: Environment
+) -> None:
+    text = overview(mia, prod)
+    assert done(text) == [False] * 5
+    assert "http://testserver/v1/evaluate" in text
+
+    set_price("gpt-4o-mini")
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    Api(prod)
+    assert done(overview(mia, prod)) == [True, True, True, False, False]
+
+
+def test_the_tightest_limit_comes_first_with_what_is_used_held_and_left(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    apply_policies(
+        prod,
+        limits(
+            "{metric: requests, window: month, amount: 1000, per: environment}",
+            "{metric: requests, window: day, amount: 4, per: user}",
+        ),
+    )
+    for _ in range(2):
+        api.use("ana")
+    api.evaluate("ana")
+
+    text = overview(mia, prod)
+
+    rows = re.findall(r'<th scope="row" class="tv-across">([^<]*)<small>', text)
+    assert rows == ["4 requests a day, each user", "1,000 requests a month, everybody together"]
+    assert "ana: 2 of 4 requests a day, 1 more held" in text
+    assert "Fine 75 %" in text
+
+
+def test_who_is_at_a_limit_and_near_it_is_counted(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}"))
+    for _ in range(5):
+        api.use("ana")
+    for _ in range(4):
+        api.use("ben")
+    text = overview(mia, prod)
+    assert "1 at a limit" in text
+    assert "1 near a limit" in text
+
+
+def test_a_freeze_is_seen(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}"))
+    api.use("ana")
+    freezing.freeze(prod, features=["chat"], actor="test")
+    assert "1 feature frozen" in overview(mia, prod)
+
+
+def test_what_today_cost_and_who_spent_it(mia: Client, prod: Environment, api: Api) -> None:
+    set_price("test-model", input_usd="1000")
+    api.report("r1", "ana", feature="chat", input_tokens=2000)
+    api.report("r2", "ben", input_tokens=1000)
+    text = overview(mia, prod)
+    figures = re.findall(r'<p class="tv-figure">([^<]*)</p>', text)
+    assert figures[:3] == ["$3.00", "2", "0"]
+    assert re.findall(r'<th scope="row"><a [^>]*><bdi>(\w+)</bdi>', text) == ["ana", "ben"]
+    assert ">66 %<" in text
+
+
+def test_a_model_without_a_price_is_named(mia: Client, prod: Environment, api: Api) -> None:
+    api.report("r1", "ana", model="mystery-1")
+    assert "Without a price: mystery-1" in overview(mia, prod)
+
+
+def test_what_changed_is_said_to_who_may_know(
+    mia: Client, sign_in: SignIn, prod: Environment, acme: Tenant, api: Api
+) -> None:
+    api.report("r1", "ana")
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", name="Everyone"))
+    assert "Changed in the last day" in overview(mia, prod)
+    viewer = sign_in("vera", acme, role=Role.VIEWER)
+    assert "Changed in the last day" not in overview(viewer, prod)
+
+
+def test_nobody_elses_environment_is_shown(
+    sign_in: SignIn, other: Tenant, prod: Environment, api: Api
+) -> None:
+    api.report("r1", "ana")
+    text = overview(sign_in("sam", other), prod)
+    assert "acme" not in re.sub(r"There is no environment 'acme/prod'", "", text)
+    assert "ana" not in re.findall(r"<bdi>(\w+)</bdi>", text)
+
+
+def test_it_costs_the_same_however_many_limits_and_users_there_are(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    def queries(names: int) -> int:
+        rows = "".join(
+            f"  - {{name: P{n}, scope: {{feature: f{n}}}, limits: [{{metric: requests, window: day, amount: 9}}]}}\n"
+            for n in range(names)
+        )
+        apply_policies(prod, f"policies:\n{rows}")
+        for n in range(names):
+            api.report(f"r{names}-{n}", f"user{n}", feature=f"f{n}")
+        overview(mia, prod)
+        with CaptureQueriesContext(connection) as captured:
+            overview(mia, prod)
+        return len(captured)
+
+    assert queries(2) == queries(12)
