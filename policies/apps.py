@@ -13,6 +13,7 @@ class PoliciesConfig(AppConfig):
         register_action("policy.added", "Policy added", "published the new policy {name}")
         register_action("policy.changed", "Policy changed", "published {name} as version {version}")
         register_action("policy.archived", "Policy archived")
+        register_action("policy.rolled_back", "Policy rolled back")
         register_action("plan.added", "Plan added")
         register_action("plan.removed", "Plan removed")
         register_action("month.closed", "Month closed", "closed {month} of {name}")

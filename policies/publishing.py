@@ -45,19 +45,26 @@ class ChangeKind(StrEnum):
     CHANGED = "changed"
     ARCHIVED = "archived"
     REMOVED = "removed"
+    ROLLED_BACK = "rolled_back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChange:
-    """A policy before and after; one of them may be missing. `policy_id` is None for one yet to be made."""
+    """A policy before and after; one of them may be missing. `policy_id` is None for one yet to be made.
+
+    `restores`: the version whose content it takes up again.
+    """
 
     before: PolicyRule | None
     after: PolicyRule | None
     version: int
     policy_id: UUID | None = None
+    restores: int | None = None
 
     @property
     def kind(self) -> ChangeKind:
+        if self.restores is not None:
+            return ChangeKind.ROLLED_BACK
         if self.before is None:
             return ChangeKind.ADDED
         return ChangeKind.ARCHIVED if self.after is None else ChangeKind.CHANGED
@@ -112,26 +119,32 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
 
 
 def publish(
-    environment: Environment, wanted: PolicySet, *, actor: str, dry_run: bool = False
+    environment: Environment, wanted: PolicySet, *, actor: str, note: str = "", dry_run: bool = False
 ) -> tuple[Change, ...]:
     """Makes the set what is in force: matches policies by name, archives those it does not name.
 
-    Raises PolicyFileError as `plan_changes` does.
+    `note` says why, in the audit log. Raises PolicyFileError as `plan_changes` does.
     """
     if dry_run:
         return plan_changes(environment, wanted)
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         changes = plan_changes(environment, wanted)
-        _apply(environment, changes, actor)
+        _apply(environment, changes, actor, note)
     return changes
 
 
 def publish_one(
-    environment: Environment, rule: PolicyRule, *, actor: str, policy_id: UUID | None = None
+    environment: Environment,
+    rule: PolicyRule,
+    *,
+    actor: str,
+    policy_id: UUID | None = None,
+    restores: int | None = None,
 ) -> Policy:
     """Adds a policy or, with its id, changes or renames one; the others stay. Returns its row.
 
+    `restores` names the version whose content `rule` is; then the policy may be archived, and is in force again.
     Raises PolicyFileError, and Policy.DoesNotExist if no policy with this id is in force.
     """
     with audit_log.acting_as(actor), transaction.atomic():
@@ -140,8 +153,9 @@ def publish_one(
         errors = objections(environment, rule, policy_id=policy_id)
         if errors:
             raise PolicyFileError(*errors)
-        row = None if policy_id is None else Policy.objects.in_force(environment.pk).get(pk=policy_id)
-        change = _change(row, rule)
+        candidates = environment.policies.all() if restores else Policy.objects.in_force(environment.pk)
+        row = None if policy_id is None else candidates.get(pk=policy_id)
+        change = _change(row, rule, restores)
         _apply(environment, () if change is None else (change,), actor)
         return Policy.objects.in_force(environment.pk).get(name=rule.name)
 
@@ -248,14 +262,16 @@ def _plan_users(environment: Environment, plans: list[str]) -> tuple[FileError, 
     )
 
 
-def _change(row: Policy | None, rule: PolicyRule) -> PolicyChange | None:
+def _change(row: Policy | None, rule: PolicyRule, restores: int | None = None) -> PolicyChange | None:
     """None if the row says so already."""
     if row is None:
         return PolicyChange(before=None, after=rule, version=1)
-    before = policy_rows.rule_of(row)
+    before = None if row.archived_at else policy_rows.rule_of(row)
     if before == rule:
         return None
-    return PolicyChange(before=before, after=rule, version=row.version + 1, policy_id=row.pk)
+    return PolicyChange(
+        before=before, after=rule, version=row.version + 1, policy_id=row.pk, restores=restores
+    )
 
 
 def _archiving(row: Policy) -> PolicyChange:
@@ -264,7 +280,7 @@ def _archiving(row: Policy) -> PolicyChange:
     )
 
 
-def _apply(environment: Environment, changes: Iterable[Change], actor: str) -> None:
+def _apply(environment: Environment, changes: Iterable[Change], actor: str, note: str = "") -> None:
     written = [(change, _write(environment, change, actor)) for change in changes]
     if not written:
         return
@@ -272,7 +288,7 @@ def _apply(environment: Environment, changes: Iterable[Change], actor: str) -> N
     revisions.bump(environment.pk)
     # Last, for it locks the tenant's chain.
     for change, target in written:
-        _log(environment, change, target)
+        _log(environment, change, target, note)
 
 
 def _write(environment: Environment, change: Change, actor: str) -> Policy | Plan:
@@ -287,6 +303,7 @@ def _write(environment: Environment, change: Change, actor: str) -> Policy | Pla
         policy.archived_at = timezone.now()
         policy.save(update_fields=["version", "archived_at"])
     else:
+        policy.archived_at = None
         policy_rows.write(policy, change.after)
     PolicyVersion.objects.create(
         policy=policy,
@@ -329,13 +346,17 @@ def _track(environment: Environment) -> None:
     )
 
 
-def _log(environment: Environment, change: Change, target: Policy | Plan) -> None:
+def _log(environment: Environment, change: Change, target: Policy | Plan, note: str) -> None:
     data: dict[str, object] = {"environment": environment.slug}
     if isinstance(change, PolicyChange):
         data |= {
             "version": change.version,
-            "changes": differences.changes(change.before, change.after),
+            "changes": audit_log.changes(*differences.named(change.before, change.after)),
             "diff": "\n".join(change.diff)[:AUDITED_DIFF_LENGTH_MAX],
         }
+        if change.restores is not None:
+            data["restores"] = change.restores
+    if note:
+        data["note"] = note
     noun = "policy" if isinstance(change, PolicyChange) else "plan"
     audit_log.log(f"{noun}.{change.kind}", target, tenant_id=environment.tenant_id, **data)

@@ -265,6 +265,7 @@ UNFOLD = {
         lambda request: static("tokvigil/audit.css"),
         lambda request: static("tokvigil/end_user.css"),
         lambda request: static("tokvigil/access.css"),
+        lambda request: static("tokvigil/publishing.css"),
     ],
     "COLORS": {
         "primary": {

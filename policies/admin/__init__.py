@@ -1,5 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
+from policies.admin import history
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -18,4 +19,5 @@ __all__ = [
     "PolicyAdmin",
     "PolicyVersionAdmin",
     "end_user",
+    "history",
 ]

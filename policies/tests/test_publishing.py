@@ -123,7 +123,9 @@ def test_a_changed_policy_gets_its_next_version_and_keeps_its_place(environment:
     entry = Entry.objects.get(action="policy.changed")
     assert entry.data["version"] == 2
     assert "amount: 60" in entry.data["diff"]
-    assert entry.data["changes"] == {"requests a day, each user": {"before": "50", "after": "60"}}
+    assert entry.data["changes"] == {
+        "requests a day, each user": {"before": "50 requests", "after": "60 requests"}
+    }
 
 
 def test_a_version_holds_the_whole_policy(environment: Environment) -> None:

@@ -1,0 +1,91 @@
+"""The versions of a policy: a list, two of them side by side, and going back to one."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from policies import differences, history
+from policies.admin import finding
+from policies.file_errors import PolicyFileError
+from policies.history import Step
+from policies.models import Policy
+from tenants.console.access import actor_of, may_change
+from tenants.console.pages import page, rendered
+
+
+@page("policy_versions", "policies/policy/<uuid:policy_id>/versions/")
+def versions(request: HttpRequest, policy_id: UUID) -> HttpResponse:
+    policy = finding.policy(request, policy_id)
+    steps = history.steps(policy)
+    older, newer = _compared(request, steps)
+    lines = differences.compare(
+        None if older is None else history.rule_at(older.version), history.rule_at(newer.version)
+    )
+    return rendered(
+        request,
+        "console/policies/versions.html",
+        f"Versions of {policy.name}",
+        policy=policy,
+        steps=steps,
+        older=older,
+        newer=newer,
+        lines=lines,
+        may_change=may_change(request, policy.environment.tenant_id),
+    )
+
+
+def _compared(request: HttpRequest, steps: tuple[Step, ...]) -> tuple[Step | None, Step]:
+    """The two that `?from=` and `?to=` name; else the latest and the one before it."""
+    if not steps:
+        raise Http404
+    by_number = {str(step.number): step for step in steps}
+    newer = by_number.get(request.GET.get("to", ""), steps[0])
+    older = by_number.get(request.GET.get("from", ""), by_number.get(str(newer.number - 1)))
+    return older, newer
+
+
+@page("policy_roll_back", "policies/policy/<uuid:policy_id>/versions/<int:number>/roll-back/")
+def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpResponse:
+    """Asks, with the difference; a POST does it."""
+    policy = finding.policy(request, policy_id)
+    finding.require_change(request, policy.environment.tenant_id)
+    version = policy.versions.filter(version=number).first() if number < 2**31 else None
+    if version is None or version.document is None:
+        raise Http404
+    if request.method == "POST":
+        return _rolled_back(request, policy, number)
+    latest = policy.versions.get(version=policy.version)
+    lines = differences.compare(history.rule_at(latest), history.rule_at(version))
+    return rendered(
+        request,
+        "console/policies/roll_back.html",
+        f"Put {policy.name} back in force" if policy.archived_at else f"Roll {policy.name} back",
+        policy=policy,
+        number=number,
+        next_number=policy.version + 1,
+        old_title=f"Version {policy.version}, " + ("archived" if policy.archived_at else "in force"),
+        new_title=f"Version {policy.version + 1}, as {number} was",
+        lines=lines,
+        changes_something=any(line.differs for line in lines),
+    )
+
+
+def _rolled_back(request: HttpRequest, policy: Policy, number: int) -> HttpResponse:
+    opened = request.POST.get("opened_version", "")
+    try:
+        now = history.roll_back(
+            policy,
+            number,
+            opened_version=int(opened) if opened.isdecimal() else 0,
+            actor=actor_of(request),
+        )
+    except PolicyFileError as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        return redirect(request.get_full_path())
+    messages.success(request, f"Version {now.version} is in force, with the content of version {number}.")
+    return redirect(reverse("admin:policy_versions", args=[policy.pk]))

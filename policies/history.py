@@ -1,0 +1,77 @@
+"""The versions of a policy: what each changed, and going back to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+
+from policies import differences, documents, publishing
+from policies.file_errors import refused
+from policies.models import Policy, PolicyVersion
+from policies.rules import PolicyRule
+from tenants.models import Environment
+
+VERSIONS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A version, and what it changed. `until` is when the next one came; None: it is the latest."""
+
+    version: PolicyVersion
+    changed: str
+    until: datetime | None
+
+    @property
+    def number(self) -> int:
+        return self.version.version
+
+    @property
+    def title(self) -> str:
+        return f"Version {self.number}"
+
+    @property
+    def archived(self) -> bool:
+        return self.version.document is None
+
+
+def rule_at(version: PolicyVersion) -> PolicyRule | None:
+    """None: it archived the policy."""
+    return None if version.document is None else documents.rule_of(version.document)
+
+
+def steps(policy: Policy) -> tuple[Step, ...]:
+    """The latest VERSIONS_MAX, the newest first; one query."""
+    newest_first = list(policy.versions.order_by("-version")[: VERSIONS_MAX + 1])
+    rules = [rule_at(version) for version in newest_first]
+    # The first version of all has none before it.
+    befores = [*rules[1:], None]
+    untils = [None, *(version.created_at for version in newest_first)]
+    found = [
+        Step(version=version, changed=differences.summary(before, rule), until=until)
+        for version, rule, before, until in zip(newest_first, rules, befores, untils, strict=False)
+    ]
+    return tuple(found[:VERSIONS_MAX])
+
+
+def roll_back(policy: Policy, number: int, *, opened_version: int, actor: str) -> Policy:
+    """Makes what version `number` said the newest version, also of an archived policy, which is then in force again.
+
+    `opened_version` is the latest that whoever decided this had seen. Raises PolicyFileError, also if another one was
+    published meanwhile or the version has no content, and PolicyVersion.DoesNotExist.
+    """
+    rule = rule_at(policy.versions.get(version=number))
+    if rule is None:
+        raise refused("", f"version {number} archived the policy, so there is nothing to go back to")
+    with transaction.atomic():
+        Environment.lock(policy.environment_id)
+        policy.refresh_from_db()
+        if policy.version != opened_version:
+            raise refused(
+                "", f"version {policy.version} was published meanwhile; look at what would change now"
+            )
+        return publishing.publish_one(
+            policy.environment, rule, actor=actor, policy_id=policy.pk, restores=number
+        )

@@ -1,0 +1,142 @@
+"""The versions of a policy: who changed what, two side by side, and back to one with a confirmation."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from audit.models import Entry
+from policies import policy_rows
+from policies.models import Policy
+from policies.publishing import archive
+from tenants.models import Environment, Role, Tenant
+from tokvigil_site.testing import apply_policies
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = pytest.mark.django_db
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def policy(prod: Environment) -> Policy:
+    """At version 3; its daily limit was 50, 40, 60."""
+    for amount in (50, 40, 60):
+        apply_policies(
+            prod,
+            f'policies: [{{name: "{HOSTILE}", limits: [{{metric: requests, window: day, amount: {amount}}}]}}]',
+        )
+    return prod.policies.get()
+
+
+def versions(policy: Policy) -> str:
+    return reverse("admin:policy_versions", args=[policy.pk])
+
+
+def back_to(policy: Policy, number: int) -> str:
+    return reverse("admin:policy_roll_back", args=[policy.pk, number])
+
+
+def page(client: Client, url: str) -> str:
+    response = client.get(url)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def daily(policy: Policy) -> int:
+    policy.refresh_from_db()
+    return policy_rows.rule_of(policy).limits[0].amount
+
+
+def test_each_version_says_who_made_it_and_what_changed(mia: Client, policy: Policy) -> None:
+    text = page(mia, versions(policy))
+    for said in ("50 requests → 40 requests", "40 requests → 60 requests", "Put in force"):
+        assert said in text
+    assert text.count("<bdi>test</bdi>") == 3
+    assert HOSTILE not in text
+
+
+def test_two_versions_stand_side_by_side(mia: Client, policy: Policy) -> None:
+    text = page(mia, f"{versions(policy)}?from=1&to=3")
+    differing = re.findall(r'class="tv-two-differs">(.*?)</div>', text, re.S)
+    assert len(differing) == 1
+    assert "50 requests" in differing[0]
+    assert "60 requests" in differing[0]
+
+
+@pytest.mark.parametrize("asked", ["?from=9&to=x", "?from=", "?to=%00", "?from=1&to=1"])
+def test_versions_that_do_not_exist_are_not_asked_for(mia: Client, policy: Policy, asked: str) -> None:
+    assert "Two versions side by side" in page(mia, versions(policy) + asked)
+
+
+def test_going_back_makes_a_new_version_once_it_is_confirmed(mia: Client, policy: Policy) -> None:
+    asked = page(mia, back_to(policy, 1))
+    assert "Publish as version 4" in asked
+    assert daily(policy) == 60, "looking changes nothing"
+    before = Entry.objects.count()
+    answer = mia.post(back_to(policy, 1), {"opened_version": 3}, follow=True)
+    assert "Version 4 is in force, with the content of version 1." in answer.content.decode()
+    assert (daily(policy), policy.version, policy.versions.count()) == (50, 4, 4)
+    (entry,) = Entry.objects.order_by("pk")[before:]
+    assert (entry.action, entry.actor, entry.target_id) == ("policy.rolled_back", "admin:mia", str(policy.pk))
+    assert (entry.data["version"], entry.data["restores"]) == (4, 1)
+
+
+def test_an_archived_policy_is_put_back_in_force(mia: Client, policy: Policy) -> None:
+    archive(policy, actor="test")
+    assert "Put 3 back in force" in page(mia, versions(policy))
+    mia.post(back_to(policy, 3), {"opened_version": 4})
+    assert (daily(policy), policy.version, policy.archived_at) == (60, 5, None)
+    assert policy.environment.tracked_pairs.count() == 1
+    assert Entry.objects.filter(action="policy.rolled_back").count() == 1
+
+
+def test_what_was_published_meanwhile_is_not_overwritten(mia: Client, policy: Policy) -> None:
+    answer = mia.post(back_to(policy, 1), {"opened_version": 2}, follow=True)
+    assert "version 3 was published meanwhile" in answer.content.decode()
+    assert (daily(policy), policy.version) == (60, 3)
+
+
+def test_a_name_that_is_taken_stands_against_it(mia: Client, policy: Policy, prod: Environment) -> None:
+    archive(policy, actor="test")
+    Policy.objects.create(environment=prod, name=HOSTILE, ordinal=99)
+    answer = mia.post(back_to(policy, 3), {"opened_version": 4}, follow=True)
+    assert "another policy is named" in answer.content.decode()
+    policy.refresh_from_db()
+    assert policy.archived_at is not None
+
+
+def test_the_version_in_force_needs_no_going_back(mia: Client, policy: Policy) -> None:
+    assert "there is nothing to do" in page(mia, back_to(policy, 3))
+    mia.post(back_to(policy, 3), {"opened_version": 3})
+    assert policy.versions.count() == 3
+
+
+def test_versions_without_content_and_none_at_all_are_not_found(mia: Client, policy: Policy) -> None:
+    archive(policy, actor="test")
+    missing = [back_to(policy, 4), back_to(policy, 5), back_to(policy, 10**30)]
+    missing += [versions(Policy(pk=uuid4()))]
+    assert [mia.get(url).status_code for url in missing] == [404] * 4
+
+
+def test_others_policies_are_not_found_and_viewers_only_look(
+    sign_in: SignIn, acme: Tenant, other: Tenant, policy: Policy
+) -> None:
+    stranger, viewer = sign_in("sam", other), sign_in("vic", acme, role=Role.VIEWER)
+    assert [stranger.get(url).status_code for url in (versions(policy), back_to(policy, 1))] == [404, 404]
+    assert stranger.post(back_to(policy, 1), {"opened_version": 3}).status_code == 404
+    assert "Roll back" not in page(viewer, versions(policy))
+    assert viewer.post(back_to(policy, 1), {"opened_version": 3}).status_code == 403
+    assert daily(policy) == 60
+
+
+def test_the_list_costs_the_same_however_many_versions(
+    mia: Client, policy: Policy, django_assert_max_num_queries: object
+) -> None:
+    page(mia, versions(policy))
+    with django_assert_max_num_queries(12):  # type: ignore[operator]
+        page(mia, versions(policy))
