@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from policies import boosting, compiling, decision, end_users, snapshot
-from policies.assessing import Call, assess
+from policies.assessing import Call, EnvironmentState, assess
 from policies.call_terms import CallTerms
 from policies.compiling import Compiling
 from policies.decision import Decision
@@ -278,9 +278,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         """With the price that it was made with."""
         known = self.snapshot
         match = known.counting.prices.find(call.model, from_ms(now_ms), call.provider or None)
-        output_tokens = _output_tokens(call, terms, known.environment_id)
+        output = output_tokens(call, terms, known.environment_id)
         price = None if match is None else match.price
-        return assess(call, terms, known.state, price, output_tokens), match
+        return assess(call, terms, known.state, price, output), match
 
     def _request(
         self, assessed: Assessment, terms: CallTerms, record: str, subjects: Subjects, present: CurrentWindows
@@ -345,10 +345,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     def degraded(self) -> Evaluated:
         """Decides without counters."""
         prepared = self.prepare()
-        allowed = prepared.terms.allow_unavailable
-        if allowed is None:
-            matched = prepared.terms.matched
-            allowed = matched.override is not None or self.snapshot.state.allow_without_policy
+        allowed = passes_uncounted(prepared.terms, self.snapshot.state)
         return Evaluated(
             assessment=prepared.assessment,
             decision=decision.degraded(prepared.assessment, allowed=allowed),
@@ -415,13 +412,20 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def passes_uncounted(terms: CallTerms, state: EnvironmentState) -> bool:
+    """Whether a call may be made while the counters cannot be read."""
+    if terms.allow_unavailable is not None:
+        return terms.allow_unavailable
+    return terms.matched.override is not None or state.allow_without_policy
+
+
 def _input_tokens(body: EvaluateRequest) -> int:
     if body.input_tokens is not None:
         return body.input_tokens
     return 0 if body.input_text is None else count_tokens(body.input_text, body.model)
 
 
-def _output_tokens(call: Call, terms: CallTerms, environment_id: int) -> int:
+def output_tokens(call: Call, terms: CallTerms, environment_id: int) -> int:
     """What to hold for the answer: as asked, else the policy's cap, else what such calls used lately."""
     if call.max_output_tokens is not None:
         return call.max_output_tokens

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from policies.documents import VERSION, document, policy_set_of
-from policies.file_errors import FileError, raise_any
+from policies.documents import VERSION, document, policy_set_of, rule_of
+from policies.file_errors import FileError, raise_any, refused
 from policies.rules import (
     PolicyRule,
     PolicySet,
@@ -36,6 +36,21 @@ def dump(policy_set: PolicySet) -> str:
             "policies": [_laid_out(rule) for rule in policy_set.policies],
         }
     )
+
+
+def parse_one(text: str) -> PolicyRule:
+    """The policy that `dump_one` wrote. Raises PolicyFileError."""
+    errors: list[FileError] = []
+    found = compose(text, errors)
+    raise_any(errors)
+    if not isinstance(found, dict):
+        raise refused("", "must be one policy: a mapping that begins with its name")
+    return rule_of(found)
+
+
+def dump_one(rule: PolicyRule) -> str:
+    """One policy, as it stands in a file."""
+    return _yaml(_laid_out(rule))
 
 
 def diff(before: PolicyRule | None, after: PolicyRule | None) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ def _state(environment: Environment) -> EnvironmentState:
 def _compiled_policies(environment: Environment) -> Policies:
     rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
     # In parts: one large answer would keep the interpreter from all other threads while it is taken in.
-    policies = [_stored_policy(row) for row in rows.iterator(chunk_size=ROWS_AT_ONCE)]
+    policies = [stored_policy(row) for row in rows.iterator(chunk_size=ROWS_AT_ONCE)]
     return Policies(
         token=environment.policies_token,
         index=PolicyIndex(policies),
@@ -192,7 +192,7 @@ def _compiled_policies(environment: Environment) -> Policies:
     )
 
 
-def _stored_policy(row: Policy) -> StoredPolicy:
+def stored_policy(row: Policy) -> StoredPolicy:
     rule = policy_rows.rule_of(row)
     ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)

@@ -1,6 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import history
+from policies.admin import copying, drafts, history, try_it
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -18,6 +18,9 @@ __all__ = [
     "PlanAdmin",
     "PolicyAdmin",
     "PolicyVersionAdmin",
+    "copying",
+    "drafts",
     "end_user",
     "history",
+    "try_it",
 ]

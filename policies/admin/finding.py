@@ -10,7 +10,8 @@ from django.shortcuts import get_object_or_404
 
 from policies.models import Policy
 from tenants.console import environments
-from tenants.console.access import may_change
+from tenants.console.access import may
+from tenants.roles import May
 
 
 def policy(request: HttpRequest, policy_id: UUID) -> Policy:
@@ -19,6 +20,10 @@ def policy(request: HttpRequest, policy_id: UUID) -> Policy:
     found = get_object_or_404(policies, pk=policy_id, environment__in=environments.visible(request))
     environments.follow(request, found.environment)
     return found
+
+
+def may_change(request: HttpRequest, tenant_id: int) -> bool:
+    return may(request, May.EDIT_POLICIES, tenant_id)
 
 
 def require_change(request: HttpRequest, tenant_id: int) -> None:

@@ -14,7 +14,7 @@ from policies.admin import finding
 from policies.file_errors import PolicyFileError
 from policies.history import Step
 from policies.models import Policy
-from tenants.console.access import actor_of, may_change
+from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
 
 
@@ -35,7 +35,7 @@ def versions(request: HttpRequest, policy_id: UUID) -> HttpResponse:
         older=older,
         newer=newer,
         lines=lines,
-        may_change=may_change(request, policy.environment.tenant_id),
+        may_change=finding.may_change(request, policy.environment.tenant_id),
     )
 
 

@@ -41,6 +41,8 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
         "Govern",
         (
             Page("Policies", "shield", "policies.policy"),
+            Page("Drafts", "edit_note", "policy_drafts"),
+            Page("Try it", "play_arrow", "try_it"),
             Page("Plans", "sell", "policies.plan"),
             Page("End users", "group", "policies.enduser"),
             Page("Boosts", "arrow_upward", "policies.boost"),

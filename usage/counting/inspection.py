@@ -1,13 +1,15 @@
-"""Counters as they stand in the store: for checks, rebuilds and commands, not for callers."""
+"""Counters as they stand in the store: for checks, rebuilds, commands and the console, not for callers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tenants.revisions import environment_key
+from usage.amounts import Amounts
 from usage.counting.keys import environment_prefix
 from usage.counting.store import store
+from usage.metrics import LETTERS
 
 SCAN_COUNT = 1000
 
@@ -31,6 +33,22 @@ def _read_all(keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
         return list(pipeline.execute())
 
     return store.call(read)
+
+
+def amounts(fields: Mapping[bytes, bytes], kind: str) -> Amounts:
+    """Of a counter's fields; `u` used, `h` held."""
+    return Amounts(*(int(fields.get(f"{kind}{letter}".encode(), 0)) for letter in LETTERS))
+
+
+def counted(key: str) -> tuple[Amounts, Amounts]:
+    """Used and held by this counter. Raises StoreUnavailable."""
+    fields = store.call(lambda client: client.hgetall(key))
+    return amounts(fields, "u"), amounts(fields, "h")
+
+
+def in_flight(key: str, now_ms: int) -> int:
+    """How many calls have their place in a concurrency set. Raises StoreUnavailable."""
+    return int(store.call(lambda client: client.zcount(key, f"({now_ms}", "+inf")))
 
 
 def environment_fields(environment_id: int) -> dict[str, str]:

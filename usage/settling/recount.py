@@ -19,7 +19,7 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Per, Subjects, subject_digest
 from usage.counting import inspection, rules
 from usage.counting.distrust import distrust
-from usage.counting.inspection import environment_fields
+from usage.counting.inspection import amounts, environment_fields
 from usage.counting.reservations import open_count
 from usage.counting.reserve import Cold
 from usage.counting.rules import CountingRules
@@ -29,7 +29,6 @@ from usage.counting.tracked import Counter, PairWindow
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.sums import Snapshot
-from usage.metrics import LETTERS
 from usage.timebox.background import Background
 from usage.windows import Window
 
@@ -64,6 +63,11 @@ def complete(environment_id: int, subjects: Subjects, cold: Cold) -> None:
 def _rebuild(environment_id: int, subjects: Subjects, counter: Counter, epoch: int) -> None:
     snapshot, used = _sum(environment_id, counter, subjects)
     seed(environment_id, counter, epoch, snapshot, used)
+
+
+def in_ledger(environment_id: int, counter: Counter, subjects: Subjects) -> Amounts:
+    """What the subjects used in its window, also where nothing is counted. Raises DatabaseError."""
+    return _sum(environment_id, counter, subjects)[1]
 
 
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Snapshot, Amounts]:
@@ -114,12 +118,12 @@ def check(environment: Environment) -> CheckReport:
                 trusted = slot.span.start > max(epoch, tracked_since.get(slot.pair, math.inf))
             else:
                 trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
-                held = _larger(held, _amounts(fields, "h"))
+                held = _larger(held, amounts(fields, "h"))
             if not trusted:
                 cold += 1
                 continue
             complete += 1
-            counted, expected = _amounts(fields or {}, "u"), recorded.amounts.get(key, Amounts())
+            counted, expected = amounts(fields or {}, "u"), recorded.amounts.get(key, Amounts())
             if counted != expected:
                 drifts.append(Drift(key=key, counted=counted, recorded=expected))
     return CheckReport(
@@ -183,10 +187,6 @@ def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
         for _, per, window in [name.split(":")]
     }
     return int(fields["epoch"]), since
-
-
-def _amounts(fields: dict[bytes, bytes], kind: str) -> Amounts:
-    return Amounts(*(int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in LETTERS))
 
 
 def _larger(a: Amounts, b: Amounts) -> Amounts:

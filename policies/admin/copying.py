@@ -1,0 +1,106 @@
+"""Copying one policy, or all with the plans, to another environment: the difference first, then published."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+
+from policies import promotion, publishing, taking_effect
+from policies.admin import changes, finding
+from policies.file_errors import PolicyFileError
+from policies.models import Policy
+from tenants.console import environments
+from tenants.console.access import actor_of
+from tenants.console.pages import page, rendered
+from tenants.models import Environment
+
+NOTE_LENGTH_MAX = 500
+
+
+@page("policies_copy", "policies/policy/copy/")
+def copy(request: HttpRequest) -> HttpResponse:
+    """`?policy=` names the one, `?to=` the environment; a POST publishes what was shown."""
+    asked = request.POST if request.method == "POST" else request.GET
+    policy = _policy(request, asked.get("policy", ""))
+    source = policy.environment if policy else environments.shown(request)
+    if source is None:
+        raise PermissionDenied
+    finding.require_change(request, source.tenant_id)
+    others = list(source.tenant.environments.exclude(pk=source.pk).select_related("tenant"))
+    target = next((each for each in others if each.slug == asked.get("to", "")), None)
+    archive = policy is None and asked.get("archive") == "yes"
+    if request.method == "POST":
+        return _copied(request, source, target, policy, archive=archive)
+    return rendered(
+        request,
+        "console/policies/copy.html",
+        f"Copy {policy.name if policy else 'all policies and plans'}",
+        source=source,
+        others=others,
+        target=target,
+        policy=policy,
+        archive=archive,
+        **({} if target is None else _difference(source, target, policy, archive=archive)),
+    )
+
+
+def _policy(request: HttpRequest, policy_id: str) -> Policy | None:
+    if not policy_id:
+        return None
+    try:
+        found = finding.policy(request, UUID(policy_id))
+    except ValueError as error:
+        raise Http404 from error
+    if found.archived_at is not None:
+        raise Http404
+    return found
+
+
+def _difference(
+    source: Environment, target: Environment, policy: Policy | None, *, archive: bool
+) -> dict[str, object]:
+    looked_at = promotion.seen(source, target)
+    name = policy.name if policy else None
+    try:
+        wanted = promotion.wanted(source, target, name=name, archive=archive)
+        shown = changes.shown(publishing.plan_changes(target, wanted))
+    except PolicyFileError as error:
+        return {"refusals": error.errors}
+    return {
+        "looked_at": looked_at,
+        "changes": shown,
+        "only_there": [] if policy else promotion.only_in_target(source, target),
+    }
+
+
+def _copied(
+    request: HttpRequest,
+    source: Environment,
+    target: Environment | None,
+    policy: Policy | None,
+    *,
+    archive: bool,
+) -> HttpResponse:
+    if target is None:
+        raise Http404
+    try:
+        done = promotion.promote(
+            source,
+            target,
+            name=policy.name if policy else None,
+            archive=archive,
+            looked_at=request.POST.get("looked_at", ""),
+            note=request.POST.get("note", "").replace("\0", "").strip()[:NOTE_LENGTH_MAX],
+            actor=actor_of(request),
+        )
+    except PolicyFileError as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        back = {"to": target.slug, "archive": "yes" if archive else "", "policy": policy.pk if policy else ""}
+        return redirect(reverse("admin:policies_copy", query=back))
+    messages.success(request, f"{len(done)} changes in {target.slug}. {taking_effect.said(target)}")
+    return redirect(reverse("admin:policies_policy_changelist", query={"environment": str(target)}))

@@ -1,0 +1,186 @@
+"""Drafts: their list, a draft with all that publishing it means, and a policy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import reverse
+
+from policies import differences, drafts, over_now, policy_file, taking_effect
+from policies.admin import changes as shown_changes
+from policies.admin import finding
+from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
+from policies.file_errors import PolicyFileError
+from policies.models import Draft
+from policies.rules import PolicyRule
+from tenants.console import environments
+from tenants.console.access import actor_of
+from tenants.console.pages import page, rendered
+
+LISTED_MAX = 100
+_NEW = "name: New policy\nlimits:\n- {metric: requests, window: day, amount: 50, per: user}\n"
+
+
+@page("policy_drafts", "drafts/")
+def listed(request: HttpRequest) -> HttpResponse:
+    """A POST begins one."""
+    shown = environments.shown(request)
+    if shown is None:
+        raise PermissionDenied
+    form = BeginForm(request.POST or None)
+    if request.method == "POST":
+        finding.require_change(request, shown.tenant_id)
+        if form.is_valid():
+            try:
+                draft = drafts.begin(shown, form.cleaned_data["name"], actor=actor_of(request))
+                return redirect("admin:policy_draft", draft.pk)
+            except PolicyFileError as error:
+                form.add_error("name", error.errors[0].message)
+    return rendered(
+        request,
+        "console/policies/drafts.html",
+        "Drafts",
+        drafts=shown.drafts.order_by("published_at", "-begun_at")[:LISTED_MAX],
+        form=form,
+        may_change=finding.may_change(request, shown.tenant_id),
+    )
+
+
+@page("policy_draft", "drafts/<int:draft_id>/")
+def draft(request: HttpRequest, draft_id: int) -> HttpResponse:
+    found = _draft(request, draft_id)
+    if request.method == "POST":
+        return _acted(request, found)
+    return _shown(request, found, PublishForm())
+
+
+def _draft(request: HttpRequest, draft_id: int) -> Draft:
+    every = Draft.objects.select_related("environment__tenant")
+    if draft_id >= 2**63:
+        raise Http404
+    found = get_object_or_404(every, pk=draft_id, environment__in=environments.visible(request))
+    environments.follow(request, found.environment)
+    return found
+
+
+def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpResponse:
+    live = drafts.live_of(found.environment)
+    open_ = found.published_at is None
+    context: dict[str, Any] = {"changes": [], "over": (), "refusals": ()}
+    if open_:
+        try:
+            planned = drafts.changes(found)
+            context |= {
+                "changes": shown_changes.shown(planned),
+                "over": over_now.of(found.environment, planned),
+            }
+        except PolicyFileError as error:
+            context["refusals"] = error.errors
+    return rendered(
+        request,
+        "console/policies/draft.html",
+        found.name,
+        draft=found,
+        form=form,
+        moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)]
+        if open_
+        else [],
+        contents=drafts.contents(found, live if open_ else drafts.rules_of(found)),
+        may_change=open_ and finding.may_change(request, found.environment.tenant_id),
+        **context,
+    )
+
+
+def _acted(request: HttpRequest, found: Draft) -> HttpResponse:
+    finding.require_change(request, found.environment.tenant_id)
+    action = _ACTIONS.get(request.POST.get("action", ""))
+    if action is None:
+        raise Http404
+    try:
+        return action(request, found)
+    except PolicyFileError as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        return redirect("admin:policy_draft", found.pk)
+
+
+def _publish(request: HttpRequest, found: Draft) -> HttpResponse:
+    form = PublishForm(request.POST)
+    if not form.is_valid():
+        return _shown(request, found, form)
+    done = drafts.publish(
+        found, edits=_edits(request), note=form.cleaned_data["note"], actor=actor_of(request)
+    )
+    messages.success(request, f"{len(done)} changes. {taking_effect.said(found.environment)}")
+    return redirect("admin:policy_draft", found.pk)
+
+
+def _discard(request: HttpRequest, found: Draft) -> HttpResponse:
+    drafts.discard(found, actor=actor_of(request))
+    messages.success(request, f"The draft {found.name} is discarded.")
+    return redirect("admin:policy_drafts")
+
+
+def _leave_out(request: HttpRequest, found: Draft) -> HttpResponse:
+    drafts.leave_out(found, request.POST.get("name", ""), edits=_edits(request), actor=actor_of(request))
+    return redirect("admin:policy_draft", found.pk)
+
+
+def _settle(request: HttpRequest, found: Draft) -> HttpResponse:
+    drafts.settle(
+        found,
+        request.POST.get("name", ""),
+        take_live=request.POST["action"] == "take",
+        edits=_edits(request),
+        actor=actor_of(request),
+    )
+    return redirect("admin:policy_draft", found.pk)
+
+
+_ACTIONS: dict[str, Callable[[HttpRequest, Draft], HttpResponse]] = {
+    "publish": _publish,
+    "discard": _discard,
+    "leave_out": _leave_out,
+    "take": _settle,
+    "keep": _settle,
+}
+
+
+def _edits(request: HttpRequest) -> int:
+    """How many the person had seen."""
+    said = request.POST.get("edits", "")
+    return int(said) if said.isdecimal() and len(said) < 10 else -1
+
+
+@page("policy_of_draft", "drafts/<int:draft_id>/policy/")
+def policy(request: HttpRequest, draft_id: int) -> HttpResponse:
+    """`?name=` names the one to change; without, it is a new one."""
+    found = _draft(request, draft_id)
+    finding.require_change(request, found.environment.tenant_id)
+    name = request.GET.get("name")
+    rule = None if name is None else drafts.rules_of(found).get(name)
+    if name is not None and rule is None:
+        raise Http404
+    form = PolicyTextForm(request.POST or None, initial={"text": _text(rule)})
+    if request.method == "POST" and form.is_valid():
+        try:
+            drafts.put(found, form.rule, instead_of=name, edits=_edits(request), actor=actor_of(request))
+            return redirect("admin:policy_draft", found.pk)
+        except PolicyFileError as error:
+            form.add_error("text", [str(each) for each in error.errors])
+    return rendered(
+        request,
+        "console/policies/draft_policy.html",
+        "New policy" if rule is None else rule.name,
+        draft=found,
+        form=form,
+        back=reverse("admin:policy_draft", args=[found.pk]),
+    )
+
+
+def _text(rule: PolicyRule | None) -> str:
+    return _NEW if rule is None else policy_file.dump_one(rule)

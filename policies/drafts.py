@@ -1,0 +1,247 @@
+"""Drafts: changes of an environment's policies that are worked on before they are published together.
+
+A draft keeps the policies as it wants them, and as they were in force when it was begun. Where live has moved since,
+each policy that did is named and somebody chooses: what is in force, or what the draft says. Until then the draft is
+not published, so that of two drafts neither undoes the other unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db import transaction
+from django.utils import timezone
+
+from audit import log as audit_log
+from policies import documents, policy_file, policy_rows, publishing
+from policies.documents import unknown_plan
+from policies.file_errors import PolicyFileError, refused
+from policies.models import Draft, Policy
+from policies.publishing import AUDITED_DIFF_LENGTH_MAX, Change
+from policies.resolution import StoredPolicy
+from policies.rules import PolicyRule, PolicySet
+from tenants.models import Environment
+from usage.assessment import PolicyRef
+
+DRAFTS_MAX = 50
+Rules = dict[str, PolicyRule]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A policy that was published after the draft was begun. None: not in force, or not in the draft."""
+
+    name: str
+    base: PolicyRule | None
+    live: PolicyRule | None
+    drafted: PolicyRule | None
+
+    @property
+    def touched(self) -> bool:
+        """Whether the draft changed it too."""
+        return self.drafted != self.base
+
+
+def base_of(draft: Draft) -> Rules:
+    """The policies as the draft knows them to be in force."""
+    return _rules(draft.base)
+
+
+def rules_of(draft: Draft) -> Rules:
+    """The policies as the draft wants them, by name, the oldest first."""
+    return _rules(draft.policies)
+
+
+def live_of(environment: Environment) -> Rules:
+    return {rule.name: rule for rule in policy_rows.policy_set(environment).policies}
+
+
+def _rules(found: Iterable[dict[str, object]]) -> Rules:
+    rules = map(documents.rule_of, found)
+    return {rule.name: rule for rule in rules}
+
+
+def _documents(rules: Rules) -> list[dict[str, object]]:
+    return [documents.document(rule) for rule in rules.values()]
+
+
+def moved(draft: Draft, live: Rules) -> tuple[Moved, ...]:
+    """Where live has changed since, other than the draft does."""
+    base, wanted = base_of(draft), rules_of(draft)
+    names = dict.fromkeys((*base, *live))
+    return tuple(
+        Moved(name=name, base=base.get(name), live=live.get(name), drafted=wanted.get(name))
+        for name in names
+        if live.get(name) not in (base.get(name), wanted.get(name))
+    )
+
+
+class Has(StrEnum):
+    """What a draft does to a policy."""
+
+    AS_LIVE = "as in force"
+    CHANGED = "changed"
+    ADDED = "added"
+    LEFT_OUT = "left out"
+
+
+def contents(draft: Draft, live: Rules) -> tuple[tuple[str, Has], ...]:
+    """Every policy of the draft, then those in force that it leaves out."""
+    wanted = rules_of(draft)
+    left_out = [name for name in live if name not in wanted]
+    return (
+        *((name, _has(rule, live.get(name))) for name, rule in wanted.items()),
+        *((name, Has.LEFT_OUT) for name in left_out),
+    )
+
+
+def _has(rule: PolicyRule, live: PolicyRule | None) -> Has:
+    if live is None:
+        return Has.ADDED
+    return Has.AS_LIVE if rule == live else Has.CHANGED
+
+
+def changes(draft: Draft) -> tuple[Change, ...]:
+    """What publishing it would do now. Raises PolicyFileError as publishing does."""
+    return publishing.plan_changes(draft.environment, _wanted(draft))
+
+
+def _wanted(draft: Draft) -> PolicySet:
+    """With the plans as they are: they are no part of a draft."""
+    plans = draft.environment.plans.order_by("name").values_list("name", flat=True)
+    return PolicySet(plans=tuple(plans), policies=tuple(rules_of(draft).values()))
+
+
+def stored(draft: Draft) -> list[StoredPolicy]:
+    """As if they were in force: those that are new have no id yet, and are the youngest."""
+    live = {row.name: row for row in Policy.objects.in_force(draft.environment_id)}
+    youngest = max((row.ordinal for row in live.values()), default=0)
+    found = []
+    for place, (name, rule) in enumerate(rules_of(draft).items(), start=1):
+        row = live.get(name)
+        ref = PolicyRef(str(row.pk) if row else "", name, row.version if row else 1, rule.scope.label)
+        found.append(StoredPolicy(ref=ref, ordinal=row.ordinal if row else youngest + place, rule=rule))
+    return found
+
+
+def begin(environment: Environment, name: str, *, actor: str) -> Draft:
+    """One that changes nothing yet. Raises PolicyFileError."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        if environment.drafts.filter(published_at=None).count() >= DRAFTS_MAX:
+            raise refused("name", f"an environment has at most {DRAFTS_MAX} drafts; discard one first")
+        live = _documents(live_of(environment))
+        draft = Draft.objects.create(
+            environment=environment, name=name, author=actor, base=live, policies=live
+        )
+        audit_log.log("draft.begun", draft, tenant_id=environment.tenant_id, environment=environment.slug)
+    return draft
+
+
+def put(draft: Draft, rule: PolicyRule, *, instead_of: str | None, edits: int, actor: str) -> Draft:
+    """Adds a policy to the draft or, in the place of the one of that name, changes it. Raises PolicyFileError."""
+    with transaction.atomic():
+        opened = _opened(draft, edits)
+        rules = rules_of(opened)
+        before = rules.get(instead_of or "")
+        if rule.name != instead_of and rule.name in rules:
+            raise refused("name", f"another policy of the draft is named {rule.name!r}; choose another name")
+        if rule.scope.plan and not opened.environment.plans.filter(name=rule.scope.plan).exists():
+            raise PolicyFileError(unknown_plan("scope.plan", rule.scope.plan))
+        if before is None:
+            wanted = rules | {rule.name: rule}
+        else:
+            wanted = {
+                (rule if each is before else each).name: rule if each is before else each
+                for each in rules.values()
+            }
+        return _save(opened, wanted, before, rule, actor)
+
+
+def leave_out(draft: Draft, name: str, *, edits: int, actor: str) -> Draft:
+    """Has the draft archive the policy; of one that it added, nothing is left. Raises PolicyFileError."""
+    with transaction.atomic():
+        opened = _opened(draft, edits)
+        rules = rules_of(opened)
+        before = rules.pop(name, None)
+        return opened if before is None else _save(opened, rules, before, None, actor)
+
+
+def settle(draft: Draft, name: str, *, take_live: bool, edits: int, actor: str) -> Draft:
+    """Takes what is in force of a policy into the draft or, where live has moved, keeps what the draft says.
+
+    Either way the draft knows from then on what is in force. Raises PolicyFileError.
+    """
+    with transaction.atomic():
+        opened = _opened(draft, edits)
+        live, rules, base = live_of(opened.environment), rules_of(opened), base_of(opened)
+        opened.base = _documents(_with(base, name, live.get(name)))
+        before = rules.get(name)
+        after = live.get(name) if take_live else before
+        return _save(opened, _with(rules, name, after), before, after, actor)
+
+
+def _with(rules: Rules, name: str, rule: PolicyRule | None) -> Rules:
+    """In its place, if it has one."""
+    found = {each: rules[each] for each in rules if each != name or rule is not None}
+    return found if rule is None else {**found, name: rule}
+
+
+def discard(draft: Draft, *, actor: str) -> None:
+    """Again does nothing."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        found = Draft.objects.select_for_update().filter(pk=draft.pk, published_at=None).first()
+        if found is not None:
+            audit_log.log("draft.discarded", found, tenant_id=draft.environment.tenant_id)
+            found.delete()
+
+
+def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change, ...]:
+    """Makes it what is in force. Raises PolicyFileError, also if live has moved and nobody has chosen yet."""
+    environment = draft.environment
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        opened = _opened(draft, edits)
+        unsettled = moved(opened, live_of(environment))
+        if unsettled:
+            names = ", ".join(each.name for each in unsettled)
+            raise refused(
+                "", f"live has moved since the draft was begun: {names}; choose what shall be in force"
+            )
+        done = publishing.publish(environment, _wanted(opened), actor=actor, note=note)
+        opened.published_at = timezone.now()
+        opened.save(update_fields=["published_at"])
+        audit_log.log(
+            "draft.published",
+            opened,
+            tenant_id=environment.tenant_id,
+            environment=environment.slug,
+            changes=len(done),
+            note=note,
+        )
+    return done
+
+
+def _opened(draft: Draft, edits: int) -> Draft:
+    """Locked. `edits`: as many as whoever changes it has seen. Raises PolicyFileError."""
+    found = Draft.objects.select_for_update().select_related(None).filter(pk=draft.pk).first()
+    if found is None or found.published_at is not None:
+        raise refused("", "the draft was published or discarded meanwhile")
+    if found.edits != edits:
+        raise refused("", "somebody else changed the draft meanwhile; look at it again")
+    found.environment = draft.environment
+    return found
+
+
+def _save(
+    draft: Draft, rules: Rules, before: PolicyRule | None, after: PolicyRule | None, actor: str
+) -> Draft:
+    draft.policies = _documents(rules)
+    draft.edits += 1
+    draft.save(update_fields=["base", "policies", "edits"])
+    diff = "\n".join(policy_file.diff(before, after))[:AUDITED_DIFF_LENGTH_MAX]
+    with audit_log.acting_as(actor):
+        audit_log.log("draft.changed", draft, tenant_id=draft.environment.tenant_id, diff=diff)
+    return draft

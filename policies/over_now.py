@@ -1,0 +1,104 @@
+"""Who is over a limit already, before it is published: those whom it would block on their next call.
+
+By the ledger, in the window of now; what calls in flight hold is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+from django.db import connection
+
+from policies.publishing import Change, PolicyChange
+from policies.rules import LimitRule, Mode, PolicyRule, Scope
+from tenants.models import Environment
+from usage import wording
+from usage.counting.store import store
+from usage.instants import from_ms
+from usage.ledger import sums
+from usage.metrics import METRICS, Metric
+from usage.windows import span
+
+NAMED_MAX = 100
+# One query each.
+LIMITS_MAX = 20
+_COLUMNS = {"user": "user_id", "feature": "feature", "plan": "plan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    policy: str
+    says: str
+    # `ana`, `ana, chat`, or nothing where everybody is counted together; at most NAMED_MAX.
+    who: tuple[str, ...]
+    more: bool
+
+    @property
+    def count(self) -> str:
+        return f"more than {NAMED_MAX}" if self.more else str(len(self.who))
+
+
+def of(environment: Environment, changes: Iterable[Change]) -> tuple[Over, ...]:
+    """Of limits that are new, or lower than now, and enforced. Raises DatabaseError."""
+    found = [_over(environment, rule, limit) for rule, limit in _tighter(changes)]
+    return tuple(over for over in found if over.who)
+
+
+def _tighter(changes: Iterable[Change]) -> list[tuple[PolicyRule, LimitRule]]:
+    found = [
+        (change.after, limit)
+        for change in changes
+        if isinstance(change, PolicyChange) and change.after and change.after.mode is Mode.ENFORCE
+        for limit in _lowered(change.before, change.after)
+    ]
+    return found[:LIMITS_MAX]
+
+
+def _lowered(before: PolicyRule | None, after: PolicyRule) -> Iterator[LimitRule]:
+    applied = before is not None and before.mode is Mode.ENFORCE and before.scope == after.scope
+    known = {
+        (limit.metric, limit.window, limit.per): limit.amount
+        for limit in (before.limits if before and applied else ())
+    }
+    for limit in after.limits:
+        amount = known.get((limit.metric, limit.window, limit.per))
+        if limit.metric is not Metric.CONCURRENCY and (amount is None or limit.amount < amount):
+            yield limit
+
+
+def _over(environment: Environment, rule: PolicyRule, limit: LimitRule) -> Over:
+    found = _subjects(environment, rule.scope, limit)
+    says = f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}"
+    return Over(
+        policy=rule.name,
+        says=f"{says}, {wording.subject(limit.per)}",
+        who=tuple(", ".join(names) or "everybody together" for names in found[:NAMED_MAX]),
+        more=len(found) > NAMED_MAX,
+    )
+
+
+def _subjects(environment: Environment, scope: Scope, limit: LimitRule) -> list[tuple[str, ...]]:
+    """Those who used as much, the most first, of those whose calls the scope matched in the window."""
+    zone = ZoneInfo(environment.tenant.timezone)
+    window = span(limit.window, store.now_ms(), zone)
+    now = from_ms(store.now_ms() + 1)
+    named = {_COLUMNS[name]: getattr(scope, name) for name in _COLUMNS if getattr(scope, name)}
+    columns = sums.COLUMNS[limit.per]
+    used = sums.used(environment.pk, [from_ms(window.start), now], {*columns, *named})
+    total = " + ".join(f"coalesce(sum({column}), 0)" for column in METRICS[limit.metric].columns)
+    matched = " AND ".join(["true", *(f"{column} = %s" for column in named)])
+    belongs = " AND ".join(["true", *(f"{column} <> ''" for column in columns)])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {", ".join(columns) or "1"} FROM ({used.sql}) AS used WHERE {belongs}
+            GROUP BY {", ".join(columns) or "()"}
+            HAVING {total} >= %s AND count(*) FILTER (WHERE {matched}) > 0
+            ORDER BY {total} DESC, 1 LIMIT %s
+            """,  # noqa: S608 (our own names)
+            [*used.values, limit.amount, *named.values(), NAMED_MAX + 1],
+        )
+        rows = cursor.fetchall()
+    return [tuple(map(str, row)) if columns else () for row in rows]

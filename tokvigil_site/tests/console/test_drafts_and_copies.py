@@ -1,0 +1,222 @@
+"""The pages of drafts, and of copying policies to another environment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from audit.models import Entry
+from policies import drafts, policy_rows, publishing
+from policies.models import Draft, Policy
+from policies.rules import LimitRule, Mode, PolicyRule
+from tenants.models import Environment, Role, Tenant
+from tokvigil_site.testing import apply_policies
+from tokvigil_site.tests.console.conftest import SignIn
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.windows import Window
+
+# Committed, as a page says since when a change is in force.
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOSTILE = "<script>alert(1)</script> \u202eevil\u202c 💥 ?&#" + "x" * 60
+DRAFTS = reverse("admin:policy_drafts")
+COPY = reverse("admin:policies_copy")
+FILE = """
+plans: [free]
+policies:
+  - {name: Default, limits: [{metric: requests, window: day, amount: 50}]}
+  - {name: Free, scope: {plan: free}, limits: [{metric: requests, window: day, amount: 5}]}
+"""
+
+NONE = LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=0, per=Per.USER)
+
+
+@pytest.fixture(autouse=True)
+def policies(prod: Environment, empty_store: None) -> None:
+    apply_policies(prod, FILE)
+
+
+@pytest.fixture
+def draft(prod: Environment) -> Draft:
+    """It watches Free, and adds one with a hostile name."""
+    begun = drafts.begin(prod, HOSTILE, actor="admin:mia")
+    free = replace(drafts.rules_of(begun)["Free"], mode=Mode.MONITOR)
+    begun = drafts.put(begun, free, instead_of="Free", edits=0, actor="admin:mia")
+    return drafts.put(begun, PolicyRule(name=HOSTILE), instead_of=None, edits=1, actor="admin:mia")
+
+
+def page(draft: Draft) -> str:
+    return reverse("admin:policy_draft", args=[draft.pk])
+
+
+def read(client: Client, url: str) -> str:
+    response = client.get(url)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def post(client: Client, url: str, **fields: Any) -> str:
+    response = client.post(url, fields, follow=True)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def change_live(environment: Environment, name: str) -> None:
+    present = policy_rows.policy_set(environment)
+    changed = tuple(replace(rule, priority=7) if rule.name == name else rule for rule in present.policies)
+    publishing.publish(environment, replace(present, policies=changed), actor="admin:owen")
+
+
+def test_a_draft_is_begun_for_the_environment_of_its_page(mia: Client, dev: Environment) -> None:
+    assert "No draft yet" in read(mia, f"{DRAFTS}?environment=acme/dev")
+    read(mia, f"{DRAFTS}?environment=acme/prod")
+    assert "Nothing yet" in post(mia, DRAFTS, environment=dev.pk, name="Tighter")
+    assert Draft.objects.get().environment == dev
+    assert "tv-field-errors" in post(mia, DRAFTS, environment=dev.pk, name=" ")
+    assert "tv-field-errors" in post(mia, DRAFTS, environment=dev.pk, name="a\0b")
+
+
+def test_a_draft_shows_what_it_changes_and_is_published(mia: Client, prod: Environment, draft: Draft) -> None:
+    text = read(mia, page(draft))
+    assert "<script>alert" not in text
+    assert "Publish 2 changes" in text
+    assert "Nobody is at or over" in text
+    said = post(mia, page(draft), action="publish", edits=2, note="Costs are up")
+    assert re.search(r"In force everywhere since \d\d:\d\d:\d\d, \d+\.\d s after it was published", said)
+    assert prod.policies.get(name="Free").mode == "monitor"
+    assert Entry.objects.filter(action="policy.changed").latest("pk").data["note"] == "Costs are up"
+    assert "Publish" not in re.sub(r"Published|published", "", read(mia, page(draft)))
+
+
+def test_live_that_moved_is_named_and_both_answers_are_offered(
+    mia: Client, prod: Environment, draft: Draft
+) -> None:
+    change_live(prod, "Default")
+    text = read(mia, page(draft))
+    assert "Live has moved since this draft was begun" in text
+    assert "It is not touched in this draft" in text
+    assert 'disabled aria-describedby="choose"' in text
+    assert "choose what shall be in force" in post(mia, page(draft), action="publish", edits=2)
+    assert prod.policies.get(name="Free").mode == "enforce"
+    assert "Live has moved" not in post(mia, page(draft), action="take", name="Default", edits=2)
+    post(mia, page(draft), action="publish", edits=3)
+    assert (prod.policies.get(name="Default").priority, prod.policies.get(name="Free").mode) == (7, "monitor")
+
+
+def test_a_policy_of_a_draft_is_edited_left_out_and_added(mia: Client, draft: Draft) -> None:
+    edit = reverse("admin:policy_of_draft", args=[draft.pk])
+    assert "amount: 5," in read(mia, f"{edit}?name=Free")
+    wrong = post(mia, f"{edit}?name=Free", text="name: Free\npriority: high", edits=2)
+    assert "priority: must be a whole number" in wrong
+    assert "priority: high" in wrong, "what was typed is kept"
+    for text in ("[1]", "a: b: c", "x" * 300_000, "name: Default", "name: X\nscope: {plan: gold}"):
+        assert "tv-field-errors" in post(mia, f"{edit}?name=Free", text=text, edits=2), text[:20]
+    post(mia, f"{edit}?name=Free", text="name: Free\npriority: 9", edits=2)
+    post(mia, edit, text="name: Chat\nscope: {feature: chat}", edits=3)
+    post(mia, page(draft), action="leave_out", name="Default", edits=4)
+    assert "left out" in read(mia, page(draft))
+    draft.refresh_from_db()
+    rules = drafts.rules_of(draft)
+    assert (sorted(rules), rules["Free"].priority) == (sorted([HOSTILE, "Chat", "Free"]), 9)
+    assert mia.get(f"{edit}?name=Nobody").status_code == 404
+    assert "somebody else changed the draft" in post(
+        mia, page(draft), action="leave_out", name="Chat", edits=0
+    )
+
+
+def test_what_a_draft_does_to_a_policy_is_undone(mia: Client, draft: Draft, prod: Environment) -> None:
+    post(mia, page(draft), action="leave_out", name="Default", edits=2)
+    post(mia, page(draft), action="take", name="Default", edits=3)
+    post(mia, page(draft), action="take", name="Free", edits=4)
+    draft.refresh_from_db()
+    assert [str(change.kind) for change in drafts.changes(draft)] == ["added"]
+
+
+def test_a_draft_is_discarded(mia: Client, draft: Draft) -> None:
+    assert "is discarded" in post(mia, page(draft), action="discard")
+    assert mia.get(page(draft)).status_code == 404
+    assert Entry.objects.latest("pk").action == "draft.discarded"
+
+
+def test_try_it_tints_where_the_draft_decides_otherwise(mia: Client, draft: Draft, prod: Environment) -> None:
+    draft = drafts.put(
+        draft,
+        replace(drafts.rules_of(draft)["Default"], mode=Mode.ENFORCE, limits=()),
+        instead_of="Default",
+        edits=2,
+        actor="test",
+    )
+    query: dict[str, Any] = {
+        "draft": draft.pk,
+        "user_id": "ana",
+        "model": "m",
+        "caller": "typed",
+        "in": "draft",
+    }
+    text = mia.get(reverse("admin:try_it"), query).content.decode()
+    assert "prod with the draft" in text
+    assert "0 of 1 callers are decided otherwise" in text
+    strict = replace(drafts.rules_of(draft)["Default"], limits=(NONE,))
+    drafts.put(draft, strict, instead_of="Default", edits=3, actor="test")
+    apply_policies(prod, "policies: [{name: Default, unknown_price: allow}]")
+    text = mia.get(reverse("admin:try_it"), query).content.decode()
+    assert "newly blocked" in text
+    assert "1 of 1 callers is decided otherwise" in text
+
+
+def test_strangers_find_no_draft_and_viewers_change_none(
+    sign_in: SignIn, acme: Tenant, other: Tenant, draft: Draft
+) -> None:
+    stranger, viewer = sign_in("sam", other), sign_in("vic", acme, role=Role.VIEWER)
+    edit = reverse("admin:policy_of_draft", args=[draft.pk])
+    assert [stranger.get(url).status_code for url in (page(draft), edit, page(Draft(pk=10**30)))] == [404] * 3
+    assert stranger.post(page(draft), {"action": "publish", "edits": 2}).status_code == 404
+    assert "Publish" not in read(viewer, page(draft))
+    for action in ("publish", "discard", "leave_out", "take", "keep", "nonsense"):
+        assert viewer.post(page(draft), {"action": action, "edits": 2}).status_code == 403
+    assert viewer.get(edit).status_code == 403
+    assert viewer.post(DRAFTS, {"environment": draft.environment_id, "name": "x"}).status_code == 403
+    assert Draft.objects.get().edits == 2
+
+
+def test_copying_shows_the_difference_first(mia: Client, prod: Environment, dev: Environment) -> None:
+    apply_policies(dev, 'policies: [{name: "Only here"}, {name: Default}]')
+    text = read(mia, f"{COPY}?environment=acme/prod&to=dev")
+    assert "Publish 3 changes in dev" in text
+    assert "Only in <bdi>dev</bdi>, and kept: <bdi>Only here</bdi>" in text
+    assert dev.policies.count() == 2
+    form = dict(re.findall(r'<input type="hidden" name="(environment|to|looked_at)" value="([^"]*)">', text))
+    said = post(mia, COPY, **form, note="Release 7")
+    assert "3 changes in dev. In force everywhere since" in said
+    assert {rule.name for rule in policy_rows.policy_set(dev).policies} == {"Default", "Free", "Only here"}
+    assert "changed meanwhile" in post(mia, COPY, **form), "what was looked at is not what is there now"
+
+
+def test_one_policy_is_copied(mia: Client, prod: Environment, dev: Environment) -> None:
+    free = prod.policies.get(name="Free")
+    text = read(mia, f"{COPY}?policy={free.pk}&to=staging")
+    assert "Publish 2 changes in staging" in text
+    assert "says the same already" in read(mia, f"{COPY}?environment=acme/dev&to=staging")
+
+
+@pytest.mark.parametrize("query", ["policy=x", "policy=%00", "to=nowhere", "to=%00", "policy=" + "9" * 40])
+def test_what_cannot_be_copied_is_no_error_of_ours(mia: Client, query: str) -> None:
+    assert mia.get(f"{COPY}?{query}").status_code in (200, 400, 404)
+
+
+def test_copying_is_for_those_who_may_change_the_tenant(
+    sign_in: SignIn, acme: Tenant, other: Tenant, prod: Environment
+) -> None:
+    stranger, viewer = sign_in("sam", other), sign_in("vic", acme, role=Role.VIEWER)
+    free = prod.policies.get(name="Free")
+    assert stranger.get(f"{COPY}?policy={free.pk}").status_code == 404
+    assert viewer.get(f"{COPY}?policy={free.pk}&to=dev").status_code == 403
+    assert viewer.post(COPY, {"environment": prod.pk, "to": "dev"}).status_code == 403
+    stranger.post(COPY, {"environment": prod.pk, "to": "dev", "looked_at": "x"})
+    assert not Policy.objects.exclude(environment=prod).exists()
