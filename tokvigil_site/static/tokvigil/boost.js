@@ -1,12 +1,12 @@
 // Says what limits become of while a boost is filled in: `Free plan: 50 → 70`.
-(() => {
+document.addEventListener("DOMContentLoaded", () => {
   const kinds = document.getElementById("id_raises");
   const extra = document.getElementById("id_extra");
   if (!kinds || !extra) return;
   const limits = JSON.parse(kinds.dataset.limits);
   const said = document.createElement("output");
   said.className = "tv-effect";
-  said.htmlFor = "id_raises id_extra";
+  said.setAttribute("for", "id_raises id_extra");
   extra.after(said);
 
   const say = () => {
@@ -19,4 +19,4 @@
   kinds.addEventListener("change", say);
   extra.addEventListener("input", say);
   say();
-})();
+});
