@@ -51,6 +51,8 @@ def prod() -> Environment:
     prod = Tenant.create_with_environments("acme", name=HOSTILE).environments.get(slug="prod")
     policy = Policy.objects.create(environment=prod, name=HOSTILE, ordinal=1, scope_user=HOSTILE)
     policy.limits.create(metric="requests", window="day", amount=5, per="user")
+    # As publishing does.
+    prod.tracked_pairs.create(per="user", window="day")
     Plan.objects.create(environment=prod, name=HOSTILE)
     ApiKey.issue(prod, HOSTILE, (EVALUATE,))
     state = {
