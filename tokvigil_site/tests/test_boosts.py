@@ -15,7 +15,9 @@ from policies import boosts, evaluation
 from policies.models import Boost
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, limits, set_price
+from usage.counting import reserve
 from usage.counting.store import store
+from usage.instants import to_ms
 
 FILE = limits(
     "{metric: requests, window: day, amount: 1, per: user}",
@@ -107,6 +109,23 @@ def test_a_process_whose_clock_is_behind_cannot_use_a_boost_that_is_over(
     store.clock_offset_ms = 2 * 3600 * 1000
     monkeypatch.setattr(store, "now_ms", lambda: behind)
     assert not allowed(api)
+
+
+@pytest.mark.parametrize(("per", "subject"), [("user", "anna"), ("environment", "")])
+def test_the_store_refuses_what_was_prepared_with_a_boost_from_its_end_on(
+    api: Api, environment: Environment, per: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = give(environment, per, subject, ends_at=timezone.now() + timedelta(seconds=20))
+    asked: list[reserve.Request] = []
+    real = reserve.reserve
+
+    def heard(request: reserve.Request) -> reserve.Answer:
+        asked.append(request)
+        return real(request)
+
+    monkeypatch.setattr(reserve, "reserve", heard)
+    assert allowed(api)
+    assert asked[-1].right_until_ms == to_ms(given.ends_at)
 
 
 def test_a_boost_begins_at_its_start(api: Api, environment: Environment) -> None:
