@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.auth.forms import SetPasswordForm
 from django.contrib.auth.models import User
 from django.contrib.auth.views import PasswordResetConfirmView
 from django.db import transaction
 from django.http import HttpResponse
 from django.urls import reverse_lazy
+from unfold.sites import UnfoldAdminSite
 
 from audit import log as audit_log
 from tenants import accounts, members
@@ -24,6 +26,13 @@ class InvitationView(PasswordResetConfirmView):
     success_url = reverse_lazy("admin:index")
     post_reset_login = True
     post_reset_login_backend = "django.contrib.auth.backends.ModelBackend"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """With the styles of the console, and without its navigation."""
+        return {
+            **UnfoldAdminSite.each_context(admin.site, self.request),
+            **super().get_context_data(**kwargs),
+        }
 
     @transaction.atomic
     def form_valid(self, form: SetPasswordForm[Any]) -> HttpResponse:

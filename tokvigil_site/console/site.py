@@ -68,9 +68,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
             path(each.path, self.admin_view(each), name=each.name)
             for each in console_pages.declared().values()
         ]
-        invitation = csp_override(CONTENT_POLICY)(
-            InvitationView.as_view(extra_context={"site_title": "TokVigil"})
-        )
+        invitation = csp_override(CONTENT_POLICY)(InvitationView.as_view())
         pages.append(path("invitation/<uidb64>/<token>/", invitation, name="invitation"))
         return [*pages, *super().get_urls()]
 
