@@ -28,6 +28,6 @@ def test_the_sentence_follows_what_is_typed(look: Look, prod: Environment) -> No
     sentence.filter(has_text="limit 1 cannot be read yet").wait_for()
     page.get_by_label("Amount").first.fill("70")
     sentence.filter(has_text="make 70 requests a day").wait_for()
-    page.get_by_label("Mode").select_option("monitor")
+    page.locator("#id_mode").select_option("monitor")
     page.locator("#policy-preview").filter(has_text="Watched only").wait_for()
     assert console.faults() == []
