@@ -20,7 +20,7 @@ from audit.models import ChainHead, Entry, chain_name
 from tenants import audit_export
 from tenants.audit_export import Format
 from tenants.console import audit_entries, audit_filters, environments
-from tenants.console.access import is_superuser, roles_of
+from tenants.console.access import is_superuser, tenants_where
 from tenants.console.audit_filters import AuditFilters
 from tenants.console.pages import rendered
 from tenants.console.rows import ReadOnlyAdmin
@@ -104,7 +104,7 @@ class EntryAdmin(ReadOnlyAdmin):
         self._refuse_strangers(request)
         heads = ChainHead.objects.order_by("tenant_id")
         if not is_superuser(request):
-            heads = heads.filter(tenant_id__in=list(roles_of(request)))
+            heads = heads.filter(tenant_id__in=tenants_where(request, May.SEE_AUDIT))
         lengths = dict(heads.values_list("tenant_id", "seq")[:CHAINS_CHECKED_MAX])
         short = [tenant_id for tenant_id, length in lengths.items() if length <= ENTRIES_CHECKED_MAX]
         return rendered(

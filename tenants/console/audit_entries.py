@@ -22,10 +22,8 @@ from audit import wording
 from audit.models import Entry
 from audit.wording import Sentence
 from tenants import sign_ins
-from tenants.console.access import is_superuser, roles_of
-from tenants.models import Role
-
-SIGN_IN_READERS = frozenset({Role.OWNER})
+from tenants.console.access import is_superuser, tenants_where
+from tenants.roles import May
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +43,12 @@ class Row:
 
 
 def visible(request: HttpRequest) -> QuerySet[Entry]:
-    """Those of the person's tenants, and of owners also their members' sign-ins; for superusers all."""
+    """Those of the tenants whose log the person may see, and their members' sign-ins; for superusers all."""
     entries = Entry.objects.all()
     if is_superuser(request):
         return entries
-    roles = roles_of(request)
-    ours = Q(tenant_id__in=list(roles))
-    owned = [tenant for tenant, role in roles.items() if role in SIGN_IN_READERS]
-    return entries.filter(ours | sign_ins.of_members(owned)) if owned else entries.filter(ours)
+    ours = tenants_where(request, May.SEE_AUDIT)
+    return entries.filter(Q(tenant_id__in=ours) | sign_ins.of_members(ours))
 
 
 def about(request: HttpRequest, row: Model) -> QuerySet[Entry]:
