@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -54,7 +54,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
         if environment is None:
             return pages.rendered(request, "console/decisions.html", "Decisions", filters=None)
         decision_listing.store_newest(environment.pk)
-        filters = DecisionFilters(environment, _filled_in(request))
+        filters = _filters(request, environment)
         found = list(filters.decisions()[: SHOWN + 1])
         return pages.rendered(
             request,
@@ -91,6 +91,15 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             estimated_cost=format_usd_if_known(decision.estimated_cost_nano),
             policy_url=_policy_url(decision),
         )
+
+
+def _filters(request: HttpRequest, environment: Environment) -> DecisionFilters:
+    """Raises BadRequest for parameters of an address that this page does not have."""
+    given = _filled_in(request)
+    unknown = set(given) - set(DecisionFilters.base_fields)
+    if unknown:
+        raise BadRequest(f"Decisions have no filter {sorted(unknown)[0][:100]!r}.")
+    return DecisionFilters(environment, given)
 
 
 def _filled_in(request: HttpRequest) -> dict[str, str]:

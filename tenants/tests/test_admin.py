@@ -85,6 +85,8 @@ def text(client: Client, url: str) -> str:
     return response.content.decode()
 
 
+# Their filters have names of their own, and no other is taken.
+FILTERED_BY_NAME = {"audit_entry", "policies_blockeddecision"}
 OUR_MODELS = [
     model for model, model_admin in admin.site._registry.items() if isinstance(model_admin, TenantRowsAdmin)
 ]
@@ -96,7 +98,8 @@ def test_every_page_of_the_admin_opens(model: Any, superuser: Client, member: Cl
     looking = [superuser, member] if model is Entry else [superuser, member, viewer]
     for client in looking:
         text(client, page(name, "changelist"))
-        text(client, page(name, "changelist") + "?q=a")
+        searched = client.get(page(name, "changelist") + "?q=a").status_code
+        assert searched == (400 if name in FILTERED_BY_NAME else 200)
         allowed = client.get(page(name, "add")).status_code
         assert allowed in (200, 403)
         assert allowed == 403 or client is not viewer
@@ -118,10 +121,10 @@ def test_a_member_sees_their_tenant_and_no_other(world: World, member: Client) -
         assert "other" not in text(member, page(f"tenants_{name}", "changelist")).replace("another", "")
 
 
-@pytest.mark.parametrize("what", ["change", "history"])
-def test_a_stranger_cannot_open_rows(world: World, stranger: Client, what: str) -> None:
+@pytest.mark.parametrize(("what", "status"), [("change", 302), ("history", 404)])
+def test_a_stranger_cannot_open_rows(world: World, stranger: Client, what: str, status: int) -> None:
     for name, row in (("tenant", world.acme), ("environment", world.prod), ("apikey", world.ours)):
-        assert stranger.get(page(f"tenants_{name}", what, row.pk)).status_code == 302
+        assert stranger.get(page(f"tenants_{name}", what, row.pk)).status_code == status
     assert "our-app" not in text(stranger, page("tenants_apikey", "changelist"))
     # Nor by asking for it in the address.
     assert "our-app" not in text(
@@ -282,40 +285,12 @@ def test_an_admin_does_not_say_who_is_a_member(world: World, superuser: Client, 
     ]
 
 
-def audit_entries(client: Client) -> set[str]:
-    page = client.get(reverse("admin:audit_entry_changelist"))
-    assert page.status_code == 200
-    return {entry.target_name for entry in page.context["cl"].result_list}
-
-
-def test_a_member_sees_the_audit_log_of_their_tenants_alone(
-    world: World, superuser: Client, member: Client
-) -> None:
-    ours, theirs = str(world.ours), str(world.theirs)
-    foreign = Entry.objects.get(target_name=theirs)
-
-    assert {ours, theirs} <= audit_entries(superuser)
-    assert ours in audit_entries(member)
-    assert theirs not in audit_entries(member)
-    assert member.get(reverse("admin:audit_entry_change", args=[foreign.pk])).status_code == 302
-
-
 def test_a_new_key_begins_with_its_name_and_what_a_server_needs(member: Client) -> None:
     response = member.get(page("tenants_apikey", "add"))
     form = response.context["adminform"].form
     assert next(iter(form.fields)) == "name"
     assert form["scopes"].value() == PRESETS["server"]
     assert "Add API key" in response.content.decode()
-
-
-def test_the_audit_log_names_tenants_and_keeps_the_lines_of_diffs(world: World, superuser: Client) -> None:
-    entry = log("tenant.changed", world.acme, tenant_id=world.acme.pk, diff="-old\n+<new>", version=2)
-    shown = text(superuser, page("audit_entry", "changelist"))
-    assert ">acme<" in shown
-    assert f"tenant {world.acme.pk}" not in shown
-    shown = text(superuser, page("audit_entry", "change", entry.pk))
-    assert "<pre>-old\n+&lt;new&gt;</pre>" in shown
-    assert "<p>version</p><pre>2</pre>" in shown
 
 
 def test_a_tenant_that_is_gone_is_named_by_its_id(world: World, superuser: Client) -> None:

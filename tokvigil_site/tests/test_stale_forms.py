@@ -78,7 +78,9 @@ def address(row: Model) -> str:
 
 
 def opened(client: Client, row: Model) -> dict[str, Any]:
-    response = client.get(address(row))
+    # The page of a policy has its form behind "Edit".
+    url = reverse("admin:policies_policy_edit", args=[row.pk]) if isinstance(row, Policy) else address(row)
+    response = client.get(url)
     assert response.status_code == 200
     return Form(response.content.decode()).fields
 
@@ -92,7 +94,7 @@ def save(client: Client, row: Model, form: dict[str, Any], **changes: Any) -> st
     if response.status_code == 302:
         return ""
     return " ".join(
-        re.findall(r"(?:errorlist|errornote)[^>]*>(.*?)</(?:ul|p)>", response.content.decode(), re.DOTALL)
+        re.findall(r"(?:errorlist|errornote)[^>]*>(.*?)</(?:ul|p|div)>", response.content.decode(), re.DOTALL)
     )
 
 

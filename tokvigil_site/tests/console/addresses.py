@@ -29,6 +29,7 @@ VALUES = {
     "view_on_site.object_id": "1",
     "uidb64": "MQ",
     "token": "t",
+    "number": "1",
 }
 # What an address needs in its query to answer.
 QUERIES = {

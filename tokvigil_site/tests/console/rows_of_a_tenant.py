@@ -12,9 +12,12 @@ from audit.models import Entry
 from policies import publishing
 from policies.models import (
     BlockedDecision,
+    Boost,
     ClosedMonth,
+    Draft,
     EndUser,
     MonthlyBudget,
+    NamedCaller,
     Policy,
     PolicyVersion,
 )
@@ -51,6 +54,13 @@ def made(mark: str) -> dict[type[Model], Model]:
         _event(environment, mark),
         _decision(environment, mark),
         _budget(environment, policy, mark),
+        _boost(environment, mark),
+        Draft.objects.create(
+            environment=environment, name=f"{mark}-draft", author="test", base=[], policies=[]
+        ),
+        NamedCaller.objects.create(
+            environment=environment, name=f"{mark}-caller", user_id=f"{mark}-user", model=f"{mark}-model"
+        ),
         Entry.objects.filter(tenant_id=tenant.pk).latest("id"),
     ]
     return {type(row): row for row in rows}
@@ -81,6 +91,13 @@ def _decision(environment: Environment, mark: str) -> BlockedDecision:
     return BlockedDecision.objects.create(
         environment=environment, stream_id=mark, decided_at=NOW, reason_code="USER_BLOCKED", reason_class="forbidden",
         message=f"Blocked {mark}.", policy_name=f"{mark}-policy", limit_state=[], **_call(mark),
+    )  # fmt: skip
+
+
+def _boost(environment: Environment, mark: str) -> Boost:
+    return Boost.objects.create(
+        environment=environment, per="user", subject=f"{mark}-user", metric="requests", window="day", extra=5,
+        reason=f"{mark}-reason", ends_at=datetime(2100, 1, 1, tzinfo=UTC), given_by="test",
     )  # fmt: skip
 
 
