@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench import ledger, load, python_sdk, reports, scene, serving
+from bench import console, ledger, load, python_sdk, reports, scene, serving
 from bench.client import post_until_served
 from bench.load import Load, interleaved, median
 from bench.options import Options
@@ -22,6 +22,8 @@ SLOWDOWN_MAX = 1.1
 
 def all_measures(options: Options) -> list[Result]:
     scene.prepare()
+    if options.only_console:
+        return console.measures(scene.make("console"))
     small = scene.make("small")
     results: list[Result] = []
     if not (options.only_sdk or options.only_reports or options.only_ledger):

@@ -16,6 +16,7 @@ class Options:
     only_reports: bool
     only_serving: bool
     only_ledger: bool
+    only_console: bool
     against: str | None
     durable: bool
 
@@ -32,6 +33,7 @@ def from_command_line(description: str) -> Options:
     parser.add_argument("--only-reports", action="store_true", help="measure reports beside evaluates alone")
     parser.add_argument("--only-serving", action="store_true", help="measure the web server alone")
     parser.add_argument("--only-ledger", action="store_true", help="measure rollups and cold counters alone")
+    parser.add_argument("--only-console", action="store_true", help="measure pages of the console alone")
     parser.add_argument("--durable", action="store_true", help="have PostgreSQL wait for the disk")
     parser.add_argument("--against", metavar="COMMIT", help="measure batches of this commit beside today's")
     return Options(**vars(parser.parse_args()))
