@@ -17,7 +17,7 @@ from policies.known_names import KnownNames, known_names
 from policies.models import Policy, PolicyVersion
 from policies.overlaps import Overlap, overlaps
 from policies.resolution import StoredPolicy
-from policies.rules import LimitRule, Mode, PolicyRule
+from policies.rules import Mode, PolicyRule
 from policies.standings import Standing, SubjectStanding, standings, stored
 from policies.warnings import Known, PolicyWarning, warnings
 from tenants.console.access import actor_of
@@ -102,7 +102,7 @@ def _limit_rows(rule: PolicyRule, stands: list[Standing], concerns: list[PolicyW
     by_limit = {standing.limit: standing for standing in stands}
     return [
         LimitRow(
-            words=usage_wording_of(limit),
+            words=usage_wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
             standing=standing,
             says=standing_wording.says(standing),
             crowd=standing_wording.crowd(standing),
@@ -112,12 +112,6 @@ def _limit_rows(rule: PolicyRule, stands: list[Standing], concerns: list[PolicyW
         for number, limit in enumerate(rule.limits)
         if (standing := by_limit.get(limit)) is not None
     ]
-
-
-def usage_wording_of(limit: LimitRule) -> str:
-    words = usage_wording.amount(limit.metric, limit.amount)
-    window = usage_wording.window(limit.metric, limit.window)
-    return f"{words} {window}".rstrip() + f", {usage_wording.subject(limit.per)}"
 
 
 def _subject_rows(standing: Standing) -> tuple[SubjectRow, ...]:

@@ -41,9 +41,9 @@ class _Fields(HTMLParser):
             self.values[self._textarea] = [data.removeprefix("\n")]
 
 
-def submit(client: Client, url: str, **values: Any) -> None:
-    """Opens the page, fills these fields in, and saves. None takes a field out."""
-    opened = client.get(url)
+def submit(client: Client, url: str, *, form_at: str | None = None, **values: Any) -> None:
+    """Opens the page, or the one that has its form, fills these fields in, and saves. None takes a field out."""
+    opened = client.get(form_at or url)
     assert opened.status_code == 200, url
     fields = {
         name: value for name, value in _Fields(opened.content.decode()).values.items() if name[0] != "_"

@@ -7,6 +7,7 @@ What can be changed is found, not listed (mutations.py): a page, an action, a ca
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from django.urls import reverse
 
 from audit import chain
 from audit.models import Entry
-from policies import end_users
-from policies.models import EndUser, Plan, Policy
-from tenants import freezing
-from tenants.models import ApiKey, Environment, Membership
-from tenants.scopes import EVALUATE
+from policies import boosts, drafts, end_users
+from policies.models import Boost, Draft, EndUser, Plan, Policy
+from tenants import members
+from tenants.console.display import user_url
+from tenants.models import Environment, Membership
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests import mutations
 from tokvigil_site.tests.filled_forms import submit
@@ -45,6 +46,7 @@ NEW_PRICE = {
     "input_per_million": "1",
     "output_per_million": "2",
 }
+IN_A_MONTH = datetime.now(UTC) + timedelta(days=30)
 ONE_LIMIT = "{metric: requests, window: day, amount: 5, per: user}"
 
 
@@ -68,8 +70,28 @@ class World:
         return Membership.objects.get_or_create(tenant=self.prod.tenant, user=self.ann)[0]
 
     @property
+    def invited(self) -> Membership:
+        found = Membership.objects.filter(user__email="new@example.com").first()
+        return found or members.invite(self.prod.tenant, "new@example.com", "viewer")[0]
+
+    @property
+    def draft(self) -> Draft:
+        return Draft.objects.first() or drafts.begin(self.prod, "Draft", actor="test")
+
+    @property
+    def boost(self) -> Boost:
+        found = Boost.objects.first()
+        if found is not None:
+            return found
+        boost = Boost(
+            environment=self.prod, per="user", subject="bob", metric="requests", window="day", extra=20,
+            reason="A pilot.", ends_at=IN_A_MONTH,
+        )  # fmt: skip
+        return boosts.give(boost, actor="test")
+
+    @property
     def policy(self) -> Policy:
-        return Policy.objects.get()
+        return Policy.objects.get(environment=self.prod)
 
     @property
     def published(self) -> Any:
@@ -99,6 +121,9 @@ class World:
 
     def post(self, name: str, body: dict[str, Any], *, client: Client | None = None) -> None:
         assert (client or self.client).post(reverse(f"admin:{name}"), body).status_code in (200, 302)
+
+    def to(self, url: str, body: dict[str, Any]) -> None:
+        assert self.client.post(url, body).status_code in (200, 302)
 
     def call(self, method: str, path: str, body: Any = None) -> None:
         assert self.api.request(method, path, body).status in (200, 204)
@@ -153,19 +178,68 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         Environment, tenant=world.prod.tenant_id, slug="new", default_action="allow"
     ),
     "tenants.environment change": lambda world: world.change(world.prod, default_action="block"),
-    "tenants.environment action freeze": lambda world: world.act("freeze", world.prod),
-    "tenants.environment action unfreeze": lambda world: world.act("unfreeze", world.prod),
+    "page freeze": lambda world: world.to(
+        f"{reverse('admin:freeze')}?environment={world.prod}",
+        {"whole": "environment", "feature": "", "reason": "It runs away."},
+    ),
     "tenants.membership add": lambda world: world.add(
-        Membership, tenant=world.prod.tenant_id, user=world.ann.pk, role="viewer"
+        Membership, tenant=world.prod.tenant_id, person="ann", role="viewer"
+    ),
+    "page tenants_membership_renew": lambda world: world.to(
+        reverse("admin:tenants_membership_renew", args=[world.invited.pk]), {}
     ),
     "tenants.membership change": lambda world: world.change(world.membership, role="owner"),
     "tenants.membership delete": lambda world: world.delete(world.membership),
     "tenants.membership action delete_selected": lambda world: world.act("delete_selected", world.membership),
-    "tenants.apikey add": lambda world: world.add(ApiKey, name="new", scopes=[EVALUATE]),
+    "tenants.apikey add": lambda world: world.post(
+        "tenants_apikey_add", {"name": "new", "preset": "server", "environment": world.prod.pk}
+    ),
+    "page tenants_apikey_rotate": lambda world: world.to(
+        reverse("admin:tenants_apikey_rotate", args=[world.api.key.pk]), {"when": "day"}
+    ),
+    "page tenants_apikey_revoke": lambda world: world.to(
+        reverse("admin:tenants_apikey_revoke", args=[world.api.key.pk]), {}
+    ),
     "tenants.apikey change": lambda world: world.change(world.api.key, name="renamed"),
     "tenants.apikey action revoke": lambda world: world.act("revoke", world.api.key),
     "policies.policy add": lambda world: world.add(Policy, name="new", **NEW_LIMIT),
-    "policies.policy change": lambda world: world.change(world.policy, priority="7"),
+    "policies.policy change": lambda world: submit(
+        world.client, _page(world.policy, "change"), form_at=_page(world.policy, "edit"), priority="7"
+    ),
+    "page policies_policy_edit": lambda world: submit(
+        world.client, _page(world.policy, "edit"), priority="7"
+    ),
+    "page policies_policy_mode": lambda world: world.to(_page(world.policy, "mode"), {"mode": "monitor"}),
+    "page policies_copy": lambda world: submit(
+        world.client, f"{reverse('admin:policies_copy')}?policy={world.policy.pk}&to=dev"
+    ),
+    "page policy_roll_back": lambda world: world.to(
+        reverse("admin:policy_roll_back", args=[world.policy.pk, 1]), {"opened_version": "2"}
+    ),
+    "page policy_drafts": lambda world: world.post("policy_drafts", {"name": "Tighter"}),
+    "page policy_draft": lambda world: world.to(
+        reverse("admin:policy_draft", args=[world.draft.pk]), {"action": "discard", "edits": "0"}
+    ),
+    "page policy_of_draft": lambda world: submit(
+        world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), text="name: New"
+    ),
+    "page try_it": lambda world: world.post(
+        "try_it", {"name": "Ann asks", "user_id": "ann", "model": "gpt-test"}
+    ),
+    "policies.boost add": lambda world: submit(
+        world.client,
+        reverse("admin:policies_boost_add"),
+        raises=boosts.raisable(world.prod.pk)[0].key,
+        subject="bob",
+        extra="20",
+        ends_at_0=f"{IN_A_MONTH:%Y-%m-%d}",
+        ends_at_1="00:00:00",
+        reason="A pilot.",
+    ),
+    "policies.boost action end_now": lambda world: world.act("end_now", world.boost),
+    "page end_user": lambda world: world.to(
+        user_url(world.prod, "bob"), {"do": "block", "block-reason": "A stolen card."}
+    ),
     "policies.policy delete": lambda world: world.delete(world.policy),
     "policies.policy action delete_selected": lambda world: world.act("delete_selected", world.policy),
     "policies.plan add": lambda world: world.add(Plan, name="gold"),
@@ -200,7 +274,13 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
 }
 # Done in the world first, so that there is something to do.
 FIRST: dict[str, Callable[[World], object]] = {
-    "tenants.environment action unfreeze": lambda world: freezing.freeze(world.prod, actor="test"),
+    "page tenants_membership_renew": lambda world: world.invited,
+    "page policy_roll_back": lambda world: apply_policies(
+        world.prod, "plans: [free, unused]\n" + limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
+    ),
+    "page policy_draft": lambda world: world.draft,
+    "page policy_of_draft": lambda world: world.draft,
+    "policies.boost action end_now": lambda world: world.boost,
     "tenants.membership change": lambda world: world.membership,
     "policies.enduser action unblock": lambda world: end_users.set_end_user(
         world.prod, "bob", plan_name="free", blocked=True, actor="test"
@@ -209,6 +289,11 @@ FIRST: dict[str, Callable[[World], object]] = {
 # What changes nothing that the audit log is about, and why.
 NO_ENTRY = {
     "page audit_entry_check": "reads",
+    "page policies_policy_preview": "says what the form says",
+    "page policies_policy_preview_new": "says what the form says",
+    "page policy_versions": "reads",
+    "page tenants_apikey_waiting": "reads",
+    "policies.boost change": "reads: a boost is given and ended, and never changed",
     "POST v1/evaluate": "traffic: the ledger has it",
     "POST v1/usage": "traffic: the ledger has it",
     "POST v1/usage/batch": "traffic: the ledger has it",

@@ -124,9 +124,8 @@ def test_blocking_takes_a_reason_that_staff_reads_and_the_user_does_not(
         "pro",
     )
     assert words(look(mia, environment)) == ["Blocked: Stolen card"]
-    assert (
-        Entry.objects.filter(action="end_user.changed").latest("id").data["blocked_reason"] == "Stolen card"
-    )
+    changes = Entry.objects.filter(action="end_user.changed").latest("id").data["changes"]
+    assert changes["blocked_reason"]["after"] == "Stolen card"
     decision = api.evaluate("ann")
     assert decision["reason_code"] == "USER_BLOCKED"
     assert "Stolen" not in str(decision)

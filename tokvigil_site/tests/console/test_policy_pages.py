@@ -127,7 +127,7 @@ def test_the_page_shows_limits_and_who_is_near_and_what_else_applies(
     assert "1 at limit" in said
     assert re.search(r"Nearest to 2 requests a day, each user.* ann .* bob ", said)
     assert "Company applies as well" in said
-    assert "All versions" in said
+    assert "Compare, and go back to one" in said
 
 
 def test_the_page_warns(environment: Environment, mia: Client) -> None:
