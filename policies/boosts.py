@@ -7,6 +7,7 @@ snapshot of the environment (policies/snapshot.py). A change of either announces
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -124,6 +125,16 @@ def shared(environment_id: int) -> tuple[BoostRef, ...]:
     """All but those of end users, for the snapshot; one query."""
     rows = Boost.objects.filter(environment_id=environment_id, ended_at=None, ends_at__gt=over_since())
     return tuple(ref(*row) for row in rows.exclude(per=Per.USER).order_by("id").values_list(*_COLUMNS))
+
+
+def extras(environment_id: int, now_ms: int) -> dict[tuple[str, str], int]:
+    """What the boosts that run add, by the kind of limits (`raised`) and the subject; one query."""
+    rows = Boost.objects.filter(environment_id=environment_id, ended_at=None, ends_at__gt=over_since())
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    for each in (ref(*row) for row in rows.values_list(*_COLUMNS)):
+        if each.starts_at_ms <= now_ms < each.ends_at_ms:
+            found[raised(each.per, each.metric, each.window), each.subject] += each.extra
+    return found
 
 
 def ref_of(boost: Boost) -> BoostRef:

@@ -27,8 +27,10 @@ def subject(named: Subjects, per: Per) -> str:
 def taken(standing: Standing, of: SubjectStanding) -> str:
     """`48 of 50 requests a day, 1 more held`."""
     limit = standing.limit
-    amount = wording.amount(limit.metric, limit.amount)
+    amount = wording.amount(limit.metric, of.allowed(limit))
     allowed = f"{amount} {wording.window(limit.metric, limit.window)}".rstrip()
+    if of.boosted:
+        allowed += f" ({_number(limit.metric, of.boosted)} by boost)"
     if of.used is None:
         return f"not known how much of {allowed}"
     if limit.metric is Metric.CONCURRENCY:

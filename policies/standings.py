@@ -12,13 +12,13 @@ held is not known.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from policies import policy_rows
+from policies import boosts, policy_rows
 from policies.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.models import Policy
 from policies.resolution import StoredPolicy
@@ -27,6 +27,7 @@ from tenants.console.parts import Bar, State
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects, subject_digest
 from usage.assessment import PolicyRef
+from usage.boosts import raised
 from usage.counting import readings
 from usage.counting.readings import Readings
 from usage.counting.store import StoreUnavailable, store
@@ -38,17 +39,27 @@ logger = logging.getLogger("tokvigil.standings")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectStanding:
-    """Of one subject. Counts, costs in nano-USD. None: not known."""
+    """Of one subject. Counts, costs in nano-USD. None: not known. `boosted`: what boosts add to its limit now."""
 
     subject: Subjects
     used: int | None
     held: int | None
+    boosted: int = 0
+
+    def allowed(self, limit: LimitRule) -> int:
+        return limit.amount + self.boosted
 
     def bar(self, limit: LimitRule, *, watched: bool) -> Bar | None:
         """None: it is not known what was used."""
         if self.used is None:
             return None
-        return Bar(used=self.used, held=self.held or 0, limit=limit.amount, watched=watched)
+        return Bar(
+            used=self.used,
+            held=self.held or 0,
+            limit=self.allowed(limit),
+            standing=limit.amount if self.boosted else None,
+            watched=watched,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +130,20 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
     now_ms = store.now_ms()
     found = Search(tracked, (stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
-    return _Reader(tracked, now_ms, found).standings()
+    return _Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings()
 
 
 class _Reader:
     """Reads the counters of what was found."""
 
-    def __init__(self, tracked: TrackedPairs, now_ms: int, found: dict[Asked, Found]) -> None:
+    def __init__(
+        self,
+        tracked: TrackedPairs,
+        now_ms: int,
+        found: dict[Asked, Found],
+        extras: Mapping[tuple[str, str], int],
+    ) -> None:
+        self._extras = extras
         self._tracked = tracked
         self._now_ms = now_ms
         self._found = found
@@ -180,17 +198,21 @@ class _Reader:
     def _of_subject(
         self, limit: LimitRule, subject: Subjects, recorded: Amounts | None, counted: Readings | None
     ) -> SubjectStanding:
+        boosted = self._extras.get(
+            (raised(limit.per, limit.metric, limit.window), subject.name(limit.per) or ""), 0
+        )
         counter = self._counter(limit, subject)
         if counter is None:
             key = self._tracked.concurrency_key(limit.per, subject)
             held = None if counted is None or key is None else counted.in_flight.get(key)
-            return SubjectStanding(subject=subject, used=None if held is None else 0, held=held)
+            used = None if held is None else 0
+            return SubjectStanding(subject=subject, used=used, held=held, boosted=boosted)
         reading = None if counted is None else counted.counters.get(counter.key)
         if reading is not None:
             used, held = reading.used.of(limit.metric), reading.held.of(limit.metric)
-            return SubjectStanding(subject=subject, used=used, held=held)
+            return SubjectStanding(subject=subject, used=used, held=held, boosted=boosted)
         used_of_ledger = None if recorded is None else recorded.of(limit.metric)
-        return SubjectStanding(subject=subject, used=used_of_ledger, held=None)
+        return SubjectStanding(subject=subject, used=used_of_ledger, held=None, boosted=boosted)
 
 
 def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
@@ -201,7 +223,7 @@ def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
 def _rank(standing: SubjectStanding, limit: LimitRule) -> float:
     if standing.used is None:
         return -1.0
-    return _fullness(standing.used + (standing.held or 0), limit.amount)
+    return _fullness(standing.used + (standing.held or 0), standing.allowed(limit))
 
 
 def _fullness(taken: int, limit: int) -> float:

@@ -11,6 +11,7 @@ from policies.blocked.explanation import NOTHING_CHARGED, Explanation, Remedy, S
 from policies.reasons import WINDOW_CODES, Reason, ReasonClass
 from usage import wording
 from usage.amounts import Per
+from usage.boosts import BOOSTED_PERS
 from usage.metrics import Metric
 from usage.money import NANO
 from usage.windows import Window
@@ -99,9 +100,14 @@ def _why(
 
 def _tell(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo) -> str:
     if decision.reason_class == ReasonClass.TRANSIENT.value and limit.limit > 0:
+        again = (
+            "it works as soon as one of them is done"
+            if _frees(limit)
+            else "it works if one of them ends early"
+        )
         return (
-            "Too many requests were being answered at that moment. Please try again; it works as soon as one of them "
-            f"is done. {NOTHING_CHARGED}"
+            "Requests that were still being answered took up what is included. Please try again; "
+            f"{again}. {NOTHING_CHARGED}"
         )
     if decision.reason_class == ReasonClass.TOO_LARGE.value:
         return (
@@ -121,7 +127,12 @@ def _tell(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo) -> str:
 def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: datetime) -> Iterator[Way]:
     transient = decision.reason_class == ReasonClass.TRANSIENT.value
     if transient and limit.limit > 0:
-        yield Way(Remedy.WAIT, "Trying again a moment later, when calls in flight had been reported")
+        yield Way(
+            Remedy.WAIT,
+            "Trying again once a call in flight had ended"
+            if _frees(limit)
+            else "Trying again, if a call in flight failed, or used less than it held",
+        )
     elif decision.reason_class == ReasonClass.EXHAUSTED.value and limit.resets_at is not None:
         over = limit.resets_at <= now
         when = _at(limit.resets_at, zone)
@@ -129,7 +140,7 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
     if limit.needed is not None:
         missing = _rounded_up(limit.metric, limit.needed - limit.left)
         enough = wording.amount(limit.metric, limit.limit + missing)
-        if limit.metric is not Metric.CONCURRENCY and limit.per is not Per.RUN:
+        if limit.metric is not Metric.CONCURRENCY and limit.per in BOOSTED_PERS:
             more = wording.amount(limit.metric, missing)
             yield Way(Remedy.BOOST, f"At least {more} more: a boost for {_whom(decision, limit)}")
         raised = f"{enough} {wording.window(limit.metric, limit.window)}".rstrip()
@@ -150,6 +161,11 @@ def _vain(decision: BlockedDecision, limit: StoodLimit) -> Iterator[str]:
         yield "A cheaper model: tokens are counted, not cost"
     if decision.reason_class == ReasonClass.TOO_LARGE.value:
         yield "Waiting: this call alone is more than the limit allows"
+
+
+def _frees(limit: StoodLimit) -> bool:
+    """Whether a call that ends makes room for another. What is counted in a window stays used."""
+    return limit.metric is Metric.CONCURRENCY
 
 
 def _whom(decision: BlockedDecision, limit: StoodLimit) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from policies import limit_subjects
+from policies import boosts, limit_subjects, standing_wording
+from policies.models import Boost
 from policies.standings import Standing, standings
 from tenants.console.parts import State
 from tenants.models import Environment
@@ -349,3 +350,22 @@ def test_amounts_of_the_ledger_are_of_the_limits_metric(environment: Environment
     assert taken(only(environment)) == [
         ("ann", Amounts(1, 10, 20, 300).of(only(environment).limit.metric), None)
     ]
+
+
+def test_a_boost_is_part_of_how_full_a_limit_is(api: Api, environment: Environment) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 2, per: user}"))
+    for _ in range(2):
+        api.use("ben")
+    ends_at = datetime.now(UTC) + timedelta(days=1)
+    boost = Boost(
+        environment=environment, per="user", subject="ben", metric="requests", window="day", extra=20,
+        reason="A pilot.", ends_at=ends_at,
+    )  # fmt: skip
+    boosts.give(boost, actor="test")
+
+    (standing,) = standings(environment)
+
+    assert standing.full == 0
+    assert standing.bar is not None
+    assert (standing.bar.limit, standing.bar.standing, standing.bar.left) == (22, 2, 20)
+    assert standing_wording.says(standing) == "ben: 2 of 22 requests a day (20 by boost)"
