@@ -25,5 +25,5 @@ class PoliciesConfig(AppConfig):
         register_action("month.closed", "Month closed", "closed {month} of {name}")
         register_action("end_user.changed", "End user changed")
         register_action("end_user.removed", "End user removed")
-        register_action("boost.given", "Boost given")
-        register_action("boost.ended", "Boost ended before its time")
+        register_action("boost.given", "Boost given", "gave the boost {name}")
+        register_action("boost.ended", "Boost ended before its time", "ended the boost {name}")

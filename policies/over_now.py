@@ -11,10 +11,12 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection
 
+from policies import boosts
 from policies.publishing import Change, PolicyChange
 from policies.rules import LimitRule, Mode, PolicyRule, Scope
 from tenants.models import Environment
 from usage import wording
+from usage.boosts import raised
 from usage.counting.store import store
 from usage.instants import from_ms
 from usage.ledger import sums
@@ -93,12 +95,17 @@ def _subjects(environment: Environment, scope: Scope, limit: LimitRule) -> list[
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT {", ".join(columns) or "1"} FROM ({used.sql}) AS used WHERE {belongs}
+            SELECT {total}, {", ".join(columns) or "1"} FROM ({used.sql}) AS used WHERE {belongs}
             GROUP BY {", ".join(columns) or "()"}
             HAVING {total} >= %s AND count(*) FILTER (WHERE {matched}) > 0
-            ORDER BY {total} DESC, 1 LIMIT %s
+            ORDER BY {total} DESC, 2 LIMIT %s
             """,  # noqa: S608 (our own names)
             [*used.values, limit.amount, *named.values(), NAMED_MAX + 1],
         )
         rows = cursor.fetchall()
-    return [tuple(map(str, row)) if columns else () for row in rows]
+    extras = boosts.extras(environment.pk, store.now_ms())
+    kind = raised(limit.per, limit.metric, limit.window)
+    found = [(int(taken), tuple(map(str, names)) if columns else ()) for taken, *names in rows]
+    return [
+        names for taken, names in found if taken >= limit.amount + extras.get((kind, "".join(names[:1])), 0)
+    ]

@@ -41,6 +41,11 @@ def count(number: int) -> str:
     return f"{number:,}".replace("-", "−")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 change`, `3 changes`"""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def money(nano_usd: int, *, places: int = _CENTS) -> str:
     """`$5.00`. A sum that the places would round is written in full: `$0.000125`."""
     usd = Decimal(nano_usd).scaleb(-_NANO_DIGITS)

@@ -18,6 +18,7 @@ from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
 from tenants.models import Environment
+from usage import wording
 
 NOTE_LENGTH_MAX = 500
 
@@ -102,5 +103,7 @@ def _copied(
         messages.error(request, f"Nothing was changed: {error}.")
         back = {"to": target.slug, "archive": "yes" if archive else "", "policy": policy.pk if policy else ""}
         return redirect(reverse("admin:policies_copy", query=back))
-    messages.success(request, f"{len(done)} changes in {target.slug}. {taking_effect.said(target)}")
+    messages.success(
+        request, f"{wording.counted(len(done), 'change')} in {target.slug}. {taking_effect.said(target)}"
+    )
     return redirect(reverse("admin:policies_policy_changelist", query={"environment": str(target)}))

@@ -21,6 +21,7 @@ from policies.rules import PolicyRule
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
+from usage import wording
 
 LISTED_MAX = 100
 _NEW = "name: New policy\nlimits:\n- {metric: requests, window: day, amount: 50, per: user}\n"
@@ -115,7 +116,9 @@ def _publish(request: HttpRequest, found: Draft) -> HttpResponse:
     done = drafts.publish(
         found, edits=_edits(request), note=form.cleaned_data["note"], actor=actor_of(request)
     )
-    messages.success(request, f"{len(done)} changes. {taking_effect.said(found.environment)}")
+    messages.success(
+        request, f"{wording.counted(len(done), 'change')}. {taking_effect.said(found.environment)}"
+    )
     return redirect("admin:policy_draft", found.pk)
 
 
