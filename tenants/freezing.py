@@ -62,11 +62,9 @@ def freeze(
     What is frozen already keeps its reason. Raises ValidationError for a name that no feature can have, for too many
     features and for too long a reason.
     """
-    if len(reason) > REASON_LENGTH_MAX:
-        raise ValidationError({"reason": f"Give {REASON_LENGTH_MAX} characters at most."})
+    because = _new_because(reason, actor)
     with audit_log.acting_as(actor), transaction.atomic():
         current = Environment.lock(environment.pk)
-        because = {"reason": reason, "by": actor, "since": timezone.now().isoformat()}
         if features is None:
             return _put(current, frozen=True, features=current.frozen_features, because=because)
         frozen = [*current.frozen_features, *features]
@@ -97,17 +95,28 @@ def set_frozen(
     *,
     frozen: bool | None = None,
     features: Iterable[str] | None = None,
+    reason: str = "",
     actor: str,
 ) -> Environment:
-    """Sets exactly this state; None leaves a part as it is. Raises as `freeze` does."""
+    """Sets exactly this state; None leaves a part as it is. The reason is that of what was not frozen before.
+
+    Raises as `freeze` does.
+    """
+    because = _new_because(reason, actor)
     with audit_log.acting_as(actor), transaction.atomic():
         current = Environment.lock(environment.pk)
         return _put(
             current,
             frozen=current.frozen if frozen is None else frozen,
             features=current.frozen_features if features is None else features,
-            because={"reason": "", "by": actor, "since": timezone.now().isoformat()},
+            because=because,
         )
+
+
+def _new_because(reason: str, actor: str) -> dict[str, str]:
+    if len(reason) > REASON_LENGTH_MAX:
+        raise ValidationError({"reason": f"Give {REASON_LENGTH_MAX} characters at most."})
+    return {"reason": reason, "by": actor, "since": timezone.now().isoformat()}
 
 
 def _put(

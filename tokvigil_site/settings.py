@@ -221,6 +221,10 @@ SPECTACULAR_SETTINGS = {
         },
         {"name": "policies", "description": "The rules in force, and how they are published."},
         {"name": "plans", "description": "What end users can buy."},
+        {
+            "name": "freeze",
+            "description": "The emergency brake: it blocks every call, or those of some features.",
+        },
         {"name": "prices", "description": "What models cost."},
         {"name": "end users", "description": "Their plans, and who is blocked."},
         {"name": "account", "description": "Who the key belongs to."},

@@ -14,6 +14,7 @@ from policies.api.policy_file import PolicyFileView
 from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
+from usage.api.freeze import FreezeView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
 from usage.api.summary import UsageSummaryView
@@ -54,6 +55,7 @@ urlpatterns = [
     path("v1/plans/<any:name>", PlanView.as_view()),
     path("v1/policies", PoliciesView.as_view()),
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),
+    path("v1/freeze", FreezeView.as_view()),
     path("v1/models", ModelsView.as_view()),
     path("v1/end-users/<any:user_id>", EndUserView.as_view()),
     path("v1/me", MeView.as_view()),

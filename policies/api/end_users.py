@@ -74,7 +74,7 @@ class EndUserView(KeyView):
                 self._environment(), user_id, plan_name=body.plan, blocked=body.blocked, actor=self.actor
             )
         except ValidationError as error:
-            raise _invalid(error) from error
+            raise problems.refused(error) from error
         return http.json_response(_answer(user))
 
     @operation(
@@ -100,13 +100,4 @@ class EndUserView(KeyView):
 def _answer(user: EndUser) -> EndUserAnswer:
     return EndUserAnswer(
         user_id=user.user_id, plan=None if user.plan is None else user.plan.name, blocked=user.blocked
-    )
-
-
-def _invalid(error: ValidationError) -> problems.Problem:
-    return problems.invalid(
-        *(
-            problems.FieldError(field=field, message=" ".join(messages))
-            for field, messages in error.message_dict.items()
-        )
     )

@@ -12,12 +12,12 @@ from rest_framework.renderers import BaseRenderer
 
 from tenants.api import hints
 from tenants.api.problems import FieldError, Problem, invalid
-from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
+from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 
 BODY_BYTES_MAX = 64 * 1024
 LARGE_BODY_BYTES_MAX = 1024 * 1024
 # Paths that take longer bodies than others.
-LARGE_BODY_PATHS = frozenset({"/v1/usage/batch", "/v1/policy-file"})
+LARGE_BODY_PATHS = frozenset({"/v1/usage/batch", "/v1/policy-file", "/v1/freeze"})
 METADATA_KEYS_MAX = 16
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX, pat
 RequestId = Annotated[
     str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_LENGTH_MAX, pattern=r"^[^\x00]+\Z")
 ]
+# Why something was changed, for colleagues.
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_LENGTH_MAX, pattern=r"^[^\x00]*\Z")]
 MetadataKey = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00]+\Z")]
 MetadataText = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^[^\x00]*\Z")]
 MetadataNumber = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import NON_FIELD_ERRORS, PermissionDenied, ValidationError
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
@@ -72,6 +72,17 @@ def invalid(*errors: FieldError) -> Problem:
 
 def invalid_field(field: str, message: str) -> Problem:
     return invalid(FieldError(field=field, message=message))
+
+
+def refused(error: ValidationError) -> Problem:
+    """What a rule of the product found wrong, by field."""
+    by_field = error.message_dict if hasattr(error, "error_dict") else {NON_FIELD_ERRORS: error.messages}
+    return invalid(
+        *(
+            FieldError(field="" if field == NON_FIELD_ERRORS else field, message=" ".join(messages))
+            for field, messages in by_field.items()
+        )
+    )
 
 
 def invalid_api_key() -> Problem:

@@ -30,6 +30,8 @@ CALLS = [
     ("GET", "/v1/plans", "manage"),
     ("PUT", "/v1/plans/free", "manage"),
     ("DELETE", "/v1/plans/free", "manage"),
+    ("GET", "/v1/freeze", "manage"),
+    ("PUT", "/v1/freeze", "manage"),
     ("GET", "/v1/models", "policies:read"),
     ("GET", "/v1/end-users/u1", "end_users:write"),
     ("PUT", "/v1/end-users/u1", "end_users:write"),
@@ -42,6 +44,7 @@ BODIES = {
     "/v1/evaluate": {"user_id": "u", "model": "m"},
     "/v1/usage": {"request_id": "r", "user_id": "u", "model": "m", "input_tokens": 0, "output_tokens": 0},
     "/v1/usage/batch": {"events": [{}]},
+    "/v1/freeze": {"environment": False, "features": []},
     "/v1/end-users/u1": {"plan": None, "blocked": False},
 }
 

@@ -262,6 +262,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "PUT v1/policy-file": lambda world: world.call(
         "PUT", "/v1/policy-file", {"plans": ["free", "unused", "gold"], "policies": world.published}
     ),
+    "PUT v1/freeze": lambda world: world.call(
+        "PUT", "/v1/freeze", {"environment": True, "features": [], "reason": "An incident"}
+    ),
     "manage.py apply_policies": lambda world: world.command(
         "apply_policies", str(world.prod), world.policy_file()
     ),
