@@ -53,6 +53,27 @@ def give(boost: Boost, *, actor: str) -> Boost:
     return boost
 
 
+class AlreadyGiven(Exception):
+    """The id is that of a boost that says something else."""
+
+
+def give_once(boost: Boost, *, actor: str) -> tuple[Boost, bool]:
+    """As `give`, but not again what was given with this id, be it over by now. The boost, and whether it is new.
+
+    Raises ValidationError, AlreadyGiven.
+    """
+    with transaction.atomic():
+        Environment.lock(boost.environment_id)
+        of_id = Boost.objects.filter(environment_id=boost.environment_id, boost_id=boost.boost_id)
+        before = of_id.first()
+        if before is None:
+            return give(boost, actor=actor), True
+    _normalise(boost)
+    if any(getattr(before, column) != getattr(boost, column) for column in (*_COLUMNS, "reason")):
+        raise AlreadyGiven
+    return before, False
+
+
 def end_now(boost_id: int, environment: Environment, *, actor: str) -> bool:
     """Ends a boost before its time, from the very next call on. Whether it was running or still to come."""
     with audit_log.acting_as(actor), transaction.atomic():
@@ -174,10 +195,7 @@ def ref(
 
 def clean(boost: Boost) -> None:
     """Raises ValidationError if it cannot be given."""
-    if boost.metric == Metric.CONCURRENCY:
-        # It has no window; limits on it are written down as of this one.
-        boost.window = Window.TOTAL
-    boost.reason = boost.reason.strip()
+    _normalise(boost)
     boost.clean_fields(exclude=["environment", "given_by"])
     errors = {
         field: "Null characters are not allowed."
@@ -197,13 +215,22 @@ def clean(boost: Boost) -> None:
     starts_at, now = boost.starts_at or timezone.now(), timezone.now()
     if boost.ends_at <= max(starts_at, now):
         errors["ends_at"] = "It must end in the future, after it starts."
-    elif boost.ends_at > starts_at + LASTS_MAX:
+    elif boost.ends_at - starts_at > LASTS_MAX:
         errors["ends_at"] = f"It may last {LASTS_MAX.days} days at most."
+    elif starts_at - now > LASTS_MAX:
+        errors["starts_at"] = f"It must start within {LASTS_MAX.days} days."
     if boost.per == Per.PLAN and boost.subject and not _is_plan(boost.environment_id, boost.subject):
         errors["subject"] = f"There is no plan {boost.subject!r} here."
     if errors:
         raise ValidationError(errors)
     _check_room_for(boost)
+
+
+def _normalise(boost: Boost) -> None:
+    if boost.metric == Metric.CONCURRENCY:
+        # It has no window; limits on it are written down as of this one.
+        boost.window = Window.TOTAL
+    boost.reason = boost.reason.strip()
 
 
 def _is_plan(environment_id: int, name: str) -> bool:

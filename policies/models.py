@@ -6,6 +6,7 @@ import uuid
 from datetime import datetime
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.functions import RandomUUID
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -82,6 +83,8 @@ class Boost(models.Model):
     """
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="boosts")
+    # As the API names it; whoever gives it there chooses it.
+    boost_id = models.UUIDField(default=uuid.uuid4, db_default=RandomUUID(), editable=False)
     per = models.CharField(max_length=12, choices=[(per.value, per.value) for per in BOOSTED_PERS])
     # The user, feature or plan; empty for the environment.
     subject = models.CharField(max_length=NAME_LENGTH_MAX, blank=True)
@@ -102,6 +105,7 @@ class Boost(models.Model):
     class Meta:
         ordering = ["environment", "-ends_at", "-id"]
         constraints = [
+            models.UniqueConstraint(fields=["environment", "boost_id"], name="boost_unique_id"),
             models.CheckConstraint(condition=models.Q(extra__gt=0), name="boost_extra_positive"),
             models.CheckConstraint(
                 condition=models.Q(starts_at=None) | models.Q(ends_at__gt=models.F("starts_at")),

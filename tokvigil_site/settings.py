@@ -221,6 +221,7 @@ SPECTACULAR_SETTINGS = {
         },
         {"name": "policies", "description": "The rules in force, and how they are published."},
         {"name": "plans", "description": "What end users can buy."},
+        {"name": "boosts", "description": "Extra allowance for a time, on top of limits."},
         {
             "name": "freeze",
             "description": "The emergency brake: it blocks every call, or those of some features.",

@@ -4,6 +4,7 @@ from django.urls.converters import StringConverter
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
+from policies.api.boosts import BoostsView, BoostView
 from policies.api.decisions import DecisionsView
 from policies.api.end_users import EndUserView
 from policies.api.evaluate import EvaluateView
@@ -53,6 +54,8 @@ urlpatterns = [
     path("v1/policy-file", PolicyFileView.as_view()),
     path("v1/plans", PlansView.as_view()),
     path("v1/plans/<any:name>", PlanView.as_view()),
+    path("v1/boosts", BoostsView.as_view()),
+    path("v1/boosts/<str:boost_id>", BoostView.as_view()),
     path("v1/policies", PoliciesView.as_view()),
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),
     path("v1/freeze", FreezeView.as_view()),

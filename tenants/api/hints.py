@@ -32,6 +32,8 @@ def hint(kind: Any, field: str) -> str | None:
     for known in types_of(kind).get(field, ()):
         if isinstance(known, inspect.LiteralType):
             return f"give one of {', '.join(map(str, known.values))}"
+        if isinstance(known, inspect.EnumType):
+            return f"give one of {', '.join(str(member.value) for member in known.cls)}"
         for of, text in _HINTS:
             if isinstance(known, of):
                 return text

@@ -33,7 +33,7 @@ _PROBLEMS = {
     403: "`INSUFFICIENT_SCOPE`: the key lacks the scope this needs.",
     404: "`NOT_FOUND`: there is no such thing in this environment.",
     408: "`REQUEST_TIMEOUT`: the body did not arrive in time; nothing was recorded. Retry.",
-    409: "`IDEMPOTENCY_CONFLICT`: the request_id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
+    409: "`IDEMPOTENCY_CONFLICT`: the id was used with other content. `ALREADY_SETTLED`: its hold has ended.",
     412: "`PRECONDITION_FAILED`: the environment has changed since; nothing was changed. Read again.",
     413: "`BODY_TOO_LARGE`: send less.",
     415: "`UNSUPPORTED_MEDIA_TYPE`: send application/json.",

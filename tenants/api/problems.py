@@ -102,12 +102,12 @@ def not_found(what: str) -> Problem:
     return Problem(404, "NOT_FOUND", f"There is no such {what} in this environment.")
 
 
-def idempotency_conflict(request_id: str) -> Problem:
+def idempotency_conflict(used: str, field: str = "request_id") -> Problem:
     return Problem(
         409,
         "IDEMPOTENCY_CONFLICT",
-        f"request_id {request_id!r} was used before with other content; nothing was changed. Use a new request_id.",
-        errors=(FieldError(field="request_id", message="used before with other content"),),
+        f"{field} {used!r} was used before with other content; nothing was changed. Use a new {field}.",
+        errors=(FieldError(field=field, message="used before with other content"),),
     )
 
 

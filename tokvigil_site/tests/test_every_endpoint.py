@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from tenants.models import Environment
 from tenants.scopes import SCOPES
@@ -30,6 +33,10 @@ CALLS = [
     ("GET", "/v1/plans", "manage"),
     ("PUT", "/v1/plans/free", "manage"),
     ("DELETE", "/v1/plans/free", "manage"),
+    ("GET", "/v1/boosts", "manage"),
+    ("GET", "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f", "manage"),
+    ("PUT", "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f", "manage"),
+    ("DELETE", "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f", "manage"),
     ("GET", "/v1/freeze", "manage"),
     ("PUT", "/v1/freeze", "manage"),
     ("GET", "/v1/models", "policies:read"),
@@ -44,6 +51,15 @@ BODIES = {
     "/v1/evaluate": {"user_id": "u", "model": "m"},
     "/v1/usage": {"request_id": "r", "user_id": "u", "model": "m", "input_tokens": 0, "output_tokens": 0},
     "/v1/usage/batch": {"events": [{}]},
+    "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f": {
+        "per": "user",
+        "subject": "u",
+        "metric": "requests",
+        "window": "day",
+        "extra": 1,
+        "ends_at": f"{timezone.now() + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}",
+        "reason": "Trial week",
+    },
     "/v1/freeze": {"environment": False, "features": []},
     "/v1/end-users/u1": {"plan": None, "blocked": False},
 }

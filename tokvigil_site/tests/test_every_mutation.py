@@ -17,6 +17,7 @@ from django.core.management import call_command
 from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from audit import chain
 from audit.models import Entry
@@ -47,6 +48,7 @@ NEW_PRICE = {
     "output_per_million": "2",
 }
 IN_A_MONTH = datetime.now(UTC) + timedelta(days=30)
+BOOST = "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f"
 ONE_LIMIT = "{metric: requests, window: day, amount: 5, per: user}"
 
 
@@ -106,6 +108,12 @@ class World:
     def end_user(self) -> EndUser:
         return EndUser.objects.get()
 
+    def boost_body(self) -> dict[str, Any]:
+        """For the whole environment."""
+        ends_at = f"{timezone.now() + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+        what = {"per": "environment", "metric": "requests", "window": "day", "extra": 5}
+        return {**what, "ends_at": ends_at, "reason": "Demo day"}
+
     def add(self, model: type[Model], /, **values: Any) -> None:
         submit(self.client, reverse(f"admin:{_name(model)}_add"), **values)
 
@@ -126,7 +134,7 @@ class World:
         assert self.client.post(url, body).status_code in (200, 302)
 
     def call(self, method: str, path: str, body: Any = None) -> None:
-        assert self.api.request(method, path, body).status in (200, 204)
+        assert self.api.request(method, path, body).status in (200, 201, 204)
 
     def command(self, *arguments: str, **options: Any) -> None:
         call_command(*arguments, **options)
@@ -262,6 +270,8 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "PUT v1/policy-file": lambda world: world.call(
         "PUT", "/v1/policy-file", {"plans": ["free", "unused", "gold"], "policies": world.published}
     ),
+    "PUT v1/boosts/<str:boost_id>": lambda world: world.call("PUT", BOOST, world.boost_body()),
+    "DELETE v1/boosts/<str:boost_id>": lambda world: world.call("DELETE", BOOST),
     "PUT v1/freeze": lambda world: world.call(
         "PUT", "/v1/freeze", {"environment": True, "features": [], "reason": "An incident"}
     ),
@@ -284,6 +294,7 @@ FIRST: dict[str, Callable[[World], object]] = {
     "page policy_draft": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
     "policies.boost action end_now": lambda world: world.boost,
+    "DELETE v1/boosts/<str:boost_id>": lambda world: world.call("PUT", BOOST, world.boost_body()),
     "tenants.membership change": lambda world: world.membership,
     "policies.enduser action unblock": lambda world: end_users.set_end_user(
         world.prod, "bob", plan_name="free", blocked=True, actor="test"
