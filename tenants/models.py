@@ -265,6 +265,8 @@ class ApiKey(models.Model):
         The secret of until now is accepted until `old_ends_at`, and no longer without one; any before it ends now.
         Raises ValidationError: a revoked key.
         """
+        # In this order everywhere: the environment, then the key.
+        Environment.lock(self.environment_id)
         current = ApiKey.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
         if current.revoked_at is not None:
             raise ValidationError("A revoked key stays revoked. Issue another one.")
@@ -296,6 +298,7 @@ class ApiKey(models.Model):
     @transaction.atomic
     def revoke(self) -> None:
         """Refuses the key from its next call on. Cannot be undone."""
+        Environment.lock(self.environment_id)
         if self.revoked_at is None:
             self.revoked_at = now()
             self.save(update_fields=["revoked_at"])

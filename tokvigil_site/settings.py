@@ -228,6 +228,7 @@ SPECTACULAR_SETTINGS = {
         },
         {"name": "prices", "description": "What models cost."},
         {"name": "end users", "description": "Their plans, and who is blocked."},
+        {"name": "API keys", "description": "Made, whose text is answered once, rotated and revoked."},
         {"name": "account", "description": "Who the key belongs to."},
     ],
     # Named by tenants/api/openapi.py.

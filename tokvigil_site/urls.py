@@ -15,6 +15,7 @@ from policies.api.policy_file import PolicyFileView
 from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
+from usage.api.api_keys import ApiKeysView, ApiKeyView, RotateView
 from usage.api.freeze import FreezeView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
@@ -58,6 +59,9 @@ urlpatterns = [
     path("v1/boosts/<str:boost_id>", BoostView.as_view()),
     path("v1/policies", PoliciesView.as_view()),
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),
+    path("v1/api-keys", ApiKeysView.as_view()),
+    path("v1/api-keys/<str:key_id>/rotate", RotateView.as_view()),
+    path("v1/api-keys/<str:key_id>", ApiKeyView.as_view()),
     path("v1/freeze", FreezeView.as_view()),
     path("v1/models", ModelsView.as_view()),
     path("v1/end-users/<any:user_id>", EndUserView.as_view()),

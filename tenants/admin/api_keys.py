@@ -81,8 +81,8 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
     def _change(self, obj: ApiKey, changed: list[str], before: dict[str, Any]) -> None:
         if not changed:
             return
-        obj.save(update_fields=changed)
         revisions.bump(obj.environment_id, policies=False)
+        obj.save(update_fields=changed)
         audit_log.log(
             "api_key.changed",
             obj,

@@ -272,6 +272,13 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     ),
     "PUT v1/boosts/<str:boost_id>": lambda world: world.call("PUT", BOOST, world.boost_body()),
     "DELETE v1/boosts/<str:boost_id>": lambda world: world.call("DELETE", BOOST),
+    "POST v1/api-keys": lambda world: world.call("POST", "/v1/api-keys", {"name": "new", "preset": "server"}),
+    "POST v1/api-keys/<str:key_id>/rotate": lambda world: world.call(
+        "POST", f"/v1/api-keys/{world.api.key.key_id}/rotate", {"old_ends_in_s": 60}
+    ),
+    "DELETE v1/api-keys/<str:key_id>": lambda world: world.call(
+        "DELETE", f"/v1/api-keys/{world.api.key.key_id}"
+    ),
     "PUT v1/freeze": lambda world: world.call(
         "PUT", "/v1/freeze", {"environment": True, "features": [], "reason": "An incident"}
     ),
