@@ -19,6 +19,7 @@ from usage.api.api_keys import ApiKeysView, ApiKeyView, RotateView
 from usage.api.freeze import FreezeView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
+from usage.api.prices import PricesView, PriceView
 from usage.api.summary import UsageSummaryView
 from usage.api.usage import UsageBatchView, UsageView
 
@@ -63,6 +64,8 @@ urlpatterns = [
     path("v1/api-keys/<str:key_id>/rotate", RotateView.as_view()),
     path("v1/api-keys/<str:key_id>", ApiKeyView.as_view()),
     path("v1/freeze", FreezeView.as_view()),
+    path("v1/prices", PricesView.as_view()),
+    path("v1/prices/<str:provider>/<any:model>", PriceView.as_view()),
     path("v1/models", ModelsView.as_view()),
     path("v1/end-users/<any:user_id>", EndUserView.as_view()),
     path("v1/me", MeView.as_view()),

@@ -42,6 +42,8 @@ CALLS = [
     ("GET", "/v1/api-keys/0Jk3xPq9TzLm", "manage"),
     ("DELETE", "/v1/api-keys/0Jk3xPq9TzLm", "manage"),
     ("POST", "/v1/api-keys/0Jk3xPq9TzLm/rotate", "manage"),
+    ("GET", "/v1/prices", "manage"),
+    ("PUT", "/v1/prices/openai/gpt-4o", "manage"),
     ("GET", "/v1/freeze", "manage"),
     ("PUT", "/v1/freeze", "manage"),
     ("GET", "/v1/models", "policies:read"),
@@ -67,6 +69,11 @@ BODIES = {
     },
     "/v1/api-keys": {"name": "new", "scopes": ["manage"]},
     "/v1/api-keys/0Jk3xPq9TzLm/rotate": {"old_ends_in_s": 0},
+    "/v1/prices/openai/gpt-4o": {
+        "input_per_million": "1",
+        "output_per_million": "2",
+        "reason": "Our contract",
+    },
     "/v1/freeze": {"environment": False, "features": []},
     "/v1/end-users/u1": {"plan": None, "blocked": False},
 }

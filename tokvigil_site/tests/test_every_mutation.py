@@ -279,6 +279,11 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "DELETE v1/api-keys/<str:key_id>": lambda world: world.call(
         "DELETE", f"/v1/api-keys/{world.api.key.key_id}"
     ),
+    "PUT v1/prices/<str:provider>/<any:model>": lambda world: world.call(
+        "PUT",
+        "/v1/prices/openai/gpt-test",
+        {"input_per_million": "1", "output_per_million": "2", "reason": "Our contract"},
+    ),
     "PUT v1/freeze": lambda world: world.call(
         "PUT", "/v1/freeze", {"environment": True, "features": [], "reason": "An incident"}
     ),

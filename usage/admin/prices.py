@@ -8,15 +8,14 @@ from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
 
-from audit import log as audit_log
-from tenants import revisions
 from tenants.console import display
-from tenants.console.access import is_superuser
+from tenants.console.access import actor_of, is_superuser
 from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
 from usage.models import ModelPrice
+from usage.prices import overrides
 from usage.prices.cost import ALIASES_MAX, UNDATED
 from usage.prices.tiers import RATE_FIELDS
 
@@ -83,11 +82,4 @@ class ModelPriceAdmin(TenantRowsAdmin):
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
-        obj.save()
-        revisions.bump_all(obj.tenant_id)
-        after = {name: form.cleaned_data[name] for name in form.changed_data if name != "tenant"}
-        if change:
-            changes = audit_log.changes(form.initial, after)
-            audit_log.log("price.changed", obj, tenant_id=obj.tenant_id, changes=changes)
-        else:
-            audit_log.log("price.added", obj, tenant_id=obj.tenant_id, **after)
+        overrides.save(obj, actor=actor_of(request))
