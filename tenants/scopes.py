@@ -18,6 +18,7 @@ IN_WORDS = {
     USAGE_READ: "read usage, limits and decisions",
     POLICIES_READ: "read policies and prices",
     END_USERS_WRITE: "change end users",
+    MANAGE: "change policies, boosts, freezes, keys and prices",
 }
 
 PRESETS = {
