@@ -1,6 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import copying, drafts, history, try_it
+from policies.admin import copying, drafts, history, search, try_it
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -22,5 +22,6 @@ __all__ = [
     "drafts",
     "end_user",
     "history",
+    "search",
     "try_it",
 ]

@@ -78,6 +78,10 @@ class TokvigilAdminSite(UnfoldAdminSite):
             return HttpResponseRedirect(reverse(f"{self.name}:audit_entry_changelist"))
         return super().index(request, {**overview.context(request), **(extra_context or {})})
 
+    def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Our own. django-unfold's keeps results for minutes, whatever a person may see by then."""
+        return console_pages.declared()["search"](request)
+
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         with transaction.atomic():
             response = csp_override(CONTENT_POLICY)(super().login)(request, extra_context)

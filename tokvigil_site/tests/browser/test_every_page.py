@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib import admin
@@ -105,6 +106,8 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:policies_boost_add"),
         reverse("admin:policies_boost_change", args=[prod.boosts.get().pk]),
         reverse("admin:freeze"),
+        reverse("admin:search"),
+        f"{reverse('admin:search')}?{urlencode({'q': HOSTILE})}",
     ]
     assert faults_of(console, forms) == {}
 
@@ -134,6 +137,17 @@ def test_the_navigation_opens_on_a_narrow_screen(look: Look, prod: Environment) 
     page.get_by_role("button", name="Open the navigation").click()
     navigation.get_by_role("link", name="Policies").click()
     page.wait_for_url("**/policies/policy/")
+
+
+def test_a_slash_goes_to_the_search(look: Look, prod: Environment) -> None:
+    console = look(prod.tenant)
+    page = console.open(reverse("admin:index"))
+    page.keyboard.press("/")
+    page.keyboard.type("a/b")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search/?q=a%2Fb&environment=acme%2Fprod")
+    assert page.get_by_text("There is nothing with this id or name in acme/prod").is_visible()
+    assert console.faults() == []
 
 
 def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) -> None:

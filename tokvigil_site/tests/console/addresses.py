@@ -39,7 +39,7 @@ QUERIES = {
         "model_name": "policy",
         "field_name": "environment",
     },
-    "search": {"s": "a"},
+    "search": {"q": "a"},
 }  # fmt: skip
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 

@@ -32,7 +32,6 @@ EVERYBODYS = {
     "password_change_done",
     "jsi18n",
     "index",
-    "search",
     "view_on_site",
 }
 POST_ANYTHING: tuple[page_forms.Fields, ...] = ({}, {"post": ["yes"]})

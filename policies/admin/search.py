@@ -1,0 +1,180 @@
+"""The search of the console: one field in the header, one page that says what it found and where it looked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django import forms
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from policies import blocked, search
+from policies.models import Policy
+from policies.search import Found, Kind, Known
+from tenants.console import environments
+from tenants.console.display import user_url
+from tenants.console.pages import page, rendered
+from tenants.lengths import NAME_LENGTH_MAX
+from tenants.models import ApiKey, Environment
+from usage.ledger.models import UsageEvent
+from usage.money import format_usd, format_usd_if_known
+
+# What the list of decisions calls its filter.
+_DECISIONS_BY = {Kind.USER: "user", Kind.FEATURE: "feature", Kind.MODEL: "model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    text: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`url` is of the page of what was found, if it has one; `more` leads to lists of its calls."""
+
+    title: str
+    url: str | None = None
+    note: str = ""
+    at: datetime | None = None
+    more: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    title: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    environment: Environment
+    kinds: str
+    url: str
+
+
+class SearchForm(forms.Form):
+    q = forms.CharField(
+        label="Id or name",
+        max_length=NAME_LENGTH_MAX,
+        strip=False,
+        error_messages={"max_length": f"No id or name is longer than {NAME_LENGTH_MAX} characters."},
+        widget=forms.TextInput(attrs={"type": "search", "class": "tv-input"}),
+    )
+
+
+@page("search", "search/")
+def search_page(request: HttpRequest) -> HttpResponse:
+    environment, typed = environments.shown(request), request.GET.get("q", "")
+    form = SearchForm(request.GET if typed.strip() else None)
+    found, groups, others, any_user = None, [], [], ""
+    if environment is not None and form.is_valid():
+        found = search.find(environment, typed)
+        groups = _groups(environment, found)
+        others = _elsewhere(request, environment, typed) if found.is_empty else []
+        any_user = user_url(environment, found.text)
+    return rendered(
+        request,
+        "console/search.html",
+        "Search",
+        form=form,
+        found=found,
+        groups=groups,
+        any_user=any_user,
+        elsewhere=others,
+    )
+
+
+def _elsewhere(request: HttpRequest, shown: Environment, text: str) -> list[Elsewhere]:
+    others = [each for each in environments.offered(request) if each != shown]
+    return [_other(known, text) for known in search.elsewhere(others, text)]
+
+
+def _other(known: Known, text: str) -> Elsewhere:
+    query = urlencode({"q": text, environments.PARAMETER: str(known.environment)})
+    return Elsewhere(known.environment, ", ".join(known.kinds), f"{reverse('admin:search')}?{query}")
+
+
+def _groups(environment: Environment, found: Found) -> list[Group]:
+    groups = [
+        Group("User", [_user(environment, found)] if Kind.USER in found.known.kinds else []),
+        Group("Blocked calls", _decisions(environment, found)),
+        Group("Recorded calls", [_event(each) for each in found.events]),
+        Group("API keys", [_key(each) for each in found.keys]),
+        Group("Policies", [_policy(each) for each in found.policies]),
+        Group("Plans", [Row(each.name, _page_of("policies_plan", each.pk)) for each in found.plans]),
+        Group("Feature", [_feature(environment, found)] if Kind.FEATURE in found.known.kinds else []),
+        Group("Model", [_model(environment, found)] if found.is_model else []),
+    ]
+    return [group for group in groups if group.rows]
+
+
+def _user(environment: Environment, found: Found) -> Row:
+    usage = _list("usage_usageevent", environment, q=found.text)
+    more = (*_decisions_by(Kind.USER, environment, found), Link("Recorded calls", usage))
+    return Row(found.text, user_url(environment, found.text), more=more)
+
+
+def _decisions(environment: Environment, found: Found) -> list[Row]:
+    zone, now = ZoneInfo(environment.tenant.timezone), timezone.now()
+    return [
+        Row(
+            blocked.explain(decision, zone, now).headline,
+            _page_of("policies_blockeddecision", decision.pk),
+            decision.request_id,
+            at=decision.decided_at,
+        )
+        for decision in found.decisions
+    ]
+
+
+def _event(event: UsageEvent) -> Row:
+    cost = format_usd_if_known(event.cost_nano)
+    costs = "without a price" if cost is None else f"${cost}"
+    title = f"{event.user_id} called {event.model}: {event.status}, {costs}"
+    return Row(title, _page_of("usage_usageevent", event.pk), event.request_id, at=event.charged_at)
+
+
+def _key(key: ApiKey) -> Row:
+    note = f"{key.mark}_{key.key_id}" + (", revoked" if key.revoked_at else "")
+    return Row(key.name, _page_of("tenants_apikey", key.pk), note)
+
+
+def _policy(policy: Policy) -> Row:
+    note = f"archived at version {policy.version}" if policy.archived_at else f"version {policy.version}"
+    return Row(policy.name, _page_of("policies_policy", policy.pk), note)
+
+
+def _feature(environment: Environment, found: Found) -> Row:
+    return Row(found.text, more=_decisions_by(Kind.FEATURE, environment, found))
+
+
+def _model(environment: Environment, found: Found) -> Row:
+    more = _decisions_by(Kind.MODEL, environment, found)
+    price = found.price
+    if price is None:
+        return Row(found.text, note="has no price", more=more)
+    costs = f"${format_usd(price.rates.input)} in, ${format_usd(price.rates.output)} out per million tokens"
+    url = _page_of("usage_modelprice", price.price_id)
+    return Row(found.text, url, f"{price.provider}/{price.model}: {costs}", more=more)
+
+
+def _decisions_by(kind: Kind, environment: Environment, found: Found) -> tuple[Link, ...]:
+    """To the list of the blocked calls, if there are any."""
+    if kind not in found.known.blocked:
+        return ()
+    url = _list("policies_blockeddecision", environment, **{_DECISIONS_BY[kind]: found.text})
+    return (Link("Blocked calls", url),)
+
+
+def _list(name: str, environment: Environment, **filters: str) -> str:
+    query = urlencode({environments.PARAMETER: str(environment), **filters})
+    return f"{reverse(f'admin:{name}_changelist')}?{query}"
+
+
+def _page_of(name: str, row_id: object) -> str:
+    return reverse(f"admin:{name}_change", args=[row_id])

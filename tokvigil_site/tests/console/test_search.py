@@ -1,0 +1,167 @@
+"""The search of the console: it finds what is in the shown environment, and says where else to look."""
+
+from __future__ import annotations
+
+from html import unescape
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from policies.end_users import block
+from policies.models import BlockedDecision, Policy
+from policies.publishing import add_plan
+from tenants.console.display import user_url
+from tenants.models import ApiKey, Environment, Tenant
+from tenants.scopes import EVALUATE
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests.console.conftest import SignIn
+from usage.models import UsageEvent
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DAILY_2 = limits("{metric: requests, window: day, amount: 2, per: user}", name="Daily calls")
+PRICED_ALONE = (
+    "policies:\n  - name: Everyone\n    limits: [{metric: requests, window: day, amount: 5, per: user}]\n"
+)
+
+
+def search(client: Client, text: str, environment: str = "acme/prod") -> str:
+    answer = client.get(reverse("admin:search"), {"q": text, "environment": environment})
+    assert answer.status_code == 200
+    return unescape(answer.content.decode())
+
+
+@pytest.fixture
+def api(prod: Environment) -> Api:
+    return Api(prod)
+
+
+def test_a_user_who_was_blocked_a_moment_ago_is_found(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, PRICED_ALONE)
+    api.evaluate("Ana", feature="chat", model="gpt-new")
+
+    shown = search(mia, "Ana")
+
+    assert "Looked for <b><bdi>Ana</bdi></b> in <b><bdi>acme/prod</bdi></b>" in shown
+    assert f'href="{user_url(prod, "Ana")}"' in shown
+    assert f"{reverse('admin:policies_blockeddecision_changelist')}?environment=acme%2Fprod&user=Ana" in shown
+    assert "There is nothing with this id or name in" in search(mia, "ana")
+
+
+def test_a_request_is_found_among_blocked_and_recorded_calls(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    set_price("gpt-4o")
+    apply_policies(prod, DAILY_2)
+    for _ in range(2):
+        api.use("ana")
+    decision = api.evaluate("ana")
+    recorded = UsageEvent.objects.filter(environment=prod).latest("id")
+
+    assert "ana was blocked: all 2 requests of the day were used" in search(mia, decision["request_id"])
+    page = reverse("admin:policies_blockeddecision_change", args=[BlockedDecision.objects.get().pk])
+    assert f'href="{page}"' in search(mia, decision["request_id"])
+    event = reverse("admin:usage_usageevent_change", args=[recorded.pk])
+    assert f'href="{event}"' in search(mia, recorded.request_id)
+
+
+def test_what_the_staff_named_is_found_by_how_it_begins(mia: Client, prod: Environment) -> None:
+    apply_policies(prod, DAILY_2)
+    add_plan(prod, "Pro", actor="test")
+    key, _ = ApiKey.issue(prod, "Billing worker", (EVALUATE,))
+
+    policy = reverse("admin:policies_policy_change", args=[Policy.objects.get().pk])
+    assert f'href="{policy}"' in search(mia, "daily")
+    assert "Plans" in search(mia, "pr")
+    page = f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}"'
+    for text in ("bill", key.key_id, key.key_id[:6], f"tv_prod_{key.key_id[:6]}…"):
+        assert page in search(mia, text), text
+
+
+def test_features_and_models_are_found(mia: Client, prod: Environment, api: Api) -> None:
+    priced = set_price("gpt-4o", input_usd="2.5", output_usd="10")
+    apply_policies(prod, PRICED_ALONE)
+    api.evaluate("ana", feature="chat", model="gpt-new")
+
+    assert f"{reverse('admin:policies_blockeddecision_changelist')}?environment=acme%2Fprod&feature=chat" in (
+        search(mia, "chat")
+    )
+    shown = search(mia, "GPT-4o")
+    assert f'href="{reverse("admin:usage_modelprice_change", args=[priced.pk])}"' in shown
+    assert "$2.50 in, $10.00 out per million tokens" in shown
+    assert "has no price" in search(mia, "gpt-new")
+
+
+def test_a_model_that_was_only_called_is_found(mia: Client, prod: Environment, api: Api) -> None:
+    assert "has no price" not in search(mia, "house-model")
+    assert api.report("r-1", "ana", "house-model").status == 201
+    assert "has no price" in search(mia, "house-model")
+
+
+def test_if_nothing_is_here_the_other_environments_that_have_it_are_named(
+    mia: Client, prod: Environment, dev: Environment, other: Tenant
+) -> None:
+    block(dev, "ana", "Spam", actor="test")
+    block(other.environments.get(slug="prod"), "bob", "Spam", actor="test")
+
+    shown = search(mia, "ana")
+
+    assert "There is nothing with this id or name in" in shown
+    assert "as user" in shown
+    link = next(part for part in shown.split('href="') if "Search there" in part[:200]).split('"')[0]
+    assert parse_qs(urlsplit(link).query) == {"q": ["ana"], "environment": ["acme/dev"]}
+    assert f'href="{user_url(dev, "ana")}"' in unescape(mia.get(link).content.decode())
+    # Of other tenants nothing is learned.
+    assert "Your other environments have nothing" in search(mia, "bob")
+
+
+def test_spaces_that_came_along_do_not_matter_unless_they_are_part_of_the_id(
+    mia: Client, prod: Environment
+) -> None:
+    block(prod, "ana", "Spam", actor="test")
+    assert f'href="{user_url(prod, "ana")}"' in search(mia, " ana\t")
+    block(prod, " ana\t", "Spam", actor="test")
+    spaced = user_url(prod, " ana\t")
+    assert f'href="{spaced}"' in search(mia, " ana\t")
+
+
+def test_whatever_is_typed_is_kept_and_answered(mia: Client) -> None:
+    for text in ("x" * 255, "<script>alert(1)</script>", "\u202eevil", "💥", "%", "_", "tv__", "\\", "'"):
+        shown = mia.get(reverse("admin:search"), {"q": text})
+        assert shown.status_code == 200
+        assert b"<script>alert" not in shown.content
+    assert "There is nothing with this id or name" in search(mia, "%")
+    too_long = search(mia, "x" * 300)
+    assert "No id or name is longer than 255 characters." in too_long
+    assert f'value="{"x" * 300}"' in too_long
+    assert "Null characters are not allowed." in search(mia, "a\0b")
+    for nothing in ("", "  "):
+        assert "There is nothing" not in search(mia, nothing)
+
+
+def test_its_queries_do_not_grow_with_what_is_stored(mia: Client, prod: Environment, acme: Tenant) -> None:
+    search(mia, "nobody")
+    with CaptureQueriesContext(connection) as few:
+        search(mia, "nobody")
+    for number in range(5):
+        environment = acme.environments.create(slug=f"more-{number}")
+        block(environment, "nobody", "Spam", actor="test")
+    with CaptureQueriesContext(connection) as many:
+        assert "more-4" in search(mia, "nobody")
+    assert len(many) <= len(few)
+
+
+def test_nothing_is_remembered_of_what_a_person_may_see_no_more(
+    acme: Tenant, other: Tenant, prod: Environment, sign_in: SignIn
+) -> None:
+    client = sign_in("sam", acme, other)
+    block(prod, "ana", "Spam", actor="test")
+    assert user_url(prod, "ana") in search(client, "ana")
+    acme.memberships.filter(user__username="sam").delete()
+    answer = client.get("/admin/search/", {"s": "ana", "q": "ana", "extended": "1"})
+    assert b"acme/" not in answer.content
+    assert b"There is nothing with this id or name in" in answer.content
