@@ -1,6 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import copying, drafts, history, search, try_it
+from policies.admin import copying, drafts, history, search, try_it, unpriced
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -24,4 +24,5 @@ __all__ = [
     "history",
     "search",
     "try_it",
+    "unpriced",
 ]

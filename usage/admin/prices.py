@@ -6,7 +6,9 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 
 from tenants.console import display
 from tenants.console.access import actor_of, is_superuser
@@ -14,9 +16,10 @@ from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
+from usage.admin import price_list
 from usage.models import ModelPrice
 from usage.prices import overrides
-from usage.prices.cost import ALIASES_MAX, UNDATED
+from usage.prices.cost import ALIASES_MAX
 from usage.prices.tiers import RATE_FIELDS
 
 
@@ -42,28 +45,12 @@ class ModelPriceAdmin(TenantRowsAdmin):
     tenant_lookup = "tenant_id"
     shows_shared_rows = True
     form = ModelPriceForm
-    list_display = ["model", "provider", "whose", "input_usd", "output_usd", "since", "active"]
-    list_filter = ["active", "source", "provider"]
-    list_select_related = ["tenant"]
-    search_fields = ["model", "provider"]
     readonly_fields = ["source_version", "created_at", "updated_at"]
 
-    @admin.display(description="tenant", ordering="tenant")
-    def whose(self, price: ModelPrice) -> str:
-        return "all" if price.tenant is None else str(price.tenant)
-
-    @admin.display(description="input, USD per million", ordering="input_per_million")
-    def input_usd(self, price: ModelPrice) -> str:
-        return str(display.plain(price.input_per_million))
-
-    @admin.display(description="output, USD per million", ordering="output_per_million")
-    def output_usd(self, price: ModelPrice) -> str:
-        return str(display.plain(price.output_per_million))
-
-    @admin.display(description="in force from", ordering="effective_from")
-    def since(self, price: ModelPrice) -> str:
-        at = price.effective_from
-        return "always" if at == UNDATED else display.moment(at)
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        if request.method == "POST" or not self.has_view_permission(request):
+            raise PermissionDenied
+        return price_list.rendered(request, may_add=self.has_add_permission(request))
 
     def tenant_id_of(self, obj: ModelPrice) -> int | None:
         return obj.tenant_id
@@ -71,6 +58,10 @@ class ModelPriceAdmin(TenantRowsAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Rows are history that late reports are charged by; one that is wrong is switched off.
         return False
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """A new price is in force from now on, unless the address says otherwise."""
+        return {"effective_from": timezone.now(), **super().get_changeform_initial_data(request)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[str]:
         return [*self.readonly_fields] if obj is None else [*self.readonly_fields, "tenant"]

@@ -1,0 +1,118 @@
+"""Prices in the console: what a tenant pays now, what it uses without a price, and how a call's cost comes about."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import unescape
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api, apply_policies, set_price
+from usage.models import ModelPrice
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = reverse("admin:usage_modelprice_changelist")
+ADD = reverse("admin:usage_modelprice_add")
+PRICED_ALONE = (
+    "policies:\n  - name: Everyone\n    limits: [{metric: requests, window: day, amount: 5, per: user}]\n"
+)
+
+
+def own_price(tenant: Tenant, model: str, **fields: Any) -> ModelPrice:
+    given = {"provider": "openai", "effective_from": datetime(2026, 1, 1, tzinfo=UTC)}
+    rates = {"input_per_million": "1.25", "output_per_million": "4"}
+    return ModelPrice.objects.create(tenant=tenant, model=model, **(given | rates | fields))
+
+
+def shown(client: Client, url: str = LIST, **asked: str) -> str:
+    answer = client.get(url, asked)
+    assert answer.status_code == 200
+    return unescape(answer.content.decode())
+
+
+@pytest.fixture
+def api(prod: Environment) -> Api:
+    return Api(prod)
+
+
+def test_the_list_has_the_price_in_force_and_marks_the_tenants_own(
+    mia: Client, acme: Tenant, other: Tenant
+) -> None:
+    set_price("gpt-4o", input_usd="2.5", output_usd="10")
+    set_price("gpt-mini", input_usd="0.0375", output_usd="0.15")
+    own_price(acme, "gpt-4o")
+    own_price(other, "gpt-theirs")
+
+    page = shown(mia)
+
+    assert "Own price" in page
+    # One row a model, in steady places.
+    for cell in (">1.2500<", ">4.0000<", ">0.0375<", ">0.1500<", "2 models"):
+        assert cell in page, cell
+    assert "10.0000" not in page
+    assert "gpt-theirs" not in page
+    assert "gpt-theirs" not in shown(mia, q="theirs")
+
+
+def test_models_are_searched_also_among_what_is_not_in_force(mia: Client, acme: Tenant) -> None:
+    set_price("gpt-4o")
+    set_price("claude", input_usd="3")
+    own_price(acme, "gpt-4o-off", active=False)
+    page = shown(mia, q="GPT")
+    assert "claude" not in page
+    assert "own, switched off" in page
+    assert "own, switched off" not in shown(mia)
+
+
+def test_models_in_use_without_a_price_stand_first(mia: Client, prod: Environment, api: Api) -> None:
+    set_price("gpt-4o")
+    assert api.report("r-1", "ana", "house-model", feature="chat").status == 201
+    assert api.report("r-2", "ana", "house-model", feature="chat").status == 201
+    apply_policies(prod, PRICED_ALONE)
+    api.evaluate("ana", feature="search", model="gpt-new")
+
+    page = shown(mia)
+
+    assert page.index("In use without a price") < page.index("gpt-4o")
+    assert "<bdi>chat</bdi>: 2 calls not in any sum of costs" in page
+    assert "<bdi>search</bdi>: 1 call blocked" in page
+    filled = f"{ADD}?environment=acme%2Fprod&tenant={prod.tenant_id}&model=gpt-new"
+    assert f'href="{filled}"' in page
+    form = mia.get(filled).context["adminform"].form
+    assert form["model"].value() == "gpt-new"
+    assert form["tenant"].value() == str(prod.tenant_id)
+    # With a price it is done.
+    own_price(prod.tenant, "gpt-new")
+    assert ": 1 call blocked" not in shown(mia)
+
+
+def test_the_list_costs_as_much_with_many_prices_as_with_few(mia: Client) -> None:
+    set_price("gpt-0")
+    shown(mia)
+    with CaptureQueriesContext(connection) as few:
+        shown(mia)
+    for number in range(1, 130):
+        set_price(f"gpt-{number}")
+    shown(mia)
+    with CaptureQueriesContext(connection) as many:
+        page = shown(mia)
+    assert len(many) == len(few)
+    assert "130 models" in page
+    assert "page=2" in page
+    assert page.count("<tr>") - 1 == 100
+    assert shown(mia, page="2").count("<tr>") - 1 == 30
+
+
+def test_whatever_is_searched_is_answered(mia: Client) -> None:
+    for text in ("<script>alert(1)</script>", "a\0b", "x" * 300, "%", "\u202e"):
+        answer = mia.get(LIST, {"q": text})
+        assert answer.status_code == 200
+        assert b"<script>alert" not in answer.content
+    assert mia.get(LIST, {"page": "x"}).status_code == 200
