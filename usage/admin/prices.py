@@ -16,7 +16,7 @@ from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
-from usage.admin import price_list
+from usage.admin import price_list, price_page
 from usage.models import ModelPrice
 from usage.prices import overrides
 from usage.prices.cost import ALIASES_MAX
@@ -33,7 +33,8 @@ class ModelPriceForm(RowForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in RATE_FIELDS:
+        # What an address fills a new one in with is a text.
+        for name in () if self.instance._state.adding else RATE_FIELDS:
             self.initial[name] = display.plain(self.initial.get(name))
 
 
@@ -45,6 +46,7 @@ class ModelPriceAdmin(TenantRowsAdmin):
     tenant_lookup = "tenant_id"
     shows_shared_rows = True
     form = ModelPriceForm
+    change_form_outer_before_template = "console/price.html"
     readonly_fields = ["source_version", "created_at", "updated_at"]
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
@@ -58,6 +60,11 @@ class ModelPriceAdmin(TenantRowsAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Rows are history that late reports are charged by; one that is wrong is switched off.
         return False
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        if (row := context.get("original")) is not None:
+            context |= price_page.context(request, row)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """A new price is in force from now on, unless the address says otherwise."""

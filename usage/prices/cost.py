@@ -102,12 +102,30 @@ class Price:
             raise ValueError("tiers must have rising thresholds.")
 
 
-def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
-    """The nano-USD of one call: the exact sum, rounded up once. 0 only for a free model or no tokens.
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one part of a call is billed at; the rate is in nano-USD per million tokens."""
 
-    Formula: (tokens x rate) summed over uncached input, cached input, cache writes, visible output and
-    reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
-    Anthropic and Google bill.
+    part: str
+    tokens: int
+    rate: int
+
+    @property
+    def product(self) -> int:
+        """Nano-USD times TOKENS_PER_RATE: exact."""
+        return self.tokens * self.rate
+
+
+def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
+    """The nano-USD of one call: the exact sum, rounded up once. 0 only for a free model or no tokens."""
+    return -(-sum(charge.product for charge in charges(price, use, batch=batch)) // TOKENS_PER_RATE)
+
+
+def charges(price: Price, use: TokenUse, *, batch: bool = False) -> tuple[Charge, ...]:
+    """The parts of a call, each with its rate: uncached input, cached input, cache writes, visible output, reasoning.
+
+    Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI, Anthropic and Google
+    bill.
     """
     rates, batch_rates = price.rates, price.batch
     for tier in price.tiers:
@@ -120,14 +138,14 @@ def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
     cached_rate = rates.input if rates.cached_input is None else rates.cached_input
     cache_write_rate = rates.input if rates.cache_write is None else rates.cache_write
     reasoning_rate = rates.output if rates.reasoning is None else rates.reasoning
-    total = (
-        (use.input_tokens - use.cached_input_tokens - use.cache_write_tokens) * rates.input
-        + use.cached_input_tokens * cached_rate
-        + use.cache_write_tokens * cache_write_rate
-        + (use.output_tokens - use.reasoning_tokens) * rates.output
-        + use.reasoning_tokens * reasoning_rate
+    uncached = use.input_tokens - use.cached_input_tokens - use.cache_write_tokens
+    return (
+        Charge("input", uncached, rates.input),
+        Charge("cached input", use.cached_input_tokens, cached_rate),
+        Charge("cache writes", use.cache_write_tokens, cache_write_rate),
+        Charge("output", use.output_tokens - use.reasoning_tokens, rates.output),
+        Charge("reasoning", use.reasoning_tokens, reasoning_rate),
     )
-    return -(-total // TOKENS_PER_RATE)
 
 
 @dataclass(frozen=True, slots=True)

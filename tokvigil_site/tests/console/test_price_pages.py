@@ -116,3 +116,44 @@ def test_whatever_is_searched_is_answered(mia: Client) -> None:
         assert answer.status_code == 200
         assert b"<script>alert" not in answer.content
     assert mia.get(LIST, {"page": "x"}).status_code == 200
+
+
+def test_a_price_says_its_rates_and_its_history(mia: Client, acme: Tenant, other: Tenant) -> None:
+    shared = set_price("gpt-4o", input_usd="2.5", output_usd="10")
+    own = own_price(acme, "gpt-4o", aliases=["house"], active=False)
+    theirs = own_price(other, "gpt-4o")
+
+    page = shown(mia, reverse("admin:usage_modelprice_change", args=[shared.pk]))
+
+    assert "$2.5<" in page
+    assert "shared by all tenants" in page
+    assert f'href="{reverse("admin:usage_modelprice_change", args=[own.pk])}"' in page
+    assert reverse("admin:usage_modelprice_change", args=[theirs.pk]) not in page
+    assert "house" in shown(mia, reverse("admin:usage_modelprice_change", args=[own.pk]))
+
+
+def test_what_a_call_costs_is_worked_out_part_by_part(mia: Client, acme: Tenant) -> None:
+    shared = set_price("gpt-4o", input_usd="2.5", output_usd="10")
+    own_price(acme, "gpt-4o", cached_input_per_million="0.1")
+    url = reverse("admin:usage_modelprice_change", args=[shared.pk])
+    call = {"input_tokens": "1000", "cached_input_tokens": "400", "output_tokens": "50", "batch": ""}
+
+    before = shown(mia, url, at="2025-06-01T00:00", **call)
+    for cell in (">600<", ">400<", ">2.50<", ">0.0015<", ">0.001<", ">0.0005<", "<b>0.003</b>"):
+        assert cell in before, cell
+    since = shown(mia, url, at="2026-06-01T00:00", **call)
+    for cell in (">0.00075<", ">0.00004<", ">0.0002<", "<b>0.00099</b>", "tenant’s own"):
+        assert cell in since, cell
+    assert "must not exceed input_tokens" in shown(mia, url, **(call | {"input_tokens": "1"}))
+    assert "had no price" in shown(mia, url, at="1999-01-01T00:00", **call)
+    for odd in ("x", "-1", "9" * 40, "a\0"):
+        assert mia.get(url, call | {"input_tokens": odd, "at": odd}).status_code == 200
+
+
+def test_an_override_begins_with_what_is_in_force(mia: Client, acme: Tenant) -> None:
+    shared = set_price("gpt-4o", input_usd="2.5", output_usd="10")
+    page = shown(mia, reverse("admin:usage_modelprice_change", args=[shared.pk]))
+    link = page.split("Override for")[0].rsplit('href="', 1)[1].split('"')[0]
+    form = mia.get(link).context["adminform"].form
+    assert form["tenant"].value() == str(acme.pk)
+    assert (form["model"].value(), str(form["input_per_million"].value())) == ("gpt-4o", "2.5")
