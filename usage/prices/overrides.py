@@ -78,11 +78,7 @@ def put(
 
 def lock(tenant_id: int) -> None:
     """All environments of the tenant, in the order of `revisions.bump_all`, until the transaction ends."""
-    list(
-        Environment.objects.filter(tenant_id=tenant_id)
-        .order_by("id")
-        .select_for_update(no_key=True, of=("self",))
-    )
+    list(Environment.objects.filter(tenant_id=tenant_id).order_by("id").select_for_update(no_key=True))
 
 
 def _audited(price: ModelPrice) -> dict[str, object]:
