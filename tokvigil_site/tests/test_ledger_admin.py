@@ -188,9 +188,13 @@ def test_a_member_sets_prices_of_their_own_tenant_alone(
     for tenant in ("", other.tenant.pk):
         assert member.post(add, form(tenant=tenant)).status_code == 200
     assert ModelPrice.objects.count() == 1
-    assert member.post(add, form(tenant=environment.tenant.pk)).status_code == 302
+    assert "Say why" in member.post(add, form(tenant=environment.tenant.pk)).content.decode()
+    why = {"reason": "Our contract with the provider"}
+    assert member.post(add, form(tenant=environment.tenant.pk, **why)).status_code == 302
     own = ModelPrice.objects.get(tenant=environment.tenant)
-    assert Entry.objects.get(action="price.added").tenant_id == environment.tenant_id
+    entry = Entry.objects.get(action="price.added")
+    assert entry.tenant_id == environment.tenant_id
+    assert entry.data["reason"] == why["reason"]
     revisions = environment.revision, other.revision
     for changed in (environment, other):
         changed.refresh_from_db()

@@ -9,12 +9,13 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from tenants.console import display
 from tenants.console.access import actor_of, is_superuser
 from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
-from tenants.lengths import NAME_LENGTH_MAX
+from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.roles import May
 from usage.admin import price_list, price_page
 from usage.models import ModelPrice
@@ -31,11 +32,24 @@ class ModelPriceForm(RowForm):
         help_text=ModelPrice._meta.get_field("aliases").help_text,
     )
 
+    reason = forms.CharField(
+        max_length=REASON_LENGTH_MAX,
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Why; for the audit log. A tenant's own new price needs one.",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # What an address fills a new one in with is a text.
         for name in () if self.instance._state.adding else RATE_FIELDS:
             self.initial[name] = display.plain(self.initial.get(name))
+
+    def clean(self) -> dict[str, Any]:
+        found = super().clean() or {}
+        if self.instance._state.adding and found.get("tenant") and not found.get("reason"):
+            self.add_error("reason", "Say why this tenant pays another price.")
+        return found
 
 
 @admin.register(ModelPrice)
@@ -80,4 +94,4 @@ class ModelPriceAdmin(TenantRowsAdmin):
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
-        overrides.save(obj, actor=actor_of(request))
+        overrides.save(obj, actor=actor_of(request), reason=form.cleaned_data["reason"])
