@@ -73,6 +73,10 @@ def prod() -> Environment:
         reason=HOSTILE, ends_at=ends_at,
     )  # fmt: skip
     boosts.give(boost, actor="test")
+    prod.tenant.model_prices.create(
+        provider=HOSTILE, model=HOSTILE, aliases=[HOSTILE], effective_from=ends_at - timedelta(days=2),
+        input_per_million=1, output_per_million=2, source=HOSTILE,
+    )  # fmt: skip
     freezing.freeze(prod, features=[HOSTILE], reason=HOSTILE, actor="test")
     return prod
 
@@ -108,6 +112,7 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:freeze"),
         reverse("admin:search"),
         f"{reverse('admin:search')}?{urlencode({'q': HOSTILE})}",
+        reverse("admin:usage_modelprice_change", args=[prod.tenant.model_prices.get().pk]),
     ]
     assert faults_of(console, forms) == {}
 
