@@ -453,8 +453,9 @@ def test_the_admin_says_whether_a_change_is_in_force(
     client.force_login(User.objects.create_superuser("root"))
     if not told:
         monkeypatch.setattr(revisions, "announce", lambda *arguments: False)
-    page = reverse("admin:tenants_environment_changelist")
-    said = client.post(page, {"action": "freeze", "_selected_action": environment.pk}, follow=True)
+    page = f"{reverse('admin:freeze')}?environment={environment}"
+    form = {"whole": "environment", "feature": "", "reason": "It runs away."}
+    said = client.post(page, form, follow=True)
     shown = client.get(reverse("admin:tenants_environment_change", args=[environment.pk]))
     expected = "is in force everywhere" if told else "is NOT in force everywhere yet"
     for answer in (said, shown):

@@ -64,6 +64,8 @@ class LimitState:
     remaining: Amount
     resets_at: datetime | None
     exceeded: bool
+    # What boosts add to the limit now, which is in it; None: no boost runs.
+    boosted_by: Amount | None = None
 
     @classmethod
     def from_wire(cls, fields: Fields) -> Self | None:
@@ -412,7 +414,7 @@ _LIMIT: Mapping[str, Kind] = {
     "resets_at": _time,
     "exceeded": bool,
 }
-_AMOUNTS = ("limit", "used", "held", "remaining")
+_AMOUNTS = ("limit", "used", "held", "remaining", "boosted_by")
 _COUNT_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
 _COST_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, _money)}
 _UNSAID_OF_LIMIT = {"policy": "", "window": "", "per": "", "held": 0, "resets_at": None, "exceeded": False}
