@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from django.db import InterfaceError, OperationalError
 
-from policies import evaluation, limits_in_force, snapshot
+from policies import evaluation, limits_in_force, staff
 from policies.decision import LimitFinding
 from policies.evaluation import Admitted, Evaluated
 from policies.limits_in_force import Blocked, MeterQuery
 from policies.rules import Kind, PolicyRule
-from tenants.api.authentication import Credential
-from tenants.api.callers import KnowsKeys
 from usage.amounts import Per
 from usage.assessment import LimitRef, PolicyRef
 from usage.counting.stored_user import StoredUser
@@ -61,35 +59,12 @@ class Binding:
     stored: StoredUser
 
 
-class Staff:
-    """Somebody who may look without an API key: the console checks who may see which environment."""
-
-    def credential(self, known: KnowsKeys) -> Credential:
-        return _NO_KEY
-
-
-_NO_KEY = Credential(
-    id=0,
-    key_id="",
-    name="",
-    environment_id=0,
-    secret_hmac=b"",
-    pepper_id="",
-    scopes=frozenset(),
-    expires_at=None,
-    revoked=False,
-    allowed_networks=(),
-    requests_per_minute=None,
-    edition="",
-)
-
-
 def of_user(
     environment_id: int, user_id: str, *, plan: str = "", features: Sequence[str] = ()
 ) -> Binding | None:
     """`plan` is that of the calls, if none is stored. None: not even what is stored can be read in time."""
     try:
-        admitted = Admitted(Staff(), snapshot.current(environment_id), _NO_KEY)
+        admitted = staff.admitted(environment_id)
         asked = [feature for feature in dict.fromkeys(features) if feature][:FEATURES_MAX]
         found = [_evaluated(admitted, user_id, plan, feature) for feature in ("", *asked)]
     except (OperationalError, InterfaceError):

@@ -310,9 +310,7 @@ def _call(evaluated: Evaluated) -> str:
 
 def _stood(assessed: Assessment, finding: LimitFinding) -> Stood:
     limit = finding.limit
-    words = (
-        f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}".rstrip()
-    )
+    words = wording.allowance(limit.metric, limit.window, limit.amount)
     return Stood(
         policy=assessed.policies[limit.policy].name,
         metric=limit.metric,

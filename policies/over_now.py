@@ -72,10 +72,9 @@ def _lowered(before: PolicyRule | None, after: PolicyRule) -> Iterator[LimitRule
 
 def _over(environment: Environment, rule: PolicyRule, limit: LimitRule) -> Over:
     found = _subjects(environment, rule.scope, limit)
-    says = f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}"
     return Over(
         policy=rule.name,
-        says=f"{says}, {wording.subject(limit.per)}",
+        says=wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
         who=tuple(", ".join(names) or "everybody together" for names in found[:NAMED_MAX]),
         more=len(found) > NAMED_MAX,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from policies.models import Limit, Policy
+from policies.resolution import StoredPolicy
 from policies.rules import (
     Kind,
     LimitRule,
@@ -20,6 +21,7 @@ from policies.rules import (
 )
 from tenants.models import Environment
 from usage.amounts import Per
+from usage.assessment import PolicyRef
 from usage.metrics import Metric
 from usage.money import NANO, to_nano
 from usage.windows import Window
@@ -45,6 +47,12 @@ def rule_of(policy: Policy) -> PolicyRule:
         on_unsettled=OnUnsettled(policy.on_unsettled),
         unknown_price=UnknownPrice(policy.unknown_price),
     )
+
+
+def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
+    """`rule` is what the row says (`rule_of`)."""
+    ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
+    return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 
 
 def policy_set(environment: Environment) -> PolicySet:

@@ -20,7 +20,6 @@ from tenants import revisions
 from tenants.api.authentication import Credential
 from tenants.models import DefaultAction, Environment
 from usage.amounts import Per
-from usage.assessment import PolicyRef
 from usage.counting import rules
 from usage.counting.rules import CountingRules
 from usage.counting.sync import JUST_READ, ask
@@ -184,18 +183,14 @@ def _state(environment: Environment) -> EnvironmentState:
 def _compiled_policies(environment: Environment) -> Policies:
     rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
     # In parts: one large answer would keep the interpreter from all other threads while it is taken in.
-    policies = [stored_policy(row) for row in rows.iterator(chunk_size=ROWS_AT_ONCE)]
+    policies = [
+        policy_rows.stored(row, policy_rows.rule_of(row)) for row in rows.iterator(chunk_size=ROWS_AT_ONCE)
+    ]
     return Policies(
         token=environment.policies_token,
         index=PolicyIndex(policies),
         concurrency_pers=_concurrency_pers(policies),
     )
-
-
-def stored_policy(row: Policy) -> StoredPolicy:
-    rule = policy_rows.rule_of(row)
-    ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
-    return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 
 
 def _concurrency_pers(policies: list[StoredPolicy]) -> tuple[Per, ...]:

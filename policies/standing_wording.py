@@ -27,8 +27,7 @@ def subject(named: Subjects, per: Per) -> str:
 def taken(standing: Standing, of: SubjectStanding) -> str:
     """`48 of 50 requests a day, 1 more held`."""
     limit = standing.limit
-    amount = wording.amount(limit.metric, of.allowed(limit))
-    allowed = f"{amount} {wording.window(limit.metric, limit.window)}".rstrip()
+    allowed = wording.allowance(limit.metric, limit.window, of.allowed(limit))
     if of.boosted:
         allowed += f" ({_number(limit.metric, of.boosted)} by boost)"
     if of.used is None:

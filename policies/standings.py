@@ -21,12 +21,10 @@ from zoneinfo import ZoneInfo
 from policies import boosts, policy_rows
 from policies.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.models import Policy
-from policies.resolution import StoredPolicy
-from policies.rules import LimitRule, Mode, PolicyRule
+from policies.rules import LimitRule, Mode
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects, subject_digest
-from usage.assessment import PolicyRef
 from usage.boosts import raised
 from usage.counting import readings
 from usage.counting.readings import Readings
@@ -129,7 +127,7 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     pairs = frozenset(pair for each in asked if (pair := each.limit.pair))
     tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
     now_ms = store.now_ms()
-    found = Search(tracked, (stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
+    found = Search(tracked, (policy_rows.stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
     return _Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings()
 
 
@@ -213,11 +211,6 @@ class _Reader:
             return SubjectStanding(subject=subject, used=used, held=held, boosted=boosted)
         used_of_ledger = None if recorded is None else recorded.of(limit.metric)
         return SubjectStanding(subject=subject, used=used_of_ledger, held=None, boosted=boosted)
-
-
-def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
-    ref = PolicyRef(id=str(row.pk), name=row.name, version=row.version, scope=rule.scope.label)
-    return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 
 
 def _rank(standing: SubjectStanding, limit: LimitRule) -> float:

@@ -13,18 +13,15 @@ import msgspec
 from django.db import transaction
 
 from audit import log as audit_log
-from policies import decision, evaluation, snapshot
+from policies import decision, evaluation, policy_rows, staff
 from policies.assessing import Call, assess
 from policies.call_terms import terms_of
 from policies.evaluate_request import EvaluateRequest
-from policies.evaluation import Admitted, Evaluated
+from policies.evaluation import Evaluated
 from policies.file_errors import refused
 from policies.models import NamedCaller, Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.snapshot import Snapshot
-from tenants import keys
-from tenants.api.authentication import Credential
-from tenants.api.callers import Caller, KnowsKeys
 from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Subjects, subject_digest
 from usage.assessment import LimitRef, Reading
@@ -38,37 +35,10 @@ from usage.windows import Window
 # Of one environment; the page asks for each in every environment of the tenant.
 CALLERS_MAX = 30
 
-_NO_KEY = Credential(
-    id=0,
-    key_id="",
-    name="Try it",
-    environment_id=0,
-    secret_hmac=b"",
-    pepper_id="",
-    scopes=frozenset(),
-    expires_at=None,
-    revoked=False,
-    allowed_networks=(),
-    requests_per_minute=None,
-    edition="",
-)
-
-
-class _Member(Caller, frozen=True, kw_only=True):
-    """Somebody at the console, who needs no key: the console has checked what they may see."""
-
-    presented: keys.Presented = keys.Presented(key_id="", secret="")
-    address: str = ""
-    scope: str = ""
-
-    def credential(self, known: KnowsKeys) -> Credential:
-        return _NO_KEY
-
 
 def ask(environment: Environment, caller: NamedCaller) -> Evaluated:
     """By the policies in force. Raises OperationalError if PostgreSQL is away."""
-    admitted = Admitted(_Member(), snapshot.current(environment.pk), _NO_KEY)
-    return evaluation.evaluate(_request(caller), admitted)
+    return evaluation.evaluate(_request(caller), staff.admitted(environment.pk))
 
 
 def suppose(evaluated: Evaluated, caller: NamedCaller, policies: Sequence[StoredPolicy]) -> Evaluated:
@@ -124,7 +94,7 @@ def _reading(known: Snapshot, subjects: Subjects, limit: LimitRef, now_ms: int) 
 def policies_of(environment: Environment) -> list[StoredPolicy]:
     """All that are not archived, as they are now; two queries."""
     rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
-    return [snapshot.stored_policy(row) for row in rows]
+    return [policy_rows.stored(row, policy_rows.rule_of(row)) for row in rows]
 
 
 def _request(caller: NamedCaller) -> EvaluateRequest:

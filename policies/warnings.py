@@ -116,8 +116,7 @@ def _counts_all_of(wide: Per, narrow: Per) -> bool:
 
 
 def _never_binds(rule: PolicyRule, owner: PolicyRule, tighter: LimitRule) -> str:
-    amount = wording.amount(tighter.metric, tighter.amount)
-    words = f"{amount} {wording.window(tighter.metric, tighter.window)}".rstrip()
+    words = wording.allowance(tighter.metric, tighter.window, tighter.amount)
     whose = wording.subject(tighter.per)
     by = "the limit of" if owner is rule else f"{owner.name} stops"
     end = f"{words} for {whose}" if owner is rule else f"{whose} at {words}"

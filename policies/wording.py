@@ -168,8 +168,8 @@ def _allowed(limits: Sequence[LimitRule]) -> list[Pieces]:
     for limit in limits:
         verb, nothing = _VERBS[limit.metric]
         lead = f"{verb} up to " if limit.metric is Metric.COST_USD and limit.amount else f"{verb} "
-        words = f"{wording.amount(limit.metric, limit.amount)} {wording.window(limit.metric, limit.window)}"
-        amount = _strong(words.rstrip() if limit.amount else nothing)
+        words = wording.allowance(limit.metric, limit.window, limit.amount)
+        amount = _strong(words if limit.amount else nothing)
         found.append(amount if lead == said else _plain(lead) + amount)
         said = lead
     return found

@@ -74,11 +74,6 @@ def amount(metric: Metric, value: int) -> str:
     return f"{count(value)} {one if value == 1 else many}"
 
 
-def amount_of_limit(metric: Metric, value: Decimal | int) -> str:
-    """The same of an amount as a policy has it: whole numbers, or USD."""
-    return amount(metric, int(value * NANO) if metric is Metric.COST_USD else int(value))
-
-
 def window(metric: Metric, kind: Window) -> str:
     """`a day`; empty for calls in flight, which have none."""
     return "" if metric is Metric.CONCURRENCY else _WINDOWS[kind]
@@ -111,8 +106,12 @@ def limit(metric: Metric, kind: Window, per: Per, value: Decimal | int) -> str:
 
 def limit_of(metric: Metric, kind: Window, per: Per, value: int) -> str:
     """The same of an amount as it is counted, costs in nano-USD."""
-    words = f"{amount(metric, value)} {window(metric, kind)}".rstrip()
-    return f"{words}, {subject(per)}"
+    return f"{allowance(metric, kind, value)}, {subject(per)}"
+
+
+def allowance(metric: Metric, kind: Window, value: int) -> str:
+    """`50 requests a day`, without whose they are."""
+    return f"{amount(metric, value)} {window(metric, kind)}".rstrip()
 
 
 def limit_name(metric: Metric, kind: Window, per: Per) -> str:

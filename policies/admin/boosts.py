@@ -238,7 +238,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
 def says(boost: Boost) -> str:
     """`+20 requests a day`"""
     metric, window = Metric(boost.metric), Window(boost.window)
-    return f"+{wording.amount(metric, boosts.ref_of(boost).extra)} {wording.window(metric, window)}".rstrip()
+    return f"+{wording.allowance(metric, window, boosts.ref_of(boost).extra)}"
 
 
 def standing(boost: Boost) -> SafeString:

@@ -18,7 +18,7 @@ from policies.models import Policy, PolicyVersion
 from policies.overlaps import Overlap, overlaps
 from policies.resolution import StoredPolicy
 from policies.rules import Mode, PolicyRule
-from policies.standings import Standing, SubjectStanding, standings, stored
+from policies.standings import Standing, SubjectStanding, standings
 from policies.warnings import Known, PolicyWarning, warnings
 from tenants.console.access import actor_of
 from tenants.console.pages import rendered
@@ -84,7 +84,7 @@ def show(request: HttpRequest, policy: Policy, *, may_change: bool) -> TemplateR
 
 def others_in_force(environment_id: int, policy_id: Any = None) -> list[StoredPolicy]:
     rows = Policy.objects.in_force(environment_id).exclude(pk=policy_id).prefetch_related("limits")
-    return [stored(row, policy_rows.rule_of(row)) for row in rows]
+    return [policy_rows.stored(row, policy_rows.rule_of(row)) for row in rows]
 
 
 def concerns_of(policy: Policy, rule: PolicyRule, others: list[StoredPolicy]) -> list[PolicyWarning]:
@@ -129,7 +129,7 @@ def _subject_row(standing: Standing, of: SubjectStanding) -> SubjectRow:
 
 
 def _overlaps(policy: Policy, rule: PolicyRule, others: list[StoredPolicy]) -> list[Overlap]:
-    return overlaps(stored(policy, rule), others)[:OVERLAPS_SHOWN_MAX]
+    return overlaps(policy_rows.stored(policy, rule), others)[:OVERLAPS_SHOWN_MAX]
 
 
 def change_mode(request: HttpRequest, policy: Policy) -> HttpResponse:

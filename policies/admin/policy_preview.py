@@ -11,7 +11,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from policies import documents, wording
+from policies import documents, policy_rows, wording
 from policies.admin.policy_page import known, others_in_force
 from policies.file_errors import PolicyFileError
 from policies.known_names import known_names
@@ -19,7 +19,6 @@ from policies.models import Policy
 from policies.overlaps import overlaps
 from policies.resolution import StoredPolicy
 from policies.rules import LIMITS_MAX, LimitRule, PolicyRule
-from policies.standings import stored
 from policies.warnings import PolicyWarning, warnings
 from policies.wording import Holes
 from tenants.models import Environment
@@ -64,7 +63,7 @@ def show(request: HttpRequest, environment: Environment, policy: Policy | None) 
         {
             "wording": wording.describe(rule, environment.tenant.timezone, holes),
             "warnings": [_text(each, numbers) for each in concerns],
-            "overlaps": overlaps(stored(row, rule), others)[:OVERLAPS_SHOWN_MAX],
+            "overlaps": overlaps(policy_rows.stored(row, rule), others)[:OVERLAPS_SHOWN_MAX],
         },
     )
 

@@ -139,11 +139,10 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
         yield Way(Remedy.WAIT, f"Waiting: it passes since {when}" if over else f"Waiting until {when}")
     if limit.needed is not None:
         missing = _rounded_up(limit.metric, limit.needed - limit.left)
-        enough = wording.amount(limit.metric, limit.limit + missing)
         if limit.metric is not Metric.CONCURRENCY and limit.per in BOOSTED_PERS:
             more = wording.amount(limit.metric, missing)
             yield Way(Remedy.BOOST, f"At least {more} more: a boost for {_whom(decision, limit)}")
-        raised = f"{enough} {wording.window(limit.metric, limit.window)}".rstrip()
+        raised = wording.allowance(limit.metric, limit.window, limit.limit + missing)
         yield Way(
             Remedy.POLICY, f"A higher limit: at least {raised} in {limit.policy}, for all whom it is for"
         )

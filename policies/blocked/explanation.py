@@ -58,13 +58,12 @@ class StoodLimit:
     @property
     def allowance(self) -> str:
         """`50 requests a day`"""
-        window = wording.window(self.metric, self.window)
-        return f"{wording.amount(self.metric, self.limit)} {window}".rstrip()
+        return wording.allowance(self.metric, self.window, self.limit)
 
     @property
     def words(self) -> str:
         """`50 requests a day, each user`"""
-        return f"{self.allowance}, {wording.subject(self.per)}"
+        return wording.limit_of(self.metric, self.window, self.per, self.limit)
 
     @property
     def stood(self) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlencode
 
 from django.db.models import Model
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
@@ -54,14 +53,6 @@ def link_to(model: str, row_id: object, text: str) -> SafeString:
 
 def block_of_lines(text: str) -> SafeString:
     return format_html("<pre>{}</pre>", text)
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> SafeString:
-    head = format_html_join("", "<th>{}</th>", ((header,) for header in headers))
-    body = format_html_join(
-        "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)
-    )
-    return format_html('<table class="small"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, body)
 
 
 def user_url(environment: Environment, user_id: str) -> str:

@@ -1,0 +1,33 @@
+"""Staff as callers of evaluate: they need no API key, for the console checks who may look into which environment."""
+
+from __future__ import annotations
+
+from policies import snapshot
+from policies.evaluation import Admitted
+from tenants.api.authentication import Credential
+from tenants.api.callers import KnowsKeys
+
+_NO_KEY = Credential(
+    id=0,
+    key_id="",
+    name="",
+    environment_id=0,
+    secret_hmac=b"",
+    pepper_id="",
+    scopes=frozenset(),
+    expires_at=None,
+    revoked=False,
+    allowed_networks=(),
+    requests_per_minute=None,
+    edition="",
+)
+
+
+class _Staff:
+    def credential(self, known: KnowsKeys) -> Credential:
+        return _NO_KEY
+
+
+def admitted(environment_id: int) -> Admitted:
+    """To ask only what holds and records nothing. Raises OperationalError if PostgreSQL is away."""
+    return Admitted(_Staff(), snapshot.current(environment_id), _NO_KEY)
