@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from policies import evaluation
+from policies.deciding import evaluation
 from tenants import last_used, refusals
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from bench import scene
 from bench.result import Result
-from policies import decision_log
+from policies.blocked import decision_log
 from tenants.models import Membership, Role
 from usage.ledger.rollups import roll
 

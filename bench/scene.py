@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from django.db import connection
 
-from policies import policy_file, publishing
+from policies.changing import publishing
+from policies.files import policy_file
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
 from usage.prices.genai import load_shared_prices

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from policies import decision_listing
+from policies.blocked import decision_listing
 from policies.models import BlockedDecision
 from usage import wording
 from usage.ledger.models import UsageEvent

@@ -2,7 +2,7 @@
 
 A boost of an end user stands in the record of the user beside the counters (policies/end_users.py): so there may be as
 many as there are users, and one binds without any process compiling anything. The others are few and stand in the
-snapshot of the environment (policies/snapshot.py). A change of either announces itself before it commits.
+snapshot of the environment (policies/deciding/snapshot.py). A change of either announces itself before it commits.
 """
 
 from __future__ import annotations

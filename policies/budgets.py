@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 
 from audit import log as audit_log
-from policies import documents
+from policies.files import documents
 from policies.models import ClosedMonth, MonthlyBudget, PolicyVersion
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule

@@ -144,7 +144,7 @@ class PolicyQuerySet(models.QuerySet["Policy"]):
 
 
 class Policy(models.Model):
-    """A policy in force (or archived). Written through `policies/publishing.py` alone, which keeps the versions."""
+    """A policy in force (or archived). Written by `changing/publishing.py` alone, which keeps the versions."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="policies")
@@ -244,7 +244,7 @@ class PolicyVersion(models.Model):
 
 
 class NamedCaller(models.Model):
-    """A call that is tried again and again: what would be decided of it now? Changed through `policies/try_it.py`."""
+    """A call that is tried again and again: what would be decided of it now? Changed by `trying/try_it.py`."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="named_callers")
     name = models.CharField(max_length=TITLE_LENGTH_MAX)
@@ -268,7 +268,7 @@ class NamedCaller(models.Model):
 
 
 class Draft(models.Model):
-    """Policies of an environment as somebody wants them, before they are published. Changed by `policies/drafts.py`."""
+    """Policies of an environment as somebody wants them, before they are published. Changed by `changing/drafts.py`."""
 
     environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="drafts")
     name = models.CharField(max_length=TITLE_LENGTH_MAX)
@@ -291,7 +291,7 @@ class Draft(models.Model):
 class BlockedDecision(models.Model):
     """A blocked call: who, what, why, and the limits as they stood. Allowed calls are in the ledger.
 
-    Partitioned by month of `decided_at` (policies/decision_log.py); the real primary key is (id, decided_at).
+    Partitioned by month of `decided_at` (policies/blocked/decision_log.py); the real primary key is (id, decided_at).
     """
 
     # Without a constraint: to attach a partition that has one locks the environments.

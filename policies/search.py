@@ -17,7 +17,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from policies.decision_listing import store_newest
+from policies.blocked.decision_listing import store_newest
 from policies.models import BlockedDecision, EndUser, Plan, Policy
 from tenants.models import ApiKey, Environment
 from usage.ledger import sums

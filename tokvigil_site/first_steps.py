@@ -15,7 +15,7 @@ from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
 from audit.log import acting_as
-from policies import decision_log
+from policies.blocked import decision_log
 from tenants import keys
 from tenants.accounts import Account
 from tenants.models import ApiKey, Environment, Tenant

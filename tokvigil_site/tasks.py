@@ -10,7 +10,8 @@ from celery import shared_task
 from django.db import DatabaseError
 from redis.exceptions import RedisError
 
-from policies import budgets, decision_log
+from policies import budgets
+from policies.blocked import decision_log
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.store import StoreUnavailable

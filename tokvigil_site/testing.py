@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from django.db import connection, connections, transaction
 from django.test import Client
 
-from policies import policy_file, publishing
+from policies.changing import publishing
+from policies.files import policy_file
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
 from usage.amounts import Amounts

@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Max
 from django.utils import timezone
 
-from policies import snapshot
+from policies.deciding import snapshot
 from tenants.models import ApiKey
 from usage.counting.store import StoreUnavailable
 from usage.timebox import patience

@@ -13,7 +13,7 @@ import time
 
 from django.db import connections
 
-from policies import snapshot
+from policies.deciding import snapshot
 from usage.settling import catching_up, given_up, unanswered
 
 logger = logging.getLogger("tokvigil.watching")

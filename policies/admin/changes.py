@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from policies import differences
-from policies.differences import Line
-from policies.publishing import Change, ChangeKind, PolicyChange
+from policies.changing.publishing import Change, ChangeKind, PolicyChange
+from policies.describing import differences
+from policies.describing.differences import Line
 
 _SAYS = {
     ChangeKind.ADDED: "New",

@@ -10,9 +10,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from policies import promotion, publishing, taking_effect
 from policies.admin import changes, finding
-from policies.file_errors import PolicyFileError
+from policies.changing import promotion, publishing, taking_effect
+from policies.files.file_errors import PolicyFileError
 from policies.models import Policy
 from tenants.console import environments
 from tenants.console.access import actor_of

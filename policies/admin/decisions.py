@@ -13,9 +13,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from policies import blocked, decision_listing
+from policies import blocked
 from policies.admin.decision_filters import DecisionFilters
-from policies.blocked import Explanation, Remedy, StoodLimit, Way
+from policies.blocked import Explanation, Remedy, StoodLimit, Way, decision_listing
 from policies.models import BlockedDecision, Policy
 from tenants.console import environments, pages
 from tenants.console.display import user_url

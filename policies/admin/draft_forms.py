@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django import forms
 
-from policies import policy_file
-from policies.file_errors import PolicyFileError
+from policies.files import policy_file
+from policies.files.file_errors import PolicyFileError
 from policies.rules import PolicyRule
 from tenants.lengths import TITLE_LENGTH_MAX
 

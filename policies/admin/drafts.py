@@ -11,11 +11,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 
-from policies import differences, drafts, over_now, policy_file, taking_effect
 from policies.admin import changes as shown_changes
 from policies.admin import finding
 from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
-from policies.file_errors import PolicyFileError
+from policies.changing import drafts, over_now, taking_effect
+from policies.describing import differences
+from policies.files import policy_file
+from policies.files.file_errors import PolicyFileError
 from policies.models import Draft
 from policies.rules import PolicyRule
 from tenants.console import environments

@@ -15,11 +15,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 
-from policies import activity, binding, boosts, end_users
+from policies import activity, boosts, end_users
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
-from policies.binding import Binding, BindingLimit
 from policies.models import Boost, EndUser
+from policies.standing import binding
+from policies.standing.binding import Binding, BindingLimit
 from tenants.console import environments
 from tenants.console.access import actor_of, may
 from tenants.console.display import user_url

@@ -9,10 +9,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from policies import differences, history
 from policies.admin import finding
-from policies.file_errors import PolicyFileError
-from policies.history import Step
+from policies.changing import history
+from policies.changing.history import Step
+from policies.describing import differences
+from policies.files.file_errors import PolicyFileError
 from policies.models import Policy
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered

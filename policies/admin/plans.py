@@ -9,8 +9,9 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from policies import documents, publishing
-from policies.file_errors import PolicyFileError
+from policies.changing import publishing
+from policies.files import documents
+from policies.files.file_errors import PolicyFileError
 from policies.models import Plan
 from tenants.console.access import actor_of
 from tenants.console.forms import RowForm

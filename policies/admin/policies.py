@@ -16,12 +16,15 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
-from policies import documents, policy_rows, publishing, rules, wording
+from policies import policy_rows, rules
 from policies.admin import policy_list, policy_page, policy_preview
 from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
 from policies.admin.policy_list import InForce, PolicyList
-from policies.file_errors import PolicyFileError
-from policies.known_names import known_names
+from policies.changing import publishing
+from policies.changing.known_names import known_names
+from policies.describing import wording
+from policies.files import documents
+from policies.files.file_errors import PolicyFileError
 from policies.models import Limit, Policy
 from tenants.console import environments
 from tenants.console.access import actor_of

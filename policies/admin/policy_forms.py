@@ -13,8 +13,9 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
-from policies import documents, publishing
-from policies.file_errors import FileError, PolicyFileError
+from policies.changing import publishing
+from policies.files import documents
+from policies.files.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Policy
 from tenants.console import display
 from tenants.console.forms import LinesField

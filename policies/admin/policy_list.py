@@ -12,10 +12,12 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from policies import policy_rows, standing_wording, wording
+from policies import policy_rows
+from policies.describing import wording
 from policies.models import Policy, PolicyVersion
 from policies.rules import Mode
-from policies.standings import Standing, standings
+from policies.standing import standing_wording
+from policies.standing.standings import Standing, standings
 from tenants.console import environments
 from tenants.console.parts import State
 from tenants.console.rows import ListOfShownEnvironment

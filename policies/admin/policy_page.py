@@ -11,15 +11,18 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from policies import policy_rows, publishing, standing_wording, wording
+from policies import policy_rows
 from policies.admin.policy_list import MODES
-from policies.known_names import KnownNames, known_names
+from policies.changing import publishing
+from policies.changing.known_names import KnownNames, known_names
+from policies.describing import wording
+from policies.describing.overlaps import Overlap, overlaps
+from policies.describing.warnings import Known, PolicyWarning, warnings
 from policies.models import Policy, PolicyVersion
-from policies.overlaps import Overlap, overlaps
 from policies.resolution import StoredPolicy
 from policies.rules import Mode, PolicyRule
-from policies.standings import Standing, SubjectStanding, standings
-from policies.warnings import Known, PolicyWarning, warnings
+from policies.standing import standing_wording
+from policies.standing.standings import Standing, SubjectStanding, standings
 from tenants.console.access import actor_of
 from tenants.console.pages import rendered
 from tenants.console.parts import Bar

@@ -11,16 +11,18 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from policies import documents, policy_rows, wording
+from policies import policy_rows
 from policies.admin.policy_page import known, others_in_force
-from policies.file_errors import PolicyFileError
-from policies.known_names import known_names
+from policies.changing.known_names import known_names
+from policies.describing import wording
+from policies.describing.overlaps import overlaps
+from policies.describing.warnings import PolicyWarning, warnings
+from policies.describing.wording import Holes
+from policies.files import documents
+from policies.files.file_errors import PolicyFileError
 from policies.models import Policy
-from policies.overlaps import overlaps
 from policies.resolution import StoredPolicy
 from policies.rules import LIMITS_MAX, LimitRule, PolicyRule
-from policies.warnings import PolicyWarning, warnings
-from policies.wording import Holes
 from tenants.models import Environment
 from usage.metrics import Metric
 

@@ -15,13 +15,14 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils import timezone
 
-from policies import drafts, explaining, try_it
 from policies.admin import finding
-from policies.evaluation import Evaluated
-from policies.explaining import Explanation
-from policies.file_errors import PolicyFileError
+from policies.changing import drafts
+from policies.deciding.evaluation import Evaluated
+from policies.files.file_errors import PolicyFileError
 from policies.models import Draft, NamedCaller
 from policies.resolution import StoredPolicy
+from policies.trying import explaining, try_it
+from policies.trying.explaining import Explanation
 from tenants.api.problems import Problem
 from tenants.console import environments
 from tenants.console.access import actor_of

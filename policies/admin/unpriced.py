@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.db.models import Count, Min
 
-from policies.decision_listing import store_newest
+from policies.blocked.decision_listing import store_newest
 from policies.models import BlockedDecision
 from policies.reasons import Reason
 from tenants.models import Environment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from policies import documents, policy_file, rules
+from policies import rules
+from policies.files import documents, policy_file
 from policies.models import PolicyVersion
 from tenants.console import display
 from tenants.console.rows import ReadOnlyEnvironmentAdmin

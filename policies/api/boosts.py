@@ -13,8 +13,9 @@ from drf_spectacular.utils import OpenApiExample
 from msgspec import Meta
 from rest_framework.request import Request
 
-from policies import boost_listing, boosts
-from policies.boost_listing import BoostAnswer, BoostPage, BoostQuery
+from policies import boosts
+from policies.api import boost_listing
+from policies.api.boost_listing import BoostAnswer, BoostPage, BoostQuery
 from policies.models import Boost
 from tenants import scopes
 from tenants.api import editions, http, problems, queries

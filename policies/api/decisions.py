@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from policies import decision_listing
-from policies.decision_listing import DecisionPage, DecisionQuery
+from policies.blocked import decision_listing
+from policies.blocked.decision_listing import DecisionPage, DecisionQuery
 from tenants import scopes
 from tenants.api import http, queries
 from tenants.api.openapi import operation

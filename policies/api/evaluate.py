@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from django.http import HttpRequest, HttpResponse
 
-from policies import evaluate_answer, evaluation, examples
-from policies.evaluate_answer import EvaluateAnswer
-from policies.evaluate_request import EvaluateRequest
+from policies.api import examples
+from policies.deciding import evaluate_answer, evaluation
+from policies.deciding.evaluate_answer import EvaluateAnswer
+from policies.deciding.evaluate_request import EvaluateRequest
 from tenants import scopes
 from tenants.api import http
 from tenants.api.callers import Caller

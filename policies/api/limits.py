@@ -6,8 +6,9 @@ from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from policies import evaluation, limits_in_force
-from policies.limits_in_force import MeterAnswer, MeterQuery
+from policies.deciding import evaluation
+from policies.standing import limits_in_force
+from policies.standing.limits_in_force import MeterAnswer, MeterQuery
 from tenants import scopes
 from tenants.api import http, queries
 from tenants.api.callers import Caller

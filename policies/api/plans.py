@@ -6,9 +6,9 @@ import msgspec
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from policies import publishing
 from policies.api.policy_file import refused
-from policies.file_errors import PolicyFileError
+from policies.changing import publishing
+from policies.files.file_errors import PolicyFileError
 from policies.models import Plan
 from tenants import scopes
 from tenants.api import editions, http, queries

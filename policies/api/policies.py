@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from policies import policy_listing
-from policies.policy_listing import PolicyPage, PolicyQuery, PublishedPolicy
+from policies.api import policy_listing
+from policies.api.policy_listing import PolicyPage, PolicyQuery, PublishedPolicy
 from tenants import scopes
 from tenants.api import http, queries
 from tenants.api.openapi import operation

@@ -8,9 +8,11 @@ import msgspec
 from django.http import HttpResponse
 from rest_framework.request import Request
 
-from policies import documents, policy_rows, publishing
-from policies.file_errors import FileError, PolicyFileError, raise_any
-from policies.publishing import Change, PolicyChange
+from policies import policy_rows
+from policies.changing import publishing
+from policies.changing.publishing import Change, PolicyChange
+from policies.files import documents
+from policies.files.file_errors import FileError, PolicyFileError, raise_any
 from policies.rules import PolicySet
 from tenants import scopes
 from tenants.api import editions, http, problems, queries

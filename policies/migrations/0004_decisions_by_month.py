@@ -43,7 +43,7 @@ CREATE INDEX decision_reason ON blocked_decision (environment_id, reason_code, i
 
 
 def keep_decisions(apps, schema_editor):
-    from policies import decision_log
+    from policies.blocked import decision_log
 
     with schema_editor.connection.cursor() as cursor:
         cursor.execute("SELECT DISTINCT date_trunc('month', decided_at, 'UTC') FROM blocked_decision_before")

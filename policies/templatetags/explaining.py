@@ -1,10 +1,10 @@
-"""`{% load explaining %}`: an explanation (policies/explaining.py) in templates."""
+"""`{% load explaining %}`: an explanation (policies/trying/explaining.py) in templates."""
 
 from __future__ import annotations
 
 from django import template
 
-from policies.explaining import Part, Stood
+from policies.trying.explaining import Part, Stood
 from tenants.console.parts import Bar, State
 from usage import wording
 from usage.metrics import Metric

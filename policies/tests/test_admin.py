@@ -10,10 +10,10 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing.publishing import publish
 from policies.end_users import load_record, set_end_user
+from policies.files.policy_file import parse
 from policies.models import EndUser, Plan, Policy, PolicyVersion
-from policies.policy_file import parse
-from policies.publishing import publish
 from policies.rules import LimitRule
 from tenants.models import Environment, Membership, Role, Tenant
 from usage.amounts import Per

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from policies.policy_file import parse
+from policies.files.policy_file import parse
 from policies.policy_rows import policy_set
 from tenants.models import Environment, Tenant
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.assessing import Call, EnvironmentState, assess
-from policies.call_terms import CallTerms, TermsCache, terms_of
-from policies.decision import decide
+from policies.deciding.assessing import Call, EnvironmentState, assess
+from policies.deciding.call_terms import CallTerms, TermsCache, terms_of
+from policies.deciding.decision import decide
 from policies.reasons import CLASSES, Reason, rank
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import (

@@ -8,9 +8,9 @@ from django.db import connection
 
 from audit.chain import verify
 from policies import policy_rows
+from policies.changing.publishing import publish, publish_one
 from policies.end_users import set_end_user
 from policies.models import Plan, Policy, PolicyVersion
-from policies.publishing import publish, publish_one
 from policies.rules import LimitRule, PolicyRule, PolicySet
 from tenants.freezing import freeze, unfreeze
 from tenants.models import Environment

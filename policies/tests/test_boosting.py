@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.boosting import boosted
-from policies.call_terms import CallTerms, terms_of
+from policies.deciding.boosting import boosted
+from policies.deciding.call_terms import CallTerms, terms_of
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import COUNT_LIMIT_MAX, LimitRule, Mode, PolicyRule
 from usage.amounts import Per, Subjects

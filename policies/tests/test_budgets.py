@@ -12,7 +12,9 @@ import pytest
 from django.core.management import call_command
 
 from audit.models import Entry
-from policies import budgets, policy_file, publishing
+from policies import budgets
+from policies.changing import publishing
+from policies.files import policy_file
 from policies.models import ClosedMonth, MonthlyBudget, PolicyVersion
 from tenants.models import Environment
 from usage.amounts import Subjects

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policies.decision import TRANSIENT_RETRY_S, Decision, decide, degraded, exceeds
+from policies.deciding.decision import TRANSIENT_RETRY_S, Decision, decide, degraded, exceeds
 from policies.reasons import ALL_CODES, CLASSES, WINDOW_CODES, Reason
 from policies.rules import COUNT_LIMIT_MAX
 from usage.amounts import Amounts, Pair, Per, Subjects

@@ -1,4 +1,4 @@
-from policies.differences import changes, summary
+from policies.describing.differences import changes, summary
 from policies.rules import LimitRule, ModelRules, PerRequest, PolicyRule, Scope
 from usage.amounts import Per
 from usage.metrics import Metric

@@ -7,11 +7,12 @@ import pytest
 from django.db import connection
 
 from audit.models import Entry
-from policies import drafts, policy_rows
-from policies.file_errors import PolicyFileError
+from policies import policy_rows
+from policies.changing import drafts
+from policies.changing.publishing import publish
+from policies.files.file_errors import PolicyFileError
+from policies.files.policy_file import parse
 from policies.models import Draft
-from policies.policy_file import parse
-from policies.publishing import publish
 from policies.rules import Mode, PolicyRule, Scope
 from tenants.models import Environment, Tenant
 

@@ -1,6 +1,6 @@
 """What a process remembers of end users: the ones it sees most stay, however many others come once."""
 
-from policies.known_users import KnownUsers
+from policies.deciding.known_users import KnownUsers
 
 
 def test_the_least_recently_used_is_dropped() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from policies.overlaps import Relation, overlaps
+from policies.describing.overlaps import Relation, overlaps
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Kind, Mode, PolicyRule, Scope
 from usage.assessment import PolicyRef

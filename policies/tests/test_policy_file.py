@@ -6,10 +6,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import file_errors
-from policies.documents import document, rule_of
-from policies.file_errors import PolicyFileError
-from policies.policy_file import diff, dump, parse
+from policies.files import file_errors
+from policies.files.documents import document, rule_of
+from policies.files.file_errors import PolicyFileError
+from policies.files.policy_file import diff, dump, parse
+from policies.files.strict_yaml import FILE_BYTES_MAX
 from policies.rules import (
     COUNT_LIMIT_MAX,
     Kind,
@@ -24,7 +25,6 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from policies.strict_yaml import FILE_BYTES_MAX
 from usage.amounts import Per
 from usage.metrics import Metric
 from usage.money import MAX_LIMIT_NANO

@@ -4,11 +4,11 @@ import pytest
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing.promotion import only_in_target, promote, seen, wanted
+from policies.changing.publishing import plan_changes, publish
 from policies.end_users import set_end_user
-from policies.file_errors import PolicyFileError
-from policies.policy_file import parse
-from policies.promotion import only_in_target, promote, seen, wanted
-from policies.publishing import plan_changes, publish
+from policies.files.file_errors import PolicyFileError
+from policies.files.policy_file import parse
 from tenants.models import Environment, Tenant
 
 pytestmark = pytest.mark.django_db

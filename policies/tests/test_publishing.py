@@ -6,10 +6,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from audit.models import Entry
-from policies import documents, policy_rows, publishing
-from policies.file_errors import PolicyFileError
-from policies.models import EndUser, Plan, Policy, PolicyVersion
-from policies.publishing import (
+from policies import policy_rows
+from policies.changing import publishing
+from policies.changing.publishing import (
     ChangeKind,
     PlanChange,
     PolicyChange,
@@ -18,6 +17,9 @@ from policies.publishing import (
     publish,
     publish_one,
 )
+from policies.files import documents
+from policies.files.file_errors import PolicyFileError
+from policies.models import EndUser, Plan, Policy, PolicyVersion
 from policies.rules import LimitRule, Mode, ModelRules, PerRequest, PolicyRule, PolicySet, Scope
 from tenants.models import Environment, Tenant
 from usage.amounts import Per

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from policies.describing.warnings import Known, warnings
 from policies.resolution import StoredPolicy
 from policies.rules import Kind, LimitRule, Mode, ModelRules, PolicyRule, Scope
-from policies.warnings import Known, warnings
 from usage.amounts import Per
 from usage.assessment import PolicyRef
 from usage.metrics import Metric

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from policies.describing.wording import Holes, Look, describe, scope
 from policies.rules import (
     Kind,
     LimitRule,
@@ -20,7 +21,6 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from policies.wording import Holes, Look, describe, scope
 from usage.amounts import Per
 from usage.metrics import Metric
 from usage.money import NANO

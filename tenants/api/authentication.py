@@ -135,7 +135,7 @@ def credential_of(request: Request) -> Credential:
 class ApiKeyAuthentication(BaseAuthentication):
     """Reads the key from PostgreSQL on each call, so a revoked one is refused on its next. Sets `request.auth`.
 
-    Evaluate authenticates against its snapshot instead (policies/evaluation.py), verified by the counter store.
+    Evaluate authenticates against its snapshot instead (policies/deciding/evaluation.py).
     """
 
     def authenticate(self, request: Request) -> tuple[None, Credential]:

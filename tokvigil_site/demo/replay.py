@@ -23,8 +23,8 @@ import msgspec
 from django.utils import timezone
 
 from audit.log import acting_as
-from policies import evaluation
-from policies.evaluate_request import EvaluateRequest
+from policies.deciding import evaluation
+from policies.deciding.evaluate_request import EvaluateRequest
 from tenants import keys, scopes
 from tenants.api.callers import Caller
 from tenants.models import ApiKey, Environment

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.log import acting_as
-from policies import policy_file, publishing
+from policies.changing import publishing
 from policies.end_users import set_end_user
+from policies.files import policy_file
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
 from tokvigil_site import first_steps

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from policies.evaluation import HOLD_MS
+from policies.deciding.evaluation import HOLD_MS
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, assert_settled, later, ledger, limits, set_price
 from usage.amounts import Amounts, Pair, Per, Subjects

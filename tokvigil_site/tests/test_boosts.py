@@ -11,7 +11,8 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from audit.models import Entry
-from policies import boosts, evaluation
+from policies import boosts
+from policies.deciding import evaluation
 from policies.models import Boost
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, limits, set_price

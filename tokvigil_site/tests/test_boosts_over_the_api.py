@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from audit.models import Entry
 from policies.api import boosts as views
-from policies.boost_listing import BoostAnswer
+from policies.api.boost_listing import BoostAnswer
 from policies.boosts import USER_MAX
 from policies.models import Boost
 from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX

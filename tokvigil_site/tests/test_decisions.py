@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import connection
 
 from audit import roles
-from policies import decision_log
+from policies.blocked import decision_log
 from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_clock

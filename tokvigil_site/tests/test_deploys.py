@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from policies import decision_log
-from policies.evaluate_request import EvaluateRequest, digest_of
-from policies.evaluation import HOLD_MS
+from policies.blocked import decision_log
+from policies.deciding.evaluate_request import EvaluateRequest, digest_of
+from policies.deciding.evaluation import HOLD_MS
 from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site import tasks

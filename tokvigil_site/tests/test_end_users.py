@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from audit.models import Entry
-from policies import evaluation
+from policies.deciding import evaluation
 from policies.end_users import load_record, set_end_user
 from policies.models import EndUser
 from tenants.models import Environment

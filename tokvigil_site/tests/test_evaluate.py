@@ -512,7 +512,7 @@ def test_one_tenants_calls_never_count_for_another(
 
 
 def test_blocked_decisions_are_kept_with_their_reason(api: Api, environment: Environment) -> None:
-    from policies import decision_log
+    from policies.blocked import decision_log
     from policies.models import BlockedDecision
 
     apply_policies(environment, limits("{metric: requests, window: day, amount: 0, per: user}"))

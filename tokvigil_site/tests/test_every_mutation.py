@@ -21,7 +21,8 @@ from django.utils import timezone
 
 from audit import chain
 from audit.models import Entry
-from policies import boosts, drafts, end_users
+from policies import boosts, end_users
+from policies.changing import drafts
 from policies.models import Boost, Draft, EndUser, Plan, Policy
 from tenants import members
 from tenants.console.display import user_url

@@ -10,8 +10,8 @@ import pytest
 from django.core.management import call_command
 
 from policies import end_users
+from policies.deciding.evaluation import HOLD_MS
 from policies.end_users import set_end_user
-from policies.evaluation import HOLD_MS
 from tenants.models import Environment
 from tokvigil_site.testing import (
     Api,

@@ -428,7 +428,7 @@ def test_what_is_announced_stays_small(environment: Environment) -> None:
 def test_a_key_that_changed_has_no_policy_compiled_again(
     api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from policies import snapshot
+    from policies.deciding import snapshot
 
     apply_policies(environment, limits("{metric: requests, window: day, amount: 5, per: user}"))
     assert api.evaluate(dry_run=True)["allowed"]

@@ -14,7 +14,7 @@ import pytest
 from django.db import connection, connections
 
 from audit import roles
-from policies.evaluation import HOLD_MS
+from policies.deciding.evaluation import HOLD_MS
 from tenants.models import Environment
 from tokvigil_site.testing import (
     Answer,

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from policies import evaluation
+from policies.deciding import evaluation
 from policies.end_users import remove_end_user, set_end_user
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Answer, Api, apply_policies, at_once, ledger, limits, set_price

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from policies.evaluation import HOLD_MS
+from policies.deciding.evaluation import HOLD_MS
 from tenants.models import Environment
 from tokvigil_site.testing import (
     Api,

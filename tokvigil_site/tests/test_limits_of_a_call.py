@@ -11,8 +11,8 @@ from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import publishing
-from policies.file_errors import PolicyFileError
+from policies.changing import publishing
+from policies.files.file_errors import PolicyFileError
 from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import (

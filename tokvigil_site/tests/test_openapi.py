@@ -12,9 +12,9 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import get_resolver
 
-from policies import examples as evaluate_examples
-from policies.evaluate_answer import EvaluateAnswer
-from policies.evaluate_request import EvaluateRequest
+from policies.api import examples as evaluate_examples
+from policies.deciding.evaluate_answer import EvaluateAnswer
+from policies.deciding.evaluate_request import EvaluateRequest
 from policies.reasons import ALL_CODES, ReasonClass
 from tenants.models import Environment
 from tokvigil_site import openapi

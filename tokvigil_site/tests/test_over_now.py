@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from policies import drafts, over_now
+from policies.changing import drafts, over_now
+from policies.changing.over_now import Over
 from policies.models import Draft
-from policies.over_now import Over
 from policies.rules import Mode, PolicyRule
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies

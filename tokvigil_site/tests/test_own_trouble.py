@@ -21,8 +21,11 @@ from django.test import override_settings
 from redis.exceptions import RedisError
 
 from bench.scene import many_policies
-from policies import end_users, evaluation, policy_file, publishing, snapshot
-from policies.evaluation import HOLD_MS
+from policies import end_users
+from policies.changing import publishing
+from policies.deciding import evaluation, snapshot
+from policies.deciding.evaluation import HOLD_MS
+from policies.files import policy_file
 from policies.models import BlockedDecision
 from tenants import freezing, missed, revisions
 from tenants.models import ApiKey, Environment, Tenant

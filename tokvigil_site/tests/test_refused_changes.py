@@ -10,8 +10,9 @@ from django.db import IntegrityError
 from django.test import Client
 from django.urls import reverse
 
-from policies import end_users, publishing
-from policies.file_errors import PolicyFileError
+from policies import end_users
+from policies.changing import publishing
+from policies.files.file_errors import PolicyFileError
 from policies.models import EndUser, Plan
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment, Membership

@@ -17,7 +17,8 @@ from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
-from policies import end_users, publishing
+from policies import end_users
+from policies.changing import publishing
 from policies.models import EndUser, Plan, Policy
 from tenants.models import ApiKey, Environment, Membership, Tenant
 from tenants.scopes import EVALUATE

@@ -10,9 +10,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from policies import boosts, limit_subjects, standing_wording
+from policies import boosts
 from policies.models import Boost
-from policies.standings import Standing, standings
+from policies.standing import limit_subjects, standing_wording
+from policies.standing.standings import Standing, standings
 from tenants.console.parts import State
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_price

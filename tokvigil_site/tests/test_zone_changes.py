@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.evaluation import HOLD_MS
+from policies.deciding.evaluation import HOLD_MS
 from tenants import revisions
 from tenants.models import Environment
 from tokvigil_site.testing import (

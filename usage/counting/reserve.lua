@@ -171,7 +171,7 @@ local function check_all()
       used, held = amount_of(state[place], USED_PLACE, metric), amount_of(state[place], HELD_PLACE, metric)
     end
     readings[n * 2 - 1], readings[n * 2] = used, held
-    -- The same rules as policies/decision.py; a test holds the two together.
+    -- The same rules as policies/deciding/decision.py; a test holds the two together.
     local exceeded = limit == 0 or (needed[metric] > 0 and used + held + needed[metric] > limit)
     if enforce then
       if exceeded then fits = false end

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from policies.file_errors import PolicyFileError
-from policies.policy_file import parse
-from policies.publishing import ChangeKind, PolicyChange, publish
-from policies.strict_yaml import FILE_BYTES_MAX
+from policies.changing.publishing import ChangeKind, PolicyChange, publish
+from policies.files.file_errors import PolicyFileError
+from policies.files.policy_file import parse
+from policies.files.strict_yaml import FILE_BYTES_MAX
 from tenants.management import environments
 from tenants.models import DefaultAction
 

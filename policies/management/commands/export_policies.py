@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from policies.policy_file import dump
+from policies.files.policy_file import dump
 from policies.policy_rows import policy_set
 from tenants.management import environments
 

@@ -15,8 +15,9 @@ from django.utils import timezone
 from audit import wording as audit_wording
 from audit.models import Entry
 from audit.wording import Sentence
-from policies import boosts, standing_wording
-from policies.standings import Standing, standings
+from policies import boosts
+from policies.standing import standing_wording
+from policies.standing.standings import Standing, standings
 from tenants.console import environments
 from tenants.console.access import may
 from tenants.console.parts import Bar, State

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 from django.urls import reverse
 
-from policies import drafts, policy_rows, publishing, try_it
+from policies import policy_rows
+from policies.changing import drafts, publishing
 from policies.models import NamedCaller
 from policies.rules import LimitRule, Mode, PolicyRule
+from policies.trying import try_it
 from tenants.models import Environment
 from tokvigil_site.testing import Api
 from tokvigil_site.tests.browser.conftest import Look

@@ -9,7 +9,7 @@ from django.contrib.auth.models import Group, User
 from django.db.models import Model
 
 from audit.models import Entry
-from policies import publishing
+from policies.changing import publishing
 from policies.models import (
     BlockedDecision,
     Boost,

@@ -11,7 +11,8 @@ from django.test import Client
 from django.urls import reverse
 
 from audit.models import Entry
-from policies import drafts, policy_rows, publishing
+from policies import policy_rows
+from policies.changing import drafts, publishing
 from policies.models import Draft, Policy
 from policies.rules import LimitRule, Mode, PolicyRule
 from tenants.models import Environment, Role, Tenant

@@ -11,8 +11,8 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing.publishing import archive
 from policies.models import Policy
-from policies.publishing import archive
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import apply_policies
 from tokvigil_site.tests.console.conftest import SignIn

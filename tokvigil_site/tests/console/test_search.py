@@ -11,9 +11,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from policies.changing.publishing import add_plan
 from policies.end_users import block
 from policies.models import BlockedDecision, Policy
-from policies.publishing import add_plan
 from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE

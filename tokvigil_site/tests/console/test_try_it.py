@@ -11,9 +11,9 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies.end_users import set_end_user
-from policies.explaining import Explanation, Part, Question, explain
 from policies.models import BlockedDecision, NamedCaller
-from policies.try_it import CALLERS_MAX, ask, keep, policies_of, suppose
+from policies.trying.explaining import Explanation, Part, Question, explain
+from policies.trying.try_it import CALLERS_MAX, ask, keep, policies_of, suppose
 from tenants.models import Environment, Membership, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, assert_settled, ledger, limits, set_price
 from usage.counting.store import store

@@ -12,8 +12,8 @@ import pytest
 import tokvigil
 from tokvigil import TokVigil, Usage, UsageEvent
 
-from policies import evaluate_answer
 from policies.api import reservations
+from policies.deciding import evaluate_answer
 from sdk.python.tests.wire_provider import WireProvider
 from tenants.models import Environment
 from tokvigil_site.testing import (

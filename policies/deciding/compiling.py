@@ -11,8 +11,8 @@ from functools import partial
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from policies import snapshot
-from policies.snapshot import Snapshot
+from policies.deciding import snapshot
+from policies.deciding.snapshot import Snapshot
 from usage.counting import rules
 from usage.timebox import patience
 from usage.timebox.background import Background, TooSlow

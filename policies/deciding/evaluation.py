@@ -19,15 +19,16 @@ import msgspec
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
-from policies import boosting, compiling, decision, end_users, snapshot
-from policies.assessing import Call, EnvironmentState, assess
-from policies.call_terms import CallTerms
-from policies.compiling import Compiling
-from policies.decision import Decision
-from policies.evaluate_request import EvaluateRequest, digest_of
-from policies.known_users import KnownUsers
-from policies.snapshot import Snapshot
-from policies.suggesting import suggested_model
+from policies import end_users
+from policies.deciding import boosting, compiling, decision, snapshot
+from policies.deciding.assessing import Call, EnvironmentState, assess
+from policies.deciding.call_terms import CallTerms
+from policies.deciding.compiling import Compiling
+from policies.deciding.decision import Decision
+from policies.deciding.evaluate_request import EvaluateRequest, digest_of
+from policies.deciding.known_users import KnownUsers
+from policies.deciding.snapshot import Snapshot
+from policies.deciding.suggesting import suggested_model
 from tenants import revisions
 from tenants.api import problems
 from tenants.api.authentication import Credential

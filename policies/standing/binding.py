@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from django.db import InterfaceError, OperationalError
 
-from policies import evaluation, limits_in_force, staff
-from policies.decision import LimitFinding
-from policies.evaluation import Admitted, Evaluated
-from policies.limits_in_force import Blocked, MeterQuery
+from policies.deciding import evaluation, staff
+from policies.deciding.decision import LimitFinding
+from policies.deciding.evaluation import Admitted, Evaluated
 from policies.rules import Kind, PolicyRule
+from policies.standing import limits_in_force
+from policies.standing.limits_in_force import Blocked, MeterQuery
 from usage.amounts import Per
 from usage.assessment import LimitRef, PolicyRef
 from usage.counting.stored_user import StoredUser

@@ -7,8 +7,10 @@ from datetime import datetime
 
 from django.db import transaction
 
-from policies import differences, documents, publishing
-from policies.file_errors import refused
+from policies.changing import publishing
+from policies.describing import differences
+from policies.files import documents
+from policies.files.file_errors import refused
 from policies.models import Policy, PolicyVersion
 from policies.rules import PolicyRule
 from tenants.models import Environment

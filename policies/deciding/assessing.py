@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from policies.call_terms import CallTerms
+from policies.deciding.call_terms import CallTerms
 from policies.reasons import Reason, rank, without_policy
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import Mode, UnknownPrice

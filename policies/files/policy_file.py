@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from policies.documents import VERSION, document, policy_set_of, rule_of
-from policies.file_errors import FileError, raise_any, refused
+from policies.files.documents import VERSION, document, policy_set_of, rule_of
+from policies.files.file_errors import FileError, raise_any, refused
+from policies.files.strict_yaml import FLOAT, compose
 from policies.rules import (
     PolicyRule,
     PolicySet,
 )
-from policies.strict_yaml import FLOAT, compose
 
 
 def parse(text: str) -> PolicySet:

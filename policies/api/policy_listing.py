@@ -7,7 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from policies import documents, policy_rows
+from policies import policy_rows
+from policies.files import documents
 from policies.models import Policy
 from tenants.api import cursors, problems
 from tenants.api.queries import PAGE_DEFAULT, CursorText, PageSize

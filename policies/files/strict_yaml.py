@@ -22,7 +22,7 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from policies.file_errors import FileError, join_path, quoted, refused
+from policies.files.file_errors import FileError, join_path, quoted, refused
 
 # Room for 10,000 policies as they are exported.
 FILE_BYTES_MAX = 8 * 1024 * 1024

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import msgspec
 
-from policies.call_terms import CallTerms
+from policies.deciding.call_terms import CallTerms
 from policies.rules import COUNT_LIMIT_MAX
 from usage.amounts import Subjects
 from usage.assessment import LimitRef

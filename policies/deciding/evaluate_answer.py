@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from policies.decision import Decision, Verdict
-from policies.evaluation import Evaluated
+from policies.deciding.decision import Decision, Verdict
+from policies.deciding.evaluation import Evaluated
 from policies.reasons import ALL_CODES, ReasonClass
 from usage import limit_state
 from usage.amounts import Amounts

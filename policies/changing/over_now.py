@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection
 
 from policies import boosts
-from policies.publishing import Change, PolicyChange
+from policies.changing.publishing import Change, PolicyChange
 from policies.rules import LimitRule, Mode, PolicyRule, Scope
 from tenants.models import Environment
 from usage import wording

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from policies import evaluation
-from policies.decision import LimitFinding
-from policies.evaluate_request import EvaluateRequest
-from policies.evaluation import Admitted, Evaluated
+from policies.deciding import evaluation
+from policies.deciding.decision import LimitFinding
+from policies.deciding.evaluate_request import EvaluateRequest
+from policies.deciding.evaluation import Admitted, Evaluated
 from policies.reasons import BY_MODEL, CLASSES, Reason
 from policies.resolution import StoredPolicy
 from tenants.api import problems

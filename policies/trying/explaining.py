@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from policies.decision import Decision, LimitFinding, Verdict
-from policies.evaluation import Evaluated
+from policies.deciding.decision import Decision, LimitFinding, Verdict
+from policies.deciding.evaluation import Evaluated
 from policies.reasons import WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass
 from policies.resolution import Candidate, PolicyIndex, StoredPolicy
 from policies.rules import Kind, Mode, Scope

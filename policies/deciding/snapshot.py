@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from policies import boosts, policy_rows
-from policies.assessing import EnvironmentState
-from policies.call_terms import TermsCache
+from policies.deciding.assessing import EnvironmentState
+from policies.deciding.call_terms import TermsCache
 from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode

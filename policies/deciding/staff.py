@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from policies import snapshot
-from policies.evaluation import Admitted
+from policies.deciding import snapshot
+from policies.deciding.evaluation import Admitted
 from tenants.api.authentication import Credential
 from tenants.api.callers import KnowsKeys
 

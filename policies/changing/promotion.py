@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from policies import policy_rows, publishing
-from policies.file_errors import refused
-from policies.publishing import Change
+from policies import policy_rows
+from policies.changing import publishing
+from policies.changing.publishing import Change
+from policies.files.file_errors import refused
 from policies.rules import PolicySet
 from tenants.models import Environment
 

@@ -19,8 +19,8 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError
 
-from policies import evaluate_answer
-from policies.decision import decide
+from policies.deciding import evaluate_answer
+from policies.deciding.decision import decide
 from policies.models import BlockedDecision
 from tenants.models import Environment
 from usage.assessment import Unreadable

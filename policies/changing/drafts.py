@@ -15,11 +15,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from audit import log as audit_log
-from policies import documents, policy_file, policy_rows, publishing
-from policies.documents import unknown_plan
-from policies.file_errors import PolicyFileError, refused
+from policies import policy_rows
+from policies.changing import publishing
+from policies.changing.publishing import AUDITED_DIFF_LENGTH_MAX, Change
+from policies.files import documents, policy_file
+from policies.files.documents import unknown_plan
+from policies.files.file_errors import PolicyFileError, refused
 from policies.models import Draft, Policy
-from policies.publishing import AUDITED_DIFF_LENGTH_MAX, Change
 from policies.resolution import StoredPolicy
 from policies.rules import PolicyRule, PolicySet
 from tenants.models import Environment

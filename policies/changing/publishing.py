@@ -17,9 +17,11 @@ from django.utils import timezone
 
 from audit import log as audit_log
 from audit.models import ACTOR_LENGTH_MAX
-from policies import differences, documents, policy_file, policy_rows
-from policies.documents import plan_name_error, unknown_plan
-from policies.file_errors import FileError, PolicyFileError
+from policies import policy_rows
+from policies.describing import differences
+from policies.files import documents, policy_file
+from policies.files.documents import plan_name_error, unknown_plan
+from policies.files.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Plan, Policy, PolicyVersion
 from policies.rules import (
     LIMITS_OF_A_CALL_MAX,

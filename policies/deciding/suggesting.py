@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from policies.decision import Verdict, decide
+from policies.deciding.decision import Verdict, decide
 from policies.reasons import BY_MODEL, WINDOW_CODES, Reason
 from usage.assessment import Assessment, Reading
 from usage.metrics import Metric

@@ -13,15 +13,16 @@ import msgspec
 from django.db import transaction
 
 from audit import log as audit_log
-from policies import decision, evaluation, policy_rows, staff
-from policies.assessing import Call, assess
-from policies.call_terms import terms_of
-from policies.evaluate_request import EvaluateRequest
-from policies.evaluation import Evaluated
-from policies.file_errors import refused
+from policies import policy_rows
+from policies.deciding import decision, evaluation, staff
+from policies.deciding.assessing import Call, assess
+from policies.deciding.call_terms import terms_of
+from policies.deciding.evaluate_request import EvaluateRequest
+from policies.deciding.evaluation import Evaluated
+from policies.deciding.snapshot import Snapshot
+from policies.files.file_errors import refused
 from policies.models import NamedCaller, Policy
 from policies.resolution import PolicyIndex, StoredPolicy
-from policies.snapshot import Snapshot
 from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Subjects, subject_digest
 from usage.assessment import LimitRef, Reading

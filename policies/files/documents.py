@@ -8,7 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from policies.file_errors import FileError, join_path, quoted, raise_any
+from policies.files.file_errors import FileError, join_path, quoted, raise_any
+from policies.files.strict_yaml import FILE_BYTES_MAX
 from policies.rules import (
     COUNT_LIMIT_MAX,
     LIMITS_MAX,
@@ -26,7 +27,6 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from policies.strict_yaml import FILE_BYTES_MAX
 from tenants.lengths import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from usage.amounts import Per
 from usage.metrics import Metric

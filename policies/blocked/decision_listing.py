@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from django.db.models import QuerySet
 
-from policies import decision_log
+from policies.blocked import decision_log
 from policies.models import BlockedDecision
 from policies.reasons import ALL_CODES
 from tenants.api import cursors

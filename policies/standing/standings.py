@@ -19,9 +19,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from policies import boosts, policy_rows
-from policies.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.models import Policy
 from policies.rules import LimitRule, Mode
+from policies.standing.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects, subject_digest

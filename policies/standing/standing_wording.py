@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.standings import Standing, SubjectStanding
+from policies.standing.standings import Standing, SubjectStanding
 from usage import wording
 from usage.amounts import Per, Subjects
 from usage.metrics import Metric

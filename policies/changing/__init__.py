@@ -1,0 +1,1 @@
+"""Changes of an environment's policies: published, drafted, copied, rolled back; and whom they hit."""

@@ -1,0 +1,1 @@
+"""What a policy says, in words: a sentence, where two differ, what shadows it, what is hardly meant. Pure."""
