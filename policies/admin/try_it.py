@@ -191,7 +191,7 @@ def _cell(request: HttpRequest, caller: NamedCaller, column: Column, live: Evalu
     return Cell(
         caller,
         column.title,
-        explaining.explain(evaluated, policies or ()),
+        explaining.explain(evaluated, policies or (), try_it.uncounted(live, evaluated) if live else ()),
         url,
         opened,
         differs="" if live is None else _difference(live, evaluated),

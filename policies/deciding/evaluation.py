@@ -120,8 +120,11 @@ def evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
 
 
 def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
-    caller = admitted.caller
-    attempt = Attempt(
+    return Evaluation(admitted.caller, first_attempt(body, admitted)).decided()
+
+
+def first_attempt(body: EvaluateRequest, admitted: Admitted) -> Attempt:
+    return Attempt(
         body=body,
         snapshot=admitted.snapshot,
         credential=admitted.credential,
@@ -130,7 +133,6 @@ def _evaluate(body: EvaluateRequest, admitted: Admitted) -> Evaluated:
         asked=body.asked(_input_tokens(body)),
         digest=digest_of(body),
     )
-    return Evaluation(caller, attempt).decided()
 
 
 class Evaluation:
@@ -184,7 +186,7 @@ class Evaluation:
         for _ in range(ATTEMPTS_MAX):
             attempt = self._attempt
             prepared = attempt.prepare()
-            match reserve.reserve(prepared.request):
+            match reserve.reserve(prepared.request()):
                 case Done() as done:
                     return prepared.done(done)
                 case Replay() as replay:
@@ -238,6 +240,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def prepare(self) -> Prepared:
+        """What the call is measured by, before anything is counted. Try it, with a draft, comes through here too."""
         body, known = self.body, self.snapshot
         now_ms = self.now_ms or store.now_ms()
         record = self._user_record()
@@ -270,8 +273,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             call=call,
             assessment=assessed,
             terms=terms,
-            request=self._request(assessed, terms, record, subjects, present),
+            record=record,
             user=user,
+            present=present,
             match=match,
         )
 
@@ -283,10 +287,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         price = None if match is None else match.price
         return assess(call, terms, known.state, price, output), match
 
-    def _request(
-        self, assessed: Assessment, terms: CallTerms, record: str, subjects: Subjects, present: CurrentWindows
-    ) -> Request:
+    def request(self, prepared: Prepared) -> Request:
         known, body = self.snapshot, self.body
+        assessed, terms, present = prepared.assessment, prepared.terms, prepared.present
+        subjects = prepared.call.subjects
         counted = present.counters(subjects)
         sets = self._concurrency_sets(subjects) if known.concurrency_pers else {}
         return Request(
@@ -296,7 +300,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             request_id=self.request_id,
             request_digest=self.digest,
             user_id=body.user_id,
-            user_record=JUST_READ if self.user_just_read else record,
+            user_record=JUST_READ if self.user_just_read else prepared.record,
             amounts=assessed.amounts,
             least=None if assessed.least_output_tokens is None else assessed.least,
             input_rate=assessed.input_rate,
@@ -366,9 +370,15 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     call: Call
     assessment: Assessment
     terms: CallTerms
-    request: Request
+    # The end user's as the process knows it, and read.
+    record: str
     user: StoredUser
+    # For as long as the terms are right.
+    present: CurrentWindows
     match: Match | None
+
+    def request(self) -> Request:
+        return self.attempt.request(self)
 
     def done(self, done: Done) -> Evaluated:
         decided = decision.decide(self.assessment, done.readings, done.at_ms)

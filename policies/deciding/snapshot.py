@@ -7,7 +7,7 @@ they changed. Callers come through compiling.py, which has one at a time compile
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from policies import boosts, policy_rows
@@ -23,6 +23,7 @@ from usage.amounts import Per
 from usage.counting import rules
 from usage.counting.rules import CountingRules
 from usage.counting.sync import JUST_READ, ask
+from usage.counting.tracked import TrackedPairs
 from usage.metrics import Metric
 
 ROWS_AT_ONCE = 200
@@ -147,6 +148,19 @@ def all_but_policies(before: Snapshot) -> Snapshot:
     return _snapshot(state, as_before, before.compiled)
 
 
+def supposing(known: Snapshot, policies: Sequence[StoredPolicy]) -> Snapshot:
+    """As if these policies were in force, with windows for all pairs that their limits read. Not remembered."""
+    tracked = known.counting.tracked
+    read = {limit.pair for policy in policies for limit in policy.rule.limits if limit.pair is not None}
+    pairs = TrackedPairs(known.environment_id, tracked.zone, tracked.pairs | read)
+    compiled = Policies(
+        token=known.compiled.token,
+        index=PolicyIndex(policies),
+        concurrency_pers=_concurrency_pers(policies),
+    )
+    return _snapshot(known.state, replace(known.counting, tracked=pairs), compiled)
+
+
 def _compile(environment_id: int, before: Snapshot | None) -> Snapshot:
     with rules.at_one_moment():
         counting = rules.read(environment_id)
@@ -193,7 +207,7 @@ def _compiled_policies(environment: Environment) -> Policies:
     )
 
 
-def _concurrency_pers(policies: list[StoredPolicy]) -> tuple[Per, ...]:
+def _concurrency_pers(policies: Sequence[StoredPolicy]) -> tuple[Per, ...]:
     pers = {
         limit.per
         for policy in policies

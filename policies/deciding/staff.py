@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.deciding import snapshot
 from policies.deciding.evaluation import Admitted
+from policies.deciding.snapshot import Snapshot
 from tenants.api.authentication import Credential
 from tenants.api.callers import KnowsKeys
 
@@ -30,4 +31,9 @@ class _Staff:
 
 def admitted(environment_id: int) -> Admitted:
     """To ask only what holds and records nothing. Raises OperationalError if PostgreSQL is away."""
-    return Admitted(_Staff(), snapshot.current(environment_id), _NO_KEY)
+    return with_snapshot(snapshot.current(environment_id))
+
+
+def with_snapshot(known: Snapshot) -> Admitted:
+    """As `admitted`, of an environment as it is supposed to be."""
+    return Admitted(_Staff(), known, _NO_KEY)

@@ -6,7 +6,7 @@ each limit, as it stood. All are answered, also after one that blocks: `stops` i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -102,13 +102,17 @@ class Stood:
     policy: str
     metric: Metric
     says: str
+    # With what boosts add to it.
     limit: int
+    boosted: int
     used: int
     held: int
     needed: int
     exceeded: bool
     enforced: bool
     resets_at: datetime | None
+    # False: no policy in force has counted it, so that what calls in flight hold is not known.
+    counted: bool
 
     @property
     def amount(self) -> str:
@@ -139,6 +143,10 @@ class Explanation:
     suggested_model: str | None
     # What policies that only watch would have said.
     shadow: str | None
+
+    @property
+    def any_uncounted(self) -> bool:
+        return any(not limit.counted for limit in self.limits)
 
     @property
     def matching(self) -> tuple[Considered, ...]:
@@ -172,8 +180,10 @@ def _fullness(limit: Stood) -> tuple[bool, float]:
     return limit.exceeded, (limit.used + limit.held) / limit.limit if limit.limit else 1.0
 
 
-def explain(evaluated: Evaluated, policies: Iterable[StoredPolicy]) -> Explanation:
-    """`policies` are all of the environment, those that are off too."""
+def explain(
+    evaluated: Evaluated, policies: Iterable[StoredPolicy], uncounted: Collection[int] = ()
+) -> Explanation:
+    """`policies` are all of the environment, those that are off too; `uncounted` as of `try_it.uncounted`."""
     assessed, decided = evaluated.assessment, evaluated.decision
     verdict = decided.verdict
     return Explanation(
@@ -187,7 +197,10 @@ def explain(evaluated: Evaluated, policies: Iterable[StoredPolicy]) -> Explanati
         user=_user(evaluated),
         policies=tuple(considered(policies, evaluated.snapshot.policies, assessed)),
         call=_call(evaluated),
-        limits=tuple(_stood(assessed, finding) for finding in decided.findings),
+        limits=tuple(
+            _stood(assessed, finding, counted=place not in uncounted)
+            for place, finding in enumerate(decided.findings)
+        ),
         degraded=evaluated.degraded,
         suggested_model=evaluated.suggested_model,
         shadow=_shadow(decided),
@@ -308,7 +321,7 @@ def _call(evaluated: Evaluated) -> str:
     return f"Yes. {assessed.model} costs at most {wording.money(amounts.cost_nano)} for {tokens}."
 
 
-def _stood(assessed: Assessment, finding: LimitFinding) -> Stood:
+def _stood(assessed: Assessment, finding: LimitFinding, *, counted: bool) -> Stood:
     limit = finding.limit
     words = wording.allowance(limit.metric, limit.window, limit.amount)
     return Stood(
@@ -316,10 +329,12 @@ def _stood(assessed: Assessment, finding: LimitFinding) -> Stood:
         metric=limit.metric,
         says=f"{words}, {wording.subject(limit.per)}",
         limit=limit.amount,
+        boosted=assessed.boosted_by(limit),
         used=finding.used,
         held=finding.held,
         needed=assessed.least.of(limit.metric),
         exceeded=finding.exceeded,
         enforced=limit.enforce,
         resets_at=None if limit.resets_at_ms is None else from_ms(limit.resets_at_ms),
+        counted=counted,
     )

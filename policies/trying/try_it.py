@@ -1,32 +1,31 @@
 """Try it: what would be decided of a call now. Nothing is held, nothing recorded.
 
 A call goes the way of every evaluate, as a dry run; only that nobody presents a key. With other policies than those in
-force, such as a draft's, it is decided by the same rules from the same counters.
+force, such as a draft's, it is prepared and decided by the same code; only that its counters are read, and no script
+runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from django.db import transaction
 
 from audit import log as audit_log
 from policies import policy_rows
-from policies.deciding import decision, evaluation, staff
-from policies.deciding.assessing import Call, assess
-from policies.deciding.call_terms import terms_of
+from policies.deciding import evaluation, snapshot, staff
 from policies.deciding.evaluate_request import EvaluateRequest
-from policies.deciding.evaluation import Evaluated
+from policies.deciding.evaluation import Evaluated, Prepared
 from policies.deciding.snapshot import Snapshot
 from policies.files.file_errors import refused
 from policies.models import NamedCaller, Policy
-from policies.resolution import PolicyIndex, StoredPolicy
+from policies.resolution import StoredPolicy
 from tenants.models import Environment
-from usage.amounts import Amounts, Pair, Subjects, subject_digest
-from usage.assessment import LimitRef, Reading
+from usage.amounts import Amounts, Pair, Per, Subjects
+from usage.assessment import Reading
 from usage.counting import inspection
+from usage.counting.reserve import Done
 from usage.counting.store import store
 from usage.counting.tracked import Counter
 from usage.metrics import Metric
@@ -45,51 +44,61 @@ def ask(environment: Environment, caller: NamedCaller) -> Evaluated:
 def suppose(evaluated: Evaluated, caller: NamedCaller, policies: Sequence[StoredPolicy]) -> Evaluated:
     """The same call, a moment later, if these policies were in force. Raises StoreUnavailable, DatabaseError.
 
-    What calls in flight hold of a limit that is not counted yet is not known, and taken for nothing.
+    Of limits that are not counted yet (`uncounted`), what was used is what the ledger says; what calls in flight hold
+    is not known, and taken for nothing.
     """
-    known, first = evaluated.snapshot, evaluated.assessment
-    index, now_ms, subjects = PolicyIndex(policies), store.now_ms(), first.subjects
-    matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
-    tracked = known.counting.tracked
-    terms = terms_of(matched, subjects, {window: tracked.span(window, now_ms) for window in Window})
-    call = Call(
-        request_id=first.request_id,
-        subjects=subjects,
-        model=first.model,
-        asked=Amounts(requests=1, input_tokens=first.input_tokens),
-        max_output_tokens=caller.max_output_tokens,
-        user_blocked=evaluated.user.blocked,
-    )
-    price = None if evaluated.match is None else evaluated.match.price
-    output = evaluation.output_tokens(call, terms, known.environment_id)
-    assessed = assess(call, terms, known.state, price, output)
+    known, now_ms = evaluated.snapshot, store.now_ms()
+    admitted = staff.with_snapshot(snapshot.supposing(known, policies))
+    attempt = msgspec.structs.replace(evaluation.first_attempt(_request(caller), admitted), now_ms=now_ms)
     if evaluated.degraded:
-        decided = decision.degraded(assessed, allowed=evaluation.passes_uncounted(terms, known.state))
-    else:
-        readings = [_reading(known, subjects, limit, now_ms) for limit in terms.limits]
-        decided = decision.decide(assessed, readings, now_ms)
-    return msgspec.structs.replace(
-        evaluated,
-        assessment=assessed,
-        decision=decided,
-        suggested_model=None,
-        snapshot=replace(known, compiled=replace(known.compiled, index=index)),
+        return attempt.degraded()
+    prepared = attempt.prepare()
+    readings = tuple(_readings(known, prepared, now_ms))
+    return prepared.done(Done(held=False, at_ms=now_ms, deadline_ms=now_ms, readings=readings))
+
+
+def uncounted(evaluated: Evaluated, supposed: Evaluated) -> frozenset[int]:
+    """The places of the limits that no policy in force has counted."""
+    known = evaluated.snapshot
+    return frozenset(
+        place
+        for place, limit in enumerate(supposed.assessment.limits)
+        if not _counts(known, limit.metric, limit.per, limit.window)
     )
 
 
-def _reading(known: Snapshot, subjects: Subjects, limit: LimitRef, now_ms: int) -> Reading:
-    tracked = known.counting.tracked
-    if limit.metric is Metric.CONCURRENCY:
-        key = tracked.concurrency_key(limit.per, subjects) if limit.per in known.concurrency_pers else None
-        return Reading(0, inspection.in_flight(key, now_ms) if key else 0)
-    pair, subject = Pair(limit.per, limit.window), subjects.name(limit.per) or ""
-    slot = tracked.slot(pair, tracked.span(limit.window, now_ms))
-    counter = Counter(slot.key_prefix + subject_digest(subject), slot)
-    if pair in tracked.pairs:
-        used, held = inspection.counted(counter.key)
-    else:
-        used, held = recount.in_ledger(known.environment_id, counter, subjects), Amounts()
-    return Reading(used.of(limit.metric), held.of(limit.metric))
+def _counts(known: Snapshot, metric: Metric, per: Per, window: Window) -> bool:
+    if metric is Metric.CONCURRENCY:
+        return per in known.concurrency_pers
+    return Pair(per, window) in known.counting.tracked.pairs
+
+
+def _readings(known: Snapshot, prepared: Prepared, now_ms: int) -> Iterator[Reading]:
+    """Of the limits in their order; each counter is read once."""
+    subjects = prepared.call.subjects
+    counters = {counter.slot.pair: counter for counter in prepared.present.counters(subjects)}
+    read: dict[Pair, tuple[Amounts, Amounts]] = {}
+    for limit, pair in zip(prepared.terms.limits, prepared.terms.pairs, strict=True):
+        if pair is None:
+            yield Reading(0, _in_flight(known, subjects, limit.per, now_ms))
+            continue
+        if pair not in read:
+            read[pair] = _counted(known, subjects, counters[pair])
+        used, held = read[pair]
+        yield Reading(used.of(limit.metric), held.of(limit.metric))
+
+
+def _in_flight(known: Snapshot, subjects: Subjects, per: Per, now_ms: int) -> int:
+    if per not in known.concurrency_pers:
+        return 0
+    key = known.counting.tracked.concurrency_key(per, subjects)
+    return inspection.in_flight(key, now_ms) if key else 0
+
+
+def _counted(known: Snapshot, subjects: Subjects, counter: Counter) -> tuple[Amounts, Amounts]:
+    if counter.slot.pair in known.counting.tracked.pairs:
+        return inspection.counted(counter.key)
+    return recount.in_ledger(known.environment_id, counter, subjects), Amounts()
 
 
 def policies_of(environment: Environment) -> list[StoredPolicy]:
