@@ -24,7 +24,7 @@ from tenants.console.rows import ListOfShownEnvironment
 
 MODES = {
     Mode.ENFORCE: (State.ALLOWED, "Enforced"),
-    Mode.MONITOR: (State.WATCHED, "Watched"),
+    Mode.MONITOR: (State.WATCHED, "Monitored"),
     Mode.OFF: (State.QUIET, "Off"),
 }
 

@@ -37,7 +37,7 @@ VERSIONS_SHOWN_MAX = 5
 # What each mode does, for who is about to choose it.
 MODE_ACTIONS = {
     Mode.ENFORCE: ("Enforce", "Calls beyond its limits are blocked from then on."),
-    Mode.MONITOR: ("Watch only", "It blocks nothing from then on, and says what it would have blocked."),
+    Mode.MONITOR: ("Monitor", "It blocks nothing from then on, and says what it would have blocked."),
     Mode.OFF: ("Turn off", "It applies to no call from then on, and nothing is counted for it alone."),
 }
 

@@ -163,7 +163,7 @@ def publish_one(
 
 
 def set_mode(policy: Policy, mode: Mode, *, actor: str) -> Policy:
-    """Enforces, watches or turns off a policy in force; nothing else of it changes. Its row.
+    """Enforces, monitors or turns off a policy in force; nothing else of it changes. Its row.
 
     Raises Policy.DoesNotExist if it is archived.
     """

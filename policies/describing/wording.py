@@ -209,7 +209,7 @@ def _beneath(rule: PolicyRule, zone: str, holes: Holes) -> list[str]:
         return ["Off: it applies to no call."]
     found = []
     if rule.mode is Mode.MONITOR:
-        found.append("Watched only: it blocks nothing, and says what it would have blocked.")
+        found.append("Monitored: it blocks nothing, and says what it would have blocked.")
     elif rule.limits or rule.models.allow or rule.models.deny or _caps(rule) or holes != Holes():
         found.append("Calls beyond that are blocked.")
     if rule.kind is Kind.GUARDRAIL:

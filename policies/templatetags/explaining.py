@@ -14,7 +14,7 @@ register = template.Library()
 _STATES = {
     Part.DECIDES: State.ALLOWED,
     Part.ALWAYS: State.FINE,
-    Part.WATCHES: State.WATCHED,
+    Part.MONITORS: State.WATCHED,
     Part.STANDS_BACK: State.QUIET,
     Part.NO_MATCH: State.QUIET,
     Part.OFF: State.QUIET,

@@ -161,7 +161,7 @@ def test_beneath() -> None:
 
     assert beneath(mode=Mode.OFF) == "Off: it applies to no call."
     assert beneath(mode=Mode.MONITOR, kind=Kind.GUARDRAIL, on_unsettled=OnUnsettled.CHARGE) == (
-        "Watched only: it blocks nothing, and says what it would have blocked. It applies beside whichever policy "
+        "Monitored: it blocks nothing, and says what it would have blocked. It applies beside whichever policy "
         "decides. A call that is never reported is charged what it held."
     )
     assert beneath(on_unavailable=OnUnavailable.ALLOW, unknown_price=UnknownPrice.ALLOW) == (

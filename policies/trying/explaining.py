@@ -78,7 +78,7 @@ class Part(StrEnum):
 
     DECIDES = "decides"
     ALWAYS = "always"
-    WATCHES = "watches"
+    MONITORS = "monitors"
     STANDS_BACK = "stands back"
     NO_MATCH = "no match"
     OFF = "off"
@@ -141,7 +141,7 @@ class Explanation:
     limits: tuple[Stood, ...]
     degraded: bool
     suggested_model: str | None
-    # What policies that only watch would have said.
+    # What policies in mode monitor would have said.
     shadow: str | None
 
     @property
@@ -276,7 +276,7 @@ def _part(candidate: Candidate) -> Part:
     if candidate.outcome.startswith("loses"):
         return Part.STANDS_BACK
     if rule.mode is Mode.MONITOR:
-        return Part.WATCHES
+        return Part.MONITORS
     return Part.ALWAYS if rule.kind is Kind.GUARDRAIL else Part.DECIDES
 
 
@@ -287,7 +287,7 @@ def _why(candidate: Candidate, part: Part) -> str:
     whom = f"names {_named(scope)}" if any(scope.rank) else "is for everybody"
     if candidate.policy.rule.kind is Kind.GUARDRAIL:
         return f"a guardrail; it {whom}"
-    return whom if part is Part.WATCHES else f"{whom}; nothing more specific matches"
+    return whom if part is Part.MONITORS else f"{whom}; nothing more specific matches"
 
 
 def _named(scope: Scope) -> str:

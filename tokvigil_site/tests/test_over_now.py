@@ -52,7 +52,7 @@ def test_those_at_or_over_a_lower_limit_are_named(draft: Draft) -> None:
     )  # fmt: skip
 
 
-def test_a_higher_limit_and_one_that_only_watches_concern_nobody(draft: Draft) -> None:
+def test_a_higher_limit_and_one_that_only_monitors_concern_nobody(draft: Draft) -> None:
     assert over(draft, limited(draft, 9)) == ()
     draft.refresh_from_db()
     assert over(draft, replace(limited(draft, 2), mode=Mode.MONITOR)) == ()

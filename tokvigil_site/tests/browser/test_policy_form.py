@@ -29,5 +29,5 @@ def test_the_sentence_follows_what_is_typed(look: Look, prod: Environment) -> No
     page.get_by_label("Amount").first.fill("70")
     sentence.filter(has_text="make 70 requests a day").wait_for()
     page.locator("#id_mode").select_option("monitor")
-    page.locator("#policy-preview").filter(has_text="Watched only").wait_for()
+    page.locator("#policy-preview").filter(has_text="Monitored: it blocks nothing").wait_for()
     assert console.faults() == []

@@ -36,11 +36,11 @@ def publish(environment: Environment, *rules: PolicyRule) -> None:
 @pytest.fixture
 def pages(environment: Environment, api: Api) -> list[str]:
     """Of an environment with a history, a draft under which live has moved, and callers."""
-    publish(environment, RULE, PolicyRule(name="Watching", mode=Mode.MONITOR))
+    publish(environment, RULE, PolicyRule(name="Monitoring", mode=Mode.MONITOR))
     draft = drafts.begin(environment, NAME, actor=NAME)
     lower = replace(RULE, limits=(replace(DAILY, amount=1),))
     drafts.put(draft, lower, instead_of=NAME, edits=0, actor="test")
-    publish(environment, replace(RULE, priority=3), PolicyRule(name="Watching", mode=Mode.MONITOR))
+    publish(environment, replace(RULE, priority=3), PolicyRule(name="Monitoring", mode=Mode.MONITOR))
     api.evaluate(NAME)
     caller = NamedCaller(
         environment=environment, name=NAME, user_id=NAME, feature=NAME, plan=NAME, model=NAME

@@ -45,7 +45,7 @@ def policies(prod: Environment, empty_store: None) -> None:
 
 @pytest.fixture
 def draft(prod: Environment) -> Draft:
-    """It watches Free, and adds one with a hostile name."""
+    """It monitors Free, and adds one with a hostile name."""
     begun = drafts.begin(prod, HOSTILE, actor="admin:mia")
     free = replace(drafts.rules_of(begun)["Free"], mode=Mode.MONITOR)
     begun = drafts.put(begun, free, instead_of="Free", edits=0, actor="admin:mia")

@@ -13,7 +13,9 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing import publishing
 from policies.models import Policy
+from policies.rules import Mode
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies
 from tokvigil_site.tests.console.conftest import SignIn
@@ -77,9 +79,19 @@ def test_the_list_shows_sentence_state_fullest_limit_and_change(governed: Enviro
     assert "At limit" in said
     assert "ann: 1 of 2 requests a day, 1 more held" in said
     assert "everybody: 1 of 100 requests a month, 1 more held" in said
-    assert "Watched" in said
+    assert "Monitored" in said
     assert "version 1" in said
     assert said.index("Free plan") < said.index("Company"), "the fullest first"
+
+
+def test_a_mode_is_called_what_the_file_calls_it(governed: Environment, mia: Client) -> None:
+    policy = publishing.set_mode(row(governed), Mode.MONITOR, actor="test")
+    tried = f"{reverse('admin:try_it')}?user_id=ann&plan=free&model=m&caller=typed&in=prod"
+    pages = [LIST, url(policy), url(policy, "edit"), url(policy, "mode") + "?mode=enforce", tried]
+    for page in pages:
+        said = words(mia, page).lower()
+        assert "watch" not in said, page
+        assert "monitor" in said or "enforce" in said, page
 
 
 def test_names_are_text(governed: Environment, mia: Client) -> None:
@@ -145,7 +157,7 @@ def test_the_page_warns(environment: Environment, mia: Client) -> None:
     assert "No model that is priced or was called lately is named gpt-99." in said
 
 
-@pytest.mark.parametrize(("mode", "word"), [("monitor", "watched"), ("off", "off")])
+@pytest.mark.parametrize(("mode", "word"), [("monitor", "monitored"), ("off", "off")])
 def test_the_mode_is_changed_after_asking(governed: Environment, mia: Client, mode: str, word: str) -> None:
     policy = row(governed)
     address = url(policy, "mode")

@@ -33,7 +33,7 @@ policies:
     kind: guardrail
     unknown_price: allow
     limits: [{metric: requests, window: month, amount: 9, per: environment}]
-  - {name: Watching, kind: guardrail, mode: monitor, limits: [{metric: requests, window: day, amount: 0}]}
+  - {name: Monitoring, kind: guardrail, mode: monitor, limits: [{metric: requests, window: day, amount: 0}]}
   - {name: Kavya, scope: {user: kavya}}
   - {name: Old, mode: "off"}
 """
@@ -89,7 +89,7 @@ def test_every_policy_says_why_it_has_its_part(environment: Environment) -> None
         "Free": (Part.DECIDES, "names the plan free; nothing more specific matches"),
         "Everyone": (Part.STANDS_BACK, "Free is more specific"),
         "Company": (Part.ALWAYS, "a guardrail; it is for everybody"),
-        "Watching": (Part.WATCHES, "a guardrail; it is for everybody"),
+        "Monitoring": (Part.MONITORS, "a guardrail; it is for everybody"),
         "Kavya": (Part.NO_MATCH, "names the user kavya, not ana"),
         "Old": (Part.OFF, "it is switched off"),
     }
@@ -103,7 +103,7 @@ def test_each_limit_is_shown_as_it_stands(environment: Environment, api: Api) ->
     assert tried.stops is Question.LIMITS
     assert tried.title == "Daily requests held by calls in flight"
     stood = {limit.policy: (limit.used, limit.held, limit.left, limit.needed) for limit in tried.limits}
-    assert stood == {"Free": (1, 1, 0, 1), "Company": (1, 1, 7, 1), "Watching": (1, 1, 0, 1)}
+    assert stood == {"Free": (1, 1, 0, 1), "Company": (1, 1, 7, 1), "Monitoring": (1, 1, 0, 1)}
     assert tried.brief == "1 used, 1 held of 2 requests"
 
 

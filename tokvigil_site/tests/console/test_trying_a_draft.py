@@ -49,7 +49,7 @@ policies:
     limits: [{metric: cost_usd, window: day, amount: "0.002", per: user}]
   - {name: No dear ones, kind: guardrail, models: {deny: [large]}, limits: []}
 """,
-    "calls at once, and watching": """
+    "calls at once, and monitoring": """
 plans: [free]
 policies:
   - name: At once
@@ -57,7 +57,7 @@ policies:
     limits:
       - {metric: concurrency, window: total, amount: 2, per: user}
       - {metric: concurrency, window: total, amount: 1, per: run}
-  - name: Watching
+  - name: Monitoring
     kind: guardrail
     mode: monitor
     unknown_price: allow
