@@ -8,7 +8,6 @@ from policies.admin.end_user_page import end_user
 from policies.admin.end_users import EndUserAdmin
 from policies.admin.plans import PlanAdmin
 from policies.admin.policies import PolicyAdmin
-from policies.admin.versions import PolicyVersionAdmin
 
 __all__ = [
     "BlockedDecisionAdmin",
@@ -17,7 +16,6 @@ __all__ = [
     "MonthlyBudgetAdmin",
     "PlanAdmin",
     "PolicyAdmin",
-    "PolicyVersionAdmin",
     "copying",
     "drafts",
     "end_user",

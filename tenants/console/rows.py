@@ -48,16 +48,13 @@ class OfferedLookups(HistoryIsTheAuditLog):
     show, and with values of which only the database finds out that they cannot be compared.
     """
 
-    # Of links to this page that are no filters of it.
-    linked_lookups: tuple[str, ...] = ()
-
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         name, _, comparison = lookup.rpartition("__")
         offered = self._offered(request)
         return lookup in offered or (comparison in COMPARISONS and name.removesuffix("__id") in offered)
 
     def _offered(self, request: HttpRequest) -> set[str]:
-        offered = {*self.linked_lookups}
+        offered = set[str]()
         for each in self.get_list_filter(request):
             if isinstance(each, str):
                 offered.add(each)

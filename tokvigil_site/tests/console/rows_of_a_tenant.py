@@ -19,7 +19,6 @@ from policies.models import (
     MonthlyBudget,
     NamedCaller,
     Policy,
-    PolicyVersion,
 )
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
@@ -45,7 +44,6 @@ def made(mark: str) -> dict[type[Model], Model]:
         user,
         plan,
         policy,
-        PolicyVersion.objects.get(policy=policy),
         Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER),
         Group.objects.create(name=f"{mark}-group"),
         ApiKey.issue(environment, f"{mark}-key", (EVALUATE,))[0],

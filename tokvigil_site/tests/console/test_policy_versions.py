@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.test import Client
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 
 from audit.models import Entry
 from policies import policy_rows
@@ -66,6 +66,18 @@ def test_two_versions_stand_side_by_side(mia: Client, policy: Policy) -> None:
     assert len(differing) == 1
     assert "50 requests" in differing[0]
     assert "60 requests" in differing[0]
+
+
+def test_each_version_is_named_by_its_own_address_and_by_no_other(mia: Client, policy: Policy) -> None:
+    address = f"{versions(policy)}?to=2"
+    assert f'href="{address}#compared"' in page(
+        mia, reverse("admin:policies_policy_change", args=[policy.pk])
+    )
+    (differing,) = re.findall(r'class="tv-two-differs">(.*?)</div>', page(mia, address), re.S)
+    assert "50 requests" in differing
+    assert "40 requests" in differing
+    with pytest.raises(NoReverseMatch):
+        reverse("admin:policies_policyversion_changelist")
 
 
 @pytest.mark.parametrize("asked", ["?from=9&to=x", "?from=", "?to=%00", "?from=1&to=1"])
