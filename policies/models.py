@@ -23,6 +23,8 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 STREAM_ID_LENGTH_MAX = 40
+# Why something was published.
+NOTE_LENGTH_MAX = 500
 
 
 def choices(values: type) -> list[tuple[str, str]]:
@@ -233,6 +235,10 @@ class PolicyVersion(models.Model):
     # The policy as in a policy file; null: archived at this version.
     document = models.JSONField(null=True)
     actor = models.CharField(max_length=ACTOR_LENGTH_MAX)
+    # Why, in the words of whoever published it.
+    note = models.CharField(max_length=NOTE_LENGTH_MAX, blank=True, default="", db_default="")
+    # That was published with it, if one was.
+    draft = models.ForeignKey("Draft", null=True, on_delete=models.SET_NULL, related_name="versions")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -280,6 +286,10 @@ class Draft(models.Model):
     edits = models.PositiveIntegerField(default=0)
     begun_at = models.DateTimeField(default=timezone.now)
     published_at = models.DateTimeField(null=True)
+    published_by = models.CharField(max_length=ACTOR_LENGTH_MAX, blank=True, default="", db_default="")
+    note = models.CharField(max_length=NOTE_LENGTH_MAX, blank=True, default="", db_default="")
+    # Since when it is known to bind every call; null: it is not.
+    in_force_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-begun_at"]

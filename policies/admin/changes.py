@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from django.urls import reverse
 
 from policies.changing.publishing import Change, ChangeKind, PolicyChange
 from policies.describing import differences
@@ -24,10 +26,23 @@ class Shown:
     name: str
     says: str
     lines: tuple[Line, ...]
+    # Of what is published already: the version that it made, and where that stands.
+    version: int = 0
+    url: str = ""
 
 
 def shown(changes: Iterable[Change]) -> list[Shown]:
     return [_shown(change) for change in changes]
+
+
+def published(changes: Iterable[PolicyChange]) -> list[Shown]:
+    """Changes that were made."""
+    return [replace(_shown(change), version=change.version, url=_version_url(change)) for change in changes]
+
+
+def _version_url(change: PolicyChange) -> str:
+    versions = reverse("admin:policy_versions", args=[change.policy_id])
+    return f"{versions}?to={change.version}#compared"
 
 
 def _shown(change: Change) -> Shown:

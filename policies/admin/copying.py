@@ -13,14 +13,12 @@ from django.urls import reverse
 from policies.admin import changes, finding
 from policies.changing import promotion, publishing, taking_effect
 from policies.files.file_errors import PolicyFileError
-from policies.models import Policy
+from policies.models import NOTE_LENGTH_MAX, Policy
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
 from tenants.models import Environment
 from usage import wording
-
-NOTE_LENGTH_MAX = 500
 
 
 @page("policies_copy", "policies/policy/copy/")
@@ -104,6 +102,6 @@ def _copied(
         back = {"to": target.slug, "archive": "yes" if archive else "", "policy": policy.pk if policy else ""}
         return redirect(reverse("admin:policies_copy", query=back))
     messages.success(
-        request, f"{wording.counted(len(done), 'change')} in {target.slug}. {taking_effect.said(target)}"
+        request, f"{wording.counted(len(done), 'change')} in {target.slug}. {taking_effect.of(target)}"
     )
     return redirect(reverse("admin:policies_policy_changelist", query={"environment": str(target)}))

@@ -6,10 +6,9 @@ from django import forms
 
 from policies.files import policy_file
 from policies.files.file_errors import PolicyFileError
+from policies.models import NOTE_LENGTH_MAX
 from policies.rules import PolicyRule
 from tenants.lengths import TITLE_LENGTH_MAX
-
-NOTE_LENGTH_MAX = 500
 
 
 class BeginForm(forms.Form):
@@ -23,7 +22,7 @@ class BeginForm(forms.Form):
 
 class PublishForm(forms.Form):
     note = forms.CharField(
-        label="Why (kept in the audit log)",
+        label="Why (kept with the version and in the audit log)",
         required=False,
         max_length=NOTE_LENGTH_MAX,
         widget=forms.Textarea(attrs={"class": "tv-input", "rows": 2}),

@@ -54,12 +54,23 @@ def listed(request: HttpRequest) -> HttpResponse:
     )
 
 
-@page("policy_draft", "drafts/<int:draft_id>/")
+@page("policy_draft", "drafts/<int:draft_id>/", of=Draft._meta.label_lower)
 def draft(request: HttpRequest, draft_id: int) -> HttpResponse:
     found = _draft(request, draft_id)
     if request.method == "POST":
         return _acted(request, found)
-    return _shown(request, found, PublishForm())
+    return _shown(request, found, PublishForm()) if found.published_at is None else _published(request, found)
+
+
+def _published(request: HttpRequest, found: Draft) -> HttpResponse:
+    """What it changed, for good."""
+    return rendered(
+        request,
+        "console/policies/published_draft.html",
+        found.name,
+        draft=found,
+        changes=shown_changes.published(drafts.published_changes(found)),
+    )
 
 
 def _draft(request: HttpRequest, draft_id: int) -> Draft:
@@ -73,28 +84,24 @@ def _draft(request: HttpRequest, draft_id: int) -> Draft:
 
 def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpResponse:
     live = drafts.live_of(found.environment)
-    open_ = found.published_at is None
     context: dict[str, Any] = {"changes": [], "over": (), "refusals": ()}
-    if open_:
-        try:
-            planned = drafts.changes(found)
-            context |= {
-                "changes": shown_changes.shown(planned),
-                "over": over_now.of(found.environment, planned),
-            }
-        except PolicyFileError as error:
-            context["refusals"] = error.errors
+    try:
+        planned = drafts.changes(found)
+        context |= {
+            "changes": shown_changes.shown(planned),
+            "over": over_now.of(found.environment, planned),
+        }
+    except PolicyFileError as error:
+        context["refusals"] = error.errors
     return rendered(
         request,
         "console/policies/draft.html",
         found.name,
         draft=found,
         form=form,
-        moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)]
-        if open_
-        else [],
-        contents=drafts.contents(found, live if open_ else drafts.rules_of(found)),
-        may_change=open_ and finding.may_change(request, found.environment.tenant_id),
+        moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)],
+        contents=drafts.contents(found, live),
+        may_change=finding.may_change(request, found.environment.tenant_id),
         **context,
     )
 
@@ -118,9 +125,9 @@ def _publish(request: HttpRequest, found: Draft) -> HttpResponse:
     done = drafts.publish(
         found, edits=_edits(request), note=form.cleaned_data["note"], actor=actor_of(request)
     )
-    messages.success(
-        request, f"{wording.counted(len(done), 'change')}. {taking_effect.said(found.environment)}"
-    )
+    effect = taking_effect.of(found.environment)
+    drafts.keep_in_force(found, effect.since)
+    messages.success(request, f"{wording.counted(len(done), 'change')}. {effect}")
     return redirect("admin:policy_draft", found.pk)
 
 

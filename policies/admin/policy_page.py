@@ -18,7 +18,7 @@ from policies.changing.known_names import KnownNames, known_names
 from policies.describing import wording
 from policies.describing.overlaps import Overlap, overlaps
 from policies.describing.warnings import Known, PolicyWarning, warnings
-from policies.models import Policy, PolicyVersion
+from policies.models import Policy
 from policies.resolution import StoredPolicy
 from policies.rules import Mode, PolicyRule
 from policies.standing import standing_wording
@@ -79,7 +79,7 @@ def show(request: HttpRequest, policy: Policy, *, may_change: bool) -> TemplateR
         limits=_limit_rows(rule, stands, concerns),
         warnings=[each.text for each in concerns if each.limit is None],
         overlaps=_overlaps(policy, rule, others),
-        versions=PolicyVersion.objects.filter(policy=policy)[:VERSIONS_SHOWN_MAX],
+        versions=policy.versions.select_related("draft")[:VERSIONS_SHOWN_MAX],
         mode_actions=[(mode, words) for mode, (words, _) in MODE_ACTIONS.items() if mode != policy.mode],
         may_change=may_change,
     )

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from audit import log as audit_log
 from policies import policy_rows
-from policies.changing import publishing
-from policies.changing.publishing import AUDITED_DIFF_LENGTH_MAX, Change
+from policies.changing import history, publishing
+from policies.changing.publishing import AUDITED_DIFF_LENGTH_MAX, Change, PolicyChange
 from policies.files import documents, policy_file
 from policies.files.documents import unknown_plan
 from policies.files.file_errors import PolicyFileError, refused
-from policies.models import Draft, Policy
+from policies.models import Draft, Policy, PolicyVersion
 from policies.resolution import StoredPolicy
 from policies.rules import PolicyRule, PolicySet
 from tenants.models import Environment
@@ -212,9 +214,9 @@ def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change,
             raise refused(
                 "", f"live has moved since the draft was begun: {names}; choose what shall be in force"
             )
-        done = publishing.publish(environment, _wanted(opened), actor=actor, note=note)
-        opened.published_at = timezone.now()
-        opened.save(update_fields=["published_at"])
+        done = publishing.publish(environment, _wanted(opened), actor=actor, note=note, draft=opened)
+        opened.published_at, opened.published_by, opened.note = timezone.now(), actor, note
+        opened.save(update_fields=["published_at", "published_by", "note"])
         audit_log.log(
             "draft.published",
             opened,
@@ -224,6 +226,29 @@ def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change,
             note=note,
         )
     return done
+
+
+def keep_in_force(draft: Draft, at: datetime | None) -> None:
+    """Keeps since when a published draft is known to bind every call."""
+    Draft.objects.filter(pk=draft.pk).exclude(published_at=None).update(in_force_at=at)
+
+
+def published_changes(draft: Draft) -> tuple[PolicyChange, ...]:
+    """What publishing it changed, by the versions that it made."""
+    made = list(draft.versions.order_by("pk"))
+    before = Q()
+    for version in made:
+        before |= Q(policy=version.policy_id, version=version.version - 1)
+    earlier = {found.policy_id: found for found in PolicyVersion.objects.filter(before)} if made else {}
+    return tuple(
+        PolicyChange(
+            before=history.rule_at(earlier.get(version.policy_id)),
+            after=history.rule_at(version),
+            version=version.version,
+            policy_id=version.policy_id,
+        )
+        for version in made
+    )
 
 
 def _opened(draft: Draft, edits: int) -> Draft:

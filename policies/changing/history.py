@@ -39,14 +39,16 @@ class Step:
         return self.version.document is None
 
 
-def rule_at(version: PolicyVersion) -> PolicyRule | None:
-    """None: it archived the policy."""
-    return None if version.document is None else documents.rule_of(version.document)
+def rule_at(version: PolicyVersion | None) -> PolicyRule | None:
+    """None: it archived the policy, or there is no such version."""
+    if version is None or version.document is None:
+        return None
+    return documents.rule_of(version.document)
 
 
 def steps(policy: Policy) -> tuple[Step, ...]:
     """The latest VERSIONS_MAX, the newest first; one query."""
-    newest_first = list(policy.versions.order_by("-version")[: VERSIONS_MAX + 1])
+    newest_first = list(policy.versions.select_related("draft").order_by("-version")[: VERSIONS_MAX + 1])
     rules = [rule_at(version) for version in newest_first]
     # The first version of all has none before it.
     befores = [*rules[1:], None]

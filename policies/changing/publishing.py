@@ -22,7 +22,7 @@ from policies.describing import differences
 from policies.files import documents, policy_file
 from policies.files.documents import plan_name_error, unknown_plan
 from policies.files.file_errors import FileError, PolicyFileError
-from policies.models import Limit, Plan, Policy, PolicyVersion
+from policies.models import NOTE_LENGTH_MAX, Draft, Limit, Plan, Policy, PolicyVersion
 from policies.rules import (
     LIMITS_OF_A_CALL_MAX,
     Kind,
@@ -120,19 +120,34 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Because:
+    """Who publishes, why, and the draft that it was. Versions keep it, and the audit log."""
+
+    actor: str
+    note: str = ""
+    draft: Draft | None = None
+
+
 def publish(
-    environment: Environment, wanted: PolicySet, *, actor: str, note: str = "", dry_run: bool = False
+    environment: Environment,
+    wanted: PolicySet,
+    *,
+    actor: str,
+    note: str = "",
+    draft: Draft | None = None,
+    dry_run: bool = False,
 ) -> tuple[Change, ...]:
     """Makes the set what is in force: matches policies by name, archives those it does not name.
 
-    `note` says why, in the audit log. Raises PolicyFileError as `plan_changes` does.
+    `note` says why. Raises PolicyFileError as `plan_changes` does.
     """
     if dry_run:
         return plan_changes(environment, wanted)
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         changes = plan_changes(environment, wanted)
-        _apply(environment, changes, actor, note)
+        _apply(environment, changes, Because(actor=actor, note=note, draft=draft))
     return changes
 
 
@@ -141,10 +156,11 @@ def publish_one(
     rule: PolicyRule,
     *,
     actor: str,
+    note: str = "",
     policy_id: UUID | None = None,
     restores: int | None = None,
 ) -> Policy:
-    """Adds a policy or, with its id, changes or renames one; the others stay. Returns its row.
+    """Adds a policy or, with its id, changes or renames one; the others stay. Returns its row. `note` says why.
 
     `restores` names the version whose content `rule` is; then the policy may be archived, and is in force again.
     Raises PolicyFileError, and Policy.DoesNotExist if no policy with this id is in force.
@@ -158,7 +174,7 @@ def publish_one(
         candidates = environment.policies.all() if restores else Policy.objects.in_force(environment.pk)
         row = None if policy_id is None else candidates.get(pk=policy_id)
         change = _change(row, rule, restores)
-        _apply(environment, () if change is None else (change,), actor)
+        _apply(environment, () if change is None else (change,), Because(actor=actor, note=note))
         return Policy.objects.in_force(environment.pk).get(name=rule.name)
 
 
@@ -217,7 +233,7 @@ def archive(policy: Policy, *, actor: str) -> None:
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         row = Policy.objects.in_force(environment.pk).filter(pk=policy.pk).first()
-        _apply(environment, () if row is None else (_archiving(row),), actor)
+        _apply(environment, () if row is None else (_archiving(row),), Because(actor=actor))
 
 
 def add_plan(environment: Environment, name: str, *, actor: str) -> Plan:
@@ -228,7 +244,7 @@ def add_plan(environment: Environment, name: str, *, actor: str) -> Plan:
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         if not environment.plans.filter(name=name).exists():
-            _apply(environment, (PlanChange(name=name, kind=ChangeKind.ADDED),), actor)
+            _apply(environment, (PlanChange(name=name, kind=ChangeKind.ADDED),), Because(actor=actor))
         return environment.plans.get(name=name)
 
 
@@ -240,7 +256,7 @@ def remove_plan(plan: Plan, *, actor: str) -> None:
         errors = plan_uses(plan)
         if errors:
             raise PolicyFileError(*errors)
-        _apply(environment, (PlanChange(name=plan.name, kind=ChangeKind.REMOVED),), actor)
+        _apply(environment, (PlanChange(name=plan.name, kind=ChangeKind.REMOVED),), Because(actor=actor))
 
 
 def plan_uses(plan: Plan) -> tuple[FileError, ...]:
@@ -282,18 +298,18 @@ def _archiving(row: Policy) -> PolicyChange:
     )
 
 
-def _apply(environment: Environment, changes: Iterable[Change], actor: str, note: str = "") -> None:
-    written = [(change, _write(environment, change, actor)) for change in changes]
+def _apply(environment: Environment, changes: Iterable[Change], because: Because) -> None:
+    written = [(change, _write(environment, change, because)) for change in changes]
     if not written:
         return
     _track(environment)
     revisions.bump(environment.pk)
     # Last, for it locks the tenant's chain.
     for change, target in written:
-        _log(environment, change, target, note)
+        _log(environment, change, target, because)
 
 
-def _write(environment: Environment, change: Change, actor: str) -> Policy | Plan:
+def _write(environment: Environment, change: Change, because: Because) -> Policy | Plan:
     if isinstance(change, PlanChange):
         return _write_plan(environment, change)
     if change.policy_id is None:
@@ -311,7 +327,9 @@ def _write(environment: Environment, change: Change, actor: str) -> Policy | Pla
         policy=policy,
         version=change.version,
         document=None if change.after is None else documents.document(change.after),
-        actor=actor[:ACTOR_LENGTH_MAX],
+        actor=because.actor[:ACTOR_LENGTH_MAX],
+        note=because.note[:NOTE_LENGTH_MAX],
+        draft=because.draft,
     )
     return policy
 
@@ -348,7 +366,7 @@ def _track(environment: Environment) -> None:
     )
 
 
-def _log(environment: Environment, change: Change, target: Policy | Plan, note: str) -> None:
+def _log(environment: Environment, change: Change, target: Policy | Plan, because: Because) -> None:
     data: dict[str, object] = {"environment": environment.slug}
     if isinstance(change, PolicyChange):
         data |= {
@@ -358,7 +376,9 @@ def _log(environment: Environment, change: Change, target: Policy | Plan, note: 
         }
         if change.restores is not None:
             data["restores"] = change.restores
-    if note:
-        data["note"] = note
+    if because.note:
+        data["note"] = because.note
+    if because.draft is not None:
+        data["draft"] = because.draft.name
     noun = "policy" if isinstance(change, PolicyChange) else "plan"
     audit_log.log(f"{noun}.{change.kind}", target, tenant_id=environment.tenant_id, **data)

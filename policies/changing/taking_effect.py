@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from django.utils import timezone
@@ -10,15 +11,25 @@ from tenants import revisions
 from tenants.models import Environment
 
 
-def said(environment: Environment) -> str:
-    """A sentence. Call once the change is committed: from then on the counter store refuses what was in force before.
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """`since` is None while it is not known to bind every call. `says` is a sentence."""
+
+    since: datetime | None
+    says: str
+
+    def __str__(self) -> str:
+        return self.says
+
+
+def of(environment: Environment) -> Effect:
+    """Call once the change is committed: from then on the counter store refuses what was in force before.
 
     The moment is that of this call, which is a little later than the change took effect.
     """
     standing, now = revisions.standing(environment), datetime.now(UTC)
     if not standing.in_force:
-        return f"Published, but {standing}."
+        return Effect(None, f"Published, but {standing}.")
     delay = max(0.0, (now - standing.revised_at).total_seconds())
-    return (
-        f"In force everywhere since {timezone.localtime(now):%H:%M:%S}, {delay:.1f} s after it was published."
-    )
+    since = f"{timezone.localtime(now):%H:%M:%S}"
+    return Effect(now, f"In force everywhere since {since}, {delay:.1f} s after it was published.")

@@ -22,6 +22,7 @@ from audit import wording
 from audit.models import Entry
 from audit.wording import Sentence
 from tenants import sign_ins
+from tenants.console import pages
 from tenants.console.access import is_superuser, tenants_where
 from tenants.roles import May
 
@@ -59,39 +60,46 @@ def about(request: HttpRequest, row: Model) -> QuerySet[Entry]:
 def rows(entries: Iterable[Entry]) -> list[Row]:
     """One query for each kind of object in them, however many entries there are."""
     found = list(entries)
-    pages = _pages(found)
+    addresses = _addresses(found)
     return [
         Row(
             entry=entry,
             sentence=wording.sentence(entry),
             where=wording.where(entry),
             url=reverse("admin:audit_entry_change", args=[entry.pk]),
-            object_url=pages.get((entry.target_type, entry.target_id), ""),
+            object_url=addresses.get((entry.target_type, entry.target_id), ""),
         )
         for entry in found
     ]
 
 
-def _pages(entries: Sequence[Entry]) -> dict[tuple[str, str], str]:
+def _addresses(entries: Sequence[Entry]) -> dict[tuple[str, str], str]:
     """The address of each object that has a page and is still there. That page checks who may see it."""
     ids: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         ids[entry.target_type].add(entry.target_id)
     return {
-        (kind, str(pk)): reverse(f"admin:{kind.replace('.', '_')}_change", args=[pk])
+        (kind, str(pk)): reverse(address, args=[pk])
         for kind in ids
-        if (model := _with_page(kind)) is not None
+        if (model := _model(kind)) is not None and (address := _address(model))
         for pk in model._base_manager.filter(pk__in=_readable(model, ids[kind])).values_list("pk", flat=True)
     }
 
 
-def _with_page(kind: str) -> type[Model] | None:
+def _model(kind: str) -> type[Model] | None:
     """The log outlives the models that it names."""
     try:
-        model = apps.get_model(kind)
+        return apps.get_model(kind)
     except (LookupError, ValueError):
         return None
-    return model if admin.site.is_registered(model) else None
+
+
+def _address(model: type[Model]) -> str:
+    """The name of that of its pages; empty if it has none."""
+    label = model._meta.label_lower
+    if admin.site.is_registered(model):
+        return f"admin:{label.replace('.', '_')}_change"
+    return next((f"admin:{page.name}" for page in pages.declared().values() if page.of == label), "")
 
 
 def _readable(model: type[Model], ids: Iterable[str]) -> list[object]:

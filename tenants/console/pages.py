@@ -24,12 +24,16 @@ MayView = Callable[[HttpRequest], bool]
 
 @dataclass(frozen=True, slots=True)
 class ConsolePage:
-    """`name` is that of its address, `admin:<name>`; `path` stands behind that of the console."""
+    """`name` is that of its address, `admin:<name>`; `path` stands behind that of the console.
+
+    `of`: the label of the model of which it shows one row, whose id its address takes.
+    """
 
     name: str
     path: str
     view: View
     may_view: MayView
+    of: str = ""
 
     def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not self.may_view(request):
@@ -45,11 +49,11 @@ def may_look(request: HttpRequest) -> bool:
     return may_somewhere(request, May.SEE)
 
 
-def page(name: str, path: str, *, may_view: MayView = may_look) -> Callable[[View], View]:
+def page(name: str, path: str, *, may_view: MayView = may_look, of: str = "") -> Callable[[View], View]:
     """Declares a view as a page. Whoever may not view it is answered 403."""
 
     def declare(view: View) -> View:
-        _pages[name] = ConsolePage(name, path, view, may_view)
+        _pages[name] = ConsolePage(name, path, view, may_view, of)
         return view
 
     return declare

@@ -95,6 +95,29 @@ def test_a_draft_shows_what_it_changes_and_is_published(mia: Client, prod: Envir
     assert "Publish" not in re.sub(r"Published|published", "", read(mia, page(draft)))
 
 
+def test_a_published_draft_keeps_what_it_changed(mia: Client, prod: Environment, draft: Draft) -> None:
+    post(mia, page(draft), action="publish", edits=2, note="Costs are up")
+    free = prod.policies.get(name="Free")
+    published = Entry.objects.get(action="draft.published")
+    assert published.data["note"] == "Costs are up"
+    change_live(prod, "Free")
+    text = read(mia, page(draft))
+    for said in ("Costs are up", "admin:mia", "<bdi>enforce</bdi>", "<bdi>monitor</bdi>", "In force everywhere"):
+        assert said in text, said
+    assert "<dd>since" in text
+    assert "<bdi>7</bdi>" not in text, "what others changed later is not its own"
+    assert 'name="action"' not in text
+    versions = reverse("admin:policy_versions", args=[free.pk])
+    assert f'href="{versions}?to=2#compared"' in text
+    entry = reverse("admin:audit_entry_change", args=[published.pk])
+    for linking in (versions, entry, reverse("admin:policies_policy_change", args=[free.pk])):
+        assert f'href="{page(draft)}"' in read(mia, linking), linking
+    assert "Costs are up" in read(mia, versions)
+    Draft.objects.update(published_by="")
+    draft.versions.update(draft=None)
+    assert "before versions kept the draft" in read(mia, page(draft))
+
+
 def test_live_that_moved_is_named_and_both_answers_are_offered(
     mia: Client, prod: Environment, draft: Draft
 ) -> None:
