@@ -75,7 +75,7 @@ def write(policy: Policy, rule: PolicyRule) -> None:
     )
     policy.kind, policy.mode, policy.priority = rule.kind, rule.mode, rule.priority
     policy.models_allow, policy.models_deny = list(rule.models.allow), list(rule.models.deny)
-    policy.per_request_cost_usd = None if cost_nano is None else _usd(cost_nano)
+    policy.per_request_cost_usd = None if cost_nano is None else usd(cost_nano)
     policy.per_request_input_tokens = rule.per_request.input_tokens
     policy.per_request_output_tokens = rule.per_request.output_tokens
     policy.on_unavailable, policy.on_unsettled = rule.on_unavailable, rule.on_unsettled
@@ -84,7 +84,7 @@ def write(policy: Policy, rule: PolicyRule) -> None:
         policy.limits.all().delete()
     policy.save()
     Limit.objects.bulk_create(
-        Limit(policy=policy, metric=limit.metric, window=limit.window, per=limit.per, amount=_amount(limit))
+        Limit(policy=policy, metric=limit.metric, window=limit.window, per=limit.per, amount=amount(limit))
         for limit in rule.limits
     )
 
@@ -95,9 +95,9 @@ def _limit_rule(limit: Limit) -> LimitRule:
     return LimitRule(metric=metric, window=Window(limit.window), amount=amount, per=Per(limit.per))
 
 
-def _amount(limit: LimitRule) -> Decimal:
-    return _usd(limit.amount) if limit.metric is Metric.COST_USD else Decimal(limit.amount)
+def amount(limit: LimitRule) -> Decimal:
+    return usd(limit.amount) if limit.metric is Metric.COST_USD else Decimal(limit.amount)
 
 
-def _usd(nano: int) -> Decimal:
+def usd(nano: int) -> Decimal:
     return Decimal(nano) / NANO

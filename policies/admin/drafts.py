@@ -7,13 +7,14 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 
 from policies.admin import changes as shown_changes
 from policies.admin import finding
 from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
+from policies.admin.drafted_policy import DraftedPolicyAdmin
 from policies.changing import drafts, over_now, taking_effect
 from policies.describing import differences
 from policies.files import policy_file
@@ -100,6 +101,7 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         draft=found,
         form=form,
         moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)],
+        missing_plans=drafts.missing_plans(found),
         contents=drafts.contents(found, live),
         may_change=finding.may_change(request, found.environment.tenant_id),
         **context,
@@ -170,10 +172,27 @@ def _edits(request: HttpRequest) -> int:
 
 @page("policy_of_draft", "drafts/<int:draft_id>/policy/")
 def policy(request: HttpRequest, draft_id: int) -> HttpResponse:
-    """`?name=` names the one to change; without, it is a new one."""
+    """`?name=` names the one to change; without, it is a new one. `?as=text` has it as in a policy file."""
     found = _draft(request, draft_id)
     finding.require_change(request, found.environment.tenant_id)
-    name = request.GET.get("name")
+    if found.published_at is not None:
+        return redirect("admin:policy_draft", found.pk)
+    if request.GET.get("as") != "text":
+        return DraftedPolicyAdmin(found, request.GET.get("name")).page(request)
+    return _as_text(request, found, request.GET.get("name"))
+
+
+@page("policy_of_draft_preview", "drafts/<int:draft_id>/policy/preview/")
+def preview(request: HttpRequest, draft_id: int) -> HttpResponse:
+    """What the posted form says; nothing is saved."""
+    found = _draft(request, draft_id)
+    finding.require_change(request, found.environment.tenant_id)
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    return DraftedPolicyAdmin(found, request.GET.get("name")).preview(request)
+
+
+def _as_text(request: HttpRequest, found: Draft, name: str | None) -> HttpResponse:
     rule = None if name is None else drafts.rules_of(found).get(name)
     if name is not None and rule is None:
         raise Http404
@@ -191,6 +210,9 @@ def policy(request: HttpRequest, draft_id: int) -> HttpResponse:
         draft=found,
         form=form,
         back=reverse("admin:policy_draft", args=[found.pk]),
+        form_url=reverse(
+            "admin:policy_of_draft", args=[found.pk], query=None if name is None else {"name": name}
+        ),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import reverse
 
 from policies.changing import publishing
 from policies.files import documents
@@ -43,6 +44,13 @@ class PlanAdmin(EnvironmentRowsAdmin):
 
     def lock(self, obj: Plan) -> None:
         Environment.lock(obj.environment_id)
+
+    def response_post_save_add(self, request: HttpRequest, obj: Plan) -> HttpResponseRedirect:
+        """Back to the draft that has a policy for it, if the page was opened from there."""
+        draft_id = request.GET.get("draft", "")
+        if draft_id.isdecimal() and obj.environment.drafts.filter(pk=draft_id[:18]).exists():
+            return HttpResponseRedirect(reverse("admin:policy_draft", args=[draft_id]))
+        return super().response_post_save_add(request, obj)
 
     def save_model(self, request: HttpRequest, obj: Plan, form: Any, change: bool) -> None:
         obj.pk = publishing.add_plan(obj.environment, obj.name, actor=actor_of(request)).pk

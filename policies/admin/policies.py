@@ -16,58 +16,26 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
-from policies import policy_rows, rules
+from policies import policy_rows
 from policies.admin import policy_list, policy_page, policy_preview
-from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
+from policies.admin.policy_form_page import PolicyFormAdmin
 from policies.admin.policy_list import InForce, PolicyList
 from policies.changing import publishing
-from policies.changing.known_names import known_names
 from policies.describing import wording
-from policies.files import documents
-from policies.files.file_errors import PolicyFileError
-from policies.models import Limit, Policy
+from policies.models import Policy
+from policies.rules import PolicyRule
 from tenants.console import environments
 from tenants.console.access import actor_of
-from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
 from tenants.models import Environment
-from tenants.roles import May
-
-
-class LimitInline(InlineOfTenantRows):
-    model = Limit
-    form = LimitForm
-    formset = LimitFormSet
-    hide_title = True
-    max_num = rules.LIMITS_MAX
 
 
 @admin.register(Policy)
-class PolicyAdmin(EnvironmentRowsAdmin):
-    to_change = May.EDIT_POLICIES
-    form = PolicyForm
-    refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
-    inlines = [LimitInline]
+class PolicyAdmin(PolicyFormAdmin):
     list_display = ["described", "scope", "state_in_words", "fullest", "changed"]
     list_display_links = None
     list_filter = ["kind", "mode", InForce]
     list_select_related = ["environment__tenant"]
     search_fields = ["name", "scope_user", "scope_feature", "scope_plan"]
-    fieldsets = [
-        (None, {"fields": ["environment", "name", "kind", "mode", "priority"]}),
-        (
-            "Scope",
-            {
-                "fields": ["scope_user", "scope_feature", "scope_plan"],
-                "description": "All that is named must match; nothing named makes the default policy.",
-            },
-        ),
-        ("Models", {"fields": ["models_allow", "models_deny"]}),
-        (
-            "One call at most",
-            {"fields": ["per_request_cost_usd", "per_request_input_tokens", "per_request_output_tokens"]},
-        ),
-        ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
-    ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Policy]:
         return super().get_queryset(request).prefetch_related("limits")
@@ -120,23 +88,14 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         environment = environments.shown(request) if policy is None else policy.environment
         if environment is None or not self.has_add_permission(request):
             raise PermissionDenied
-        return policy_preview.show(request, environment, policy)
+        others = policy_page.others_in_force(environment.pk, object_id)
+        ordinal = None if policy is None else policy.ordinal
+        return policy_preview.show(request, environment, others, ordinal=ordinal)
 
-    def render_change_form(
-        self, request: HttpRequest, context: dict[str, Any], *arguments: Any, **named: Any
-    ) -> HttpResponse:
-        """With what may be chosen, and the address of what the form says."""
-        environment = environments.shown(request)
-        original = context.get("original")
-        context["show_save_and_add_another"] = False
-        if environment is not None and self.may_change(request, original):
-            context["names"] = known_names(environment)
-            context["preview_url"] = (
-                reverse("admin:policies_policy_preview_new")
-                if original is None
-                else reverse("admin:policies_policy_preview", args=[original.pk])
-            )
-        return super().render_change_form(request, context, *arguments, **named)
+    def preview_url(self, policy: Policy | None) -> str:
+        if policy is None:
+            return reverse("admin:policies_policy_preview_new")
+        return reverse("admin:policies_policy_preview", args=[policy.pk])
 
     def change_view(
         self, request: HttpRequest, object_id: str, *arguments: Any, **named: Any
@@ -185,19 +144,13 @@ class PolicyAdmin(EnvironmentRowsAdmin):
         archived = obj is not None and obj.archived_at is not None
         return not archived and super().may_change(request, obj)
 
-    def save_model(self, request: HttpRequest, obj: Policy, form: Any, change: bool) -> None:
-        """Nothing yet: a policy is published with its limits, which `save_related` has."""
-
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        (limits,) = formsets
-        # This saves nothing; it tells the history page which limits changed.
-        limits.save(commit=False)
-        rule = documents.rule_of({**form.document(), "limits": limits.documents()})
+    def typed(self, request: HttpRequest, form: Any, rule: PolicyRule) -> None:
+        adding = form.instance._state.adding
         form.instance.pk = publishing.publish_one(
             form.policy_environment,
             rule,
             actor=actor_of(request),
-            policy_id=form.instance.pk if change else None,
+            policy_id=None if adding else form.instance.pk,
         ).pk
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:

@@ -13,10 +13,12 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
+from policies import policy_rows
 from policies.changing import publishing
 from policies.files import documents
 from policies.files.file_errors import FileError, PolicyFileError
 from policies.models import Limit, Policy
+from policies.rules import LimitRule, PolicyRule
 from tenants.console import display
 from tenants.console.forms import LinesField
 from tenants.lengths import NAME_LENGTH_MAX
@@ -129,14 +131,37 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
         except PolicyFileError as error:
             self._refuse(error.errors)
             return
+        self._refuse(self.objections(rule))
+
+    def objections(self, rule: PolicyRule) -> Iterable[FileError]:
+        """What stands against the policy beside the others."""
         policy_id = None if self.instance._state.adding else self.instance.pk
-        self._refuse(publishing.objections(self.policy_environment, rule, policy_id=policy_id))
+        return publishing.objections(self.policy_environment, rule, policy_id=policy_id)
 
     def _refuse(self, errors: Iterable[FileError]) -> None:
         for error in errors:
             # `models.allow[3]` is said at the field models_allow.
             name = error.path.partition("[")[0].replace(".", "_")
             self.add_error(name if name in self.fields else None, error.message)
+
+
+def fields_of(rule: PolicyRule) -> dict[str, Any]:
+    """What the fields of the form hold that says this, without its limits."""
+    scope, caps = rule.scope, rule.per_request
+    plain = ("name", "kind", "mode", "priority", "on_unavailable", "on_unsettled", "unknown_price")
+    return {
+        **{name: getattr(rule, name) for name in plain},
+        **{f"scope_{name}": getattr(scope, name) for name in ("user", "feature", "plan")},
+        **{f"models_{name}": list(getattr(rule.models, name)) for name in ("allow", "deny")},
+        "per_request_cost_usd": None if caps.cost_nano is None else policy_rows.usd(caps.cost_nano),
+        "per_request_input_tokens": caps.input_tokens,
+        "per_request_output_tokens": caps.output_tokens,
+    }
+
+
+def limit_fields_of(limit: LimitRule) -> dict[str, Any]:
+    amount = policy_rows.amount(limit)
+    return {"metric": limit.metric, "window": limit.window, "amount": amount, "per": limit.per}
 
 
 # As the rows of limits say them.

@@ -11,8 +11,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from policies import policy_rows
-from policies.admin.policy_page import known, others_in_force
+from policies.admin.policy_page import known
 from policies.changing.known_names import known_names
 from policies.describing import wording
 from policies.describing.overlaps import overlaps
@@ -20,15 +19,17 @@ from policies.describing.warnings import PolicyWarning, warnings
 from policies.describing.wording import Holes
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
-from policies.models import Policy
 from policies.resolution import StoredPolicy
 from policies.rules import LIMITS_MAX, LimitRule, PolicyRule
 from tenants.models import Environment
+from usage.assessment import PolicyRef
 from usage.metrics import Metric
 
 READINGS_MAX = 20
 OVERLAPS_SHOWN_MAX = 10
 _UNNAMED = "This policy"
+# The id of what is being typed: no other policy has it.
+_TYPED = "typed"
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 _CAPS = {
     "cost_usd": "the most that it may cost",
@@ -52,20 +53,21 @@ _OTHERS = {
 Data = Mapping[str, str]
 
 
-def show(request: HttpRequest, environment: Environment, policy: Policy | None) -> HttpResponse:
-    """The fragment beside the form, for the form as it is posted."""
+def show(
+    request: HttpRequest, environment: Environment, others: list[StoredPolicy], *, ordinal: int | None
+) -> HttpResponse:
+    """The fragment beside the form, for the form as it is posted. `ordinal`: of a policy that there is already."""
     rule, numbers, holes = read(request.POST)
-    others = others_in_force(environment.pk, None if policy is None else policy.pk)
-    names = known(known_names(environment))
-    concerns = warnings(rule, others, names, ordinal=None if policy is None else policy.ordinal)
-    row = policy or Policy(environment=environment, name=rule.name, ordinal=_youngest(others) + 1)
+    concerns = warnings(rule, others, known(known_names(environment)), ordinal=ordinal)
+    ref = PolicyRef(_TYPED, rule.name, 0, rule.scope.label)
+    typed = StoredPolicy(ref=ref, ordinal=_youngest(others) + 1 if ordinal is None else ordinal, rule=rule)
     return render(
         request,
         "console/policies/preview.html",
         {
             "wording": wording.describe(rule, environment.tenant.timezone, holes),
             "warnings": [_text(each, numbers) for each in concerns],
-            "overlaps": overlaps(policy_rows.stored(row, rule), others)[:OVERLAPS_SHOWN_MAX],
+            "overlaps": overlaps(typed, others)[:OVERLAPS_SHOWN_MAX],
         },
     )
 

@@ -22,7 +22,7 @@ from policies.changing import history, publishing
 from policies.changing.publishing import AUDITED_DIFF_LENGTH_MAX, Change, PolicyChange
 from policies.files import documents, policy_file
 from policies.files.documents import unknown_plan
-from policies.files.file_errors import PolicyFileError, refused
+from policies.files.file_errors import FileError, PolicyFileError, refused
 from policies.models import Draft, Policy, PolicyVersion
 from policies.resolution import StoredPolicy
 from policies.rules import PolicyRule, PolicySet
@@ -130,6 +130,24 @@ def stored(draft: Draft) -> list[StoredPolicy]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class MissingPlan:
+    """A plan that policies of a draft are for, and that there is not yet."""
+
+    name: str
+    policies: tuple[str, ...]
+
+
+def missing_plans(draft: Draft) -> tuple[MissingPlan, ...]:
+    """While there are any, the draft is not published."""
+    named: dict[str, list[str]] = {}
+    for rule in rules_of(draft).values():
+        if rule.scope.plan:
+            named.setdefault(rule.scope.plan, []).append(rule.name)
+    present = set(draft.environment.plans.filter(name__in=named).values_list("name", flat=True))
+    return tuple(MissingPlan(name, tuple(of)) for name, of in named.items() if name not in present)
+
+
 def begin(environment: Environment, name: str, *, actor: str) -> Draft:
     """One that changes nothing yet. Raises PolicyFileError."""
     with audit_log.acting_as(actor), transaction.atomic():
@@ -150,10 +168,9 @@ def put(draft: Draft, rule: PolicyRule, *, instead_of: str | None, edits: int, a
         opened = _opened(draft, edits)
         rules = rules_of(opened)
         before = rules.get(instead_of or "")
-        if rule.name != instead_of and rule.name in rules:
-            raise refused("name", f"another policy of the draft is named {rule.name!r}; choose another name")
-        if rule.scope.plan and not opened.environment.plans.filter(name=rule.scope.plan).exists():
-            raise PolicyFileError(unknown_plan("scope.plan", rule.scope.plan))
+        errors = objections(opened, rule, instead_of=instead_of)
+        if errors:
+            raise PolicyFileError(*errors)
         if before is None:
             wanted = rules | {rule.name: rule}
         else:
@@ -162,6 +179,13 @@ def put(draft: Draft, rule: PolicyRule, *, instead_of: str | None, edits: int, a
                 for each in rules.values()
             }
         return _save(opened, wanted, before, rule, actor)
+
+
+def objections(draft: Draft, rule: PolicyRule, *, instead_of: str | None) -> tuple[FileError, ...]:
+    """What stands against putting the policy into the draft."""
+    if rule.name == instead_of or rule.name not in rules_of(draft):
+        return ()
+    return (FileError("name", f"another policy of the draft is named {rule.name!r}; choose another name"),)
 
 
 def leave_out(draft: Draft, name: str, *, edits: int, actor: str) -> Draft:
@@ -203,7 +227,10 @@ def discard(draft: Draft, *, actor: str) -> None:
 
 
 def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change, ...]:
-    """Makes it what is in force. Raises PolicyFileError, also if live has moved and nobody has chosen yet."""
+    """Makes it what is in force.
+
+    Raises PolicyFileError, also for a plan that is missing, and if live has moved and nobody has chosen yet.
+    """
     environment = draft.environment
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
@@ -213,6 +240,11 @@ def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change,
             names = ", ".join(each.name for each in unsettled)
             raise refused(
                 "", f"live has moved since the draft was begun: {names}; choose what shall be in force"
+            )
+        missing = missing_plans(opened)
+        if missing:
+            raise PolicyFileError(
+                *(unknown_plan(f"the policy {each.policies[0]}", each.name) for each in missing)
             )
         done = publishing.publish(environment, _wanted(opened), actor=actor, note=note, draft=opened)
         opened.published_at, opened.published_by, opened.note = timezone.now(), actor, note

@@ -8,7 +8,7 @@ from django.db import connection
 
 from audit.models import Entry
 from policies import policy_rows
-from policies.changing import drafts
+from policies.changing import drafts, publishing
 from policies.changing.publishing import publish
 from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
@@ -188,8 +188,20 @@ def test_what_is_published_or_discarded_is_changed_no_more(draft: Draft) -> None
     assert Draft.objects.count() == 1
 
 
-def test_a_name_that_is_taken_and_a_plan_that_is_unknown_are_refused(draft: Draft) -> None:
+def test_a_name_that_is_taken_is_refused(draft: Draft) -> None:
     with pytest.raises(PolicyFileError, match="another policy of the draft is named 'Free'"):
         put(draft, PolicyRule(name="Free"))
-    with pytest.raises(PolicyFileError, match="gold"):
-        put(draft, PolicyRule(name="Gold", scope=Scope(plan="gold")))
+
+
+def test_a_plan_may_be_named_before_there_is_one_and_must_be_there_when_it_is_published(
+    prod: Environment, draft: Draft
+) -> None:
+    draft = put(draft, PolicyRule(name="Gold", scope=Scope(plan="gold")))
+    assert drafts.missing_plans(draft) == (drafts.MissingPlan("gold", ("Gold",)),)
+    with pytest.raises(PolicyFileError, match="the policy Gold: there is no plan 'gold'"):
+        drafts.publish(draft, edits=1, note="", actor="test")
+    assert not prod.policies.filter(name="Gold").exists()
+    publishing.add_plan(prod, "gold", actor="test")
+    assert drafts.missing_plans(draft) == ()
+    drafts.publish(draft, edits=1, note="", actor="test")
+    assert prod.policies.get(name="Gold").scope_plan == "gold"

@@ -230,7 +230,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         reverse("admin:policy_draft", args=[world.draft.pk]), {"action": "discard", "edits": "0"}
     ),
     "page policy_of_draft": lambda world: submit(
-        world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), text="name: New"
+        world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), name="New"
     ),
     "page try_it": lambda world: world.post(
         "try_it", {"name": "Ann asks", "user_id": "ann", "model": "gpt-test"}
@@ -318,6 +318,7 @@ NO_ENTRY = {
     "page audit_entry_check": "reads",
     "page policies_policy_preview": "says what the form says",
     "page policies_policy_preview_new": "says what the form says",
+    "page policy_of_draft_preview": "says what the form says",
     "page policy_versions": "reads",
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",

@@ -14,10 +14,11 @@ from audit.models import Entry
 from policies import policy_rows
 from policies.changing import drafts, publishing
 from policies.models import Draft, Policy
-from policies.rules import LimitRule, Mode, PolicyRule
+from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import apply_policies
 from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.filled_forms import submit
 from usage.amounts import Per
 from usage.metrics import Metric
 from usage.windows import Window
@@ -35,6 +36,13 @@ policies:
   - {name: Free, scope: {plan: free}, limits: [{metric: requests, window: day, amount: 5}]}
 """
 
+LIMIT = {
+    "limits-TOTAL_FORMS": "1",
+    "limits-0-metric": "requests",
+    "limits-0-window": "day",
+    "limits-0-amount": "9",
+    "limits-0-per": "user",
+}
 NONE = LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=0, per=Per.USER)
 
 
@@ -102,7 +110,13 @@ def test_a_published_draft_keeps_what_it_changed(mia: Client, prod: Environment,
     assert published.data["note"] == "Costs are up"
     change_live(prod, "Free")
     text = read(mia, page(draft))
-    for said in ("Costs are up", "admin:mia", "<bdi>enforce</bdi>", "<bdi>monitor</bdi>", "In force everywhere"):
+    for said in (
+        "Costs are up",
+        "admin:mia",
+        "<bdi>enforce</bdi>",
+        "<bdi>monitor</bdi>",
+        "In force everywhere",
+    ):
         assert said in text, said
     assert "<dd>since" in text
     assert "<bdi>7</bdi>" not in text, "what others changed later is not its own"
@@ -134,24 +148,104 @@ def test_live_that_moved_is_named_and_both_answers_are_offered(
 
 
 def test_a_policy_of_a_draft_is_edited_left_out_and_added(mia: Client, draft: Draft) -> None:
-    edit = reverse("admin:policy_of_draft", args=[draft.pk])
-    assert "amount: 5," in read(mia, f"{edit}?name=Free")
-    wrong = post(mia, f"{edit}?name=Free", text="name: Free\npriority: high", edits=2)
+    edit = reverse("admin:policy_of_draft", args=[draft.pk]) + "?as=text"
+    assert "amount: 5," in read(mia, f"{edit}&name=Free")
+    wrong = post(mia, f"{edit}&name=Free", text="name: Free\npriority: high", edits=2)
     assert "priority: must be a whole number" in wrong
     assert "priority: high" in wrong, "what was typed is kept"
-    for text in ("[1]", "a: b: c", "x" * 300_000, "name: Default", "name: X\nscope: {plan: gold}"):
-        assert "tv-field-errors" in post(mia, f"{edit}?name=Free", text=text, edits=2), text[:20]
-    post(mia, f"{edit}?name=Free", text="name: Free\npriority: 9", edits=2)
+    for text in ("[1]", "a: b: c", "x" * 300_000, "name: Default"):
+        assert "tv-field-errors" in post(mia, f"{edit}&name=Free", text=text, edits=2), text[:20]
+    post(mia, f"{edit}&name=Free", text="name: Free\npriority: 9", edits=2)
     post(mia, edit, text="name: Chat\nscope: {feature: chat}", edits=3)
     post(mia, page(draft), action="leave_out", name="Default", edits=4)
-    assert "left out" in read(mia, page(draft))
+    assert "will be archived</b> when this draft is published" in read(mia, page(draft))
     draft.refresh_from_db()
     rules = drafts.rules_of(draft)
     assert (sorted(rules), rules["Free"].priority) == (sorted([HOSTILE, "Chat", "Free"]), 9)
-    assert mia.get(f"{edit}?name=Nobody").status_code == 404
+    assert mia.get(f"{edit}&name=Nobody").status_code == 404
     assert "somebody else changed the draft" in post(
         mia, page(draft), action="leave_out", name="Chat", edits=0
     )
+
+
+def test_a_policy_of_a_draft_has_the_form_of_one_in_force(
+    mia: Client, draft: Draft, prod: Environment
+) -> None:
+    edit = reverse("admin:policy_of_draft", args=[draft.pk])
+    free = prod.policies.get(name="Free")
+    drafted = read(mia, f"{edit}?name=Free")
+    live = read(mia, reverse("admin:policies_policy_edit", args=[free.pk]))
+    fields = re.compile(r'<(?:input|select|textarea)[^>]* name="([^"]+)"')
+    # A row of the table knows its limit, and a new one is taken out by a link.
+    apart = {"edits", "opened_version", *(f"limits-0-{name}" for name in ("id", "policy", "DELETE"))}
+    assert set(fields.findall(drafted)) - apart == set(fields.findall(live)) - apart
+    assert 'id="policy-preview"' in drafted
+    assert re.search(r'name="limits-0-amount" value="5"', drafted)
+
+    submit(
+        mia, f"{edit}?name=Free", **{"limits-0-amount": "7", "name": "Free", "per_request_cost_usd": "0.05"}
+    )
+    submit(mia, edit, name="Chat", scope_plan="to come", **LIMIT)
+    draft.refresh_from_db()
+    rules = drafts.rules_of(draft)
+    assert (rules["Free"].limits[0].amount, rules["Free"].mode) == (7, Mode.MONITOR)
+    assert rules["Free"].per_request.cost_nano == 50_000_000
+    assert rules["Chat"].scope.plan == "to come"
+    assert policy_rows.rule_of(prod.policies.get(name="Free")).limits[0].amount == 5
+
+
+def test_what_is_typed_into_a_draft_is_kept_if_it_cannot_be_put_in(mia: Client, draft: Draft) -> None:
+    edit = reverse("admin:policy_of_draft", args=[draft.pk])
+    typed = {"name": "Chat", "kind": "override", "mode": "monitor", "priority": "3", "on_unavailable": "block",
+             "on_unsettled": "release", "unknown_price": "block", "limits-TOTAL_FORMS": "0",
+             "limits-INITIAL_FORMS": "0", "environment": draft.environment_id, "edits": "2"}  # fmt: skip
+    for wrong, said in (
+        ({"name": "Default"}, "another policy of the draft is named"),
+        ({"priority": "99999"}, "10000"),
+        ({"edits": "1"}, "somebody else changed the draft"),
+    ):
+        text = post(mia, edit, **typed | wrong)
+        assert said in text
+        assert f'value="{wrong.get("name", "Chat")}"' in text
+        assert f'value="{wrong.get("priority", "3")}"' in text
+        assert 'name="edits" value="2"' in text, "it can be sent again"
+    assert mia.get(f"{edit}?name=Nobody").status_code == 404
+
+
+def test_the_form_in_a_draft_is_compared_with_the_draft(mia: Client, draft: Draft) -> None:
+    preview = reverse("admin:policy_of_draft_preview", args=[draft.pk])
+    drafts.put(draft, PolicyRule(name="Company", kind=Kind.GUARDRAIL), instead_of=None, edits=2, actor="test")
+    text = mia.post(
+        f"{preview}?name=Free", {"name": "Free", "kind": "override", "mode": "enforce"}
+    ).content.decode()
+    assert "<bdi>Company</bdi> applies as well" in text
+    assert "<bdi>Free</bdi>" not in text, "it is not compared with itself"
+    assert mia.get(preview).status_code == 405
+
+
+def test_a_plan_that_is_missing_is_named_and_made_from_there(
+    mia: Client, draft: Draft, prod: Environment
+) -> None:
+    gold = "gold & more"
+    drafts.put(
+        draft,
+        PolicyRule(name="Gold", scope=Scope(plan=gold)),
+        instead_of=None,
+        edits=2,
+        actor="admin:mia",
+    )
+    text = read(mia, page(draft))
+    assert "There is no plan <bdi>gold &amp; more</bdi> yet" in text
+    assert 'disabled aria-describedby="choose"' in text
+    make = f"{reverse('admin:policies_plan_add')}?name=gold%20%26%20more&draft={draft.pk}"
+    assert make.replace("&draft", "&amp;draft") in text
+    assert 'value="gold &amp; more"' in read(mia, make)
+    answer = mia.post(make, {"environment": prod.pk, "name": gold})
+    assert answer["Location"] == page(draft)
+    text = read(mia, page(draft))
+    assert "There is no plan" not in text
+    assert "disabled" not in text
+    assert "3 changes" in post(mia, page(draft), action="publish", edits=3)
 
 
 def test_what_a_draft_does_to_a_policy_is_undone(mia: Client, draft: Draft, prod: Environment) -> None:

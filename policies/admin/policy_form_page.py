@@ -1,0 +1,92 @@
+"""The page with the form of a policy, be it in force or in a draft: fields, limits inline, and beside it what it says.
+
+What is done with the policy once the form is valid, and what the buttons are, is said by whoever derives from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+
+from policies import rules
+from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
+from policies.changing.known_names import known_names
+from policies.files import documents
+from policies.files.file_errors import PolicyFileError
+from policies.models import Limit, Policy
+from policies.rules import PolicyRule
+from tenants.console import environments
+from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
+from tenants.roles import May
+
+
+class LimitInline(InlineOfTenantRows):
+    model = Limit
+    form = LimitForm
+    formset = LimitFormSet
+    hide_title = True
+    max_num = rules.LIMITS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """That sends the form. The first one is meant by the Enter key."""
+
+    name: str
+    says: str
+
+
+class PolicyFormAdmin(EnvironmentRowsAdmin):
+    to_change = May.EDIT_POLICIES
+    form = PolicyForm
+    refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
+    inlines = [LimitInline]
+    buttons: tuple[Button, ...] = (Button("_save", "Save"),)
+    fieldsets = [
+        (None, {"fields": ["environment", "name", "kind", "mode", "priority"]}),
+        (
+            "Scope",
+            {
+                "fields": ["scope_user", "scope_feature", "scope_plan"],
+                "description": "All that is named must match; nothing named makes the default policy.",
+            },
+        ),
+        ("Models", {"fields": ["models_allow", "models_deny"]}),
+        (
+            "One call at most",
+            {"fields": ["per_request_cost_usd", "per_request_input_tokens", "per_request_output_tokens"]},
+        ),
+        ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
+    ]
+
+    def preview_url(self, policy: Policy | None) -> str:
+        """Where what the form says is put into words."""
+        raise NotImplementedError
+
+    def typed(self, request: HttpRequest, form: Any, rule: PolicyRule) -> None:
+        """What becomes of the policy, once the form is valid."""
+        raise NotImplementedError
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *arguments: Any, **named: Any
+    ) -> HttpResponse:
+        """With what may be chosen, and the address of what the form says."""
+        environment = environments.shown(request)
+        original = context.get("original")
+        context["show_save_and_add_another"] = context["show_save_and_continue"] = False
+        context["buttons"] = self.buttons
+        if environment is not None and self.may_change(request, original):
+            context["names"] = known_names(environment)
+            context["preview_url"] = self.preview_url(original)
+        return super().render_change_form(request, context, *arguments, **named)
+
+    def save_model(self, request: HttpRequest, obj: Policy, form: Any, change: bool) -> None:
+        """Nothing yet: a policy is complete with its limits, which `save_related` has."""
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        (limits,) = formsets
+        # This saves nothing; it tells Django which limits changed.
+        limits.save(commit=False)
+        self.typed(request, form, documents.rule_of({**form.document(), "limits": limits.documents()}))
