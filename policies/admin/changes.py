@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from django.db import DatabaseError, transaction
 from django.urls import reverse
 
+from policies.changing import over_now
+from policies.changing.over_now import Over
 from policies.changing.publishing import Change, ChangeKind, PolicyChange
 from policies.describing import differences
 from policies.describing.differences import Line
+from tenants.models import Environment
 
 _SAYS = {
     ChangeKind.ADDED: "New",
@@ -43,6 +47,15 @@ def published(changes: Iterable[PolicyChange]) -> list[Shown]:
 def _version_url(change: PolicyChange) -> str:
     versions = reverse("admin:policy_versions", args=[change.policy_id])
     return f"{versions}?to={change.version}#compared"
+
+
+def over(environment: Environment, changes: Iterable[Change]) -> tuple[Over, ...] | None:
+    """Who is over a limit that is new or lower. None: the ledger does not say it in time."""
+    try:
+        with transaction.atomic():
+            return over_now.of(environment, changes)
+    except DatabaseError:
+        return None
 
 
 def _shown(change: Change) -> Shown:

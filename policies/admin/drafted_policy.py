@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from policies.admin import policy_preview
 from policies.admin.policy_form_page import Button, PolicyFormAdmin
-from policies.admin.policy_forms import PolicyForm, fields_of, limit_fields_of
+from policies.admin.policy_forms import PolicyForm, fields_of
 from policies.changing import drafts
 from policies.files.file_errors import FileError
 from policies.models import Draft, Policy
@@ -77,17 +77,8 @@ class DraftedPolicyAdmin(PolicyFormAdmin):
         found = {} if self._rule is None else fields_of(self._rule)
         return {**found, "environment": self._draft.environment_id}
 
-    def get_inline_instances(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        (limits,) = super().get_inline_instances(request, obj)
-        # The rows of limits that the draft has are filled in as new ones.
-        limits.extra = 0 if self._rule is None else len(self._rule.limits)
-        return [limits]
-
-    def get_formset_kwargs(self, request: HttpRequest, obj: Any, inline: Any, prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = super().get_formset_kwargs(request, obj, inline, prefix)
-        if request.method != "POST" and self._rule is not None:
-            found["initial"] = [limit_fields_of(limit) for limit in self._rule.limits]
-        return found
+    def rule_of(self, policy: Policy | None) -> PolicyRule | None:
+        return self._rule
 
     def typed(self, request: HttpRequest, form: Any, rule: PolicyRule) -> None:
         drafts.put(self._draft, rule, instead_of=self._name, edits=self._draft.edits, actor=actor_of(request))

@@ -15,7 +15,7 @@ from policies.admin import changes as shown_changes
 from policies.admin import finding
 from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
 from policies.admin.drafted_policy import DraftedPolicyAdmin
-from policies.changing import drafts, over_now, taking_effect
+from policies.changing import drafts, taking_effect
 from policies.describing import differences
 from policies.files import policy_file
 from policies.files.file_errors import PolicyFileError
@@ -90,7 +90,7 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         planned = drafts.changes(found)
         context |= {
             "changes": shown_changes.shown(planned),
-            "over": over_now.of(found.environment, planned),
+            "over": shown_changes.over(found.environment, planned),
         }
     except PolicyFileError as error:
         context["refusals"] = error.errors

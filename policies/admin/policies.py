@@ -17,9 +17,10 @@ from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
 from policies import policy_rows
-from policies.admin import policy_list, policy_page, policy_preview
+from policies.admin import policy_list, policy_page, policy_preview, policy_publishing
 from policies.admin.policy_form_page import PolicyFormAdmin
 from policies.admin.policy_list import InForce, PolicyList
+from policies.admin.policy_publishing import Typed
 from policies.changing import publishing
 from policies.describing import wording
 from policies.models import Policy
@@ -31,6 +32,7 @@ from tenants.models import Environment
 
 @admin.register(Policy)
 class PolicyAdmin(PolicyFormAdmin):
+    buttons = (policy_publishing.REVIEW, policy_publishing.TO_A_DRAFT)
     list_display = ["described", "scope", "state_in_words", "fullest", "changed"]
     list_display_links = None
     list_filter = ["kind", "mode", InForce]
@@ -145,13 +147,23 @@ class PolicyAdmin(PolicyFormAdmin):
         return not archived and super().may_change(request, obj)
 
     def typed(self, request: HttpRequest, form: Any, rule: PolicyRule) -> None:
-        adding = form.instance._state.adding
-        form.instance.pk = publishing.publish_one(
-            form.policy_environment,
-            rule,
-            actor=actor_of(request),
-            policy_id=None if adding else form.instance.pk,
-        ).pk
+        stored = None if form.instance._state.adding else Policy.objects.get(pk=form.instance.pk)
+        typed = Typed(
+            environment=form.policy_environment,
+            rule=rule,
+            stored=stored,
+            opened_version=form.cleaned_data.get("opened_version"),
+        )
+        form.instance.answer = policy_publishing.answer(request, typed)
+
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        answer: HttpResponse = obj.answer
+        return answer
+
+    def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
+        return self.response_add(request, obj)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Deleting archives the policy; nothing that refers to it is deleted."""

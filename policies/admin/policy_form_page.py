@@ -10,8 +10,8 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 
-from policies import rules
-from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm
+from policies import policy_rows, rules
+from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm, limit_fields_of
 from policies.changing.known_names import known_names
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
@@ -43,7 +43,7 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
     form = PolicyForm
     refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
     inlines = [LimitInline]
-    buttons: tuple[Button, ...] = (Button("_save", "Save"),)
+    buttons: tuple[Button, ...]
     fieldsets = [
         (None, {"fields": ["environment", "name", "kind", "mode", "priority"]}),
         (
@@ -68,6 +68,28 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
     def typed(self, request: HttpRequest, form: Any, rule: PolicyRule) -> None:
         """What becomes of the policy, once the form is valid."""
         raise NotImplementedError
+
+    def rule_of(self, policy: Policy | None) -> PolicyRule | None:
+        """What the form is filled in with when it is opened. None: a new policy."""
+        if policy is None or policy._state.adding:
+            return None
+        return policy_rows.rule_of(policy)
+
+    def get_inline_instances(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
+        limits: Any
+        (limits,) = super().get_inline_instances(request, obj)
+        rule = self.rule_of(obj)
+        limits.extra = 0 if rule is None else len(rule.limits)
+        return [limits]
+
+    def get_formset_kwargs(
+        self, request: HttpRequest, obj: Policy, inline: Any, prefix: str
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = super().get_formset_kwargs(request, obj, inline, prefix)
+        rule = self.rule_of(obj)
+        if request.method != "POST" and rule is not None:
+            found["initial"] = [limit_fields_of(limit) for limit in rule.limits]
+        return found
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *arguments: Any, **named: Any

@@ -28,6 +28,8 @@ from usage.amounts import Per
 from usage.metrics import Metric
 from usage.windows import Window
 
+# The names of buttons: publish what the confirmation showed, put it into a draft, go back from the confirmation.
+PUBLISH, INTO_A_DRAFT, BACK = "_publish", "_draft", "_edit"
 _LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
 
 
@@ -116,10 +118,11 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any]:
         opened = self.cleaned_data.get("opened_version")
-        if not self.instance._state.adding and opened not in (None, self.instance.version):
+        moved = not self.instance._state.adding and opened not in (None, self.instance.version)
+        if moved and PUBLISH in self.data:
             raise ValidationError(
                 f"Somebody else changed this policy since the page was opened: it is at version "
-                f"{self.instance.version} now. Open it again to see how."
+                f"{self.instance.version} now. Nothing was published; go on to see how, beside what you typed."
             )
         if not self.errors:
             self._check()
@@ -136,7 +139,13 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
     def objections(self, rule: PolicyRule) -> Iterable[FileError]:
         """What stands against the policy beside the others."""
         policy_id = None if self.instance._state.adding else self.instance.pk
-        return publishing.objections(self.policy_environment, rule, policy_id=policy_id)
+        found = publishing.objections(self.policy_environment, rule, policy_id=policy_id)
+        # A plan of a draft may be still to come.
+        return [error for error in found if INTO_A_DRAFT not in self.data or error.path != "scope.plan"]
+
+    def is_valid(self) -> bool:
+        """A form that somebody comes back to is shown, whatever it says."""
+        return BACK not in self.data and super().is_valid()
 
     def _refuse(self, errors: Iterable[FileError]) -> None:
         for error in errors:
@@ -199,6 +208,16 @@ class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class LimitFormSet(forms.models.BaseInlineFormSet):  # type: ignore[type-arg]
+    """Rows of limits as they are typed. Which rows a policy had when the form was opened counts for nothing: whoever
+    publishes a version writes them anew."""
+
+    def initial_form_count(self) -> int:
+        return 0
+
+    def add_fields(self, form: Any, index: int | None) -> None:
+        super().add_fields(form, index)
+        form.fields["id"] = forms.IntegerField(required=False, disabled=True, widget=forms.HiddenInput)
+
     def kept(self) -> list[Any]:
         return [form for form in self.forms if form.cleaned_data and not form.cleaned_data.get("DELETE")]
 

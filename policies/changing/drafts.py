@@ -26,6 +26,7 @@ from policies.files.file_errors import FileError, PolicyFileError, refused
 from policies.models import Draft, Policy, PolicyVersion
 from policies.resolution import StoredPolicy
 from policies.rules import PolicyRule, PolicySet
+from tenants.lengths import TITLE_LENGTH_MAX
 from tenants.models import Environment
 from usage.assessment import PolicyRef
 
@@ -148,18 +149,43 @@ def missing_plans(draft: Draft) -> tuple[MissingPlan, ...]:
     return tuple(MissingPlan(name, tuple(of)) for name, of in named.items() if name not in present)
 
 
-def begin(environment: Environment, name: str, *, actor: str) -> Draft:
-    """One that changes nothing yet. Raises PolicyFileError."""
+def begin(
+    environment: Environment,
+    name: str,
+    *,
+    actor: str,
+    rule: PolicyRule | None = None,
+    instead_of: str | None = None,
+) -> Draft:
+    """One that changes nothing yet, or this policy (as `put` does). Raises PolicyFileError."""
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         if environment.drafts.filter(published_at=None).count() >= DRAFTS_MAX:
             raise refused("name", f"an environment has at most {DRAFTS_MAX} drafts; discard one first")
-        live = _documents(live_of(environment))
-        draft = Draft.objects.create(
-            environment=environment, name=name, author=actor, base=live, policies=live
+        live = live_of(environment)
+        draft = Draft(environment=environment, name=name[:TITLE_LENGTH_MAX], author=actor)
+        draft.base, draft.policies = _documents(live), _documents(_with_rule(live, rule, instead_of))
+        draft.save(force_insert=True)
+        said = {} if rule is None else {"diff": _diff(live.get(instead_of or ""), rule)}
+        audit_log.log(
+            "draft.begun", draft, tenant_id=environment.tenant_id, environment=environment.slug, **said
         )
-        audit_log.log("draft.begun", draft, tenant_id=environment.tenant_id, environment=environment.slug)
     return draft
+
+
+def add_to_own(
+    environment: Environment, rule: PolicyRule, *, instead_of: str | None, name: str, actor: str
+) -> Draft:
+    """Puts the policy into the newest open draft of this person that does not change it yet, else into a new one.
+
+    `name` is that of a new one. Raises PolicyFileError.
+    """
+    for draft in environment.drafts.filter(author=actor, published_at=None).order_by("-begun_at", "-pk"):
+        wanted, base = rules_of(draft), base_of(draft)
+        names = {rule.name, instead_of or rule.name}
+        if all(wanted.get(each) == base.get(each) for each in names):
+            return put(draft, rule, instead_of=instead_of, edits=draft.edits, actor=actor)
+    return begin(environment, name, actor=actor, rule=rule, instead_of=instead_of)
 
 
 def put(draft: Draft, rule: PolicyRule, *, instead_of: str | None, edits: int, actor: str) -> Draft:
@@ -171,14 +197,19 @@ def put(draft: Draft, rule: PolicyRule, *, instead_of: str | None, edits: int, a
         errors = objections(opened, rule, instead_of=instead_of)
         if errors:
             raise PolicyFileError(*errors)
-        if before is None:
-            wanted = rules | {rule.name: rule}
-        else:
-            wanted = {
-                (rule if each is before else each).name: rule if each is before else each
-                for each in rules.values()
-            }
-        return _save(opened, wanted, before, rule, actor)
+        return _save(opened, _with_rule(rules, rule, instead_of), before, rule, actor)
+
+
+def _with_rule(rules: Rules, rule: PolicyRule | None, instead_of: str | None) -> Rules:
+    """In the place of the one of that name, or at the end."""
+    if rule is None:
+        return rules
+    before = rules.get(instead_of or "")
+    if before is None:
+        return rules | {rule.name: rule}
+    return {
+        (rule if each is before else each).name: rule if each is before else each for each in rules.values()
+    }
 
 
 def objections(draft: Draft, rule: PolicyRule, *, instead_of: str | None) -> tuple[FileError, ...]:
@@ -300,7 +331,11 @@ def _save(
     draft.policies = _documents(rules)
     draft.edits += 1
     draft.save(update_fields=["base", "policies", "edits"])
-    diff = "\n".join(policy_file.diff(before, after))[:AUDITED_DIFF_LENGTH_MAX]
+    diff = _diff(before, after)
     with audit_log.acting_as(actor):
         audit_log.log("draft.changed", draft, tenant_id=draft.environment.tenant_id, diff=diff)
     return draft
+
+
+def _diff(before: PolicyRule | None, after: PolicyRule | None) -> str:
+    return "\n".join(policy_file.diff(before, after))[:AUDITED_DIFF_LENGTH_MAX]

@@ -87,7 +87,7 @@ def form(limits: list[dict[str, Any]] | None = None, kept: int = 0, **fields: An
         "scope_user": "", "scope_feature": "", "scope_plan": "", "models_allow": "", "models_deny": "",
         "per_request_cost_usd": "", "per_request_input_tokens": "", "per_request_output_tokens": "",
         "on_unavailable": "block", "on_unsettled": "release", "unknown_price": "block",
-        "limits-TOTAL_FORMS": len(limits), "limits-INITIAL_FORMS": kept,
+        "limits-TOTAL_FORMS": len(limits), "limits-INITIAL_FORMS": kept, "_publish": "yes",
     }  # fmt: skip
     for number, limit in enumerate(limits):
         found |= {f"limits-{number}-{name}": value for name, value in limit.items()}

@@ -41,13 +41,16 @@ class _Fields(HTMLParser):
             self.values[self._textarea] = [data.removeprefix("\n")]
 
 
+def fields_of(html: str) -> dict[str, list[str]]:
+    """What the inputs of a page hold, by name."""
+    return _Fields(html).values
+
+
 def submit(client: Client, url: str, *, form_at: str | None = None, **values: Any) -> None:
     """Opens the page, or the one that has its form, fills these fields in, and saves. None takes a field out."""
     opened = client.get(form_at or url)
     assert opened.status_code == 200, url
-    fields = {
-        name: value for name, value in _Fields(opened.content.decode()).values.items() if name[0] != "_"
-    }
+    fields = {name: value for name, value in fields_of(opened.content.decode()).items() if name[0] != "_"}
     answer = client.post(
         url, {name: value for name, value in {**fields, **values}.items() if value is not None}
     )

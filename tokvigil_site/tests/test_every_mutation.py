@@ -211,12 +211,16 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     ),
     "tenants.apikey change": lambda world: world.change(world.api.key, name="renamed"),
     "tenants.apikey action revoke": lambda world: world.act("revoke", world.api.key),
-    "policies.policy add": lambda world: world.add(Policy, name="new", **NEW_LIMIT),
+    "policies.policy add": lambda world: world.add(Policy, name="new", _publish="yes", **NEW_LIMIT),
     "policies.policy change": lambda world: submit(
-        world.client, _page(world.policy, "change"), form_at=_page(world.policy, "edit"), priority="7"
+        world.client,
+        _page(world.policy, "change"),
+        form_at=_page(world.policy, "edit"),
+        priority="7",
+        _publish="yes",
     ),
     "page policies_policy_edit": lambda world: submit(
-        world.client, _page(world.policy, "edit"), priority="7"
+        world.client, _page(world.policy, "edit"), priority="7", _publish="yes"
     ),
     "page policies_policy_mode": lambda world: world.to(_page(world.policy, "mode"), {"mode": "monitor"}),
     "page policies_copy": lambda world: submit(

@@ -247,10 +247,10 @@ def test_a_policy_is_not_mixed_of_two_edits(environment: Environment, staff: Cli
     policy = Policy.objects.get()
     form = opened(staff, policy)
     apply_policies(environment, edit(3, 0))
-    assert "it is at version 2 now" in save(staff, policy, form, priority="9")
+    assert "it is at version 2 now" in save(staff, policy, form, priority="9", _publish="yes")
     policy.refresh_from_db()
     assert (policy.version, policy.priority, int(policy.limits.get().amount)) == (2, 0, 3)
-    assert save(staff, policy, opened(staff, policy), priority="9") == ""
+    assert save(staff, policy, opened(staff, policy), priority="9", _publish="yes") == ""
     policy.refresh_from_db()
     assert (policy.version, policy.priority, int(policy.limits.get().amount)) == (3, 9, 3)
 

@@ -75,6 +75,14 @@ def save(page: Page) -> None:
     page.wait_for_load_state("networkidle")
 
 
+def publish(page: Page, version: int) -> None:
+    """From the form of a policy, past what it changes."""
+    page.get_by_role("button", name="Publish…").click()
+    page.get_by_role("heading", name="What changes").wait_for()
+    page.get_by_role("button", name=f"Publish as version {version}").click()
+    page.wait_for_load_state("networkidle")
+
+
 def test_a_new_owner_sets_limits_sees_a_block_and_raises_them_and_a_colleague_rolls_back(look: Look) -> None:
     acme = Tenant.create_with_environments("acme", timezone="Europe/Berlin")
     prod: Environment = acme.environments.get(slug="prod")
@@ -98,7 +106,8 @@ def test_a_new_owner_sets_limits_sees_a_block_and_raises_them_and_a_colleague_ro
     olga.select_option("#id_limits-0-window", "day")
     olga.fill("#id_limits-0-amount", "1")
     olga.get_by_text("Every user on the free plan may make 1 request a day").wait_for()
-    save(olga)
+    publish(olga, 1)
+    assert "In force everywhere since" in olga.inner_text("main")
 
     go(olga, "API keys")
     olga.get_by_role("link", name="New API key").click()
@@ -117,7 +126,11 @@ def test_a_new_owner_sets_limits_sees_a_block_and_raises_them_and_a_colleague_ro
     olga.get_by_role("link", name="Edit the policy…").click()
     olga.get_by_role("link", name="Edit", exact=True).click()
     olga.fill("#id_limits-0-amount", "5")
-    save(olga)
+    olga.get_by_role("button", name="Publish…").click()
+    olga.get_by_role("button", name="Back to the form").click()
+    olga.wait_for_load_state("networkidle")
+    assert olga.input_value("#id_limits-0-amount") == "5", "what was typed is still there"
+    publish(olga, 2)
     assert application.call()["allowed"]
 
     carl = sign_in(look, "carl")

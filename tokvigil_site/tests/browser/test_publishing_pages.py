@@ -10,7 +10,7 @@ from django.urls import reverse
 from policies import policy_rows
 from policies.changing import drafts, publishing
 from policies.models import NamedCaller
-from policies.rules import LimitRule, Mode, PolicyRule
+from policies.rules import LimitRule, Mode, PolicyRule, Scope
 from policies.trying import try_it
 from tenants.models import Environment
 from tokvigil_site.testing import Api
@@ -41,6 +41,12 @@ def pages(environment: Environment, api: Api) -> list[str]:
     lower = replace(RULE, limits=(replace(DAILY, amount=1),))
     drafts.put(draft, lower, instead_of=NAME, edits=0, actor="test")
     publish(environment, replace(RULE, priority=3), PolicyRule(name="Monitoring", mode=Mode.MONITOR))
+    published = drafts.begin(
+        environment, NAME, actor=NAME, rule=replace(RULE, priority=4, name=NAME), instead_of=NAME
+    )
+    drafts.publish(published, edits=0, note=NAME, actor=NAME)
+    gold = PolicyRule(name="Gold", scope=Scope(plan=NAME))
+    drafts.put(draft, gold, instead_of=None, edits=1, actor="test")
     api.evaluate(NAME)
     caller = NamedCaller(
         environment=environment, name=NAME, user_id=NAME, feature=NAME, plan=NAME, model=NAME
@@ -53,7 +59,10 @@ def pages(environment: Environment, api: Api) -> list[str]:
         reverse("admin:policy_roll_back", args=[policy.pk, 1]),
         reverse("admin:policy_drafts"),
         reverse("admin:policy_draft", args=[draft.pk]),
+        reverse("admin:policy_draft", args=[published.pk]),
         reverse("admin:policy_of_draft", args=[draft.pk]),
+        reverse("admin:policy_of_draft", args=[draft.pk], query={"name": NAME}),
+        reverse("admin:policy_of_draft", args=[draft.pk], query={"name": NAME, "as": "text"}),
         f"{copying}?policy={policy.pk}&to=dev",
         f"{copying}?environment={environment}&to=dev",
         reverse("admin:try_it"),
@@ -68,6 +77,20 @@ def test_every_page_is_well(
 ) -> None:
     console = look(environment.tenant, dark=dark, narrow=narrow)
     assert faults_of(console, pages) == {}
+
+
+@pytest.mark.parametrize(("dark", "narrow"), LOOKS)
+def test_the_confirmation_is_well(
+    look: Look, environment: Environment, pages: list[str], dark: bool, narrow: bool
+) -> None:
+    policy = environment.policies.get(name=NAME)
+    console = look(environment.tenant, dark=dark, narrow=narrow)
+    page = console.open(reverse("admin:policies_policy_edit", args=[policy.pk]))
+    publish(environment, replace(RULE, priority=8), PolicyRule(name="Monitoring", mode=Mode.MONITOR))
+    page.get_by_label("Amount").first.fill("1")
+    page.get_by_role("button", name="Publish…").click()
+    page.get_by_text("Live has moved since the form was opened.").wait_for()
+    assert console.faults() == []
 
 
 def test_a_cell_of_try_it_is_opened_by_keyboard(
