@@ -131,9 +131,10 @@ class PolicyAdmin(PolicyFormAdmin):
         return policy
 
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
+        found = super().get_fieldsets(request, obj)
         if obj is None:
-            return self.fieldsets
-        (title, first), *others = self.fieldsets
+            return found
+        (title, first), *others = found
         return [(title, {"fields": [*first["fields"], "opened_version"]}), *others]
 
     def lock(self, obj: Policy) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 
 from policies import policy_rows, rules
-from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm, limit_fields_of
+from policies.admin.policy_forms import LimitForm, LimitFormSet, PolicyForm, fields_of, limit_fields_of
 from policies.changing.known_names import known_names
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
@@ -20,6 +20,9 @@ from policies.rules import PolicyRule
 from tenants.console import environments
 from tenants.console.rows import EnvironmentRowsAdmin, InlineOfTenantRows
 from tenants.roles import May
+
+# By this class the template knows them.
+_RARELY_USED = "tv-rarely-used"
 
 
 class LimitInline(InlineOfTenantRows):
@@ -45,7 +48,7 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
     inlines = [LimitInline]
     buttons: tuple[Button, ...]
     fieldsets = [
-        (None, {"fields": ["environment", "name", "kind", "mode", "priority"]}),
+        (None, {"fields": ["environment", "name", "kind", "mode"]}),
         (
             "Scope",
             {
@@ -53,12 +56,15 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
                 "description": "All that is named must match; nothing named makes the default policy.",
             },
         ),
-        ("Models", {"fields": ["models_allow", "models_deny"]}),
+    ]
+    # Below the limits, and folded while a policy says nothing of it.
+    rarely_used = [
+        ("Models", ["models_allow", "models_deny"]),
         (
             "One call at most",
-            {"fields": ["per_request_cost_usd", "per_request_input_tokens", "per_request_output_tokens"]},
+            ["per_request_cost_usd", "per_request_input_tokens", "per_request_output_tokens"],
         ),
-        ("When in doubt", {"fields": ["on_unavailable", "on_unsettled", "unknown_price"]}),
+        ("When in doubt", ["priority", "on_unavailable", "on_unsettled", "unknown_price"]),
     ]
 
     def preview_url(self, policy: Policy | None) -> str:
@@ -74,6 +80,18 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
         if policy is None or policy._state.adding:
             return None
         return policy_rows.rule_of(policy)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
+        usual = fields_of(PolicyRule(name=""))
+        said = fields_of(self.rule_of(obj) or PolicyRule(name=""))
+        found: list[Any] = list(self.fieldsets)
+        for title, names in self.rarely_used:
+            # What was typed is not folded away.
+            folded = request.method != "POST" and all(said[name] == usual[name] for name in names)
+            found.append(
+                (title, {"fields": names, "classes": [_RARELY_USED, *(["collapse"] if folded else [])]})
+            )
+        return found
 
     def get_inline_instances(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
         limits: Any

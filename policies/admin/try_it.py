@@ -89,6 +89,8 @@ class Column:
     environment: Environment
     key: str
     title: str
+    # That it sells.
+    plans: frozenset[str]
     # Tried in the place of those in force.
     policies: tuple[StoredPolicy, ...] | None = None
 
@@ -103,6 +105,8 @@ class Cell:
     opened: bool
     # How it differs from what is in force; empty: not at all.
     differs: str = ""
+    # The plan that was used, where the caller alone does not tell.
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,23 @@ def _page(request: HttpRequest, shown: Environment, form: CallerForm, *, typed: 
 def _columns(shown: Environment, draft: Draft | None) -> list[Column]:
     found = shown.tenant.environments.select_related("tenant")[:ENVIRONMENTS_MAX]
     ordered = sorted(found, key=lambda each: _ORDER.index(each.slug) if each.slug in _ORDER else len(_ORDER))
-    columns = [Column(each, each.slug, f"{each.slug}, live") for each in ordered]
+    columns = [Column(each, each.slug, f"{each.slug}, live", _plans(each)) for each in ordered]
     if draft is not None:
         policies = tuple(drafts.stored(draft))
-        columns.append(Column(shown, DRAFT, f"{shown.slug} with the draft", policies))
+        columns.append(Column(shown, DRAFT, f"{shown.slug} with the draft", _plans(shown), policies))
     return columns
+
+
+def _plans(environment: Environment) -> frozenset[str]:
+    return frozenset(environment.plans.values_list("name", flat=True))
+
+
+def _plan(caller: NamedCaller, answer: Explanation, sold: frozenset[str]) -> str:
+    if answer.plan_stored and answer.plan != caller.plan:
+        return f"as {answer.plan}, the plan stored for the user"
+    if answer.plan and answer.plan not in sold:
+        return f"as {answer.plan}, a plan that is not stored here"
+    return ""
 
 
 def _row(request: HttpRequest, caller: NamedCaller, columns: list[Column]) -> Row:
@@ -188,13 +204,16 @@ def _cell(request: HttpRequest, caller: NamedCaller, column: Column, live: Evalu
     if opened and policies is None:
         # Why the other policies do not match is read only for the one that is opened.
         policies = tuple(try_it.policies_of(column.environment))
+    not_counted = () if live is None else try_it.uncounted(live, evaluated)
+    answer = explaining.explain(evaluated, policies or (), not_counted)
     return Cell(
         caller,
         column.title,
-        explaining.explain(evaluated, policies or (), try_it.uncounted(live, evaluated) if live else ()),
+        answer,
         url,
         opened,
         differs="" if live is None else _difference(live, evaluated),
+        plan=_plan(caller, answer, column.plans),
     )
 
 

@@ -136,6 +136,9 @@ class Explanation:
     stops: Question | None
     frozen: str
     user: str
+    # That the call was decided by, "" for none; and whether it is the one stored for the user.
+    plan: str
+    plan_stored: bool
     policies: tuple[Considered, ...]
     call: str
     limits: tuple[Stood, ...]
@@ -195,6 +198,8 @@ def explain(
         stops=_stops(verdict),
         frozen=_frozen(evaluated),
         user=_user(evaluated),
+        plan=assessed.plan,
+        plan_stored=_plan_stored(evaluated),
         policies=tuple(considered(policies, evaluated.snapshot.policies, assessed)),
         call=_call(evaluated),
         limits=tuple(
@@ -241,14 +246,19 @@ def _frozen(evaluated: Evaluated) -> str:
     return f"No: neither the environment nor {feature} is frozen." if feature else "No."
 
 
+def _plan_stored(evaluated: Evaluated) -> bool:
+    return bool(evaluated.user.known and evaluated.user.plan)
+
+
 def _user(evaluated: Evaluated) -> str:
-    user, assessed = evaluated.user, evaluated.assessment
-    if user.blocked:
+    assessed = evaluated.assessment
+    if evaluated.user.blocked:
         return f"Yes: {assessed.user_id} is blocked."
-    stored = user.known and user.plan
-    plan = f"the plan {assessed.plan}" if assessed.plan else "no plan"
-    source = ", which is stored for the user" if stored else ", as the call says" if assessed.plan else ""
-    return f"No. {assessed.user_id} has {plan}{source}."
+    if not assessed.plan:
+        return f"No. {assessed.user_id} has no plan."
+    stored = _plan_stored(evaluated)
+    source = "which is stored for the user" if stored else "as the call says; none is stored for the user"
+    return f"No. {assessed.user_id} has the plan {assessed.plan}, {source}."
 
 
 def considered(

@@ -24,6 +24,8 @@ if (form && preview) {
     const button = event.target.closest("[data-adds]");
     if (!button) return;
     const field = document.getElementById(button.dataset.to);
+    const folded = field.closest("details");
+    if (folded) folded.open = true;
     const lines = field.value.split("\n").filter((line) => line.trim());
     if (!lines.includes(button.dataset.adds)) field.value = [...lines, button.dataset.adds].join("\n");
     soon();

@@ -100,6 +100,7 @@ def test_a_new_owner_sets_limits_sees_a_block_and_raises_them_and_a_colleague_ro
     olga.get_by_role("link", name="New policy").click()
     olga.fill("#id_name", "Free plan")
     olga.fill("#id_scope_plan", "free")
+    olga.get_by_text("When in doubt").click()
     olga.select_option("#id_unknown_price", "allow")
     olga.get_by_role("link", name="Add another Limit").click()
     olga.select_option("#id_limits-0-metric", "requests")

@@ -143,6 +143,27 @@ def test_who_may_not_change_it_sees_no_preview(
     assert sam.get(NEW).status_code == 405
 
 
+def test_limits_come_before_what_is_rarely_used_and_that_is_folded(
+    mia: Client, environment: Environment, acme: Tenant
+) -> None:
+    free = environment.policies.get(name="Free plan")
+    page = mia.get(reverse("admin:policies_policy_edit", args=[free.pk])).content.decode()
+    places = [
+        page.index(each)
+        for each in ('id="id_scope_plan"', 'id="limits-group"', 'id="id_models_allow"', 'id="id_priority"')
+    ]
+    assert places == sorted(places)
+
+    def folded(page: str, field: str) -> bool:
+        before = page[: page.index(f'id="id_{field}"')]
+        return before.rindex("<fieldset") < before.rfind("<details>")
+
+    assert folded(page, "models_allow")
+    assert not folded(page, "unknown_price"), "it says something of that"
+    typed = mia.post(ADD, {"environment": environment.pk, "name": "", "models_deny": "a"}).content.decode()
+    assert not folded(typed, "models_allow"), "what was typed is in sight"
+
+
 def test_the_form_offers_what_exists_and_what_was_seen(
     mia: Client, environment: Environment, api: Api
 ) -> None:

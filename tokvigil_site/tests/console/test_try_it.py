@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -147,6 +148,30 @@ def test_other_policies_are_tried_on_the_same_counters(environment: Environment,
     supposed = explain(suppose(ask(environment, caller), caller, tighter), tighter)
     assert not supposed.allowed
     assert [(limit.used, limit.held) for limit in supposed.limits] == [(1, 1), (1, 0), (0, 0)]
+
+
+def test_a_cell_says_which_plan_was_used_where_the_caller_does_not_tell(
+    mia: Client, environment: Environment
+) -> None:
+    apply_policies(environment, POLICIES)
+    assert why(environment, plan="gold").user == (
+        "No. ana has the plan gold, as the call says; none is stored for the user."
+    )
+    query = {"user_id": "ana", "model": "m", "plan": "gold"}
+    assert mia.get(PAGE, query).content.decode().count("as gold, a plan that is not stored here") == 3
+    set_end_user(environment, "ana", plan_name="free", blocked=False, actor="test")
+    text = mia.get(PAGE, query).content.decode()
+    assert text.count("as free, the plan stored for the user") == 1
+    assert text.count("as gold, a plan that is not stored here") == 2
+    text = mia.get(PAGE, query | {"plan": "free"}).content.decode()
+    assert "the plan stored" not in text
+
+
+def test_a_cell_is_a_link_whose_name_says_what_it_opens(mia: Client, environment: Environment) -> None:
+    keep(call(environment, name="Ana asks"), actor="test")
+    (cell, *_) = re.findall(r'<a class="tv-cell".*?</a>', mia.get(PAGE).content.decode(), re.DOTALL)
+    name = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", cell))
+    assert name.startswith("Why Ana asks in dev, live: Allowed")
 
 
 def test_the_page_has_a_cell_for_each_caller_and_environment(mia: Client, environment: Environment) -> None:
