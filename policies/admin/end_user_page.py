@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -19,8 +20,10 @@ from policies import activity, boosts, end_users
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.models import Boost, EndUser
-from policies.standing import binding
+from policies.standing import binding, pace_wording
 from policies.standing.binding import Binding, BindingLimit
+from policies.standing.pace import Course
+from policies.standing.pace_wording import RunsOut
 from tenants.console import environments
 from tenants.console.access import actor_of, may
 from tenants.console.display import user_url
@@ -31,8 +34,9 @@ from tenants.models import Environment
 from tenants.roles import May
 from usage import wording
 from usage.amounts import Per
-from usage.instants import from_ms
+from usage.instants import from_ms, to_ms
 from usage.metrics import Metric
+from usage.windows import span
 
 _SHARED_BY = {
     Per.ENVIRONMENT: "shared by all",
@@ -46,6 +50,7 @@ class LimitRow:
     """A limit in words."""
 
     found: BindingLimit
+    zone: ZoneInfo
 
     @property
     def title(self) -> str:
@@ -101,6 +106,17 @@ class LimitRow:
     def resets_at(self) -> datetime | None:
         ms = self.found.limit.resets_at_ms
         return None if ms is None else from_ms(ms)
+
+    @property
+    def runs_out(self) -> RunsOut | None:
+        """None: it has no window that ends."""
+        limit, ends_at = self.found.limit, self.resets_at
+        if limit.metric is Metric.CONCURRENCY or ends_at is None:
+            return None
+        now = timezone.now()
+        begun_at = from_ms(span(limit.window, to_ms(now), self.zone).start)
+        outlook = Course(begun_at, ends_at, now).outlook(self.found.used + self.found.held, limit.amount)
+        return pace_wording.of(outlook, now, self.zone)
 
     @property
     def resets(self) -> str:
@@ -207,7 +223,10 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     said_plan = next((each.row.plan for each in recent if each.row.plan), "")
     features = [each.row.feature for each in recent]
     binds = binding.of_user(environment.pk, user_id, plan=said_plan, features=features)
-    rows = None if binds is None or binds.limits is None else [LimitRow(limit) for limit in binds.limits]
+    zone = ZoneInfo(environment.tenant.timezone)
+    rows = (
+        None if binds is None or binds.limits is None else [LimitRow(limit, zone) for limit in binds.limits]
+    )
     given = [BoostRow(boost) for boost in boosts.of_user(environment.pk, user_id).order_by("ends_at", "id")]
     stored = _stored(environment, user_id)
     return {

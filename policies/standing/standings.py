@@ -22,6 +22,7 @@ from policies import boosts, policy_rows
 from policies.models import Policy
 from policies.rules import LimitRule, Mode
 from policies.standing.limit_subjects import COUNTERS_MAX, Asked, Found, Search
+from policies.standing.pace import Course, Ending, Outlook
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects, subject_digest
@@ -31,6 +32,7 @@ from usage.counting.readings import Readings
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.tracked import Counter, TrackedPairs
 from usage.instants import from_ms
+from usage.metrics import Metric
 
 logger = logging.getLogger("tokvigil.standings")
 
@@ -74,6 +76,8 @@ class Standing:
     resets_at: datetime | None
     subjects: tuple[SubjectStanding, ...]
     complete: bool
+    # Of the window under way; None: there is none, or it never ends.
+    course: Course | None = None
 
     @property
     def watched(self) -> bool:
@@ -87,6 +91,19 @@ class Standing:
     def bar(self) -> Bar | None:
         """Of the fullest."""
         return None if self.fullest is None else self.fullest.bar(self.limit, watched=self.watched)
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """Of the fullest, which is the first to run out: all began at the same time. None: it is not known."""
+        return None if self.fullest is None else self.outlook_of(self.fullest)
+
+    def outlook_of(self, of: SubjectStanding) -> Outlook | None:
+        if of.used is None or self.limit.metric is Metric.CONCURRENCY:
+            return None
+        taken, allowed = of.used + (of.held or 0), of.allowed(self.limit)
+        if self.course is None:
+            return Outlook(Ending.USED_UP) if taken >= allowed else None
+        return self.course.outlook(taken, allowed)
 
     @property
     def near(self) -> int:
@@ -184,13 +201,24 @@ class _Reader:
     def _standing(self, each: Asked, found: Found, counted: Readings | None) -> Standing:
         limit = each.limit
         subjects = [self._of_subject(limit, *one, counted) for one in found.subjects]
-        end_ms = None if limit.pair is None else self._tracked.span(limit.window, self._now_ms).end
+        course = self._course(limit)
         return Standing(
             policy=each.row,
             limit=limit,
-            resets_at=None if end_ms is None else from_ms(end_ms),
+            resets_at=None if course is None else course.ends_at,
+            course=course,
             subjects=tuple(sorted(subjects, key=lambda one: _rank(one, limit), reverse=True)),
             complete=found.complete,
+        )
+
+    def _course(self, limit: LimitRule) -> Course | None:
+        if limit.pair is None:
+            return None
+        span = self._tracked.span(limit.window, self._now_ms)
+        return (
+            None
+            if span.end is None
+            else Course(from_ms(span.start), from_ms(span.end), from_ms(self._now_ms))
         )
 
     def _of_subject(

@@ -101,6 +101,20 @@ def test_it_shows_every_limit_that_binds_shared_ones_too(
     assert words(answer) == ["May call"]
 
 
+def test_it_says_when_each_limit_runs_out_at_this_pace(
+    mia: Client, api: Api, environment: Environment
+) -> None:
+    api.use("ann", plan="free", feature="chat")
+    api.evaluate("ann", plan="free", feature="chat")
+
+    rows = look(mia, environment).context["limits"]
+
+    said = {row.title: row.runs_out and row.runs_out.says for row in rows}
+    assert said["2 requests a day, each user"] == "used up"
+    assert said["1,000 requests a month, everybody together"] == "not before it resets"
+    assert said["20 calls at once, each feature"] is None
+
+
 def test_a_guardrail_binds_a_user_whom_nothing_else_does(mia: Client, environment: Environment) -> None:
     answer = look(mia, environment, "never-seen")
     assert titles(answer) == ["1,000 requests a month, everybody together"]

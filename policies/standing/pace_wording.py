@@ -1,0 +1,44 @@
+"""When a limit runs out, in words. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from policies.standing.pace import Ending, Outlook
+from usage import wording
+
+_SOON = timedelta(hours=1)
+_A_WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class RunsOut:
+    """For pages: `runs out Friday 14:20 at this pace`, and the instant, if it has one."""
+
+    says: str
+    at: datetime | None = None
+
+
+def of(outlook: Outlook, now: datetime, zone: ZoneInfo) -> RunsOut:
+    if outlook.ending is Ending.USED_UP:
+        return RunsOut("used up")
+    if outlook.at is None:
+        return RunsOut("not before it resets")
+    said = f"runs out {when(outlook.at, now, zone)} at this pace"
+    return RunsOut(said, outlook.at.replace(microsecond=0))
+
+
+def when(at: datetime, now: datetime, zone: ZoneInfo) -> str:
+    """`in 47 min`, `today 18:00`, `Saturday 13:00`, `5 December 13:00`"""
+    if at - now < _SOON:
+        return f"in {wording.duration(max(0, int((at - now).total_seconds())))}"
+    here, today = at.astimezone(zone), now.astimezone(zone).date()
+    if here.date() == today:
+        day = "today"
+    elif here.date() - today < _A_WEEK:
+        day = f"{here:%A}"
+    else:
+        day = f"{here.day} {here:%B}"
+    return f"{day} {here:%H:%M}"
