@@ -44,6 +44,8 @@ def measures(at: scene.Scene) -> list[Result]:
         "usage": (reverse("admin:usage_usageevent_changelist"), LIST_MS_MAX),
         "policies": (reverse("admin:policies_policy_changelist"), OVERVIEW_MS_MAX),
         "audit log": (reverse("admin:audit_entry_changelist"), LIST_MS_MAX),
+        "limits": (reverse("admin:limits"), LIST_MS_MAX),
+        "limits that run out first": (f"{reverse('admin:limits')}?order=runs-out&state=near", LIST_MS_MAX),
         "overview": (reverse("admin:index"), OVERVIEW_MS_MAX),
     }
     return [_page(client, name, url, target) for name, (url, target) in pages.items()]

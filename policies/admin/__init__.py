@@ -1,6 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import copying, drafts, history, search, try_it, unpriced
+from policies.admin import copying, drafts, history, limits, search, try_it, unpriced
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -20,6 +20,7 @@ __all__ = [
     "drafts",
     "end_user",
     "history",
+    "limits",
     "search",
     "try_it",
     "unpriced",

@@ -53,6 +53,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
     (
         "Observe",
         (
+            Page("Limits", "speed", "limits"),
             Page("Decisions", "block", "policies.blockeddecision"),
             Page("Usage", "bar_chart", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "policies.monthlybudget"),

@@ -327,6 +327,8 @@ NO_ENTRY = {
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "page search": "reads",
+    "page limits": "reads",
+    "page limit_subjects": "reads",
     "POST v1/evaluate": "traffic: the ledger has it",
     "POST v1/usage": "traffic: the ledger has it",
     "POST v1/usage/batch": "traffic: the ledger has it",

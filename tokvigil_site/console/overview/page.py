@@ -16,18 +16,18 @@ from audit import wording as audit_wording
 from audit.models import Entry
 from audit.wording import Sentence
 from policies import boosts
-from policies.standing import standing_wording
+from policies.standing import limit_rows
+from policies.standing.limit_rows import LimitRow
 from policies.standing.standings import Standing, standings
 from tenants.console import environments
 from tenants.console.access import may
-from tenants.console.parts import Bar, State
+from tenants.console.parts import State
 from tenants.models import Environment
 from tenants.roles import May
 from tokvigil_site.console.overview import checklist, figures
 from usage import wording
 from usage.ledger import totals
 from usage.ledger.totals import SummaryQuery
-from usage.metrics import Metric
 
 LIMITS_SHOWN = 8
 CHANGES_SHOWN = 6
@@ -47,22 +47,6 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitRow:
-    """`says` of the fullest subject; `left` is empty where it is not known."""
-
-    words: str
-    policy: str
-    url: str
-    bar: Bar | None
-    says: str
-    left: str
-    crowd: str
-    resets_at: datetime | None
-    resets: str
-    watched: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     at: datetime
     sentence: Sentence
@@ -78,13 +62,16 @@ def context(request: HttpRequest) -> dict[str, Any]:
         base = request.build_absolute_uri("/").rstrip("/")
         return {"environment": environment, "steps": checklist.steps(environment, base)}
     now = timezone.now()
+    zone = ZoneInfo(environment.tenant.timezone)
     found = standings(environment)
+    next_out = limit_rows.next_to_run_out(found)
     return {
         "environment": environment,
         "now": now,
         "figures": figures.figures(environment, now),
         "chips": _chips(environment, found, now),
-        "limits": [_limit(each, now) for each in _tightest_first(found)[:LIMITS_SHOWN]],
+        "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
+        "next_out": None if next_out is None else LimitRow(next_out, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
         "leaders": [
@@ -94,35 +81,8 @@ def context(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _tightest_first(found: list[Standing]) -> list[Standing]:
-    return sorted(found, key=lambda standing: standing.urgency, reverse=True)
-
-
-def _limit(standing: Standing, now: datetime) -> LimitRow:
-    limit, bar = standing.limit, standing.bar
-    return LimitRow(
-        words=wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
-        policy=standing.policy.name,
-        url=reverse("admin:policies_policy_change", args=[standing.policy.pk]),
-        bar=bar,
-        says=standing_wording.says(standing),
-        left="" if bar is None else wording.number(limit.metric, bar.left),
-        crowd=standing_wording.crowd(standing),
-        resets_at=standing.resets_at,
-        resets=_resets(standing, now),
-        watched=standing.watched,
-    )
-
-
-def _resets(standing: Standing, now: datetime) -> str:
-    """`in 9 h 28 min`"""
-    if standing.resets_at is None:
-        return "as calls end" if standing.limit.metric is Metric.CONCURRENCY else "never"
-    return f"in {wording.duration(max(0, int((standing.resets_at - now).total_seconds())))}"
-
-
 def _chips(environment: Environment, found: list[Standing], now: datetime) -> list[Chip]:
-    policies = reverse("admin:policies_policy_changelist")
+    limits = f"{reverse('admin:limits')}?state="
     enforced = [standing for standing in found if not standing.watched]
     full, near = sum(standing.full for standing in enforced), sum(standing.near for standing in enforced)
     unpriced = _unpriced(environment, now)
@@ -136,8 +96,8 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
             _counted(frozen, "feature frozen", "features frozen"),
             reverse("admin:freeze"),
         ),
-        (full, State.FULL, _counted(full, "at a limit", "at a limit"), policies),
-        (near, State.NEAR, _counted(near, "near a limit", "near a limit"), policies),
+        (full, State.FULL, _counted(full, "at a limit", "at a limit"), limits + limit_rows.FULL),
+        (near, State.NEAR, _counted(near, "near a limit", "near a limit"), limits + limit_rows.NEAR),
         (
             boosted,
             State.BOOSTED,

@@ -110,6 +110,8 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:policies_boost_add"),
         reverse("admin:policies_boost_change", args=[prod.boosts.get().pk]),
         reverse("admin:freeze"),
+        reverse("admin:limits"),
+        reverse("admin:limit_subjects", args=[policy.pk, "requests", "day", "user"]),
         reverse("admin:search"),
         f"{reverse('admin:search')}?{urlencode({'q': HOSTILE})}",
         reverse("admin:usage_modelprice_change", args=[prod.tenant.model_prices.get().pk]),

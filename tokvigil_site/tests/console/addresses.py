@@ -30,6 +30,9 @@ VALUES = {
     "uidb64": "MQ",
     "token": "t",
     "number": "1",
+    "limit_subjects.metric": "requests",
+    "limit_subjects.window": "day",
+    "limit_subjects.per": "user",
 }
 # What an address needs in its query to answer.
 QUERIES = {

@@ -68,7 +68,7 @@ def test_the_tightest_limit_comes_first_with_what_is_used_held_and_left(
 
     text = overview(mia, prod)
 
-    rows = re.findall(r'<th scope="row" class="tv-across">([^<]*)<small>', text)
+    rows = re.findall(r'<th scope="row" class="tv-across"><a [^>]*>([^<]*)</a><small>', text)
     assert rows == ["4 requests a day, each user", "1,000 requests a month, everybody together"]
     assert "ana: 2 of 4 requests a day, 1 more held" in text
     assert "Fine 75 %" in text

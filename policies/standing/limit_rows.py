@@ -1,0 +1,177 @@
+"""A limit in force as pages show it: in words, with its bar, when it resets and when it runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from django.urls import reverse
+from django.utils import timezone
+
+from policies.standing import pace_wording, standing_wording
+from policies.standing.pace import Ending, Outlook
+from policies.standing.pace_wording import RunsOut
+from policies.standing.standings import Standing, SubjectStanding
+from tenants.console.display import user_url
+from tenants.console.parts import Bar
+from tenants.models import Environment
+from usage import wording
+from usage.amounts import Per
+from usage.metrics import Metric
+
+# What the list of limits calls its filter.
+NEAR, FULL = "near", "full"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """Of the fullest subject. `left` is empty where it is not known."""
+
+    standing: Standing
+    zone: ZoneInfo
+
+    @property
+    def words(self) -> str:
+        return words(self.standing)
+
+    @property
+    def policy(self) -> str:
+        return self.standing.policy.name
+
+    @property
+    def policy_url(self) -> str:
+        return reverse("admin:policies_policy_change", args=[self.standing.policy.pk])
+
+    @property
+    def url(self) -> str:
+        """Of the page with its subjects."""
+        limit = self.standing.limit
+        named = [self.standing.policy.pk, limit.metric.value, limit.window.value, limit.per.value]
+        return reverse("admin:limit_subjects", args=named)
+
+    @property
+    def bar(self) -> Bar | None:
+        return self.standing.bar
+
+    @property
+    def says(self) -> str:
+        return standing_wording.says(self.standing)
+
+    @property
+    def left(self) -> str:
+        return "" if self.bar is None else wording.number(self.standing.limit.metric, self.bar.left)
+
+    @property
+    def crowd(self) -> str:
+        return standing_wording.crowd(self.standing)
+
+    @property
+    def watched(self) -> bool:
+        return self.standing.watched
+
+    @property
+    def resets_at(self) -> datetime | None:
+        return self.standing.resets_at
+
+    @property
+    def resets(self) -> str:
+        """`in 9 h 28 min`"""
+        course = self.standing.course
+        if course is None:
+            return "as calls end" if self.standing.limit.metric is Metric.CONCURRENCY else "never"
+        return f"in {wording.duration(max(0, int((course.ends_at - course.now).total_seconds())))}"
+
+    @property
+    def runs_out(self) -> RunsOut | None:
+        return _runs_out(self.standing, self.standing.outlook, self.zone)
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRow:
+    """One subject of a limit."""
+
+    standing: Standing
+    found: SubjectStanding
+    environment: Environment
+    zone: ZoneInfo
+
+    @property
+    def name(self) -> str:
+        return standing_wording.subject(self.found.subject, self.standing.limit.per)
+
+    @property
+    def url(self) -> str | None:
+        """Of the user's page."""
+        of_users = self.standing.limit.per in (Per.USER, Per.USER_FEATURE)
+        return user_url(self.environment, self.found.subject.user_id) if of_users else None
+
+    @property
+    def bar(self) -> Bar | None:
+        return self.found.bar(self.standing.limit, watched=self.standing.watched)
+
+    @property
+    def says(self) -> str:
+        return f"{self.name}: {standing_wording.taken(self.standing, self.found)}"
+
+    @property
+    def boosted(self) -> str:
+        """`$20.00 by boost`"""
+        more = self.found.boosted
+        return f"{wording.number(self.standing.limit.metric, more)} by boost" if more else ""
+
+    @property
+    def used(self) -> str:
+        return self._number(self.found.used)
+
+    @property
+    def held(self) -> str:
+        return self._number(self.found.held)
+
+    @property
+    def left(self) -> str:
+        return self._number(None if self.bar is None else max(0, self.bar.left))
+
+    @property
+    def runs_out(self) -> RunsOut | None:
+        return _runs_out(self.standing, self.standing.outlook_of(self.found), self.zone)
+
+    def _number(self, amount: int | None) -> str:
+        return "not known" if amount is None else wording.number(self.standing.limit.metric, amount)
+
+
+def _runs_out(standing: Standing, outlook: Outlook | None, zone: ZoneInfo) -> RunsOut | None:
+    if outlook is None:
+        return None
+    now = timezone.now() if standing.course is None else standing.course.now
+    return pace_wording.of(outlook, now, zone)
+
+
+def words(standing: Standing) -> str:
+    """`50 requests a day, each user`"""
+    limit = standing.limit
+    return wording.limit_of(limit.metric, limit.window, limit.per, limit.amount)
+
+
+def tightest_first(found: Iterable[Standing]) -> list[Standing]:
+    return sorted(found, key=lambda standing: standing.urgency, reverse=True)
+
+
+def first_to_run_out_first(found: Iterable[Standing]) -> list[Standing]:
+    """What is used up already before them; those of which it is not known last."""
+
+    def order(standing: Standing) -> tuple[bool, tuple[int, float]]:
+        outlook = standing.outlook
+        return outlook is None, (0, 0.0) if outlook is None else outlook.order
+
+    return sorted(tightest_first(found), key=order)
+
+
+def next_to_run_out(found: Iterable[Standing]) -> Standing | None:
+    """The limit that blocks calls next, if all goes on as now."""
+    for standing in first_to_run_out_first(found):
+        outlook = standing.outlook
+        if outlook is not None and outlook.ending is Ending.RUNS_OUT and not standing.watched:
+            return standing
+    return None
