@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib import admin, messages
@@ -16,17 +19,20 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
-from policies import boosts
+from policies import boosts, seen
+from policies.admin import boost_ends
+from policies.admin.boost_ends import DayOrMomentField, Until
 from policies.boosts import Raisable
-from policies.models import Boost
+from policies.models import BlockedDecision, Boost
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.display import moment, user_link, user_url
 from tenants.console.forms import RowForm
 from tenants.console.parts import State
 from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.models import Environment
 from tenants.roles import May
 from tenants.templatetags.console import state
 from usage import wording
@@ -68,11 +74,29 @@ class BoostForm(RowForm):
         widget=UnfoldAdminSelectWidget,
         help_text="The limits in force as they are without the boost. All limits of the line are raised.",
     )
+    # Shown only when it is needed.
+    anyway = forms.BooleanField(label="Give it anyway", required=False, widget=forms.HiddenInput)
+    until = forms.ChoiceField(
+        label="Ends", choices=boost_ends.CHOICES, required=False, widget=UnfoldAdminSelectWidget
+    )
+    ends_at = DayOrMomentField(
+        label="On", required=False, help_text="A day alone means until its end, in the zone of the tenant."
+    )
 
     class Meta:
         model = Boost
-        fields = ["environment", "raises", "subject", "extra", "starts_at", "ends_at", "reason"]
-        labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts", "ends_at": "Ends"}
+        fields = [
+            "environment",
+            "raises",
+            "subject",
+            "anyway",
+            "extra",
+            "until",
+            "ends_at",
+            "starts_at",
+            "reason",
+        ]
+        labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts"}
         help_texts = {
             "subject": "The user_id, feature or plan, exactly as calls name it; empty for everybody together.",
             "extra": "On top of the limit: a whole number, or USD for a budget.",
@@ -85,7 +109,7 @@ class BoostForm(RowForm):
         super().__init__(*args, **kwargs)
         raises = self.fields.get("raises")
         if isinstance(raises, forms.ChoiceField):
-            raises.choices = choices(self.offered)
+            raises.choices = [("", "Choose a limit…"), *choices(self.offered)]
             raises.widget.attrs["data-limits"] = json.dumps(before(self.offered))
 
     def clean(self) -> dict[str, Any]:
@@ -98,7 +122,33 @@ class BoostForm(RowForm):
                     limit.metric,
                     limit.window,
                 )
+        if self.instance._state.adding and "environment" in self.cleaned_data:
+            self._clean_subject()
+            self._clean_end()
         return self.cleaned_data
+
+    def _clean_subject(self) -> None:
+        """Whoever was never seen is perhaps misspelt."""
+        given, per = self.cleaned_data, self.instance.per
+        named = [given.get("subject", "")] if per else []
+        unseen = seen.unseen(given["environment"], Per(per or Per.USER), named)
+        if unseen or given.get("anyway"):
+            self.fields["anyway"].widget = UnfoldBooleanWidget()
+        if unseen and not given.get("anyway"):
+            self.add_error("subject", f"{unseen[0].says} Mend it, or tick “Give it anyway”.")
+
+    def _clean_end(self) -> None:
+        given = self.cleaned_data
+        until, on = given.get("until"), given.get("ends_at")
+        if until and on:
+            self.add_error("ends_at", "Leave the day empty, or choose “On the day below”.")
+        elif until:
+            zone = ZoneInfo(given["environment"].tenant.timezone)
+            given["ends_at"] = boost_ends.ends_at(
+                Until(until), given.get("starts_at") or timezone.now(), zone
+            )
+        elif on is None and "ends_at" not in self.errors:
+            self.add_error("ends_at", "Say when it ends: choose above, or give a day.")
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
@@ -121,8 +171,33 @@ class BoostForm(RowForm):
         )
 
 
+# In the address: the id of the blocked call that it is given for.
+OF_DECISION = "decision"
+ID_DIGITS_MAX = 19
 # Of the page: there is nothing to go on editing.
 _GIVING = {"title": "Give a boost", "show_save_and_add_another": False, "show_save_and_continue": False}
+
+
+def give_url(
+    environment: Environment,
+    per: Per,
+    subject: str,
+    *,
+    raises: str = "",
+    extra: int | Decimal | None = None,
+    decision: int | None = None,
+) -> str:
+    """Of the form, filled in: `raises` is the key of a kind of limits, `extra` as it is typed."""
+    given = {
+        environments.PARAMETER: str(environment),
+        "per": per.value,
+        "subject": subject,
+        "raises": raises,
+        "extra": extra,
+        OF_DECISION: decision,
+    }
+    query = urlencode({name: value for name, value in given.items() if value not in (None, "")})
+    return f"{reverse('admin:policies_boost_add')}?{query}"
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -192,7 +267,11 @@ class BoostAdmin(EnvironmentRowsAdmin):
         return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
 
     def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
-        """To whom it was given."""
+        """Back to the decision that it was given for, else to whom it was given."""
+        decision = request.GET.get(OF_DECISION, "")
+        blocked = BlockedDecision.objects.filter(environment=obj.environment)
+        if decision.isdecimal() and len(decision) < ID_DIGITS_MAX and blocked.filter(pk=decision).exists():
+            return HttpResponseRedirect(reverse("admin:policies_blockeddecision_change", args=[decision]))
         if obj.per == Per.USER:
             return HttpResponseRedirect(user_url(obj.environment, obj.subject))
         return HttpResponseRedirect(reverse("admin:policies_boost_changelist"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies import blocked
+from policies.admin.boosts import give_url
 from policies.admin.decision_filters import DecisionFilters
 from policies.blocked import Explanation, Remedy, StoodLimit, Way, decision_listing
 from policies.models import BlockedDecision, Policy
@@ -22,8 +24,11 @@ from tenants.console.display import user_url
 from tenants.console.parts import Bar
 from tenants.console.rows import ReadOnlyEnvironmentAdmin
 from tenants.models import Environment
+from usage.amounts import Subjects
+from usage.boosts import BOOSTED_PERS, raised
 from usage.ledger.reading import recorded
-from usage.money import format_usd_if_known
+from usage.metrics import Metric
+from usage.money import NANO, format_usd_if_known
 
 SHOWN = 50
 
@@ -84,7 +89,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             opts=self.opts,
             decision=decision,
             explained=explained,
-            options=[_option(decision, way) for way in explained.ways],
+            options=[_option(decision, way, explained) for way in explained.ways],
             limits=[(limit, _bar(limit)) for limit in explained.limits],
             speaking=_speaking(explained),
             passed_later=bool(recorded(environment.pk, [decision.request_id])),
@@ -146,12 +151,12 @@ def _policy_url(decision: BlockedDecision) -> str | None:
     return reverse("admin:policies_policy_change", args=[decision.policy_id]) if found else None
 
 
-def _option(decision: BlockedDecision, way: Way) -> Option:
+def _option(decision: BlockedDecision, way: Way, explained: Explanation) -> Option:
     user = user_url(decision.environment, decision.user_id)
     frozen = f"{reverse('admin:freeze')}?{urlencode({environments.PARAMETER: decision.environment})}"
     policy = _policy_url(decision) or reverse("admin:policies_policy_add")
     url, does = {
-        Remedy.BOOST: (user, "Give a boost…"),
+        Remedy.BOOST: (_boost_url(decision, explained.limits), "Give a boost…"),
         Remedy.PLAN: (user, "Change the plan…"),
         Remedy.UNBLOCK: (user, "Unblock…"),
         Remedy.POLICY: (policy, "Edit the policy…"),
@@ -159,3 +164,22 @@ def _option(decision: BlockedDecision, way: Way) -> Option:
         Remedy.PRICE: (reverse("admin:usage_modelprice_add"), "Give a price…"),
     }.get(way.remedy, (None, ""))
     return Option(way, url, does)
+
+
+def _boost_url(decision: BlockedDecision, limits: tuple[StoodLimit, ...]) -> str | None:
+    """Of the form, filled in with what would have let the call pass."""
+    if not limits or limits[0].per not in BOOSTED_PERS:
+        return None
+    limit, environment = limits[0], decision.environment
+    subjects = Subjects(user_id=decision.user_id, feature=decision.feature, plan=decision.plan)
+    extra: int | Decimal | None = limit.missing
+    if extra is not None and limit.metric is Metric.COST_USD:
+        extra = Decimal(extra) / NANO
+    return give_url(
+        environment,
+        limit.per,
+        subjects.name(limit.per) or "",
+        raises=raised(limit.per, limit.metric, limit.window),
+        extra=extra,
+        decision=decision.pk,
+    )

@@ -6,18 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
 from django.utils import timezone
 
 from policies import activity, boosts, end_users
-from policies.admin.boosts import says
+from policies.admin.boosts import give_url, says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.models import Boost, EndUser
 from policies.standing import binding, pace_wording
@@ -34,6 +32,7 @@ from tenants.models import Environment
 from tenants.roles import May
 from usage import wording
 from usage.amounts import Per
+from usage.boosts import raised
 from usage.instants import from_ms, to_ms
 from usage.metrics import Metric
 from usage.windows import span
@@ -51,6 +50,8 @@ class LimitRow:
 
     found: BindingLimit
     zone: ZoneInfo
+    # Of the form that raises it; None: a boost of the user does not.
+    boost_url: str | None
 
     @property
     def title(self) -> str:
@@ -166,15 +167,10 @@ def end_user(request: HttpRequest) -> HttpResponse:
         environment=environment,
         user_id=user_id,
         may_change=allowed,
-        give_url=_give_url(environment, user_id),
+        give_url=give_url(environment, Per.USER, user_id),
         **forms,
         **_shown(environment, user_id),
     )
-
-
-def _give_url(environment: Environment, user_id: str) -> str:
-    query = urlencode({"environment": str(environment), "per": Per.USER.value, "subject": user_id})
-    return f"{reverse('admin:policies_boost_add')}?{query}"
 
 
 def _forms(environment: Environment, user_id: str) -> dict[str, Form]:
@@ -224,9 +220,9 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     features = [each.row.feature for each in recent]
     binds = binding.of_user(environment.pk, user_id, plan=said_plan, features=features)
     zone = ZoneInfo(environment.tenant.timezone)
-    rows = (
-        None if binds is None or binds.limits is None else [LimitRow(limit, zone) for limit in binds.limits]
-    )
+    rows = None
+    if binds is not None and binds.limits is not None:
+        rows = [LimitRow(limit, zone, _boost_url(environment, user_id, limit)) for limit in binds.limits]
     given = [BoostRow(boost) for boost in boosts.of_user(environment.pk, user_id).order_by("ends_at", "id")]
     stored = _stored(environment, user_id)
     return {
@@ -239,6 +235,13 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
         "reads_nothing": binds is None or rows is None,
         "seen": bool(recent) or stored is not None,
     }
+
+
+def _boost_url(environment: Environment, user_id: str, found: BindingLimit) -> str | None:
+    limit = found.limit
+    if limit.per is not Per.USER:
+        return None
+    return give_url(environment, Per.USER, user_id, raises=raised(limit.per, limit.metric, limit.window))
 
 
 def _states(

@@ -13,7 +13,6 @@ from usage import wording
 from usage.amounts import Per
 from usage.boosts import BOOSTED_PERS
 from usage.metrics import Metric
-from usage.money import NANO
 from usage.windows import Window
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ _PERIODS = {
 }
 # What another plan changes: the others are the same whatever plan a user has.
 _OF_A_PLAN = {Per.USER, Per.USER_FEATURE, Per.PLAN}
-NANO_PER_CENT = NANO // 100
 
 
 def explain(
@@ -137,8 +135,8 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
         over = limit.resets_at <= now
         when = _at(limit.resets_at, zone)
         yield Way(Remedy.WAIT, f"Waiting: it passes since {when}" if over else f"Waiting until {when}")
-    if limit.needed is not None:
-        missing = _rounded_up(limit.metric, limit.needed - limit.left)
+    missing = limit.missing
+    if missing is not None:
         if limit.metric is not Metric.CONCURRENCY and limit.per in BOOSTED_PERS:
             more = wording.amount(limit.metric, missing)
             yield Way(Remedy.BOOST, f"At least {more} more: a boost for {_whom(decision, limit)}")
@@ -176,11 +174,6 @@ def _whom(decision: BlockedDecision, limit: StoodLimit) -> str:
         case Per.PLAN:
             return f"the plan {decision.plan}"
     return "the environment"
-
-
-def _rounded_up(metric: Metric, amount: int) -> int:
-    """Money to a whole cent."""
-    return -(-amount // NANO_PER_CENT) * NANO_PER_CENT if metric is Metric.COST_USD else amount
 
 
 def _at(instant: datetime, zone: ZoneInfo) -> str:

@@ -9,8 +9,10 @@ from enum import StrEnum
 from usage import wording
 from usage.amounts import Per
 from usage.metrics import Metric
+from usage.money import NANO
 from usage.windows import Window
 
+NANO_PER_CENT = NANO // 100
 # The end of what a customer is told: amounts and times, and never policies, other users or prices.
 NOTHING_CHARGED = "Nothing was charged for the request that was refused."
 
@@ -54,6 +56,14 @@ class StoodLimit:
     @property
     def left(self) -> int:
         return self.limit - self.used - self.held
+
+    @property
+    def missing(self) -> int | None:
+        """How much more would have let the call pass, money to a whole cent; None: not known any more."""
+        if self.needed is None:
+            return None
+        more = self.needed - self.left
+        return -(-more // NANO_PER_CENT) * NANO_PER_CENT if self.metric is Metric.COST_USD else more
 
     @property
     def allowance(self) -> str:

@@ -244,6 +244,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         reverse("admin:policies_boost_add"),
         raises=boosts.raisable(world.prod.pk)[0].key,
         subject="bob",
+        anyway="on",
         extra="20",
         ends_at_0=f"{IN_A_MONTH:%Y-%m-%d}",
         ends_at_1="00:00:00",

@@ -159,5 +159,6 @@ def test_a_slash_goes_to_the_search(look: Look, prod: Environment) -> None:
 
 def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) -> None:
     page = look(prod.tenant).open(reverse("admin:policies_boost_add"))
+    page.select_option("#id_raises", index=1)
     page.get_by_label("Extra").fill("20")
     assert page.locator("output").inner_text().endswith(": 5 → 25")

@@ -1,0 +1,178 @@
+"""Giving a boost: for a limit that is chosen, to somebody who was seen, until a time that people say."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from html import unescape
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from policies.admin.boost_ends import Until, ends_at
+from policies.models import BlockedDecision, Boost
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ADD = reverse("admin:policies_boost_add")
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.fixture
+def api(prod: Environment) -> Api:
+    apply_policies(
+        prod,
+        limits(
+            "{metric: requests, window: day, amount: 1, per: user}",
+            "{metric: cost_usd, window: month, amount: 5, per: user}",
+            "{metric: requests, window: month, amount: 100, per: feature}",
+        ),
+    )
+    return Api(prod)
+
+
+def post(client: Client, environment: Environment, address: str = ADD, **fields: str) -> Any:
+    form = {
+        "environment": str(environment.pk),
+        "raises": "user:requests:day",
+        "subject": "ana",
+        "extra": "20",
+        "until": "friday",
+        "reason": "A pilot",
+        **fields,
+    }
+    return client.post(address, form)
+
+
+def errors(answer: Any) -> dict[str, str]:
+    assert answer.status_code == 200
+    return {name: " ".join(said) for name, said in answer.context["adminform"].form.errors.items()}
+
+
+def test_no_limit_is_chosen_beforehand(mia: Client, prod: Environment, api: Api) -> None:
+    page = mia.get(ADD, {"environment": str(prod)}).content.decode()
+    chosen = re.search(r'<select name="raises".*?</select>', page, re.S)
+    assert chosen is not None
+    assert re.findall(r'<option value="([^"]*)" selected', chosen[0]) == [""]
+    api.use("ana")
+    assert set(errors(post(mia, prod, raises=""))) == {"raises"}
+
+
+def test_who_was_never_seen_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("anna")
+
+    said = post(mia, prod)
+
+    assert errors(said) == {
+        "subject": "No call of the user “ana” was seen here, and no policy names it. Did you mean “anna”? "
+        "Mend it, or tick “Give it anyway”."
+    }
+    assert 'type="checkbox" name="anyway"' in said.content.decode()
+    assert 'value="A pilot"' in said.content.decode()
+    assert post(mia, prod, anyway="on").status_code == 302
+    assert Boost.objects.get().subject == "ana"
+
+
+def test_who_was_seen_is_not_asked_about(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("ana")
+    assert 'type="checkbox" name="anyway"' not in mia.get(ADD, {"environment": str(prod)}).content.decode()
+    assert post(mia, prod).status_code == 302
+
+
+def test_a_feature_that_was_never_seen_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("ana", feature="summarize")
+    said = errors(post(mia, prod, raises="feature:requests:month", subject="sumarize"))
+    assert "No call of the feature “sumarize” was seen here" in said["subject"]
+    assert "Did you mean “summarize”?" in said["subject"]
+
+
+@pytest.mark.parametrize("until", list(Until))
+def test_it_ends_when_people_say(mia: Client, prod: Environment, api: Api, until: Until) -> None:
+    api.use("ana")
+    before = timezone.now()
+    post(mia, prod, until=until.value)
+    ends = Boost.objects.get().ends_at
+    assert ends_at(until, before, BERLIN) <= ends <= ends_at(until, timezone.now(), BERLIN)
+
+
+def test_a_day_alone_means_until_its_end_in_the_tenants_zone(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    year = timezone.now().year + 1
+    starts = {"starts_at_0": f"{year}-01-30", "starts_at_1": "08:00:00"}
+    post(mia, prod, until="", ends_at_0=f"{year}-02-01", **starts)
+    assert Boost.objects.get().ends_at == datetime(year, 2, 1, 23, 59, 59, tzinfo=BERLIN)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"until": ""}, "Say when it ends"),
+        ({"until": "today", "ends_at_0": "2099-01-01"}, "Leave the day empty"),
+        ({"until": "", "ends_at_0": "2020-01-01"}, "It must end in the future"),
+        ({"until": "", "ends_at_0": "someday"}, "valid date"),
+    ],
+)
+def test_what_is_wrong_with_the_end_is_said_beside_it(
+    mia: Client, prod: Environment, api: Api, fields: dict[str, str], says: str
+) -> None:
+    api.use("ana")
+    said = errors(post(mia, prod, **fields))
+    assert list(said) == ["ends_at"]
+    assert says in said["ends_at"]
+
+
+def test_a_blocked_call_leads_to_the_form_filled_in_and_back(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    assert not api.evaluate("ana")["allowed"]
+    api.get("/v1/decisions")
+    decision = BlockedDecision.objects.get()
+    page = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+    found = re.search(r'href="([^"]*)">Give a boost…', mia.get(page).content.decode())
+    assert found is not None
+    url = unescape(found[1])
+    assert parse_qs(urlsplit(url).query) == {
+        "environment": ["acme/prod"],
+        "per": ["user"],
+        "subject": ["ana"],
+        "raises": ["user:requests:day"],
+        "extra": ["1"],
+        "decision": [str(decision.pk)],
+    }
+    form = mia.get(url).context["adminform"].form
+    assert [form[name].value() for name in ("raises", "subject", "extra")] == [
+        "user:requests:day",
+        "ana",
+        "1",
+    ]
+
+    answer = post(mia, prod, url, extra="1")
+
+    assert answer["Location"] == page
+    assert "The boost is given: 1 → 2 requests a day" in mia.get(page).content.decode()
+    assert api.evaluate("ana")["allowed"]
+
+
+def test_nobody_is_led_to_a_decision_of_another_tenant(
+    mia: Client, sign_in: SignIn, other: Tenant, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    api.evaluate("ana")
+    api.get("/v1/decisions")
+    theirs = other.environments.get(slug="prod")
+    apply_policies(theirs, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    sam = sign_in("sam", other)
+    for decision in (str(BlockedDecision.objects.get().pk), "x", "9" * 30):
+        address = f"{ADD}?environment={theirs}&decision={decision}"
+        assert "end-user" in post(sam, theirs, address, anyway="on")["Location"]
