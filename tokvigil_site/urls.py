@@ -8,6 +8,7 @@ from policies.api.boosts import BoostsView, BoostView
 from policies.api.decisions import DecisionsView
 from policies.api.end_users import EndUserView
 from policies.api.evaluate import EvaluateView
+from policies.api.freeze import FreezeView
 from policies.api.limits import LimitsView
 from policies.api.plans import PlansView, PlanView
 from policies.api.policies import PoliciesView, PolicyView
@@ -16,7 +17,6 @@ from policies.api.reservations import ExtendView, ReservationView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
 from usage.api.api_keys import ApiKeysView, ApiKeyView, RotateView
-from usage.api.freeze import FreezeView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
 from usage.api.prices import PricesView, PriceView

@@ -6,6 +6,7 @@ from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
 from policies.admin.end_user_page import end_user
 from policies.admin.end_users import EndUserAdmin
+from policies.admin.freeze_page import freeze
 from policies.admin.plans import PlanAdmin
 from policies.admin.policies import PolicyAdmin
 
@@ -19,6 +20,7 @@ __all__ = [
     "copying",
     "drafts",
     "end_user",
+    "freeze",
     "history",
     "limits",
     "search",

@@ -7,11 +7,10 @@ from tenants.admin.accounts import AccountAdmin, GroupAdmin
 from tenants.admin.api_keys import ApiKeyAdmin
 from tenants.admin.audit_log import EntryAdmin
 from tenants.admin.environments import EnvironmentAdmin
-from tenants.admin.freeze_page import freeze
 from tenants.admin.members import MembershipAdmin
 from tenants.admin.tenants import TenantAdmin
 
-__all__ = ["ApiKeyAdmin", "EntryAdmin", "EnvironmentAdmin", "MembershipAdmin", "TenantAdmin", "freeze"]
+__all__ = ["ApiKeyAdmin", "EntryAdmin", "EnvironmentAdmin", "MembershipAdmin", "TenantAdmin"]
 
 # Django's own pages of them leave no audit entries.
 admin.site.unregister([User, Group])

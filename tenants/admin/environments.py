@@ -1,4 +1,4 @@
-"""Environments: what happens to calls that no policy matches. Freezing is freeze_page.py."""
+"""Environments: what happens to calls that no policy matches. Freezing is policies/admin/freeze_page.py."""
 
 from __future__ import annotations
 

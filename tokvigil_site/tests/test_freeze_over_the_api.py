@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from audit.models import Entry
+from policies.api import freeze as views
 from tenants import freezing
 from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.models import FROZEN_FEATURES_MAX, Environment
 from tokvigil_site.testing import Answer, Api, at_once
 from tokvigil_site.tests.callers import assert_problem
-from usage.api import freeze as views
 
 THAWED = {"environment": False, "features": [], "frozen": []}
 
@@ -129,7 +129,19 @@ def test_another_environment_is_not_touched(api: Api, other_api: Api) -> None:
     assert other_api.get("/v1/freeze").json == THAWED
 
 
+def test_a_feature_that_was_never_seen_is_frozen_with_a_warning(api: Api) -> None:
+    api.use(feature="summarize")
+    answer = put(api, "sumarize", "summarize")
+    assert (answer.status, answer.json["features"]) == (200, ["sumarize", "summarize"])
+    assert answer.json["warnings"] == [
+        "No call of the feature “sumarize” was seen here, and no policy names it. Did you mean “summarize”?"
+    ]
+    assert "warnings" not in api.get("/v1/freeze").json
+    assert "warnings" not in put(api, "summarize").json
+
+
 def test_the_examples_work(api: Api) -> None:
+    api.use(feature="chat")
     answer = api.request("PUT", "/v1/freeze", views.FREEZE_REQUEST).json
     shown: Any = views.FREEZE_ANSWER
     assert answer | {"frozen": shown["frozen"]} == shown

@@ -54,7 +54,7 @@ def test_it_can_be_frozen_in_the_admin(
     api: Api, environment: Environment, staff: Client, feature: str
 ) -> None:
     for each in ("other", feature):
-        form = {"do": "freeze", "whole": "feature", "feature": each, "reason": "x"}
+        form = {"do": "freeze", "whole": "feature", "feature": each, "reason": "x", "anyway": "on"}
         assert staff.post(switch(environment), form).status_code == 302
     assert api.evaluate(feature=feature)["reason_code"] == "FEATURE_FROZEN"
     environment.refresh_from_db()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.urls import reverse
 from audit.models import Entry
 from tenants import freezing
 from tenants.models import Environment, Role, Tenant
+from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
 
 pytestmark = pytest.mark.django_db
@@ -28,7 +30,7 @@ def frozen(environment: Environment) -> tuple[bool, list[str]]:
 
 
 def post(client: Client, environment: Environment, **fields: str) -> Any:
-    form = {"do": "freeze", "whole": "feature", "feature": "", "reason": "", **fields}
+    form = {"do": "freeze", "whole": "feature", "feature": "", "reason": "", "anyway": "on", **fields}
     return client.post(address(environment), form)
 
 
@@ -67,6 +69,37 @@ def test_what_is_wrong_is_said_beside_the_field(
     answer = post(mia, prod, **fields)
     assert list(answer.context["form"].errors) == [field]
     assert frozen(prod) == (False, [])
+
+
+def test_a_feature_that_was_never_seen_is_asked_about(mia: Client, prod: Environment) -> None:
+    apply_policies(
+        prod, limits("{metric: requests, window: day, amount: 1, per: user}", scope="{feature: summarize}")
+    )
+    answer = post(mia, prod, feature="sumarize", reason="x", anyway="")
+    page = unescape(answer.content.decode())
+    assert (
+        "No call of the feature “sumarize” was seen here, and no policy names it. Did you mean “summarize”?"
+        in page
+    )
+    assert 'type="checkbox" name="anyway"' in page
+    assert 'value="sumarize"' in page
+    assert frozen(prod) == (False, [])
+    post(mia, prod, feature="sumarize", reason="x")
+    assert frozen(prod) == (False, ["sumarize"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_feature_that_a_policy_names_or_a_call_had_is_not_asked_about(
+    mia: Client, prod: Environment
+) -> None:
+    apply_policies(
+        prod, limits("{metric: requests, window: day, amount: 1, per: user}", scope="{feature: summarize}")
+    )
+    Api(prod).use("ana", feature="chat")
+    assert 'type="checkbox"' not in mia.get(address(prod)).content.decode()
+    for feature in ("summarize", "chat"):
+        assert post(mia, prod, feature=feature, reason="x", anyway="").status_code == 302
+    assert frozen(prod) == (False, ["chat", "summarize"])
 
 
 def test_it_is_undone_as_easily(mia: Client, prod: Environment) -> None:

@@ -12,11 +12,13 @@ from drf_spectacular.utils import OpenApiExample
 from msgspec import Meta
 from rest_framework.request import Request
 
+from policies import seen
 from tenants import freezing, scopes
 from tenants.api import editions, http, problems, queries
 from tenants.api.http import Name, Reason
 from tenants.api.openapi import operation
 from tenants.models import FROZEN_FEATURES_MAX, Environment
+from usage.amounts import Per
 from usage.api.key_view import KeyView
 
 
@@ -45,12 +47,19 @@ class FrozenAnswer(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
 
 
-class FreezeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class FreezeAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`environment` and `features` as `PUT` takes them; `frozen`: why, by whom and since when each is."""
 
     environment: bool
     features: tuple[str, ...]
     frozen: tuple[FrozenAnswer, ...]
+    warnings: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Of features that are frozen though no call and no policy named them: they may be misspelt. "
+            "Left out if there are none."
+        ),
+    ] = ()
 
 
 FREEZE_REQUEST = {"environment": False, "features": ["chat"], "reason": "The provider answers for minutes"}
@@ -114,10 +123,12 @@ class FreezeView(KeyView):
                 )
         except ValidationError as error:
             raise problems.refused(error) from error
-        return _answered(Environment.objects.get(pk=self.environment_id))
+        environment = Environment.objects.select_related("tenant").get(pk=self.environment_id)
+        unseen = seen.unseen(environment, Per.FEATURE, environment.frozen_features)
+        return _answered(environment, warnings=tuple(each.says for each in unseen))
 
 
-def _answered(environment: Environment) -> HttpResponse:
+def _answered(environment: Environment, *, warnings: tuple[str, ...] = ()) -> HttpResponse:
     answer = FreezeAnswer(
         environment=environment.frozen,
         features=tuple(environment.frozen_features),
@@ -125,5 +136,6 @@ def _answered(environment: Environment) -> HttpResponse:
             FrozenAnswer(feature=each.feature or None, reason=each.reason, by=each.by, since=each.since)
             for each in freezing.in_force(environment)
         ),
+        warnings=warnings,
     )
     return editions.tagged(http.json_response(answer), environment.pk)

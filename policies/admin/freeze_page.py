@@ -9,8 +9,10 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
+from policies import seen
+from policies.changing.known_names import known_names
 from tenants import freezing, revisions
 from tenants.console import environments
 from tenants.console.access import actor_of, may
@@ -18,9 +20,12 @@ from tenants.console.pages import page, rendered
 from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.models import Environment
 from tenants.roles import May
+from usage.amounts import Per
 
 
 class FreezeForm(forms.Form):
+    """`anyway` is shown only when it is needed."""
+
     whole = forms.ChoiceField(
         label="What",
         choices=[("feature", "One feature"), ("environment", "The whole environment")],
@@ -31,14 +36,19 @@ class FreezeForm(forms.Form):
         max_length=NAME_LENGTH_MAX,
         required=False,
         strip=False,
-        widget=UnfoldAdminTextInputWidget,
+        widget=UnfoldAdminTextInputWidget(attrs={"list": "known-features", "autocomplete": "off"}),
         help_text="Exactly as calls name it; empty for the whole environment.",
     )
+    anyway = forms.BooleanField(label="Freeze it anyway", required=False, widget=forms.HiddenInput)
     reason = forms.CharField(
         max_length=REASON_LENGTH_MAX,
         widget=UnfoldAdminTextInputWidget,
         help_text="Colleagues read it on every page of this environment, until it is unfrozen.",
     )
+
+    def __init__(self, environment: Environment, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._environment = environment
 
     def clean(self) -> dict[str, Any]:
         found = self.cleaned_data
@@ -47,21 +57,32 @@ class FreezeForm(forms.Form):
             self.add_error("feature", "Name the feature to freeze.")
         if found.get("whole") == "environment" and feature:
             self.add_error("feature", "Leave this empty to freeze the whole environment.")
+        if not self.errors and found["whole"] == "feature":
+            self._clean_unseen(feature)
         return found
+
+    def _clean_unseen(self, feature: str) -> None:
+        """What was never seen is perhaps misspelt, and the calls that were meant would go on."""
+        unseen = seen.unseen(self._environment, Per.FEATURE, [feature])
+        anyway = self.cleaned_data.get("anyway")
+        if unseen or anyway:
+            self.fields["anyway"].widget = UnfoldBooleanWidget()
+        if unseen and not anyway:
+            self.add_error("feature", f"{unseen[0].says} Mend it, or tick “Freeze it anyway”.")
 
 
 @page("freeze", "frozen/")
 def freeze(request: HttpRequest) -> HttpResponse:
     environment = environments.meant(request)
     allowed = may(request, May.FREEZE, environment.tenant_id)
-    form = FreezeForm(initial={"feature": request.GET.get("feature", "")})
+    form = FreezeForm(environment, initial={"feature": request.GET.get("feature", "")})
     if request.method == "POST":
         if not allowed:
             raise PermissionDenied
         if request.POST.get("do") == "unfreeze":
             _unfreeze(request, environment)
             return HttpResponseRedirect(request.get_full_path())
-        form = FreezeForm(request.POST)
+        form = FreezeForm(environment, request.POST)
         if form.is_valid() and _freeze(request, environment, form):
             return HttpResponseRedirect(request.get_full_path())
     return rendered(
@@ -71,6 +92,7 @@ def freeze(request: HttpRequest) -> HttpResponse:
         environment=environment,
         frozen=freezing.in_force(Environment.objects.get(pk=environment.pk)),
         form=form,
+        features=known_names(environment).features if allowed else (),
         may_change=allowed,
     )
 
