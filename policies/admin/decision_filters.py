@@ -7,8 +7,8 @@ from typing import Any
 from django import forms
 from django.db.models import QuerySet
 
+from policies.describing import reason_words
 from policies.models import BlockedDecision, Policy
-from policies.reasons import ALL_CODES
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 
@@ -40,7 +40,7 @@ class DecisionFilters(forms.Form):
     def __init__(self, environment: Environment, data: Any) -> None:
         super().__init__(data)
         self._environment = environment
-        self.fields["reason"].choices = [("", "Any"), *((code, code) for code in ALL_CODES)]  # type: ignore[attr-defined]
+        self.fields["reason"].choices = [("", "Any"), *reason_words.of_blocks()]  # type: ignore[attr-defined]
         names = Policy.objects.filter(environment=environment).order_by("name").values_list("pk", "name")
         offered = [(str(pk), name) for pk, name in names[:POLICIES_OFFERED_MAX]]
         self.fields["policy"].choices = [("", "Any"), *offered]  # type: ignore[attr-defined]

@@ -17,7 +17,9 @@ from django.utils import timezone
 from policies import blocked
 from policies.admin.boosts import give_url
 from policies.admin.decision_filters import DecisionFilters
-from policies.blocked import Explanation, Remedy, StoodLimit, Way, decision_listing
+from policies.blocked import Explanation, Remedy, StoodLimit, Way, bursts, decision_listing
+from policies.blocked.bursts import Burst
+from policies.describing import reason_words
 from policies.models import BlockedDecision, Policy
 from tenants.console import environments, pages
 from tenants.console.display import user_url
@@ -30,15 +32,44 @@ from usage.ledger.reading import recorded
 from usage.metrics import Metric
 from usage.money import NANO, format_usd_if_known
 
+# Rows of a page, and calls that are read for them at most.
 SHOWN = 50
+READ = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    decision: BlockedDecision
+    """A burst of equal calls; most have one. `members` are its calls, if there are more, with their pages."""
+
+    burst: Burst
     headline: str
-    passed_later: bool
-    url: str
+    passed_later: int
+    members: tuple[tuple[BlockedDecision, str], ...]
+
+    @property
+    def decision(self) -> BlockedDecision:
+        """The newest."""
+        return self.burst.newest
+
+    @property
+    def url(self) -> str:
+        return _url(self.decision)
+
+    @property
+    def count(self) -> int:
+        return len(self.burst.decisions)
+
+    @property
+    def reason(self) -> str:
+        """`Daily requests used up`"""
+        return reason_words.title(self.decision.reason_code, self.decision.reason_class)
+
+    @property
+    def afterwards(self) -> str:
+        if not self.passed_later:
+            return "Stayed blocked"
+        of = f"{self.passed_later} of {self.count} passed" if self.count > 1 else "Passed"
+        return f"{of} when asked again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +91,15 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             return pages.rendered(request, "console/decisions.html", "Decisions", filters=None)
         decision_listing.store_newest(environment.pk)
         filters = _filters(request, environment)
-        found = list(filters.decisions()[: SHOWN + 1])
+        read = list(filters.decisions()[: READ + 1])
+        shown = bursts.grouped(read[:READ], SHOWN)
         return pages.rendered(
             request,
             "console/decisions.html",
             "Decisions",
             filters=filters,
-            rows=_rows(environment, found[:SHOWN]),
-            older=_older(request, found),
+            rows=_rows(environment, shown),
+            older=_older(request, read, shown),
         )
 
     def change_view(
@@ -113,24 +145,30 @@ def _filled_in(request: HttpRequest) -> dict[str, str]:
     return given
 
 
-def _rows(environment: Environment, decisions: list[BlockedDecision]) -> list[Row]:
+def _rows(environment: Environment, found: list[Burst]) -> list[Row]:
     zone, now = ZoneInfo(environment.tenant.timezone), timezone.now()
-    passed = recorded(environment.pk, [decision.request_id for decision in decisions]) if decisions else {}
+    asked = [decision.request_id for burst in found for decision in burst.decisions]
+    passed = recorded(environment.pk, asked) if asked else {}
     return [
         Row(
-            decision=decision,
-            headline=blocked.explain(decision, zone, now).headline,
-            passed_later=decision.request_id in passed,
-            url=reverse("admin:policies_blockeddecision_change", args=[decision.pk]),
+            burst=burst,
+            headline=blocked.explain(burst.newest, zone, now).headline,
+            passed_later=sum(decision.request_id in passed for decision in burst.decisions),
+            members=tuple((decision, _url(decision)) for decision in burst.decisions[1:]),
         )
-        for decision in decisions
+        for burst in found
     ]
 
 
-def _older(request: HttpRequest, found: list[BlockedDecision]) -> str | None:
-    if len(found) <= SHOWN:
+def _url(decision: BlockedDecision) -> str:
+    return reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+
+
+def _older(request: HttpRequest, read: list[BlockedDecision], shown: list[Burst]) -> str | None:
+    taken = sum(len(burst.decisions) for burst in shown)
+    if taken == len(read) <= READ:
         return None
-    return f"?{urlencode({**_filled_in(request), 'before': found[SHOWN - 1].pk})}"
+    return f"?{urlencode({**_filled_in(request), 'before': read[taken - 1].pk})}"
 
 
 def _speaking(explained: Explanation) -> tuple[StoodLimit, Bar] | None:

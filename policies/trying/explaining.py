@@ -13,13 +13,14 @@ from enum import StrEnum
 
 from policies.deciding.decision import Decision, LimitFinding, Verdict
 from policies.deciding.evaluation import Evaluated
-from policies.reasons import WINDOW_ADJECTIVES, WINDOW_CODES, Reason, ReasonClass
+from policies.describing import reason_words
+from policies.reasons import Reason
 from policies.resolution import Candidate, PolicyIndex, StoredPolicy
 from policies.rules import Kind, Mode, Scope
 from usage import wording
 from usage.assessment import Assessment
 from usage.instants import from_ms
-from usage.metrics import METRICS, Metric
+from usage.metrics import Metric
 
 
 class Question(StrEnum):
@@ -41,36 +42,8 @@ _DECIDED_BY = {
     Reason.REQUEST_TOKENS_EXCEEDED: Question.CALL,
     Reason.REQUEST_COST_EXCEEDED: Question.CALL,
 }
-_TITLES = {
-    Reason.ALLOWED: "Allowed",
-    Reason.NO_POLICY: "No policy",
-    Reason.DEGRADED_ALLOWED: "Allowed without counters",
-    Reason.DEGRADED_BLOCKED: "Blocked without counters",
-    Reason.ENVIRONMENT_FROZEN: "Environment frozen",
-    Reason.FEATURE_FROZEN: "Feature frozen",
-    Reason.USER_BLOCKED: "User blocked",
-    Reason.MODEL_NOT_ALLOWED: "Model not allowed",
-    Reason.MODEL_DENIED: "Model denied",
-    Reason.PRICE_UNKNOWN: "Model without a price",
-    Reason.REQUEST_TOKENS_EXCEEDED: "Call too long",
-    Reason.REQUEST_COST_EXCEEDED: "Call too dear",
-    Reason.CONCURRENCY_LIMIT_EXCEEDED: "Too many calls at once",
-}
-_COUNTED = {"REQUEST_LIMIT": "requests", "TOKEN_LIMIT": "tokens", "BUDGET": "budget"}
-# `Daily requests`, by the codes of limits.
-_LIMITS = {
-    code: f"{WINDOW_ADJECTIVES[window]} {_COUNTED[METRICS[metric].code or '']}"
-    for (window, metric), code in WINDOW_CODES.items()
-}
-_ENDINGS = {
-    ReasonClass.TOO_LARGE: "allow less than this call",
-    ReasonClass.TRANSIENT: "held by calls in flight",
-}
-
-
 # By code: a later version may know more of them.
 _decided_by = {reason.value: question for reason, question in _DECIDED_BY.items()}
-_titles = {reason.value: words for reason, words in _TITLES.items()}
 
 
 class Part(StrEnum):
@@ -217,14 +190,7 @@ def _title(verdict: Verdict) -> str:
     code = (
         Reason.ALLOWED if verdict.allowed and verdict.reason_code == Reason.NO_POLICY else verdict.reason_code
     )
-    return title(code, verdict.reason_class)
-
-
-def title(reason_code: str, reason_class: str) -> str:
-    """`Daily requests used up`, for people."""
-    if reason_code in _LIMITS:
-        return f"{_LIMITS[reason_code]} {_ENDINGS.get(ReasonClass(reason_class), 'used up')}"
-    return _titles.get(reason_code, reason_code)
+    return reason_words.title(code, verdict.reason_class)
 
 
 def _stops(verdict: Verdict) -> Question | None:

@@ -253,5 +253,5 @@ def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, mem
     assert "&lt;Free&gt;" in shown
     assert "5 used, 0 held by calls in flight, 0 left" in shown
     assert "$0.06<" in shown
-    assert "Passed later" not in shown
+    assert "Passed when asked again" not in shown
     assert "Stream id" not in shown

@@ -265,6 +265,59 @@ def test_older_ones_are_a_page_further(mia: Client, prod: Environment) -> None:
     assert found == [f"u{n}" for n in reversed(range(120))]
 
 
+def test_a_burst_of_equal_calls_is_one_row_that_opens_to_all_of_them(
+    mia: Client, api: Api, prod: Environment
+) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    for _ in range(3):
+        blocked_call(api)
+    blocked_call(api, model="gpt-x")
+    asked = BlockedDecision.objects.order_by("-id")[1]
+    api.report(asked.request_id, "ana")
+
+    answer = mia.get(LIST)
+
+    other, burst = answer.context["rows"]
+    assert (other.count, burst.count) == (1, 3)
+    assert burst.afterwards == "1 of 3 passed when asked again"
+    assert other.afterwards == "Stayed blocked"
+    text = unescape(answer.content.decode())
+    assert "3 such calls since" in text
+    for decision in BlockedDecision.objects.all():
+        assert reverse("admin:policies_blockeddecision_change", args=[decision.pk]) in text
+        assert decision.request_id in text
+
+
+def test_reasons_are_said_in_words(mia: Client, api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    blocked_call(api)
+    text = unescape(mia.get(LIST).content.decode())
+    assert "Daily requests used up · " in text
+    assert '<option value="DAILY_REQUEST_LIMIT_EXCEEDED">Daily requests limit</option>' in text
+    assert not re.findall(r"<option[^>]*>[A-Z]+_[A-Z_]+<", text)
+
+
+def test_a_long_burst_does_not_hide_what_is_older(mia: Client, prod: Environment) -> None:
+    now = datetime.now(UTC)
+    BlockedDecision.objects.bulk_create(
+        BlockedDecision(
+            environment=prod, stream_id=str(n), decided_at=now, request_id=f"r{n}", user_id="ana" if n else "first",
+            model="m", reason_code="NO_POLICY", reason_class="forbidden", limit_state=[],
+        )
+        for n in range(450)
+    )  # fmt: skip
+    counts, url = [], LIST
+    while True:
+        answer = mia.get(url)
+        counts += [(row.decision.user_id, row.count) for row in answer.context["rows"]]
+        if not answer.context["older"]:
+            break
+        url = f"{LIST}{answer.context['older']}"
+    assert counts == [("ana", 200), ("ana", 200), ("ana", 49), ("first", 1)]
+
+
 def test_a_page_explains_the_call_and_leads_to_what_would_help(
     mia: Client, calls: list[BlockedDecision]
 ) -> None:
