@@ -19,13 +19,12 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 
 from audit import log as audit_log
-from policies.files import documents
-from policies.models import ClosedMonth, MonthlyBudget, PolicyVersion
+from policies import policy_rows
+from policies.models import ClosedMonth, MonthlyBudget
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Per, Subjects
-from usage.assessment import PolicyRef
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.ledger.months import next_month
@@ -135,7 +134,7 @@ def _close(environment: Environment, month: date) -> ClosedMonth | None:
 
 
 def _month(environment_id: int, start: datetime, end: datetime) -> _Month:
-    policies = list(_in_force(environment_id, end))
+    policies = policy_rows.in_force_before(environment_id, end)
     index = PolicyIndex(policies)
     pers = {limit.per for policy in policies for limit in _monthly_costs(policy)}
     found = _Month()
@@ -149,16 +148,6 @@ def _month(environment_id: int, start: datetime, end: datetime) -> _Month:
                 if subject is not None:
                     found.concerned.add((_Budget(policy, limit), subject))
     return found
-
-
-def _in_force(environment_id: int, at: datetime) -> Iterator[StoredPolicy]:
-    versions = PolicyVersion.objects.filter(policy__environment_id=environment_id, created_at__lt=at)
-    latest = versions.order_by("policy_id", "-version").distinct("policy_id").select_related("policy")
-    for version in latest:
-        if version.document is not None:
-            rule = documents.rule_of(version.document)
-            ref = PolicyRef(str(version.policy_id), rule.name, version.version, rule.scope.label)
-            yield StoredPolicy(ref=ref, ordinal=version.policy.ordinal, rule=rule)
 
 
 def _monthly_costs(policy: StoredPolicy) -> list[LimitRule]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 
-from policies.models import Limit, Policy
+from policies.files import documents
+from policies.models import Limit, Policy, PolicyVersion
 from policies.resolution import StoredPolicy
 from policies.rules import (
     Kind,
@@ -53,6 +55,24 @@ def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
     """`rule` is what the row says (`rule_of`)."""
     ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
+
+
+def in_force_before(environment_id: int, instant: datetime) -> list[StoredPolicy]:
+    """What was in force just before it, by the versions that are kept: the oldest policy first. One query."""
+    versions = PolicyVersion.objects.filter(policy__environment_id=environment_id, created_at__lt=instant)
+    latest = versions.order_by("policy_id", "-version").distinct("policy_id").select_related("policy")
+    found = [
+        stored_at(version, documents.rule_of(version.document))
+        for version in latest
+        if version.document is not None
+    ]
+    return sorted(found, key=lambda policy: policy.ordinal)
+
+
+def stored_at(version: PolicyVersion, rule: PolicyRule) -> StoredPolicy:
+    """`rule` is what the version says."""
+    ref = PolicyRef(str(version.policy_id), rule.name, version.version, rule.scope.label)
+    return StoredPolicy(ref=ref, ordinal=version.policy.ordinal, rule=rule)
 
 
 def policy_set(environment: Environment) -> PolicySet:

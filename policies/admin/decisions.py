@@ -122,7 +122,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             decision=decision,
             explained=explained,
             options=[_option(decision, way, explained) for way in explained.ways],
-            limits=[(limit, _bar(limit)) for limit in explained.limits],
+            trace=blocked.trace(decision, explained.limits),
             speaking=_speaking(explained),
             passed_later=bool(recorded(environment.pk, [decision.request_id])),
             estimated_cost=format_usd_if_known(decision.estimated_cost_nano),

@@ -1,9 +1,11 @@
 """Why a call was blocked, for the person who has to answer the customer: in words, and what would have let it pass.
 
-`explain` is made of the stored decision alone, so it says how things stood then.
+`explain` is made of the stored decision alone, so it says how things stood then. `trace` adds which policies were
+considered, from the versions that were in force then.
 """
 
 from policies.blocked.explaining import explain
 from policies.blocked.explanation import Explanation, Remedy, StoodLimit, Way
+from policies.blocked.tracing import Trace, trace
 
-__all__ = ["Explanation", "Remedy", "StoodLimit", "Way", "explain"]
+__all__ = ["Explanation", "Remedy", "StoodLimit", "Trace", "Way", "explain", "trace"]

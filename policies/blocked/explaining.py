@@ -61,6 +61,7 @@ def _limit(decision: BlockedDecision, state: dict[str, Any]) -> StoodLimit:
         window=window,
         per=Per(state["per"]),
         limit=limit,
+        boosted=_amount(metric, state.get("boosted_by") or 0),
         used=used,
         held=held,
         needed=_needed(decision, metric),

@@ -40,13 +40,16 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoodLimit:
-    """A limit as it stood. Money is nano-USD. `needed`: what the call asked for; None: not known any more."""
+    """A limit as it stood. Money is nano-USD. `limit` has `boosted` in it. `needed`: what the call asked for; None: not
+    known any more.
+    """
 
     policy: str
     metric: Metric
     window: Window
     per: Per
     limit: int
+    boosted: int
     used: int
     held: int
     needed: int | None

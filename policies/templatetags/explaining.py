@@ -1,10 +1,11 @@
-"""`{% load explaining %}`: an explanation (policies/trying/explaining.py) in templates."""
+"""`{% load explaining %}`: an explanation (policies/describing/trace.py) in templates."""
 
 from __future__ import annotations
 
 from django import template
 
-from policies.trying.explaining import Part, Stood
+from policies.describing.considering import Part
+from policies.describing.trace import Stood
 from tenants.console.parts import Bar, State
 from usage import wording
 from usage.metrics import Metric
@@ -34,8 +35,10 @@ def bar_says(limit: Stood) -> str:
 
 
 @register.filter
-def amount(value: int, limit: Stood) -> str:
+def amount(value: int | None, limit: Stood) -> str:
     """Of the limit's metric, without its noun. A cost is written in full, however small."""
+    if value is None:
+        return "not known"
     return wording.money(value) if limit.metric is Metric.COST_USD else wording.count(value)
 
 

@@ -15,7 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from policies import blocked
-from policies.blocked import Explanation, Remedy
+from policies.blocked import Explanation, Remedy, Trace
+from policies.describing.trace import Question
 from policies.end_users import set_end_user
 from policies.models import BlockedDecision
 from policies.reasons import ALL_CODES
@@ -329,6 +330,88 @@ def test_a_page_explains_the_call_and_leads_to_what_would_help(
     assert reverse("admin:policies_policy_change", args=[ana.policy_id]) in text
     assert "What you can tell" in text
     assert ana.request_id in text
+
+
+def traced(client: Client, decision: BlockedDecision) -> Trace:
+    url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+    found: Trace = client.get(url).context["trace"]
+    return found
+
+
+def parts(trace: Trace) -> list[tuple[str, int, str]]:
+    return [(each.name, each.version, each.part.value) for each in trace.explained.policies]
+
+
+def test_the_trace_has_every_policy_as_it_was_then(mia: Client, api: Api, prod: Environment) -> None:
+    daily = "limits: [{metric: requests, window: day, amount: 1, per: user}]"
+    policies = f"""
+plans: [free]
+policies:
+  - {{name: Everyone, unknown_price: allow, {daily}}}
+  - {{name: Free, unknown_price: allow, scope: {{plan: free}}, {daily}}}
+  - {{name: Eye, unknown_price: allow, kind: guardrail, mode: monitor, {daily}}}
+  - {{name: Code, scope: {{feature: code}}}}
+"""
+    apply_policies(prod, policies)
+    api.use("ana", plan="free", feature="chat")
+    decision = blocked_call(api, plan="free", feature="chat")
+    apply_policies(prod, policies.replace("amount: 1", "amount: 9").replace("feature: code", "feature: chat"))
+
+    trace = traced(mia, decision)
+
+    assert parts(trace) == [
+        ("Free", 1, "decides"),
+        ("Everyone", 1, "stands back"),
+        ("Eye", 1, "watches"),
+        ("Code", 1, "no match"),
+    ]
+    assert trace.differs == ""
+    said = trace.explained
+    assert (said.stops, said.frozen, said.call) == (
+        Question.LIMITS,
+        "No: neither the environment nor chat was frozen.",
+        "Yes.",
+    )
+    assert said.user == "No. ana had the plan free."
+    assert [(each.policy, each.used, each.needed, each.exceeded, each.enforced) for each in said.limits] == [
+        ("Free", 1, 1, True, True),
+        ("Eye", 1, 1, True, False),
+    ]
+    page = mia.get(reverse("admin:policies_blockeddecision_change", args=[decision.pk])).content.decode()
+    assert "Worked out now" in page
+    assert "names the feature code, not chat" in page
+
+
+def test_what_was_not_recorded_is_not_invented(mia: Client, api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    set_end_user(prod, "ana", plan_name=None, blocked=True, actor="test")
+    said = traced(mia, blocked_call(api)).explained
+    assert said.stops is Question.USER
+    assert said.frozen == "No."
+    assert said.user == "Yes: ana was blocked. ana had no plan."
+    assert said.call.startswith("Not recorded")
+    freezing.freeze(prod, actor="test")
+    said = traced(mia, blocked_call(api)).explained
+    assert said.frozen == "Yes: the environment was frozen."
+    assert said.user.startswith("Not recorded")
+
+
+def test_a_policy_that_was_archived_since_was_in_force_then(mia: Client, api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    decision = blocked_call(api)
+    apply_policies(prod, "policies: [{name: New}]")
+    assert parts(traced(mia, decision)) == [("Everyone", 1, "decides")]
+
+
+def test_another_version_than_the_one_that_decided_is_said(mia: Client, api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    decision = blocked_call(api)
+    apply_policies(prod, DAILY_50.replace("amount: 2", "amount: 3"))
+    BlockedDecision.objects.filter(pk=decision.pk).update(decided_at=datetime.now(UTC))
+    said = traced(mia, decision).differs
+    assert said.startswith("The call was decided by version 1 of Everyone; version 2 had just been published")
 
 
 def test_nobody_else_sees_it(sign_in: SignIn, other: Tenant, calls: list[BlockedDecision]) -> None:
