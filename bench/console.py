@@ -14,7 +14,8 @@ from django.urls import reverse
 from bench import scene
 from bench.result import Result
 from policies.blocked import decision_log
-from tenants.models import Membership, Role
+from tenants.models import ApiKey, Membership, Role
+from tenants.scopes import EVALUATE
 from usage.ledger.rollups import roll
 
 LIST_MS_MAX = 300
@@ -27,7 +28,8 @@ TIMES = 5
 
 
 def measures(at: scene.Scene) -> list[Result]:
-    _fill(at)
+    busy, rare = (ApiKey.issue(at.environment, name, (EVALUATE,))[0] for name in ("busy", "rare"))
+    _fill(at, busy, rare)
     client = _signed_in(at)
     users = reverse("admin:policies_enduser_changelist")
     decisions = reverse("admin:policies_blockeddecision_changelist")
@@ -39,6 +41,9 @@ def measures(at: scene.Scene) -> list[Result]:
             f"{decisions}?since=2020-01-01T00:00&reason=USER_BLOCKED",
             LIST_MS_MAX,
         ),
+        "decisions of a rare API key": (f"{decisions}?key={rare.pk}", LIST_MS_MAX),
+        "a busy API key": (reverse("admin:tenants_apikey_change", args=[busy.pk]), LIST_MS_MAX),
+        "a rare API key": (reverse("admin:tenants_apikey_change", args=[rare.pk]), LIST_MS_MAX),
         "end users": (users, LIST_MS_MAX),
         "end users, searched": (f"{users}?q=user_77", LIST_MS_MAX),
         "usage": (reverse("admin:usage_usageevent_changelist"), LIST_MS_MAX),
@@ -78,7 +83,7 @@ def _signed_in(at: scene.Scene) -> Client:
     return client
 
 
-def _fill(at: scene.Scene) -> None:
+def _fill(at: scene.Scene, busy: ApiKey, rare: ApiKey) -> None:
     environment = at.environment
     scene.fill_ledger(environment, LEDGER_ROWS)
     roll(environment.pk)
@@ -95,12 +100,13 @@ def _fill(at: scene.Scene) -> None:
         cursor.execute(
             """
             INSERT INTO blocked_decision (environment_id, stream_id, decided_at, request_id, user_id, feature, plan,
-                run_id, model, reason_code, reason_class, message, policy_name, limit_state)
+                run_id, model, reason_code, reason_class, message, policy_name, limit_state, api_key_id)
             SELECT %s, n::text, now() - (%s - n) * interval '86 milliseconds', 'blocked_' || n, 'user_' || (n %% 1000),
                 'chat', 'free', '', CASE n WHEN 5 THEN 'rare' ELSE 'gpt-4o-mini' END,
-                CASE n %% 50 WHEN 0 THEN 'USER_BLOCKED' ELSE 'MODEL_DENIED' END, 'forbidden', 'It says why.', '', '[]'
+                CASE n %% 50 WHEN 0 THEN 'USER_BLOCKED' ELSE 'MODEL_DENIED' END, 'forbidden', 'It says why.', '', '[]',
+                CASE n %% 100000 WHEN 0 THEN %s ELSE %s END
             FROM generate_series(1, %s) AS n
             """,
-            [environment.pk, DECISIONS, DECISIONS],
+            [environment.pk, DECISIONS, rare.pk, busy.pk, DECISIONS],
         )
         cursor.execute("ANALYZE policies_enduser, blocked_decision, usage_event")

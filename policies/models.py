@@ -330,6 +330,8 @@ class BlockedDecision(models.Model):
     needed_input_tokens = models.BigIntegerField(null=True)
     needed_output_tokens = models.BigIntegerField(null=True)
     needed_cost_nano = models.BigIntegerField(null=True)
+    # Of the key that asked, as in the ledger. Null: an older version wrote it.
+    api_key_id = models.BigIntegerField(null=True)
 
     class Meta:
         db_table = "blocked_decision"
@@ -347,6 +349,7 @@ class BlockedDecision(models.Model):
             models.Index(fields=["environment", "model", "-id"], name="decision_model"),
             models.Index(fields=["environment", "policy_id", "-id"], name="decision_policy"),
             models.Index(fields=["environment", "request_id"], name="decision_request"),
+            models.Index(fields=["environment", "api_key_id", "-id"], name="decision_key"),
         ]
 
     def __str__(self) -> str:

@@ -99,6 +99,8 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     provider: str = ""
     # What boosts add to limits, whose amounts are with it; by `boosts.raised`. None: no boost runs.
     boosted: dict[str, int] | None = None
+    # The row of the key that asked. None: an older version wrote it.
+    api_key_id: int | None = None
 
     @property
     def requests(self) -> int:

@@ -13,6 +13,7 @@ from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 
 POLICIES_OFFERED_MAX = 500
+KEYS_OFFERED_MAX = 500
 ID_MAX = 2**63 - 1
 
 
@@ -30,6 +31,7 @@ class DecisionFilters(forms.Form):
     feature = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     model = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     policy = forms.ChoiceField(required=False)
+    key = forms.ChoiceField(required=False, label="API key")
     request = forms.CharField(
         required=False, max_length=REQUEST_ID_LENGTH_MAX, strip=False, label="Request id"
     )
@@ -44,6 +46,8 @@ class DecisionFilters(forms.Form):
         names = Policy.objects.filter(environment=environment).order_by("name").values_list("pk", "name")
         offered = [(str(pk), name) for pk, name in names[:POLICIES_OFFERED_MAX]]
         self.fields["policy"].choices = [("", "Any"), *offered]  # type: ignore[attr-defined]
+        keys = environment.api_keys.order_by("name", "key_id")[:KEYS_OFFERED_MAX]
+        self.fields["key"].choices = [("", "Any"), *((str(key.pk), str(key)) for key in keys)]  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
@@ -62,6 +66,7 @@ class DecisionFilters(forms.Form):
             "feature": self.cleaned_data["feature"],
             "model": self.cleaned_data["model"],
             "policy_id": self.cleaned_data["policy"],
+            "api_key_id": self.cleaned_data["key"],
             "request_id": self.cleaned_data["request"],
             "decided_at__gte": self.cleaned_data["since"],
             "decided_at__lt": self.cleaned_data["until"],

@@ -25,7 +25,7 @@ from tenants.console import environments, pages
 from tenants.console.display import user_url
 from tenants.console.parts import Bar
 from tenants.console.rows import ReadOnlyEnvironmentAdmin
-from tenants.models import Environment
+from tenants.models import ApiKey, Environment
 from usage.amounts import Subjects
 from usage.boosts import BOOSTED_PERS, raised
 from usage.ledger.reading import recorded
@@ -127,6 +127,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             passed_later=bool(recorded(environment.pk, [decision.request_id])),
             estimated_cost=format_usd_if_known(decision.estimated_cost_nano),
             policy_url=_policy_url(decision),
+            api_key=_api_key(decision),
         )
 
 
@@ -187,6 +188,13 @@ def _policy_url(decision: BlockedDecision) -> str | None:
         return None
     found = Policy.objects.filter(pk=decision.policy_id, environment_id=decision.environment_id).exists()
     return reverse("admin:policies_policy_change", args=[decision.policy_id]) if found else None
+
+
+def _api_key(decision: BlockedDecision) -> ApiKey | None:
+    """That asked; None: an older version stored the decision."""
+    if decision.api_key_id is None:
+        return None
+    return ApiKey.objects.filter(environment_id=decision.environment_id, pk=decision.api_key_id).first()
 
 
 def _option(decision: BlockedDecision, way: Way, explained: Explanation) -> Option:

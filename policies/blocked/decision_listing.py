@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from tenants.api import cursors
 from tenants.api.http import Name
 from tenants.api.problems import invalid_field
 from tenants.api.queries import PAGE_DEFAULT, CursorText, PageSize
-from tenants.models import Environment
+from tenants.models import ApiKey, Environment
 from usage.counting.store import StoreUnavailable
 from usage.ledger.periods import Instant
 from usage.ledger.reading import recorded
@@ -34,6 +35,7 @@ class DecisionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     allowed: bool = False
     reason_code: Name | None = None
     user_id: Name | None = None
+    key_id: Name | None = None
     limit: PageSize = PAGE_DEFAULT
     cursor: CursorText | None = None
 
@@ -43,6 +45,8 @@ class DecisionAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     `passed_later`: it was asked for again with the same request id, was allowed, and is in the ledger. The SDKs ask
     again if calls in flight stood in the way and their own reports of these were still to come.
+
+    `key_id`: of the API key that asked; null if an older version of TokVigil stored the decision.
     """
 
     decided_at: Instant
@@ -60,6 +64,7 @@ class DecisionAnswer(msgspec.Struct, frozen=True, kw_only=True):
     limit_state: tuple[LimitState, ...]
     estimated_cost_usd: str | None
     passed_later: bool
+    key_id: str | None
 
 
 class BlockingPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +84,12 @@ def page(environment_id: int, query: DecisionQuery) -> DecisionPage:
     store_newest(environment_id)
     page = cursors.page(found.order_by("-id"), query.limit, lambda row: (row.decided_at, row.pk))
     passed = recorded(environment_id, [row.request_id for row in page.rows]) if page.rows else set()
+    key_ids = _key_ids(page.rows)
     return DecisionPage(
-        decisions=tuple(_answer(row, passed_later=row.request_id in passed) for row in page.rows),
+        decisions=tuple(
+            _answer(row, passed_later=row.request_id in passed, key_id=key_ids.get(row.api_key_id))
+            for row in page.rows
+        ),
         next_cursor=page.next_cursor,
     )
 
@@ -102,12 +111,22 @@ def _matching(environment_id: int, query: DecisionQuery) -> QuerySet[BlockedDeci
         raise invalid_field("reason_code", f"unknown; give one of {', '.join(ALL_CODES)}")
     filters: dict[str, Any] = {"reason_code": query.reason_code, "user_id": query.user_id}
     given = {name: value for name, value in filters.items() if value is not None}
+    if query.key_id is not None:
+        given["api_key_id__in"] = ApiKey.objects.filter(
+            environment_id=environment_id, key_id=query.key_id
+        ).values("pk")
     if query.cursor is not None:
         _, given["id__lt"] = cursors.read(query.cursor)
     return BlockedDecision.objects.filter(environment_id=environment_id, **given)
 
 
-def _answer(row: BlockedDecision, *, passed_later: bool) -> DecisionAnswer:
+def _key_ids(rows: Sequence[BlockedDecision]) -> dict[int | None, str]:
+    """By the rows of the keys; one query."""
+    keys = {row.api_key_id for row in rows if row.api_key_id is not None}
+    return dict(ApiKey.objects.filter(pk__in=keys).values_list("pk", "key_id")) if keys else {}
+
+
+def _answer(row: BlockedDecision, *, passed_later: bool, key_id: str | None) -> DecisionAnswer:
     policy = None
     if row.policy_id is not None and row.policy_version is not None:
         policy = BlockingPolicy(id=str(row.policy_id), name=row.policy_name, version=row.policy_version)
@@ -127,6 +146,7 @@ def _answer(row: BlockedDecision, *, passed_later: bool) -> DecisionAnswer:
         limit_state=_limit_states(row),
         estimated_cost_usd=format_usd_if_known(row.estimated_cost_nano),
         passed_later=passed_later,
+        key_id=key_id,
     )
 
 

@@ -124,6 +124,7 @@ def _row(environment_id: int, entry: BlockedEntry) -> BlockedDecision:
         plan=blocked.plan,
         run_id=blocked.run_id,
         model=blocked.model,
+        api_key_id=blocked.api_key_id,
         reason_code=verdict.reason_code,
         reason_class=verdict.reason_class.value,
         message=verdict.message,

@@ -36,6 +36,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     user_blocked: bool
     # "": not said.
     provider: str = ""
+    # None: no key asks.
+    api_key_id: int | None = None
 
     @property
     def input_tokens(self) -> int:
@@ -94,6 +96,7 @@ def assess(
         output_rate=rates.output,
         provider=call.provider,
         boosted=terms.boosted,
+        api_key_id=call.api_key_id,
         **asked(amounts),
     )
 

@@ -266,6 +266,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
             provider=body.provider or "",
+            api_key_id=self.credential.id,
         )
         assessed, match = self.assess(call, terms, now_ms)
         return Prepared(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from django.conf import settings
 from django.db import connection
@@ -16,6 +17,7 @@ from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_clock
 from tokvigil_site.tests.callers import assert_problem
+from usage import assessment
 from usage.counting import blocked_stream
 from usage.counting.store import StoreUnavailable
 
@@ -46,6 +48,38 @@ def test_a_blocked_call_is_listed_at_once_with_its_reason(api: Api, blocking: No
     for name in ("reason_code", "reason_class", "message", "limit_state"):
         assert decision[name] == answered[name]
     assert decision["policy"] == {name: answered["policy"][name] for name in ("id", "name", "version")}
+
+
+def test_a_blocked_call_names_the_key_that_asked(api: Api, blocking: None, environment: Environment) -> None:
+    second = Api(environment)
+    api.evaluate(request_id="r1")
+    second.evaluate(request_id="r2")
+
+    assert {each["request_id"]: each["key_id"] for each in decisions(api)} == {
+        "r1": api.key.key_id,
+        "r2": second.key.key_id,
+    }
+    assert [each["request_id"] for each in decisions(api, f"key_id={second.key.key_id}")] == ["r2"]
+    assert decisions(api, "key_id=nobody") == []
+    assert BlockedDecision.objects.get(request_id="r2").api_key_id == second.key.pk
+
+
+def test_the_key_of_another_environment_finds_nothing(api: Api, blocking: None, other_api: Api) -> None:
+    api.evaluate()
+
+    assert decisions(api, f"key_id={other_api.key.key_id}") == []
+
+
+def test_a_decision_of_a_version_that_knew_no_keys_is_stored_without(
+    api: Api, blocking: None, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = assessment.pack
+    monkeypatch.setattr(
+        assessment, "pack", lambda made: packed(msgspec.structs.replace(made, api_key_id=None))
+    )
+    api.evaluate()
+
+    assert [each["key_id"] for each in decisions(api)] == [None]
 
 
 def test_a_blocked_call_that_passed_when_it_was_asked_for_again_says_so(

@@ -57,6 +57,7 @@ def test_an_expired_hold_that_is_to_be_charged_cannot_be_released(api: Api, envi
     assert_problem(answer, 409, "ALREADY_SETTLED")
     assert expiry.settle_expired(environment) == (0, 1)
     assert [row.status for row in ledger(environment)] == ["unsettled"]
+    assert [row.api_key_id for row in ledger(environment)] == [api.key.pk]
     assert_settled(environment)
 
 

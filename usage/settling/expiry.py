@@ -105,4 +105,5 @@ def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEven
         priced=held.priced,
         policy_id=None if override is None else UUID(override.id),
         policy_version=None if override is None else override.version,
+        api_key_id=held.api_key_id,
     )

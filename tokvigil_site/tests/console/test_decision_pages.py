@@ -217,6 +217,9 @@ def test_the_list_is_filtered_by_all_that_is_known_of_a_call(
     assert rows(mia, model="gpt-x") == ["ben"]
     assert rows(mia, reason="MODEL_DENIED") == ["ben"]
     assert rows(mia, policy=str(ana.policy_id)) == ["ana"]
+    assert rows(mia, key=str(ana.api_key_id)) == ["ben", "ana"]
+    BlockedDecision.objects.filter(pk=ben.pk).update(api_key_id=None)
+    assert rows(mia, key=str(ana.api_key_id)) == ["ana"]
     assert rows(mia, request=ben.request_id) == ["ben"]
     assert rows(mia, before=ben.pk) == ["ana"]
     berlin = ben.decided_at.astimezone(ZoneInfo("Europe/Berlin"))
@@ -235,6 +238,7 @@ def test_the_list_is_filtered_by_all_that_is_known_of_a_call(
         {"before": "9" * 40},
         {"user": "x" * 300},
         {"policy": "x"},
+        {"key": "x"},
     ],
 )
 def test_a_filter_that_cannot_be_read_says_so(
@@ -328,6 +332,7 @@ def test_a_page_explains_the_call_and_leads_to_what_would_help(
         "ana was blocked: requests are not allowed at all"
     ]
     assert reverse("admin:policies_policy_change", args=[ana.policy_id]) in text
+    assert reverse("admin:tenants_apikey_change", args=[ana.api_key_id]) in text
     assert "What you can tell" in text
     assert ana.request_id in text
 
