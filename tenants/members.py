@@ -16,9 +16,13 @@ from django.db.models import Q
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
+from audit import wording
+from audit.models import Entry
 from tenants import accounts
 from tenants.models import Membership, Role, Tenant
 from tenants.roles import RIGHTS
+
+INVITING = ("membership.added", "membership.invited_again")
 
 
 class _InvitationTokens(PasswordResetTokenGenerator):
@@ -40,6 +44,26 @@ class Link:
     @classmethod
     def of(cls, user: User) -> Link:
         return cls(urlsafe_base64_encode(force_bytes(user.pk)), tokens.make_token(user))
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """To what somebody was invited. `by`: who did it; empty, if the audit log does not say."""
+
+    membership: Membership
+    by: str
+
+
+def invitation_of(user: User) -> Invitation | None:
+    """Of somebody who did not accept one yet, the latest."""
+    membership = user.memberships.select_related("tenant").order_by("-pk").first()
+    if membership is None:
+        return None
+    invited = Entry.objects.filter(
+        target_type=Membership._meta.label_lower, target_id=str(membership.pk), action__in=INVITING
+    )
+    entry = invited.first()
+    return Invitation(membership, "" if entry is None else wording.who(entry.actor))
 
 
 def is_pending(user: User) -> bool:

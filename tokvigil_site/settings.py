@@ -249,6 +249,17 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 
+# Of people who sign in to the console. Pages where one is chosen say them.
+AUTH_PASSWORD_VALIDATORS: list[dict[str, object]] = [
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
@@ -263,6 +274,8 @@ WHITENOISE_AUTOREFRESH = False
 UNFOLD = {
     "SITE_TITLE": "TokVigil",
     "SITE_HEADER": "TokVigil",
+    # There is no other site: no page offers to return to one.
+    "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("tokvigil/icon.svg")}],
     "STYLES": [
         lambda request: static("tokvigil/console.css"),

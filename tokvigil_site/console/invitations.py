@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
 from django.contrib.auth.forms import SetPasswordForm
 from django.contrib.auth.models import User
+from django.contrib.auth.password_validation import password_validators_help_text_html
 from django.contrib.auth.views import PasswordResetConfirmView
 from django.db import transaction
 from django.http import HttpResponse
@@ -15,12 +17,29 @@ from unfold.sites import UnfoldAdminSite
 
 from audit import log as audit_log
 from tenants import accounts, members
+from tenants.models import Role
+from tenants.roles import IN_WORDS, May, allows
+
+
+class ChoosePasswordForm(SetPasswordForm):  # type: ignore[type-arg]
+    """What was typed is kept when it is refused: the answer is stored nowhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["new_password1"] = _password("Password", password_validators_help_text_html())
+        self.fields["new_password2"] = _password("The same again")
+
+
+def _password(label: str, help_text: str = "") -> forms.CharField:
+    widget = forms.PasswordInput(attrs={"autocomplete": "new-password"}, render_value=True)
+    return forms.CharField(label=label, strip=False, widget=widget, help_text=help_text)
 
 
 class InvitationView(PasswordResetConfirmView):
     """Django's, with links of invitations alone. Says nothing of who was invited unless the link is good."""
 
     token_generator = members.tokens
+    form_class = ChoosePasswordForm
     template_name = "console/invitation.html"
     title = "Choose a password"
     success_url = reverse_lazy("admin:index")
@@ -32,6 +51,20 @@ class InvitationView(PasswordResetConfirmView):
         return {
             **UnfoldAdminSite.each_context(admin.site, self.request),
             **super().get_context_data(**kwargs),
+            **(self._invited() if self.validlink else {}),
+        }
+
+    def _invited(self) -> dict[str, Any]:
+        assert isinstance(self.user, User)
+        invitation = members.invitation_of(self.user)
+        if invitation is None:
+            return {}
+        role = Role(invitation.membership.role)
+        return {
+            "by": invitation.by,
+            "tenant": invitation.membership.tenant,
+            "role": role.label,
+            "rights": [IN_WORDS[right] for right in May if allows(role, right)],
         }
 
     @transaction.atomic

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 
+from audit.log import acting_as
 from audit.models import Entry
 from tenants import members
 from tenants.models import Membership, Role, Tenant
@@ -68,13 +71,57 @@ def test_who_is_new_chooses_a_password_by_a_link_that_works_once(olga: Client, a
     assert link.split("/")[-2] not in str(list(Entry.objects.values()))
 
 
-def test_a_weak_password_is_refused_beside_the_field(olga: Client, acme: Tenant) -> None:
+@pytest.mark.parametrize(
+    ("password", "again", "says", "field"),
+    [
+        ("a long enough one 4711", "other", "two password fields", "new_password2"),
+        ("too short", "too short", "too short", "new_password2"),
+        ("password1234", "password1234", "too common", "new_password2"),
+        ("749381652047", "749381652047", "entirely numeric", "new_password2"),
+        ("new@example.org", "new@example.org", "too similar", "new_password2"),
+        ("", "", "This field is required", "new_password1"),
+    ],
+)
+def test_a_weak_password_is_refused_beside_the_field_and_what_was_typed_is_kept(
+    olga: Client, acme: Tenant, password: str, again: str, says: str, field: str
+) -> None:
     link = link_in(invite(olga, acme, "new@example.org"))
     browser = Client()
     url = browser.get(link, follow=True).redirect_chain[-1][0]
-    answer = browser.post(url, {"new_password1": "one", "new_password2": "other"})
+    answer = browser.post(url, {"new_password1": password, "new_password2": again})
+    page = unescape(answer.content.decode())
     assert answer.status_code == 200
-    assert "two password fields" in answer.content.decode()
+    assert says in str(answer.context["form"].errors[field])
+    assert f'id="id_{field}_error"' in page
+    assert page.count(f'value="{password}"') >= bool(password)
+    assert "no-store" in answer["Cache-Control"]
+    assert not User.objects.get(email="new@example.org").has_usable_password()
+
+
+def test_the_page_says_who_invites_to_what_and_the_rules_of_a_password(olga: Client, acme: Tenant) -> None:
+    link = link_in(invite(olga, acme, "new@example.org", Role.VIEWER))
+    page = unescape(Client().get(link, follow=True).content.decode())
+    assert "<h1><bdi>olga</bdi> invites you to <bdi>Acme</bdi></h1>" in page
+    assert "As <b>Viewer</b> you may" in page
+    assert "see policies, usage, decisions, keys and members" in page
+    assert "change policies" not in page
+    assert "at least 12 characters" in page
+    assert "Return to site" not in page
+
+
+def test_whoever_renews_the_link_is_named_and_nobody_if_it_is_not_known(acme: Tenant) -> None:
+    membership, _ = members.invite(acme, "new@example.org", Role.EDITOR)
+    with acting_as("admin:otto"), transaction.atomic():
+        members.renew(membership)
+    found = members.invitation_of(membership.user)
+    assert found is not None
+    assert (found.by, found.membership) == ("otto", membership)
+
+    membership.delete()
+    other = Membership.objects.create(tenant=acme, user=membership.user, role=Role.EDITOR)
+    found = members.invitation_of(membership.user)
+    assert found is not None
+    assert (found.by, found.membership) == ("", other)
 
 
 def test_a_link_that_was_made_up_tells_nothing(olga: Client, acme: Tenant) -> None:
