@@ -263,6 +263,7 @@ AUTH_PASSWORD_VALIDATORS: list[dict[str, object]] = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
+FORMAT_MODULE_PATH = "tokvigil_site.formats"
 USE_TZ = True
 STATIC_URL = "static/"
 # Without a collectstatic step the files are served from the apps: `manage.py up` needs no build.

@@ -28,7 +28,7 @@ from policies.boosts import Raisable
 from policies.models import BlockedDecision, Boost
 from tenants.console import environments
 from tenants.console.access import actor_of
-from tenants.console.display import moment, user_link, user_url
+from tenants.console.display import moment, moment_of, user_link, user_url, who_of
 from tenants.console.forms import RowForm
 from tenants.console.parts import State
 from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
@@ -222,7 +222,7 @@ class StateFilter(admin.SimpleListFilter):
 class BoostAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_POLICIES
     form = BoostForm
-    list_display = ["what", "whom", "standing", "reason", "starts", "ends", "given_by"]
+    list_display = ["what", "whom", "standing", "reason", "starts", "ends", "by"]
     list_filter = [StateFilter]
     list_select_related = ["environment__tenant"]
     search_fields = ["subject__exact", "reason"]
@@ -231,7 +231,9 @@ class BoostAdmin(EnvironmentRowsAdmin):
     paginator = BoundedPaginator
     show_full_result_count = False
     actions = ["end_now"]
-    shown_fields = (*list_display, "given_at", "ended_by", "ended_at")
+    shown_fields = (*list_display, "given", "over_by", "over")
+    by, over_by = who_of("given_by", "given by"), who_of("ended_by", "ended by")
+    given, over = moment_of("given_at", "given at"), moment_of("ended_at", "ended at")
 
     class Media:
         js = ["tokvigil/boost.js"]

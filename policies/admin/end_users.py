@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from policies import end_users
 from policies.models import EndUser
 from tenants.console.access import actor_of
-from tenants.console.display import user_link
+from tenants.console.display import moment_of, user_link
 from tenants.console.parts import State
 from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
 from tenants.roles import May
@@ -23,7 +23,8 @@ from tenants.templatetags.console import state
 @admin.register(EndUser)
 class EndUserAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_END_USERS
-    list_display = ["user", "plan", "standing", "created_at"]
+    list_display = ["user", "plan", "standing", "created"]
+    created = moment_of("created_at", "created")
     list_display_links = None
     list_filter = ["blocked"]
     list_select_related = ["environment__tenant", "plan"]

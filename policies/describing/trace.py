@@ -86,7 +86,7 @@ class Explanation:
     stops: Question | None
     frozen: str
     user: str
-    # That the call was decided by, "" for none; and whether it is the one stored for the user: None: not known any more.
+    # That the call was decided by, "" for none; and whether it was stored for the user (None: not known any more).
     plan: str
     plan_stored: bool | None
     policies: tuple[Considered, ...]

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from audit import log as audit_log
 from tenants import revisions
 from tenants.console.access import is_superuser
+from tenants.console.display import moment_of
 from tenants.console.rows import InlineOfTenantRows, TenantRowsAdmin
 from tenants.models import Environment, Tenant
 from tenants.roles import May
@@ -35,7 +36,8 @@ class EnvironmentInline(InlineOfTenantRows):
 class TenantAdmin(TenantRowsAdmin):
     to_change = May.EDIT_TENANT
     tenant_lookup = "id"
-    list_display = ["slug", "name", "timezone", "created_at"]
+    list_display = ["slug", "name", "timezone", "created"]
+    created = moment_of("created_at", "created")
     search_fields = ["slug", "name"]
     fields = ["slug", "name", "timezone"]
 

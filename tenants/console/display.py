@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib import admin
 from django.db.models import Model
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
+from audit import wording
 from tenants.models import Environment
 
 
@@ -28,6 +32,28 @@ def moment(at: datetime) -> SafeString:
         here.isoformat(timespec="seconds"),
         f"{here:%Y-%m-%d %H:%M:%S}",
     )
+
+
+def moment_of(field: str, title: str) -> Callable[[Any, Model], SafeString | str]:
+    """A method of an admin class, for lists and for fields that are only shown."""
+
+    @admin.display(description=title, ordering=field)
+    def shown(page: Any, row: Model) -> SafeString | str:
+        at: datetime | None = getattr(row, field)
+        return "" if at is None else moment(at)
+
+    return shown
+
+
+def who_of(field: str, title: str) -> Callable[[Any, Model], str]:
+    """The same of an actor such as `admin:mia`."""
+
+    @admin.display(description=title, ordering=field)
+    def shown(page: Any, row: Model) -> str:
+        actor: str = getattr(row, field)
+        return wording.who(actor)
+
+    return shown
 
 
 def time_of_day(at: datetime) -> SafeString:

@@ -13,12 +13,14 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import BadRequest, ObjectDoesNotExist, ValidationError
 from django.core.paginator import Paginator
 from django.db import IntegrityError, connection
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.forms import HiddenInput, ModelChoiceField, ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.functional import cached_property
+from django.utils.safestring import SafeString
 from unfold.admin import TabularInline
 from unfold.views import ChangeList
+from unfold.widgets import UnfoldBooleanWidget
 
 from tenants.console import environments
 from tenants.console.access import is_superuser, may, may_somewhere, tenants_where
@@ -63,6 +65,13 @@ class OfferedLookups(HistoryIsTheAuditLog):
             else:
                 offered.add(str(getattr(each, "parameter_name", "")))
         return offered
+
+    def action_checkbox(self, obj: Model) -> SafeString:
+        """Named by its row."""
+        box = UnfoldBooleanWidget(
+            {"class": "action-select", "aria-label": f"Select {obj}"}, check_test=lambda value: False
+        )
+        return box.render(ACTION_CHECKBOX_NAME, str(obj.pk))
 
     def response_action(  # type: ignore[override]  # the stubs are of a later Django
         self, request: HttpRequest, queryset: QuerySet[Any]

@@ -1,4 +1,4 @@
-"""`{% load console %}`: the parts of tenants/console/parts.py, and times, in templates."""
+"""`{% load console %}`: the parts of tenants/console/parts.py, times and people, in templates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from audit import wording
 from tenants.console import display
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
@@ -67,6 +68,12 @@ def bar_key() -> dict[str, Any]:
 def moment(at: datetime | None) -> SafeString | str:
     """In the zone of the page, ISO on hover."""
     return "" if at is None else display.moment(at)
+
+
+@register.filter
+def who(actor: str) -> str:
+    """Of an actor as it is stored, `admin:mia`."""
+    return wording.who(actor)
 
 
 @register.simple_tag

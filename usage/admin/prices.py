@@ -61,7 +61,9 @@ class ModelPriceAdmin(TenantRowsAdmin):
     shows_shared_rows = True
     form = ModelPriceForm
     change_form_outer_before_template = "console/price.html"
-    readonly_fields = ["source_version", "created_at", "updated_at"]
+    readonly_fields = ["source_version", "created", "last_changed"]
+    created = display.moment_of("created_at", "created")
+    last_changed = display.moment_of("updated_at", "last changed")
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "POST" or not self.has_view_permission(request):

@@ -1,0 +1,1 @@
+"""How Django writes the times that no page of ours writes itself: as tenants/console/display.py does."""
