@@ -32,6 +32,15 @@ _SUBJECTS = {
     Per.ENVIRONMENT: "everybody together",
     Per.RUN: "each run",
 }
+# Of rows of the ledger.
+_STATUSES = {
+    "succeeded": "Succeeded",
+    "partial": "Partial",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "unsettled": "Not reported",
+    "reversal": "Taken back",
+}
 _CENTS = 2
 _NANO_DIGITS = 9
 
@@ -77,6 +86,11 @@ def amount(metric: Metric, value: int) -> str:
 def window(metric: Metric, kind: Window) -> str:
     """`a day`; empty for calls in flight, which have none."""
     return "" if metric is Metric.CONCURRENCY else _WINDOWS[kind]
+
+
+def status(name: str) -> str:
+    """What became of a call that was allowed: `Succeeded`, `Not reported`."""
+    return _STATUSES[name]
 
 
 def subject(per: Per) -> str:

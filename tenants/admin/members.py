@@ -26,6 +26,11 @@ from tenants.roles import IN_WORDS, May, allows
 from tenants.templatetags.console import state
 
 PERSON_LENGTH_MAX = 150
+_INVITING = {
+    "title": "Invite a member",
+    "show_save_and_add_another": False,
+    "show_save_and_continue": False,
+}
 
 
 class InviteForm(RowForm):
@@ -107,6 +112,11 @@ class MembershipAdmin(TenantRowsAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         return super().changelist_view(request, {**(extra_context or {}), **_table_of_roles()})
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().add_view(request, form_url, {**_INVITING, **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         membership = context.get("original")

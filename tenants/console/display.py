@@ -56,6 +56,11 @@ def who_of(field: str, title: str) -> Callable[[Any, Model], str]:
     return shown
 
 
+def amount(text: str, in_full: str = "") -> SafeString:
+    """A number in a column of a list: at the right, its digits below each other. `in_full`: on hover."""
+    return format_html('<span class="tv-number tv-amount" title="{}">{}</span>', in_full or text, text)
+
+
 def time_of_day(at: datetime) -> SafeString:
     """The same without the day, for rows below a heading that says it."""
     here = localtime(at)

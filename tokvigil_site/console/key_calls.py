@@ -30,13 +30,8 @@ BLOCKED_LOOKED_AT_MAX = 10_000
 PERIODS = {"Last 24 hours": timedelta(hours=24), "Last 30 days": timedelta(days=30)}
 NONE = (0,) * len(PERIODS)
 
-_STATUSES = {
-    Status.SUCCEEDED: "Succeeded",
-    Status.PARTIAL: "Partial",
-    Status.FAILED: "Failed",
-    Status.CANCELLED: "Cancelled",
-    Status.UNSETTLED: "Not reported, charged as held",
-}
+# Taken back are estimates; that is reckoned with below.
+_STATUSES = [status.value for status in Status if status != Status.REVERSAL]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +95,7 @@ def of(key: ApiKey, now: datetime) -> KeyCalls:
             "Recorded",
             recorded.cells(recorded.totals, starts, nowhere),
             tuple(
-                Row(_STATUSES[Status(status)], recorded.cells(counts, starts, nowhere))
+                Row(wording.status(status), recorded.cells(counts, starts, nowhere))
                 for status, counts in recorded.by_part.items()
             ),
         ),

@@ -1,4 +1,6 @@
+import re
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,8 @@ from audit.models import Entry
 from policies.models import BlockedDecision
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
+from usage import wording
+from usage.ledger.models import Status
 from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import UNDATED
 
@@ -55,10 +59,10 @@ def stranger(other: Environment) -> Client:
     return signed_in("sam", other.tenant)
 
 
-def event(environment: Environment, request_id: str) -> UsageEvent:
+def event(environment: Environment, request_id: str, status: str = "succeeded") -> UsageEvent:
     return UsageEvent.objects.create(
         environment=environment, request_id=request_id, charged_at=NOW, recorded_at=NOW, xid=1, user_id="ann",
-        feature="chat", plan="free", run_id="", model="gpt-4o", provider="openai", status="succeeded", requests=1,
+        feature="chat", plan="free", run_id="", model="gpt-4o", provider="openai", status=status, requests=1,
         input_tokens=7, output_tokens=8, cached_input_tokens=0, cache_write_tokens=0, reasoning_tokens=0,
         cost_nano=198_000,
     )  # fmt: skip
@@ -233,12 +237,52 @@ def test_a_ledger_row_says_what_it_cost_and_who_charged_it(environment: Environm
         | {"id": None, "request_id": "r2"}
     )
     shown = text(member, page("usageevent", "change", last.pk))
-    assert ">0.000198<" in shown
-    assert f'href="{page("modelprice", "change", own.pk)}">openai/gpt-4o<' in shown
-    assert f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}">our-app<' in shown
-    assert ">version 3<" in shown
+    assert ">$0.000198<" in shown
+    assert f'href="{page("modelprice", "change", own.pk)}"><bdi>openai/gpt-4o<' in shown
+    assert f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}"><bdi>our-app<' in shown
+    assert ", version 3<" in shown
+    arithmetic = re.search(r'href="([^"]*input_tokens=7[^"]*)">Work it out', shown)
+    assert arithmetic is not None
+    worked_out = text(member, unescape(arithmetic[1]))
+    assert "What a call costs" in worked_out
+    assert "<b>0.000023</b>" in worked_out, "7 input tokens at 1 USD per million, 8 output tokens at 2"
     for internal in ("nano", "Xid", "Price id", "Api key id"):
         assert internal not in shown
+
+
+def test_what_was_not_reported_is_shown_as_what_it_held_with_the_rows_that_followed(
+    environment: Environment, member: Client
+) -> None:
+    rows = {status: event(environment, "late", status) for status in ("unsettled", "reversal", "succeeded")}
+    shown = {status: text(member, page("usageevent", "change", row.pk)) for status, row in rows.items()}
+    assert "never reported" in shown["unsettled"]
+    assert "What it held" in shown["unsettled"]
+    assert "takes that back" in shown["reversal"]
+    assert "What it used" in shown["succeeded"]
+    for status, row in rows.items():
+        links = {page("usageevent", "change", each.pk) for each in rows.values()} - {
+            page("usageevent", "change", row.pk)
+        }
+        assert all(f'href="{link}"' in shown[status] for link in links)
+
+
+def test_the_list_writes_numbers_and_ids_so_that_columns_line_up(
+    environment: Environment, member: Client
+) -> None:
+    row = event(environment, "x" * 128)
+    UsageEvent.objects.create(
+        **{field.attname: getattr(row, field.attname) for field in UsageEvent._meta.concrete_fields}
+        | {"id": None, "request_id": "large", "input_tokens": 1_234_567, "cost_nano": None}
+    )
+    shown = text(member, page("usageevent", "changelist"))
+    assert '<span class="tv-number tv-amount" title="$0.000198">$0.000198</span>' in shown
+    assert ">1,234,567</span>" in shown
+    assert ">no price</span>" in shown
+    assert f'<code class="tv-code tv-id" title="{"x" * 128}">' in shown
+
+
+def test_every_status_has_its_words() -> None:
+    assert all(wording.status(status) for status in Status)
 
 
 def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, member: Client) -> None:

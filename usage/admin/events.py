@@ -1,34 +1,41 @@
-"""The ledger's rows: what each call used, read only."""
+"""The ledger's rows: what each call used, read only. A list, and a page of one."""
 
 from __future__ import annotations
 
-from django.contrib import admin
-from django.utils.safestring import SafeString
+import json
+from typing import Any
+from urllib.parse import urlencode
 
-from tenants.console import display
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+
+from tenants.console import display, pages
+from tenants.console.parts import State
 from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
 from tenants.models import ApiKey
-from usage.metrics import COUNTS, TOKEN_PARTS
+from tenants.templatetags.console import state
+from usage import wording
+from usage.ledger.models import Status
 from usage.models import ModelPrice, UsageEvent
-from usage.money import format_usd_if_known
+from usage.prices.cost import TokenUse
+
+ROWS_OF_A_REQUEST_MAX = 10
+# Of a column of costs, which may be far below a cent.
+COST_PLACES = 6
+# A row of these was not reckoned from what the call used.
+_ESTIMATES = (Status.UNSETTLED, Status.REVERSAL)
 
 
 @admin.register(UsageEvent)
 class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
-    list_display = [
-        "when", "user", "feature", "model", "tokens_in", "tokens_out", "cost_usd", "status", "plan", "request_id",
-    ]  # fmt: skip
-    fieldsets = [
-        (None, {"fields": [
-            "environment", "charged_at", "status", "user_id", "feature", "plan", "run_id", "request_id",
-        ]}),
-        ("What it took", {"fields": [
-            "model", "provider", *COUNTS, *TOKEN_PARTS, "cost_usd", "reported_cost_usd", "price", "latency_ms",
-        ]}),
-        ("Where it comes from", {"fields": ["policy", "api_key", "occurred_at", "recorded_at", "metadata"]}),
-    ]  # fmt: skip
-    readonly_fields = ["cost_usd", "reported_cost_usd", "price", "policy", "api_key"]
+    list_display = ["when", "user", "called", "standing", "tokens_in", "tokens_out", "cost", "shown_id"]
     list_select_related = ["environment__tenant"]
+    list_per_page = 50
     search_fields = ["request_id__exact", "user_id__exact"]
     search_help_text = "The exact request_id or user_id"
     # As its index has it.
@@ -36,47 +43,129 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     paginator = BoundedPaginator
     show_full_result_count = False
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        if request.method == "POST":
+            raise PermissionDenied
+        event = self.get_object(request, object_id)
+        if event is None or not self.has_view_permission(request, event):
+            # As Django's own pages answer.
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
+        headline = f"{event.user_id} called {event.model}"
+        return pages.rendered(
+            request,
+            "console/event.html",
+            headline,
+            original=headline,
+            opts=self.opts,
+            event=event,
+            standing=_standing(event),
+            is_estimate=event.status in _ESTIMATES,
+            tokens=_tokens(event),
+            cost=None if event.cost_nano is None else wording.money(event.cost_nano),
+            reported_cost=None
+            if event.reported_cost_nano is None
+            else wording.money(event.reported_cost_nano),
+            price=_price(event),
+            arithmetic_url=_arithmetic_url(event),
+            policy_url=_policy_url(event),
+            api_key=_api_key(event),
+            find_url=f"{reverse('admin:search')}?{urlencode({'q': event.request_id})}",
+            others=_others(event),
+            metadata=json.dumps(event.metadata, indent=2, ensure_ascii=False) if event.metadata else "",
+        )
+
     @admin.display(description="when", ordering="charged_at")
     def when(self, event: UsageEvent) -> str:
         return display.moment(event.charged_at)
 
     @admin.display(description="user", ordering="user_id")
     def user(self, event: UsageEvent) -> SafeString:
-        return display.user_link(event.environment, event.user_id)
+        return _above(display.user_link(event.environment, event.user_id), event.plan)
+
+    @admin.display(description="model and feature", ordering="feature")
+    def called(self, event: UsageEvent) -> SafeString:
+        return _above(format_html("<bdi>{}</bdi>", event.model), event.feature)
+
+    @admin.display(description="outcome")
+    def standing(self, event: UsageEvent) -> SafeString:
+        return _standing(event)
 
     @admin.display(description="tokens in")
-    def tokens_in(self, event: UsageEvent) -> int:
-        return event.amounts.input_tokens
+    def tokens_in(self, event: UsageEvent) -> SafeString:
+        return display.amount(wording.count(event.amounts.input_tokens))
 
     @admin.display(description="tokens out")
-    def tokens_out(self, event: UsageEvent) -> int:
-        return event.amounts.output_tokens
+    def tokens_out(self, event: UsageEvent) -> SafeString:
+        return display.amount(wording.count(event.amounts.output_tokens))
 
-    @admin.display(description="cost (USD)")
-    def cost_usd(self, event: UsageEvent) -> str | None:
-        return format_usd_if_known(event.cost_nano)
+    @admin.display(description="cost")
+    def cost(self, event: UsageEvent) -> SafeString:
+        if event.cost_nano is None:
+            return display.amount("no price")
+        return display.amount(
+            wording.money_rounded(event.cost_nano, places=COST_PLACES), wording.money(event.cost_nano)
+        )
 
-    @admin.display(description="reported cost (USD)")
-    def reported_cost_usd(self, event: UsageEvent) -> str | None:
-        return format_usd_if_known(event.reported_cost_nano)
+    @admin.display(description="request id")
+    def shown_id(self, event: UsageEvent) -> SafeString:
+        return format_html('<code class="tv-code tv-id" title="{0}">{0}</code>', event.request_id)
 
-    @admin.display(description="price")
-    def price(self, event: UsageEvent) -> SafeString | None:
-        if event.price_id is None:
-            return None
-        price = ModelPrice.objects.filter(pk=event.price_id).first()
-        return None if price is None else display.link(price, f"{price.provider}/{price.model}")
 
-    @admin.display(description="policy")
-    def policy(self, event: UsageEvent) -> SafeString | None:
-        """Shows only the version: the policy's name belongs to an app that this one may not import."""
-        if event.policy_id is None:
-            return None
-        return display.link_to("policies.policy", event.policy_id, f"version {event.policy_version}")
+def _above(shown: SafeString, below: str) -> SafeString:
+    return format_html('{}<small class="tv-subtle tv-below"><bdi>{}</bdi></small>', shown, below)
 
-    @admin.display(description="API key")
-    def api_key(self, event: UsageEvent) -> SafeString | None:
-        if event.api_key_id is None:
-            return None
-        key = ApiKey.objects.filter(pk=event.api_key_id).first()
-        return None if key is None else display.link(key, key.name)
+
+def _standing(event: UsageEvent) -> SafeString:
+    kind = {
+        Status.SUCCEEDED: State.ALLOWED,
+        Status.UNSETTLED: State.NEAR,
+    }.get(Status(event.status), State.QUIET)
+    return state(kind, wording.status(event.status))
+
+
+def _tokens(event: UsageEvent) -> list[tuple[str, str]]:
+    """What the call used, its parts below what they are a part of; parts of nothing are left out."""
+    amounts = event.amounts
+    parts = [
+        ("Input tokens", amounts.input_tokens),
+        ("of them cached", event.cached_input_tokens),
+        ("of them written to the cache", event.cache_write_tokens),
+        ("Output tokens", amounts.output_tokens),
+        ("of them reasoning", event.reasoning_tokens),
+    ]
+    return [(name, wording.count(number)) for name, number in parts if number or name[0].isupper()]
+
+
+def _price(event: UsageEvent) -> ModelPrice | None:
+    return None if event.price_id is None else ModelPrice.objects.filter(pk=event.price_id).first()
+
+
+def _arithmetic_url(event: UsageEvent) -> str | None:
+    """Of the price's page, which works out what such a call costs part by part. None: there is nothing to work out."""
+    if event.price_id is None or event.status in _ESTIMATES:
+        return None
+    counts = event.amounts
+    use = {name: getattr(counts, name, None) for name in TokenUse.__struct_fields__}
+    given = {name: getattr(event, name) if number is None else number for name, number in use.items()}
+    given["at"] = localtime(event.charged_at).replace(tzinfo=None).isoformat()
+    return f"{reverse('admin:usage_modelprice_change', args=[event.price_id])}?{urlencode(given)}"
+
+
+def _policy_url(event: UsageEvent) -> str | None:
+    """The policy's name belongs to an app that this one may not import."""
+    return (
+        None if event.policy_id is None else reverse("admin:policies_policy_change", args=[event.policy_id])
+    )
+
+
+def _api_key(event: UsageEvent) -> ApiKey | None:
+    return None if event.api_key_id is None else ApiKey.objects.filter(pk=event.api_key_id).first()
+
+
+def _others(event: UsageEvent) -> list[tuple[UsageEvent, SafeString]]:
+    """The other rows of the request: an estimate, what takes it back, and the late report."""
+    rows = UsageEvent.objects.filter(environment_id=event.environment_id, request_id=event.request_id)
+    found = rows.exclude(pk=event.pk).order_by("id")[:ROWS_OF_A_REQUEST_MAX]
+    return [(row, _standing(row)) for row in found]

@@ -20,6 +20,8 @@ from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.tests.browser.conftest import Console, Look
+from usage.amounts import TOKENS_MAX
+from usage.models import UsageEvent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -66,6 +68,12 @@ def prod() -> Environment:
         reason_class="exhausted", message=HOSTILE, policy_id=policy.pk, policy_name=HOSTILE, policy_version=1,
         limit_state=[state],
     )  # fmt: skip
+    UsageEvent.objects.create(
+        environment=prod, request_id=HOSTILE, charged_at=timezone.now(), recorded_at=timezone.now(), xid=1,
+        user_id=HOSTILE, feature=HOSTILE, plan=HOSTILE, run_id=HOSTILE, model=HOSTILE, provider=HOSTILE,
+        status="succeeded", requests=1, input_tokens=TOKENS_MAX, output_tokens=8, cached_input_tokens=1,
+        cache_write_tokens=2, reasoning_tokens=3, cost_nano=198_001, metadata={HOSTILE: HOSTILE},
+    )  # fmt: skip
     set_end_user(prod, HOSTILE, plan_name=HOSTILE, blocked=True, blocked_reason=HOSTILE, actor="test")
     ends_at = timezone.now() + timedelta(days=1)
     boost = Boost(
@@ -103,6 +111,7 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:tenants_apikey_change", args=[prod.api_keys.get().pk]),
         reverse("admin:tenants_environment_change", args=[prod.pk]),
         reverse("admin:policies_blockeddecision_change", args=[prod_decision(prod).pk]),
+        reverse("admin:usage_usageevent_change", args=[UsageEvent.objects.get(environment=prod).pk]),
         reverse("admin:audit_entry_change", args=[Entry.objects.latest("pk").pk]),
         reverse("admin:audit_entry_check"),
         reverse("admin:password_change"),

@@ -58,6 +58,7 @@ def opens(client: Client) -> bool:
 
 
 def test_who_is_new_chooses_a_password_by_a_link_that_works_once(olga: Client, acme: Tenant) -> None:
+    assert "<bdi>Invite a member</bdi>" in olga.get(ADD).content.decode()
     link = link_in(invite(olga, acme, "new@example.org"))
     assert "Invited, not accepted yet" in olga.get(LIST).content.decode()
     browser = choose_password(link)
