@@ -21,7 +21,8 @@ def of(owner: Tenant | Environment) -> dict[str, list[dict[str, Any]]]:
         if path is not None:
             rows = model._base_manager.filter(**{path: owner.pk}).order_by("pk")
             found[model._meta.label] = list(rows.values())
-    found[Entry._meta.label] = list(Entry.objects.filter(_entries_of(owner)).order_by("pk").values())
+    entries: Any = Entry.objects.filter(_entries_of(owner)).order_by("pk").values()
+    found[Entry._meta.label] = list(entries)
     return found
 
 

@@ -13,15 +13,15 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.test import Client
 
-from audit.models import Entry
-from tenants.console.rows import TenantRowsAdmin
 from tenants.models import Membership, Role, Tenant
+from tokvigil_site.tests import stored_rows
 from tokvigil_site.tests.console import page_forms, rows_of_a_tenant
 from tokvigil_site.tests.console.addresses import Address, Rows, filled
 
 pytestmark = pytest.mark.django_db
 
 MARK = "quagga"
+NO_ROLE = "stranger"
 CLOSED = (302, 400, 403, 404, 405)
 # One's own sign-in, and what is the same for all.
 EVERYBODYS = {
@@ -45,9 +45,13 @@ class World:
     tenant: Tenant
     addresses: list[Address] = field(default_factory=list)
 
-    def sign_in(self, role: str, tenant: Tenant | None = None) -> Client:
+    def sign_in(self, role: str, *, owns: Tenant | None = None) -> Client:
+        """Somebody with this role here, who is also an owner of the other tenant, if there is one."""
         user = User.objects.create_user(f"somebody-{role}", is_staff=True)
-        Membership.objects.create(tenant=tenant or self.tenant, user=user, role=role)
+        if role != NO_ROLE:
+            Membership.objects.create(tenant=self.tenant, user=user, role=role)
+        if owns is not None:
+            Membership.objects.create(tenant=owns, user=user, role=Role.OWNER)
         return signed_in(user)
 
 
@@ -72,15 +76,10 @@ def signed_in(user: User) -> Client:
 
 def everything(tenant: Tenant) -> dict[str, list[Any]]:
     """What is stored of it, and of people."""
-    pages = [page for page in admin.site._registry.values() if isinstance(page, TenantRowsAdmin)]
-    rows = {
-        page.model._meta.label: page.model._base_manager.filter(**{page.tenant_lookup: tenant.pk})
-        for page in pages
-    }
-    # Whoever may see the log may export it, which is logged.
-    rows[Entry._meta.label] = rows[Entry._meta.label].exclude(action="audit.exported")
     people = {"users": User.objects.all(), "groups": Group.objects.all()}
-    return {name: list(found.order_by("pk").values()) for name, found in (rows | people).items()}
+    return stored_rows.of(tenant) | {
+        name: list(all_.order_by("pk").values()) for name, all_ in people.items()
+    }
 
 
 def posts(owner: Client, addresses: list[Address]) -> list[tuple[Address, str, page_forms.Fields]]:
@@ -117,7 +116,7 @@ def test_every_model_of_the_console_has_a_row_here(world: World) -> None:
 
 
 def test_a_member_of_another_tenant_learns_nothing(world: World, other: Tenant) -> None:
-    sam = world.sign_in(Role.OWNER, other)
+    sam = world.sign_in(NO_ROLE, owns=other)
     wrong = {}
     for address in world.addresses:
         if address.name == "logout":
@@ -129,7 +128,7 @@ def test_a_member_of_another_tenant_learns_nothing(world: World, other: Tenant) 
 
 
 def test_a_member_of_another_tenant_changes_nothing(world: World, other: Tenant) -> None:
-    sam, owner = world.sign_in(Role.OWNER, other), signed_in(User.objects.get(username=f"{MARK}-owner"))
+    sam, owner = world.sign_in(NO_ROLE, owns=other), signed_in(User.objects.get(username=f"{MARK}-owner"))
     sent = posts(owner, world.addresses)
     before = everything(world.tenant)
     wrong = {}
@@ -159,6 +158,33 @@ def test_who_only_looks_changes_nothing(world: World, role: str) -> None:
     for _, url, fields in sent:
         owner.post(url, fields)
     assert everything(world.tenant) != before
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.AUDITOR])
+def test_what_one_may_in_one_tenant_changes_nothing_in_another(
+    world: World, other: Tenant, role: str
+) -> None:
+    client, owner = (
+        world.sign_in(role, owns=other),
+        signed_in(User.objects.get(username=f"{MARK}-owner")),
+    )
+    sent = posts(owner, world.addresses)
+    before = everything(world.tenant)
+    for _, url, fields in sent:
+        client.post(url, fields)
+    assert everything(world.tenant) == before
+
+
+def test_nor_does_an_auditor_who_owns_another_see_more_than_the_audit(world: World, other: Tenant) -> None:
+    client = world.sign_in(Role.AUDITOR, owns=other)
+    wrong = [
+        address.url
+        for address in world.addresses
+        if address.name not in ("logout", "invitation")
+        and "/audit/" not in address.url
+        and learned(client, client.get(address.url))
+    ]
+    assert wrong == []
 
 
 def test_an_auditor_sees_only_the_audit(world: World) -> None:
