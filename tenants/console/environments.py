@@ -54,10 +54,11 @@ def shown(request: HttpRequest) -> Environment | None:
 def meant(request: HttpRequest) -> Environment:
     """The one that the page shows, for a page that changes something in it.
 
-    Raises Http404 if the person may see none, or not the one that the address names: no other takes its place.
+    Raises Http404 if the person may see none, or not the one that the address or the form names: no other takes its
+    place, be it the one that another tab has switched to.
     """
-    found, named = shown(request), request.GET.get(PARAMETER)
-    if found is None or (named and named != str(found)):
+    found, named, posted = shown(request), request.GET.get(PARAMETER), request.POST.get(PARAMETER)
+    if found is None or (named and named != str(found)) or (posted and posted != str(found.pk)):
         raise Http404("There is no such environment, or you are not a member of its tenant.")
     return found
 

@@ -7,18 +7,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
 from policies.models import EndUser, Plan, Policy
 from tenants.models import ApiKey, Environment, Role, Tenant
 from tenants.scopes import EVALUATE
+from tokvigil_site.tests import stored_rows
+from tokvigil_site.tests.console import rows_of_a_tenant
+from tokvigil_site.tests.console.addresses import Address, filled
 from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.console.test_every_address import posts
 
 pytestmark = pytest.mark.django_db
 
 POLICIES = reverse("admin:policies_policy_changelist")
 PLANS = reverse("admin:policies_plan_changelist")
+# What is changed there is changed in all its environments.
+OF_THE_TENANT = ("tenants_tenant_", "usage_modelprice_")
+TRY_IT = reverse("admin:try_it")
 
 
 def policy(environment: Environment, name: str) -> Policy:
@@ -123,6 +131,38 @@ def test_something_new_is_made_where_its_form_was_opened(
     page(mia, f"{PLANS}?environment=acme/prod")
     mia.post(add, {"environment": environment, "name": "gold"})
     assert Plan.objects.get().environment == dev
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_form_acts_in_the_environment_that_it_was_opened_in(empty_store: None) -> None:
+    """Whatever another tab has switched to meanwhile."""
+    rows = rows_of_a_tenant.made("okapi")
+    client, prod = Client(), rows[Environment]
+    assert isinstance(prod, Environment)
+    client.force_login(User.objects.get(username="okapi-owner"))
+    page(client, f"{PLANS}?environment={prod}")
+    sent = posts(client, [*filled(rows), Address("try_it", f"{TRY_IT}?user_id=ann&model=m&name=Ann", False)])
+    page(client, f"{PLANS}?environment=okapi/dev")
+    dev = prod.tenant.environments.get(slug="dev")
+    before = stored_rows.of(dev)
+    for address, url, fields in sent:
+        if address.name.startswith(OF_THE_TENANT):
+            continue
+        client.post(
+            url, fields | {name: ["typed"] for name in ("reason", "feature", "name") if name in fields}
+        )
+        assert stored_rows.of(dev) == before, (url, fields)
+        page(client, f"{PLANS}?environment=okapi/dev")
+
+
+@pytest.mark.parametrize("asked", ["9" * 30, "x"])
+def test_a_switch_for_an_environment_that_is_not_there_is_pulled_in_no_other(
+    mia: Client, prod: Environment, other: Tenant, asked: str
+) -> None:
+    form = {"whole": "environment", "feature": "", "reason": "It runs away.", "do": "freeze"}
+    for named in (asked, str(other.environments.get(slug="prod").pk)):
+        assert mia.post(reverse("admin:freeze"), form | {"environment": named}).status_code == 404
+    assert not Environment.objects.filter(frozen=True).exists()
 
 
 def test_a_form_offers_what_lives_in_its_environment(
