@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('policies', '0010_boost_ids'),
+        ('policies', '0011_decision_keys'),
     ]
 
     operations = [
