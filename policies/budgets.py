@@ -78,13 +78,25 @@ def settled_from(month: date, zone: ZoneInfo) -> datetime:
 
 def _to_close(environment: Environment, now: datetime) -> Iterator[date]:
     zone = ZoneInfo(environment.tenant.timezone)
-    last = ClosedMonth.objects.filter(environment=environment).order_by("-month").first()
-    first = _first_month(environment.pk, zone) if last is None else next_month(last.month)
+    first = _first_open(environment, zone)
     for _ in range(MONTHS_MAX):
         if first is None or settled_from(first, zone) > now:
             return
         yield first
         first = next_month(first)
+
+
+def next_closing(environment: Environment, now: datetime) -> tuple[date, datetime]:
+    """The month that is closed next, and from when on; of an environment without calls, the month of now."""
+    zone = ZoneInfo(environment.tenant.timezone)
+    month = _first_open(environment, zone) or now.astimezone(zone).date().replace(day=1)
+    return month, settled_from(month, zone)
+
+
+def _first_open(environment: Environment, zone: ZoneInfo) -> date | None:
+    """None: there were no calls yet."""
+    last = ClosedMonth.objects.filter(environment=environment).order_by("-month").first()
+    return _first_month(environment.pk, zone) if last is None else next_month(last.month)
 
 
 def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:

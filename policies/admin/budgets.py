@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from django.contrib import admin
+from datetime import date, datetime
+from typing import Any
 
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils import timezone
+
+from policies import budgets
 from policies.models import MonthlyBudget
-from tenants.console import display
-from tenants.console.rows import ReadOnlyEnvironmentAdmin
+from tenants.console import display, environments
+from tenants.console.rows import ListOfShownEnvironment, ReadOnlyEnvironmentAdmin
 from tenants.models import Environment
+
+
+class BudgetList(ListOfShownEnvironment):
+    """`closing`: of an empty list, the month that is closed next, and when."""
+
+    closing: tuple[date, datetime] | None = None
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        environment = environments.shown(request)
+        if environment is not None and not self.result_list:
+            self.closing = budgets.next_closing(environment, timezone.now())
 
 
 @admin.register(MonthlyBudget)
@@ -29,6 +47,10 @@ class MonthlyBudgetAdmin(ReadOnlyEnvironmentAdmin):
     list_select_related = ["closed_month__environment__tenant"]
     search_fields = ["user_id__exact", "policy_name__exact"]
     search_help_text = "The exact user_id or policy"
+    empty_template = "console/no_budgets.html"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[BudgetList]:
+        return BudgetList
 
     def tenant_id_of(self, obj: MonthlyBudget) -> int | None:
         return obj.closed_month.environment.tenant_id

@@ -1,30 +1,103 @@
-"""End users in the admin: saved through end_users.py, the same way as by the API."""
+"""The list of end users, with who called lately. They are saved through end_users.py, the same way as by the API."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from policies import end_users
+from policies import end_users, seen
 from policies.models import EndUser
+from policies.seen import Caller
+from policies.standing import standing_wording
+from policies.standing.standings import Standing, SubjectStanding, tightest_of_users
+from tenants.console import environments
 from tenants.console.access import actor_of
-from tenants.console.display import moment_of, user_link
+from tenants.console.display import moment_of, user_link, user_url
 from tenants.console.parts import State
-from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin, ListOfShownEnvironment
+from tenants.models import Environment
 from tenants.roles import May
 from tenants.templatetags.console import state
+
+# Of those of whom nothing is stored.
+CALLERS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRow:
+    """Somebody who called lately and of whom nothing is stored."""
+
+    caller: Caller
+    url: str
+    tightest: SafeString
+
+
+class EndUserList(ListOfShownEnvironment):
+    """Reads the tightest limits of all its rows at once."""
+
+    # Above the list, on its first page.
+    callers: tuple[CallerRow, ...] = ()
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        environment = environments.shown(request)
+        if environment is None:
+            return
+        rows: list[EndUser] = list(self.result_list)
+        latest = {each.user_id: each for each in seen.callers(environment.pk)}
+        others = self._not_stored(environment, latest.values())
+        plans = {each.user_id: each.plan for each in others}
+        for row in rows:
+            said = latest.get(row.user_id)
+            plans[row.user_id] = row.plan.name if row.plan else said.plan if said else ""
+        found = tightest_of_users(environment, plans)
+        for row in rows:
+            row.tightest = found.get(row.user_id)  # type: ignore[attr-defined]
+        self.result_list = rows
+        self.callers = tuple(
+            CallerRow(each, user_url(environment, each.user_id), _tightest(found.get(each.user_id)))
+            for each in others
+        )
+
+    def _not_stored(self, environment: Environment, latest: Iterable[Caller]) -> list[Caller]:
+        """Those that the search of the list would find; none where it is filtered, or on a later page."""
+        if self.page_num > 1 or self.has_active_filters:
+            return []
+        callers = [each for each in latest if each.user_id.startswith(self.query or "")]
+        names = [each.user_id for each in callers]
+        stored = EndUser.objects.filter(environment=environment, user_id__in=names)
+        known = set(stored.values_list("user_id", flat=True))
+        return [each for each in callers if each.user_id not in known][:CALLERS_SHOWN]
+
+
+def _tightest(found: tuple[Standing, SubjectStanding] | None) -> SafeString:
+    if found is None:
+        return SafeString("no limit of their own")
+    standing, of = found
+    return SafeString(
+        render_to_string(
+            "console/policies/fullest.html",
+            {
+                "bar": of.bar(standing.limit, watched=standing.watched),
+                "says": standing_wording.taken(standing, of),
+            },
+        )
+    )
 
 
 @admin.register(EndUser)
 class EndUserAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_END_USERS
-    list_display = ["user", "plan", "standing", "created"]
-    created = moment_of("created_at", "created")
+    list_display = ["user", "plan", "standing", "tightest", "since"]
+    since = moment_of("created_at", "stored since")
     list_display_links = None
     list_filter = ["blocked"]
     list_select_related = ["environment__tenant", "plan"]
@@ -42,6 +115,13 @@ class EndUserAdmin(EnvironmentRowsAdmin):
 
     def save_model(self, request: HttpRequest, obj: EndUser, form: Any, change: bool) -> None:
         obj.pk = self._set(request, obj, blocked=obj.blocked, reason=obj.blocked_reason).pk
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EndUserList]:
+        return EndUserList
+
+    @admin.display(description="tightest limit of their own")
+    def tightest(self, user: Any) -> SafeString:
+        return _tightest(user.tightest)
 
     @admin.display(description="user", ordering="user_id")
     def user(self, user: EndUser) -> SafeString:
