@@ -20,6 +20,7 @@ from policies.admin.decision_filters import DecisionFilters
 from policies.blocked import Explanation, Remedy, StoodLimit, Way, bursts, decision_listing
 from policies.blocked.bursts import Burst
 from policies.describing import reason_words
+from policies.describing.trace import Question, decided_by
 from policies.models import BlockedDecision, Policy
 from tenants.console import environments, pages
 from tenants.console.display import user_url
@@ -123,7 +124,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             explained=explained,
             options=[_option(decision, way, explained) for way in explained.ways],
             trace=blocked.trace(decision, explained.limits),
-            speaking=_speaking(explained),
+            speaking=_speaking(decision, explained),
             passed_later=bool(recorded(environment.pk, [decision.request_id])),
             estimated_cost=format_usd_if_known(decision.estimated_cost_nano),
             policy_url=_policy_url(decision),
@@ -172,8 +173,10 @@ def _older(request: HttpRequest, read: list[BlockedDecision], shown: list[Burst]
     return f"?{urlencode({**_filled_in(request), 'before': read[taken - 1].pk})}"
 
 
-def _speaking(explained: Explanation) -> tuple[StoodLimit, Bar] | None:
-    """The limit that stood against the call, if one did."""
+def _speaking(decision: BlockedDecision, explained: Explanation) -> tuple[StoodLimit, Bar] | None:
+    """The limit that stood against the call, if a limit decided."""
+    if decided_by(decision.reason_code) is not Question.LIMITS:
+        return None
     first = explained.limits[0] if explained.limits else None
     return (first, _bar(first)) if first is not None and first.exceeded else None
 

@@ -419,6 +419,14 @@ def test_another_version_than_the_one_that_decided_is_said(mia: Client, api: Api
     assert said.startswith("The call was decided by version 1 of Everyone; version 2 had just been published")
 
 
+def test_a_limit_that_did_not_decide_is_not_the_reason(mia: Client, api: Api, prod: Environment) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    set_end_user(prod, "ana", plan_name=None, blocked=True, actor="test")
+    url = reverse("admin:policies_blockeddecision_change", args=[blocked_call(api).pk])
+    assert mia.get(url).context["speaking"] is None
+
+
 def test_nobody_else_sees_it(sign_in: SignIn, other: Tenant, calls: list[BlockedDecision]) -> None:
     stranger = sign_in("sam", other)
     assert rows(stranger) == []
