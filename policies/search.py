@@ -82,6 +82,8 @@ class Found:
     plans: Sequence[Plan]
     price: Price | None
     model_was_called: bool
+    # Of the user of this id.
+    latest_block: BlockedDecision | None
 
     @property
     def is_model(self) -> bool:
@@ -118,6 +120,9 @@ def _find(environment: Environment, text: str) -> Found:
         plans=_first(environment.plans.filter(_begins(text))),
         price=None if match is None else match.price,
         model_was_called=_model_was_called(environment, text),
+        latest_block=BlockedDecision.objects.filter(environment=environment, user_id=text)
+        .order_by("-id")
+        .first(),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -13,13 +13,17 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies import blocked, search
-from policies.models import Policy
+from policies.admin.boosts import give_url
+from policies.models import BlockedDecision, Plan, Policy
 from policies.search import Found, Kind, Known
 from tenants.console import environments
+from tenants.console.access import may
 from tenants.console.display import user_url
 from tenants.console.pages import page, rendered
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import ApiKey, Environment
+from tenants.roles import May
+from usage.amounts import Per
 from usage.ledger.models import UsageEvent
 from usage.money import format_usd, format_usd_if_known
 
@@ -74,7 +78,7 @@ def search_page(request: HttpRequest) -> HttpResponse:
     found, groups, others, any_user = None, [], [], ""
     if environment is not None and form.is_valid():
         found = search.find(environment, typed)
-        groups = _groups(environment, found)
+        groups = _groups(request, environment, found)
         others = _elsewhere(request, environment, typed) if found.is_empty else []
         any_user = user_url(environment, found.text)
     return rendered(
@@ -99,37 +103,48 @@ def _other(known: Known, text: str) -> Elsewhere:
     return Elsewhere(known.environment, ", ".join(known.kinds), f"{reverse('admin:search')}?{query}")
 
 
-def _groups(environment: Environment, found: Found) -> list[Group]:
+def _groups(request: HttpRequest, environment: Environment, found: Found) -> list[Group]:
+    allowed = {what for what in May if may(request, what, environment.tenant_id)}
     groups = [
-        Group("User", [_user(environment, found)] if Kind.USER in found.known.kinds else []),
+        Group("User", _user(environment, found, allowed) if Kind.USER in found.known.kinds else []),
         Group("Blocked calls", _decisions(environment, found)),
         Group("Recorded calls", [_event(each) for each in found.events]),
         Group("API keys", [_key(each) for each in found.keys]),
-        Group("Policies", [_policy(each) for each in found.policies]),
-        Group("Plans", [Row(each.name, _page_of("policies_plan", each.pk)) for each in found.plans]),
-        Group("Feature", [_feature(environment, found)] if Kind.FEATURE in found.known.kinds else []),
+        Group("Policies", [_policy(each, allowed) for each in found.policies]),
+        Group("Plans", [_plan(each, allowed) for each in found.plans]),
+        Group(
+            "Feature", [_feature(environment, found, allowed)] if Kind.FEATURE in found.known.kinds else []
+        ),
         Group("Model", [_model(environment, found)] if found.is_model else []),
     ]
     return [group for group in groups if group.rows]
 
 
-def _user(environment: Environment, found: Found) -> Row:
+def _user(environment: Environment, found: Found, allowed: set[May]) -> list[Row]:
+    """With the reason of the latest block, which is what people look for."""
     usage = _list("usage_usageevent", environment, q=found.text)
-    more = (*_decisions_by(Kind.USER, environment, found), Link("Recorded calls", usage))
-    return Row(found.text, user_url(environment, found.text), more=more)
+    more = [*_decisions_by(Kind.USER, environment, found), Link("Recorded calls", usage)]
+    if May.EDIT_POLICIES in allowed:
+        more.append(Link("Give a boost…", give_url(environment, Per.USER, found.text)))
+    rows = [Row(found.text, user_url(environment, found.text), more=tuple(more))]
+    if found.latest_block is not None:
+        latest = _decision(environment, found.latest_block)
+        rows.append(replace(latest, note="the latest blocked call"))
+    return rows
 
 
 def _decisions(environment: Environment, found: Found) -> list[Row]:
+    return [_decision(environment, each) for each in found.decisions]
+
+
+def _decision(environment: Environment, decision: BlockedDecision) -> Row:
     zone, now = ZoneInfo(environment.tenant.timezone), timezone.now()
-    return [
-        Row(
-            blocked.explain(decision, zone, now).headline,
-            _page_of("policies_blockeddecision", decision.pk),
-            decision.request_id,
-            at=decision.decided_at,
-        )
-        for decision in found.decisions
-    ]
+    return Row(
+        blocked.explain(decision, zone, now).headline,
+        _page_of("policies_blockeddecision", decision.pk),
+        decision.request_id,
+        at=decision.decided_at,
+    )
 
 
 def _event(event: UsageEvent) -> Row:
@@ -144,13 +159,30 @@ def _key(key: ApiKey) -> Row:
     return Row(key.name, _page_of("tenants_apikey", key.pk), note)
 
 
-def _policy(policy: Policy) -> Row:
+def _policy(policy: Policy, allowed: set[May]) -> Row:
     note = f"archived at version {policy.version}" if policy.archived_at else f"version {policy.version}"
-    return Row(policy.name, _page_of("policies_policy", policy.pk), note)
+    more = [Link("Versions", reverse("admin:policy_versions", args=[policy.pk]))]
+    more += _changes("policies_policy", policy.pk, allowed)
+    return Row(policy.name, _page_of("policies_policy", policy.pk), note, more=tuple(more))
 
 
-def _feature(environment: Environment, found: Found) -> Row:
-    return Row(found.text, more=_decisions_by(Kind.FEATURE, environment, found))
+def _plan(plan: Plan, allowed: set[May]) -> Row:
+    more = tuple(_changes("policies_plan", plan.pk, allowed))
+    return Row(plan.name, _page_of("policies_plan", plan.pk), more=more)
+
+
+def _changes(name: str, row_id: object, allowed: set[May]) -> list[Link]:
+    if May.SEE_AUDIT not in allowed:
+        return []
+    return [Link("Who changed it", reverse(f"admin:{name}_history", args=[row_id]))]
+
+
+def _feature(environment: Environment, found: Found, allowed: set[May]) -> Row:
+    more = [*_decisions_by(Kind.FEATURE, environment, found)]
+    if May.FREEZE in allowed:
+        query = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
+        more.append(Link("Freeze…", f"{reverse('admin:freeze')}?{query}"))
+    return Row(found.text, more=tuple(more))
 
 
 def _model(environment: Environment, found: Found) -> Row:

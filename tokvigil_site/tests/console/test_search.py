@@ -15,7 +15,7 @@ from policies.changing.publishing import add_plan
 from policies.end_users import block
 from policies.models import BlockedDecision, Policy
 from tenants.console.display import user_url
-from tenants.models import ApiKey, Environment, Tenant
+from tenants.models import ApiKey, Environment, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
@@ -50,6 +50,38 @@ def test_a_user_who_was_blocked_a_moment_ago_is_found(mia: Client, prod: Environ
     assert f'href="{user_url(prod, "Ana")}"' in shown
     assert f"{reverse('admin:policies_blockeddecision_changelist')}?environment=acme%2Fprod&user=Ana" in shown
     assert "There is nothing with this id or name in" in search(mia, "ana")
+
+
+def test_what_people_come_for_is_one_step_from_there(
+    mia: Client, sign_in: SignIn, acme: Tenant, prod: Environment, api: Api
+) -> None:
+    apply_policies(prod, DAILY_2)
+    plan = add_plan(prod, "pro", actor="test")
+    for _ in range(2):
+        api.use("ana", feature="summarize")
+    api.evaluate("ana", feature="summarize")
+    policy = Policy.objects.get()
+    # Why was ana blocked? Give ana more calls.
+    shown = search(mia, "ana")
+    assert "ana was blocked: all 2 requests of the day were used" in shown
+    block_url = reverse("admin:policies_blockeddecision_change", args=[BlockedDecision.objects.get().pk])
+    assert f'href="{block_url}"' in shown
+    boost = f"{reverse('admin:policies_boost_add')}?environment=acme%2Fprod&per=user&subject=ana"
+    assert f'href="{boost}"' in shown
+    # Who changed the pro plan, and the policy?
+    assert f'href="{reverse("admin:policies_plan_history", args=[plan.pk])}">Who changed it' in search(
+        mia, "pro"
+    )
+    assert reverse("admin:policies_policy_history", args=[policy.pk]) in search(mia, policy.name)
+    # Stop all summarize calls now.
+    freeze = f"{reverse('admin:freeze')}?environment=acme%2Fprod&feature=summarize"
+    assert f'href="{freeze}">Freeze…' in search(mia, "summarize")
+    assert mia.get(freeze).context["form"]["feature"].value() == "summarize"
+
+    viewer = sign_in("vera", acme, role=Role.VIEWER)
+    for text in ("ana", "pro", "summarize"):
+        found = search(viewer, text)
+        assert not any(word in found for word in ("Give a boost", "Who changed it", "Freeze…")), text
 
 
 def test_a_request_is_found_among_blocked_and_recorded_calls(
