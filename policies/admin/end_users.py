@@ -16,8 +16,8 @@ from django.utils.safestring import SafeString
 from policies import end_users, seen
 from policies.models import EndUser
 from policies.seen import Caller
-from policies.standing import standing_wording
-from policies.standing.standings import Standing, SubjectStanding, tightest_of_users
+from policies.standing import of_users, standing_wording
+from policies.standing.of_users import Tightest
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.display import moment_of, user_link, user_url
@@ -58,7 +58,7 @@ class EndUserList(ListOfShownEnvironment):
         for row in rows:
             said = latest.get(row.user_id)
             plans[row.user_id] = row.plan.name if row.plan else said.plan if said else ""
-        found = tightest_of_users(environment, plans)
+        found = of_users.tightest(environment, plans)
         for row in rows:
             row.tightest = found.get(row.user_id)  # type: ignore[attr-defined]
         self.result_list = rows
@@ -78,7 +78,7 @@ class EndUserList(ListOfShownEnvironment):
         return [each for each in callers if each.user_id not in known][:CALLERS_SHOWN]
 
 
-def _tightest(found: tuple[Standing, SubjectStanding] | None) -> SafeString:
+def _tightest(found: Tightest | None) -> SafeString:
     if found is None:
         return SafeString("no limit of their own")
     standing, of = found

@@ -20,13 +20,12 @@ from zoneinfo import ZoneInfo
 
 from policies import boosts, policy_rows
 from policies.models import Policy
-from policies.resolution import PolicyIndex
 from policies.rules import LimitRule, Mode
 from policies.standing.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.standing.pace import Course, Ending, Outlook
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
-from usage.amounts import Amounts, Per, Subjects, subject_digest
+from usage.amounts import Amounts, Subjects, subject_digest
 from usage.boosts import raised
 from usage.counting import readings
 from usage.counting.readings import Readings
@@ -146,44 +145,10 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
     now_ms = store.now_ms()
     found = Search(tracked, (policy_rows.stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
-    return _Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings()
+    return Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings()
 
 
-def tightest_of_users(
-    environment: Environment, plans: Mapping[str, str]
-) -> dict[str, tuple[Standing, SubjectStanding]]:
-    """Of each of these users, named with their plans, the fullest limit of their own that calls of no feature meet.
-
-    Two queries, and one round trip to the counters. Users without such a limit are left out.
-    """
-    rows = list(Policy.objects.in_force(environment.pk).exclude(mode=Mode.OFF).prefetch_related("limits"))
-    stored = {str(row.pk): (row, policy_rows.stored(row, policy_rows.rule_of(row))) for row in rows}
-    index = PolicyIndex(policy for _, policy in stored.values())
-    found: dict[Asked, Found] = {}
-    asked: dict[tuple[str, LimitRule], Asked] = {}
-    for user, plan in plans.items():
-        for policy in index.resolve(user=user, feature="", plan=plan).policies:
-            for limit in policy.rule.limits:
-                if limit.per is Per.USER:
-                    key = policy.ref.id, limit
-                    each = asked.setdefault(key, Asked(stored[policy.ref.id][0], policy.rule, limit))
-                    found.setdefault(each, Found([], complete=False))
-                    found[each].subjects.append((Subjects(user_id=user), None))
-    if not found:
-        return {}
-    pairs = frozenset(pair for each in found if (pair := each.limit.pair))
-    tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
-    now_ms = store.now_ms()
-    tightest: dict[str, tuple[Standing, SubjectStanding]] = {}
-    for standing in _Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings():
-        for of in standing.subjects:
-            before = tightest.get(of.subject.user_id)
-            if before is None or _rank(of, standing.limit) > _rank(before[1], before[0].limit):
-                tightest[of.subject.user_id] = standing, of
-    return tightest
-
-
-class _Reader:
+class Reader:
     """Reads the counters of what was found."""
 
     def __init__(
@@ -242,7 +207,7 @@ class _Reader:
             limit=limit,
             resets_at=None if course is None else course.ends_at,
             course=course,
-            subjects=tuple(sorted(subjects, key=lambda one: _rank(one, limit), reverse=True)),
+            subjects=tuple(sorted(subjects, key=lambda one: rank(one, limit), reverse=True)),
             complete=found.complete,
         )
 
@@ -276,7 +241,8 @@ class _Reader:
         return SubjectStanding(subject=subject, used=used_of_ledger, held=None, boosted=boosted)
 
 
-def _rank(standing: SubjectStanding, limit: LimitRule) -> float:
+def rank(standing: SubjectStanding, limit: LimitRule) -> float:
+    """The greater, the fuller."""
     if standing.used is None:
         return -1.0
     return _fullness(standing.used + (standing.held or 0), standing.allowed(limit))

@@ -12,7 +12,7 @@ The columns of a subject decide between the two levels of rollups: what is asked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -184,6 +184,19 @@ def of_subject(
         found = cursor.fetchone()
     assert found is not None
     return _snapshot(found[0]), Amounts(*found[1:])
+
+
+def of_users(
+    environment_id: int, users: Collection[str], start: datetime, end: datetime
+) -> dict[str, Amounts]:
+    """What each of these users used; those who used nothing are left out. Raises DatabaseError."""
+    rows = used(environment_id, [start, end], COLUMNS[Per.USER])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT user_id, {sql_sums()} FROM ({rows.sql}) AS used WHERE user_id = ANY(%s) GROUP BY user_id",  # noqa: S608
+            [*rows.values, list(users)],
+        )
+        return {user: Amounts(*found) for user, *found in cursor.fetchall()}
 
 
 def of_all(

@@ -14,6 +14,7 @@ from policies.end_users import set_end_user
 from policies.models import EndUser
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies
+from usage.counting.store import store
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -84,6 +85,14 @@ def test_the_tightest_limit_of_their_own_is_a_bar(mia: Client, prod: Environment
     (ben,) = answer.context["cl"].callers
     assert "1 of 4 requests a day" in ben.tightest
     assert text.count('role="img"') == 3
+
+
+def test_what_the_counters_lost_is_read_from_the_ledger(mia: Client, prod: Environment, api: Api) -> None:
+    set_end_user(prod, "ana", plan_name="free", blocked=False, actor="test")
+    for _ in range(3):
+        api.use("ana")
+    store.client.flushdb()
+    assert "3 of 4 requests a day; not known what is held" in look(mia, prod).content.decode()
 
 
 def test_the_list_costs_the_same_however_many_users_there_are(
