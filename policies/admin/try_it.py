@@ -167,10 +167,13 @@ def _columns(shown: Environment, draft: Draft | None) -> list[Column]:
     found = shown.tenant.environments.select_related("tenant")[:ENVIRONMENTS_MAX]
     ordered = sorted(found, key=lambda each: _ORDER.index(each.slug) if each.slug in _ORDER else len(_ORDER))
     columns = [Column(each, each.slug, f"{each.slug}, live", _plans(each)) for each in ordered]
-    if draft is not None:
-        policies = tuple(drafts.stored(draft))
-        columns.append(Column(shown, DRAFT, f"{shown.slug} with the draft", _plans(shown), policies))
-    return columns
+    if draft is None:
+        return columns
+    policies = tuple(drafts.stored(draft))
+    drafted = Column(shown, DRAFT, f"{shown.slug} with the draft", _plans(shown), policies)
+    # The two that are compared stand first, side by side.
+    live = [column for column in columns if column.environment == shown]
+    return [*live, drafted, *(column for column in columns if column.environment != shown)]
 
 
 def _plans(environment: Environment) -> frozenset[str]:

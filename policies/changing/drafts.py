@@ -120,13 +120,17 @@ def _wanted(draft: Draft) -> PolicySet:
 
 
 def stored(draft: Draft) -> list[StoredPolicy]:
-    """As if they were in force: those that are new have no id yet, and are the youngest."""
-    live = {row.name: row for row in Policy.objects.in_force(draft.environment_id)}
+    """As if they were in force. What is new or changed has no id, for no version says it; the new are the youngest."""
+    rows = Policy.objects.in_force(draft.environment_id).prefetch_related("limits")
+    live = {row.name: row for row in rows}
     youngest = max((row.ordinal for row in live.values()), default=0)
     found = []
     for place, (name, rule) in enumerate(rules_of(draft).items(), start=1):
         row = live.get(name)
-        ref = PolicyRef(str(row.pk) if row else "", name, row.version if row else 1, rule.scope.label)
+        as_live = row is not None and policy_rows.rule_of(row) == rule
+        ref = PolicyRef(
+            str(row.pk) if row and as_live else "", name, row.version if row else 1, rule.scope.label
+        )
         found.append(StoredPolicy(ref=ref, ordinal=row.ordinal if row else youngest + place, rule=rule))
     return found
 

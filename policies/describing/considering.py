@@ -23,7 +23,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """A policy, and why it has this part. `id` is "" for one that was never published."""
+    """A policy, and why it has this part. `id` is "" for one that a draft adds or changes."""
 
     name: str
     version: int

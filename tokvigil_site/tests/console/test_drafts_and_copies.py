@@ -278,6 +278,7 @@ def test_try_it_tints_where_the_draft_decides_otherwise(mia: Client, draft: Draf
     }
     text = mia.get(reverse("admin:try_it"), query).content.decode()
     assert "prod with the draft" in text
+    assert "<bdi>Default</bdi>, as in the draft" in text
     assert "0 of 1 callers are decided otherwise" in text
     strict = replace(drafts.rules_of(draft)["Default"], limits=(NONE,))
     drafts.put(draft, strict, instead_of="Default", edits=3, actor="test")
