@@ -75,7 +75,7 @@ class LimitRow:
             "guardrail" if found.is_guardrail else "",
             f"when calling {found.feature}" if found.feature else "",
             whose,
-            "" if found.limit.enforce else "watched, blocks nothing",
+            "" if found.limit.enforce else "monitored, blocks nothing",
         ]
         return " · ".join(part for part in parts if part)
 

@@ -35,7 +35,7 @@ class LimitFilters(forms.Form):
             ("", "Any"),
             (NEAR, "Near or at the limit"),
             (FULL, "At the limit"),
-            (OVER, "Watched, and over"),
+            (OVER, "Monitored, and over"),
         ],
     )
     scope = forms.ChoiceField(
