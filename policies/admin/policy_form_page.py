@@ -83,20 +83,24 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Policy | None = None) -> Any:
         usual = fields_of(PolicyRule(name=""))
-        said = fields_of(self.rule_of(obj) or PolicyRule(name=""))
+        rule = self._filled_in(request, obj)
+        said = usual if rule is None else fields_of(rule)
         found: list[Any] = list(self.fieldsets)
         for title, names in self.rarely_used:
             # What was typed is not folded away.
             folded = request.method != "POST" and all(said[name] == usual[name] for name in names)
-            found.append(
-                (title, {"fields": names, "classes": [_RARELY_USED, *(["collapse"] if folded else [])]})
-            )
+            classes = [_RARELY_USED, "collapse"] if folded else [_RARELY_USED]
+            found.append((title, {"fields": names, "classes": classes}))
         return found
+
+    def _filled_in(self, request: HttpRequest, policy: Policy | None) -> PolicyRule | None:
+        """None for a form that was sent: it says what was typed, and the policy may have taken some of that on."""
+        return None if request.method == "POST" else self.rule_of(policy)
 
     def get_inline_instances(self, request: HttpRequest, obj: Policy | None = None) -> list[Any]:
         limits: Any
         (limits,) = super().get_inline_instances(request, obj)
-        rule = self.rule_of(obj)
+        rule = self._filled_in(request, obj)
         limits.extra = 0 if rule is None else len(rule.limits)
         return [limits]
 
@@ -104,8 +108,8 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
         self, request: HttpRequest, obj: Policy, inline: Any, prefix: str
     ) -> dict[str, Any]:
         found: dict[str, Any] = super().get_formset_kwargs(request, obj, inline, prefix)
-        rule = self.rule_of(obj)
-        if request.method != "POST" and rule is not None:
+        rule = self._filled_in(request, obj)
+        if rule is not None:
             found["initial"] = [limit_fields_of(limit) for limit in rule.limits]
         return found
 

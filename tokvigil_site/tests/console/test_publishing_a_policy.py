@@ -161,6 +161,24 @@ def test_what_was_typed_survives_going_back(mia: Client, prod: Environment, edit
     assert free(prod).version == 1
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("per_request_cost_usd", "-1", "not an amount"),
+        ("mode", "x", "Select a valid choice"),
+        ("priority", "99999", "10000"),
+        ("limits-0-amount", "9" * 30, "no more than 25 digits"),
+    ],
+)
+def test_what_cannot_be_published_is_said_in_the_form(
+    mia: Client, prod: Environment, edit: str, field: str, value: str, said: str
+) -> None:
+    text = sent(mia, edit, typed(mia, edit, **{field: value}), "_review")
+    assert "Publish Free?" not in text
+    assert said in text
+    assert f'value="{value}"' in text or field == "mode"
+
+
 def test_a_reason_that_is_too_long_is_said_beside_it(mia: Client, prod: Environment, edit: str) -> None:
     page = sent(mia, edit, typed(mia, edit, priority="9"), "_review")
     text = sent(mia, edit, going_on(page) | {"note": "x" * 501}, "_publish")
