@@ -299,6 +299,8 @@ class ApiKey(models.Model):
     def revoke(self) -> None:
         """Refuses the key from its next call on. Cannot be undone."""
         Environment.lock(self.environment_id)
+        # As it is by now: somebody else may have revoked it.
+        self.refresh_from_db(fields=["revoked_at"])
         if self.revoked_at is None:
             self.revoked_at = now()
             self.save(update_fields=["revoked_at"])

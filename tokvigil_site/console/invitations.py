@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.contrib.auth.forms import SetPasswordForm
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import password_validators_help_text_html
-from django.contrib.auth.views import PasswordResetConfirmView
+from django.contrib.auth.views import INTERNAL_RESET_SESSION_TOKEN, PasswordResetConfirmView
 from django.db import transaction
 from django.http import HttpResponse
 from django.urls import reverse_lazy
@@ -71,7 +71,16 @@ class InvitationView(PasswordResetConfirmView):
     def form_valid(self, form: SetPasswordForm[Any]) -> HttpResponse:
         user = self.user
         assert isinstance(user, User)
+        if not self._is_good_still(user):
+            self.validlink = False
+            return self.render_to_response(self.get_context_data())
         with audit_log.acting_as(f"admin:{user.get_username()}"):
             response = super().form_valid(form)
             accounts.log_password_changed(user)
         return response
+
+    def _is_good_still(self, user: User) -> bool:
+        """Of several who use the link at once the first has it."""
+        now = User.objects.select_for_update().filter(pk=user.pk).first()
+        token = self.request.session.get(INTERNAL_RESET_SESSION_TOKEN, "")
+        return now is not None and self.token_generator.check_token(now, token)
