@@ -36,7 +36,8 @@ def ends_at(until: Until, begins_at: datetime, zone: ZoneInfo) -> datetime:
     today = begins_at.astimezone(zone).date()
     match until:
         case Until.HOUR:
-            return begins_at + timedelta(hours=1)
+            # To the minute: a form that is sent twice says the same.
+            return begins_at.replace(second=0, microsecond=0) + timedelta(hours=1)
         case Until.TODAY:
             day = today
         case Until.FRIDAY:

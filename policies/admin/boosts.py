@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import groupby
@@ -74,6 +75,8 @@ class BoostForm(RowForm):
         widget=UnfoldAdminSelectWidget,
         help_text="The limits in force as they are without the boost. All limits of the line are raised.",
     )
+    # So that a form that is sent twice gives one boost.
+    once = forms.UUIDField(required=False, initial=uuid.uuid4, widget=forms.HiddenInput)
     # Shown only when it is needed.
     anyway = forms.BooleanField(label="Give it anyway", required=False, widget=forms.HiddenInput)
     until = forms.ChoiceField(
@@ -95,6 +98,7 @@ class BoostForm(RowForm):
             "ends_at",
             "starts_at",
             "reason",
+            "once",
         ]
         labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts"}
         help_texts = {
@@ -279,9 +283,17 @@ class BoostAdmin(EnvironmentRowsAdmin):
         return HttpResponseRedirect(reverse("admin:policies_boost_changelist"))
 
     def save_model(self, request: HttpRequest, obj: Boost, form: Any, change: bool) -> None:
-        if not change:
+        if change:
+            return
+        obj.boost_id = form.cleaned_data["once"] or obj.boost_id
+        try:
+            _, is_new = boosts.give_once(obj, actor=actor_of(request))
+        except boosts.AlreadyGiven:
+            # Sent again with other content, such as after going back: another boost.
+            obj.boost_id, is_new = uuid.uuid4(), True
             boosts.give(obj, actor=actor_of(request))
-            self.message_user(request, f"The boost is given: {form.effect}.", messages.SUCCESS)
+        said = f"The boost is given: {form.effect}." if is_new else "This boost was given already."
+        self.message_user(request, said, messages.SUCCESS)
 
     @admin.action(description="End now", permissions=["change"])
     def end_now(self, request: HttpRequest, queryset: QuerySet[Boost]) -> None:

@@ -47,9 +47,9 @@ class _Reader(HTMLParser):
         if tag == "button" or (tag == "input" and kind == "submit"):
             form.buttons.append((name, given.get("value", "")))
         elif tag == "input" and name:
-            ticked = kind not in ("checkbox", "radio") or "checked" in given or name == "_selected_action"
-            if ticked:
-                form.fields.setdefault(name, []).append(given.get("value", "on"))
+            is_box = kind in ("checkbox", "radio")
+            if not is_box or "checked" in given or name == "_selected_action":
+                form.fields.setdefault(name, []).append(given.get("value", "on" if is_box else ""))
         elif tag == "textarea":
             form.fields[name] = [""]
             self._area = form.fields, name

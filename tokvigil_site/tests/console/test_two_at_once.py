@@ -13,12 +13,14 @@ from django.test import Client
 from django.urls import reverse
 
 from audit.models import Entry
-from policies import drafts
+from policies import boosts
+from policies.changing import drafts
 from policies.models import Boost, Draft, PolicyVersion
 from tenants import members
 from tenants.models import ApiKey, Environment, Membership, Role
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import Answer, Api, apply_policies, at_once, limits
+from tokvigil_site.tests.console import page_forms
 from tokvigil_site.tests.console.conftest import SignIn
 
 PASSWORDS = [f"a long enough one {number}" for number in range(4)]
@@ -27,6 +29,14 @@ LIMIT = "{metric: requests, window: day, amount: 5, per: user}"
 
 def entries(action: str) -> int:
     return Entry.objects.filter(action=action).count()
+
+
+def form_of(client: Client, url: str, button: str = "") -> page_forms.Fields:
+    """What the page would send, with this button pressed."""
+    answer = client.get(url)
+    assert answer.status_code == 200
+    sent = [each for form in page_forms.posting(answer.content.decode()) for each in form.submissions()]
+    return next(fields for fields in sent if "csrfmiddlewaretoken" in fields and button in str(fields))
 
 
 def both(*clients: Client, url: str, form: Any) -> list[int]:
@@ -67,6 +77,29 @@ def test_a_key_is_revoked_once(pair: tuple[Client, Client], environment: Environ
     other, _ = ApiKey.issue(environment, "app", (EVALUATE,))
     both(*pair, url=reverse("admin:tenants_apikey_revoke", args=[other.pk]), form={})
     assert entries("api_key.revoked") == 2
+
+
+def test_a_boost_is_given_once_by_a_double_click(
+    pair: tuple[Client, Client], environment: Environment
+) -> None:
+    apply_policies(environment, limits(LIMIT))
+    url = reverse("admin:policies_boost_add")
+    form = form_of(pair[0], url, "subject") | {
+        "raises": [boosts.raisable(environment.pk)[0].key],
+        "subject": ["ann"],
+        "extra": ["5"],
+        "ends_at_0": [f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"],
+        "ends_at_1": ["00:00:00"],
+        "reason": ["A pilot."],
+    }
+    tabs = [Client(), Client()]
+    for tab in tabs:
+        tab.cookies = pair[0].cookies
+    assert both(*tabs, url=url, form=form) == [302, 302]
+    assert Boost.objects.count() == entries("boost.given") == 1
+    # Sent again after going back, with another content.
+    assert tabs[0].post(url, form | {"extra": ["6"]}).status_code == 302
+    assert Boost.objects.count() == entries("boost.given") == 2
 
 
 def test_a_draft_is_published_once(pair: tuple[Client, Client], environment: Environment) -> None:
