@@ -12,6 +12,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
+from django.utils.crypto import salted_hmac
 from django.utils.timezone import now
 
 from audit import log as audit_log
@@ -258,18 +259,27 @@ class ApiKey(models.Model):
         )
         return key, minted.text
 
+    @property
+    def secret_mark(self) -> str:
+        """Tells its secret from a later one, and says nothing else of it."""
+        return salted_hmac("tenants.ApiKey.secret_mark", bytes(self.secret_hmac)).hexdigest()[:TOKEN_LENGTH]
+
     @transaction.atomic
-    def rotate(self, *, old_ends_at: datetime | None = None) -> str:
+    def rotate(self, *, old_ends_at: datetime | None = None, seen: str = "") -> str:
         """A new secret for the same key: its full text, which is stored nowhere.
 
         The secret of until now is accepted until `old_ends_at`, and no longer without one; any before it ends now.
-        Raises ValidationError: a revoked key.
+        Raises ValidationError: a revoked key, or another secret than the one whose mark was `seen`.
         """
         # In this order everywhere: the environment, then the key.
         Environment.lock(self.environment_id)
         current = ApiKey.objects.select_for_update(no_key=True, of=("self",)).get(pk=self.pk)
         if current.revoked_at is not None:
             raise ValidationError("A revoked key stays revoked. Issue another one.")
+        if seen and seen != current.secret_mark:
+            raise ValidationError(
+                "The key was rotated since the page was opened. Look who has its new secret."
+            )
         environment = self.environment
         minted = keys.mint(environment.slug, self.key_id)
         self.previous_hmac, self.previous_pepper_id, self.previous_ends_at = (

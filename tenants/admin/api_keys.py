@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
@@ -179,7 +179,12 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
         form = RotateForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             lasts = WHEN[form.cleaned_data["when"]].lasts
-            text = key.rotate(old_ends_at=timezone.now() + lasts if lasts else None)
+            old_ends_at = timezone.now() + lasts if lasts else None
+            try:
+                text = key.rotate(old_ends_at=old_ends_at, seen=form.cleaned_data["seen"])
+            except ValidationError as error:
+                self.message_user(request, f"Nothing was changed: {error.messages[0]}", messages.ERROR)
+                return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
             return self._shown_once(request, key, text, f"Key “{key.name}” has a new secret")
         return pages.rendered(
             request,

@@ -71,6 +71,8 @@ WHEN = {
 
 
 class RotateForm(forms.Form):
+    # The mark of the secret that is replaced: sent twice, the form replaces it once.
+    seen = forms.CharField(required=False, widget=forms.HiddenInput)
     when = forms.ChoiceField(
         choices=[(name, when.title) for name, when in WHEN.items()],
         error_messages={"required": "Say when the old secret ends."},

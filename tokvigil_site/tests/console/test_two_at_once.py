@@ -79,6 +79,19 @@ def test_a_key_is_revoked_once(pair: tuple[Client, Client], environment: Environ
     assert entries("api_key.revoked") == 2
 
 
+def test_a_key_is_rotated_once_by_a_double_click(
+    pair: tuple[Client, Client], environment: Environment
+) -> None:
+    """Twice would end the secret that calls are made with, whatever was chosen for it."""
+    api = Api(environment)
+    url = reverse("admin:tenants_apikey_rotate", args=[api.key.pk])
+    form = form_of(pair[0], url, "seen") | {"when": ["day"]}
+    assert sorted(both(*pair, url=url, form=form)) == [200, 302]
+    assert entries("api_key.rotated") == 1
+    assert api.get("/v1/me").status == 200
+    assert "was rotated since" in pair[0].post(url, form, follow=True).content.decode()
+
+
 def test_a_boost_is_given_once_by_a_double_click(
     pair: tuple[Client, Client], environment: Environment
 ) -> None:
