@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from typing import Any
 
+import yaml
 from django.contrib.auth.models import Group, User
 from django.db.models import Model
 
@@ -28,16 +30,24 @@ from usage.models import ModelPrice, UsageEvent
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
-def made(mark: str) -> dict[type[Model], Model]:
-    """Rows by their model. The mark, a slug, is in every name of them and nowhere else."""
-    tenant = Tenant.create_with_environments(mark, name=mark)
+def made(slug: str, *, called: str = "") -> dict[type[Model], Model]:
+    """Rows by their model. The slug is in every name of them and nowhere else.
+
+    What may be called anything begins with `called` instead; policies and plans without its control characters.
+    """
+    mark = called or slug
+    plain = re.sub(r"[\x00-\x1f\x7f]", "", mark)
+    tenant = Tenant.create_with_environments(slug, name=mark)
     environment = tenant.environments.get(slug="prod")
-    user = User.objects.create_user(f"{mark}-owner", is_staff=True)
-    apply_policies(environment, limits(
-        "{metric: requests, window: day, amount: 5, per: user}", name=f"{mark}-policy", scope=f"{{user: {mark}-user}}"
-    ))  # fmt: skip
+    user = User.objects.create_user(f"{slug}-owner", is_staff=True)
+    policy_set = limits(
+        "{metric: requests, window: day, amount: 5, per: user}",
+        name=_quoted(f"{plain}-policy"),
+        scope=f"{{user: {_quoted(f'{plain}-user')}}}",
+    )
+    apply_policies(environment, policy_set)
     policy = Policy.objects.get(environment=environment)
-    plan = publishing.add_plan(environment, f"{mark}-plan", actor="test")
+    plan = publishing.add_plan(environment, f"{plain}-plan", actor="test")
     rows: list[Model] = [
         tenant,
         environment,
@@ -45,7 +55,7 @@ def made(mark: str) -> dict[type[Model], Model]:
         plan,
         policy,
         Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER),
-        Group.objects.create(name=f"{mark}-group"),
+        Group.objects.create(name=f"{slug}-group"),
         ApiKey.issue(environment, f"{mark}-key", (EVALUATE,))[0],
         EndUser.objects.create(environment=environment, user_id=f"{mark}-user", plan=plan),
         _price(tenant, f"{mark}-model"),
@@ -62,6 +72,11 @@ def made(mark: str) -> dict[type[Model], Model]:
         Entry.objects.filter(tenant_id=tenant.pk).latest("id"),
     ]
     return {type(row): row for row in rows}
+
+
+def _quoted(name: str) -> str:
+    """As YAML."""
+    return yaml.dump(name, default_style='"', width=10_000).strip()
 
 
 def _price(tenant: Tenant, model: str) -> ModelPrice:
@@ -87,7 +102,7 @@ def _event(environment: Environment, mark: str) -> UsageEvent:
 
 def _decision(environment: Environment, mark: str) -> BlockedDecision:
     return BlockedDecision.objects.create(
-        environment=environment, stream_id=mark, decided_at=NOW, reason_code="USER_BLOCKED", reason_class="forbidden",
+        environment=environment, stream_id="1-1", decided_at=NOW, reason_code="USER_BLOCKED", reason_class="forbidden",
         message=f"Blocked {mark}.", policy_name=f"{mark}-policy", limit_state=[], **_call(mark),
     )  # fmt: skip
 

@@ -233,8 +233,11 @@ def test_autocompletion_offers_nothing_of_another_tenant(world: World) -> None:
     for model in admin.site._registry:
         for field in model._meta.concrete_fields:
             if field.is_relation:
-                label, name = model._meta.app_label, model._meta.model_name or ""
-                query = {"term": "", "app_label": label, "model_name": name}
+                query: dict[str, Any] = {
+                    "term": "",
+                    "app_label": model._meta.app_label,
+                    "model_name": model._meta.model_name,
+                }
                 for term in ("", MARK):
                     answer = world.sam.get(
                         reverse("admin:autocomplete"), query | {"field_name": field.name, "term": term}
