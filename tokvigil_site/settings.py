@@ -300,6 +300,12 @@ UNFOLD = {
 # PostgreSQL refuses what does not fit; these are only Django's own guards for admin forms.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 SESSION_COOKIE_HTTPONLY = True
+# The console is reached by https alone, which a proxy in front says in the header. Without it cookies work by http too,
+# as on the machine of whoever tries it out.
+HTTPS = environment.read("HTTPS", "false").lower() in {"1", "true", "yes", "on"}
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_CONTENT_TYPE_NOSNIFF = True
 # Of answers that load nothing; pages have policies of their own.
 SECURE_CSP = {"default-src": ["'none'"], "base-uri": ["'none'"], "frame-ancestors": ["'none'"]}

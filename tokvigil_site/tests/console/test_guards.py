@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 from urllib.parse import urlencode
 
@@ -98,6 +101,29 @@ def test_cookies_are_not_for_scripts_nor_for_other_sites() -> None:
     for cookie in client.cookies.values():
         assert cookie["samesite"] == "Lax", cookie
     assert client.cookies["sessionid"]["httponly"]
+
+
+SAID = """
+import django
+django.setup()
+from django.conf import settings
+from django.test import Client
+answer = Client().get("/healthz", headers={"x-forwarded-proto": "https"})
+print(settings.SESSION_COOKIE_SECURE, settings.CSRF_COOKIE_SECURE, "Strict-Transport-Security" in answer.headers)
+"""
+
+
+@pytest.mark.parametrize(("https", "said"), [("true", "True True True"), ("false", "False False False")])
+def test_where_there_is_https_cookies_go_by_no_other_way(https: str, said: str) -> None:
+    variables = os.environ | {
+        "HTTPS": https,
+        "DEBUG": "true",
+        "DJANGO_SETTINGS_MODULE": "tokvigil_site.settings",
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", SAID], env=variables, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout.strip() == said
 
 
 def test_signing_in_begins_a_new_session() -> None:
