@@ -288,7 +288,10 @@ UNFOLD = {
         lambda request: static("tokvigil/publishing.css"),
         lambda request: static("tokvigil/search.css"),
     ],
-    "SCRIPTS": [lambda request: static("tokvigil/search.js")],
+    "SCRIPTS": [
+        lambda request: static("tokvigil/search.js"),
+        lambda request: static("tokvigil/once.js"),
+    ],
     "COLORS": {
         "primary": {
             "50": "#f0f8fd", "100": "#dceefa", "200": "#bbdff5", "300": "#8ccaee", "400": "#57b0e3", "500": "#38a0dc",

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies import blocked
-from policies.admin.boosts import give_url
+from policies.admin.boost_forms import give_url
 from policies.admin.decision_filters import DecisionFilters
 from policies.blocked import Explanation, Remedy, StoodLimit, Way, bursts, decision_listing
 from policies.blocked.bursts import Burst

@@ -15,7 +15,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
 from policies import activity, boosts, end_users
-from policies.admin.boosts import give_url, says
+from policies.admin.boost_forms import give_url
+from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.models import Boost, EndUser
 from policies.standing import binding, pace_wording

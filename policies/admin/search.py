@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies import blocked, search
-from policies.admin.boosts import give_url
+from policies.admin.boost_forms import give_url
 from policies.models import BlockedDecision, Plan, Policy
 from policies.search import Found, Kind, Known
 from tenants.console import environments

@@ -246,7 +246,7 @@ def test_an_environment_is_changed_by_its_form_and_frozen_by_the_switch(world: W
     assert (world.prod.default_action, world.prod.frozen) == ("block", False)
     assert world.prod.revision > before
     for whole, feature in (("feature", "chat"), ("environment", "")):
-        form = {"do": "freeze", "whole": whole, "feature": feature, "reason": "x"}
+        form = {"do": "freeze", "whole": whole, "feature": feature, "anyway": "on", "reason": "x"}
         assert member.post(switch(world.prod), form).status_code == 302
     world.prod.refresh_from_db()
     assert (world.prod.frozen, world.prod.frozen_features) == (True, ["chat"])

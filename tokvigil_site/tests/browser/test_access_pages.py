@@ -79,6 +79,15 @@ def test_a_key_is_made_used_rotated_and_revoked(
     assert page.get_by_role("link", name="Rotate…").count() == 0
 
 
+def test_a_double_click_makes_one_key(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant).open(f"{reverse('admin:tenants_apikey_add')}?environment={prod}")
+    page.fill("#id_name", "server")
+    # The second click comes when the first is on its way to the server.
+    page.locator("[name=_save]").evaluate("save => { save.click(); setTimeout(() => save.click(), 30); }")
+    page.locator("#secret").wait_for()
+    assert ApiKey.objects.filter(environment=prod).count() == 1
+
+
 @pytest.mark.parametrize(("dark", "narrow"), LOOKS)
 def test_the_page_of_a_key_with_calls_is_well(
     look: Look, prod: Environment, dark: bool, narrow: bool
