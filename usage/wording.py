@@ -65,9 +65,18 @@ def money(nano_usd: int, *, places: int = _CENTS) -> str:
 
 
 def money_rounded(nano_usd: int, *, places: int = _CENTS) -> str:
-    """For a column of sums, where each has the same places: `$5.00`."""
+    """For a column of sums, where each has the same places: `$5.00`; what these cannot say is `<$0.01`, not nothing."""
     usd = Decimal(nano_usd).scaleb(-_NANO_DIGITS)
+    least = Decimal(1).scaleb(-places)
+    if 0 < usd < least / 2:
+        return f"<${least}"
     return f"{'−' if usd < 0 else ''}${abs(usd):,.{places}f}"
+
+
+def share(part: int, whole: int) -> str:
+    """`82 %`; `<1 %` of what is not nothing."""
+    percent = part * 100 // whole if whole > 0 else 0
+    return "<1 %" if part > 0 and percent == 0 else f"{percent} %"
 
 
 def number(metric: Metric, amount: int) -> str:

@@ -295,7 +295,7 @@ def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, mem
     shown = text(member, page("blockeddecision", "change", row.pk))
     assert "5 requests a day, each user" in shown
     assert "&lt;Free&gt;" in shown
-    assert "5 used, 0 held by calls in flight, 0 left" in shown
+    assert "5 requests a day, each user: 5 used, 0 held, 0 left" in shown
     assert "$0.06<" in shown
     assert "Passed when asked again" not in shown
     assert "Stream id" not in shown

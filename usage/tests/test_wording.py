@@ -38,11 +38,19 @@ def test_an_amount_in_words(metric: Metric, amount: int, words: str) -> None:
 
 
 def test_a_column_of_sums_has_the_same_places() -> None:
-    assert [wording.number(Metric.COST_USD, nano) for nano in (4_999_999, 1_250_000_000)] == [
-        "$0.00",
-        "$1.25",
-    ]
+    shown = [wording.number(Metric.COST_USD, nano) for nano in (0, 4_999_999, 5_000_001, 1_250_000_000)]
+    assert shown == ["$0.00", "<$0.01", "$0.01", "$1.25"]
     assert wording.number(Metric.REQUESTS, -1_000) == "−1,000"
+
+
+def test_a_share_of_what_is_not_nothing_is_not_nothing() -> None:
+    assert [wording.share(*each) for each in ((82, 100), (1, 1_000), (0, 100), (0, 0), (1, 1))] == [
+        "82 %",
+        "<1 %",
+        "0 %",
+        "0 %",
+        "100 %",
+    ]
 
 
 def test_a_limit_in_words() -> None:

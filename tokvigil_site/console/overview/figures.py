@@ -34,12 +34,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who spent most today. `share` of all that was spent, in percent."""
+    """Who spent most today. `share` of all that was spent."""
 
     name: str
     calls: str
     spent: str
-    share: int
+    share: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,9 @@ def leaders(environment: Environment, now: datetime, dimension: str) -> tuple[Le
 
 def _leader(name: str, group: Group, all_spent: int) -> Leader:
     spent = _nano_of(group.cost_usd)
-    share = spent * 100 // all_spent if all_spent > 0 else 0
-    return Leader(name, wording.count(_calls(group)), wording.money_rounded(spent), share)
+    return Leader(
+        name, wording.count(_calls(group)), wording.money_rounded(spent), wording.share(spent, all_spent)
+    )
 
 
 def _summed(environment: Environment, asked: Span, dimension: str | None = None) -> totals.Summary:
