@@ -106,6 +106,13 @@ class RowsAdmin(OfferedLookups):
         """Until the transaction ends. Override it where others lock another row first, so that nobody deadlocks."""
         self.model._base_manager.select_for_update(no_key=True).filter(pk=obj.pk).values_list("pk").first()
 
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Called as the button that leads to it."""
+        title = {"title": f"New {self.opts.verbose_name}"}
+        return super().add_view(request, form_url, {**title, **(extra_context or {})})
+
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().changeform_view(request, *args, **kwargs)

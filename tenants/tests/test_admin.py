@@ -290,7 +290,7 @@ def test_a_new_key_begins_with_its_name_and_what_a_server_needs(member: Client) 
     form = response.context["adminform"].form
     assert next(iter(form.fields)) == "name"
     assert form["scopes"].value() == PRESETS["server"]
-    assert "Add API key" in response.content.decode()
+    assert "New API key" in response.content.decode()
 
 
 def test_a_tenant_that_is_gone_is_named_by_its_id(world: World, superuser: Client) -> None:
