@@ -367,7 +367,7 @@ policies:
     assert parts(trace) == [
         ("Free", 1, "decides"),
         ("Everyone", 1, "stands back"),
-        ("Eye", 1, "watches"),
+        ("Eye", 1, "monitors"),
         ("Code", 1, "no match"),
     ]
     assert trace.differs == ""

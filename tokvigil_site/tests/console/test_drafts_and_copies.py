@@ -112,7 +112,7 @@ def test_a_published_draft_keeps_what_it_changed(mia: Client, prod: Environment,
     text = read(mia, page(draft))
     for said in (
         "Costs are up",
-        "admin:mia",
+        "by <bdi>mia</bdi>",
         "<bdi>enforce</bdi>",
         "<bdi>monitor</bdi>",
         "In force everywhere",
