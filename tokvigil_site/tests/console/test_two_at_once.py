@@ -100,6 +100,8 @@ def test_a_boost_is_given_once_by_a_double_click(
     form = form_of(pair[0], url, "subject") | {
         "raises": [boosts.raisable(environment.pk)[0].key],
         "subject": ["ann"],
+        "anyway": ["on"],
+        "until": [""],
         "extra": ["5"],
         "ends_at_0": [f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"],
         "ends_at_1": ["00:00:00"],
