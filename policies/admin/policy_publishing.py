@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,12 +56,14 @@ class Typed:
 
 
 def answer(request: HttpRequest, typed: Typed) -> HttpResponse:
-    """What the button asks for; without one that publishes, what would change. Raises PolicyFileError."""
+    """What the button asks for; without one that publishes, or if it is refused, what would change."""
     form = PublishForm(request.POST)
     if INTO_A_DRAFT in request.POST:
         return _into_a_draft(request, typed, form)
     if PUBLISH in request.POST and form.is_valid():
-        return _publish(request, typed, note=form.cleaned_data["note"])
+        # If something stands against it, the review says what.
+        with suppress(PolicyFileError):
+            return _publish(request, typed, note=form.cleaned_data["note"])
     return _review(request, typed, form)
 
 
@@ -119,6 +122,9 @@ def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpRespon
         old_title="Not there yet" if stored is None else f"In force, version {stored.version}",
         new_title=f"As typed, version {typed.version}",
         moved=tuple(_moved(typed)),
+        refused=publishing.objections(
+            typed.environment, typed.rule, policy_id=None if stored is None else stored.pk
+        ),
         # Read when the page is written: by then nothing is locked.
         over=partial(changes.over, typed.environment, [change]),
         kept=[

@@ -101,16 +101,18 @@ def test_so_it_is_in_the_admin(environment: Environment) -> None:
         "on_unsettled": "release",
         "unknown_price": "allow",
         "limits-TOTAL_FORMS": "1",
-        "limits-INITIAL_FORMS": "1",
-        "limits-0-id": limit.pk,
-        "limits-0-policy": policy.pk,
+        "limits-INITIAL_FORMS": "0",
         "limits-0-metric": limit.metric,
         "limits-0-window": limit.window,
         "limits-0-per": limit.per,
         "limits-0-amount": "5",
     }
-    answer = client.post(reverse("admin:policies_policy_change", args=[policy.pk]), form, follow=True)
-    assert "1001 limits could apply to one call" in answer.content.decode()
+    url = reverse("admin:policies_policy_edit", args=[policy.pk])
+    for button in ({}, {"_publish": "yes"}):
+        answer = client.post(url, form | button).content.decode()
+        assert "It cannot be published as it is." in answer
+        assert "1001 limits could apply to one call" in answer
+        assert 'name="_publish"' not in answer
     policy.refresh_from_db()
     assert policy.mode == Mode.OFF
 

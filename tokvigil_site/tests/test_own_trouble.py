@@ -169,18 +169,22 @@ def test_compiling_a_large_environment_holds_up_no_other(
         while not ended.is_set():
             pass
 
+    def is_not_held_up() -> bool:
+        shared, took = beside(spin), beside(edit_the_large_one)
+        print(
+            f"{compiled} times compiled; the other: median {took[7]:.3f} s, longest {took[-1]:.3f} s;"
+            f" beside a thread that only takes the interpreter: {shared[7]:.3f} s, {shared[-1]:.3f} s"
+        )
+        return took[-1] < max(MACHINE_IS_BUSY_S, 2 * shared[-1])
+
     # As a web process does once it is set up (wsgi.py).
     gc.collect()
     gc.freeze()
     try:
-        shared, took = beside(spin), beside(edit_the_large_one)
+        # The longest of a few calls may be the machine's doing, once or twice; what compiling does, it does each time.
+        assert any(is_not_held_up() for _ in range(3))
     finally:
         gc.unfreeze()
-    print(
-        f"{compiled} times compiled; the other: median {took[7]:.3f} s, longest {took[-1]:.3f} s;"
-        f" beside a thread that only takes the interpreter: {shared[7]:.3f} s, {shared[-1]:.3f} s"
-    )
-    assert took[-1] < max(MACHINE_IS_BUSY_S, 2 * shared[-1])
 
 
 @contextmanager
@@ -207,7 +211,8 @@ def ask(wire: Wire, user: str = "user_1", **fields: Any) -> Answer:
     return wire.send("POST", "/v1/evaluate", json.dumps(body).encode())
 
 
-@override_settings(EVALUATE_WAIT_S=0.5)
+# Of which 40 % is for the policies that never come: the rest must do for PostgreSQL on a busy machine.
+@override_settings(EVALUATE_WAIT_S=2)
 def test_what_was_blocked_is_blocked_however_many_wait_for_policies_to_be_compiled(
     api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
