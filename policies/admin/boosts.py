@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
 
 from policies import boosts
 from policies.admin.boost_forms import OF_DECISION, BoostForm
@@ -121,7 +122,12 @@ class BoostAdmin(EnvironmentRowsAdmin):
             # Sent again with other content, such as after going back: another boost.
             obj.boost_id, is_new = uuid.uuid4(), True
             boosts.give(obj, actor=actor_of(request))
-        said = f"The boost is given: {form.effect}." if is_new else "This boost was given already."
+        until = f"{localtime(obj.ends_at):%Y-%m-%d %H:%M}"
+        said = (
+            f"The boost is given: {form.effect}, until {until}."
+            if is_new
+            else "This boost was given already."
+        )
         self.message_user(request, said, messages.SUCCESS)
 
     @admin.action(description="End now", permissions=["change"])

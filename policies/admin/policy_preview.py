@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -58,7 +58,6 @@ def show(
 ) -> HttpResponse:
     """The fragment beside the form, for the form as it is posted. `ordinal`: of a policy that there is already."""
     rule, numbers, holes = read(request.POST)
-    concerns = warnings(rule, others, known(known_names(environment)), ordinal=ordinal)
     ref = PolicyRef(_TYPED, rule.name, 0, rule.scope.label)
     typed = StoredPolicy(ref=ref, ordinal=_youngest(others) + 1 if ordinal is None else ordinal, rule=rule)
     return render(
@@ -66,7 +65,7 @@ def show(
         "console/policies/preview.html",
         {
             "wording": wording.describe(rule, environment.tenant.timezone, holes),
-            "warnings": [_text(each, numbers) for each in concerns],
+            "warnings": concerns(environment, rule, others, ordinal=ordinal, numbers=numbers),
             "overlaps": overlaps(typed, others)[:OVERLAPS_SHOWN_MAX],
         },
     )
@@ -76,7 +75,20 @@ def _youngest(others: list[StoredPolicy]) -> int:
     return max((other.ordinal for other in others), default=0)
 
 
-def _text(concern: PolicyWarning, numbers: list[int]) -> str:
+def concerns(
+    environment: Environment,
+    rule: PolicyRule,
+    others: list[StoredPolicy],
+    *,
+    ordinal: int | None,
+    numbers: Sequence[int] = (),
+) -> list[str]:
+    """What is probably not meant. `numbers`: of the rule's limits in the form; else they are counted."""
+    found = warnings(rule, others, known(known_names(environment)), ordinal=ordinal)
+    return [_text(each, numbers or range(1, len(rule.limits) + 1)) for each in found]
+
+
+def _text(concern: PolicyWarning, numbers: Sequence[int]) -> str:
     return concern.text if concern.limit is None else f"Limit {numbers[concern.limit]}: {concern.text}"
 
 

@@ -14,7 +14,7 @@ from django.shortcuts import redirect
 
 from audit import wording as audit_wording
 from policies import policy_rows
-from policies.admin import changes
+from policies.admin import changes, policy_page, policy_preview
 from policies.admin.draft_forms import PublishForm
 from policies.admin.policy_form_page import Button
 from policies.admin.policy_forms import INTO_A_DRAFT, PUBLISH
@@ -122,6 +122,12 @@ def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpRespon
         old_title="Not there yet" if stored is None else f"In force, version {stored.version}",
         new_title=f"As typed, version {typed.version}",
         moved=tuple(_moved(typed)),
+        warnings=policy_preview.concerns(
+            typed.environment,
+            typed.rule,
+            policy_page.others_in_force(typed.environment.pk, None if stored is None else stored.pk),
+            ordinal=None if stored is None else stored.ordinal,
+        ),
         refused=publishing.objections(
             typed.environment, typed.rule, policy_id=None if stored is None else stored.pk
         ),

@@ -167,13 +167,14 @@ def _columns(shown: Environment, draft: Draft | None) -> list[Column]:
     found = shown.tenant.environments.select_related("tenant")[:ENVIRONMENTS_MAX]
     ordered = sorted(found, key=lambda each: _ORDER.index(each.slug) if each.slug in _ORDER else len(_ORDER))
     columns = [Column(each, each.slug, f"{each.slug}, live", _plans(each)) for each in ordered]
+    # The one that is shown stands first; beside it what it is compared with.
+    live = [column for column in columns if column.environment == shown]
+    others = [column for column in columns if column.environment != shown]
     if draft is None:
-        return columns
+        return [*live, *others]
     policies = tuple(drafts.stored(draft))
     drafted = Column(shown, DRAFT, f"{shown.slug} with the draft", _plans(shown), policies)
-    # The two that are compared stand first, side by side.
-    live = [column for column in columns if column.environment == shown]
-    return [*live, drafted, *(column for column in columns if column.environment != shown)]
+    return [*live, drafted, *others]
 
 
 def _plans(environment: Environment) -> frozenset[str]:
@@ -248,6 +249,12 @@ def _url(request: HttpRequest, **opened: str) -> str:
     return f"{reverse('admin:try_it')}?{query}" if query else reverse("admin:try_it")
 
 
+def _compared_as_before(request: HttpRequest) -> str:
+    """This page without the call that was typed, and with the draft that was chosen."""
+    draft = request.GET.get("draft")
+    return reverse("admin:try_it", query={"draft": draft} if draft else None)
+
+
 def _changed(request: HttpRequest, shown: Environment) -> HttpResponse:
     finding.require_change(request, shown.tenant_id)
     dropped = request.POST.get("drop")
@@ -263,7 +270,7 @@ def _changed(request: HttpRequest, shown: Environment) -> HttpResponse:
             form.add_error("name", error.errors[0].message)
         else:
             messages.success(request, f"{kept.name} is kept.")
-            return redirect("admin:try_it")
+            return redirect(_compared_as_before(request))
     return _page(request, shown, form, typed=True)
 
 
@@ -274,4 +281,4 @@ def _dropped(request: HttpRequest, caller_id: str) -> HttpResponse:
     finding.require_change(request, caller.environment.tenant_id)
     try_it.drop(caller, actor=actor_of(request))
     messages.success(request, f"{caller.name} is no longer kept.")
-    return redirect("admin:try_it")
+    return redirect(_compared_as_before(request))

@@ -118,7 +118,10 @@ def _tell(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo) -> str:
         else f". You can go on from {_at(limit.resets_at, zone)}, {_city(zone)} time."
     )
     if limit.per in (Per.USER, Per.USER_FEATURE) and limit.metric is not Metric.COST_USD:
-        return f"You have used the {limit.allowance} that are included for you{again} {NOTHING_CHARGED}"
+        where = f" in {decision.feature}" if limit.per is Per.USER_FEATURE else ""
+        verb = "is" if limit.limit == 1 else "are"
+        used = f"You have used the {limit.allowance} that {verb} included for you{where}"
+        return f"{used}{again} {NOTHING_CHARGED}"
     return f"What is included for now has been used up{again} {NOTHING_CHARGED}"
 
 

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies.standing import pace_wording, standing_wording
-from policies.standing.pace import Ending, Outlook
+from policies.standing.pace import Outlook
 from policies.standing.pace_wording import RunsOut
 from policies.standing.standings import Standing, SubjectStanding
 from tenants.console.display import user_url
@@ -23,6 +23,15 @@ from usage.metrics import Metric
 
 # What the list of limits calls its filter.
 NEAR, FULL = "near", "full"
+
+
+@dataclass(frozen=True, slots=True)
+class NextOut:
+    """Whom a limit stops next, how that stands (`ana: 6 of 10 requests a day`), and when."""
+
+    name: str
+    says: str
+    runs_out: RunsOut | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,8 @@ class LimitRow:
 
     @property
     def left(self) -> str:
-        return "" if self.bar is None else wording.number(self.standing.limit.metric, self.bar.left)
+        """Never below 0."""
+        return "" if self.bar is None else wording.number(self.standing.limit.metric, max(0, self.bar.left))
 
     @property
     def crowd(self) -> str:
@@ -86,6 +96,14 @@ class LimitRow:
     @property
     def runs_out(self) -> RunsOut | None:
         return _runs_out(self.standing, self.standing.outlook, self.zone)
+
+    @property
+    def next_out(self) -> NextOut | None:
+        """Where the fullest is used up: whom it stops next."""
+        found = self.standing.next_out
+        if found is None or found[0] is self.standing.fullest:
+            return None
+        return next_out(self.standing, found[0], self.zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +186,20 @@ def first_to_run_out_first(found: Iterable[Standing]) -> list[Standing]:
     return sorted(tightest_first(found), key=order)
 
 
-def next_to_run_out(found: Iterable[Standing]) -> Standing | None:
-    """The limit that blocks calls next, if all goes on as now."""
-    for standing in first_to_run_out_first(found):
-        outlook = standing.outlook
-        if outlook is not None and outlook.ending is Ending.RUNS_OUT and not standing.watched:
-            return standing
-    return None
+def next_out(standing: Standing, subject: SubjectStanding, zone: ZoneInfo) -> NextOut:
+    name = standing_wording.subject(subject.subject, standing.limit.per)
+    says = f"{name}: {standing_wording.taken(standing, subject)}"
+    return NextOut(name, says, _runs_out(standing, standing.outlook_of(subject), zone))
+
+
+def next_to_run_out(found: Iterable[Standing]) -> tuple[Standing, SubjectStanding] | None:
+    """The limit that blocks calls next, if all goes on as now, and whose; whom it blocks already is not asked."""
+    coming = [(each, each.next_out) for each in found if not each.watched]
+    known = [
+        (outlook.order, each, subject)
+        for each, out in coming
+        if out is not None
+        for subject, outlook in [out]
+    ]
+    _, standing, subject = min(known, key=lambda each: each[0], default=(None, None, None))
+    return None if standing is None or subject is None else (standing, subject)

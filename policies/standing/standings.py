@@ -94,8 +94,17 @@ class Standing:
 
     @property
     def outlook(self) -> Outlook | None:
-        """Of the fullest, which is the first to run out: all began at the same time. None: it is not known."""
+        """Of the fullest, which was the first to run out: all began at the same time. None: it is not known."""
         return None if self.fullest is None else self.outlook_of(self.fullest)
+
+    @property
+    def next_out(self) -> tuple[SubjectStanding, Outlook] | None:
+        """Whom it stops next, of those whom it does not stop yet; None: nobody before it resets."""
+        for each in self.subjects:
+            outlook = self.outlook_of(each)
+            if outlook is not None and outlook.ending is Ending.RUNS_OUT:
+                return each, outlook
+        return None
 
     def outlook_of(self, of: SubjectStanding) -> Outlook | None:
         if of.used is None or self.limit.metric is Metric.CONCURRENCY:

@@ -138,7 +138,8 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
     @admin.display(description="ends", ordering="expires_at")
     def ends(self, key: ApiKey) -> str:
-        return "never" if key.expires_at is None else display.moment(key.expires_at)
+        at = key.revoked_at or key.expires_at
+        return "never" if at is None else display.moment(at)
 
     # What is done with a key
 

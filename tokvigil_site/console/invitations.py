@@ -51,7 +51,7 @@ class InvitationView(PasswordResetConfirmView):
         return {
             **UnfoldAdminSite.each_context(admin.site, self.request),
             **super().get_context_data(**kwargs),
-            **(self._invited() if self.validlink else {}),
+            **(self._invited() if self.validlink else {"title": "This invitation has ended"}),
         }
 
     def _invited(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from tenants.console import display
+from tenants.console import display, environments
 from tenants.console.access import actor_of, is_superuser
 from tenants.console.forms import LinesField, RowForm
 from tenants.console.rows import TenantRowsAdmin
@@ -83,8 +83,10 @@ class ModelPriceAdmin(TenantRowsAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        """A new price is in force from now on, unless the address says otherwise."""
-        return {"effective_from": timezone.now(), **super().get_changeform_initial_data(request)}
+        """A new price is the shown tenant's, and in force from now on, unless the address says otherwise."""
+        shown = environments.shown(request)
+        usual = {"effective_from": timezone.now(), "tenant": None if shown is None else shown.tenant_id}
+        return {**usual, **super().get_changeform_initial_data(request)}
 
     def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[str]:
         return [*self.readonly_fields] if obj is None else [*self.readonly_fields, "tenant"]

@@ -64,14 +64,13 @@ def context(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
     zone = ZoneInfo(environment.tenant.timezone)
     found = standings(environment)
-    next_out = limit_rows.next_to_run_out(found)
     return {
         "environment": environment,
         "now": now,
         "figures": figures.figures(environment, now),
         "chips": _chips(environment, found, now),
         "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
-        "next_out": None if next_out is None else LimitRow(next_out, zone),
+        **_next_out(found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
         "leaders": [
@@ -79,6 +78,15 @@ def context(request: HttpRequest) -> dict[str, Any]:
             for title, dimension in (("Users", "user"), ("Features", "feature"), ("Models", "model"))
         ],
     }
+
+
+def _next_out(found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
+    """Which limit runs out first, and for whom."""
+    next_out = limit_rows.next_to_run_out(found)
+    if next_out is None:
+        return {}
+    standing, subject = next_out
+    return {"next_limit": LimitRow(standing, zone), "next_out": limit_rows.next_out(standing, subject, zone)}
 
 
 def _chips(environment: Environment, found: list[Standing], now: datetime) -> list[Chip]:

@@ -151,6 +151,19 @@ def test_the_overview_says_which_limit_runs_out_first(mia: Client, prod: Environ
     )
 
 
+def test_who_is_blocked_already_hides_nobody_who_will_be(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, limits(MONTHLY, "{metric: requests, window: day, amount: 10, per: user}"))
+    use(api, "ben", 10)
+    use(api, "ana", 6)
+    said = mia.get(f"{reverse('admin:index')}?environment={prod}").context["next_out"]
+    assert (said.says, said.runs_out.says) == (
+        "ana: 6 of 10 requests a day",
+        "runs out today 20:00 at this pace",
+    )
+    daily = next(row for row in look(mia, prod).context["limits"] if row.words.startswith("10 requests"))
+    assert (daily.runs_out.says, daily.next_out.name) == ("used up", "ana")
+
+
 def test_nothing_is_said_of_calls_at_once(mia: Client, prod: Environment, api: Api) -> None:
     apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
     api.evaluate("ana")

@@ -68,6 +68,12 @@ def free(environment: Environment) -> Policy:
     return environment.policies.get(name="Free")
 
 
+def test_a_warning_of_the_form_is_repeated_before_it_is_published(mia: Client, prod: Environment) -> None:
+    page = sent(mia, ADD, typed(mia, f"{ADD}?environment={prod}", name="Later", scope_plan="free"), "_review")
+    assert "Publish Later?" in page
+    assert "Never decides: Free is for the same callers and is older" in page
+
+
 def test_what_changes_is_shown_first_and_then_published_with_the_reason(
     mia: Client, prod: Environment, edit: str
 ) -> None:

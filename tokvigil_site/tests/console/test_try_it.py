@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from audit.models import Entry
+from policies.changing import drafts
 from policies.end_users import set_end_user
 from policies.models import BlockedDecision, NamedCaller
 from policies.trying.explaining import Explanation, Part, Question, explain
@@ -171,7 +172,7 @@ def test_a_cell_is_a_link_whose_name_says_what_it_opens(mia: Client, environment
     keep(call(environment, name="Ana asks"), actor="test")
     (cell, *_) = re.findall(r'<a class="tv-cell".*?</a>', mia.get(PAGE).content.decode(), re.DOTALL)
     name = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", cell))
-    assert name.startswith("Why Ana asks in dev, live: Allowed")
+    assert name.startswith("Why Ana asks in prod, live: Allowed")
 
 
 def test_the_page_has_a_cell_for_each_caller_and_environment(mia: Client, environment: Environment) -> None:
@@ -239,6 +240,17 @@ def test_callers_are_kept_and_dropped_with_an_entry_each(mia: Client, environmen
     assert not NamedCaller.objects.exists()
     entries = Entry.objects.order_by("pk")[before:]
     assert [entry.action for entry in entries] == ["caller.kept", "caller.dropped"]
+
+
+def test_a_caller_is_kept_beside_the_draft_that_was_chosen(mia: Client, environment: Environment) -> None:
+    draft = drafts.begin(environment, "Less", actor="test")
+    answer = mia.post(f"{PAGE}?draft={draft.pk}&user_id=ana", {"user_id": "ana", "model": "m", "name": "Ana"})
+    assert (answer.status_code, answer.headers["Location"]) == (302, f"{PAGE}?draft={draft.pk}")
+
+
+def test_the_environment_that_is_shown_stands_first(mia: Client, environment: Environment) -> None:
+    columns = mia.get(f"{PAGE}?environment={environment}").context["columns"]
+    assert columns[0].environment.slug == environment.slug == "prod"
 
 
 def test_an_environment_keeps_only_so_many(environment: Environment, mia: Client) -> None:
