@@ -94,7 +94,7 @@ class BoostForm(RowForm):
         labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts"}
         help_texts = {
             "subject": "The user_id, feature or plan, exactly as calls name it; empty for everybody together.",
-            "extra": "On top of the limit: a whole number, or USD for a budget.",
+            "extra": "On top of the limit, anew in each of its windows until the boost ends: a whole number, or USD.",
             "starts_at": "Empty: at once.",
             "reason": "Colleagues read it here and in the audit log.",
         }

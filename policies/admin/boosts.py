@@ -122,12 +122,9 @@ class BoostAdmin(EnvironmentRowsAdmin):
             # Sent again with other content, such as after going back: another boost.
             obj.boost_id, is_new = uuid.uuid4(), True
             boosts.give(obj, actor=actor_of(request))
-        until = f"{localtime(obj.ends_at):%Y-%m-%d %H:%M}"
-        said = (
-            f"The boost is given: {form.effect}, until {until}."
-            if is_new
-            else "This boost was given already."
-        )
+        until = f"until {localtime(obj.ends_at):%Y-%m-%d %H:%M}"
+        lasts = until if obj.window == Window.TOTAL else f"anew each {obj.window} {until}"
+        said = f"The boost is given: {form.effect}, {lasts}." if is_new else "This boost was given already."
         self.message_user(request, said, messages.SUCCESS)
 
     @admin.action(description="End now", permissions=["change"])

@@ -234,8 +234,14 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
         "boosts": given,
         "states": list(_states(binds, stored, rows or (), given)),
         "reads_nothing": binds is None or rows is None,
-        "seen": bool(recent) or stored is not None,
+        "seen": bool(recent) or stored is not None or _holds(rows or ()),
     }
+
+
+def _holds(rows: Iterable[LimitRow]) -> bool:
+    """Of a user whose first call is in flight there is only what it holds, of limits of their own."""
+    own = (Per.USER, Per.USER_FEATURE)
+    return any(row.found.held for row in rows if row.found.limit.per in own)
 
 
 def _boost_url(environment: Environment, user_id: str, found: BindingLimit) -> str | None:

@@ -6,19 +6,23 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponseRedirect
+from django.db.models import F, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from policies.changing import publishing
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
-from policies.models import Plan
+from policies.models import Plan, Policy, PolicyVersion
 from tenants.console.access import actor_of
 from tenants.console.forms import RowForm
 from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import Environment
 from tenants.roles import May
+from usage import wording
+
+# Users that are counted; where there are more, the page says so.
+COUNTED_MAX = 1000
 
 
 class PlanForm(RowForm):
@@ -41,6 +45,14 @@ class PlanAdmin(EnvironmentRowsAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Policies, end users and requests refer to a plan by its name.
         return False
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *arguments: Any, **named: Any
+    ) -> HttpResponse:
+        plan: Plan | None = context.get("original")
+        if plan is not None:
+            context |= {"named": _named(plan), "users": _users(plan)}
+        return super().render_change_form(request, context, *arguments, **named)
 
     def lock(self, obj: Plan) -> None:
         Environment.lock(obj.environment_id)
@@ -67,3 +79,19 @@ class PlanAdmin(EnvironmentRowsAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
         for plan in queryset.select_related("environment").order_by("environment_id", "pk"):
             self.delete_model(request, plan)
+
+
+def _named(plan: Plan) -> list[tuple[Policy, PolicyVersion | None]]:
+    """The policies in force that name the plan, each with its latest change."""
+    rows = list(Policy.objects.in_force(plan.environment_id).filter(scope_plan=plan.name).order_by("name"))
+    latest = PolicyVersion.objects.filter(policy__in=rows, version=F("policy__version"))
+    changes = {change.policy_id: change for change in latest}
+    return [(row, changes.get(row.pk)) for row in rows]
+
+
+def _users(plan: Plan) -> str:
+    """`4 users`; "" for none."""
+    count = plan.end_users.all()[: COUNTED_MAX + 1].count()
+    if count > COUNTED_MAX:
+        return f"more than {wording.counted(COUNTED_MAX, 'user')}"
+    return wording.counted(count, "user") if count else ""

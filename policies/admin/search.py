@@ -129,7 +129,7 @@ def _user(environment: Environment, found: Found, allowed: set[May]) -> list[Row
     rows = [Row(found.text, user_url(environment, found.text), more=tuple(more))]
     if found.latest_block is not None:
         latest = _decision(environment, found.latest_block)
-        rows.append(replace(latest, note="the latest blocked call"))
+        rows.append(replace(latest, note="the latest of their blocked calls"))
     return rows
 
 

@@ -160,7 +160,9 @@ def test_a_blocked_call_leads_to_the_form_filled_in_and_back(
     answer = post(mia, prod, url, extra="1")
 
     assert answer["Location"] == page
-    assert "The boost is given: 1 → 2 requests a day" in mia.get(page).content.decode()
+    said = mia.get(page).content.decode()
+    assert "The boost is given: 1 → 2 requests a day" in said
+    assert ", anew each day until " in said
     assert api.evaluate("ana")["allowed"]
 
 

@@ -19,7 +19,7 @@ from policies.end_users import set_end_user
 from policies.models import Boost, EndUser
 from tenants import freezing
 from tenants.models import Environment, Membership, Role
-from tokvigil_site.testing import Api, apply_policies
+from tokvigil_site.testing import Api, apply_policies, limits
 from usage.counting.store import StoreUnavailable, store
 
 FILE = """
@@ -113,6 +113,16 @@ def test_it_says_when_each_limit_runs_out_at_this_pace(
     assert said["2 requests a day, each user"] == "used up"
     assert said["1,000 requests a month, everybody together"] == "not before it resets"
     assert said["20 calls at once, each feature"] is None
+
+
+def test_a_user_whose_first_call_is_in_flight_has_been_seen(
+    mia: Client, environment: Environment, api: Api
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 5, per: user}"))
+    assert api.evaluate("newbie")["allowed"]
+    text = look(mia, environment, "newbie").content.decode()
+    assert "has not seen this user" not in text
+    assert "Calls in flight are “held” above" in text
 
 
 def test_a_guardrail_binds_a_user_whom_nothing_else_does(mia: Client, environment: Environment) -> None:

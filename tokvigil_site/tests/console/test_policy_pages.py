@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from django.urls import reverse
 from audit.models import Entry
 from policies import policy_rows
 from policies.changing import publishing
+from policies.end_users import set_end_user
 from policies.models import Policy
 from policies.rules import Mode
 from tenants.models import Environment, Role, Tenant
@@ -199,3 +201,20 @@ def test_who_may_only_look_sees_the_page_and_no_action(
 def test_the_mode_of_an_archived_policy_is_not_changed(governed: Environment, mia: Client) -> None:
     mia.post(url(row(governed), "delete"), {"post": "yes"})
     assert mia.post(url(row(governed), "mode"), {"mode": "off"}).status_code == 403
+
+
+def test_the_page_of_a_plan_says_which_policies_name_it_and_who_changed_them(
+    governed: Environment, mia: Client
+) -> None:
+    free = row(governed)
+    rule = replace(policy_rows.rule_of(free), priority=3)
+    publishing.publish_one(governed, rule, actor="admin:owen", note="They asked", policy_id=free.pk)
+    set_end_user(governed, "ana", plan_name="free", blocked=False, actor="test")
+    plan = governed.plans.get(name="free")
+    said = words(mia, reverse("admin:policies_plan_change", args=[plan.pk]))
+    for expected in ("Free plan", "version 2", "They asked", "owen", "1 user stored on it"):
+        assert expected in said, expected
+    plan = governed.plans.create(name="unused")
+    said = words(mia, reverse("admin:policies_plan_change", args=[plan.pk]))
+    assert "No policy in force names it" in said
+    assert "no user is stored on it" in said
