@@ -265,7 +265,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "policies.enduser action block": lambda world: world.act("block", world.end_user),
     "policies.enduser action delete_selected": lambda world: world.act("delete_selected", world.end_user),
     "policies.enduser action unblock": lambda world: world.act("unblock", world.end_user),
-    "usage.modelprice add": lambda world: world.add(type(world.price), **NEW_PRICE),
+    "usage.modelprice add": lambda world: world.add(type(world.price), **NEW_PRICE, reason="Our contract"),
     "usage.modelprice change": lambda world: world.change(world.price, input_per_million="7"),
     "PUT v1/end-users/<any:user_id>": lambda world: world.call(
         "PUT", "/v1/end-users/new", {"plan": None, "blocked": True}
