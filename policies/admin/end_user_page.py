@@ -19,7 +19,7 @@ from policies.admin.boost_forms import give_url
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.models import Boost, EndUser
-from policies.standing import binding, pace_wording
+from policies.standing import binding, pace_wording, standing_wording
 from policies.standing.binding import Binding, BindingLimit
 from policies.standing.pace import Course
 from policies.standing.pace_wording import RunsOut
@@ -123,12 +123,7 @@ class LimitRow:
     @property
     def resets(self) -> str:
         """`in 9 h 28 min`"""
-        if self.found.limit.metric is Metric.CONCURRENCY:
-            return "as calls end"
-        if self.resets_at is None:
-            return "never"
-        left = self.resets_at - timezone.now()
-        return f"in {wording.duration(max(0, int(left.total_seconds())))}"
+        return standing_wording.resets(self.found.limit.metric, self.resets_at, timezone.now())
 
     def _number(self, amount: int) -> str:
         return wording.number(self.found.limit.metric, amount)

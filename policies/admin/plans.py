@@ -6,11 +6,11 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from policies.changing import publishing
+from policies.changing import history, publishing
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
 from policies.models import Plan, Policy, PolicyVersion
@@ -84,8 +84,7 @@ class PlanAdmin(EnvironmentRowsAdmin):
 def _named(plan: Plan) -> list[tuple[Policy, PolicyVersion | None]]:
     """The policies in force that name the plan, each with its latest change."""
     rows = list(Policy.objects.in_force(plan.environment_id).filter(scope_plan=plan.name).order_by("name"))
-    latest = PolicyVersion.objects.filter(policy__in=rows, version=F("policy__version"))
-    changes = {change.policy_id: change for change in latest}
+    changes = history.latest(rows)
     return [(row, changes.get(row.pk)) for row in rows]
 
 

@@ -6,15 +6,16 @@ from collections import defaultdict
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from policies import policy_rows
+from policies.changing import history
 from policies.describing import wording
-from policies.models import Policy, PolicyVersion
+from policies.models import Policy
 from policies.rules import Mode
 from policies.standing import standing_wording
 from policies.standing.standings import Standing, standings
@@ -41,8 +42,7 @@ class PolicyList(ListOfShownEnvironment):
         by_policy: dict[Any, list[Standing]] = defaultdict(list)
         for standing in standings(environment, {row.pk for row in rows}):
             by_policy[standing.policy.pk].append(standing)
-        changes = PolicyVersion.objects.filter(policy__in=rows, version=F("policy__version"))
-        by_id = {change.policy_id: change for change in changes}
+        by_id = history.latest(rows)
         for row in rows:
             row.fullest = max(by_policy[row.pk], key=lambda each: each.urgency, default=None)  # type: ignore[attr-defined]
             row.change = by_id.get(row.pk)  # type: ignore[attr-defined]

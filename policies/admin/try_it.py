@@ -18,11 +18,11 @@ from django.utils import timezone
 from policies.admin import finding
 from policies.changing import drafts
 from policies.deciding.evaluation import Evaluated
+from policies.describing.trace import Explanation
 from policies.files.file_errors import PolicyFileError
 from policies.models import Draft, NamedCaller
 from policies.resolution import StoredPolicy
 from policies.trying import explaining, try_it
-from policies.trying.explaining import Explanation
 from tenants.api.problems import Problem
 from tenants.console import environments
 from tenants.console.access import actor_of

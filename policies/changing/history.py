@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from django.db import transaction
+from django.db.models import F
 
 from policies.changing import publishing
 from policies.describing import differences
@@ -44,6 +47,12 @@ def rule_at(version: PolicyVersion | None) -> PolicyRule | None:
     if version is None or version.document is None:
         return None
     return documents.rule_of(version.document)
+
+
+def latest(policies: Sequence[Policy]) -> dict[UUID, PolicyVersion]:
+    """The version that each of them is at; one query."""
+    found = PolicyVersion.objects.filter(policy__in=policies, version=F("policy__version"))
+    return {version.policy_id: version for version in found}
 
 
 def steps(policy: Policy) -> tuple[Step, ...]:

@@ -19,7 +19,6 @@ from tenants.console.parts import Bar
 from tenants.models import Environment
 from usage import wording
 from usage.amounts import Per
-from usage.metrics import Metric
 
 # What the list of limits calls its filter.
 NEAR, FULL = "near", "full"
@@ -89,9 +88,8 @@ class LimitRow:
     def resets(self) -> str:
         """`in 9 h 28 min`"""
         course = self.standing.course
-        if course is None:
-            return "as calls end" if self.standing.limit.metric is Metric.CONCURRENCY else "never"
-        return f"in {wording.duration(max(0, int((course.ends_at - course.now).total_seconds())))}"
+        now = timezone.now() if course is None else course.now
+        return standing_wording.resets(self.standing.limit.metric, self.resets_at, now)
 
     @property
     def runs_out(self) -> RunsOut | None:
@@ -194,12 +192,8 @@ def next_out(standing: Standing, subject: SubjectStanding, zone: ZoneInfo) -> Ne
 
 def next_to_run_out(found: Iterable[Standing]) -> tuple[Standing, SubjectStanding] | None:
     """The limit that blocks calls next, if all goes on as now, and whose; whom it blocks already is not asked."""
-    coming = [(each, each.next_out) for each in found if not each.watched]
-    known = [
-        (outlook.order, each, subject)
-        for each, out in coming
-        if out is not None
-        for subject, outlook in [out]
-    ]
-    _, standing, subject = min(known, key=lambda each: each[0], default=(None, None, None))
-    return None if standing is None or subject is None else (standing, subject)
+    coming = [(each, *out) for each in found if not each.watched and (out := each.next_out)]
+    if not coming:
+        return None
+    standing, subject, _ = min(coming, key=lambda each: each[2].order)
+    return standing, subject

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from policies.standing.standings import Standing, SubjectStanding
 from usage import wording
 from usage.amounts import Per, Subjects
@@ -42,6 +44,15 @@ def taken(standing: Standing, of: SubjectStanding) -> str:
 
 def _number(metric: Metric, amount: int) -> str:
     return wording.money(amount) if metric is Metric.COST_USD else wording.count(amount)
+
+
+def resets(metric: Metric, ends_at: datetime | None, now: datetime) -> str:
+    """`in 9 h 28 min`"""
+    if metric is Metric.CONCURRENCY:
+        return "as calls end"
+    if ends_at is None:
+        return "never"
+    return f"in {wording.duration(max(0, int((ends_at - now).total_seconds())))}"
 
 
 def says(standing: Standing) -> str:

@@ -10,15 +10,13 @@ from collections.abc import Collection, Iterable
 from policies.deciding.decision import Decision, LimitFinding, Verdict
 from policies.deciding.evaluation import Evaluated
 from policies.describing import reason_words
-from policies.describing.considering import Part, considered
+from policies.describing.considering import considered
 from policies.describing.trace import Explanation, Question, Stood, decided_by
 from policies.reasons import Reason
 from policies.resolution import StoredPolicy
 from usage import wording
 from usage.assessment import Assessment
 from usage.instants import from_ms
-
-__all__ = ["Explanation", "Part", "Question", "Stood", "explain"]
 
 
 def explain(

@@ -12,9 +12,11 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies.changing import drafts
+from policies.describing.considering import Part
+from policies.describing.trace import Explanation, Question
 from policies.end_users import set_end_user
 from policies.models import BlockedDecision, NamedCaller
-from policies.trying.explaining import Explanation, Part, Question, explain
+from policies.trying.explaining import explain
 from policies.trying.try_it import CALLERS_MAX, ask, keep, policies_of, suppose
 from tenants.models import Environment, Membership, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, assert_settled, ledger, limits, set_price

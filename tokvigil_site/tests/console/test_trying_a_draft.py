@@ -14,11 +14,12 @@ from django.utils import timezone
 from policies import boosts
 from policies.changing import drafts
 from policies.deciding.evaluation import Evaluated
+from policies.describing.trace import Explanation
 from policies.end_users import set_end_user
 from policies.files import policy_file
 from policies.models import Boost, NamedCaller
 from policies.resolution import StoredPolicy
-from policies.trying.explaining import Explanation, explain
+from policies.trying.explaining import explain
 from policies.trying.try_it import ask, policies_of, suppose, uncounted
 from tenants import freezing
 from tenants.models import DefaultAction, Environment
