@@ -54,8 +54,18 @@ def like_a_new_process() -> Iterator[None]:
     ledger_connections.close_idle()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def store_of_this_session() -> None:
+    """A store that an earlier session left has counters of environments whose ids come again in a new database."""
+    empty()
+
+
 @pytest.fixture
 def empty_store() -> None:
+    empty()
+
+
+def empty() -> None:
     """Calls wait for the store for a tenth of a second; setting up waits as long as a busy machine takes."""
     for _ in range(EMPTYING_TRIES - 1):
         with suppress(TimeoutError):
