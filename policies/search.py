@@ -30,6 +30,8 @@ logger = logging.getLogger("tokvigil.policies")
 
 # Of each kind.
 FOUND_MAX = 10
+# Of a user, the newest.
+BLOCKS_MAX = 200
 # Shorter beginnings of a key's id are in too many.
 KEY_BEGINNING_MIN = 4
 MODEL_CALLED_SINCE = timedelta(days=30)
@@ -70,6 +72,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """Of a user for one reason: the latest, and how many there are; `or_more`: among the newest BLOCKS_MAX alone."""
+
+    latest: BlockedDecision
+    count: int
+    or_more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """In one environment. `text` is what was looked for, `price` what a model of this name costs there."""
 
@@ -82,8 +93,8 @@ class Found:
     plans: Sequence[Plan]
     price: Price | None
     model_was_called: bool
-    # Of the user of this id.
-    latest_block: BlockedDecision | None
+    # Of the user of this id, the latest first; each reason once.
+    blocks: Sequence[Blocks]
 
     @property
     def is_model(self) -> bool:
@@ -120,10 +131,18 @@ def _find(environment: Environment, text: str) -> Found:
         plans=_first(environment.plans.filter(_begins(text))),
         price=None if match is None else match.price,
         model_was_called=_model_was_called(environment, text),
-        latest_block=BlockedDecision.objects.filter(environment=environment, user_id=text)
-        .order_by("-id")
-        .first(),
+        blocks=_blocks(environment, text),
     )
+
+
+def _blocks(environment: Environment, user_id: str) -> list[Blocks]:
+    of_user = BlockedDecision.objects.filter(environment=environment, user_id=user_id)
+    newest = list(of_user.order_by("-id")[:BLOCKS_MAX])
+    of_reasons: dict[str, list[BlockedDecision]] = {}
+    for decision in newest:
+        of_reasons.setdefault(decision.reason_code, []).append(decision)
+    or_more = len(newest) == BLOCKS_MAX
+    return [Blocks(latest=found[0], count=len(found), or_more=or_more) for found in of_reasons.values()]
 
 
 def _known(environments: Iterable[Environment], text: str) -> list[Known]:

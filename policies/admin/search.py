@@ -15,7 +15,7 @@ from django.utils import timezone
 from policies import blocked, search
 from policies.admin.boost_forms import give_url
 from policies.models import BlockedDecision, Plan, Policy
-from policies.search import Found, Kind, Known
+from policies.search import Blocks, Found, Kind, Known
 from tenants.console import environments
 from tenants.console.access import may
 from tenants.console.display import user_url
@@ -121,16 +121,23 @@ def _groups(request: HttpRequest, environment: Environment, found: Found) -> lis
 
 
 def _user(environment: Environment, found: Found, allowed: set[May]) -> list[Row]:
-    """With the reason of the latest block, which is what people look for."""
+    """With each reason for which calls were blocked, which is what people look for."""
     usage = _list("usage_usageevent", environment, q=found.text)
     more = [*_decisions_by(Kind.USER, environment, found), Link("Recorded calls", usage)]
     if May.EDIT_POLICIES in allowed:
         more.append(Link("Give a boost…", give_url(environment, Per.USER, found.text)))
     rows = [Row(found.text, user_url(environment, found.text), more=tuple(more))]
-    if found.latest_block is not None:
-        latest = _decision(environment, found.latest_block)
-        rows.append(replace(latest, note="the latest of their blocked calls"))
-    return rows
+    return rows + [_blocks(environment, found.text, each) for each in found.blocks]
+
+
+def _blocks(environment: Environment, user_id: str, blocks: Blocks) -> Row:
+    latest = _decision(environment, blocks.latest)
+    count = f"{blocks.count} or more" if blocks.or_more else str(blocks.count)
+    if count == "1":
+        return replace(latest, note="the only call of theirs blocked for this reason")
+    url = _list("policies_blockeddecision", environment, user=user_id, reason=blocks.latest.reason_code)
+    note = f"the latest of {count} calls of theirs blocked for this reason"
+    return replace(latest, note=note, more=(Link(f"All {count}", url),))
 
 
 def _decisions(environment: Environment, found: Found) -> list[Row]:

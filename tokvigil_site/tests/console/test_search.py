@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,6 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+import policies.search
 from policies.changing.publishing import add_plan
 from policies.end_users import block
 from policies.models import BlockedDecision, Policy
@@ -82,6 +84,36 @@ def test_what_people_come_for_is_one_step_from_there(
     for text in ("ana", "pro", "summarize"):
         found = search(viewer, text)
         assert not any(word in found for word in ("Give a boost", "Who changed it", "Freeze…")), text
+
+
+def test_a_user_is_found_with_each_reason_and_how_often(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, DAILY_2)
+    for _ in range(2):
+        api.use("ana")
+    for _ in range(3):
+        api.evaluate("ana")
+    block(prod, "ana", "Abuse", actor="test")
+    api.evaluate("ana")
+
+    shown = search(mia, "ana")
+
+    assert "ana was blocked: somebody blocked this user" in shown
+    assert "the only call of theirs blocked for this reason" in shown
+    assert "the latest of 3 calls of theirs blocked for this reason" in shown
+    decisions = reverse("admin:policies_blockeddecision_changelist")
+    found = re.search(rf'href="({re.escape(decisions)}[^"]*reason=[^"]*)">All 3<', shown)
+    assert found is not None
+    assert mia.get(found[1]).content.decode().count("/policies/blockeddecision/") >= 3
+
+
+def test_a_user_with_many_blocked_calls_is_not_said_to_have_few(
+    mia: Client, prod: Environment, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies.search, "BLOCKS_MAX", 3)
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 0, per: user}"))
+    for _ in range(4):
+        api.evaluate("ana")
+    assert "the latest of 3 or more calls of theirs blocked for this reason" in search(mia, "ana")
 
 
 def test_a_request_is_found_among_blocked_and_recorded_calls(
