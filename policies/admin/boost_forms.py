@@ -32,9 +32,11 @@ from usage.money import NANO
 
 # In the address: the id of the blocked call that it is given for.
 OF_DECISION = "decision"
+Choice = tuple[str, str]
+Choices = tuple[str, list[Choice]]
 
 
-def choices(limits: Iterable[Raisable]) -> list[tuple[str, str]]:
+def choices(limits: Iterable[Raisable]) -> list[Choice]:
     """A kind of limits each, with the limits in force: what stands before a boost."""
     return [
         (
@@ -45,6 +47,16 @@ def choices(limits: Iterable[Raisable]) -> list[tuple[str, str]]:
         )
         for key, kind in groupby(limits, key=lambda limit: limit.key)
     ]
+
+
+def of_user(offered: list[Choice], user_id: str, binding_kinds: frozenset[str]) -> list[Choice | Choices]:
+    """The kinds that bind the user first; not grouped if all do."""
+    binding = [choice for choice in offered if choice[0] in binding_kinds]
+    others = [choice for choice in offered if choice[0] not in binding_kinds]
+    if not others:
+        return [*offered]
+    groups: list[Choice | Choices] = [(f"Bind {user_id} now", binding)] if binding else []
+    return [*groups, (f"Do not bind {user_id} now", others)]
 
 
 def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
@@ -58,9 +70,12 @@ def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
 
 
 class BoostForm(RowForm):
-    """`offered` are limits that can be raised, by the environment that the page is for."""
+    """`offered` are limits that can be raised, of the environment that the page is for."""
 
     offered: tuple[Raisable, ...] = ()
+    # The user who is named when the form is shown or sent, and which kinds bind the user; None: unknown, or nobody.
+    user_id: str = ""
+    binding_kinds: frozenset[str] | None = None
     raises = forms.ChoiceField(
         label="Limit",
         widget=UnfoldAdminSelectWidget,
@@ -104,8 +119,14 @@ class BoostForm(RowForm):
         super().__init__(*args, **kwargs)
         raises = self.fields.get("raises")
         if isinstance(raises, forms.ChoiceField):
-            raises.choices = [("", "Choose a limit…"), *choices(self.offered)]
+            raises.choices = [("", "Choose a limit…"), *self._choices()]
             raises.widget.attrs["data-limits"] = json.dumps(before(self.offered))
+
+    def _choices(self) -> list[Choice | Choices]:
+        """Grouped by whether they bind the user, in the form for a user's boost."""
+        offered, kinds = choices(self.offered), self.binding_kinds
+        for_user = {limit.per for limit in self.offered} == {Per.USER}
+        return of_user(offered, self.user_id, kinds) if for_user and kinds is not None else [*offered]
 
     def clean(self) -> dict[str, Any]:
         """`boosts.clean` says what is wrong, not the constraints of the table."""
@@ -119,6 +140,7 @@ class BoostForm(RowForm):
                 )
         if self.instance._state.adding and "environment" in self.cleaned_data:
             self._clean_subject()
+            self._clean_binds()
             self._clean_end()
         return self.cleaned_data
 
@@ -131,6 +153,21 @@ class BoostForm(RowForm):
             self.fields["anyway"].widget = UnfoldBooleanWidget()
         if unseen and not given.get("anyway"):
             self.add_error("subject", f"{unseen[0].says} Mend it, or tick “Give it anyway”.")
+
+    def _clean_binds(self) -> None:
+        """A boost of a limit that does not bind the user changes nothing for them."""
+        kinds = self.binding_kinds
+        if self.errors or self.cleaned_data.get("anyway") or self.instance.per != Per.USER:
+            return
+        if kinds is None or boosts.key_of(self.instance) in kinds:
+            return
+        theirs = "; ".join(label for key, label in choices(self.offered) if key in kinds)
+        self.fields["anyway"].widget = UnfoldBooleanWidget()
+        binds = f"These do: {theirs}." if theirs else "None of the limits that can be raised does."
+        self.add_error(
+            "raises",
+            f"It does not bind {self.user_id} now. {binds} Choose another, or tick “Give it anyway”.",
+        )
 
     def _clean_end(self) -> None:
         given = self.cleaned_data

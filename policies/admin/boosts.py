@@ -14,22 +14,27 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
-from policies import boosts
+from policies import activity, boosts
 from policies.admin.boost_forms import OF_DECISION, BoostForm
 from policies.models import BlockedDecision, Boost
+from policies.standing import binding
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.display import moment, moment_of, user_link, user_url, who_of
 from tenants.console.parts import State
 from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
 from tenants.templatetags.console import state
 from usage import wording
 from usage.amounts import Per
+from usage.boosts import raised
 from usage.metrics import Metric
 from usage.windows import Window
 
 ID_DIGITS_MAX = 19
+# On the request: who is named, and which kinds of limits bind them.
+_BINDS = "_binds"
 # Of the page: there is nothing to go on editing.
 _GIVING = {"title": "Give a boost", "show_save_and_add_another": False, "show_save_and_continue": False}
 
@@ -95,11 +100,17 @@ class BoostAdmin(EnvironmentRowsAdmin):
             form.offered = tuple(  # type: ignore[attr-defined]
                 limit for limit in limits if per in (None, limit.per)
             )
+            form.user_id, form.binding_kinds = getattr(request, _BINDS, ("", None))  # type: ignore[attr-defined]
         return form
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        shown = environments.shown(request)
+        user_id = str(request.POST.get("subject", request.GET.get("subject", "")))
+        if shown is not None and 0 < len(user_id) <= NAME_LENGTH_MAX and "\x00" not in user_id:
+            # Evaluated before Django opens the transaction of the form.
+            setattr(request, _BINDS, (user_id, binding_kinds(shown.pk, user_id)))
         return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
 
     def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
@@ -171,3 +182,15 @@ def standing(boost: Boost) -> SafeString:
     if boost.over_at <= now:
         return state(State.QUIET, "Ended early" if boost.ended_at else "Over")
     return state(State.QUIET, "To come") if boost.started_at > now else state(State.BOOSTED, "Running")
+
+
+def binding_kinds(environment_id: int, user_id: str) -> frozenset[str] | None:
+    """Kinds of limits that a boost of the user would raise (`raised`), by what they called lately; None: unknown."""
+    recent = activity.of_user(environment_id, user_id)
+    plan = next((each.row.plan for each in recent if each.row.plan), "")
+    features = [each.row.feature for each in recent]
+    found = binding.of_user(environment_id, user_id, plan=plan, features=features)
+    if found is None or found.limits is None:
+        return None
+    limits = [each.limit for each in found.limits if each.limit.per is Per.USER]
+    return frozenset(raised(limit.per, limit.metric, limit.window) for limit in limits)

@@ -94,6 +94,46 @@ def test_a_feature_that_was_never_seen_is_asked_about(mia: Client, prod: Environ
     assert "Did you mean “summarize”?" in said["subject"]
 
 
+PLANS = """
+plans: [free, pro]
+policies:
+  - name: Free plan
+    scope: {plan: free}
+    unknown_price: allow
+    limits: [{metric: requests, window: day, amount: 1, per: user}]
+  - name: Pro plan
+    scope: {plan: pro}
+    unknown_price: allow
+    limits: [{metric: requests, window: month, amount: 9, per: user}]
+"""
+
+
+def test_the_limits_that_bind_the_user_come_first(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, PLANS)
+    api.use("ana", plan="free")
+    page = mia.get(ADD, {"environment": str(prod), "per": "user", "subject": "ana"})
+    assert page.context["adminform"].form.fields["raises"].choices == [
+        ("", "Choose a limit…"),
+        ("Bind ana now", [("user:requests:day", "1 request a day, each user (Free plan)")]),
+        ("Do not bind ana now", [("user:requests:month", "9 requests a month, each user (Pro plan)")]),
+    ]
+
+
+def test_a_limit_that_does_not_bind_the_user_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, PLANS)
+    api.use("ana", plan="free")
+
+    said = post(mia, prod, raises="user:requests:month")
+
+    assert errors(said) == {
+        "raises": "It does not bind ana now. These do: 1 request a day, each user (Free plan). "
+        "Choose another, or tick “Give it anyway”."
+    }
+    assert 'type="checkbox" name="anyway"' in said.content.decode()
+    assert post(mia, prod, raises="user:requests:month", anyway="on").status_code == 302
+    assert Boost.objects.get().window == "month"
+
+
 @pytest.mark.parametrize("until", list(Until))
 def test_it_ends_when_people_say(mia: Client, prod: Environment, api: Api, until: Until) -> None:
     api.use("ana")
