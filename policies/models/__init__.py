@@ -1,0 +1,25 @@
+"""What an environment's policies, users and decisions look like as stored: the door by which Django finds them."""
+
+from policies.models.boosts import Boost
+from policies.models.budgets import ClosedMonth, MonthlyBudget
+from policies.models.columns import NOTE_LENGTH_MAX, metrics
+from policies.models.decisions import BlockedDecision
+from policies.models.drafts import Draft, NamedCaller
+from policies.models.plans import EndUser, Plan
+from policies.models.policies import Limit, Policy, PolicyVersion
+
+__all__ = [
+    "NOTE_LENGTH_MAX",
+    "BlockedDecision",
+    "Boost",
+    "ClosedMonth",
+    "Draft",
+    "EndUser",
+    "Limit",
+    "MonthlyBudget",
+    "NamedCaller",
+    "Plan",
+    "Policy",
+    "PolicyVersion",
+    "metrics",
+]
