@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from django.contrib import admin
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import path
 from django.utils import timezone
@@ -18,12 +18,12 @@ from audit import chain, wording
 from audit.log import action_label
 from audit.models import ChainHead, Entry, chain_name
 from tenants import audit_export
-from tenants.audit_export import Format
 from tenants.console import audit_entries, audit_filters, environments
 from tenants.console.access import is_superuser, tenants_where
 from tenants.console.audit_filters import AuditFilters
 from tenants.console.pages import rendered
 from tenants.console.rows import ReadOnlyAdmin
+from tenants.exporting import Format, download
 from tenants.models import Tenant
 from tenants.roles import May
 
@@ -137,11 +137,7 @@ class EntryAdmin(ReadOnlyAdmin):
             filters=filters.active,
             zone=zone,
         )
-        name = f"audit-{slugify(whose)}-{timezone.localdate()}.{form}"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return StreamingHttpResponse(
-            lines, content_type=audit_export.CONTENT_TYPES[Format(form)], headers=headers
-        )
+        return download(Format(form), f"audit-{slugify(whose)}-{timezone.localdate()}", lines)
 
     def _refuse_strangers(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):

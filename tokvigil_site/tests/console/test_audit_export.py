@@ -14,7 +14,8 @@ from django.urls import reverse
 from audit.log import Target, acting_as, log
 from audit.models import Entry
 from tenants import audit_export
-from tenants.audit_export import COLUMNS, safe_cell
+from tenants.audit_export import COLUMNS
+from tenants.exporting import safe_cell
 from tenants.models import Tenant
 from tokvigil_site.tests.console.conftest import SignIn
 
