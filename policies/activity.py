@@ -36,11 +36,7 @@ class Activity:
         """Of a call what it took, of a block why."""
         if self.call is None:
             return "" if self.block is None else self.block.message
-        amounts, cost = self.call.amounts, self.call.cost_nano
-        tokens = (
-            f"{wording.count(amounts.input_tokens)} tokens in, {wording.count(amounts.output_tokens)} out"
-        )
-        return f"{tokens}, {'without a price' if cost is None else wording.money(cost)}"
+        return wording.call(self.call.amounts, self.call.cost_nano)
 
 
 def of_user(environment_id: int, user_id: str) -> list[Activity]:

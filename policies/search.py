@@ -1,7 +1,8 @@
 """Finds what a person has in hand: the id of a user, a request or a key, the name of a policy, plan, feature or model.
 
 What callers name is matched whole, capitals included, as its index has it; what the staff named, also by how it begins.
-A constant number of queries, whatever is stored.
+A constant number of queries, whatever is stored. Calls in flight are found by their user and by their request, in the
+environment that is shown alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from django.utils import timezone
 from policies.blocked.decision_listing import store_newest
 from policies.models import BlockedDecision, EndUser, Plan, Policy
 from tenants.models import ApiKey, Environment
+from usage.counting import in_flight
+from usage.counting.in_flight import CallInFlight
 from usage.ledger import sums
 from usage.ledger.leading import at_most
 from usage.ledger.models import UsageEvent
@@ -95,6 +98,13 @@ class Found:
     model_was_called: bool
     # Of the user of this id, the latest first; each reason once.
     blocks: Sequence[Blocks]
+    # Calls in flight of the user of this id, and that of the request of this id.
+    in_flight: Sequence[CallInFlight]
+    request_in_flight: Sequence[CallInFlight]
+
+    @property
+    def is_user(self) -> bool:
+        return bool(self.in_flight) or Kind.USER in self.known.kinds
 
     @property
     def is_model(self) -> bool:
@@ -102,7 +112,8 @@ class Found:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.known.kinds or self.keys or self.policies or self.plans or self.is_model)
+        stored = self.known.kinds or self.keys or self.policies or self.plans or self.is_model
+        return not (stored or self.in_flight or self.request_in_flight)
 
 
 def find(environment: Environment, text: str) -> Found:
@@ -132,6 +143,8 @@ def _find(environment: Environment, text: str) -> Found:
         price=None if match is None else match.price,
         model_was_called=_model_was_called(environment, text),
         blocks=_blocks(environment, text),
+        in_flight=in_flight.of_user(environment.pk, text),
+        request_in_flight=in_flight.of_request(environment.pk, text),
     )
 
 

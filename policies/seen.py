@@ -15,6 +15,7 @@ from policies.changing.known_names import known_names
 from policies.models import BlockedDecision, EndUser, Policy
 from tenants.models import Environment
 from usage.amounts import Per
+from usage.counting import in_flight
 from usage.ledger.models import UsageEvent
 
 # Calls that are looked through for who called lately, recorded and blocked ones each.
@@ -68,6 +69,9 @@ def unseen(environment: Environment, per: Per, names: Iterable[str]) -> list[Uns
         return []
     store_newest(environment.pk)
     missing = [name for name in asked if not _is_known(environment, per, name)]
+    if missing:
+        flying = _in_flight(environment, per)
+        missing = [name for name in missing if name not in flying]
     if not missing:
         return []
     known = _names(environment, per)
@@ -98,6 +102,10 @@ def _is_known(environment: Environment, per: Per, name: str) -> bool:
         model._base_manager.filter(environment=environment, **{column: name}).exists()
         for model, column in _KNOWN_BY[per]
     )
+
+
+def _in_flight(environment: Environment, per: Per) -> set[str | None]:
+    return {call.evaluated.subjects.name(per) for call in in_flight.latest(environment.pk)}
 
 
 def _names(environment: Environment, per: Per) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from usage.amounts import Per
+from usage.amounts import Amounts, Per
 from usage.metrics import Metric
 from usage.money import NANO
 from usage.windows import Window
@@ -90,6 +90,16 @@ def amount(metric: Metric, value: int) -> str:
         return money(value)
     one, many = _NOUNS[metric]
     return f"{count(value)} {one if value == 1 else many}"
+
+
+def call(amounts: Amounts, cost_nano: int | None) -> str:
+    """What one call takes: `374 tokens in, 44 out, $0.02`. `cost_nano`: None without a price."""
+    return f"{tokens(amounts)}, {'without a price' if cost_nano is None else money(cost_nano)}"
+
+
+def tokens(amounts: Amounts) -> str:
+    """`374 tokens in, 44 out`"""
+    return f"{counted(amounts.input_tokens, 'token')} in, {count(amounts.output_tokens)} out"
 
 
 def window(metric: Metric, kind: Window) -> str:

@@ -15,9 +15,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
 from policies import activity, boosts, end_users
+from policies.activity import Activity
 from policies.admin.boost_forms import give_url
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
+from policies.describing import calls_in_flight
 from policies.models import Boost, EndUser
 from policies.standing import binding, pace_wording, standing_wording
 from policies.standing.binding import Binding, BindingLimit
@@ -34,6 +36,8 @@ from tenants.roles import May
 from usage import wording
 from usage.amounts import Per
 from usage.boosts import raised
+from usage.counting import in_flight
+from usage.counting.in_flight import CallInFlight
 from usage.instants import from_ms, to_ms
 from usage.metrics import Metric
 from usage.windows import span
@@ -142,6 +146,15 @@ class BoostRow:
         return self.boost.started_at <= timezone.now()
 
 
+@dataclass(frozen=True, slots=True)
+class FlightRow:
+    call: CallInFlight
+
+    @property
+    def holds(self) -> str:
+        return calls_in_flight.holds(self.call)
+
+
 @page("end_user", "end-user/")
 def end_user(request: HttpRequest) -> HttpResponse:
     environment, user_id = environments.meant(request), request.GET.get("user_id", "")
@@ -212,9 +225,9 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
 
 def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     recent = activity.of_user(environment.pk, user_id)
-    said_plan = next((each.row.plan for each in recent if each.row.plan), "")
-    features = [each.row.feature for each in recent]
-    binds = binding.of_user(environment.pk, user_id, plan=said_plan, features=features)
+    flying = in_flight.of_user(environment.pk, user_id)
+    plans, features = _said(recent, flying)
+    binds = binding.of_user(environment.pk, user_id, plan=plans[0] if plans else "", features=features)
     zone = ZoneInfo(environment.tenant.timezone)
     rows = None
     if binds is not None and binds.limits is not None:
@@ -226,11 +239,21 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
         "binds": binds,
         "limits": rows,
         "activity": recent,
+        "in_flight": [FlightRow(call) for call in flying[: activity.LISTED_MAX]],
+        "in_flight_says": calls_in_flight.says(flying, zone),
         "boosts": given,
         "states": list(_states(binds, stored, rows or (), given)),
         "reads_nothing": binds is None or rows is None,
-        "seen": bool(recent) or stored is not None or _holds(rows or ()),
+        "seen": bool(recent or flying) or stored is not None or _holds(rows or ()),
     }
+
+
+def _said(recent: Iterable[Activity], flying: Iterable[CallInFlight]) -> tuple[list[str], list[str]]:
+    """The plans and features that the calls named, the latest first."""
+    said = [(each.at, each.row.plan, each.row.feature) for each in recent]
+    said += [(call.at, call.evaluated.plan, call.evaluated.feature) for call in flying]
+    said.sort(reverse=True)
+    return [plan for _, plan, _ in said if plan], [feature for _, _, feature in said]
 
 
 def _holds(rows: Iterable[LimitRow]) -> bool:

@@ -11,19 +11,22 @@ from django import forms
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from policies import blocked, search
 from policies.admin.boost_forms import give_url
+from policies.describing import calls_in_flight
 from policies.models import BlockedDecision, Plan, Policy
 from policies.search import Blocks, Found, Kind, Known
 from tenants.console import environments
 from tenants.console.access import may
-from tenants.console.display import user_url
+from tenants.console.display import time_of_day, user_url
 from tenants.console.pages import page, rendered
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import ApiKey, Environment
 from tenants.roles import May
 from usage.amounts import Per
+from usage.counting.in_flight import CallInFlight
 from usage.ledger.models import UsageEvent
 from usage.money import format_usd, format_usd_if_known
 
@@ -106,7 +109,8 @@ def _other(known: Known, text: str) -> Elsewhere:
 def _groups(request: HttpRequest, environment: Environment, found: Found) -> list[Group]:
     allowed = {what for what in May if may(request, what, environment.tenant_id)}
     groups = [
-        Group("User", _user(environment, found, allowed) if Kind.USER in found.known.kinds else []),
+        Group("User", _user(environment, found, allowed) if found.is_user else []),
+        Group("Calls in flight", [_in_flight(environment, each) for each in found.request_in_flight]),
         Group("Blocked calls", _decisions(environment, found)),
         Group("Recorded calls", [_event(each) for each in found.events]),
         Group("API keys", [_key(each) for each in found.keys]),
@@ -126,7 +130,8 @@ def _user(environment: Environment, found: Found, allowed: set[May]) -> list[Row
     more = [*_decisions_by(Kind.USER, environment, found), Link("Recorded calls", usage)]
     if May.EDIT_POLICIES in allowed:
         more.append(Link("Give a boost…", give_url(environment, Per.USER, found.text)))
-    rows = [Row(found.text, user_url(environment, found.text), more=tuple(more))]
+    note = calls_in_flight.says(found.in_flight, ZoneInfo(environment.tenant.timezone))
+    rows = [Row(found.text, user_url(environment, found.text), note, more=tuple(more))]
     return rows + [_blocks(environment, found.text, each) for each in found.blocks]
 
 
@@ -138,6 +143,14 @@ def _blocks(environment: Environment, user_id: str, blocks: Blocks) -> Row:
     url = _list("policies_blockeddecision", environment, user=user_id, reason=blocks.latest.reason_code)
     note = f"the latest of {count} calls of theirs blocked for this reason"
     return replace(latest, note=note, more=(Link(f"All {count}", url),))
+
+
+def _in_flight(environment: Environment, call: CallInFlight) -> Row:
+    """It leads to its user, whose page names it too."""
+    evaluated = call.evaluated
+    title = f"{evaluated.user_id} called {evaluated.model}: in flight, holds {calls_in_flight.holds(call)}"
+    note = format_html("{} · until {}", evaluated.request_id, time_of_day(call.until))
+    return Row(title, user_url(environment, evaluated.user_id), note, at=call.at)
 
 
 def _decisions(environment: Environment, found: Found) -> list[Row]:

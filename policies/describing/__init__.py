@@ -1,1 +1,1 @@
-"""What a policy says, in words: a sentence, where two differ, what shadows it, what is hardly meant. Pure."""
+"""What a policy says, and what became of a call, in words: a sentence, two that differ, what is hardly meant. Pure."""

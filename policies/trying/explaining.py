@@ -104,7 +104,7 @@ def _call(evaluated: Evaluated) -> str:
     if refusal is not None and decided_by(refusal.reason_code) is Question.CALL:
         return refusal.message
     amounts = evaluated.decision.amounts
-    tokens = f"{wording.count(amounts.input_tokens)} tokens in, {wording.count(amounts.output_tokens)} out"
+    tokens = wording.tokens(amounts)
     if not assessed.priced:
         return f"Yes. {assessed.model} has no price; {tokens}."
     return f"Yes. {assessed.model} costs at most {wording.money(amounts.cost_nano)} for {tokens}."

@@ -6,7 +6,7 @@ period, the numbers say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,8 @@ from policies.models import BlockedDecision
 from tenants.console import environments
 from tenants.models import ApiKey
 from usage import wording
+from usage.counting import in_flight
+from usage.counting.in_flight import CallInFlight
 from usage.ledger.models import Status, UsageEvent
 
 # The ledger has no index by key: these are of the whole environment.
@@ -78,6 +80,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class KeyCalls:
+    """`in_flight`: among the latest of the environment."""
+
+    in_flight: Sequence[CallInFlight]
     recorded: Row
     blocked: Row
     recorded_since: datetime | None
@@ -91,6 +96,9 @@ def of(key: ApiKey, now: datetime) -> KeyCalls:
     recorded, blocked = _recorded(key, starts), _blocked(key, starts)
     nowhere = [""] * len(starts)
     return KeyCalls(
+        in_flight=[
+            call for call in in_flight.latest(key.environment_id) if call.evaluated.api_key_id == key.pk
+        ],
         recorded=Row(
             "Recorded",
             recorded.cells(recorded.totals, starts, nowhere),

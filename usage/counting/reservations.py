@@ -34,8 +34,8 @@ class Reservation(msgspec.Struct, frozen=True):
     is_open: bool = True
 
 
-class DueCharge(Reservation, frozen=True, kw_only=True):
-    """One that is past its deadline and is to be charged, and what it holds until then."""
+class OpenHold(Reservation, frozen=True, kw_only=True):
+    """One that is open: what it holds, and its deadline."""
 
     amounts: Amounts
     deadline_ms: int
@@ -82,16 +82,22 @@ def _members(client: Any, index: str) -> list[bytes]:
     return [key for key, _ in client.zscan_iter(index, count=READ_AT_ONCE_MAX)]
 
 
-def due_charges(environment_id: int, most: int) -> list[DueCharge]:
+def due_charges(environment_id: int, most: int) -> list[OpenHold]:
     """Expired holds whose policy charges them, oldest first."""
     _, charge = open_keys(environment_id)
     expired = store.run("due", [charge], [most])
-    rows = store.call(lambda client: _read_fields(client, expired, ("st", "as", "at", "am", "dl")))
+    return store.call(lambda client: read_open(client, expired))
+
+
+def read_open(client: Any, keys: Sequence[bytes]) -> list[OpenHold]:
+    """Those of them that are open."""
     return [
-        DueCharge(
+        OpenHold(
             key.decode(), packed or b"", int(at), amounts=amounts_of(held), deadline_ms=int(deadline or at)
         )
-        for key, state, packed, at, held, deadline in rows
+        for key, state, packed, at, held, deadline in _read_fields(
+            client, keys, ("st", "as", "at", "am", "dl")
+        )
         if state == b"open" and at is not None
     ]
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from usage.amounts import Pair, Per, Subjects, subject_digest
-from usage.counting.keys import environment_prefix
+from usage.counting.keys import concurrency_key, environment_prefix
 from usage.windows import Span, Window, span
 
 DAY_MS = 24 * 3600 * 1000
@@ -111,8 +111,4 @@ class TrackedPairs:
 
     def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
         subject = subjects.name(per)
-        return (
-            None
-            if subject is None
-            else f"{environment_prefix(self.environment_id)}k:{per}:{subject_digest(subject)}"
-        )
+        return None if subject is None else concurrency_key(self.environment_id, per, subject)

@@ -16,7 +16,7 @@ from tenants.models import Environment
 from usage.assessment import Assessment
 from usage.counting import rules
 from usage.counting.release import AlreadyCharged, NotOpen, end, end_unread
-from usage.counting.reservations import DueCharge, due_charges, put_off, readable
+from usage.counting.reservations import OpenHold, due_charges, put_off, readable
 from usage.counting.store import store
 from usage.counting.sweep import sweep
 from usage.instants import from_ms
@@ -62,7 +62,7 @@ def _charge(environment_id: int) -> int:
     return len(due)
 
 
-def _set_aside(environment_id: int, due: Sequence[DueCharge], read: set[str]) -> None:
+def _set_aside(environment_id: int, due: Sequence[OpenHold], read: set[str]) -> None:
     """What cannot be read must not stand before what can: it comes again later, and is given up in the end."""
     unread = [hold for hold in due if hold.key not in read]
     now_ms = store.now_ms()
@@ -89,7 +89,7 @@ def _charge_estimates(environment_id: int, estimates: Sequence[NewEvent]) -> Non
                 end(environment_id, outcome.request_id)
 
 
-def _estimate(environment_id: int, hold: DueCharge, held: Assessment) -> NewEvent:
+def _estimate(environment_id: int, hold: OpenHold, held: Assessment) -> NewEvent:
     override = held.override
     return NewEvent(
         environment_id=environment_id,

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from usage import wording
-from usage.amounts import Per
+from usage.amounts import Amounts, Per
 from usage.metrics import Metric
 from usage.windows import Window
 
@@ -35,6 +35,11 @@ def test_every_metric_window_and_subject_has_words() -> None:
 )
 def test_an_amount_in_words(metric: Metric, amount: int, words: str) -> None:
     assert wording.amount(metric, amount) == words
+
+
+def test_what_a_call_takes() -> None:
+    assert wording.call(Amounts(1, 1, 1_044, 20_000_000), 20_000_000) == "1 token in, 1,044 out, $0.02"
+    assert wording.call(Amounts(1, 374, 44, 0), None) == "374 tokens in, 44 out, without a price"
 
 
 def test_a_column_of_sums_has_the_same_places() -> None:

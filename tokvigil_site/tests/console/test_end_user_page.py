@@ -19,7 +19,7 @@ from policies.end_users import set_end_user
 from policies.models import Boost, EndUser
 from tenants import freezing
 from tenants.models import Environment, Membership, Role
-from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.testing import Api, apply_policies, later, limits, set_price
 from usage.counting.store import StoreUnavailable, store
 
 FILE = """
@@ -122,7 +122,44 @@ def test_a_user_whose_first_call_is_in_flight_has_been_seen(
     assert api.evaluate("newbie")["allowed"]
     text = look(mia, environment, "newbie").content.decode()
     assert "has not seen this user" not in text
-    assert "Calls in flight are “held” above" in text
+    assert "1 call in flight, holds 1 token until" in text
+
+
+def test_calls_in_flight_are_named_until_they_are_reported_or_over(
+    mia: Client, environment: Environment, api: Api
+) -> None:
+    set_price("gpt-4o", input_usd="10", output_usd="20")
+    priced: dict[str, Any] = {"model": "gpt-4o", "input_tokens": 1_000, "max_output_tokens": 500}
+    first = api.evaluate("newbie", feature="chat", **priced)
+    api.evaluate("newbie", **priced)
+    api.evaluate("ann", **priced)
+
+    answer = look(mia, environment, "newbie")
+
+    text = answer.content.decode()
+    assert "2 calls in flight, hold $0.04 until" in text
+    assert [row.holds for row in answer.context["in_flight"]] == ["1,000 tokens in, 500 out, $0.02"] * 2
+    assert first["request_id"] in text
+
+    api.report(first["request_id"], "newbie", "gpt-4o")
+    assert "1 call in flight, holds $0.02 until" in look(mia, environment, "newbie").content.decode()
+    later(minutes=11)
+    assert "In flight" not in look(mia, environment, "newbie").content.decode()
+
+
+def test_a_call_in_flight_says_the_plan_unless_a_later_one_does(
+    mia: Client, environment: Environment, api: Api
+) -> None:
+    api.evaluate("newbie", plan="free", feature="chat")
+    answer = look(mia, environment, "newbie")
+    assert answer.context["binds"].plan == "free"
+    assert "2 requests a day, each user" in titles(answer)
+    assert "20 calls at once, each feature" in titles(answer)
+
+    api.use("newbie", plan="pro")
+    assert look(mia, environment, "newbie").context["binds"].plan == "pro"
+    api.evaluate("newbie", plan="free")
+    assert look(mia, environment, "newbie").context["binds"].plan == "free"
 
 
 def test_a_guardrail_binds_a_user_whom_nothing_else_does(mia: Client, environment: Environment) -> None:

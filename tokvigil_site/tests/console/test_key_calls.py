@@ -132,6 +132,20 @@ def test_the_page_leads_to_the_blocked_calls_it_counts(mia: Client, api: Api, pr
     assert "reason=NO_POLICY" in links[-1]
 
 
+def test_the_page_names_the_calls_in_flight_of_this_key_alone(
+    mia: Client, api: Api, prod: Environment
+) -> None:
+    other = Api(prod)
+    other.evaluate("ana")
+    request_id = api.evaluate("ana", input_tokens=40)["request_id"]
+    url = reverse("admin:tenants_apikey_change", args=[api.key.pk])
+
+    assert "1 call in flight, holds 40 tokens until" in mia.get(url).content.decode()
+
+    api.report(request_id, "ana")
+    assert "in flight" not in mia.get(url).content.decode()
+
+
 def test_nobody_else_sees_them(sign_in: SignIn, other: Tenant, api: Api) -> None:
     block(api.key, 2, timezone.now())
     url = reverse("admin:tenants_apikey_change", args=[api.key.pk])

@@ -21,6 +21,7 @@ from tenants.models import ApiKey, Environment, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
+from usage.counting.store import StoreUnavailable, store
 from usage.models import UsageEvent
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,6 +132,43 @@ def test_a_request_is_found_among_blocked_and_recorded_calls(
     assert f'href="{page}"' in search(mia, decision["request_id"])
     event = reverse("admin:usage_usageevent_change", args=[recorded.pk])
     assert f'href="{event}"' in search(mia, recorded.request_id)
+
+
+def test_a_call_in_flight_is_found_by_its_user_and_its_request_until_it_is_reported(
+    mia: Client, sign_in: SignIn, other: Tenant, prod: Environment, api: Api
+) -> None:
+    set_price("gpt-4o", input_usd="10")
+    apply_policies(prod, DAILY_2)
+    calls = [api.evaluate(user, model="gpt-4o", input_tokens=1_000) for user in ("newbie", "ana")]
+    request_id = calls[0]["request_id"]
+
+    by_user, by_request = search(mia, "newbie"), search(mia, request_id)
+
+    assert f'href="{user_url(prod, "newbie")}"' in by_user
+    assert "1 call in flight, holds $0.01 until " in by_user
+    assert "newbie called gpt-4o: in flight, holds 1,000 tokens in, 0 out, $0.01" in by_request
+    assert f'href="{user_url(prod, "newbie")}"' in by_request
+    for text in ("newbi", "new", request_id[:-1]):
+        assert "in flight" not in search(mia, text), text
+    elsewhere = search(sign_in("sam", other), "newbie", "other/prod")
+    assert "in flight" not in elsewhere
+    assert "Your other environments have nothing" in elsewhere
+
+    api.report(request_id, "newbie", "gpt-4o")
+
+    assert not any("in flight" in search(mia, text) for text in ("newbie", request_id))
+
+
+def test_what_is_stored_is_found_while_the_counters_do_not_answer(
+    mia: Client, prod: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block(prod, "ana", "Spam", actor="test")
+
+    def away(*arguments: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "_guarded", away)
+    assert f'href="{user_url(prod, "ana")}"' in search(mia, "ana")
 
 
 def test_what_the_staff_named_is_found_by_how_it_begins(mia: Client, prod: Environment) -> None:
