@@ -113,7 +113,8 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             # As Django's own pages answer.
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
         environment = decision.environment
-        explained = blocked.explain(decision, ZoneInfo(environment.tenant.timezone), timezone.now())
+        zone, models = ZoneInfo(environment.tenant.timezone), blocked.allowed_models(decision)
+        explained = blocked.explain(decision, zone, timezone.now(), models)
         return pages.rendered(
             request,
             "console/decision.html",

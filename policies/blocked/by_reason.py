@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from policies.blocked.explanation import NOTHING_CHARGED, Remedy, Way
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 # Headline, why, what to tell the customer, and the ways.
 Answer = tuple[str, str, str, tuple[Way, ...]]
+# Of the models that a customer is told.
+MODELS_TOLD_MAX = 5
 
 
 def _environment_frozen(decision: BlockedDecision) -> Answer:
@@ -53,6 +56,13 @@ def _model_refused(decision: BlockedDecision) -> Answer:
             Way(Remedy.POLICY, f"Allowing {decision.model} in {decision.policy_name or 'the policy'}"),
         ),
     )
+
+
+def other_models(allowed: Sequence[str]) -> str:
+    """What to tell the customer where these models are allowed."""
+    named, more = ", ".join(allowed[:MODELS_TOLD_MAX]), len(allowed) - MODELS_TOLD_MAX
+    listed = f"{named} and {more} more" if more > 0 else named
+    return f"That model is not available to you. Available to you: {listed}. {NOTHING_CHARGED}"
 
 
 def _price_unknown(decision: BlockedDecision) -> Answer:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from policies.blocked import by_limit
-from policies.blocked.by_reason import ANSWERS
+from policies.blocked.by_reason import ANSWERS, other_models
 from policies.blocked.explanation import NOTHING_CHARGED, Explanation, StoodLimit
 from policies.reasons import ReasonClass
 from usage.amounts import Per
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 _OF_LIMITS = {ReasonClass.EXHAUSTED.value, ReasonClass.TRANSIENT.value, ReasonClass.TOO_LARGE.value}
 
 
-def explain(decision: BlockedDecision, zone: ZoneInfo, now: datetime) -> Explanation:
-    """`zone` is the tenant's, in which its days and months begin."""
+def explain(
+    decision: BlockedDecision, zone: ZoneInfo, now: datetime, models: Sequence[str] = ()
+) -> Explanation:
+    """`zone` is the tenant's, in which its days and months begin; `models` those that the customer is told instead."""
     limits = _limits_of(decision)
     exceeded = [limit for limit in limits if limit.exceeded]
     if decision.reason_code in ANSWERS:
         headline, why, tell, ways = ANSWERS[decision.reason_code](decision)
+        tell = other_models(models) if models else tell
         return Explanation(headline=headline, why=why, limits=limits, tell=tell, ways=ways, vain=())
     if exceeded and decision.reason_class in _OF_LIMITS:
         return by_limit.explain(decision, limits, exceeded, zone, now)

@@ -159,6 +159,35 @@ def test_reasons_that_need_no_counter(api: Api, prod: Environment) -> None:
     assert remedies(explained(blocked_call(api))) == [Remedy.UNFREEZE]
 
 
+def test_the_customer_is_told_which_models_are_allowed(mia: Client, api: Api, prod: Environment) -> None:
+    names = ", ".join(f"gpt-{number}" for number in range(1, 9))
+    apply_policies(
+        prod,
+        f"""
+policies:
+  - {{name: Only, models: {{allow: [{names}, "claude-*"]}}}}
+  - {{name: Not the second, kind: guardrail, models: {{deny: [gpt-2]}}}}
+  - {{name: Watched, kind: guardrail, mode: monitor, models: {{deny: [gpt-3]}}}}
+  - {{name: Cheap, scope: {{user: ben}}, models: {{allow: [mini]}}}}
+  - {{name: Open, scope: {{user: cyd}}}}
+""",
+    )
+
+    def told(decision: BlockedDecision) -> str:
+        page = mia.get(reverse("admin:policies_blockeddecision_change", args=[decision.pk]))
+        return str(page.context["explained"].tell)
+
+    assert "Available to you: gpt-1, gpt-3, gpt-4, gpt-5, gpt-6 and 3 more. Nothing" in told(
+        blocked_call(api, model="o1")
+    )
+    of_ben = blocked_call(api, "ben", model="o1")
+    assert "Available to you: mini. Nothing" in told(of_ben)
+    assert "Another one will work." in told(blocked_call(api, "cyd", model="gpt-2"))
+    # What is allowed now does not matter.
+    apply_policies(prod, "policies: [{name: Only, models: {allow: [new]}}]")
+    assert "Available to you: mini. Nothing" in told(of_ben)
+
+
 @pytest.mark.parametrize("code", ALL_CODES)
 def test_every_reason_has_an_explanation(code: str) -> None:
     decision = BlockedDecision(
