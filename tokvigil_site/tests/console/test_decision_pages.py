@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from html import unescape
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -25,6 +26,7 @@ from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
 from usage.instants import from_ms
+from usage.money import NANO
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -378,6 +380,24 @@ def traced(client: Client, decision: BlockedDecision) -> Trace:
     url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
     found: Trace = client.get(url).context["trace"]
     return found
+
+
+def test_the_page_says_which_amount_is_the_least_and_which_the_most(
+    mia: Client, api: Api, prod: Environment
+) -> None:
+    set_price("test-model", input_usd="10", output_usd="20")
+    apply_policies(prod, limits("{metric: cost_usd, window: day, amount: '0.015', per: user}"))
+    decision = blocked_call(api, input_tokens=2_000, max_output_tokens=None)
+
+    url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+    page = mia.get(url).content.decode()
+
+    (least,) = re.findall(r'<td class="tv-number" data-label="needs at least">([^<]*)</td>', page)
+    most = f"{Decimal(decision.estimated_cost_nano or 0) / NANO}"
+    assert ">Needs at least</th>" in page
+    assert least == "$0.02002"
+    assert f"<dt>It may have cost</dt><dd>at most ${most}</dd>" in page
+    assert Decimal(most) > Decimal("0.02002")
 
 
 def parts(trace: Trace) -> list[tuple[str, int, str]]:
