@@ -42,8 +42,14 @@ def title(reason_code: str, reason_class: str) -> str:
     return _titles.get(reason_code, reason_code)
 
 
+def of_code(reason_code: str) -> str:
+    """Of all blocks with this code, whatever their class: `Daily requests limit`"""
+    if reason_code in _LIMITS:
+        return f"{_LIMITS[reason_code]} limit"
+    return _titles.get(reason_code, reason_code)
+
+
 def of_blocks() -> list[tuple[str, str]]:
     """Each code that a blocked call can have, and its words; limits first."""
-    limits = [(code, f"{words} limit") for code, words in _LIMITS.items()]
-    others = [(code, words) for code, words in _titles.items() if code not in _NEVER_BLOCKS]
-    return [*limits, *others]
+    others = [code for code in _titles if code not in _NEVER_BLOCKS]
+    return [(code, of_code(code)) for code in (*_LIMITS, *others)]

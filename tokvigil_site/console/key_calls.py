@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.utils.timezone import localtime
 
 from policies.blocked import decision_listing
+from policies.describing import reason_words
 from policies.models import BlockedDecision
 from tenants.console import environments
 from tenants.models import ApiKey
@@ -111,7 +112,10 @@ def of(key: ApiKey, now: datetime) -> KeyCalls:
             "Blocked",
             blocked.cells(blocked.totals, starts, _lists(key, starts)),
             tuple(
-                Row(_in_words(code), blocked.cells(counts, starts, _lists(key, starts, reason=code)))
+                Row(
+                    reason_words.of_code(code),
+                    blocked.cells(counts, starts, _lists(key, starts, reason=code)),
+                )
                 for code, counts in blocked.by_part.items()
             ),
         ),
@@ -167,8 +171,3 @@ def _lists(key: ApiKey, starts: list[datetime], **filters: str) -> list[str]:
 def _list(*, environment: object, **filters: Any) -> str:
     query = urlencode({environments.PARAMETER: str(environment), **filters})
     return f"{reverse('admin:policies_blockeddecision_changelist')}?{query}"
-
-
-def _in_words(code: str) -> str:
-    """`DAILY_REQUEST_LIMIT_EXCEEDED` is “Daily request limit exceeded”."""
-    return code.replace("_", " ").capitalize()
