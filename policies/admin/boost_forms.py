@@ -15,10 +15,11 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.urls import reverse
 from django.utils import timezone
-from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanWidget
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from policies import boosts, seen
 from policies.admin import boost_ends
+from policies.admin.asking_again import anyway_field, ask_again
 from policies.admin.boost_ends import DayOrMomentField, Until
 from policies.boosts import Raisable
 from policies.models import Boost
@@ -83,8 +84,7 @@ class BoostForm(RowForm):
     )
     # So that a form that is sent twice gives one boost.
     once = forms.UUIDField(required=False, initial=uuid.uuid4, widget=forms.HiddenInput)
-    # Shown only when it is needed.
-    anyway = forms.BooleanField(label="Give it anyway", required=False, widget=forms.HiddenInput)
+    anyway = anyway_field("Give it anyway")
     until = forms.ChoiceField(
         label="Ends", choices=boost_ends.CHOICES, required=False, widget=UnfoldAdminSelectWidget
     )
@@ -148,11 +148,7 @@ class BoostForm(RowForm):
         """Whoever was never seen is perhaps misspelt."""
         given, per = self.cleaned_data, self.instance.per
         named = [given.get("subject", "")] if per else []
-        unseen = seen.unseen(given["environment"], Per(per or Per.USER), named)
-        if unseen or given.get("anyway"):
-            self.fields["anyway"].widget = UnfoldBooleanWidget()
-        if unseen and not given.get("anyway"):
-            self.add_error("subject", f"{unseen[0].says} Mend it, or tick “Give it anyway”.")
+        ask_again(self, "subject", seen.unseen(given["environment"], Per(per or Per.USER), named))
 
     def _clean_binds(self) -> None:
         """A boost of a limit that does not bind the user changes nothing for them."""

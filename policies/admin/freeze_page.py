@@ -9,9 +9,10 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from policies import seen
+from policies.admin.asking_again import anyway_field, ask_again
 from policies.changing.known_names import known_names
 from tenants import freezing, revisions
 from tenants.console import environments
@@ -24,8 +25,6 @@ from usage.amounts import Per
 
 
 class FreezeForm(forms.Form):
-    """`anyway` is shown only when it is needed."""
-
     whole = forms.ChoiceField(
         label="What",
         choices=[("feature", "One feature"), ("environment", "The whole environment")],
@@ -39,7 +38,7 @@ class FreezeForm(forms.Form):
         widget=UnfoldAdminTextInputWidget(attrs={"list": "known-features", "autocomplete": "off"}),
         help_text="Exactly as calls name it; empty for the whole environment.",
     )
-    anyway = forms.BooleanField(label="Freeze it anyway", required=False, widget=forms.HiddenInput)
+    anyway = anyway_field("Freeze it anyway")
     reason = forms.CharField(
         max_length=REASON_LENGTH_MAX,
         widget=UnfoldAdminTextInputWidget,
@@ -58,17 +57,8 @@ class FreezeForm(forms.Form):
         if found.get("whole") == "environment" and feature:
             self.add_error("feature", "Leave this empty to freeze the whole environment.")
         if not self.errors and found["whole"] == "feature":
-            self._clean_unseen(feature)
+            ask_again(self, "feature", seen.unseen(self._environment, Per.FEATURE, [feature]))
         return found
-
-    def _clean_unseen(self, feature: str) -> None:
-        """What was never seen is perhaps misspelt, and the calls that were meant would go on."""
-        unseen = seen.unseen(self._environment, Per.FEATURE, [feature])
-        anyway = self.cleaned_data.get("anyway")
-        if unseen or anyway:
-            self.fields["anyway"].widget = UnfoldBooleanWidget()
-        if unseen and not anyway:
-            self.add_error("feature", f"{unseen[0].says} Mend it, or tick “Freeze it anyway”.")
 
 
 @page("freeze", "frozen/")
