@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from policies.files.file_errors import PolicyFileError
+from policies.files.policy_file import parse
+from policies.files.strict_yaml import FILE_BYTES_MAX
+from policies.replaying import past_calls, wording
+from policies.replaying.periods import PeriodError, moment
+from policies.replaying.replay import replay, supposed
+from tenants.management import environments
+
+DEFAULT_DAYS = 30
+
+
+class Command(BaseCommand):
+    help = "What other policies would have decided of the calls of a past period. Changes nothing."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        environments.add_argument(parser)
+        parser.add_argument("file", metavar="FILE", help="a YAML policy file; - reads standard input")
+        parser.add_argument(
+            "--from", dest="start", metavar="WHEN", help="a date in the tenant's zone, or an RFC 3339 time"
+        )
+        parser.add_argument("--to", dest="end", metavar="WHEN", help="until before this; without it, now")
+        parser.add_argument("--json", action="store_true", help="the whole report as JSON, as the API has it")
+
+    def handle(
+        self,
+        *_args: Any,
+        environment: str,
+        file: str,
+        start: str | None,
+        end: str | None,
+        json: bool,
+        **_options: Any,
+    ) -> None:
+        target = environments.named(environment)
+        zone = ZoneInfo(target.tenant.timezone)
+        try:
+            wanted = parse(_read(file))
+            until = timezone.now() if end is None else moment("--to", end, zone)
+            since = until - timedelta(days=DEFAULT_DAYS) if start is None else moment("--from", start, zone)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"{file} cannot be read: {error}") from error
+        except (PolicyFileError, PeriodError) as error:
+            raise CommandError(str(error)) from error
+        if since >= until:
+            raise CommandError(f"--to must be after --from ({since.isoformat()})")
+        report = replay(
+            target, supposed(target, wanted), since, until, progress=self._progress(target.pk, since, until)
+        )
+        if json:
+            self.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode())
+        else:
+            for line in wording.lines(report):
+                self.stdout.write(line)
+
+    def _progress(self, environment_id: int, since: datetime, until: datetime) -> past_calls.Progress:
+        """On a terminal's standard error."""
+        if not sys.stderr.isatty():
+            return lambda done: None
+        total = past_calls.count(environment_id, since, until)
+
+        def tell(done: int) -> None:
+            self.stderr.write(f"\r{done:,} of about {max(total, done):,} calls", ending="")
+
+        return tell
+
+
+def _read(file: str) -> str:
+    """One byte more than a policy file may have, so that a longer one is refused and not cut."""
+    if file == "-":
+        return sys.stdin.buffer.read(FILE_BYTES_MAX + 1).decode()
+    with Path(file).open("rb") as opened:
+        return opened.read(FILE_BYTES_MAX + 1).decode()

@@ -1,0 +1,10 @@
+"""Policy replay: what other policies would have decided of the calls of a past period.
+
+    past_calls    the calls: the ledger's rows and the blocked ones, in the order of time
+    simulation    counters in memory, and the code of evaluate that resolves and decides
+    report        what became different, counted and explained
+    replay        from an environment, policies and a period to the report
+
+A block leaves more of a limit for later calls, so calls are not judged one by one: each meets what the replay counted
+before it. What cannot be known of the past is said in the report (`report.ASSUMPTIONS`).
+"""

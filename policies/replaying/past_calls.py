@@ -1,0 +1,234 @@
+"""The calls of a past period as they were made, in the order of time: those of the ledger and those that were blocked.
+
+A call whose estimate was charged and then taken back by its late report is one call: the report. Read in batches, so
+that a period of any length takes little memory. What is recorded after the reading began is left out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.db import connection
+
+from policies.models import BlockedDecision
+from policies.reasons import Reason
+from tenants.models import Environment
+from usage.amounts import Amounts
+from usage.instants import to_ms
+from usage.ledger import sums
+from usage.prices import stored_book
+from usage.prices.book import PriceBook
+from usage.prices.cost import Price
+from usage.prices.models import ModelPrice
+
+BATCH = 5_000
+Progress = Callable[[int], None]
+# What a call needs in any case that names no cap on its output (policies/deciding/assessing.py).
+LEAST_OUTPUT = 1
+
+_EVENTS = """
+    SELECT charged_at, id, recorded_at, request_id, user_id, feature, plan, run_id, model, provider,
+           requests, input_tokens, output_tokens, cost_nano, price_id
+    FROM usage_event AS event
+    WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > (%s, %s) AND id <= %s
+      AND status <> 'reversal' AND (status <> 'unsettled' OR NOT EXISTS (
+          SELECT FROM usage_event AS taken_back
+          WHERE taken_back.environment_id = event.environment_id AND taken_back.request_id = event.request_id
+            AND taken_back.status = 'reversal'
+      ))
+    ORDER BY charged_at, id LIMIT %s
+"""
+_DECISIONS = """
+    SELECT decided_at, id, request_id, user_id, feature, plan, run_id, model, needed_input_tokens,
+           needed_output_tokens, estimated_cost_nano, reason_code, message, policy_name, policy_version
+    FROM blocked_decision
+    WHERE environment_id = %s AND decided_at >= %s AND decided_at < %s AND (decided_at, id) > (%s, %s) AND id <= %s
+    ORDER BY decided_at, id LIMIT %s
+"""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Why a call was blocked, as it was said then."""
+
+    reason_code: str
+    message: str
+    policy: str
+    policy_version: int | None
+
+
+class PastCall(msgspec.Struct, frozen=True, kw_only=True):
+    """`blocked`: None of a call that was made. `amounts` are what it used; of a blocked one what it would have used.
+
+    They are None where that was not kept.
+    """
+
+    at_ms: int
+    # When its report came, which ended its hold.
+    ended_ms: int
+    request_id: str
+    user_id: str
+    feature: str
+    plan: str
+    run_id: str
+    model: str
+    amounts: Amounts | None
+    priced: bool
+    # What it was charged by, or would have been.
+    price: Price | None
+    # Of its output, if that is known.
+    cap: int | None
+    blocked: Block | None
+
+
+def read(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
+    """Raises DatabaseError."""
+    made = _made(environment, start, end)
+    blocked = _blocked(environment, start, end)
+    # At the same instant a call that was made comes first: what was blocked then had met it.
+    return heapq.merge(made, blocked, key=lambda call: call.at_ms)
+
+
+def count(environment_id: int, start: datetime, end: datetime) -> int:
+    """How many there are, about: a call with an estimate that was taken back counts more than once."""
+    events = sums.used(environment_id, [start, end], [])
+    decisions = BlockedDecision.objects.filter(
+        environment_id=environment_id, decided_at__gte=start, decided_at__lt=end
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT coalesce(sum(events), 0) FROM ({events.sql}) AS used", events.values)  # noqa: S608
+        (found,) = cursor.fetchone()
+    return int(found) + decisions.count()
+
+
+def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
+    prices = _Prices()
+    for row in _rows(_EVENTS, "usage_event", environment.pk, start, end):
+        at, _, recorded_at, request_id, user_id, feature, plan, run_id, model, _, requests, *rest = row
+        input_tokens, output_tokens, cost_nano, price_id = rest
+        at_ms = to_ms(at)
+        yield PastCall(
+            at_ms=at_ms,
+            ended_ms=max(at_ms, to_ms(recorded_at)),
+            request_id=request_id,
+            user_id=user_id,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            model=model,
+            amounts=Amounts(requests, input_tokens, output_tokens, cost_nano or 0),
+            priced=cost_nano is not None,
+            price=None if cost_nano is None else prices.of(price_id),
+            cap=None,
+            blocked=None,
+        )
+
+
+def _blocked(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
+    book = stored_book.load(environment.tenant_id)
+    usual = _usual_output(environment.pk, start, end)
+    for row in _rows(_DECISIONS, "blocked_decision", environment.pk, start, end):
+        (
+            at,
+            _,
+            request_id,
+            user_id,
+            feature,
+            plan,
+            run_id,
+            model,
+            needs_input,
+            needs_output,
+            cost_nano,
+            *why,
+        ) = row
+        at_ms = to_ms(at)
+        cap = None if needs_output is None or needs_output <= LEAST_OUTPUT else needs_output
+        price = None if cost_nano is None else _price(book, model, at)
+        amounts = None
+        if needs_input is not None:
+            output = usual.get((feature, model), LEAST_OUTPUT) if cap is None else cap
+            amounts = Amounts(1, needs_input, output, cost_nano or 0)
+        yield PastCall(
+            at_ms=at_ms,
+            ended_ms=at_ms,
+            request_id=request_id,
+            user_id=user_id,
+            feature=feature,
+            plan=plan,
+            run_id=run_id,
+            model=model,
+            amounts=amounts,
+            priced=cost_nano is not None,
+            price=price,
+            cap=cap,
+            blocked=Block(*why),
+        )
+
+
+def _price(book: PriceBook, model: str, at: datetime) -> Price | None:
+    match = book.find(model, at)
+    return None if match is None else match.price
+
+
+def _rows(
+    sql: str, table: str, environment_id: int, start: datetime, end: datetime
+) -> Iterator[tuple[Any, ...]]:
+    """In batches, each from where the one before ended."""
+    last_id = _last_id(table)
+    after: tuple[datetime, int] = (start, -1)
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [environment_id, start, end, *after, last_id, BATCH])
+            batch = cursor.fetchall()
+        yield from batch
+        if len(batch) < BATCH:
+            return
+        after = (batch[-1][0], batch[-1][1])
+
+
+def _last_id(table: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT coalesce(last_value, 0) FROM pg_sequences WHERE sequencename = %s", [f"{table}_id_seq"]
+        )
+        found = cursor.fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def _usual_output(environment_id: int, start: datetime, end: datetime) -> dict[tuple[str, str], int]:
+    """By feature and model, what a call of the period produced on average."""
+    used = sums.used(environment_id, [start, end], ["feature", "model"])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT feature, model, ceil(sum(output_tokens) / sum(requests))::bigint FROM ({used.sql}) AS used
+            GROUP BY feature, model HAVING sum(requests) > 0
+            """,  # noqa: S608 (our own names)
+            used.values,
+        )
+        return {(feature, model): average for feature, model, average in cursor.fetchall()}
+
+
+class _Prices:
+    """The prices that rows of the ledger name, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Price | None] = {}
+
+    def of(self, price_id: int | None) -> Price | None:
+        if price_id is None:
+            return None
+        if price_id not in self._known:
+            row = ModelPrice.objects.filter(pk=price_id).first()
+            self._known[price_id] = None if row is None else row.to_price()
+        return self._known[price_id]
+
+
+# Blocks that no policy decided: of the staff, and of an outage.
+BY_STAFF = frozenset({Reason.ENVIRONMENT_FROZEN, Reason.FEATURE_FROZEN, Reason.USER_BLOCKED})
+BY_OUTAGE = frozenset({Reason.DEGRADED_BLOCKED})
