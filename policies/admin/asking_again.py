@@ -1,4 +1,4 @@
-"""A form asks again about a name that was never seen: it is perhaps misspelt, and the calls that were meant go on."""
+"""A form asks again about what is probably not meant, such as a name that was never seen: it is perhaps misspelt."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ def anyway_field(label: str) -> forms.BooleanField:
     return forms.BooleanField(label=label, required=False, widget=forms.HiddenInput)
 
 
-def ask_again(form: forms.BaseForm, field: str, unseen: Sequence[Unseen]) -> None:
+def ask_about_unseen(form: forms.BaseForm, field: str, unseen: Sequence[Unseen]) -> None:
     """Call in `clean`, with those of the names in this field that were never seen."""
+    ask_again(form, field, unseen[0].says if unseen else "", "Mend it")
+
+
+def ask_again(form: forms.BaseForm, field: str, doubt: str, mend: str) -> None:
+    """Call in `clean`. Without a doubt (\"\") there is nothing to ask."""
     tick, ticked = form.fields[ANYWAY], form.cleaned_data.get(ANYWAY)
-    if unseen or ticked:
+    if doubt or ticked:
         tick.widget = UnfoldBooleanWidget()
-    if unseen and not ticked:
-        form.add_error(field, f"{unseen[0].says} Mend it, or tick “{tick.label}”.")
+    if doubt and not ticked:
+        form.add_error(field, f"{doubt} {mend}, or tick “{tick.label}”.")

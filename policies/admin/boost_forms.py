@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from policies import boosts, seen
 from policies.admin import boost_ends
-from policies.admin.asking_again import anyway_field, ask_again
+from policies.admin.asking_again import anyway_field, ask_about_unseen, ask_again
 from policies.admin.boost_ends import DayOrMomentField, Until
 from policies.boosts import Raisable
 from policies.models import Boost
@@ -148,22 +148,18 @@ class BoostForm(RowForm):
         """Whoever was never seen is perhaps misspelt."""
         given, per = self.cleaned_data, self.instance.per
         named = [given.get("subject", "")] if per else []
-        ask_again(self, "subject", seen.unseen(given["environment"], Per(per or Per.USER), named))
+        ask_about_unseen(self, "subject", seen.unseen(given["environment"], Per(per or Per.USER), named))
 
     def _clean_binds(self) -> None:
         """A boost of a limit that does not bind the user changes nothing for them."""
-        kinds = self.binding_kinds
-        if self.errors or self.cleaned_data.get("anyway") or self.instance.per != Per.USER:
+        kinds, doubt = self.binding_kinds, ""
+        if self.errors or kinds is None or self.instance.per != Per.USER:
             return
-        if kinds is None or boosts.key_of(self.instance) in kinds:
-            return
-        theirs = "; ".join(label for key, label in choices(self.offered) if key in kinds)
-        self.fields["anyway"].widget = UnfoldBooleanWidget()
-        binds = f"These do: {theirs}." if theirs else "None of the limits that can be raised does."
-        self.add_error(
-            "raises",
-            f"It does not bind {self.user_id} now. {binds} Choose another, or tick “Give it anyway”.",
-        )
+        if boosts.key_of(self.instance) not in kinds:
+            theirs = "; ".join(label for key, label in choices(self.offered) if key in kinds)
+            binds = f"These do: {theirs}." if theirs else "None of the limits that can be raised does."
+            doubt = f"It does not bind {self.user_id} now. {binds}"
+        ask_again(self, "raises", doubt, "Choose another")
 
     def _clean_end(self) -> None:
         given = self.cleaned_data

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from policies import seen
-from policies.admin.asking_again import anyway_field, ask_again
+from policies.admin.asking_again import anyway_field, ask_about_unseen
 from policies.changing.known_names import known_names
 from tenants import freezing, revisions
 from tenants.console import environments
@@ -57,7 +57,7 @@ class FreezeForm(forms.Form):
         if found.get("whole") == "environment" and feature:
             self.add_error("feature", "Leave this empty to freeze the whole environment.")
         if not self.errors and found["whole"] == "feature":
-            ask_again(self, "feature", seen.unseen(self._environment, Per.FEATURE, [feature]))
+            ask_about_unseen(self, "feature", seen.unseen(self._environment, Per.FEATURE, [feature]))
         return found
 
 
