@@ -2,6 +2,8 @@
 
     past_calls    the calls: the ledger's rows and the blocked ones, in the order of time
     simulation    counters in memory, and the code of evaluate that resolves and decides
+    comparing     what was decided against what is, call by call
+    versions      the policies that were in force then
     report        what became different, counted and explained
     replay        from an environment, policies and a period to the report
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection
@@ -18,7 +18,7 @@ from policies.models import BlockedDecision
 from policies.reasons import Reason
 from tenants.models import Environment
 from usage.amounts import Amounts
-from usage.instants import to_ms
+from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.prices import stored_book
 from usage.prices.book import PriceBook
@@ -30,31 +30,38 @@ Progress = Callable[[int], None]
 # What a call needs in any case that names no cap on its output (policies/deciding/assessing.py).
 LEAST_OUTPUT = 1
 
-_EVENTS = """
-    SELECT charged_at, id, recorded_at, request_id, user_id, feature, plan, run_id, model, provider,
+# Times as integers: a million of them are made datetimes slowly.
+_MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
+_AFTER = "(timestamptz 'epoch' + %s * interval '1 microsecond', %s)"
+_EVENTS = f"""
+    SELECT {_MICROSECONDS.format("charged_at")}, id, {_MICROSECONDS.format("recorded_at")}, request_id,
+           user_id, feature, plan, run_id, model, policy_id IS NOT NULL,
            requests, input_tokens, output_tokens, cost_nano, price_id
     FROM usage_event AS event
-    WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > (%s, %s) AND id <= %s
-      AND status <> 'reversal' AND (status <> 'unsettled' OR NOT EXISTS (
+    WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > {_AFTER}
+      AND id <= %s AND status <> 'reversal' AND (status <> 'unsettled' OR NOT EXISTS (
           SELECT FROM usage_event AS taken_back
           WHERE taken_back.environment_id = event.environment_id AND taken_back.request_id = event.request_id
             AND taken_back.status = 'reversal'
       ))
     ORDER BY charged_at, id LIMIT %s
-"""
-_DECISIONS = """
-    SELECT decided_at, id, request_id, user_id, feature, plan, run_id, model, needed_input_tokens,
-           needed_output_tokens, estimated_cost_nano, reason_code, message, policy_name, policy_version
+"""  # noqa: S608 (our own names)
+_DECISIONS = f"""
+    SELECT {_MICROSECONDS.format("decided_at")}, id, request_id, user_id, feature, plan, run_id, model,
+           needed_input_tokens, needed_output_tokens, estimated_cost_nano,
+           reason_code, reason_class, message, policy_name, policy_version
     FROM blocked_decision
-    WHERE environment_id = %s AND decided_at >= %s AND decided_at < %s AND (decided_at, id) > (%s, %s) AND id <= %s
+    WHERE environment_id = %s AND decided_at >= %s AND decided_at < %s AND (decided_at, id) > {_AFTER}
+      AND id <= %s
     ORDER BY decided_at, id LIMIT %s
-"""
+"""  # noqa: S608 (our own names)
 
 
 class Block(msgspec.Struct, frozen=True):
     """Why a call was blocked, as it was said then."""
 
     reason_code: str
+    reason_class: str
     message: str
     policy: str
     policy_version: int | None
@@ -81,6 +88,8 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
     price: Price | None
     # Of its output, if that is known.
     cap: int | None
+    # Whether a policy allowed it: not, if none was for it, or if it was reported without having been asked.
+    by_policy: bool
     blocked: Block | None
 
 
@@ -104,25 +113,61 @@ def count(environment_id: int, start: datetime, end: datetime) -> int:
     return int(found) + decisions.count()
 
 
+class _Event(NamedTuple):
+    at_us: int
+    id: int
+    recorded_us: int
+    request_id: str
+    user_id: str
+    feature: str
+    plan: str
+    run_id: str
+    model: str
+    by_policy: bool
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int | None
+    price_id: int | None
+
+
+class _Decision(NamedTuple):
+    at_us: int
+    id: int
+    request_id: str
+    user_id: str
+    feature: str
+    plan: str
+    run_id: str
+    model: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_nano: int | None
+    reason_code: str
+    reason_class: str
+    message: str
+    policy: str
+    policy_version: int | None
+
+
 def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
     prices = _Prices()
-    for row in _rows(_EVENTS, "usage_event", environment.pk, start, end):
-        at, _, recorded_at, request_id, user_id, feature, plan, run_id, model, _, requests, *rest = row
-        input_tokens, output_tokens, cost_nano, price_id = rest
-        at_ms = to_ms(at)
+    for event in map(_Event._make, _rows(_EVENTS, "usage_event", environment.pk, start, end)):
+        at_ms = event.at_us // 1000
         yield PastCall(
             at_ms=at_ms,
-            ended_ms=max(at_ms, to_ms(recorded_at)),
-            request_id=request_id,
-            user_id=user_id,
-            feature=feature,
-            plan=plan,
-            run_id=run_id,
-            model=model,
-            amounts=Amounts(requests, input_tokens, output_tokens, cost_nano or 0),
-            priced=cost_nano is not None,
-            price=None if cost_nano is None else prices.of(price_id),
+            ended_ms=max(at_ms, event.recorded_us // 1000),
+            request_id=event.request_id,
+            user_id=event.user_id,
+            feature=event.feature,
+            plan=event.plan,
+            run_id=event.run_id,
+            model=event.model,
+            amounts=Amounts(event.requests, event.input_tokens, event.output_tokens, event.cost_nano or 0),
+            priced=event.cost_nano is not None,
+            price=None if event.cost_nano is None else prices.of(event.price_id),
             cap=None,
+            by_policy=event.by_policy,
             blocked=None,
         )
 
@@ -130,42 +175,28 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
 def _blocked(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
     book = stored_book.load(environment.tenant_id)
     usual = _usual_output(environment.pk, start, end)
-    for row in _rows(_DECISIONS, "blocked_decision", environment.pk, start, end):
-        (
-            at,
-            _,
-            request_id,
-            user_id,
-            feature,
-            plan,
-            run_id,
-            model,
-            needs_input,
-            needs_output,
-            cost_nano,
-            *why,
-        ) = row
-        at_ms = to_ms(at)
-        cap = None if needs_output is None or needs_output <= LEAST_OUTPUT else needs_output
-        price = None if cost_nano is None else _price(book, model, at)
+    for decision in map(_Decision._make, _rows(_DECISIONS, "blocked_decision", environment.pk, start, end)):
+        at_ms, output = decision.at_us // 1000, decision.output_tokens
+        cap = None if output is None or output <= LEAST_OUTPUT else output
         amounts = None
-        if needs_input is not None:
-            output = usual.get((feature, model), LEAST_OUTPUT) if cap is None else cap
-            amounts = Amounts(1, needs_input, output, cost_nano or 0)
+        if decision.input_tokens is not None:
+            produced = usual.get((decision.feature, decision.model), LEAST_OUTPUT) if cap is None else cap
+            amounts = Amounts(1, decision.input_tokens, produced, decision.cost_nano or 0)
         yield PastCall(
             at_ms=at_ms,
             ended_ms=at_ms,
-            request_id=request_id,
-            user_id=user_id,
-            feature=feature,
-            plan=plan,
-            run_id=run_id,
-            model=model,
+            request_id=decision.request_id,
+            user_id=decision.user_id,
+            feature=decision.feature,
+            plan=decision.plan,
+            run_id=decision.run_id,
+            model=decision.model,
             amounts=amounts,
-            priced=cost_nano is not None,
-            price=price,
+            priced=decision.cost_nano is not None,
+            price=None if decision.cost_nano is None else _price(book, decision.model, from_ms(at_ms)),
             cap=cap,
-            blocked=Block(*why),
+            by_policy=False,
+            blocked=Block(*decision[-5:]),
         )
 
 
@@ -179,7 +210,7 @@ def _rows(
 ) -> Iterator[tuple[Any, ...]]:
     """In batches, each from where the one before ended."""
     last_id = _last_id(table)
-    after: tuple[datetime, int] = (start, -1)
+    after = (to_ms(start) * 1000, -1)
     while True:
         with connection.cursor() as cursor:
             cursor.execute(sql, [environment_id, start, end, *after, last_id, BATCH])

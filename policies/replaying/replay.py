@@ -12,13 +12,14 @@ from policies import boosts
 from policies.deciding.assessing import EnvironmentState
 from policies.models import Boost, Policy
 from policies.replaying import past_calls
-from policies.replaying.past_calls import BY_OUTAGE, BY_STAFF, PastCall, Progress
+from policies.replaying.comparing import Checking, Comparing
+from policies.replaying.past_calls import Progress
 from policies.replaying.report import Report, Tally
-from policies.replaying.simulation import Simulation
+from policies.replaying.simulation import Edition, Simulation
+from policies.replaying.versions import in_force
 from policies.resolution import StoredPolicy
 from policies.rules import PolicySet
 from tenants.models import DefaultAction, Environment
-from usage.amounts import digest
 from usage.assessment import PolicyRef
 from usage.boosts import BoostRef
 
@@ -32,24 +33,44 @@ def replay(
     start: datetime,
     end: datetime,
     *,
+    check: bool = False,
     progress: Progress = lambda done: None,
 ) -> Report:
-    """From `start` until before `end`. `progress` is told how many calls are done. Raises DatabaseError."""
+    """From `start` until before `end`. `progress` is told how many calls are done. Raises DatabaseError.
+
+    `check`: the policies that were in force are replayed beside them, and compared with what was decided then.
+    """
     zone = ZoneInfo(environment.tenant.timezone)
-    state = EnvironmentState(
-        frozen=False,
-        frozen_features=frozenset(),
-        allow_without_policy=environment.default_action == DefaultAction.ALLOW,
-    )
-    simulation = Simulation(environment.pk, zone, policies, state, _boosts(environment, start, end), start)
-    comparing = _Comparing(simulation, Tally(start, end, zone))
+    world = _World(environment, zone, start, end)
+    comparing = Comparing(world.simulation([Edition(0, policies)]), Tally(start, end, zone))
+    checking = Checking(world.simulation(in_force(environment.pk, start, end))) if check else None
     done = 0
     for done, call in enumerate(past_calls.read(environment, start, end), start=1):
         comparing.compare(call)
+        if checking is not None:
+            checking.compare(call)
         if done % STEP == 0:
             progress(done)
     progress(done)
-    return comparing.tally.report()
+    return comparing.tally.report(None if checking is None else checking.found())
+
+
+class _World:
+    """What stays as it was, whatever the policies."""
+
+    def __init__(self, environment: Environment, zone: ZoneInfo, start: datetime, end: datetime) -> None:
+        self._environment_id = environment.pk
+        self._zone = zone
+        self._start = start
+        self._boosts = _boosts(environment, start, end)
+        self._state = EnvironmentState(
+            frozen=False,
+            frozen_features=frozenset(),
+            allow_without_policy=environment.default_action == DefaultAction.ALLOW,
+        )
+
+    def simulation(self, editions: Sequence[Edition]) -> Simulation:
+        return Simulation(self._environment_id, self._zone, editions, self._state, self._boosts, self._start)
 
 
 def supposed(environment: Environment, wanted: PolicySet) -> list[StoredPolicy]:
@@ -75,37 +96,3 @@ def _boosts(environment: Environment, start: datetime, end: datetime) -> list[Bo
         )
         for boost in ran.order_by("id")
     ]
-
-
-class _Comparing:
-    def __init__(self, simulation: Simulation, tally: Tally) -> None:
-        self._simulation = simulation
-        self.tally = tally
-        # Requests that were blocked and would have been allowed: their repeats would not have been made.
-        self._passed: set[str] = set()
-
-    def compare(self, call: PastCall) -> None:
-        if self._passed and digest(call.request_id) in self._passed:
-            self.tally.retry()
-            return
-        if call.blocked is not None and call.blocked.reason_code in BY_STAFF:
-            self.tally.unchanged(call)
-        elif call.blocked is not None and call.blocked.reason_code in BY_OUTAGE:
-            self.tally.undecidable(call, "the counters could not be read")
-        elif call.amounts is None:
-            self.tally.undecidable(call, "what it needed was not kept")
-        else:
-            self._decide(call)
-
-    def _decide(self, call: PastCall) -> None:
-        verdict = self._simulation.play(call).verdict
-        if call.blocked is None:
-            if verdict.allowed:
-                self.tally.unchanged(call)
-            else:
-                self.tally.newly_blocked(call, verdict)
-        elif verdict.allowed:
-            self._passed.add(digest(call.request_id))
-            self.tally.newly_allowed(call, verdict)
-        else:
-            self.tally.unchanged(call, other_reason=verdict.reason_code != call.blocked.reason_code)

@@ -105,6 +105,15 @@ class FirstHit(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
+class SelfCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a replay of the policies that were in force agrees with what was decided, and why it does not."""
+
+    compared: int
+    same: int
+    differing: int
+    why: dict[str, int]
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What other policies would have changed.
 
@@ -123,6 +132,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     undecidable: dict[str, int]
     first_hits: tuple[FirstHit, ...]
     differences: tuple[Difference, ...]
+    # Null if it was not asked for.
+    self_check: SelfCheck | None = None
     assumptions: tuple[str, ...] = ASSUMPTIONS
 
 
@@ -229,7 +240,7 @@ class Tally:
                 )
             )
 
-    def report(self) -> Report:
+    def report(self, self_check: SelfCheck | None = None) -> Report:
         days = [(day, self._days[day]) for day in sorted(self._days)]
         blocked = sum(day.newly_blocked for _, day in days)
         allowed = sum(day.newly_allowed for _, day in days)
@@ -268,6 +279,7 @@ class Tally:
             undecidable=dict(sorted(self._undecidable.items())),
             first_hits=tuple(_first_hits(self._hits)),
             differences=tuple(self._differences),
+            self_check=self_check,
         )
 
 

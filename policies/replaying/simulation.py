@@ -7,8 +7,9 @@ time, and forgotten when it is over. What was used of windows that began before 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -25,48 +26,81 @@ from usage.boosts import BoostRef
 from usage.counting.tracked import CurrentWindows, TrackedPairs
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
-from usage.metrics import Metric
+from usage.metrics import COLUMNS, METRICS, Metric
 from usage.money import TOKENS_PER_RATE
 from usage.windows import Span
 
-_NOTHING = Amounts()
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """The policies that are in force from an instant on."""
+
+    since_ms: int
+    policies: Sequence[StoredPolicy]
 
 
 class Simulation:
-    """Policies, and what calls have used of their limits so far. One call after the other, none before the last."""
+    """What calls have used of the limits so far. One call after the other, none before the last.
+
+    `editions`: one, or several in the order of time; the first is in force from the beginning.
+    """
 
     def __init__(
         self,
         environment_id: int,
         zone: ZoneInfo,
-        policies: Sequence[StoredPolicy],
+        editions: Sequence[Edition],
         state: EnvironmentState,
         boosts: Iterable[BoostRef],
         start: datetime,
     ) -> None:
-        counted = [policy for policy in policies if policy.rule.mode is not Mode.OFF]
-        limits = [limit for policy in counted for limit in policy.rule.limits]
-        self._index = PolicyIndex(policies)
-        self._terms = TermsCache()
+        limits = [
+            limit
+            for edition in editions
+            for policy in edition.policies
+            if policy.rule.mode is not Mode.OFF
+            for limit in policy.rule.limits
+        ]
         self._state = state
         self._boosts = _by_subject(boosts)
-        self._tracked = TrackedPairs(
-            environment_id, zone, frozenset(limit.pair for limit in limits if limit.pair)
-        )
-        self._counters = _Counters(self._tracked, environment_id, start)
+        pairs = frozenset(limit.pair for limit in limits if limit.pair)
+        self._counters = _Counters(TrackedPairs(environment_id, zone, pairs), environment_id, start)
         self._in_flight = _InFlight({limit.per for limit in limits if limit.metric is Metric.CONCURRENCY})
+        self._coming = deque(editions)
+        self._begin(self._coming.popleft())
+
+    def _begin(self, edition: Edition) -> None:
+        self._index = PolicyIndex(edition.policies)
+        self._terms = TermsCache()
 
     def play(self, call: PastCall) -> Decision:
-        """Decides the call, and counts it if it is allowed. `call.amounts` are known."""
-        subjects = Subjects(user_id=call.user_id, feature=call.feature, plan=call.plan, run_id=call.run_id)
+        """Decides the call, and counts what it uses if it is allowed. `call.amounts` are known."""
+        subjects = _subjects(call)
+        assessed, decision = self._decided(call, subjects)
+        if decision.verdict.allowed:
+            self._take(call, subjects, _charge(call, assessed, decision))
+        return decision
+
+    def judge(self, call: PastCall) -> Decision:
+        """Decides the call and counts nothing."""
+        return self._decided(call, _subjects(call))[1]
+
+    def count(self, call: PastCall) -> None:
+        """What the call used, whatever would have been decided. After `judge`, whose windows it is counted in."""
+        assert call.amounts is not None
+        self._take(call, _subjects(call), call.amounts)
+
+    def _take(self, call: PastCall, subjects: Subjects, amounts: Amounts) -> None:
+        self._counters.take(subjects, amounts)
+        self._in_flight.take(call, subjects)
+
+    def _decided(self, call: PastCall, subjects: Subjects) -> tuple[Assessment, Decision]:
+        while self._coming and self._coming[0].since_ms <= call.at_ms:
+            self._begin(self._coming.popleft())
         present = self._counters.at(call.at_ms)
         terms = self._terms_of(call, subjects, present)
         assessed = self._assessed(call, subjects, terms)
-        decision = decide(assessed, self._readings(call, subjects, terms), call.at_ms)
-        if decision.verdict.allowed:
-            self._counters.take(subjects, _charge(call, assessed, decision))
-            self._in_flight.take(call, subjects)
-        return decision
+        return assessed, decide(assessed, self._readings(call, subjects, terms), call.at_ms)
 
     def _terms_of(self, call: PastCall, subjects: Subjects, present: CurrentWindows) -> CallTerms:
         matched = self._index.resolve(user=call.user_id, feature=call.feature, plan=call.plan)
@@ -97,13 +131,16 @@ class Simulation:
         return assess(call, terms, self._state, past.price, output)
 
     def _readings(self, call: PastCall, subjects: Subjects, terms: CallTerms) -> list[Reading]:
-        found = []
-        for limit, pair in zip(terms.limits, terms.pairs, strict=True):
-            if pair is None:
-                found.append(Reading(0, self._in_flight.count(limit.per, subjects, call.at_ms)))
-            else:
-                found.append(Reading(self._counters.used(pair, subjects).of(limit.metric), 0))
-        return found
+        return [
+            Reading(0, self._in_flight.count(limit.per, subjects, call.at_ms))
+            if pair is None
+            else Reading(self._counters.used(pair, subjects, limit.metric), 0)
+            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
+        ]
+
+
+def _subjects(call: PastCall) -> Subjects:
+    return Subjects(user_id=call.user_id, feature=call.feature, plan=call.plan, run_id=call.run_id)
 
 
 def _charge(call: PastCall, assessed: Assessment, decision: Decision) -> Amounts:
@@ -117,6 +154,11 @@ def _charge(call: PastCall, assessed: Assessment, decision: Decision) -> Amounts
     return Amounts(used.requests, used.input_tokens, output, max(0, used.cost_nano - saved))
 
 
+# A counter's amounts in the order of `metrics.COUNTED`, and the places of those that a metric is the sum of.
+_Used = list[int]
+_PLACES = {row.metric: tuple(COLUMNS.index(column) for column in row.columns) for row in METRICS.values()}
+
+
 class _Counters:
     """What was used, in the windows of now."""
 
@@ -126,7 +168,7 @@ class _Counters:
         self._start = start
         self._present = CurrentWindows(0, 0, {}, ())
         self._spans: dict[Pair, Span] = {}
-        self._used: dict[Pair, dict[str, Amounts]] = {pair: {} for pair in tracked.pairs}
+        self._used: dict[Pair, dict[str, _Used]] = {pair: {} for pair in tracked.pairs}
 
     def at(self, at_ms: int) -> CurrentWindows:
         if not self._present.since_ms <= at_ms < self._present.until_ms:
@@ -137,26 +179,28 @@ class _Counters:
                     self._used[slot.pair] = self._before(slot.pair, slot.span)
         return self._present
 
-    def _before(self, pair: Pair, window: Span) -> dict[str, Amounts]:
+    def _before(self, pair: Pair, window: Span) -> dict[str, _Used]:
         if window.start >= to_ms(self._start):
             return {}
         _, used = sums.of_all(self._environment_id, pair.per, from_ms(window.start), self._start)
-        return used
+        return {name: list(amounts) for name, amounts in used.items()}
 
-    def used(self, pair: Pair, subjects: Subjects) -> Amounts:
+    def used(self, pair: Pair, subjects: Subjects, metric: Metric) -> int:
         name = subjects.name(pair.per)
-        return _NOTHING if name is None else self._used[pair].get(name, _NOTHING)
+        used = None if name is None else self._used[pair].get(name)
+        return 0 if used is None else sum([used[place] for place in _PLACES[metric]])
 
     def take(self, subjects: Subjects, amounts: Amounts) -> None:
         for pair, used in self._used.items():
             name = subjects.name(pair.per)
-            if name is not None:
-                before = used.get(name)
-                used[name] = amounts if before is None else _sum(before, amounts)
-
-
-def _sum(one: Amounts, other: Amounts) -> Amounts:
-    return Amounts(*(left + right for left, right in zip(one, other, strict=True)))
+            if name is None:
+                continue
+            before = used.get(name)
+            if before is None:
+                used[name] = list(amounts)
+            else:
+                for place, amount in enumerate(amounts):
+                    before[place] += amount
 
 
 class _InFlight:

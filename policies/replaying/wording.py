@@ -38,5 +38,13 @@ def lines(report: Report) -> Iterator[str]:
         yield f"  {wording.count(reason.calls)} x {reason.reason_code} by {reason.policy or 'no policy'}"
     for hit in report.first_hits[:SHOWN]:
         yield f"  {hit.user_id} first at {hit.at.isoformat()}: {hit.message}"
+    check = report.self_check
+    if check is not None:
+        yield (
+            f"Check: the policies that were in force, replayed, decide {wording.count(check.same)} of "
+            f"{wording.counted(check.compared, 'call')} as they were decided"
+        )
+        for why, count in check.why.items():
+            yield f"  {wording.count(count)} otherwise: {why}"
     for assumption in report.assumptions:
         yield f"- {assumption}"

@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
+from policies import boosts
 from policies.blocked.decision_log import drain
 from policies.end_users import block
-from policies.models import BlockedDecision
+from policies.models import BlockedDecision, Boost
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from usage.counting.store import store
+from usage.models import UsageEvent
+from usage.settling.expiry import settle_expired
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -182,6 +188,104 @@ def test_a_repeat_of_a_call_that_passes_at_first_is_left_out(
     assert report["calls"]["newly_allowed"] == 1
     assert report["calls"]["newly_blocked"] == 0
     assert report["retries_left_out"] == 3
+
+
+def test_replaying_what_was_in_force_reproduces_what_was_decided(
+    environment: Environment, trace: Path, tmp_path: Path
+) -> None:
+    """Policies that changed in the period too."""
+    prices()
+    for text in (OPEN, *CANDIDATES.values()):
+        apply_policies(environment, text)
+        live(environment, trace)
+    check = simulated(environment, tmp_path, OPEN, "--check")["self_check"]
+    assert check == {"compared": 1500, "same": 1500, "differing": 0, "why": {}}
+
+
+def test_what_a_replay_cannot_know_is_counted_by_its_reason(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    apply_policies(environment, limits("{metric: tokens, window: day, amount: 100, per: user}"))
+    held = api.evaluate("ana", input_tokens=1, max_output_tokens=90)
+    # Blocked by what the first one holds, and by nothing that is recorded in the end.
+    assert not api.evaluate("ana", input_tokens=20)["allowed"]
+    api.report(held["request_id"], "ana", output_tokens=2)
+    api.report("never-asked", "ben", input_tokens=500)
+    drain(environment)
+
+    check = simulated(environment, tmp_path, OPEN, "--check")["self_check"]
+
+    assert check["same"] == 1
+    assert check["why"] == {
+        "blocked by what calls in flight held, which was more than they used in the end": 1,
+        "reported without a policy having allowed it": 1,
+    }
+
+
+def test_what_was_used_before_the_period_counts_in_windows_that_began_before(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    apply_policies(environment, OPEN.replace("Everyone", "Everyone, unknown_price: allow"))
+    for _ in range(3):
+        api.use("ana")
+    begin = timezone.now().isoformat()
+    api.use("ana")
+    api.use("ben")
+    of_total = limits("{metric: requests, window: total, amount: 3, per: user}")
+
+    report = simulated(environment, tmp_path, of_total, "--from", begin)
+
+    assert report["calls"]["replayed"] == 2
+    assert [hit["user_id"] for hit in report["first_hits"]] == ["ana"]
+
+
+def test_a_boost_counts_while_it_ran(environment: Environment, api: Api, tmp_path: Path) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    boost = Boost(
+        environment=environment,
+        per="user",
+        subject="ana",
+        metric="requests",
+        window="day",
+        extra=1,
+        ends_at=timezone.now() + timedelta(hours=1),
+        reason="A pilot",
+    )
+    boosts.give(boost, actor="test")
+    api.use("ana")
+    api.use("ana")
+    api.use("ben")
+    api.evaluate("ben")
+    drain(environment)
+    report = simulated(
+        environment, tmp_path, limits("{metric: requests, window: day, amount: 1, per: user}"), "--check"
+    )
+    assert report["calls"]["unchanged"] == 4
+    assert report["self_check"]["same"] == 4
+
+
+def test_a_call_whose_estimate_was_charged_first_is_one_call(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    apply_policies(
+        environment,
+        limits("{metric: tokens, window: day, amount: 1000, per: user}", on_unsettled="charge"),
+    )
+    held = api.evaluate("ana", input_tokens=100)
+    store.clock_offset_ms = 11 * 60_000
+    settle_expired(environment)
+    api.report(held["request_id"], "ana", input_tokens=60)
+    assert UsageEvent.objects.filter(environment=environment).count() == 3
+
+    report = simulated(
+        environment,
+        tmp_path,
+        limits("{metric: tokens, window: day, amount: 70, per: user}"),
+        *("--from", "2020-01-01", "--to", "2100-01-01"),
+    )
+
+    assert report["calls"]["replayed"] == 1
+    assert report["calls"]["newly_blocked"] == 0
 
 
 @pytest.mark.parametrize(

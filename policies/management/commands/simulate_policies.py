@@ -32,6 +32,11 @@ class Command(BaseCommand):
             "--from", dest="start", metavar="WHEN", help="a date in the tenant's zone, or an RFC 3339 time"
         )
         parser.add_argument("--to", dest="end", metavar="WHEN", help="until before this; without it, now")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="also replay the policies that were in force, and say how far that agrees with what was decided",
+        )
         parser.add_argument("--json", action="store_true", help="the whole report as JSON, as the API has it")
 
     def handle(
@@ -41,6 +46,7 @@ class Command(BaseCommand):
         file: str,
         start: str | None,
         end: str | None,
+        check: bool,
         json: bool,
         **_options: Any,
     ) -> None:
@@ -57,7 +63,12 @@ class Command(BaseCommand):
         if since >= until:
             raise CommandError(f"--to must be after --from ({since.isoformat()})")
         report = replay(
-            target, supposed(target, wanted), since, until, progress=self._progress(target.pk, since, until)
+            target,
+            supposed(target, wanted),
+            since,
+            until,
+            check=check,
+            progress=self._progress(target.pk, since, until),
         )
         if json:
             self.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode())
