@@ -5,6 +5,7 @@
     comparing     what was decided against what is, call by call
     versions      the policies that were in force then
     report        what became different, counted and explained
+    suggesting    amounts for a limit, from what was used
     replay        from an environment, policies and a period to the report
 
 A block leaves more of a limit for later calls, so calls are not judged one by one: each meets what the replay counted

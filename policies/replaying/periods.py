@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from usage.instants import from_ms, to_ms
+from usage.ledger.periods import Period
 from usage.windows import END_MS, Window, span
+
+DEFAULT_DAYS = 30
 
 
 class PeriodError(Exception):
     """What is wrong, with the name of the field."""
+
+
+def period(start: str | None, end: str | None, now: datetime, zone: ZoneInfo) -> Period:
+    """Until `now` if nothing else is said, and from DEFAULT_DAYS before its end. Raises PeriodError."""
+    until = now if end is None else moment("--to", end, zone)
+    since = until - timedelta(days=DEFAULT_DAYS) if start is None else moment("--from", start, zone)
+    if since >= until:
+        raise PeriodError(f"--to must be after --from ({since.isoformat()})")
+    return Period(since, until)
 
 
 def moment(field: str, text: str, zone: ZoneInfo) -> datetime:

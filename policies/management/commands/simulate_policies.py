@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,11 +14,10 @@ from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
 from policies.files.strict_yaml import FILE_BYTES_MAX
 from policies.replaying import past_calls, wording
-from policies.replaying.periods import PeriodError, moment
+from policies.replaying.periods import PeriodError, period
 from policies.replaying.replay import replay, supposed
 from tenants.management import environments
-
-DEFAULT_DAYS = 30
+from usage.ledger.periods import Period
 
 
 class Command(BaseCommand):
@@ -54,21 +52,18 @@ class Command(BaseCommand):
         zone = ZoneInfo(target.tenant.timezone)
         try:
             wanted = parse(_read(file))
-            until = timezone.now() if end is None else moment("--to", end, zone)
-            since = until - timedelta(days=DEFAULT_DAYS) if start is None else moment("--from", start, zone)
+            asked = period(start, end, timezone.now(), zone)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{file} cannot be read: {error}") from error
         except (PolicyFileError, PeriodError) as error:
             raise CommandError(str(error)) from error
-        if since >= until:
-            raise CommandError(f"--to must be after --from ({since.isoformat()})")
         report = replay(
             target,
             supposed(target, wanted),
-            since,
-            until,
+            asked.start,
+            asked.end,
             check=check,
-            progress=self._progress(target.pk, since, until),
+            progress=self._progress(target.pk, asked),
         )
         if json:
             self.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -76,11 +71,11 @@ class Command(BaseCommand):
             for line in wording.lines(report):
                 self.stdout.write(line)
 
-    def _progress(self, environment_id: int, since: datetime, until: datetime) -> past_calls.Progress:
+    def _progress(self, environment_id: int, asked: Period) -> past_calls.Progress:
         """On a terminal's standard error."""
         if not sys.stderr.isatty():
             return lambda done: None
-        total = past_calls.count(environment_id, since, until)
+        total = past_calls.count(environment_id, asked.start, asked.end)
 
         def tell(done: int) -> None:
             self.stderr.write(f"\r{done:,} of about {max(total, done):,} calls", ending="")

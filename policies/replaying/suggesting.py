@@ -1,0 +1,149 @@
+"""Amounts for a limit, from what was used: those that would have blocked a chosen share of the subjects or the money.
+
+A subject (a user, a feature) is blocked if it used more than the amount in any window of the period: its peak decides.
+So the amount that blocks the k subjects with the highest peaks is the next peak below theirs. A limit on cost of A
+would have saved, in each window of each subject, what was used above A; the amount for a share of the money is where
+that adds up to it.
+
+Of tokens and costs, "blocked" means blocked or cut short: a call that names no cap on its output is given what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from django.db import connection
+
+from tenants.models import Environment
+from usage.amounts import Per
+from usage.instants import from_ms
+from usage.ledger import sums
+from usage.ledger.periods import Period
+from usage.metrics import METRICS, Metric
+from usage.windows import Window
+
+SHARES = (Fraction(1, 100), Fraction(5, 100), Fraction(10, 100), Fraction(25, 100), Fraction(50, 100))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The limit that an amount is wanted for. `plan`, `feature`: of their calls alone; "": of all."""
+
+    metric: Metric
+    window: Window
+    per: Per
+    plan: str = ""
+    feature: str = ""
+
+
+class Suggested(msgspec.Struct, frozen=True, kw_only=True):
+    """`amount` is in whole units, nano-USD for costs. `blocked` of all `subjects` would have been, at least once.
+
+    `saved_nano`: what would not have been spent, of a limit on cost; else null.
+    """
+
+    share_percent: int
+    amount: int
+    blocked: int
+    subjects: int
+    saved_nano: int | None
+    spent_nano: int
+
+
+def of_subjects(
+    environment: Environment, asked: Asked, period: Period, shares: Iterable[Fraction] = SHARES
+) -> list[Suggested]:
+    """For shares of the subjects, each rounded down to whole ones. Raises DatabaseError."""
+    usage = _Usage(environment, asked, period)
+    peaks = usage.peaks()
+    found = []
+    for share in shares:
+        wanted = int(len(peaks) * share)
+        amount = peaks[wanted] if wanted < len(peaks) else 0
+        found.append(usage.suggested(share, amount, peaks))
+    return found
+
+
+def of_money(
+    environment: Environment, asked: Asked, period: Period, shares: Iterable[Fraction] = SHARES
+) -> list[Suggested]:
+    """For shares of the money that was spent; of limits on cost. Raises DatabaseError."""
+    usage = _Usage(environment, asked, period)
+    peaks, totals = usage.peaks(), usage.totals()
+    return [usage.suggested(share, _leaving(totals, sum(totals) * share), peaks) for share in shares]
+
+
+def _leaving(totals: Sequence[int], excess: Fraction) -> int:
+    """The least amount above which the totals, the largest first, have no more than `excess` together."""
+    above = 0
+    for place, total in enumerate((*totals, 0)):
+        # What those before this one have above it.
+        if above - place * total > excess:
+            return math.ceil((above - excess) / place)
+        above += total
+    return 0
+
+
+class _Usage:
+    """What subjects used in each window of the period."""
+
+    def __init__(self, environment: Environment, asked: Asked, period: Period) -> None:
+        zone = ZoneInfo(environment.tenant.timezone)
+        spans = period.spans(asked.window, zone)
+        bounds = [period.start, *(from_ms(span.start) for span in spans[1:]), period.end]
+        columns = sums.COLUMNS[asked.per]
+        filters = {"plan": asked.plan, "feature": asked.feature}
+        given = {column: value for column, value in filters.items() if value}
+        used = sums.used(environment.pk, bounds, {*columns, *given})
+        where = "".join(f" AND {column} = %s" for column in given)
+        nobody = "".join(f" AND {column} <> ''" for column in columns)
+        amount = " + ".join(METRICS[asked.metric].columns)
+        subject = ", ".join(columns) or "1"
+        self._asked = asked
+        self._sql = f"""
+            SELECT {subject}, width_bucket(at, %s::timestamptz[]) AS span, sum({amount})::bigint AS total,
+                   sum(cost_nano)::bigint AS cost
+            FROM ({used.sql}) AS used WHERE true{where}{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
+        """  # noqa: S608 (our own names)
+        self._subject = ", ".join(columns) or "true"
+        self._values = [bounds[:-1], *used.values, *given.values()]
+
+    def peaks(self) -> list[int]:
+        """Of each subject that used anything the most that it used in a window; the highest first."""
+        grouped = f"GROUP BY {self._subject}" if self._subject != "true" else ""
+        rows = self._read(
+            f"SELECT max(total) AS peak FROM windows {grouped} HAVING max(total) > 0 ORDER BY peak DESC"  # noqa: S608
+        )
+        return [int(peak) for (peak,) in rows]
+
+    def totals(self) -> list[int]:
+        """Of each subject and window; the highest first."""
+        return [
+            int(total)
+            for (total,) in self._read("SELECT total FROM windows WHERE total > 0 ORDER BY total DESC")
+        ]
+
+    def suggested(self, share: Fraction, amount: int, peaks: Sequence[int]) -> Suggested:
+        ((spent, saved),) = self._read(
+            "SELECT coalesce(sum(cost), 0), coalesce(sum(greatest(0, total - %s)), 0) FROM windows", amount
+        )
+        return Suggested(
+            share_percent=int(share * 100),
+            amount=amount,
+            blocked=sum(1 for peak in peaks if peak > amount),
+            subjects=len(peaks),
+            saved_nano=int(saved) if self._asked.metric is Metric.COST_USD else None,
+            spent_nano=int(spent),
+        )
+
+    def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"WITH windows AS ({self._sql}) {sql}", [*self._values, *values])
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found

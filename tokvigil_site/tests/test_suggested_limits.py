@@ -1,0 +1,96 @@
+"""Suggested amounts block exactly the share that they are suggested for."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from policies.files.policy_file import parse
+from policies.replaying.replay import replay, supposed
+from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
+from tenants.models import Environment
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from usage.amounts import Per
+from usage.ledger.periods import Period
+from usage.metrics import Metric
+from usage.money import NANO
+from usage.windows import Window
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DAILY = Asked(metric=Metric.REQUESTS, window=Window.DAY, per=Per.USER)
+SPENT = Asked(metric=Metric.COST_USD, window=Window.DAY, per=Per.USER)
+
+
+@pytest.fixture
+def used(environment: Environment, api: Api) -> Period:
+    """user_1 makes one call, user_2 two, and so on; each costs a cent."""
+    set_price("test-model", input_usd="10000")
+    apply_policies(environment, "policies:\n  - {name: Everyone}\n")
+    for number in range(1, 9):
+        for _ in range(number):
+            api.use(f"user_{number}", input_tokens=1)
+    now = timezone.now()
+    return Period(now - timedelta(hours=1), now + timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 3, 7])
+def test_the_amount_for_a_share_of_users_blocks_so_many_in_a_replay(
+    environment: Environment, used: Period, wanted: int
+) -> None:
+    (found,) = of_subjects(environment, DAILY, used, [Fraction(wanted, 8)])
+    assert (found.blocked, found.subjects) == (wanted, 8)
+    limit = limits(f"{{metric: requests, window: day, amount: {found.amount}, per: user}}")
+    report = replay(environment, supposed(environment, parse("version: 1\n" + limit)), used.start, used.end)
+    assert report.users.newly_blocked == wanted
+
+
+def test_the_amount_for_a_share_of_the_money_saves_it(environment: Environment, used: Period) -> None:
+    cents = NANO // 100
+    (found,) = of_money(environment, SPENT, used, [Fraction(6, 36)])
+    # Eight and seven calls are three above six and a half, and six above five: so that of 5 saves 6 of 36 cents.
+    assert found == Suggested(
+        share_percent=16, amount=5 * cents, blocked=3, subjects=8, saved_nano=6 * cents, spent_nano=36 * cents
+    )
+
+
+def test_nobody_is_suggested_anything_where_nothing_was_used(environment: Environment) -> None:
+    now = timezone.now()
+    (found,) = of_subjects(environment, DAILY, Period(now - timedelta(days=1), now), [Fraction(1, 2)])
+    assert (found.amount, found.blocked, found.subjects) == (0, 0, 0)
+
+
+def suggested(environment: Environment, *options: str) -> str:
+    out = io.StringIO()
+    call_command("suggest_limits", str(environment), *options, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_says_amounts_in_words_and_as_json(
+    environment: Environment, used: Period, tmp_path: Path
+) -> None:
+    said = suggested(environment)
+    assert "25 % of subjects: 6 requests a day, each user, would have blocked 2 of 8" in said
+    rows: list[dict[str, Any]] = json.loads(suggested(environment, "--json"))
+    assert [(row["share_percent"], row["blocked"]) for row in rows] == [
+        (1, 0),
+        (5, 0),
+        (10, 0),
+        (25, 2),
+        (50, 4),
+    ]
+    money = suggested(environment, "--metric", "cost_usd", "--of-money")
+    assert "50 % of the money: $0.025 a day, each user, would have blocked 6 of 8, saving $0.18" in money
+
+
+def test_shares_of_money_are_of_limits_on_cost(environment: Environment) -> None:
+    with pytest.raises(CommandError, match="add --metric cost_usd"):
+        suggested(environment, "--of-money")
