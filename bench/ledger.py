@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 from redis import Redis
 
-from bench import load, scene
+from bench import load, replaying, scene
 from bench.client import post, post_until_served
 from bench.load import Load
 from bench.options import Options
@@ -40,6 +40,7 @@ def measures(url: str, full: Scene, other: Scene, options: Options) -> list[Resu
     first = min(ROLLED, options.rows)
     scene.fill_ledger(full.environment, first)
     rolled_s = _timed(lambda: rollups.roll(full.environment.pk))
+    replayed = replaying.measures(full.environment, first)
     scene.fill_ledger(full.environment, options.rows - TAIL, first=first)
     rest_s = _timed(lambda: rollups.roll(full.environment.pk))
     print(f"{first} rows rolled up in {rolled_s:.1f} s, all others in {rest_s:.1f} s", flush=True)
@@ -63,6 +64,7 @@ def measures(url: str, full: Scene, other: Scene, options: Options) -> list[Resu
             f"<= {SUMMARY_MS_MAX:.0f} ms",
             statistics.median(pages) <= SUMMARY_MS_MAX,
         ),
+        *replayed,
     ]
 
 
