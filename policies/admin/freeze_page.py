@@ -9,7 +9,7 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import ProhibitNullCharactersValidator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
 from policies import seen
 from policies.admin.asking_again import anyway_field, ask_about_unseen
@@ -25,6 +25,8 @@ from usage.amounts import Per
 
 
 class FreezeForm(forms.Form):
+    """`anyway` and `all_calls` are shown only when they are needed."""
+
     whole = forms.ChoiceField(
         label="What",
         choices=[("feature", "One feature"), ("environment", "The whole environment")],
@@ -44,10 +46,12 @@ class FreezeForm(forms.Form):
         widget=UnfoldAdminTextInputWidget,
         help_text="Colleagues read it on every page of this environment, until it is unfrozen.",
     )
+    all_calls = forms.BooleanField(required=False, widget=forms.HiddenInput)
 
     def __init__(self, environment: Environment, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._environment = environment
+        self.fields["all_calls"].label = f"Freeze all calls of {environment}"
 
     def clean(self) -> dict[str, Any]:
         found = self.cleaned_data
@@ -56,9 +60,17 @@ class FreezeForm(forms.Form):
             self.add_error("feature", "Name the feature to freeze.")
         if found.get("whole") == "environment" and feature:
             self.add_error("feature", "Leave this empty to freeze the whole environment.")
+        if found.get("whole") == "environment":
+            self._clean_all_calls()
         if not self.errors and found["whole"] == "feature":
             ask_about_unseen(self, "feature", seen.unseen(self._environment, Per.FEATURE, [feature]))
         return found
+
+    def _clean_all_calls(self) -> None:
+        """One click is not enough to stop everything."""
+        self.fields["all_calls"].widget = UnfoldBooleanWidget()
+        if not self.cleaned_data.get("all_calls"):
+            self.add_error("all_calls", "This blocks every call. Tick it, then press Freeze.")
 
 
 @page("freeze", "frozen/")

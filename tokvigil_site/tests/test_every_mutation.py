@@ -189,7 +189,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "tenants.environment change": lambda world: world.change(world.prod, default_action="block"),
     "page freeze": lambda world: world.to(
         f"{reverse('admin:freeze')}?environment={world.prod}",
-        {"whole": "environment", "feature": "", "reason": "It runs away."},
+        {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."},
     ),
     "tenants.membership add": lambda world: world.add(
         Membership, tenant=world.prod.tenant_id, person="ann", role="viewer"

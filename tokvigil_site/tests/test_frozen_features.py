@@ -115,7 +115,7 @@ def test_a_stale_form_does_not_pull_it_again(environment: Environment, staff: Cl
 
 def test_the_same_change_by_two_is_one(environment: Environment, staff: Client) -> None:
     freezing.freeze(environment, reason="first", actor="colleague")
-    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "second"}
+    form = {"do": "freeze", "whole": "environment", "feature": "", "all_calls": "on", "reason": "second"}
     assert staff.post(switch(environment), form).status_code == 302
     environment.refresh_from_db()
     assert [each.reason for each in freezing.in_force(environment)] == ["first"]

@@ -454,7 +454,7 @@ def test_the_admin_says_whether_a_change_is_in_force(
     if not told:
         monkeypatch.setattr(revisions, "announce", lambda *arguments: False)
     page = f"{reverse('admin:freeze')}?environment={environment}"
-    form = {"whole": "environment", "feature": "", "reason": "It runs away."}
+    form = {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."}
     said = client.post(page, form, follow=True)
     shown = client.get(reverse("admin:tenants_environment_change", args=[environment.pk]))
     expected = "is in force everywhere" if told else "is NOT in force everywhere yet"

@@ -30,7 +30,9 @@ def frozen(environment: Environment) -> tuple[bool, list[str]]:
 
 
 def post(client: Client, environment: Environment, **fields: str) -> Any:
-    form = {"do": "freeze", "whole": "feature", "feature": "", "reason": "", "anyway": "on", **fields}
+    """With all that is asked again ticked, if the fields do not say otherwise."""
+    ticked = {"anyway": "on", "all_calls": "on"}
+    form = {"do": "freeze", "whole": "feature", "feature": "", "reason": "", **ticked, **fields}
     return client.post(address(environment), form)
 
 
@@ -53,6 +55,26 @@ def test_the_whole_environment_is_frozen(mia: Client, prod: Environment, dev: En
     here = mia.get(reverse("admin:index"), {"environment": "acme/prod"}).content.decode()
     there = mia.get(reverse("admin:index"), {"environment": "acme/dev"}).content.decode()
     assert ("Provider down" in here, "Provider down" in there) == (True, False)
+
+
+def test_the_whole_environment_is_frozen_only_when_that_is_ticked(mia: Client, prod: Environment) -> None:
+    assert "Freeze all calls of" not in mia.get(address(prod)).content.decode()
+    asked = post(mia, prod, whole="environment", reason="Provider down", all_calls="")
+    page = asked.content.decode()
+    assert frozen(prod) == (False, [])
+    assert list(asked.context["form"].errors) == ["all_calls"]
+    assert "Freeze all calls of acme/prod" in page
+    assert 'type="checkbox" name="all_calls"' in page
+    assert 'value="Provider down"' in page
+    assert "checked" in page.split('value="environment"')[1].split(">")[0]
+
+    post(mia, prod, whole="environment", reason="Provider down", all_calls="on")
+    assert frozen(prod) == (True, [])
+
+
+def test_one_feature_is_frozen_by_one_click(mia: Client, prod: Environment) -> None:
+    assert post(mia, prod, feature="chat", reason="x", all_calls="").status_code == 302
+    assert frozen(prod) == (False, ["chat"])
 
 
 @pytest.mark.parametrize(("field", "fields"), [

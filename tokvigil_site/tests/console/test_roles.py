@@ -50,7 +50,7 @@ def test_the_overview_of_an_auditor_is_the_audit(sign_in: SignIn, acme: Tenant, 
 
 
 def freeze(client: Client, environment: Environment) -> bool:
-    form = {"whole": "environment", "feature": "", "reason": "It runs away."}
+    form = {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."}
     client.post(f"{reverse('admin:freeze')}?environment={environment}", form)
     environment.refresh_from_db()
     return environment.frozen

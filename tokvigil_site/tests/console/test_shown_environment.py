@@ -159,7 +159,13 @@ def test_every_form_acts_in_the_environment_that_it_was_opened_in(empty_store: N
 def test_a_switch_for_an_environment_that_is_not_there_is_pulled_in_no_other(
     mia: Client, prod: Environment, other: Tenant, asked: str
 ) -> None:
-    form = {"whole": "environment", "feature": "", "reason": "It runs away.", "do": "freeze"}
+    form = {
+        "whole": "environment",
+        "feature": "",
+        "all_calls": "on",
+        "reason": "It runs away.",
+        "do": "freeze",
+    }
     for named in (asked, str(other.environments.get(slug="prod").pk)):
         assert mia.post(reverse("admin:freeze"), form | {"environment": named}).status_code == 404
     assert not Environment.objects.filter(frozen=True).exists()
