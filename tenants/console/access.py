@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from django.http import HttpRequest
 
-from tenants.models import Membership
+from tenants.models import Membership, Role
 from tenants.roles import May, allows
 
 
@@ -24,6 +24,20 @@ def roles_of(request: HttpRequest) -> dict[int, str]:
         )
         request._tenant_roles = cached  # type: ignore[attr-defined]
     return cached
+
+
+def role_in_words(request: HttpRequest, tenant_id: int | None) -> str:
+    """In this tenant; None: in all of theirs, for who is shown none."""
+    if is_superuser(request):
+        return "Superuser"
+    roles = roles_of(request)
+    here = set(roles.values()) if tenant_id is None else {roles.get(tenant_id, "")}
+    return ", ".join(sorted(label_of(role) for role in here if role))
+
+
+def label_of(role: str) -> str:
+    """Also of a role that is no longer one."""
+    return str(dict(Role.choices).get(role, role))
 
 
 def tenants_where(request: HttpRequest, what: May | None) -> list[int]:

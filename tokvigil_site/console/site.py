@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.exceptions import BadRequest, ValidationError
+from django.core.exceptions import BadRequest, PermissionDenied, ValidationError
 from django.db import DataError, transaction
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -20,9 +20,9 @@ from audit import log as audit_log
 from tenants import accounts, freezing, sign_ins
 from tenants.console import environments
 from tenants.console import pages as console_pages
-from tenants.console.access import actor_of, may_somewhere
+from tenants.console.access import actor_of, may_somewhere, role_in_words
 from tenants.roles import May
-from tokvigil_site.console import navigation
+from tokvigil_site.console import navigation, refused
 from tokvigil_site.console.invitations import InvitationView
 from tokvigil_site.console.overview import page as overview
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
@@ -55,7 +55,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
                 # Whatever zone is activated inside, it does not outlive the request.
                 with audit_log.acting_as(actor_of(request)), timezone.override(None):
                     environments.shown(request)
-                    return _rendered(view(request, *args, **kwargs))
+                    return _answered(view, request, *args, **kwargs)
             except (DataError, ValidationError) as error:
                 # What a form finds wrong it says itself. This is a value that cannot be looked up, such as text with a
                 # NUL, or what is no id.
@@ -113,6 +113,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
                 "switch_url": page.url if page else reverse(f"{self.name}:index"),
                 "shown_environment": shown,
                 "freezes": [] if shown is None else freezing.in_force(shown),
+                "your_role": role_in_words(request, shown.tenant_id if shown else None),
                 "offered_environments": environments.offered(request),
                 "zone": timezone.get_current_timezone_name(),
             }
@@ -128,6 +129,13 @@ class TokvigilAdminSite(UnfoldAdminSite):
             if user.password != before:
                 accounts.log_password_changed(user)
         return response
+
+
+def _answered(view: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+    try:
+        return _rendered(view(request, *args, **kwargs))
+    except PermissionDenied:
+        return _rendered(refused.page(request))
 
 
 def _rendered(response: HttpResponseBase) -> HttpResponseBase:
