@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 
 from policies.describing import reason_words
 from policies.models import BlockedDecision, Policy
+from tenants.console.filter_forms import FilterForm
 from tenants.lengths import NAME_LENGTH_MAX, REQUEST_ID_LENGTH_MAX
 from tenants.models import Environment
 
@@ -23,8 +24,10 @@ class WhenField(forms.DateTimeField):
     widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
 
 
-class DecisionFilters(forms.Form):
+class DecisionFilters(FilterForm):
     """Each is optional; names are matched whole. `before`: only decisions older than this one."""
+
+    apart = frozenset({"before"})
 
     reason = forms.ChoiceField(required=False)
     user = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
@@ -74,7 +77,3 @@ class DecisionFilters(forms.Form):
         }
         wanted = {column: value for column, value in columns.items() if value}
         return BlockedDecision.objects.filter(environment=self._environment, **wanted).order_by("-id")
-
-    @property
-    def are_set(self) -> bool:
-        return any(self.data.get(name) for name in self.fields if name != "before")

@@ -10,6 +10,7 @@ from django import forms
 from policies.standing import limit_rows
 from policies.standing.limit_rows import FULL, NEAR
 from policies.standing.standings import Standing
+from tenants.console.filter_forms import FilterForm
 from usage import wording
 from usage.amounts import Per
 from usage.metrics import Metric
@@ -26,8 +27,10 @@ _METRICS = {
 }
 
 
-class LimitFilters(forms.Form):
+class LimitFilters(FilterForm):
     """Each is optional."""
+
+    apart = frozenset({"order"})
 
     state = forms.ChoiceField(
         required=False,
@@ -73,10 +76,6 @@ class LimitFilters(forms.Form):
             and asked["metric"] in ("", standing.limit.metric)
             and asked["policy"] in ("", str(standing.policy.pk))
         )
-
-    @property
-    def are_set(self) -> bool:
-        return any(self.data.get(name) for name in self.fields if name != "order")
 
 
 def _is(standing: Standing, state: str) -> bool:

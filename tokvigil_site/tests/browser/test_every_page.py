@@ -171,3 +171,18 @@ def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) 
     page.select_option("#id_raises", index=1)
     page.get_by_label("Extra").fill("20")
     assert page.locator("output").inner_text().endswith(": 5 → 25")
+
+
+def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: Environment) -> None:
+    url = f"{reverse('admin:policies_blockeddecision_changelist')}?environment={prod}&user=ana&model=o3"
+    console = look(prod.tenant, narrow=True)
+    page = console.open(url)
+    feature = page.get_by_label("Feature")
+    assert not feature.is_visible()
+    page.get_by_text("Filters (2)").click()
+    assert feature.is_visible()
+    assert console.faults() == []
+
+    page = look(prod.tenant).open(url)
+    assert page.get_by_label("Feature").is_visible()
+    assert not page.get_by_text("Filters (2)").is_visible()

@@ -136,6 +136,8 @@ def test_what_runs_out_first_comes_first_if_asked(mia: Client, prod: Environment
     assert rows[0].runs_out.says == "runs out today 20:00 at this pace"
     assert rows[1].runs_out.says.startswith("runs out ")
     assert rows[2].runs_out.says == "not before it resets"
+    # Where a row has no column headings, what does not say "runs out" itself is labelled.
+    assert re.findall(r'data-label="runs out:">([^<]+)<', answer.content.decode()) == ["not before it resets"]
 
 
 def test_the_overview_says_which_limit_runs_out_first(mia: Client, prod: Environment, api: Api) -> None:
