@@ -166,6 +166,16 @@ def test_a_slash_goes_to_the_search(look: Look, prod: Environment) -> None:
     assert console.faults() == []
 
 
+def test_on_a_list_too_a_slash_goes_to_the_search_of_the_header(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant).open(reverse("admin:tenants_apikey_changelist"))
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "console-search"
+    assert page.locator("kbd").get_by_text("/", exact=True).count() == 1
+    page.get_by_role("searchbox", name="Search the list").fill("no such key")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/apikey/?q=no+such+key")
+
+
 def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) -> None:
     page = look(prod.tenant).open(reverse("admin:policies_boost_add"))
     page.select_option("#id_raises", index=1)
