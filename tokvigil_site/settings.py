@@ -291,6 +291,7 @@ UNFOLD = {
     "SCRIPTS": [
         lambda request: static("tokvigil/search.js"),
         lambda request: static("tokvigil/once.js"),
+        lambda request: static("tokvigil/first_error.js"),
     ],
     "COLORS": {
         "primary": {

@@ -23,6 +23,15 @@ from usage.prices import overrides
 from usage.prices.cost import ALIASES_MAX
 from usage.prices.tiers import RATE_FIELDS
 
+RARE_FIELDS = (
+    "reasoning_per_million",
+    "batch_input_per_million",
+    "batch_output_per_million",
+    "batch_cached_input_per_million",
+    "batch_cache_write_per_million",
+    "tiers",
+)
+
 
 class ModelPriceForm(RowForm):
     aliases = LinesField(
@@ -36,7 +45,8 @@ class ModelPriceForm(RowForm):
         max_length=REASON_LENGTH_MAX,
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="Why; for the audit log. A tenant's own new price needs one.",
+        help_text="Why; for the audit log. A new price needs one.",
+        error_messages={"required": "Say why the price is this one."},
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,12 +54,8 @@ class ModelPriceForm(RowForm):
         # What an address fills a new one in with is a text.
         for name in () if self.instance._state.adding else RATE_FIELDS:
             self.initial[name] = display.plain(self.initial.get(name))
-
-    def clean(self) -> dict[str, Any]:
-        found = super().clean() or {}
-        if self.instance._state.adding and found.get("tenant") and not found.get("reason"):
-            self.add_error("reason", "Say why this tenant pays another price.")
-        return found
+        # So that it is marked as such before anybody has to read the error.
+        self.fields["reason"].required = self.instance._state.adding
 
 
 @admin.register(ModelPrice)
@@ -61,6 +67,17 @@ class ModelPriceAdmin(TenantRowsAdmin):
     shows_shared_rows = True
     form = ModelPriceForm
     change_form_outer_before_template = "console/price.html"
+    fieldsets = [
+        (None, {"fields": [
+            "tenant", "provider", "model", "effective_from",
+            "input_per_million", "output_per_million", "cached_input_per_million", "cache_write_per_million",
+            "reason",
+        ]}),
+        ("Rare rates", {"classes": ["collapse"], "fields": RARE_FIELDS}),
+        ("Names and origin", {"fields": [
+            "aliases", "source", "active", "source_version", "created", "last_changed",
+        ]}),
+    ]  # fmt: skip
     readonly_fields = ["source_version", "created", "last_changed"]
     created = display.moment_of("created_at", "created")
     last_changed = display.moment_of("updated_at", "last changed")

@@ -196,3 +196,18 @@ def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: 
     page = look(prod.tenant).open(url)
     assert page.get_by_label("Feature").is_visible()
     assert not page.get_by_text("Filters (2)").is_visible()
+
+
+def test_a_refused_form_is_shown_at_its_first_error(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant, narrow=True).open(reverse("admin:usage_modelprice_add"))
+    page.fill("#id_provider", "openai")
+    page.fill("#id_model", "o9")
+    page.fill("#id_input_per_million", "1")
+    page.fill("#id_output_per_million", "2")
+    page.get_by_role("button", name="Save", exact=True).click()
+    error = page.get_by_text("Say why the price is this one.")
+    error.wait_for()
+    page.wait_for_function("document.activeElement.id === 'id_reason'")
+    box = error.bounding_box()
+    assert box is not None
+    assert 0 < box["y"] < 800

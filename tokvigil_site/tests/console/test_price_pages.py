@@ -157,3 +157,27 @@ def test_an_override_begins_with_what_is_in_force(mia: Client, acme: Tenant) -> 
     form = mia.get(link).context["adminform"].form
     assert form["tenant"].value() == str(acme.pk)
     assert (form["model"].value(), str(form["input_per_million"].value())) == ("gpt-4o", "2.5")
+
+
+def rare_rates(page: str) -> str:
+    return page.split("Rare rates")[1].split("</fieldset>")[0]
+
+
+def test_rare_rates_are_folded_away_until_one_of_them_is_wrong(mia: Client, acme: Tenant) -> None:
+    page = shown(mia, ADD)
+    assert "<details><summary>" in page
+    for name in ("reasoning_per_million", "batch_input_per_million", "tiers"):
+        assert f'name="{name}"' in rare_rates(page)
+    assert 'name="input_per_million"' not in rare_rates(page)
+
+    refused = mia.post(ADD, {"tenant": acme.pk, "reasoning_per_million": "-1", "reason": "x"})
+    assert "<details><summary>" not in refused.content.decode().split("<main")[1].split("<fieldset")[2]
+
+
+def label_of_reason(page: str) -> str:
+    return page.split('for="id_reason"')[1].split("</label>")[0]
+
+
+def test_a_new_price_is_marked_to_need_a_reason_and_a_changed_one_is_not(mia: Client, acme: Tenant) -> None:
+    change = reverse("admin:usage_modelprice_change", args=[own_price(acme, "gpt-4o").pk])
+    assert ["*" in label_of_reason(shown(mia, url)) for url in (ADD, change)] == [True, False]
