@@ -268,7 +268,7 @@ class ApiKey(models.Model):
     def rotate(self, *, old_ends_at: datetime | None = None, seen: str = "") -> str:
         """A new secret for the same key: its full text, which is stored nowhere.
 
-        The secret of until now is accepted until `old_ends_at`, and no longer without one; any before it ends now.
+        The old secret is accepted until `old_ends_at`; without one it ends now. An even older one ends now too.
         Raises ValidationError: a revoked key, or another secret than the one whose mark was `seen`.
         """
         # In this order everywhere: the environment, then the key.

@@ -53,7 +53,7 @@ class PolicyFormAdmin(EnvironmentRowsAdmin):
             "Scope",
             {
                 "fields": ["scope_user", "scope_feature", "scope_plan"],
-                "description": "All that is named must match; nothing named makes the default policy.",
+                "description": "It applies to calls that match every field filled in; with none it is the default.",
             },
         ),
     ]

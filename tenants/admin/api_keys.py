@@ -186,7 +186,8 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             except ValidationError as error:
                 self.message_user(request, f"Nothing was changed: {error.messages[0]}", messages.ERROR)
                 return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
-            return self._shown_once(request, key, text, f"Key “{key.name}” has a new secret")
+            title = f"Key “{key.name}” has a new secret"
+            return self._shown_once(request, key, text, title, rotated=True)
         return pages.rendered(
             request,
             "admin/tenants/apikey/rotate.html",
@@ -210,7 +211,9 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             base_url=_base_url(request),
         )
 
-    def _shown_once(self, request: HttpRequest, key: ApiKey, text: str, title: str) -> HttpResponse:
+    def _shown_once(
+        self, request: HttpRequest, key: ApiKey, text: str, title: str, *, rotated: bool = False
+    ) -> HttpResponse:
         """The only answer that has the key's text."""
         return pages.rendered(
             request,
@@ -218,6 +221,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             title,
             opts=self.opts,
             text=text,
+            rotated=rotated,
             scope_title=scopes.title(key.scopes),
             scope_words=scopes.in_words(key.scopes),
             snippets=key_snippets.of(key, _base_url(request)),

@@ -64,7 +64,7 @@ class RotateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         Meta(
             ge=0,
             le=OLD_LASTS_MAX_S,
-            description="How long the secret of until now still works; 0: not at all.",
+            description="How long the old secret still works; 0: not at all.",
         ),
     ]
 

@@ -52,7 +52,7 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Nano-USD per million tokens; a part without a rate costs what its total costs. Raises ValueError."""
+    """Nano-USD per million tokens. A part without a rate costs the rate of input or output. Raises ValueError."""
 
     input: int
     output: int

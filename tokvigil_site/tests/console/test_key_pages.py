@@ -132,10 +132,12 @@ def test_rotating_asks_when_the_old_secret_ends(
     mia: Client, key: ApiKey, when: str, hours: int | None
 ) -> None:
     before = bytes(key.secret_hmac)
-    assert "When does the secret of until now end?" in mia.get(address("rotate", key)).content.decode()
+    assert "When does the old secret stop working?" in mia.get(address("rotate", key)).content.decode()
     assert mia.post(address("rotate", key), {"when": "never"}).status_code == 200
     answer = mia.post(address("rotate", key), {"when": when})
     presented = keys.parse(text_in(answer))
+    said = "The old secret does not work any more." if hours is None else "The old secret works until <time"
+    assert said in answer.content.decode()
     key.refresh_from_db()
     assert presented is not None
     assert keys.proves(presented.secret, key.pepper_id, bytes(key.secret_hmac))
