@@ -10,6 +10,7 @@ from django.shortcuts import redirect
 from django.urls import reverse
 
 from policies.admin import finding
+from policies.admin.draft_forms import PublishForm
 from policies.changing import history
 from policies.changing.history import Step
 from policies.describing import differences
@@ -58,8 +59,9 @@ def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpRespons
     version = policy.versions.filter(version=number).first() if number < 2**31 else None
     if version is None or version.document is None:
         raise Http404
-    if request.method == "POST":
-        return _rolled_back(request, policy, number)
+    form = PublishForm(request.POST or None)
+    if form.is_valid() and _rolled_back(request, policy, number, note=form.cleaned_data["note"]):
+        return redirect(reverse("admin:policy_versions", args=[policy.pk]))
     latest = policy.versions.get(version=policy.version)
     lines = differences.compare(history.rule_at(latest), history.rule_at(version))
     return rendered(
@@ -68,6 +70,7 @@ def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpRespons
         f"Put {policy.name} back in force" if policy.archived_at else f"Roll {policy.name} back",
         policy=policy,
         number=number,
+        form=form,
         next_number=policy.version + 1,
         old_title=f"Version {policy.version}, " + ("archived" if policy.archived_at else "in force"),
         new_title=f"Version {policy.version + 1}, as {number} was",
@@ -76,7 +79,8 @@ def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpRespons
     )
 
 
-def _rolled_back(request: HttpRequest, policy: Policy, number: int) -> HttpResponse:
+def _rolled_back(request: HttpRequest, policy: Policy, number: int, *, note: str) -> bool:
+    """If not, the page says why, and shows what would change by now."""
     opened = request.POST.get("opened_version", "")
     try:
         now = history.roll_back(
@@ -84,9 +88,11 @@ def _rolled_back(request: HttpRequest, policy: Policy, number: int) -> HttpRespo
             number,
             opened_version=int(opened) if opened.isdecimal() else 0,
             actor=actor_of(request),
+            note=note,
         )
     except PolicyFileError as error:
         messages.error(request, f"Nothing was changed: {error}.")
-        return redirect(request.get_full_path())
+        policy.refresh_from_db()
+        return False
     messages.success(request, f"Version {now.version} is in force, with the content of version {number}.")
-    return redirect(reverse("admin:policy_versions", args=[policy.pk]))
+    return True

@@ -69,11 +69,11 @@ def steps(policy: Policy) -> tuple[Step, ...]:
     return tuple(found[:VERSIONS_MAX])
 
 
-def roll_back(policy: Policy, number: int, *, opened_version: int, actor: str) -> Policy:
+def roll_back(policy: Policy, number: int, *, opened_version: int, actor: str, note: str = "") -> Policy:
     """Makes what version `number` said the newest version, also of an archived policy, which is then in force again.
 
-    `opened_version` is the latest that whoever decided this had seen. Raises PolicyFileError, also if another one was
-    published meanwhile or the version has no content, and PolicyVersion.DoesNotExist.
+    `opened_version` is the latest that whoever decided this had seen; `note` says why. Raises PolicyFileError, also if
+    another one was published meanwhile or the version has no content, and PolicyVersion.DoesNotExist.
     """
     rule = rule_at(policy.versions.get(version=number))
     if rule is None:
@@ -86,5 +86,5 @@ def roll_back(policy: Policy, number: int, *, opened_version: int, actor: str) -
                 "", f"version {policy.version} was published meanwhile; look at what would change now"
             )
         return publishing.publish_one(
-            policy.environment, rule, actor=actor, policy_id=policy.pk, restores=number
+            policy.environment, rule, actor=actor, note=note, policy_id=policy.pk, restores=number
         )

@@ -98,6 +98,20 @@ def test_going_back_makes_a_new_version_once_it_is_confirmed(mia: Client, policy
     assert (entry.data["version"], entry.data["restores"]) == (4, 1)
 
 
+def test_why_it_went_back_is_kept_with_the_version_and_in_the_audit_log(mia: Client, policy: Policy) -> None:
+    assert 'name="note"' in page(mia, back_to(policy, 1))
+    mia.post(back_to(policy, 1), {"opened_version": 3, "note": "60 was too much"})
+    assert policy.versions.get(version=4).note == "60 was too much"
+    assert Entry.objects.get(action="policy.rolled_back").data["note"] == "60 was too much"
+    assert "60 was too much" in page(mia, versions(policy))
+
+
+def test_a_note_that_is_too_long_is_said_beside_it(mia: Client, policy: Policy) -> None:
+    answer = mia.post(back_to(policy, 1), {"opened_version": 3, "note": "w" * 501})
+    assert list(answer.context["form"].errors) == ["note"]
+    assert daily(policy) == 60
+
+
 def test_an_archived_policy_is_put_back_in_force(mia: Client, policy: Policy) -> None:
     archive(policy, actor="test")
     assert "Put 3 back in force" in page(mia, versions(policy))
@@ -108,8 +122,11 @@ def test_an_archived_policy_is_put_back_in_force(mia: Client, policy: Policy) ->
 
 
 def test_what_was_published_meanwhile_is_not_overwritten(mia: Client, policy: Policy) -> None:
-    answer = mia.post(back_to(policy, 1), {"opened_version": 2}, follow=True)
-    assert "version 3 was published meanwhile" in answer.content.decode()
+    answer = mia.post(back_to(policy, 1), {"opened_version": 2, "note": "60 was too much"}, follow=True)
+    text = answer.content.decode()
+    assert "version 3 was published meanwhile" in text
+    assert 'name="opened_version" value="3"' in text
+    assert "60 was too much</textarea>" in text
     assert (daily(policy), policy.version) == (60, 3)
 
 
