@@ -112,6 +112,7 @@ _KINDS = {
     "auth.user": "person",
     "tenants.apikey": "API key",
     "policies.enduser": "end user",
+    "policies.policyreplay": "replay",
     "usage.modelprice": "price",
     "audit.entry": "audit log",
     "audit.chainhead": "audit log",

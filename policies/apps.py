@@ -22,6 +22,8 @@ class PoliciesConfig(AppConfig):
         register_action("draft.changed", "Draft changed", "changed the draft {name}")
         register_action("draft.discarded", "Draft discarded", "discarded the draft {name}")
         register_action("draft.published", "Draft published", "published the draft {name}")
+        register_action("replay.asked", "Replay asked", "asked what {name} would have decided")
+        register_action("replay.cancelled", "Replay cancelled", "cancelled the replay of {name}")
         register_action("month.closed", "Month closed", "closed {month} of {name}")
         register_action("end_user.changed", "End user changed")
         register_action("end_user.removed", "End user removed")

@@ -131,9 +131,10 @@ def _require_free(port: int) -> None:
 
 
 def _worker_command() -> Sequence[str]:
+    # While one is at a replay, the other does what is due.
     return (
         *("celery", "-A", "tokvigil_site.celery:app", "worker", "--loglevel", "warning"),
-        *("--concurrency", "1", "--without-gossip", "--without-mingle"),
+        *("--concurrency", "2", "--without-gossip", "--without-mingle"),
     )
 
 

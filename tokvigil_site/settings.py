@@ -180,6 +180,7 @@ _PERIODIC_TASKS = {
     "settle-expired": ("tokvigil_site.tasks.settle_expired", 10),
     "drain-decisions": ("tokvigil_site.tasks.drain_decisions", 5),
     "partition-usage": ("tokvigil_site.tasks.partition_usage", 6 * 3600),
+    "run-replays": ("tokvigil_site.tasks.run_replays", 2),
     "rollup-usage": ("tokvigil_site.tasks.rollup_usage", 60),
     "close-months": ("tokvigil_site.tasks.close_months", 6 * 3600),
 }

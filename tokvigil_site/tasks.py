@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from policies import budgets
 from policies.blocked import decision_log
+from policies.replaying import jobs
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.store import StoreUnavailable
@@ -57,6 +58,12 @@ def rollup_usage() -> None:
 @shared_task
 def close_months() -> None:
     _for_each_environment(budgets.close_over)
+
+
+@shared_task
+def run_replays() -> None:
+    """One; the next turn has the next."""
+    jobs.run_next()
 
 
 def _for_each_environment(work: Callable[[Environment], Any]) -> None:

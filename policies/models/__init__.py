@@ -7,6 +7,7 @@ from policies.models.decisions import BlockedDecision
 from policies.models.drafts import Draft, NamedCaller
 from policies.models.plans import EndUser, Plan
 from policies.models.policies import Limit, Policy, PolicyVersion
+from policies.models.replays import PolicyReplay, ReplayState
 
 __all__ = [
     "NOTE_LENGTH_MAX",
@@ -20,6 +21,8 @@ __all__ = [
     "NamedCaller",
     "Plan",
     "Policy",
+    "PolicyReplay",
     "PolicyVersion",
+    "ReplayState",
     "metrics",
 ]

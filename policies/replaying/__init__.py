@@ -7,6 +7,7 @@
     report        what became different, counted and explained
     suggesting    amounts for a limit, from what was used
     replay        from an environment, policies and a period to the report
+    jobs          replays that are stored, run by a worker, and have an address
 
 A block leaves more of a limit for later calls, so calls are not judged one by one: each meets what the replay counted
 before it. What cannot be known of the past is said in the report (`report.ASSUMPTIONS`).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import yaml
@@ -21,6 +21,7 @@ from policies.models import (
     MonthlyBudget,
     NamedCaller,
     Policy,
+    PolicyReplay,
 )
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
@@ -69,6 +70,7 @@ def made(slug: str, *, called: str = "") -> dict[type[Model], Model]:
         NamedCaller.objects.create(
             environment=environment, name=f"{mark}-caller", user_id=f"{mark}-user", model=f"{mark}-model"
         ),
+        _replay(environment, mark),
         Entry.objects.filter(tenant_id=tenant.pk).latest("id"),
     ]
     return {type(row): row for row in rows}
@@ -119,4 +121,12 @@ def _budget(environment: Environment, policy: Policy, mark: str) -> MonthlyBudge
     return MonthlyBudget.objects.create(
         closed_month=month, policy_id=policy.pk, policy_name=policy.name, policy_version=1, per="user",
         user_id=f"{mark}-user", feature="", plan="", run_id="", budget_usd=5, spent_usd=4, requests=3, unpriced=0,
+    )  # fmt: skip
+
+
+def _replay(environment: Environment, mark: str) -> PolicyReplay:
+    """It waits, so that it can be cancelled."""
+    return PolicyReplay.objects.create(
+        environment=environment, asked_by="test", source=f"{mark}-file", start=NOW, end=NOW + timedelta(days=1),
+        document={"version": 1, "plans": [], "policies": []}, calls_in_all=0,
     )  # fmt: skip
