@@ -12,7 +12,7 @@ from policies import policy_rows
 from policies.changing import publishing
 from policies.changing.publishing import Change, PolicyChange
 from policies.files import documents
-from policies.files.file_errors import FileError, PolicyFileError, raise_any
+from policies.files.file_errors import FileError, PolicyFileError, join_path, raise_any
 from policies.rules import PolicySet
 from tenants import scopes
 from tenants.api import editions, http, problems, queries
@@ -88,7 +88,7 @@ class PolicyFileView(KeyView):
         query = queries.decode(request._request, PublishQuery)
         body = http.decode(request._request, _body)
         try:
-            wanted = _policy_set(body)
+            wanted = policy_set(body)
             with editions.expected(request._request, self.environment_id) as environment:
                 changes = publishing.publish(environment, wanted, actor=self.actor, dry_run=query.dry_run)
         except PolicyFileError as error:
@@ -97,13 +97,19 @@ class PolicyFileView(KeyView):
         return editions.tagged(http.json_response(answer), self.environment_id)
 
 
-def refused(error: PolicyFileError) -> problems.Problem:
+def refused(error: PolicyFileError, *, inside: str = "") -> problems.Problem:
+    """`inside`: the field of the body that is the document."""
     return problems.invalid(
-        *(problems.FieldError(field=each.path, message=each.message) for each in error.errors)
+        *(
+            problems.FieldError(
+                field=join_path(inside, each.path) if each.path else inside, message=each.message
+            )
+            for each in error.errors
+        )
     )
 
 
-def _policy_set(body: PolicyFile) -> PolicySet:
+def policy_set(body: PolicyFile) -> PolicySet:
     """Raises PolicyFileError."""
     errors: list[FileError] = []
     found = documents.policy_set_of(msgspec.to_builtins(body), errors)

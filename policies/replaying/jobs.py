@@ -125,13 +125,20 @@ def answers(asked: PolicyReplay) -> bool:
 
 
 def report_of(asked: PolicyReplay) -> Report | None:
-    """None: there is none yet, or it is of a version that wrote it otherwise."""
+    """None: there is none yet, or it cannot be read (`unreadable` says so)."""
     if asked.report is None:
         return None
     try:
         return msgspec.convert(asked.report, Report)
     except msgspec.ValidationError:
         return None
+
+
+def unreadable(asked: PolicyReplay) -> str:
+    """Of a report that another version of the product wrote; empty for all others."""
+    if asked.report is None or report_of(asked) is not None:
+        return ""
+    return "The report is of another version of TokVigil and cannot be read; ask again."
 
 
 def _document(policies: PolicySet) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX, REQUEST_ID_LENGT
 BODY_BYTES_MAX = 64 * 1024
 LARGE_BODY_BYTES_MAX = 1024 * 1024
 # Paths that take longer bodies than others.
-LARGE_BODY_PATHS = frozenset({"/v1/usage/batch", "/v1/policy-file", "/v1/freeze"})
+LARGE_BODY_PATHS = frozenset({"/v1/usage/batch", "/v1/policy-file", "/v1/policies/simulate", "/v1/freeze"})
 METADATA_KEYS_MAX = 16
 
 T = TypeVar("T")

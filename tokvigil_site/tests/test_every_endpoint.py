@@ -27,6 +27,8 @@ CALLS = [
     ("GET", "/v1/limits", "usage:read"),
     ("GET", "/v1/decisions", "usage:read"),
     ("GET", "/v1/policies", "policies:read"),
+    ("POST", "/v1/policies/simulate", "policies:read"),
+    ("GET", "/v1/policies/simulations/0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "policies:read"),
     ("GET", "/v1/policies/0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "policies:read"),
     ("GET", "/v1/policy-file", "manage"),
     ("PUT", "/v1/policy-file", "manage"),
@@ -58,6 +60,7 @@ BODIES = {
     "/v1/evaluate": {"user_id": "u", "model": "m"},
     "/v1/usage": {"request_id": "r", "user_id": "u", "model": "m", "input_tokens": 0, "output_tokens": 0},
     "/v1/usage/batch": {"events": [{}]},
+    "/v1/policies/simulate": {"policies": {}},
     "/v1/boosts/6f1c1d2e-0b8f-4f4e-9a35-3d0a7f6f2e3f": {
         "per": "user",
         "subject": "u",

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from django.utils import timezone
 
-from policies.models import Boost, Policy
+from policies.models import Boost, Policy, PolicyReplay
 from tenants.api import cursors
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
@@ -60,6 +60,7 @@ class Ids:
     policy_id: str
     key_id: str
     boost_id: str
+    simulation_id: str
     name: str
     feature: str
     plan: str
@@ -71,25 +72,31 @@ class Ids:
     @classmethod
     def made_up(cls) -> Ids:
         """As the ids of somebody would be that is not there."""
-        return cls._named(
-            NOBODY, str(uuid.uuid4()), "0" * 12, str(uuid.uuid4()), cursors.write(datetime.now(UTC), 1)
-        )
+        cursor = cursors.write(datetime.now(UTC), 1)
+        policy_id, boost_id, simulation_id = (str(uuid.uuid4()) for _ in range(3))
+        return cls._named(NOBODY, policy_id, "0" * 12, boost_id, simulation_id, cursor)
 
     @classmethod
     def of(cls, environment: Environment) -> Ids:
         policy = Policy.objects.get(environment=environment)
         key, boost = ApiKey.objects.filter(environment=environment).earliest("pk"), Boost.objects.get()
         cursor = cursors.write(key.created_at + timedelta(days=1), key.pk)
-        return cls._named(MARK, str(policy.pk), key.key_id, str(boost.boost_id), cursor)
+        simulation = PolicyReplay.objects.get(environment=environment)
+        return cls._named(MARK, str(policy.pk), key.key_id, str(boost.boost_id), str(simulation.pk), cursor)
 
     @classmethod
-    def _named(cls, mark: str, policy_id: str, key_id: str, boost_id: str, cursor: str) -> Ids:
+    def _named(
+        cls, mark: str, policy_id: str, key_id: str, boost_id: str, simulation_id: str, cursor: str
+    ) -> Ids:
         named = {
             "user_id": "user", "subject": "user", "name": "plan", "plan": "plan", "feature": "feature",
             "model": "model", "run_id": "run", "request_id": "held",
         }  # fmt: skip
         names = {field: f"{mark}-{noun}" for field, noun in named.items()}
-        return cls(**names, policy_id=policy_id, key_id=key_id, boost_id=boost_id, cursor=cursor)
+        return cls(
+            **names, policy_id=policy_id, key_id=key_id, boost_id=boost_id, simulation_id=simulation_id,
+            cursor=cursor,
+        )  # fmt: skip
 
     def value(self, name: str) -> str:
         return NO_IDS.get(name) or str(getattr(self, name))
@@ -233,6 +240,7 @@ def test_by_a_key_of_the_environment_itself_the_same_is_shown_and_changed(quagga
             if MARK in ids.unsaid(api.request(*asked).content.decode(), api):
                 shown.add(operation.path)
     assert {"/v1/policies", "/v1/policies/{policy_id}", "/v1/usage", "/v1/decisions", "/v1/boosts"} <= shown
+    assert "/v1/policies/simulations/{simulation_id}" in shown
     for operation in OPERATIONS:
         # Revoked is the key that is named, not the one that calls.
         for asked in operation.asked(ids):
