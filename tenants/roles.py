@@ -29,7 +29,7 @@ IN_WORDS: Mapping[May, str] = {
     May.EDIT_PRICES: "change the tenant's prices",
     May.FREEZE: "freeze and unfreeze",
     May.EDIT_KEYS: "issue, rotate and revoke API keys",
-    May.EDIT_ENVIRONMENTS: "change environments",
+    May.EDIT_ENVIRONMENTS: "change environments, and compare and rebuild counters",
     May.EDIT_MEMBERS: "invite, change and remove members",
     May.EDIT_TENANT: "change the tenant's name and time zone",
 }

@@ -10,3 +10,6 @@ class UsageConfig(AppConfig):
         register_action("price.added", "Price added")
         register_action("price.changed", "Price changed")
         register_action("price.loaded", "Shared prices loaded", "loaded the shared prices of {name}")
+        register_action(
+            "counters.rebuilt", "Counters rebuilt", "had the counters of {name} rebuilt from the ledger"
+        )

@@ -12,13 +12,14 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 
 from tenants.console.access import may_somewhere
 from tenants.roles import May
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 MayView = Callable[[HttpRequest], bool]
 
 
@@ -35,7 +36,7 @@ class ConsolePage:
     may_view: MayView
     of: str = ""
 
-    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not self.may_view(request):
             raise PermissionDenied
         return self.view(request, *args, **kwargs)

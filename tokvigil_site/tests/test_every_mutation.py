@@ -187,6 +187,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         Environment, tenant=world.prod.tenant_id, slug="new", default_action="allow"
     ),
     "tenants.environment change": lambda world: world.change(world.prod, default_action="block"),
+    "page health_rebuild": lambda world: world.post("health_rebuild", {"environment": world.prod.pk}),
     "page freeze": lambda world: world.to(
         f"{reverse('admin:freeze')}?environment={world.prod}",
         {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."},
@@ -328,6 +329,8 @@ NO_ENTRY = {
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "page search": "reads",
+    "page health": "reads, and keeps when it compared the counters",
+    "page health_export": "reads",
     "page limits": "reads",
     "page limit_subjects": "reads",
     "POST v1/policies/simulate": "reads; what is stored of a long period: test_simulations_over_the_api.py",

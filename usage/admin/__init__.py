@@ -1,6 +1,7 @@
 """The console's pages of usage and prices. Django finds them by importing this package."""
 
+from usage.admin import health
 from usage.admin.events import UsageEventAdmin
 from usage.admin.prices import ModelPriceAdmin
 
-__all__ = ["ModelPriceAdmin", "UsageEventAdmin"]
+__all__ = ["ModelPriceAdmin", "UsageEventAdmin", "health"]

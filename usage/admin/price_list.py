@@ -157,6 +157,11 @@ def _not_in_force(
     return [(row, reverse("admin:usage_modelprice_change", args=[row.pk])) for row in found]
 
 
+def unpriced(environment: Environment, now: datetime) -> list[Unpriced]:
+    """Models that calls used in the last SEEN_SINCE and that have no price now."""
+    return _unpriced(environment, stored_book.load(environment.tenant_id), now, "")
+
+
 def _unpriced(environment: Environment, book: PriceBook, now: datetime, wanted: str) -> list[Unpriced]:
     """The most used first. Those that have a price by now are none of them."""
     uses: dict[str, list[UnpricedUse]] = {}

@@ -39,3 +39,8 @@ def concurrency_key(environment_id: int, per: Per, subject: str) -> str:
 
 def rate_key(environment_id: int, api_key_id: int) -> str:
     return f"{environment_prefix(environment_id)}rate:{api_key_id}"
+
+
+def check_key(environment_id: int) -> str:
+    """What the last comparison of the counters with the ledger found."""
+    return f"{environment_prefix(environment_id)}check"

@@ -30,6 +30,7 @@
 --                                         x: ledger transactions charged: ,771,772,
 --   tv:{7}:open, tv:{7}:charge     ZSET   open reservations by deadline: those to release, those to charge, on expiry
 --   tv:{7}:decisions               STREAM blocked decisions on their way to PostgreSQL
+--   tv:{7}:check                   STRING what the last comparison of counters and ledger found, as JSON
 --   tv:{7}:unread                  STREAM those of them that the worker could not read
 --
 -- Processes of two versions share all this while a deploy goes on, so a script takes a field that is not there as empty.

@@ -107,6 +107,32 @@ def amounts_of(text: bytes | None) -> Amounts:
     return Amounts(*map(int, (text or b"").split()[: len(COUNTED)]))
 
 
+def first_to_expire(environment_id: int, most: int) -> list[OpenHold]:
+    """Open holds with what they hold, those that expire first; so many of each kind at most, in bounded steps.
+
+    Expired ones that were not ended yet too.
+    """
+    found: list[OpenHold] = []
+    for index in open_keys(environment_id):
+        for first in range(0, most, READ_AT_ONCE_MAX):
+            last = min(first + READ_AT_ONCE_MAX, most) - 1
+            keys = store.call(partial(_range, index=index, first=first, last=last))
+            found += store.call(partial(read_open, keys=keys))
+            if len(keys) <= last - first:
+                break
+    return found
+
+
+def _range(client: Any, index: str, first: int, last: int) -> list[bytes]:
+    return list(client.zrange(index, first, last))
+
+
+def expired_count(environment_id: int, now_ms: int) -> int:
+    """How many reservations are past their deadline and were not ended yet."""
+    indexes = open_keys(environment_id)
+    return store.call(lambda client: sum(int(client.zcount(index, "-inf", now_ms)) for index in indexes))
+
+
 def put_off(environment_id: int, holds: Iterable[Reservation], until_ms: int) -> None:
     """Has these expired holds become due again later."""
     _, charge = open_keys(environment_id)

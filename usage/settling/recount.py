@@ -83,9 +83,14 @@ def _at(ms: int | None) -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """A counter that does not hold what the ledger says."""
+    """A counter that does not hold what the ledger says.
+
+    `subject`: as `Subjects.name` says it; None if the ledger has no call of it. The key holds only its digest.
+    """
 
     key: str
+    pair: Pair
+    subject: str | None
     counted: Amounts
     recorded: Amounts
 
@@ -125,7 +130,10 @@ def check(environment: Environment) -> CheckReport:
             complete += 1
             counted, expected = amounts(fields or {}, "u"), recorded.amounts.get(key, Amounts())
             if counted != expected:
-                drifts.append(Drift(key=key, counted=counted, recorded=expected))
+                subject = recorded.subjects.get(key)
+                drifts.append(
+                    Drift(key=key, pair=slot.pair, subject=subject, counted=counted, recorded=expected)
+                )
     return CheckReport(
         complete=complete,
         cold=cold,
@@ -157,12 +165,16 @@ class _Recorded:
 
     snapshot: Snapshot
     amounts: dict[str, Amounts]
+    subjects: dict[str, str]
 
 
 def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
     snapshot, used = sums.of_all(environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end))
+    keys = {subject: slot.key_prefix + subject_digest(subject) for subject in used}
     return _Recorded(
-        snapshot, {slot.key_prefix + subject_digest(subject): amounts for subject, amounts in used.items()}
+        snapshot,
+        {keys[subject]: amounts for subject, amounts in used.items()},
+        {key: subject for subject, key in keys.items()},
     )
 
 
