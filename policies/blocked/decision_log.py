@@ -4,8 +4,8 @@ The reserve script writes what it decided on (assessment and readings) to a boun
 once more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is
 committed; one that is read twice is still one row. One that cannot be read is named in the log and set aside.
 
-The table has a partition for each month. One leaves, rows and all, when its last decision is older than
-`BLOCKED_DECISIONS_KEPT_DAYS`.
+The table has a partition for each month. One leaves, with its rows and with what was counted of them, when its last
+decision is older than `BLOCKED_DECISIONS_KEPT_DAYS`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from django.conf import settings
 from django.db import IntegrityError
 
+from policies.blocked import counts
 from policies.deciding import evaluate_answer
 from policies.deciding.decision import decide
 from policies.models import BlockedDecision
@@ -86,6 +87,9 @@ def keep_up(now: datetime) -> list[str]:
     for month in over:
         with suppress(StillRead):
             gone += TABLE.drop(month)
+    left = min((each.month for each in TABLE.partitions()), default=None)
+    if gone and left is not None:
+        counts.forget_before(of_month(left))
     return gone
 
 

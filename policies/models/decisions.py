@@ -15,6 +15,7 @@ class BlockedDecision(models.Model):
     """A blocked call: who, what, why, and the limits as they stood. Allowed calls are in the ledger.
 
     Partitioned by month of `decided_at` (policies/blocked/decision_log.py); the real primary key is (id, decided_at).
+    A trigger counts the rows by quarter hour (policies/blocked/counts.py).
     """
 
     # Without a constraint: to attach a partition that has one locks the environments.
@@ -56,6 +57,7 @@ class BlockedDecision(models.Model):
         ]
         indexes = [
             models.Index(fields=["environment", "-id"], name="decision_newest"),
+            models.Index(fields=["environment", "-decided_at"], name="decision_time"),
             models.Index(fields=["environment", "user_id", "-id"], name="decision_user"),
             models.Index(fields=["environment", "reason_code", "-id"], name="decision_reason"),
             models.Index(fields=["environment", "feature", "-id"], name="decision_feature"),

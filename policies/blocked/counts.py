@@ -1,0 +1,181 @@
+"""How many calls were blocked in a period, by what and by when.
+
+A trigger counts decisions by quarter hour as they are stored (migration 0014), with their users and without. Where a
+period cuts a quarter hour the decisions themselves are counted, so that a count is always that of the rows. Runs are
+not told apart by the counts: of one run the decisions of the period are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import connection, transaction
+
+from policies.models import BlockedDecision
+from usage.ledger import sums
+from usage.ledger.buckets import Range, parts
+from usage.ledger.leading import at_most
+from usage.ledger.reading import recorded
+
+KEY = ("feature", "plan", "model", "reason_code", "policy")
+USER_KEY = ("user_id", *KEY)
+# The column of the table of decisions, where it has another name or form.
+_OF_A_ROW = {"policy": "coalesce(policy_id::text, '')"}
+COUNT_MS_MAX = 3_000
+# Of these, the newest, it is looked up whether they passed later.
+LOOKED_UP_MAX = 1_000
+ROWS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A period, and what the calls have in common: names by column, of USER_KEY and `run_id`; empty: none."""
+
+    environment_id: int
+    period: Range
+    filters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Blocked calls beside those that are in the ledger, of the same users, features, plans and models."""
+
+    blocked: int
+    recorded: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassedLater:
+    """`passed` of the newest `looked_up` were allowed when they were asked for again."""
+
+    looked_up: int
+    passed: int
+
+
+def over_time(asked: Asked, bounds: Sequence[datetime]) -> list[tuple[int, str, int]]:
+    """Of each part between the bounds, by its place, and each reason: how many. Raises DatabaseError."""
+    source, values = _source(asked, ())
+    return _read(
+        f"""
+        SELECT width_bucket(at, %s::timestamptz[]) - 1, reason_code, sum(calls)::bigint FROM ({source}) AS blocked
+        GROUP BY 1, 2 ORDER BY 1, 2
+        """,  # noqa: S608 (our own names)
+        [list(bounds), *values],
+    )
+
+
+def most(asked: Asked, column: str, count: int) -> list[tuple[str, int]]:
+    """The names of the column that were blocked most often. Raises DatabaseError."""
+    source, values = _source(asked, (column,))
+    return _read(
+        f"""
+        SELECT {column}, sum(calls)::bigint FROM ({source}) AS blocked GROUP BY {column}
+        ORDER BY sum(calls) DESC, {column} COLLATE "C" LIMIT %s
+        """,  # noqa: S608 (our own names)
+        [*values, count],
+    )
+
+
+def all_of(asked: Asked, column: str) -> Iterator[tuple[str, int]]:
+    """All of them, as many as there are, read in steps."""
+    source, values = _source(asked, (column,))
+    with transaction.atomic(), connection.chunked_cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {column}, sum(calls)::bigint FROM ({source}) AS blocked GROUP BY {column}
+            ORDER BY sum(calls) DESC, {column} COLLATE "C"
+            """,  # noqa: S608 (our own names)
+            values,
+        )
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            yield from rows
+
+
+def share(asked: Asked, blocked: int) -> Share:
+    """Raises DatabaseError."""
+    period = asked.period
+    filters = {name: value for name, value in asked.filters.items() if name not in ("reason_code", "policy")}
+    used = sums.used(asked.environment_id, [period.start, period.end], filters)
+    where, values = _where(filters)
+    ((requests,),) = _read(
+        f"SELECT coalesce(sum(requests), 0)::bigint FROM ({used.sql}) AS used WHERE {where}",  # noqa: S608
+        [*used.values, *values],
+    )
+    return Share(blocked, requests)
+
+
+def passed_later(asked: Asked) -> PassedLater:
+    """Raises DatabaseError."""
+    period = asked.period
+    names = dict(asked.filters)
+    wanted: dict[str, Any] = {}
+    if "policy" in names:
+        wanted["policy_id"] = names.pop("policy") or None
+    found = BlockedDecision.objects.filter(
+        environment_id=asked.environment_id,
+        decided_at__gte=period.start,
+        decided_at__lt=period.end,
+        **wanted,
+        **names,
+    )
+    with at_most(COUNT_MS_MAX):
+        newest = found.order_by("-decided_at").values_list("request_id", flat=True)[:LOOKED_UP_MAX]
+        ids = list(newest)
+        passed = recorded(asked.environment_id, list(set(ids))) if ids else set()
+    return PassedLater(len(ids), sum(each in passed for each in ids))
+
+
+def forget_before(at: datetime) -> None:
+    """What was counted of decisions that are gone."""
+    with connection.cursor() as cursor:
+        for table in ("blocked_quarter", "blocked_user_quarter"):
+            cursor.execute(f"DELETE FROM {table} WHERE start < %s", [at])  # noqa: S608 (our own names)
+
+
+def _source(asked: Asked, columns: Collection[str]) -> tuple[str, list[Any]]:
+    """Rows with `at`, what they are told apart by, and `calls`; those that the filters let through."""
+    cut = parts([asked.period.start, asked.period.end])
+    needs = {*columns, *asked.filters}
+    table, key = ("blocked_quarter", KEY) if needs <= set(KEY) else ("blocked_user_quarter", USER_KEY)
+    rows = cut.rows if needs <= set(USER_KEY) else (asked.period,)
+    buckets = () if rows == (asked.period,) else (*cut.days, *cut.quarters)
+    where, values = _where(asked.filters)
+    branches = [_of_table(table, key, where)] * bool(buckets) + [_of_rows(key, where)] * bool(rows)
+    all_values: list[Any] = []
+    for ranges in (buckets, rows):
+        if ranges:
+            starts, ends = [each.start for each in ranges], [each.end for each in ranges]
+            all_values += [starts, ends, asked.environment_id, *values]
+    return " UNION ALL ".join(branches), all_values
+
+
+def _of_table(table: str, key: Sequence[str], where: str) -> str:
+    return f"""
+        SELECT start AS at, {", ".join(key)}, calls
+        FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
+        JOIN {table} ON start >= part.first AND start < part.past WHERE environment_id = %s AND {where}
+    """  # noqa: S608 (our own names)
+
+
+def _of_rows(key: Sequence[str], where: str) -> str:
+    names = ", ".join(f"{_OF_A_ROW.get(name, name)} AS {name}" for name in key)
+    return f"""
+        SELECT at, {", ".join(key)}, 1 AS calls FROM (
+            SELECT decided_at AS at, run_id, {names}
+            FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
+            JOIN blocked_decision ON decided_at >= part.first AND decided_at < part.past WHERE environment_id = %s
+        ) AS decided WHERE {where}
+    """  # noqa: S608 (our own names)
+
+
+def _where(filters: Mapping[str, str]) -> tuple[str, list[str]]:
+    return " AND ".join(["true", *(f"{name} = %s" for name in filters)]), list(filters.values())
+
+
+def _read(sql: str, values: list[Any]) -> list[Any]:
+    with at_most(COUNT_MS_MAX), connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return list(cursor.fetchall())
