@@ -87,6 +87,11 @@ def _dated(
     return start, end
 
 
+def date_start(day: date, zone: ZoneInfo) -> int:
+    """When this day begins, in Unix milliseconds; of a day that the zone never had, when the next one does."""
+    return _date_start(day, zone) * 1000
+
+
 def _date_start(day: date, zone: ZoneInfo) -> int:
     """The first instant at which the zone's clocks read this date or a later one."""
     midnight = datetime.combine(day, time(), zone)

@@ -1,1 +1,1 @@
-"""What the pages of costs and of health show: sums of the ledger, and how well counters and rollups keep up with it."""
+"""Questions about usage over a period: what is asked, what the ledger answers, and in which words."""
