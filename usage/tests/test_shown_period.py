@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usage.analytics import period_words
 from usage.analytics.shown_period import LAST_DAY, Named, NotAPeriod, ShownPeriod, shown_period
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -131,6 +132,18 @@ def test_a_day_that_a_zone_never_had_is_no_period() -> None:
     apia = ZoneInfo("Pacific/Apia")
     with pytest.raises(NotAPeriod, match="never had this day"):
         shown_period(Named.CUSTOM, datetime(2026, 1, 1, tzinfo=UTC), apia, date(2011, 12, 30))
+
+
+def test_a_period_and_the_one_before_it_in_words() -> None:
+    running = shown(Named.LAST_7_DAYS, "2026-11-26T14:32")
+    assert period_words.shown(running) == "20 to 26 Nov 2026, until now"
+    assert period_words.compared(running, BERLIN) == "13 to 19 Nov 2026, until 14:32"
+    over = shown(Named.CUSTOM, "2026-11-26T14:32", "2025-12-30", "2026-01-02")
+    assert period_words.shown(over) == "30 Dec 2025 to 2 Jan 2026"
+    assert period_words.compared(over, BERLIN) == "26 to 29 Dec 2025"
+    assert period_words.compared(shown(Named.TODAY, "2026-11-26T14:32"), BERLIN) == "25 Nov 2026, until 14:32"
+    all_of_it = shown(Named.THIS_MONTH, "2026-03-30T14:32")
+    assert period_words.compared(all_of_it, BERLIN) == "1 to 28 Feb 2026"
 
 
 @given(
