@@ -1,6 +1,6 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import copying, drafts, history, limits, search, try_it, unpriced
+from policies.admin import blocked_page, copying, drafts, history, limits, search, try_it, unpriced
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -17,6 +17,7 @@ __all__ = [
     "MonthlyBudgetAdmin",
     "PlanAdmin",
     "PolicyAdmin",
+    "blocked_page",
     "copying",
     "drafts",
     "end_user",

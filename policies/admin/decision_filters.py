@@ -32,9 +32,11 @@ class DecisionFilters(FilterForm):
     reason = forms.ChoiceField(required=False)
     user = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     feature = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
+    plan = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     model = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     policy = forms.ChoiceField(required=False)
     key = forms.ChoiceField(required=False, label="API key")
+    run = forms.CharField(required=False, max_length=NAME_LENGTH_MAX, strip=False)
     request = forms.CharField(
         required=False, max_length=REQUEST_ID_LENGTH_MAX, strip=False, label="Request id"
     )
@@ -67,7 +69,9 @@ class DecisionFilters(FilterForm):
             "reason_code": self.cleaned_data["reason"],
             "user_id": self.cleaned_data["user"],
             "feature": self.cleaned_data["feature"],
+            "plan": self.cleaned_data["plan"],
             "model": self.cleaned_data["model"],
+            "run_id": self.cleaned_data["run"],
             "policy_id": self.cleaned_data["policy"],
             "api_key_id": self.cleaned_data["key"],
             "request_id": self.cleaned_data["request"],

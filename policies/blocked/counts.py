@@ -17,21 +17,19 @@ from django.db import connection, transaction
 from policies.models import BlockedDecision
 from usage.ledger import sums
 from usage.ledger.buckets import Range, parts
-from usage.ledger.leading import at_most
 from usage.ledger.reading import recorded
 
 KEY = ("feature", "plan", "model", "reason_code", "policy")
 USER_KEY = ("user_id", *KEY)
 # The column of the table of decisions, where it has another name or form.
 _OF_A_ROW = {"policy": "coalesce(policy_id::text, '')"}
-COUNT_MS_MAX = 3_000
 # Of these, the newest, it is looked up whether they passed later.
 LOOKED_UP_MAX = 1_000
 ROWS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """A period, and what the calls have in common: names by column, of USER_KEY and `run_id`; empty: none."""
 
     environment_id: int
@@ -55,9 +53,9 @@ class PassedLater:
     passed: int
 
 
-def over_time(asked: Asked, bounds: Sequence[datetime]) -> list[tuple[int, str, int]]:
+def over_time(question: Question, bounds: Sequence[datetime]) -> list[tuple[int, str, int]]:
     """Of each part between the bounds, by its place, and each reason: how many. Raises DatabaseError."""
-    source, values = _source(asked, ())
+    source, values = _source(question, ())
     return _read(
         f"""
         SELECT width_bucket(at, %s::timestamptz[]) - 1, reason_code, sum(calls)::bigint FROM ({source}) AS blocked
@@ -67,9 +65,9 @@ def over_time(asked: Asked, bounds: Sequence[datetime]) -> list[tuple[int, str, 
     )
 
 
-def most(asked: Asked, column: str, count: int) -> list[tuple[str, int]]:
+def most(question: Question, column: str, count: int) -> list[tuple[str, int]]:
     """The names of the column that were blocked most often. Raises DatabaseError."""
-    source, values = _source(asked, (column,))
+    source, values = _source(question, (column,))
     return _read(
         f"""
         SELECT {column}, sum(calls)::bigint FROM ({source}) AS blocked GROUP BY {column}
@@ -79,9 +77,16 @@ def most(asked: Asked, column: str, count: int) -> list[tuple[str, int]]:
     )
 
 
-def all_of(asked: Asked, column: str) -> Iterator[tuple[str, int]]:
+def names(question: Question, column: str) -> int:
+    """How many different names of the column there are. Raises DatabaseError."""
+    source, values = _source(question, (column,))
+    ((found,),) = _read(f"SELECT count(DISTINCT {column}) FROM ({source}) AS blocked", values)  # noqa: S608
+    return int(found)
+
+
+def all_of(question: Question, column: str) -> Iterator[tuple[str, int]]:
     """All of them, as many as there are, read in steps."""
-    source, values = _source(asked, (column,))
+    source, values = _source(question, (column,))
     with transaction.atomic(), connection.chunked_cursor() as cursor:
         cursor.execute(
             f"""
@@ -94,11 +99,13 @@ def all_of(asked: Asked, column: str) -> Iterator[tuple[str, int]]:
             yield from rows
 
 
-def share(asked: Asked, blocked: int) -> Share:
+def share(question: Question, blocked: int) -> Share:
     """Raises DatabaseError."""
-    period = asked.period
-    filters = {name: value for name, value in asked.filters.items() if name not in ("reason_code", "policy")}
-    used = sums.used(asked.environment_id, [period.start, period.end], filters)
+    period = question.period
+    filters = {
+        name: value for name, value in question.filters.items() if name not in ("reason_code", "policy")
+    }
+    used = sums.used(question.environment_id, [period.start, period.end], filters)
     where, values = _where(filters)
     ((requests,),) = _read(
         f"SELECT coalesce(sum(requests), 0)::bigint FROM ({used.sql}) AS used WHERE {where}",  # noqa: S608
@@ -107,24 +114,22 @@ def share(asked: Asked, blocked: int) -> Share:
     return Share(blocked, requests)
 
 
-def passed_later(asked: Asked) -> PassedLater:
+def passed_later(question: Question) -> PassedLater:
     """Raises DatabaseError."""
-    period = asked.period
-    names = dict(asked.filters)
+    period = question.period
+    names = dict(question.filters)
     wanted: dict[str, Any] = {}
     if "policy" in names:
         wanted["policy_id"] = names.pop("policy") or None
     found = BlockedDecision.objects.filter(
-        environment_id=asked.environment_id,
+        environment_id=question.environment_id,
         decided_at__gte=period.start,
         decided_at__lt=period.end,
         **wanted,
         **names,
     )
-    with at_most(COUNT_MS_MAX):
-        newest = found.order_by("-decided_at").values_list("request_id", flat=True)[:LOOKED_UP_MAX]
-        ids = list(newest)
-        passed = recorded(asked.environment_id, list(set(ids))) if ids else set()
+    ids = list(found.order_by("-decided_at").values_list("request_id", flat=True)[:LOOKED_UP_MAX])
+    passed = recorded(question.environment_id, list(set(ids))) if ids else set()
     return PassedLater(len(ids), sum(each in passed for each in ids))
 
 
@@ -135,20 +140,20 @@ def forget_before(at: datetime) -> None:
             cursor.execute(f"DELETE FROM {table} WHERE start < %s", [at])  # noqa: S608 (our own names)
 
 
-def _source(asked: Asked, columns: Collection[str]) -> tuple[str, list[Any]]:
+def _source(question: Question, columns: Collection[str]) -> tuple[str, list[Any]]:
     """Rows with `at`, what they are told apart by, and `calls`; those that the filters let through."""
-    cut = parts([asked.period.start, asked.period.end])
-    needs = {*columns, *asked.filters}
+    cut = parts([question.period.start, question.period.end])
+    needs = {*columns, *question.filters}
     table, key = ("blocked_quarter", KEY) if needs <= set(KEY) else ("blocked_user_quarter", USER_KEY)
-    rows = cut.rows if needs <= set(USER_KEY) else (asked.period,)
-    buckets = () if rows == (asked.period,) else (*cut.days, *cut.quarters)
-    where, values = _where(asked.filters)
+    rows = cut.rows if needs <= set(USER_KEY) else (question.period,)
+    buckets = () if rows == (question.period,) else (*cut.days, *cut.quarters)
+    where, values = _where(question.filters)
     branches = [_of_table(table, key, where)] * bool(buckets) + [_of_rows(key, where)] * bool(rows)
     all_values: list[Any] = []
     for ranges in (buckets, rows):
         if ranges:
             starts, ends = [each.start for each in ranges], [each.end for each in ranges]
-            all_values += [starts, ends, asked.environment_id, *values]
+            all_values += [starts, ends, question.environment_id, *values]
     return " UNION ALL ".join(branches), all_values
 
 
@@ -176,6 +181,6 @@ def _where(filters: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def _read(sql: str, values: list[Any]) -> list[Any]:
-    with at_most(COUNT_MS_MAX), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute(sql, values)
         return list(cursor.fetchall())

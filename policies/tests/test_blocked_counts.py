@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from policies.blocked import counts, decision_log
-from policies.blocked.counts import Asked
+from policies.blocked.counts import Question
 from policies.models import BlockedDecision
 from tenants.models import Environment
 from usage.instants import from_ms
@@ -104,11 +104,11 @@ def test_counts_are_those_of_the_rows(
     environment: Environment, decisions: list[BlockedDecision], period: Range
 ) -> None:
     for filters in FILTERS:
-        asked = Asked(environment.pk, period, filters)
+        question = Question(environment.pk, period, filters)
         for column in ("user_id", "feature", "model", "policy", "reason_code"):
             expected = plain(environment, period, column, filters)
-            assert dict(counts.most(asked, column, 100)) == expected, (column, filters)
-            assert dict(counts.all_of(asked, column)) == expected
+            assert dict(counts.most(question, column, 100)) == expected, (column, filters)
+            assert dict(counts.all_of(question, column)) == expected
 
 
 def test_each_day_of_the_zone_has_its_own_also_when_the_clocks_are_set_back(
@@ -119,7 +119,7 @@ def test_each_day_of_the_zone_has_its_own_also_when_the_clocks_are_set_back(
     bounds = [from_ms(span.start) for span in spans]
     assert len(bounds) == 10
 
-    found = counts.over_time(Asked(environment.pk, period), bounds)
+    found = counts.over_time(Question(environment.pk, period), bounds)
 
     expected: dict[tuple[int, str], int] = {}
     for row in decisions:
@@ -132,11 +132,11 @@ def test_what_leaves_with_its_month_is_counted_no_more(
     environment: Environment, decisions: list[BlockedDecision], settings: Any
 ) -> None:
     settings.BLOCKED_DECISIONS_KEPT_DAYS = 1
-    asked = Asked(environment.pk, Range(START, END))
+    question = Question(environment.pk, Range(START, END))
     assert decision_log.keep_up(datetime(2026, 11, 20, tzinfo=UTC))
     left = plain(environment, Range(START, END), "model", {})
     assert 0 < sum(left.values()) < ROWS
-    assert dict(counts.most(asked, "model", 10)) == left
+    assert dict(counts.most(question, "model", 10)) == left
 
 
 def test_the_newest_are_looked_up_for_whether_they_passed(
@@ -145,5 +145,5 @@ def test_the_newest_are_looked_up_for_whether_they_passed(
     newest = sorted(decisions, key=lambda row: row.decided_at)[-1]
     monkeypatch.setattr(counts, "recorded", lambda environment_id, ids: {newest.request_id} & set(ids))
     monkeypatch.setattr(counts, "LOOKED_UP_MAX", 10)
-    found = counts.passed_later(Asked(environment.pk, Range(START, END)))
+    found = counts.passed_later(Question(environment.pk, Range(START, END)))
     assert (found.looked_up, found.passed) == (10, 1)

@@ -55,6 +55,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
         (
             Page("Limits", "speed", "limits"),
             Page("Decisions", "block", "policies.blockeddecision"),
+            Page("Blocked", "leaderboard", "blocked"),
             Page("Usage", "bar_chart", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "policies.monthlybudget"),
             Page("Health", "monitor_heart", "health"),

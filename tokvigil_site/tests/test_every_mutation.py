@@ -329,6 +329,7 @@ NO_ENTRY = {
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "page search": "reads",
+    "page blocked": "reads",
     "page health": "reads, and keeps when it compared the counters",
     "page health_export": "reads",
     "page limits": "reads",

@@ -1,0 +1,88 @@
+"""Charts as inline SVG, made on the server: no script draws them, and a table beside each says the same.
+
+Shapes are in a box of WIDTH by HEIGHT that is stretched to the page; words stand outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 1000, 200
+# Of a column, so that neighbours are told apart.
+_GAP = 0.15
+# Series have a colour of their own each; the last one is of all others.
+SERIES_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A rectangle. `says` its number in words, on hover."""
+
+    x: str
+    y: str
+    width: str
+    height: str
+    series: int
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Numbers over time, stacked: `names` from the bottom up. `most`: what the full height stands for."""
+
+    pieces: tuple[Piece, ...]
+    names: tuple[str, ...]
+    most: int
+    first: str
+    last: str
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def stacked(
+    labels: Sequence[str],
+    series: Sequence[tuple[str, Sequence[int]]],
+    says: Callable[[str, str, int], str],
+) -> Columns:
+    """A column for each label; each of the series, SERIES_MAX at most, has a number for each of them, 0 or more.
+
+    `says(label, name, number)` is shown on hover.
+    """
+    sums = [sum(numbers) for numbers in zip(*(numbers for _, numbers in series), strict=True)]
+    most = max(sums, default=0)
+    step = WIDTH / max(1, len(labels))
+    pieces = []
+    for column, label in enumerate(labels):
+        below = 0
+        for place, (name, numbers) in enumerate(series):
+            number = numbers[column]
+            if number <= 0:
+                continue
+            below += number
+            pieces.append(
+                Piece(
+                    x=_place((column + _GAP / 2) * step),
+                    y=_place(HEIGHT * (1 - below / most)),
+                    width=_place((1 - _GAP) * step),
+                    height=_place(HEIGHT * number / most),
+                    series=place + 1,
+                    says=says(label, name, number),
+                )
+            )
+    names = tuple(name for name, _ in series)
+    return Columns(tuple(pieces), names, most, labels[0] if labels else "", labels[-1] if labels else "")
+
+
+def line(numbers: Sequence[float | None], most: float, columns: int) -> str:
+    """The points of a line, at the end of each column; None leaves it out."""
+    step = WIDTH / max(1, columns)
+    return " ".join(
+        f"{_place(place * step)},{_place(HEIGHT * (1 - min(1.0, max(0.0, number / most))))}"
+        for place, number in enumerate(numbers)
+        if number is not None and most > 0
+    )
+
+
+def _place(number: float) -> str:
+    return f"{number:.2f}"

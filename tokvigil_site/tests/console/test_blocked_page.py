@@ -1,0 +1,214 @@
+"""The page of blocked calls: its figures are those of the decisions, and each leads to them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from policies.blocked import counts, decision_log
+from policies.models import BlockedDecision, Policy
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.tests.console.conftest import SignIn
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
+
+BLOCKED = reverse("admin:blocked")
+BERLIN = ZoneInfo("Europe/Berlin")
+# From the day on which the clocks are set back until the second day of the next month.
+FIRST, LAST = "2026-10-25", "2026-11-02"
+START, END = datetime(2026, 10, 25, tzinfo=BERLIN), datetime(2026, 11, 3, tzinfo=BERLIN)
+QUERIES_MAX = 60
+
+
+@pytest.fixture
+def decisions(prod: Environment) -> list[BlockedDecision]:
+    """One each 47 minutes, from a day before the period until a day after."""
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", name="Free plan"))
+    policy = Policy.objects.get(environment=prod)
+    rows: list[BlockedDecision] = []
+    at = START.astimezone(UTC) - timedelta(days=1)
+    while at < END + timedelta(days=1):
+        number = len(rows)
+        rows.append(
+            BlockedDecision(
+                environment=prod, stream_id=f"{number}-0", decided_at=at, request_id=f"r-{number}",
+                user_id=f"user {number % 7}", feature=["chat", "", "summary"][number % 3], plan="free", run_id="",
+                model=["gpt", "opus"][number % 2], message="", limit_state=[],
+                reason_code=["DAILY_REQUEST_LIMIT_EXCEEDED", "MODEL_DENIED", "USER_BLOCKED"][number % 3],
+                reason_class="exhausted", policy_id=policy.pk if number % 3 == 0 else None,
+                policy_name="Free plan" if number % 3 == 0 else "",
+            )
+        )  # fmt: skip
+        at += timedelta(minutes=47)
+    decision_log.ensure(row.decided_at for row in rows)
+    BlockedDecision.objects.bulk_create(rows)
+    return [row for row in rows if START <= row.decided_at < END]
+
+
+def look(client: Client, environment: Environment, **asked: Any) -> Any:
+    given = {"environment": str(environment), "period": "custom", "from": FIRST, "to": LAST, **asked}
+    answer = client.get(BLOCKED, given)
+    assert answer.status_code == 200, answer
+    return answer
+
+
+def rows_of(answer: Any, title: str) -> dict[str, int]:
+    rows = next(rows for name, rows, _ in answer.context["groups"] if name == title)
+    return {row.name: int(row.calls.replace(",", "")) for row in rows}
+
+
+def test_the_figures_are_those_of_the_decisions(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    answer = look(mia, prod)
+
+    assert answer.context["count"] == len(decisions)
+    assert sum(rows_of(answer, "users").values()) == len(decisions)
+    for title, column, none in [("features", "feature", "no feature"), ("models", "model", "")]:
+        expected: dict[str, int] = {}
+        for row in decisions:
+            name = getattr(row, column) or none
+            expected[name] = expected.get(name, 0) + 1
+        assert rows_of(answer, title) == expected
+    with_policy = sum(row.policy_id is not None for row in decisions)
+    assert rows_of(answer, "policies") == {
+        "Free plan": with_policy,
+        "no policy": len(decisions) - with_policy,
+    }
+    days = answer.context["course"].buckets
+    assert len(days) == 9
+    for bucket in days:
+        on_the_day = [
+            row
+            for row in decisions
+            if row.decided_at.astimezone(BERLIN).date() == bucket.at.astimezone(BERLIN).date()
+        ]
+        assert int(bucket.calls) == len(on_the_day)
+    # A day of 25 hours.
+    assert days[0].at == START
+
+
+def test_the_plain_sum_and_the_files_agree_with_the_page(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT (decided_at AT TIME ZONE 'Europe/Berlin')::date::text, reason_code, count(*) FROM blocked_decision"
+            " WHERE environment_id = %s AND (decided_at AT TIME ZONE 'Europe/Berlin')::date BETWEEN %s AND %s"
+            " AND model = 'gpt' GROUP BY 1, 2",
+            [prod.pk, FIRST, LAST],
+        )
+        plain = {(day, reason): calls for day, reason, calls in cursor.fetchall()}
+
+    answer = look(mia, prod, model="gpt")
+    assert answer.context["count"] == sum(plain.values())
+    files = dict(answer.context["exports"]["over_time"])
+    found = json.loads(mia.get(files["JSON"]).getvalue())
+    assert {(row["at"][:10], row["reason_code"]): row["calls"] for row in found["rows"]} == plain
+    assert found["about"]["time_zone"] == "Europe/Berlin"
+    assert found["about"]["filters"] == {"model": "gpt"}
+    assert "rolled_up_before_transaction" in found["about"]
+    (users,) = [files for title, _, files in answer.context["groups"] if title == "users"]
+    lines = list(csv.reader(mia.get(dict(users)["CSV"]).getvalue().decode().splitlines()))
+    assert sum(int(line[2]) for line in lines if line[0].startswith("user ")) == sum(plain.values())
+
+
+def test_each_figure_leads_to_its_decisions(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    answer = look(
+        mia, prod, reason="MODEL_DENIED", period="custom", **{"from": "2026-10-25", "to": "2026-10-25"}
+    )
+    (row,) = answer.context["reasons"]
+    assert row.name == "Model denied"
+    first = answer.context["course"].buckets[0]
+    for url in (row.url, answer.context["all_url"]):
+        listed = mia.get(url)
+        assert listed.status_code == 200
+        found = [each for burst in listed.context["rows"] for each in burst.burst.decisions]
+        assert len(found) == int(row.calls)
+        assert {each.reason_code for each in found} == {"MODEL_DENIED"}
+    assert answer.context["course"].hourly
+    assert len(answer.context["course"].buckets) == 25
+    assert first.url is not None
+
+
+def test_what_the_list_cannot_be_asked_for_has_no_link(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    answer = look(mia, prod)
+    urls = {
+        row.name: row.url
+        for title, rows, _ in answer.context["groups"]
+        for row in rows
+        if title == "features"
+    }
+    assert urls["no feature"] is None
+    assert "feature=chat" in (urls["chat"] or "")
+
+
+def test_calls_that_passed_later_and_the_share_of_all_calls(mia: Client, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
+    api = Api(prod)
+    for number in range(3):
+        api.evaluate("ana", request_id=f"r-{number}")
+    api.report("r-0", "ana")
+    assert api.evaluate("ana", request_id="r-1")["allowed"]
+    api.report("r-1", "ana")
+
+    answer = mia.get(BLOCKED, {"environment": str(prod)})
+
+    text = " ".join(unescape(answer.content.decode()).split())
+    assert answer.context["count"] == 2
+    assert (answer.context["passed"].looked_up, answer.context["passed"].passed) == (2, 1)
+    assert "50 %" in text
+    assert "beside 2 calls in the ledger" in text
+
+
+def test_of_more_than_are_looked_up_it_says_so(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "LOOKED_UP_MAX", 5)
+    assert "of the newest 5, when" in unescape(look(mia, prod).content.decode())
+
+
+def test_what_cannot_be_read_is_said_beside_its_field(mia: Client, prod: Environment) -> None:
+    answer = look(mia, prod, to="2026-10-01")
+    assert "This is before the first day" in unescape(answer.content.decode())
+    assert "course" not in answer.context
+
+
+@pytest.mark.parametrize("asked", [{"table": "users"}, {"table": "hopes", "format": "csv"}, {"hope": "1"}])
+def test_a_question_that_there_is_not_is_refused(
+    mia: Client, prod: Environment, asked: dict[str, str]
+) -> None:
+    assert mia.get(BLOCKED, {"environment": str(prod), **asked}).status_code == 400
+
+
+def test_another_tenants_decisions_are_in_no_figure(
+    other: Tenant, sign_in: SignIn, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    sam = sign_in("sam", other)
+    answer = look(sam, prod)
+    assert answer.context["environment"].tenant == other
+    assert answer.context["count"] == 0
+
+
+def test_the_page_costs_a_bounded_number_of_queries(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    look(mia, prod)
+    with CaptureQueriesContext(connection) as captured:
+        look(mia, prod)
+    assert len(captured) < QUERIES_MAX
