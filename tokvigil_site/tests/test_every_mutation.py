@@ -351,6 +351,7 @@ NO_ENTRY = {
     "manage.py rebuild_counters": "the counters, from the ledger",
     "manage.py replay_trace": "makes what it needs by the functions that the others call",
     "manage.py rollup_usage": "the sums, from the ledger",
+    "manage.py synthesize_usage": "traffic that is made up: the ledger has it",
     "manage.py up": "makes what it needs by the functions that the others call",
     "manage.py verify_audit": "reads",
 }

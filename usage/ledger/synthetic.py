@@ -1,0 +1,235 @@
+"""Made-up rows of the ledger, in any number: to try pages and sums on a ledger of the size of a busy product's.
+
+They are like real ones: busy days and quiet nights, few users with most of the calls, five features, models of several
+providers with the prices of the book and one without, calls that failed or were never reported, and estimates that were
+taken back. The same seed, size and end make the same rows. They go in by COPY, past no constraint or trigger, and their
+request ids are claimed, so that a second time is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from django.db import connection, transaction
+from psycopg.errors import UniqueViolation
+
+from usage.ledger import partitions, request_ids
+from usage.prices.book import PriceBook
+from usage.prices.cost import TokenUse, cost_nano
+
+ROWS_AT_ONCE = 250_000
+USERS_MAX = 1_000_000
+_SLOT = timedelta(minutes=15)
+_KINDS = 4_096
+_PICKS = 65_536
+_LINES_AT_ONCE = 2_000
+_NULL = r"\N"
+
+# Of a feature: how much of all calls, its models with their providers and shares, and its usual tokens in and out.
+_FEATURES = (
+    ("chat", 50, (("gpt-4o-mini", "openai", 80), ("claude-sonnet-4-5", "anthropic", 20)), 900, 250),
+    ("summary", 20, (("gpt-4o-mini", "openai", 60), ("gemini-2.5-flash", "google", 40)), 4_000, 300),
+    ("code", 15, (("claude-sonnet-4-5", "anthropic", 70), ("gpt-4o", "openai", 30)), 6_000, 900),
+    ("search", 10, (("gpt-4o-mini", "openai", 100),), 500, 60),
+    ("agent", 5, (("claude-sonnet-4-5", "anthropic", 98), ("in-house-7b", "", 2)), 3_000, 500),
+)  # fmt: skip
+_PLANS = (("free", 70), ("pro", 25), ("enterprise", 5))
+_STATUSES = (
+    ("succeeded", 950),
+    ("partial", 15),
+    ("failed", 20),
+    ("cancelled", 10),
+    ("unsettled", 3),
+    ("late", 2),
+)
+_REPORTS_COST = 0.3
+_LATENCY_MS = 900
+
+# Of the ledger, in the order in which a row is written.
+_COLUMNS = (
+    "environment_id", "request_id", "charged_at", "user_id", "plan", "run_id", "feature", "model", "provider", "status",
+    "requests", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens",
+    "cost_nano", "reported_cost_nano", "price_id", "latency_ms",
+)  # fmt: skip
+
+
+class MadeAlready(Exception):
+    """Rows of the same seed are in the ledger."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How many calls until when, over how many days, of how many users."""
+
+    environment_id: int
+    calls: int
+    until: datetime
+    days: int
+    users: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is the same of many calls: the end of their rows. A call that was reported late has three."""
+
+    rows: tuple[str, ...]
+    has_run: bool
+    # Only the estimate of an expired hold is known.
+    is_estimate: bool
+
+
+def write(plan: Plan, book: PriceBook) -> Iterator[int]:
+    """Writes them in order of time, ROWS_AT_ONCE calls in a transaction; after each how many calls there are.
+
+    Raises MadeAlready, DatabaseError.
+    """
+    first = plan.until - timedelta(days=plan.days)
+    partitions.ensure(_days(first, plan.until))
+    request_ids.turn(plan.until)
+    generation = request_ids.current()
+    chosen = random.Random(plan.seed)  # noqa: S311 (not for secrets)
+    kinds = _kinds(book, plan.until, chosen)
+    users = _users(plan.users, chosen)
+    calls = _calls(plan, first, kinds, users, chosen)
+    written = 0
+    while some := list(islice(calls, ROWS_AT_ONCE)):
+        try:
+            _copy(plan.environment_id, generation, some)
+        except UniqueViolation as error:
+            raise MadeAlready(f"request ids of seed {plan.seed} are in the ledger already") from error
+        written += len(some)
+        yield written
+
+
+# The request id, the time, and the rest of the row up to the kind; and the kind.
+_Call = tuple[str, str, str, _Kind]
+
+
+def _calls(
+    plan: Plan, first: datetime, kinds: Sequence[_Kind], users: Sequence[str], chosen: random.Random
+) -> Iterator[_Call]:
+    chance, number = chosen.random, 0
+    for start, count in _slots(plan, first):
+        step = _SLOT / count
+        for place in range(count):
+            kind = kinds[int(chance() * len(kinds))]
+            user = users[int(chance() * len(users))]
+            run = f"run-{number // 8}" if kind.has_run else ""
+            yield f"made-{plan.seed}-{number}", str(start + place * step), f"{user}\t{run}", kind
+            number += 1
+
+
+def _slots(plan: Plan, first: datetime) -> Iterator[tuple[datetime, int]]:
+    """Quarter hours and how many calls each has: most at noon, fewest at night, fewer at weekends."""
+    starts = [first + place * _SLOT for place in range(plan.days * 96)]
+    weights = [_busy(start) for start in starts]
+    of_all, due, done = sum(weights), 0.0, 0
+    for start, weight in zip(starts, weights, strict=True):
+        due += plan.calls * weight / of_all
+        # So that all of them add up, whatever is rounded.
+        count = round(due) - done
+        done += count
+        if count:
+            yield start, count
+
+
+def _busy(at: datetime) -> float:
+    hour = at.hour + at.minute / 60
+    return (1.2 - math.cos(math.pi * hour / 12)) * (0.4 if at.weekday() > 4 else 1.0)
+
+
+def _copy(environment_id: int, generation: date | None, calls: Sequence[_Call]) -> None:
+    digest = f"\\\\x{'00' * 32}"
+    claims = (
+        f"{environment_id}\t{request_id}\t{at}\t{_NULL if kind.is_estimate else digest}\t{generation}\n"
+        for request_id, at, _, kind in calls
+    )
+    rows = (
+        f"{environment_id}\t{request_id}\t{at}\t{rest}\t{row}\n"
+        for request_id, at, rest, kind in calls
+        for row in kind.rows
+    )
+    with transaction.atomic():
+        _send("usage_request (environment_id, request_id, charged_at, body_digest, generation)", claims)
+        _send(f"usage_event ({', '.join(_COLUMNS)})", rows)
+
+
+def _send(into: str, lines: Iterator[str]) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN") as copy:
+        while some := "".join(islice(lines, _LINES_AT_ONCE)):
+            copy.write(some)
+
+
+def _kinds(book: PriceBook, at: datetime, chosen: random.Random) -> list[_Kind]:
+    return [_kind(book, at, chosen) for _ in range(_KINDS)]
+
+
+def _kind(book: PriceBook, at: datetime, chosen: random.Random) -> _Kind:
+    feature, _, models, usual_in, usual_out = _of(_FEATURES, [row[1] for row in _FEATURES], chosen)
+    model, provider, _ = _of(models, [row[2] for row in models], chosen)
+    status = _of(_STATUSES, [row[1] for row in _STATUSES], chosen)[0]
+    tokens_in = max(1, int(chosen.lognormvariate(math.log(usual_in), 0.6)))
+    tokens_out = max(1, int(chosen.lognormvariate(math.log(usual_out), 0.7)))
+    if status == "failed":
+        tokens_in = tokens_out = 0
+    cached = int(tokens_in * chosen.choice((0, 0, 0.5, 0.8)))
+    found = book.find(model, at, provider)
+    named = f"{feature}\t{model}\t{provider}"
+
+    def row(status: str, tokens_out: int, *, sign: int = 1, cached: int = 0, reports: bool = False) -> str:
+        use = TokenUse(input_tokens=tokens_in, output_tokens=tokens_out, cached_input_tokens=cached)
+        cost = None if found is None else cost_nano(found.price, use)
+        requests = 0 if status in ("failed", "cancelled") and not tokens_in + tokens_out else sign
+        values: tuple[Any, ...] = (
+            named,
+            status,
+            requests,
+            sign * tokens_in,
+            sign * tokens_out,
+            sign * cached,
+            0,
+            0,
+            None if cost is None else sign * cost,
+            int(cost * chosen.uniform(0.98, 1.02)) if reports and cost is not None else None,
+            None if found is None else found.price.price_id,
+            None if status in ("unsettled", "reversal") else int(chosen.expovariate(1 / _LATENCY_MS)),
+        )
+        return "\t".join(_NULL if value is None else str(value) for value in values)
+
+    # What a hold reserves, which is more than most calls use.
+    estimate = row("unsettled", tokens_out * 3)
+    has_run = feature == "agent"
+    if status == "unsettled":
+        return _Kind((estimate,), has_run, is_estimate=True)
+    if status == "late":
+        taken_back = row("reversal", tokens_out * 3, sign=-1)
+        return _Kind((estimate, row("succeeded", tokens_out), taken_back), has_run, is_estimate=False)
+    reports = chosen.random() < _REPORTS_COST
+    return _Kind((row(status, tokens_out, cached=cached, reports=reports),), has_run, is_estimate=False)
+
+
+def _users(count: int, chosen: random.Random) -> list[str]:
+    """Picks with their plans: the first user is picked as often as the next two together."""
+    plans = chosen.choices([name for name, _ in _PLANS], [weight for _, weight in _PLANS], k=count)
+    weights = [1 / (place + 1) ** 0.8 for place in range(count)]
+    names = [f"user-{place}\t{plans[place]}" for place in range(count)]
+    # Each once at least.
+    return [*names, *chosen.choices(names, weights, k=max(_PICKS, 2 * count))]
+
+
+def _of(rows: Sequence[Any], weights: Sequence[int], chosen: random.Random) -> Any:
+    return chosen.choices(rows, weights)[0]
+
+
+def _days(first: datetime, last: datetime) -> Iterator[datetime]:
+    while first < last:
+        yield first
+        first += timedelta(days=1)
+    yield last
