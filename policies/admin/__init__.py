@@ -1,6 +1,16 @@
 """The console of policies, plans, end users and decisions. Django finds the pages by importing this package."""
 
-from policies.admin import blocked_page, copying, drafts, history, limits, search, try_it, unpriced
+from policies.admin import (
+    blocked_page,
+    budgets_page,
+    copying,
+    drafts,
+    history,
+    limits,
+    search,
+    try_it,
+    unpriced,
+)
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -18,6 +28,7 @@ __all__ = [
     "PlanAdmin",
     "PolicyAdmin",
     "blocked_page",
+    "budgets_page",
     "copying",
     "drafts",
     "end_user",

@@ -5,7 +5,7 @@ Shapes are in a box of WIDTH by HEIGHT that is stretched to the page; words stan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 1000, 200
@@ -74,14 +74,16 @@ def stacked(
     return Columns(tuple(pieces), names, most, labels[0] if labels else "", labels[-1] if labels else "")
 
 
-def line(numbers: Sequence[float | None], most: float, columns: int) -> str:
-    """The points of a line, at the end of each column; None leaves it out."""
-    step = WIDTH / max(1, columns)
+def points(numbers: Iterable[tuple[float, float]], across: float, most: float) -> str:
+    """Of a line or an area: how far of `across`, and how high of `most`; what is beyond stands at the edge."""
     return " ".join(
-        f"{_place(place * step)},{_place(HEIGHT * (1 - min(1.0, max(0.0, number / most))))}"
-        for place, number in enumerate(numbers)
-        if number is not None and most > 0
+        f"{_place(WIDTH * _part(far, across))},{_place(HEIGHT * (1 - _part(high, most)))}"
+        for far, high in numbers
     )
+
+
+def _part(number: float, of: float) -> float:
+    return min(1.0, max(0.0, number / of)) if of > 0 else 0.0
 
 
 def _place(number: float) -> str:

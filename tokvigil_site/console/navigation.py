@@ -57,7 +57,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Decisions", "block", "policies.blockeddecision"),
             Page("Blocked", "leaderboard", "blocked"),
             Page("Usage", "bar_chart", "usage.usageevent"),
-            Page("Budgets", "account_balance_wallet", "policies.monthlybudget"),
+            Page("Budgets", "account_balance_wallet", "budgets"),
             Page("Health", "monitor_heart", "health"),
         ),
     ),

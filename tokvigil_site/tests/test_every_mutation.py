@@ -330,6 +330,7 @@ NO_ENTRY = {
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "page search": "reads",
     "page blocked": "reads",
+    "page budgets": "reads",
     "page health": "reads, and keeps when it compared the counters",
     "page health_export": "reads",
     "page limits": "reads",
