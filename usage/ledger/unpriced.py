@@ -30,20 +30,25 @@ class UnpricedUse:
 
 def recorded_unpriced(environment_id: int, since: datetime, now: datetime) -> list[UnpricedUse]:
     """The most frequent; none if it takes too long to find out."""
-    used = sums.used(environment_id, [since, now + timedelta(days=1)], ("model", "feature"))
     try:
-        with at_most(LEDGER_MS_MAX), connection.cursor() as cursor:
-            cursor.execute(
-                f"""
-                SELECT model, feature, sum(unpriced)::bigint, min(at) FROM ({used.sql}) AS used WHERE unpriced > 0
-                GROUP BY model, feature ORDER BY sum(unpriced) DESC, model, feature LIMIT %s
-                """,  # noqa: S608 (our own names)
-                [*used.values, ROWS_MAX],
-            )
-            return [
-                UnpricedUse(model=model, feature=feature, calls=calls, first_at=first_at)
-                for model, feature, calls, first_at in cursor.fetchall()
-            ]
+        return found_unpriced(environment_id, since, now)
     except DatabaseError as error:
         logger.warning("unpriced models of environment %s: %s", environment_id, error)
         return []
+
+
+def found_unpriced(environment_id: int, since: datetime, now: datetime) -> list[UnpricedUse]:
+    """The most frequent. Raises DatabaseError, also if it takes too long."""
+    used = sums.used(environment_id, [since, now + timedelta(days=1)], ("model", "feature"))
+    with at_most(LEDGER_MS_MAX), connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT model, feature, sum(unpriced)::bigint, min(at) FROM ({used.sql}) AS used WHERE unpriced > 0
+            GROUP BY model, feature ORDER BY sum(unpriced) DESC, model, feature LIMIT %s
+            """,  # noqa: S608 (our own names)
+            [*used.values, ROWS_MAX],
+        )
+        return [
+            UnpricedUse(model=model, feature=feature, calls=calls, first_at=first_at)
+            for model, feature, calls, first_at in cursor.fetchall()
+        ]
