@@ -14,6 +14,31 @@ class PoliciesConfig(AppConfig):
         register_action("policy.changed", "Policy changed", "published {name} as version {version}")
         register_action("policy.archived", "Policy archived")
         register_action("policy.rolled_back", "Policy rolled back")
+        register_action("alert_rule.added", "Alert rule added", "added the alert rule {name}")
+        register_action("alert_rule.changed", "Alert rule changed", "changed the alert rule {name}")
+        register_action("alert_rule.removed", "Alert rule removed", "removed the alert rule {name}")
+        register_action(
+            "alert_endpoint.added",
+            "Alert endpoint added",
+            "added the alert endpoint {name}, which goes to {place}",
+        )
+        register_action(
+            "alert_endpoint.changed", "Alert endpoint changed", "changed the alert endpoint {name}"
+        )
+        register_action(
+            "alert_endpoint.removed", "Alert endpoint removed", "removed the alert endpoint {name}"
+        )
+        register_action(
+            "alert_endpoint.rotated",
+            "Alert endpoint rotated",
+            "rotated the signing secret of the alert endpoint {name}",
+        )
+        register_action(
+            "alert_endpoint.tested", "Alert endpoint tested", "sent a test to the alert endpoint {name}"
+        )
+        register_action(
+            "alert.redelivered", "Alert redelivered", "had the alert “{name}” sent to {place} again"
+        )
         register_action("plan.added", "Plan added")
         register_action("plan.removed", "Plan removed")
         register_action("caller.kept", "Caller kept for Try it", "kept the caller {name} for Try it")

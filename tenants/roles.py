@@ -12,6 +12,7 @@ class May(StrEnum):
     SEE = "see"
     SEE_AUDIT = "see_audit"
     EDIT_POLICIES = "edit_policies"
+    EDIT_ALERTS = "edit_alerts"
     EDIT_END_USERS = "edit_end_users"
     EDIT_PRICES = "edit_prices"
     FREEZE = "freeze"
@@ -25,6 +26,7 @@ IN_WORDS: Mapping[May, str] = {
     May.SEE: "see policies, usage, decisions, keys and members",
     May.SEE_AUDIT: "see the audit log",
     May.EDIT_POLICIES: "change policies, plans and boosts",
+    May.EDIT_ALERTS: "change alerts and where they go",
     May.EDIT_END_USERS: "change and block end users",
     May.EDIT_PRICES: "change the tenant's prices",
     May.FREEZE: "freeze and unfreeze",
@@ -34,7 +36,14 @@ IN_WORDS: Mapping[May, str] = {
     May.EDIT_TENANT: "change the tenant's name and time zone",
 }
 
-_EDITOR = {May.SEE, May.EDIT_POLICIES, May.EDIT_END_USERS, May.EDIT_PRICES, May.FREEZE}
+_EDITOR = {
+    May.SEE,
+    May.EDIT_POLICIES,
+    May.EDIT_ALERTS,
+    May.EDIT_END_USERS,
+    May.EDIT_PRICES,
+    May.FREEZE,
+}
 
 RIGHTS: Mapping[Role, frozenset[May]] = {
     Role.OWNER: frozenset(May),

@@ -166,6 +166,24 @@ AUDIT_KEYS = environment.keyed_secrets(
 # A month of blocked decisions is deleted when its last day is this long ago.
 BLOCKED_DECISIONS_KEPT_DAYS = environment.whole("BLOCKED_DECISIONS_KEPT_DAYS", default=90, least=1)
 
+# smtp://user:password@host:25, smtp+tls://host:587, smtp+ssl://host:465. Without it no e-mail is sent.
+_email_url = environment.read("EMAIL_URL")
+EMAIL_IS_SET = bool(_email_url)
+_EMAIL = environ.Env.email_url_config(_email_url or "dummymail://")
+EMAIL_BACKEND = _EMAIL["EMAIL_BACKEND"]
+EMAIL_HOST, EMAIL_PORT = _EMAIL["EMAIL_HOST"] or "localhost", _EMAIL["EMAIL_PORT"] or 25
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _EMAIL["EMAIL_HOST_USER"] or "", _EMAIL["EMAIL_HOST_PASSWORD"] or ""
+EMAIL_USE_TLS, EMAIL_USE_SSL = _EMAIL.get("EMAIL_USE_TLS", False), _EMAIL.get("EMAIL_USE_SSL", False)
+EMAIL_FILE_PATH = _EMAIL["EMAIL_FILE_PATH"]
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = environment.read("EMAIL_FROM", "tokvigil@localhost")
+# Where people open the console, for links in alerts.
+CONSOLE_URL = environment.read("CONSOLE_URL")
+# Webhooks that may lead into the private network: hosts, or hosts with their port (policies/alerting/targets.py).
+ALERT_PRIVATE_TARGETS = [
+    target.strip() for target in environment.read("ALERT_PRIVATE_TARGETS").split(",") if target.strip()
+]
+
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 # However long the broker is away, and also while it is there but read-only (a fail-over makes a primary a replica for a
@@ -182,6 +200,9 @@ _PERIODIC_TASKS = {
     "partition-usage": ("tokvigil_site.tasks.partition_usage", 6 * 3600),
     "run-replays": ("tokvigil_site.tasks.run_replays", 2),
     "rollup-usage": ("tokvigil_site.tasks.rollup_usage", 60),
+    "watch-alerts": ("tokvigil_site.tasks.watch_alerts", 60),
+    "watch-counters": ("tokvigil_site.tasks.watch_counters", 600),
+    "deliver-alerts": ("tokvigil_site.tasks.deliver_alerts", 5),
     "close-months": ("tokvigil_site.tasks.close_months", 6 * 3600),
 }
 CELERY_BEAT_SCHEDULE = {
@@ -288,6 +309,7 @@ UNFOLD = {
         lambda request: static("tokvigil/access.css"),
         lambda request: static("tokvigil/publishing.css"),
         lambda request: static("tokvigil/search.css"),
+        lambda request: static("tokvigil/alerts.css"),
     ],
     "SCRIPTS": [
         lambda request: static("tokvigil/search.js"),

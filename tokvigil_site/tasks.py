@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from redis.exceptions import RedisError
 
 from policies import budgets
+from policies.alerting import delivering, watching
 from policies.blocked import decision_log
 from policies.replaying import jobs
 from tenants import revisions
@@ -64,6 +65,24 @@ def close_months() -> None:
 def run_replays() -> None:
     """One; the next turn has the next."""
     jobs.run_next()
+
+
+@shared_task
+def watch_alerts() -> None:
+    _for_each_environment(watching.watch)
+
+
+@shared_task
+def watch_counters() -> None:
+    _for_each_environment(watching.watch_counters)
+
+
+@shared_task
+def deliver_alerts() -> None:
+    try:
+        delivering.deliver_due()
+    except DatabaseError as error:
+        logger.error("alerts are not delivered now, to be tried again: %s", error)
 
 
 def _for_each_environment(work: Callable[[Environment], Any]) -> None:

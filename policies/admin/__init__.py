@@ -11,6 +11,9 @@ from policies.admin import (
     try_it,
     unpriced,
 )
+from policies.admin.alert_endpoints import AlertEndpointAdmin
+from policies.admin.alert_rules import AlertRuleAdmin
+from policies.admin.alerts import AlertAdmin
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
@@ -21,6 +24,9 @@ from policies.admin.plans import PlanAdmin
 from policies.admin.policies import PolicyAdmin
 
 __all__ = [
+    "AlertAdmin",
+    "AlertEndpointAdmin",
+    "AlertRuleAdmin",
     "BlockedDecisionAdmin",
     "BoostAdmin",
     "EndUserAdmin",

@@ -1,5 +1,13 @@
 """What an environment's policies, users and decisions look like as stored: the door by which Django finds them."""
 
+from policies.models.alerts import (
+    Alert,
+    AlertDelivery,
+    AlertEndpoint,
+    AlertRule,
+    EndpointKind,
+    HourlySpend,
+)
 from policies.models.boosts import Boost
 from policies.models.budgets import ClosedMonth, MonthlyBudget
 from policies.models.columns import NOTE_LENGTH_MAX, metrics
@@ -11,11 +19,17 @@ from policies.models.replays import PolicyReplay, ReplayState
 
 __all__ = [
     "NOTE_LENGTH_MAX",
+    "Alert",
+    "AlertDelivery",
+    "AlertEndpoint",
+    "AlertRule",
     "BlockedDecision",
     "Boost",
     "ClosedMonth",
     "Draft",
     "EndUser",
+    "EndpointKind",
+    "HourlySpend",
     "Limit",
     "MonthlyBudget",
     "NamedCaller",

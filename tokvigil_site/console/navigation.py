@@ -14,11 +14,15 @@ from tenants.console import pages as console_pages
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page that the navigation leads to: the list of a model such as `policies.policy`, or one of its own by name."""
+    """A page that the navigation leads to: the list of a model such as `policies.policy`, or one of its own by name.
+
+    `also`: models whose pages belong to it; its own list leads to them.
+    """
 
     title: str
     icon: str
     leads_to: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,12 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Usage", "bar_chart", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "budgets"),
             Page("Health", "monitor_heart", "health"),
+            Page(
+                "Alerts",
+                "notifications",
+                "policies.alert",
+                also=("policies.alertrule", "policies.alertendpoint"),
+            ),
         ),
     ),
     (
@@ -97,10 +107,15 @@ def _links(site: AdminSite, request: HttpRequest, pages: tuple[Page, ...]) -> It
     for page in pages:
         if "." in page.leads_to:
             may_view = lists[page.leads_to].has_view_permission(request)
-            name = f"{page.leads_to.replace('.', '_')}_changelist"
+            name = _list_of(page.leads_to)
         else:
             may_view = console_pages.declared()[page.leads_to].may_view(request)
             name = page.leads_to
         if may_view:
             url = reverse(f"{site.name}:{name}")
-            yield Link(page.title, page.icon, url, current=request.path.startswith(url))
+            inside = (url, *(reverse(f"{site.name}:{_list_of(model)}") for model in page.also))
+            yield Link(page.title, page.icon, url, current=request.path.startswith(inside))
+
+
+def _list_of(model: str) -> str:
+    return f"{model.replace('.', '_')}_changelist"

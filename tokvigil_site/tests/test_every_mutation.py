@@ -22,8 +22,9 @@ from django.utils import timezone
 from audit import chain
 from audit.models import Entry
 from policies import boosts, end_users
+from policies.alerting import endpoints
 from policies.changing import drafts
-from policies.models import Boost, Draft, EndUser, Plan, Policy
+from policies.models import Alert, AlertEndpoint, AlertRule, Boost, Draft, EndUser, Plan, Policy
 from tenants import members
 from tenants.console.display import user_url
 from tenants.models import Environment, Membership
@@ -91,6 +92,35 @@ class World:
             reason="A pilot.", ends_at=IN_A_MONTH,
         )  # fmt: skip
         return boosts.give(boost, actor="test")
+
+    @property
+    def rule(self) -> AlertRule:
+        fields = {"event": "limit.threshold", "thresholds": [80]}
+        return AlertRule.objects.get_or_create(environment=self.prod, name="Budgets", defaults=fields)[0]
+
+    @property
+    def endpoint(self) -> AlertEndpoint:
+        found = AlertEndpoint.objects.first()
+        if found is None:
+            # No test calls anybody.
+            found = AlertEndpoint(
+                environment=self.prod, name="Hook", address="https://127.0.0.1/", events=["limit.threshold"]
+            )
+            endpoints.add(found, actor="test")
+        return found
+
+    @property
+    def alert(self) -> Alert:
+        """Its delivery was given up."""
+        found = Alert.objects.first()
+        if found is None:
+            now = timezone.now()
+            found = Alert.objects.create(
+                environment=self.prod, rule_name="Budgets", event="limit.threshold", about="a", threshold=80,
+                window_start=now, fired_at=now, title="80 % of a limit", text="It is near.", data={},
+            )  # fmt: skip
+            found.deliveries.create(endpoint=self.endpoint, state="dead", attempts=9)
+        return found
 
     @property
     def policy(self) -> Policy:
@@ -240,6 +270,32 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "page try_it": lambda world: world.post(
         "try_it", {"name": "Ann asks", "user_id": "ann", "model": "gpt-test"}
     ),
+    "policies.alertrule add": lambda world: world.add(AlertRule, name="new", event="limit.threshold"),
+    "policies.alertrule change": lambda world: world.change(world.rule, thresholds="70, 90"),
+    "policies.alertrule delete": lambda world: world.delete(world.rule),
+    "policies.alertendpoint add": lambda world: world.post(
+        "policies_alertendpoint_add",
+        {
+            "environment": world.prod.pk,
+            "name": "new",
+            "kind": "email",
+            "address": "ops@example.com",
+            "events": ["model.unpriced"],
+            "active": "on",
+        },
+    ),
+    "policies.alertendpoint change": lambda world: world.change(world.endpoint, name="renamed"),
+    "policies.alertendpoint delete": lambda world: world.delete(world.endpoint),
+    "page policies_alertendpoint_test": lambda world: world.to(
+        reverse("admin:policies_alertendpoint_test", args=[world.endpoint.pk]), {}
+    ),
+    "page policies_alertendpoint_rotate": lambda world: world.to(
+        reverse("admin:policies_alertendpoint_rotate", args=[world.endpoint.pk]), {}
+    ),
+    "page policies_alert_redeliver": lambda world: world.to(
+        reverse("admin:policies_alert_redeliver", args=[world.alert.pk]),
+        {"delivery": world.alert.deliveries.get().pk},
+    ),
     "policies.boost add": lambda world: submit(
         world.client,
         reverse("admin:policies_boost_add"),
@@ -312,6 +368,12 @@ FIRST: dict[str, Callable[[World], object]] = {
     ),
     "page policy_draft": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
+    "policies.alertrule change": lambda world: world.rule,
+    "policies.alertendpoint change": lambda world: world.endpoint,
+    "policies.alertendpoint delete": lambda world: world.endpoint,
+    "page policies_alertendpoint_test": lambda world: world.endpoint,
+    "page policies_alertendpoint_rotate": lambda world: world.endpoint,
+    "page policies_alert_redeliver": lambda world: world.alert,
     "policies.boost action end_now": lambda world: world.boost,
     "DELETE v1/boosts/<str:boost_id>": lambda world: world.call("PUT", BOOST, world.boost_body()),
     "tenants.membership change": lambda world: world.membership,

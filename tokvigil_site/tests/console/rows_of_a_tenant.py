@@ -13,6 +13,9 @@ from django.db.models import Model
 from audit.models import Entry
 from policies.changing import publishing
 from policies.models import (
+    Alert,
+    AlertEndpoint,
+    AlertRule,
     BlockedDecision,
     Boost,
     ClosedMonth,
@@ -64,6 +67,7 @@ def made(slug: str, *, called: str = "") -> dict[type[Model], Model]:
         _decision(environment, mark),
         _budget(environment, policy, mark),
         _boost(environment, mark),
+        *_alerts(environment, mark),
         Draft.objects.create(
             environment=environment, name=f"{mark}-draft", author="test", base=[], policies=[]
         ),
@@ -114,6 +118,23 @@ def _boost(environment: Environment, mark: str) -> Boost:
         environment=environment, per="user", subject=f"{mark}-user", metric="requests", window="day", extra=5,
         reason=f"{mark}-reason", ends_at=datetime(2100, 1, 1, tzinfo=UTC), given_by="test",
     )  # fmt: skip
+
+
+def _alerts(environment: Environment, mark: str) -> list[Model]:
+    """A rule, an endpoint, and an alert that was sent to it."""
+    rule = AlertRule.objects.create(
+        environment=environment, name=f"{mark}-rule", event="limit.threshold", thresholds=[80]
+    )
+    endpoint = AlertEndpoint.objects.create(
+        environment=environment, name=f"{mark}-endpoint", address="https://hooks.example.com/",
+        events=["limit.threshold"], salt=b"salt", pepper_id="1",
+    )  # fmt: skip
+    alert = Alert.objects.create(
+        environment=environment, rule=rule, rule_name=rule.name, event="limit.threshold", about="a", threshold=80,
+        window_start=NOW, fired_at=NOW, title=f"80 % of {mark}-policy", text=f"Of {mark}.", data={"subject": mark},
+    )  # fmt: skip
+    alert.deliveries.create(endpoint=endpoint, last_error=f"{mark} did not answer.")
+    return [rule, endpoint, alert]
 
 
 def _budget(environment: Environment, policy: Policy, mark: str) -> MonthlyBudget:
