@@ -25,13 +25,12 @@ from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Per, Subjects
-from usage.instants import from_ms, to_ms
-from usage.ledger import sums
+from usage.ledger import periods, sums
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
 from usage.metrics import Metric
 from usage.money import NANO
-from usage.windows import Window, span
+from usage.windows import Window
 
 SETTLED_AFTER = REPORTED_WITHIN
 # In one run; the next one goes on.
@@ -73,7 +72,7 @@ def close_over(environment: Environment, now: datetime | None = None) -> list[Cl
 
 
 def settled_from(month: date, zone: ZoneInfo) -> datetime:
-    return _bounds(month, zone)[1] + SETTLED_AFTER
+    return periods.of_month(month, zone).end + SETTLED_AFTER
 
 
 def _to_close(environment: Environment, now: datetime) -> Iterator[date]:
@@ -117,22 +116,14 @@ def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
     return local.replace(day=1)
 
 
-def _bounds(month: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """By the windows of the counters, so that a month holds what a monthly limit saw."""
-    middle = datetime(month.year, month.month, 15, tzinfo=zone)
-    found = span(Window.MONTH, to_ms(middle), zone)
-    assert found.end is not None
-    return from_ms(found.start), from_ms(found.end)
-
-
 @transaction.atomic
 def _close(environment: Environment, month: date) -> ClosedMonth | None:
     """None if another process closed it meanwhile."""
     closed, made = ClosedMonth.objects.get_or_create(environment=environment, month=month)
     if not made:
         return None
-    start, end = _bounds(month, ZoneInfo(environment.tenant.timezone))
-    budgets = list(_budgets(closed, _month(environment.pk, start, end)))
+    period = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
+    budgets = list(_budgets(closed, _month(environment.pk, period.start, period.end)))
     MonthlyBudget.objects.bulk_create(budgets, batch_size=ROWS_BATCH)
     audit_log.log(
         "month.closed",

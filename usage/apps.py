@@ -13,3 +13,4 @@ class UsageConfig(AppConfig):
         register_action(
             "counters.rebuilt", "Counters rebuilt", "had the counters of {name} rebuilt from the ledger"
         )
+        register_action("usage.exported", "Usage exported", "exported {file} of {name}")

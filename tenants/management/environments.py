@@ -33,6 +33,16 @@ def named_or_all(path: str | None) -> list[Environment]:
     return [named(path)]
 
 
+def of_tenant_or_named(path: str) -> list[Environment]:
+    """Of `acme` all its environments, of `acme/prod` the one. Raises CommandError."""
+    if "/" in path:
+        return [named(path)]
+    found = list(Environment.objects.select_related("tenant").filter(tenant__slug=path).order_by("pk"))
+    if not found:
+        raise CommandError(f"There is no tenant {path!r}: make it with `create_tenant {path}`.")
+    return found
+
+
 def _instead_of(path: str) -> str:
     slug, slash, _ = path.partition("/")
     tenant = Tenant.objects.filter(slug=slug).first()

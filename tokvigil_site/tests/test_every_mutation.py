@@ -6,6 +6,7 @@ What can be changed is found, not listed (mutations.py): a page, an action, a ca
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -356,6 +357,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "manage.py create_tenant": lambda world: world.command("create_tenant", "new"),
     "manage.py issue_key": lambda world: world.command("issue_key", str(world.prod), "--name", "new"),
     "manage.py load_prices": lambda world: world.command("load_prices"),
+    "manage.py export_focus": lambda world: world.command(
+        "export_focus", "acme", "--month", "2026-10", stdout=io.StringIO(), stderr=io.StringIO()
+    ),
     "manage.py createsuperuser": lambda world: world.command(
         "createsuperuser", interactive=False, username="new", email=""
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -36,6 +36,13 @@ class Period:
         while (next_ms := found[-1].end) is not None and next_ms < end_ms:
             found.append(span(window, next_ms, zone))
         return found
+
+
+def of_month(month: date, zone: ZoneInfo) -> Period:
+    """By the windows of the counters, so that it holds what a monthly limit saw."""
+    found = span(Window.MONTH, to_ms(datetime(month.year, month.month, 15, tzinfo=zone)), zone)
+    assert found.end is not None
+    return Period(from_ms(found.start), from_ms(found.end))
 
 
 def checked(field: str, instant: datetime | None) -> datetime | None:

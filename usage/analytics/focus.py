@@ -1,0 +1,232 @@
+"""The cost of a month in the columns of FOCUS 1.2 (https://focus.finops.org), for chargeback.
+
+A row stands for what one user used of one model, by one feature and on one plan, in a month or a day of it. It is read
+from the rollups and the tail, so it is the ledger to the nano-dollar, and is there when the rows of the month are not
+any more. `ServiceProviderName` and `HostProviderName` are those of FOCUS 1.3. Columns of our own begin with `x_`.
+
+Calls without a price have no cost that could be charged back. FOCUS allows no empty cost, so it is 0 there, and
+`x_UnpricedCalls` and `ChargeDescription` of the row say how many calls it leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from django.db import connection
+
+from tenants.exporting import Row
+from tenants.models import Environment
+from usage import wording
+from usage.analytics.providers import Providers, providers_of
+from usage.instants import from_ms
+from usage.ledger import periods, sums
+from usage.ledger.periods import Period
+from usage.metrics import COUNTS, TOKEN_PARTS
+from usage.windows import Window
+
+VERSION = "1.2"
+BATCH = 2_000
+COLUMNS = (
+    "BillingAccountId", "BillingAccountName", "BillingAccountType", "SubAccountId", "SubAccountName", "SubAccountType",
+    "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd",
+    "BilledCost", "EffectiveCost", "ListCost", "ContractedCost",
+    "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency",
+    "CommitmentDiscountStatus", "ConsumedQuantity", "ConsumedUnit", "PricingQuantity", "PricingUnit", "PricingCategory",
+    "ProviderName", "PublisherName", "InvoiceIssuerName", "InvoiceId", "ServiceProviderName", "HostProviderName",
+    "ServiceCategory", "ServiceSubcategory", "ServiceName", "ResourceId", "ResourceName", "ResourceType", "SkuId",
+    "Tags",
+    "x_UserId", "x_Feature", "x_Plan", "x_Model", "x_Calls", "x_UnpricedCalls", "x_InputTokens", "x_OutputTokens",
+    "x_CachedInputTokens", "x_CacheWriteTokens", "x_ReasoningTokens",
+)  # fmt: skip
+_KEY = ("user_id", "feature", "plan", "model")
+_COUNTED = (*COUNTS, *TOKEN_PARTS, "unpriced")
+_NANO_DIGITS = 9
+
+
+class By(StrEnum):
+    """Of what length the charge periods are."""
+
+    MONTH = "month"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Used:
+    user_id: str
+    feature: str
+    plan: str
+    model: str
+    cost_nano: int
+    unpriced: int
+    counts: Mapping[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return self.counts["input_tokens"] + self.counts["output_tokens"]
+
+
+@dataclass(slots=True)
+class Totals:
+    """Of the rows read so far."""
+
+    rows: int = 0
+    cost_nano: int = 0
+    unpriced: int = 0
+
+
+@dataclass(slots=True)
+class Focus:
+    """The rows of environments of one tenant, each read when it is asked for; `totals` of those that were."""
+
+    environments: Sequence[Environment]
+    month: date
+    by: By = By.MONTH
+    totals: Totals = field(default_factory=Totals)
+
+    @property
+    def period(self) -> Period:
+        return periods.of_month(self.month, self._zone)
+
+    @property
+    def _zone(self) -> ZoneInfo:
+        return ZoneInfo(self.environments[0].tenant.timezone)
+
+    def rows(self) -> Iterator[Row]:
+        """By environment, then in order of time. Raises DatabaseError."""
+        for environment in self.environments:
+            yield from self._of(environment)
+
+    def _of(self, environment: Environment) -> Iterator[Row]:
+        period = self.period
+        window = Window.DAY if self.by is By.DAY else Window.MONTH
+        starts = [from_ms(span.start) for span in period.spans(window, self._zone)]
+        bounds = [*starts, period.end]
+        providers = providers_of(environment, period)
+        for number, used in _used(environment.pk, bounds):
+            charged = Period(bounds[number], bounds[number + 1])
+            self.totals.rows += 1
+            self.totals.cost_nano += used.cost_nano
+            self.totals.unpriced += used.unpriced
+            yield _row(environment, self.month, charged, used, providers)
+
+
+def _used(environment_id: int, bounds: Sequence[datetime]) -> Iterator[tuple[int, _Used]]:
+    """With the number of the part of the period, from 0. What was taken back in full is left out."""
+    read = sums.used(environment_id, bounds, _KEY)
+    key, summed = ", ".join(_KEY), ", ".join(f"sum({name})::bigint" for name in _COUNTED)
+    says_something = " OR ".join(f"sum({name}) <> 0" for name in ("cost_nano", *_COUNTED))
+    # Kept by the server: neither it nor this process has all rows in memory, and no transaction stays open meanwhile.
+    with connection.chunked_cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, sum(cost_nano), {summed}
+            FROM ({read.sql}) AS used GROUP BY number, {key} HAVING {says_something} ORDER BY number, {key}
+            """,  # noqa: S608 (our own names)
+            [list(bounds[:-1]), *read.values],
+        )
+        while found := cursor.fetchmany(BATCH):
+            for number, user_id, feature, plan, model, cost_nano, *counted in found:
+                counts = dict(zip(_COUNTED, counted, strict=True))
+                yield (
+                    number - 1,
+                    _Used(
+                        user_id=user_id,
+                        feature=feature,
+                        plan=plan,
+                        model=model,
+                        cost_nano=int(cost_nano),
+                        unpriced=counts["unpriced"],
+                        counts=counts,
+                    ),
+                )
+
+
+def _row(environment: Environment, month: date, charged: Period, used: _Used, providers: Providers) -> Row:
+    billed = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
+    tenant, cost = environment.tenant, Decimal(used.cost_nano).scaleb(-_NANO_DIGITS)
+    sold_by = providers.provider(used.feature, used.model)
+    quantity, unit = (used.tokens, "Tokens") if used.tokens else (used.counts["requests"], "Requests")
+    feature_id = f"{environment}/{used.feature}" if used.feature else None
+    return {
+        "BillingAccountId": tenant.slug,
+        "BillingAccountName": tenant.name,
+        "BillingAccountType": "Tenant",
+        "SubAccountId": str(environment),
+        "SubAccountName": environment.slug,
+        "SubAccountType": "Environment",
+        "BillingCurrency": "USD",
+        "BillingPeriodStart": _instant(billed.start),
+        "BillingPeriodEnd": _instant(billed.end),
+        "ChargePeriodStart": _instant(charged.start),
+        "ChargePeriodEnd": _instant(charged.end),
+        "BilledCost": cost,
+        "EffectiveCost": cost,
+        "ListCost": cost,
+        "ContractedCost": cost,
+        "ChargeCategory": "Usage",
+        "ChargeClass": None,
+        "ChargeDescription": _description(used),
+        "ChargeFrequency": "Usage-Based",
+        # Nobody has any; the rules of the quantities ask for it.
+        "CommitmentDiscountStatus": None,
+        "ConsumedQuantity": _decimal(quantity),
+        "ConsumedUnit": unit,
+        "PricingQuantity": _decimal(quantity),
+        "PricingUnit": unit,
+        "PricingCategory": "Standard",
+        "ProviderName": sold_by,
+        "PublisherName": providers.maker(used.model) or sold_by,
+        # Not the tenant: FOCUS wants a BilledCost of 0 where another than the provider is paid.
+        "InvoiceIssuerName": sold_by,
+        # Which invoice of the provider a call will be on is not known here, nor is there one of ours to correct.
+        "InvoiceId": None,
+        "ServiceProviderName": sold_by,
+        "HostProviderName": sold_by,
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceSubcategory": "Generative AI",
+        "ServiceName": f"{sold_by} API",
+        "ResourceId": feature_id,
+        "ResourceName": used.feature or None,
+        "ResourceType": "Feature" if used.feature else None,
+        "SkuId": f"{sold_by}/{used.model}",
+        "Tags": _tags(used),
+        "x_UserId": used.user_id,
+        "x_Feature": used.feature or None,
+        "x_Plan": used.plan or None,
+        "x_Model": used.model,
+        "x_Calls": used.counts["requests"],
+        "x_UnpricedCalls": used.unpriced,
+        "x_InputTokens": used.counts["input_tokens"],
+        "x_OutputTokens": used.counts["output_tokens"],
+        "x_CachedInputTokens": used.counts["cached_input_tokens"],
+        "x_CacheWriteTokens": used.counts["cache_write_tokens"],
+        "x_ReasoningTokens": used.counts["reasoning_tokens"],
+    }
+
+
+def _decimal(quantity: int) -> Decimal:
+    """With a decimal point: a reader that guesses types takes it for what FOCUS says it is."""
+    return Decimal(f"{quantity}.0")
+
+
+def _instant(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _description(used: _Used) -> str:
+    calls = wording.counted(used.counts["requests"], "call")
+    said = f"{calls} of {used.model}" + (f" by {used.feature}" if used.feature else "")
+    if not used.unpriced:
+        return said
+    return f"{said}. {wording.count(used.unpriced)} without a price: what they cost is not in this row"
+
+
+def _tags(used: _Used) -> str:
+    tags = {"feature": used.feature, "user": used.user_id, "plan": used.plan, "model": used.model}
+    return json.dumps({name: text for name, text in tags.items() if text}, ensure_ascii=False)
