@@ -18,7 +18,6 @@ from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.exception import convert_exception_to_response
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.db import close_old_connections, connection
-from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from policies.api.evaluate import EvaluateView
@@ -63,13 +62,12 @@ class DirectHandler:
 
     def __init__(self, view: type[DirectPost]) -> None:
         self._direct = view()
-        self._view: Callable[[HttpRequest], HttpResponseBase] = view.as_view()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = WSGIRequest(environ)
         response: HttpResponseBase
         try:
-            response = self._direct.respond(request) if request.method == "POST" else self._view(request)
+            response = self._direct.respond(request)
         except SuspiciousOperation as error:
             response = errors.bad_request(request, error)
         except Exception:
@@ -96,7 +94,8 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        handler = self._direct.get(path) or (self._api if is_api(path) else self._pages)
+        direct = self._direct.get(path) if environ["REQUEST_METHOD"] == "POST" else None
+        handler = direct or (self._api if is_api(path) else self._pages)
         with self._time_for(path):
             return handler(environ, start_response)
 

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Protocol
 
 from tokvigil_site.serving.environ import Environ
+from tokvigil_site.serving.spooling import OPENED_WITHIN_S, Places, spooled
 
 logger = logging.getLogger("tokvigil.serving")
 
@@ -35,7 +36,7 @@ class Answering(Protocol):
 
 
 class TooBusy(Exception):
-    """As many calls wait as may."""
+    """As many calls wait, or long answers are made, as may."""
 
 
 class Threads:
@@ -45,10 +46,11 @@ class Threads:
         self._application = application
         self._calls: SimpleQueue[tuple[Environ, Answering, asyncio.Future[None]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._long_answers = Places()
         # What is taken and not answered yet.
         self._open = 0
         self._open_bytes = 0
-        self._answered: deque[asyncio.Future[None]] = deque()
+        self._answered: deque[tuple[asyncio.Future[None], TooBusy | None]] = deque()
         self._woken = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -87,17 +89,48 @@ class Threads:
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             environ, to, done = call
+            refused: TooBusy | None = None
             try:
-                run(self._application, environ, to)
+                self._run(environ, to)
+            except TooBusy as error:
+                refused = error
             except BaseException:
                 # Whatever it is, the thread is needed.
                 logger.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
                 to.response_bytes(500, [], b"")
-            self._tell(done)
+            self._tell(done, refused)
 
-    def _tell(self, done: asyncio.Future[None]) -> None:
+    def _run(self, environ: Environ, to: Answering) -> None:
+        """One request: called, answered, closed. Raises TooBusy, then nothing is answered yet."""
+        started = Started()
+        answer: Any = self._application(environ, started)
+        try:
+            if isinstance(answer, File):
+                answer.answer(started, to)
+            elif getattr(answer, "streaming", False):
+                self._spool(answer, started, to)
+            else:
+                to.response_bytes(started.status, started.headers, b"".join(answer))
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+
+    def _spool(self, answer: Iterable[bytes], started: Started, to: Answering) -> None:
+        with self._long_answers.one() as has_place:
+            if not has_place:
+                raise TooBusy
+            made = spooled(answer)
+        if isinstance(made, bytes):
+            to.response_bytes(started.status, started.headers, made)
+            return
+        length = made.tell()
+        headers = [*started.headers, ("Content-Length", str(length))]
+        to.response_file_range(started.status, headers, made.name, 0, length)
+        self._loop.call_soon_threadsafe(self._loop.call_later, OPENED_WITHIN_S, made.close)
+
+    def _tell(self, done: asyncio.Future[None], refused: TooBusy | None) -> None:
         # Waking the loop is dear; those who are answered while it wakes up share it.
-        self._answered.append(done)
+        self._answered.append((done, refused))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._finish)
@@ -106,9 +139,13 @@ class Threads:
         # Before the last look at the queue: who comes after that look wakes the loop again.
         self._woken = False
         while self._answered:
-            done = self._answered.popleft()
-            if not done.done():
+            done, refused = self._answered.popleft()
+            if done.done():
+                continue
+            if refused is None:
                 done.set_result(None)
+            else:
+                done.set_exception(refused)
 
 
 class Started:
@@ -143,17 +180,3 @@ class File:
             return
         start = self._opened.tell()
         to.response_file_range(started.status, started.headers, name, start, start + length)
-
-
-def run(application: Application, environ: Environ, to: Answering) -> None:
-    """One request: called, answered, closed."""
-    started = Started()
-    answer: Any = application(environ, started)
-    try:
-        if isinstance(answer, File):
-            answer.answer(started, to)
-        else:
-            to.response_bytes(started.status, started.headers, b"".join(answer))
-    finally:
-        if hasattr(answer, "close"):
-            answer.close()

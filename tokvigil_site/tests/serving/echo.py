@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokvigil_site.settings")
 django.setup(set_prefix=False)
 
 from tokvigil_site.serving.bridge import Bridge  # noqa: E402 (Django must be set up first)
+from tokvigil_site.tests.serving.wire import LINE_BYTES, LINES  # noqa: E402
 
 RELEASED = Path(os.environ["RELEASED"])
 WAIT_S_MAX = 60.0
@@ -28,6 +29,9 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         _await(RELEASED.exists)
     if path == "/end":
         raise SystemExit
+    if path.startswith("/stream"):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Streaming(path)
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     inherited = environ.keys() & os.environ.keys()
     seen = {
@@ -38,6 +42,27 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     answer = {**seen, "body": body.decode("latin-1"), "scheme": environ["wsgi.url_scheme"]}
     start_response("200 OK", [("Content-Type", "application/json"), ("X-Twice", "1"), ("X-Twice", "2")])
     return iter([json.dumps(answer, sort_keys=True).encode()])
+
+
+class Streaming:
+    """Many lines, of which one may fail, or wait until it is let go."""
+
+    streaming = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in range(LINES):
+            if self._path == f"/stream/fails-at/{number}":
+                raise RuntimeError("as it was asked to")
+            if self._path == "/stream/wait" and number == 1:
+                (RELEASED.parent / f"waiting-{id(self)}").touch()
+                _await(RELEASED.exists)
+            yield b"x" * (LINE_BYTES - 1) + b"\n"
+
+    def close(self) -> None:
+        (RELEASED.parent / "closed").touch()
 
 
 def _await(condition: Callable[[], bool]) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tokvigil_site.testing import Answer
 
 TIMEOUT_S = 15.0
+# Of an answer that is sent while it is made: more than sockets hold.
+LINES, LINE_BYTES = 2_000, 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
