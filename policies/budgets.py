@@ -36,7 +36,13 @@ SETTLED_AFTER = REPORTED_WITHIN
 # In one run; the next one goes on.
 MONTHS_MAX = 36
 ROWS_BATCH = 1_000
+# Users with their features, plans and runs: of more than these a month that is not closed is not worked out on a page.
+GROUPS_MAX = 100_000
 _NAMES = ("user_id", "feature", "plan", "run_id")
+
+
+class TooMany(Exception):
+    """So many subjects called that their budgets are worked out only when the month is closed."""
 
 
 @dataclass(slots=True)
@@ -116,6 +122,13 @@ def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
     return local.replace(day=1)
 
 
+def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:
+    """Of a month that is not closed, by the policies in force at its end, or now: not stored. Raises TooMany."""
+    period = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
+    found = _month(environment.pk, period.start, period.end, groups_max=GROUPS_MAX)
+    return list(_budgets(ClosedMonth(environment=environment, month=month), found))
+
+
 @transaction.atomic
 def _close(environment: Environment, month: date) -> ClosedMonth | None:
     """None if another process closed it meanwhile."""
@@ -136,12 +149,15 @@ def _close(environment: Environment, month: date) -> ClosedMonth | None:
     return closed
 
 
-def _month(environment_id: int, start: datetime, end: datetime) -> _Month:
+def _month(environment_id: int, start: datetime, end: datetime, *, groups_max: int | None = None) -> _Month:
     policies = policy_rows.in_force_before(environment_id, end)
     index = PolicyIndex(policies)
     pers = {limit.per for policy in policies for limit in _monthly_costs(policy)}
     found = _Month()
-    for subjects, spent in _rows(environment_id, start, end) if pers else ():
+    rows = _rows(environment_id, start, end) if pers else ()
+    for number, (subjects, spent) in enumerate(rows):
+        if number == groups_max:
+            raise TooMany
         for per in pers:
             _add(found.spent[per], _subject(subjects, per), spent)
         matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)

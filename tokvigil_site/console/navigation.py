@@ -62,6 +62,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Blocked", "leaderboard", "blocked"),
             Page("Usage", "bar_chart", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "budgets"),
+            Page("Month report", "receipt_long", "month_report"),
             Page("Health", "monitor_heart", "health"),
             Page(
                 "Alerts",

@@ -44,6 +44,6 @@ def _path(model: type[Model], goal: type[Model]) -> str | None:
 
 def _entries_of(owner: Tenant | Environment) -> Q:
     if isinstance(owner, Tenant):
-        # Whoever may see the log may export it, which is logged.
-        return Q(tenant_id=owner.pk) & ~Q(action="audit.exported")
+        # Whoever may see the log or the usage may export it, which is logged.
+        return Q(tenant_id=owner.pk) & ~Q(action__in=["audit.exported", "usage.exported"])
     return Q(tenant_id=owner.tenant_id, data__environment=owner.slug)

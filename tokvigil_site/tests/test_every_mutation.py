@@ -210,6 +210,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "page audit_entry_export": lambda world: world.client.post(
         reverse("admin:audit_entry_export") + f"?chain={world.prod.tenant_id}", {"format": "csv"}
     ),
+    "page month_file": lambda world: world.to(
+        f"{reverse('admin:month_file')}?environment={world.prod}", {"file": "focus-csv"}
+    ),
     "tenants.tenant add": lambda world: world.add(
         type(world.prod.tenant), slug="new", name="New", timezone="UTC"
     ),
@@ -360,6 +363,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "manage.py export_focus": lambda world: world.command(
         "export_focus", "acme", "--month", "2026-10", stdout=io.StringIO(), stderr=io.StringIO()
     ),
+    "manage.py month_report": lambda world: world.command(
+        "month_report", "acme", "--month", "2026-10", stdout=io.StringIO()
+    ),
     "manage.py createsuperuser": lambda world: world.command(
         "createsuperuser", interactive=False, username="new", email=""
     ),
@@ -402,6 +408,7 @@ NO_ENTRY = {
     "page limits": "reads",
     "page limit_subjects": "reads",
     "POST v1/policies/simulate": "reads; what is stored of a long period: test_simulations_over_the_api.py",
+    "page month_report": "reads",
     "POST v1/evaluate": "traffic: the ledger has it",
     "POST v1/usage": "traffic: the ledger has it",
     "POST v1/usage/batch": "traffic: the ledger has it",

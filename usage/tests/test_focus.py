@@ -184,7 +184,7 @@ def test_the_provider_is_the_one_that_was_reported_else_the_tenant(used: Environ
 
 def test_each_row_is_as_the_specification_wants_it(used: Environment) -> None:
     """The rules of FOCUS 1.2 that a file can break, as far as they are of these columns."""
-    text = "".join(exports.lines(of(used, by=By.DAY), Format.CSV, timezone.now()))
+    text = "".join(exports.focus_lines(of(used, by=By.DAY), Format.CSV, timezone.now()))
     lines = list(csv.reader(io.StringIO(text)))
     assert tuple(lines[0]) == COLUMNS
     assert len(lines) > 5
@@ -202,7 +202,7 @@ def test_each_row_is_as_the_specification_wants_it(used: Environment) -> None:
 
 
 def test_a_json_file_says_what_it_is_and_the_log_who_took_it(used: Environment) -> None:
-    found = json.loads("".join(exports.lines(of(used), Format.JSON, timezone.now())))
+    found = json.loads("".join(exports.focus_lines(of(used), Format.JSON, timezone.now())))
     assert found["about"]["month"] == "2012-10"
     assert (found["about"]["time_zone"], found["about"]["final"]) == ("Europe/Berlin", True)
     assert sum(Decimal(row["BilledCost"]) for row in found["rows"]) == Decimal("0.00765432")
@@ -221,9 +221,9 @@ def test_all_environments_of_a_tenant_are_in_its_file_and_nobody_elses(used: Env
 
 def test_a_file_of_a_month_that_may_change_says_so_in_its_name(berlin: Environment) -> None:
     focus, end = of(berlin), of_month(OCTOBER, BERLIN).end
-    assert exports.name(focus, end - timedelta(days=3)).endswith("-2012-10-so-far")
-    assert exports.name(focus, end + timedelta(days=3)).endswith("-2012-10-not-final")
-    assert exports.name(focus, end + timedelta(days=40)).endswith("-2012-10")
+    assert exports.focus_name(focus, end - timedelta(days=3)).endswith("-2012-10-so-far")
+    assert exports.focus_name(focus, end + timedelta(days=3)).endswith("-2012-10-not-final")
+    assert exports.focus_name(focus, end + timedelta(days=40)).endswith("-2012-10")
 
 
 def command(*arguments: str) -> tuple[str, str]:

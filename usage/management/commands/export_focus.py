@@ -30,7 +30,7 @@ class Command(BaseCommand):
         focus = Focus(environments.of_tenant_or_named(whose), month, by)
         now = datetime.now(UTC)
         with acting_as(ACTOR):
-            for line in exports.lines(focus, options["format"], now):
+            for line in exports.focus_lines(focus, options["format"], now):
                 self.stdout.write(line, ending="")
         totals = focus.totals
         self.stderr.write(f"{wording.counted(totals.rows, 'row')}, {format_usd(totals.cost_nano)} USD.")

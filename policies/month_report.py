@@ -1,0 +1,240 @@
+"""The month-end report of a tenant: what a month cost, for whom, against the month before, and what budgets had left.
+
+Its figures are the ledger's (usage/analytics/month_figures.py). A month has an end of its own: calls may be reported
+until 36 days after it; then its budgets are closed and the report is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from policies import budgets
+from policies.models import ClosedMonth, MonthlyBudget
+from tenants.exporting import Row
+from tenants.models import Environment, Tenant
+from usage import wording
+from usage.amounts import Per
+from usage.analytics import month_figures
+from usage.analytics.month_figures import Figures, Line, Month
+from usage.ledger import periods
+from usage.ledger.periods import Period
+from usage.money import NANO
+
+BUDGETS_MAX = 50
+COLUMNS = (
+    "section",
+    "name",
+    "environment",
+    "calls",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "cost_usd_month_before",
+    "unpriced_calls",
+    "budget_usd",
+)
+
+
+class State(StrEnum):
+    """What is in the way of a month's last word."""
+
+    SO_FAR = "so far"
+    NOT_FINAL = "not final"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A limit on cost per month, and what one subject spent of it."""
+
+    environment: str
+    policy: str
+    whose: str
+    amount_nano: int
+    spent_nano: int
+    unpriced: int
+
+    @property
+    def exceeded(self) -> bool:
+        return self.spent_nano > self.amount_nano
+
+    @property
+    def share(self) -> str:
+        return wording.share(self.spent_nano, self.amount_nano)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """The first BUDGETS_MAX, those with most of their amount spent first. `unknown`: environments of too many users."""
+
+    shown: tuple[Budget, ...]
+    count: int
+    exceeded: int
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonthReport:
+    tenant: Tenant
+    environments: Sequence[Environment]
+    month: date
+    zone: ZoneInfo
+    period: Period
+    state: State
+    final_from: datetime
+    figures: Month
+    budgets: Budgets
+    # Of the environments whose month is closed: when.
+    closed: tuple[tuple[str, datetime], ...]
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a file says of itself."""
+        return {
+            "tenant": self.tenant.slug,
+            "month": f"{self.month:%Y-%m}",
+            "time_zone": self.zone.key,
+            "state": self.state.value,
+            "final_from": self.final_from.astimezone(self.zone).isoformat(timespec="seconds"),
+        }
+
+
+def month_before(month: date) -> date:
+    return (month - timedelta(days=1)).replace(day=1)
+
+
+def this_month(tenant: Tenant, now: datetime) -> date:
+    return now.astimezone(ZoneInfo(tenant.timezone)).date().replace(day=1)
+
+
+def state_of(tenant: Tenant, month: date, now: datetime) -> tuple[State, datetime]:
+    """And from when on it is final."""
+    zone = ZoneInfo(tenant.timezone)
+    final_from = budgets.settled_from(month, zone)
+    if now < periods.of_month(month, zone).end:
+        return State.SO_FAR, final_from
+    return (State.NOT_FINAL if now < final_from else State.FINAL), final_from
+
+
+def report(environments: Sequence[Environment], month: date, now: datetime) -> MonthReport:
+    """Of environments of one tenant, usually all. Raises DatabaseError."""
+    tenant = environments[0].tenant
+    zone = ZoneInfo(tenant.timezone)
+    period = periods.of_month(month, zone)
+    state, final_from = state_of(tenant, month, now)
+    closed = ClosedMonth.objects.filter(environment__in=[each.pk for each in environments], month=month)
+    closed_at = {each.environment_id: each for each in closed}
+    return MonthReport(
+        tenant=tenant,
+        environments=environments,
+        month=month,
+        zone=zone,
+        period=period,
+        state=state,
+        final_from=final_from,
+        figures=month_figures.of_month(environments, period, periods.of_month(month_before(month), zone)),
+        budgets=_budgets(environments, month, closed_at),
+        closed=tuple(
+            (each.slug, closed_at[each.pk].closed_at) for each in environments if each.pk in closed_at
+        ),
+    )
+
+
+def _budgets(environments: Sequence[Environment], month: date, closed: dict[int, ClosedMonth]) -> Budgets:
+    found: list[Budget] = []
+    unknown: list[str] = []
+    for environment in environments:
+        try:
+            rows = (
+                closed[environment.pk].budgets.all()
+                if environment.pk in closed
+                else budgets.as_it_stands(environment, month)
+            )
+        except budgets.TooMany:
+            unknown.append(environment.slug)
+            continue
+        found += [_budget(environment, row) for row in rows]
+    found.sort(key=_fullest_first)
+    return Budgets(
+        shown=tuple(found[:BUDGETS_MAX]),
+        count=len(found),
+        exceeded=sum(each.exceeded for each in found),
+        unknown=tuple(unknown),
+    )
+
+
+def _budget(environment: Environment, row: MonthlyBudget) -> Budget:
+    return Budget(
+        environment=environment.slug,
+        policy=row.policy_name,
+        whose=_whose(row),
+        amount_nano=int(row.budget_usd * NANO),
+        spent_nano=int(row.spent_usd * NANO),
+        unpriced=row.unpriced,
+    )
+
+
+def _whose(row: MonthlyBudget) -> str:
+    match Per(row.per):
+        case Per.USER:
+            return f"user {row.user_id}"
+        case Per.USER_FEATURE:
+            return f"user {row.user_id} in {row.feature}"
+        case Per.FEATURE:
+            return f"feature {row.feature}"
+        case Per.PLAN:
+            return f"plan {row.plan}"
+        case Per.RUN:
+            return f"run {row.run_id}"
+        case Per.ENVIRONMENT:
+            return "everybody together"
+
+
+def _fullest_first(budget: Budget) -> tuple[Decimal, int, str, str]:
+    share = Decimal(budget.spent_nano) / budget.amount_nano if budget.amount_nano else Decimal("Infinity")
+    return (-share, -budget.spent_nano, budget.environment, budget.whose)
+
+
+def rows(found: MonthReport) -> Iterator[Row]:
+    """As a table: each section sums up to the total."""
+    yield _row("total", found.figures.total)
+    for table in found.figures.tables:
+        for line in table.lines:
+            yield _row(table.kind.value, line)
+        if table.others is not None:
+            yield _row(table.kind.value, table.others)
+    for budget in found.budgets.shown:
+        yield {
+            **dict.fromkeys(COLUMNS),
+            "section": "budget",
+            "name": f"{budget.policy}: {budget.whose}",
+            "environment": budget.environment,
+            "cost_usd": _usd(budget.spent_nano),
+            "unpriced_calls": budget.unpriced,
+            "budget_usd": _usd(budget.amount_nano),
+        }
+
+
+def _row(section: str, line: Line) -> Row:
+    now: Figures = line.now
+    return {
+        "section": section,
+        "name": line.key.name,
+        "environment": line.key.environment or None,
+        "calls": now.requests,
+        "input_tokens": now.input_tokens,
+        "output_tokens": now.output_tokens,
+        "cost_usd": _usd(now.cost_nano),
+        "cost_usd_month_before": _usd(line.before.cost_nano),
+        "unpriced_calls": now.unpriced,
+        "budget_usd": None,
+    }
+
+
+def _usd(nano: int) -> Decimal:
+    return Decimal(nano).scaleb(-9)

@@ -1,0 +1,105 @@
+"""The month report in the console: what it shows, what it says is not final, and its files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from audit.models import Entry
+from tenants.models import Environment, Tenant
+from tokvigil_site.tests.console.conftest import SignIn
+from usage.amounts import Subjects
+from usage.ledger import partitions
+from usage.tests.test_ledger import one, report
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PAGE = reverse("admin:month_report")
+FILE = reverse("admin:month_file")
+
+
+@pytest.fixture
+def used(prod: Environment) -> Environment:
+    before = (timezone.localtime().replace(day=1) - timedelta(days=5)).replace(hour=12)
+    partitions.ensure([before])
+    for name, at, cost in (("now", timezone.now(), 1_234_567_890), ("before", before, 600_000_000)):
+        subjects = Subjects(user_id="<b>ann</b>", feature="=1+1", plan="pro")
+        one(report(prod, name, charged_at=at, cost_nano=cost, subjects=subjects))
+    one(report(prod, "unpriced", cost_nano=None, model="our-own"))
+    return prod
+
+
+def test_this_month_is_shown_so_far_beside_the_month_before(mia: Client, used: Environment) -> None:
+    text = mia.get(PAGE).content.decode()
+    assert "is not over." in text
+    assert 'title="$1.23456789">$1.23' in text
+    assert "$0.60" in text
+    assert "+106 %" in text
+    assert "<b>ann</b>" not in text
+    assert "1 call without a price." in text
+    assert "our-own" in text
+
+
+def test_a_month_is_chosen_in_the_address(mia: Client, used: Environment) -> None:
+    text = mia.get(PAGE, {"month": "2020-02"}).content.decode()
+    assert "February 2020" in text
+    assert "Nothing was used in February 2020" in text
+
+
+@pytest.mark.parametrize(("query", "status"), [("month=2020-13", 400), ("month=9997-01", 404), ("x=1", 400)])
+def test_what_is_no_month_is_refused(mia: Client, prod: Environment, query: str, status: int) -> None:
+    assert mia.get(f"{PAGE}?{query}").status_code == status
+
+
+def taken(client: Client, file: str, month: str = "") -> tuple[str, str]:
+    answer = client.post(FILE, {"file": file, "month": month})
+    assert answer.status_code == 200
+    name = answer["Content-Disposition"].partition("filename=")[2].strip('"')
+    return name, b"".join(answer.streaming_content).decode()  # type: ignore[attr-defined]
+
+
+def test_the_report_is_a_file_that_sums_up_to_the_page(mia: Client, used: Environment) -> None:
+    name, text = taken(mia, "report-csv")
+    assert name.endswith("-so-far.csv")
+    lines = list(csv.reader(io.StringIO(text)))
+    assert ["#", "tenant", "acme"] in lines
+    header = next(line for line in lines if line[0] == "section")
+    costs = [Decimal(line[header.index("cost_usd")]) for line in lines if line[0] == "feature"]
+    assert sum(costs) == Decimal("1.23456789")
+    assert any(line[1] == "'=1+1" for line in lines), "no spreadsheet may take a name for a formula"
+
+
+def test_a_focus_file_begins_with_its_columns(mia: Client, used: Environment) -> None:
+    name, text = taken(mia, "focus-csv")
+    assert name == f"focus-acme-{timezone.localdate():%Y-%m}-so-far.csv"
+    assert text.startswith("BillingAccountId,")
+    found = json.loads(taken(mia, "focus-json")[1])
+    assert sum(Decimal(row["BilledCost"]) for row in found["rows"]) == Decimal("1.23456789")
+    entries = Entry.objects.filter(action="usage.exported", tenant_id=used.tenant_id)
+    assert [entry.actor for entry in entries] == ["admin:mia"] * 2
+
+
+@pytest.mark.parametrize("file", ["", "focus", "focus-xml", "report-jsonl", "x-csv"])
+def test_a_file_that_is_not_offered_is_refused(mia: Client, prod: Environment, file: str) -> None:
+    assert mia.post(FILE, {"file": file}).status_code == 400
+    assert not Entry.objects.filter(action="usage.exported").exists()
+
+
+def test_a_link_takes_no_file_and_nobody_gets_another_tenants(
+    mia: Client, sign_in: SignIn, used: Environment, other: Tenant
+) -> None:
+    assert mia.get(FILE).status_code == 405
+    out = sign_in("out", other)
+    assert out.post(f"{FILE}?environment={used}", {"file": "focus-csv"}).status_code == 404
+    assert "1.23" not in out.get(PAGE, {"environment": str(used)}).content.decode()
+    auditor = sign_in("aud", used.tenant, role="auditor")
+    assert auditor.get(PAGE).status_code == 403
+    assert auditor.post(FILE, {"file": "focus-csv"}).status_code == 403

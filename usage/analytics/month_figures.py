@@ -1,0 +1,213 @@
+"""What environments used in a month, in all and by plan, feature, model and user: the figures of a month-end report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from django.db import connection
+
+from tenants.models import Environment
+from usage.ledger import sums
+from usage.ledger.periods import Period
+from usage.metrics import COUNTS
+
+# Callers choose the names: so many of each kind, the dearest first, and the rest in one line.
+LINES_MAX = 25
+OTHERS = "All others"
+_NAMES = (*COUNTS, "cost_nano", "unpriced")
+
+
+class Kind(StrEnum):
+    """What the lines of a table are told apart by."""
+
+    ENVIRONMENT = "environment"
+    PLAN = "plan"
+    FEATURE = "feature"
+    MODEL = "model"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Of calls together. What `unpriced` calls cost is in no sum."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano: int = 0
+    unpriced: int = 0
+
+    def plus(self, other: Figures) -> Figures:
+        return Figures(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})
+
+    def less(self, other: Figures) -> Figures:
+        return Figures(**{name: getattr(self, name) - getattr(other, name) for name in _NAMES})
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A name is empty where calls have none. Users of two environments are never the same."""
+
+    name: str
+    environment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    key: Key
+    now: Figures
+    # The whole of the month before.
+    before: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The dearest first. `others`: all that are not among the lines, None if these are all; how many they are."""
+
+    kind: Kind
+    lines: tuple[Line, ...]
+    others: Line | None
+    others_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """`unpriced`: the models without a price, those of most calls first, and how many calls these are."""
+
+    total: Line
+    tables: tuple[Table, ...]
+    unpriced: tuple[tuple[str, int], ...]
+
+
+@dataclass(slots=True)
+class _Used:
+    """Of all users together, in a period."""
+
+    total: Figures = Figures()
+    of: dict[Kind, dict[Key, Figures]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(Figures))
+    )
+
+
+# What usage_total is told apart by (usage/ledger/rollups.py).
+_SHARED = (Kind.PLAN, Kind.FEATURE, Kind.MODEL)
+
+
+def of_month(environments: Sequence[Environment], now: Period, before: Period) -> Month:
+    """Four statements an environment at most. Raises DatabaseError."""
+    used, earlier = _used(environments, now), _used(environments, before)
+    tables = [_table(kind, used, earlier) for kind in (Kind.ENVIRONMENT, *_SHARED)]
+    return Month(
+        Line(Key("Total"), used.total, earlier.total),
+        (*tables, _users(environments, now, before, used, earlier)),
+        _unpriced(used),
+    )
+
+
+def _unpriced(used: _Used) -> tuple[tuple[str, int], ...]:
+    models = [
+        (key.name, figures.unpriced) for key, figures in used.of[Kind.MODEL].items() if figures.unpriced
+    ]
+    return tuple(sorted(models, key=lambda model: (-model[1], model[0]))[:LINES_MAX])
+
+
+def _used(environments: Iterable[Environment], period: Period) -> _Used:
+    found = _Used()
+    columns = [kind.value for kind in _SHARED]
+    number = " ".join(f"WHEN grouping({column}) = 0 THEN {place}" for place, column in enumerate(columns))
+    for environment in environments:
+        rows = _read(
+            environment.pk,
+            period,
+            columns,
+            f"CASE {number} ELSE -1 END, coalesce({', '.join(columns)}, '')",
+            f"GROUP BY GROUPING SETS ((), {', '.join(f'({column})' for column in columns)})",
+        )
+        for place, name, *figures in rows:
+            read = _figures(figures)
+            if place < 0:
+                found.total = found.total.plus(read)
+                if read != Figures():
+                    found.of[Kind.ENVIRONMENT][Key(environment.slug)] = read
+            else:
+                lines = found.of[_SHARED[place]]
+                lines[Key(name)] = lines[Key(name)].plus(read)
+    return found
+
+
+def _table(kind: Kind, used: _Used, earlier: _Used) -> Table:
+    now, before = used.of[kind], earlier.of[kind]
+    lines = [Line(key, now.get(key, Figures()), before.get(key, Figures())) for key in {*now, *before}]
+    lines.sort(key=_dearest_first)
+    return _cut(kind, lines[:LINES_MAX], len(lines), used.total, earlier.total)
+
+
+def _users(
+    environments: Iterable[Environment], now: Period, before: Period, used: _Used, earlier: _Used
+) -> Table:
+    """Only those who used something in this month."""
+    lines: list[Line] = []
+    count = 0
+    for environment in environments:
+        rows = _read(
+            environment.pk,
+            now,
+            ["user_id"],
+            "user_id, count(*) OVER ()",
+            "GROUP BY user_id ORDER BY sum(cost_nano) DESC, user_id LIMIT %s",
+            LINES_MAX,
+        )
+        count += rows[0][1] if rows else 0
+        shown = [row[0] for row in rows]
+        earlier_of = {
+            user_id: _figures(figures)
+            for user_id, *figures in _read(
+                environment.pk,
+                before,
+                ["user_id"],
+                "user_id",
+                "WHERE user_id = ANY(%s) GROUP BY user_id",
+                shown,
+            )
+        }
+        lines += [
+            Line(Key(user_id, environment.slug), _figures(figures), earlier_of.get(user_id, Figures()))
+            for user_id, _, *figures in rows
+        ]
+    lines.sort(key=_dearest_first)
+    return _cut(Kind.USER, lines[:LINES_MAX], count, used.total, earlier.total)
+
+
+def _dearest_first(line: Line) -> tuple[Any, ...]:
+    return (-line.now.cost_nano, -line.now.requests, line.key.name, line.key.environment)
+
+
+def _cut(kind: Kind, lines: list[Line], count: int, total: Figures, before: Figures) -> Table:
+    """The others are what is left of the total, so that each table sums up to it."""
+    for line in lines:
+        total, before = total.less(line.now), before.less(line.before)
+    others_count = count - len(lines)
+    is_all = others_count == 0 and total == before == Figures()
+    return Table(kind, tuple(lines), None if is_all else Line(Key(OTHERS), total, before), others_count)
+
+
+def _read(
+    environment_id: int, period: Period, columns: list[str], selected: str, then: str, *values: Any
+) -> list[tuple[Any, ...]]:
+    used = sums.used(environment_id, [period.start, period.end], columns)
+    summed = ", ".join(f"coalesce(sum({name}), 0)" for name in _NAMES)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {selected}, {summed} FROM ({used.sql}) AS used {then}",  # noqa: S608 (our own names)
+            [*used.values, *values],
+        )
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
+
+def _figures(read: Iterable[Any]) -> Figures:
+    return Figures(**{name: int(number) for name, number in zip(_NAMES, read, strict=True)})
