@@ -25,13 +25,12 @@ from tenants.console import environments, pages
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage.analytics import names
+from usage.analytics.questions import DIMENSIONS
 from usage.analytics.shown_period import DEFAULT, Named, NotAPeriod, ShownPeriod, shown_period
 
-# Filters, and the column that each names.
-COLUMNS = {"user": "user_id", "feature": "feature", "plan": "plan", "model": "model", "run": "run_id"}
 # What a call may have none of.
 MAY_LACK = ("feature", "plan", "run")
-SHARED = ("period", "from", "to", *COLUMNS, "without")
+SHARED = ("period", "from", "to", *DIMENSIONS, "without")
 PERIODS = (
     (Named.TODAY.value, "Today"),
     (Named.YESTERDAY.value, "Yesterday"),
@@ -148,8 +147,8 @@ class Asked(forms.Form):
     @property
     def filters(self) -> dict[str, str]:
         """By column of the ledger; empty: it has none."""
-        named = {COLUMNS[name]: self.cleaned_data[name] for name in COLUMNS if self.cleaned_data[name]}
-        return named | {COLUMNS[name]: "" for name in self.cleaned_data["without"]}
+        named = {DIMENSIONS[name]: self.cleaned_data[name] for name in DIMENSIONS if self.cleaned_data[name]}
+        return named | {DIMENSIONS[name]: "" for name in self.cleaned_data["without"]}
 
     @property
     def query(self) -> str:

@@ -1,0 +1,88 @@
+"""What can be asked about usage: which figure, by which names, ranked and cut how, in which steps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from usage.ledger.buckets import Range
+from usage.windows import Window
+
+# What calls can be told apart by, and the column of the ledger.
+DIMENSIONS = {"user": "user_id", "feature": "feature", "plan": "plan", "model": "model", "run": "run_id"}
+# Windows of the zone that a period can be cut into.
+STEPS = (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+# Each of a period and of the one before it; so that an answer has a size.
+STEPS_MAX = 400
+TOP_MAX = 100
+# Of the parts of a group.
+PARTS_MAX = 5
+Sums = Mapping[str, int]
+
+
+class Measure(StrEnum):
+    COST = "cost"
+    CALLS = "calls"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input-tokens"
+    OUTPUT_TOKENS = "output-tokens"
+    CACHED_TOKENS = "cached-tokens"
+    CACHE_WRITE_TOKENS = "cache-write-tokens"
+    REASONING_TOKENS = "reasoning-tokens"
+    UNPRICED = "unpriced"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the sums of the ledger, those that make it up."""
+        return _COLUMNS[self]
+
+    def of(self, sums: Sums) -> int:
+        """Costs are in nano-USD."""
+        return sum(sums[column] for column in self.columns)
+
+
+_COLUMNS = {
+    Measure.COST: ("cost_nano",),
+    Measure.CALLS: ("requests",),
+    Measure.TOKENS: ("input_tokens", "output_tokens"),
+    Measure.INPUT_TOKENS: ("input_tokens",),
+    Measure.OUTPUT_TOKENS: ("output_tokens",),
+    Measure.CACHED_TOKENS: ("cached_input_tokens",),
+    Measure.CACHE_WRITE_TOKENS: ("cache_write_tokens",),
+    Measure.REASONING_TOKENS: ("reasoning_tokens",),
+    Measure.UNPRICED: ("unpriced",),
+}
+
+
+class Rank(StrEnum):
+    """What comes first: the largest amount, the largest rise against the period before, the dearest call."""
+
+    AMOUNT = "amount"
+    RISE = "rise"
+    CALLS = "calls"
+    PER_CALL = "per-call"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`group` and `part` name DIMENSIONS; a part is told apart inside its group. None: all together.
+
+    `filters`: columns, and what they must be. `before`: the period to compare with. Without a `step` there is one.
+    """
+
+    measure: Measure = Measure.COST
+    period: Range
+    before: Range
+    group: str | None = None
+    part: str | None = None
+    filters: Mapping[str, str] = field(default_factory=dict)
+    top: int = 10
+    rank: Rank = Rank.AMOUNT
+    step: Window | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of the ledger that it needs."""
+        named = [DIMENSIONS[name] for name in (self.group, self.part) if name is not None]
+        return tuple(dict.fromkeys([*named, *self.filters]))

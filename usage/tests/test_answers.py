@@ -1,0 +1,285 @@
+"""Answers to questions about usage, against plain SQL over the ledger in the tenant's zone."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from django.db import connection
+
+from tenants.models import Environment
+from usage.amounts import Amounts, Subjects
+from usage.analytics import answers
+from usage.analytics.answers import Answer, TooManySteps, answer
+from usage.analytics.export import export
+from usage.analytics.names import used_in
+from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Measure, Question, Rank
+from usage.analytics.shown_period import Named, ShownPeriod, shown_period
+from usage.ledger.buckets import Range
+from usage.ledger.rollups import SUMS
+from usage.ledger.writing import record
+from usage.money import to_nano
+from usage.tests.rolling import roll_all
+from usage.tests.test_ledger import estimate, report
+from usage.windows import Window
+
+BERLIN = ZoneInfo("Europe/Berlin")
+# Its clocks were set back on 25 October; the month ends six days later.
+FIRST, LAST = date(2026, 10, 20), date(2026, 11, 4)
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+PERIOD = shown_period(Named.CUSTOM, NOW, BERLIN, FIRST, LAST)
+_MONEY = "coalesce(sum(cost_nano), 0)"
+_UNPRICED = (
+    "coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE cost_nano IS NULL), 0)"
+)
+
+
+def fill(environment: Environment, count: int, seed: int) -> None:
+    """Calls around the period and the one before it; each seventh was estimated first, and reported late."""
+    drawn = random.Random(seed)
+    estimates, reports = [], []
+    for number in range(count):
+        fields: dict[str, Any] = {
+            "charged_at": PERIOD.before.range.start
+            + timedelta(days=-1)
+            + timedelta(days=34) * drawn.random(),
+            "subjects": Subjects(
+                user_id=drawn.choice(["ana", "ben", "cem"]),
+                feature=drawn.choice(["", "chat", "code", "sum"]),
+                plan=drawn.choice(["", "pro", "free"]),
+                run_id=drawn.choice(["", "", "r-1", "r-2"]),
+            ),
+            "model": drawn.choice(["m", "n", "o", "p", "q", "r", "s"]),
+        }
+        cost = drawn.choice([None, 7, 10**9])
+        name = f"{seed}-{number}"
+        if drawn.random() < 1 / 7:
+            estimates.append(estimate(environment, name, cost_nano=drawn.choice([None, 5]), **fields))
+        used = Amounts(drawn.choice([0, 1, 1]), drawn.randrange(100), drawn.randrange(100), cost or 0)
+        reports.append(report(environment, name, used=used, priced=cost is not None, **fields))
+    record(estimates)
+    record(reports)
+
+
+def plain(
+    environment: Environment, period: Range, names: tuple[str, ...], where: str = "true"
+) -> dict[Any, dict[str, int]]:
+    """Added up by plain SQL, by the columns or expressions `names`."""
+    grouped = ", ".join(names) or "()"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {"".join(f"{name}, " for name in names)} count(*), sum(requests), sum(input_tokens),
+                sum(output_tokens), {_MONEY}, sum(cached_input_tokens), sum(cache_write_tokens),
+                sum(reasoning_tokens), {_UNPRICED}
+            FROM usage_event
+            WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND {where}
+            GROUP BY {grouped} HAVING count(*) > 0
+            """,  # noqa: S608 (our own names)
+            [environment.pk, period.start, period.end],
+        )
+        columns = ("events", "requests", "input_tokens", "output_tokens", "cost_nano", "cached_input_tokens",
+                   "cache_write_tokens", "reasoning_tokens", "unpriced")  # fmt: skip
+        found = {}
+        for row in cursor.fetchall():
+            sums = dict(zip(columns, map(int, row[len(names) :]), strict=True))
+            found[row[: len(names)]] = {name: sums[name] for name in SUMS}
+    return found
+
+
+def question(period: ShownPeriod = PERIOD, **fields: Any) -> Question:
+    return Question(period=period.days.range, before=period.before.range, **fields)
+
+
+def added(each: Any) -> dict[str, int]:
+    found: dict[str, int] = dict.fromkeys(SUMS, 0)
+    for sums in each:
+        for name in SUMS:
+            found[name] += sums[name]
+    return found
+
+
+@pytest.fixture
+def filled(environment: Environment) -> Environment:
+    """Partly rolled up, as it is at any moment."""
+    fill(environment, 150, seed=1)
+    roll_all(environment.pk)
+    fill(environment, 100, seed=2)
+    return environment
+
+
+@pytest.mark.parametrize("step", [None, Window.DAY])
+def test_every_answer_is_what_plain_sql_sums_up(filled: Environment, step: Window | None) -> None:
+    """By each two names, with and without filters, of the period and the one before it."""
+    for group in (None, *DIMENSIONS):
+        for part in (None, *DIMENSIONS):
+            if part == group or (part and not group):
+                continue
+            for filters, where in (
+                ({}, "true"),
+                ({"feature": "", "model": "m"}, "feature = '' AND model = 'm'"),
+            ):
+                found = answer(
+                    filled.pk,
+                    question(group=group, part=part, filters=filters, top=3, step=step),
+                    BERLIN,
+                )
+                _is_plain(found, filled, group, part, where)
+
+
+def _is_plain(
+    found: Answer, environment: Environment, group: str | None, part: str | None, where: str
+) -> None:
+    names = (DIMENSIONS[group],) if group else ()
+    for now, period in ((True, PERIOD.days.range), (False, PERIOD.before.range)):
+        expected = plain(environment, period, names, where)
+        total = found.total.now if now else found.total.before
+        assert total == added(expected.values())
+        shown = set()
+        for line in found.lines:
+            sums = line.now if now else line.before
+            if line.name is not None:
+                shown.add((line.name,) if group else ())
+                assert sums == expected.get((line.name,) if group else (), added([]))
+            else:
+                assert sums == added(sums for name, sums in expected.items() if name not in shown)
+            if part:
+                assert sums == added((each.now if now else each.before) for each in line.parts)
+    for line in found.lines:
+        assert added(line.series) == line.now
+    assert added(found.series_before) == found.total.before
+
+
+@pytest.mark.parametrize(
+    ("step", "expression"),
+    [
+        (Window.HOUR, "date_trunc('hour', charged_at)"),
+        (Window.DAY, "date_trunc('day', charged_at, 'Europe/Berlin')"),
+        (Window.WEEK, "date_trunc('week', charged_at, 'Europe/Berlin')"),
+        (Window.MONTH, "date_trunc('month', charged_at, 'Europe/Berlin')"),
+    ],
+)
+def test_steps_are_those_that_plain_sql_cuts_in_the_zone(
+    filled: Environment, step: Window, expression: str
+) -> None:
+    found = answer(filled.pk, question(step=step), BERLIN)
+    expected = plain(filled, PERIOD.days.range, (expression,))
+    series = {max(at, PERIOD.start): sums for (at,), sums in expected.items()}
+    stepped = zip(found.steps, found.total.series, strict=True)
+    assert {each.start: sums for each, sums in stepped if sums["events"]} == series
+    assert all(earlier.end == later.start for earlier, later in pairwise(found.steps))
+
+
+def test_the_hours_of_the_day_on_which_clocks_are_set_back_are_25(filled: Environment) -> None:
+    day = shown_period(Named.CUSTOM, NOW, BERLIN, date(2026, 10, 25))
+    assert len(answer(filled.pk, question(day, step=Window.HOUR), BERLIN).steps) == 25
+
+
+def test_names_beyond_the_top_are_one_other_with_how_many_they_are(filled: Environment) -> None:
+    found = answer(filled.pk, question(group="model", part="user", top=2), BERLIN)
+    assert [line.name is None for line in found.lines] == [False, False, True]
+    assert found.lines[-1].others == 5
+    assert len(found.lines[-1].parts) == 3
+
+
+def test_parts_beyond_the_first_are_one_other_too(filled: Environment) -> None:
+    found = answer(filled.pk, question(group="user", part="model"), BERLIN)
+    for line in found.lines:
+        assert [part.name is None for part in line.parts] == [*[False] * PARTS_MAX, True]
+        assert line.parts[-1].others == 2
+
+
+@pytest.mark.parametrize("rank", list(Rank))
+def test_names_are_ranked_by_what_is_asked_for(filled: Environment, rank: Rank) -> None:
+    found = answer(filled.pk, question(group="model", rank=rank, measure=Measure.INPUT_TOKENS), BERLIN)
+
+    def key(line: answers.Line) -> float:
+        now, before = line.now["input_tokens"], line.before["input_tokens"]
+        calls = line.now["requests"]
+        return {
+            Rank.AMOUNT: now, Rank.RISE: now - before, Rank.CALLS: calls,
+            Rank.PER_CALL: now / calls if calls else float("-inf"),
+        }[rank]  # fmt: skip
+
+    order = [key(line) for line in found.lines]
+    assert order == sorted(order, reverse=True)
+
+
+def test_a_running_period_is_compared_with_what_was_used_until_the_same_time(
+    environment: Environment,
+) -> None:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    for name, at in (("a", now), ("b", now - timedelta(days=1, hours=1)), ("c", now - timedelta(hours=23))):
+        record([report(environment, name, charged_at=at)])
+    found = answer(environment.pk, question(shown_period(Named.TODAY, now, BERLIN)), BERLIN)
+    assert (found.total.now["requests"], found.total.before["requests"]) == (1, 1)
+
+
+def test_an_environment_without_calls_is_answered_with_nothing_and_a_mark(environment: Environment) -> None:
+    found = answer(environment.pk, question(group="user", step=Window.DAY), BERLIN)
+    assert found.lines == ()
+    assert found.total.now == answers.NOTHING
+    assert len(found.total.series) == len(found.steps) == 16
+    assert found.mark.count(":") == 2
+
+
+def test_a_mark_says_which_rows_of_the_ledger_were_summed_up(filled: Environment) -> None:
+    found = answer(filled.pk, question(), BERLIN)
+    record([report(filled, "later", charged_at=PERIOD.start)])
+    seen = f"pg_visible_in_snapshot(xid::text::xid8, '{found.mark}')"
+    assert added(plain(filled, PERIOD.days.range, (), seen).values()) == found.total.now
+    assert answer(filled.pk, question(), BERLIN).total.now != found.total.now
+
+
+def test_rows_of_other_environments_are_not_in_an_answer(filled: Environment) -> None:
+    other = filled.tenant.environments.get(slug="dev")
+    assert answer(other.pk, question(), BERLIN).total.now == answers.NOTHING
+
+
+def test_more_steps_than_can_be_shown_are_refused(environment: Environment) -> None:
+    year = shown_period(Named.CUSTOM, NOW, BERLIN, date(2026, 1, 1), date(2026, 12, 31))
+    with pytest.raises(TooManySteps, match="choose longer ones"):
+        answer(environment.pk, question(year, step=Window.HOUR), BERLIN)
+
+
+@pytest.mark.parametrize("step", [None, Window.DAY])
+def test_an_export_has_every_name_and_sums_to_the_answer(filled: Environment, step: Window | None) -> None:
+    asked = question(group="model", part="feature", top=2, step=step)
+    found, file = answer(filled.pk, asked, BERLIN), export(filled.pk, asked, BERLIN)
+    rows = list(file.rows)
+    assert {str(row["model"]) for row in rows} == set("mnopqrs")
+    assert None in {row["feature"] for row in rows}
+    total = found.total.now
+    assert sum(int(str(row["calls"])) for row in rows) == total["requests"]
+    assert sum(to_nano(Decimal(str(row["cost_usd"]))) for row in rows) == total["cost_nano"]
+    assert len(file.mark.split(":")) == 3
+    by_model: dict[str, int] = defaultdict(int)
+    for row in rows:
+        by_model[str(row["model"])] += int(str(row["output_tokens"]))
+    for line in found.lines[:2]:
+        assert by_model[str(line.name)] == line.now["output_tokens"]
+
+
+def test_an_export_of_nothing_has_no_rows_and_a_mark(environment: Environment) -> None:
+    file = export(environment.pk, question(group="user"), BERLIN)
+    assert list(file.rows) == []
+    assert file.columns[:3] == ("from", "to", "user")
+    assert file.mark
+
+
+def test_an_export_that_nobody_read_to_its_end_is_not_in_the_way_of_the_next(filled: Environment) -> None:
+    next(export(filled.pk, question(group="user"), BERLIN).rows)
+    assert len(list(export(filled.pk, question(group="user"), BERLIN).rows)) == 3
+
+
+def test_names_that_were_used_are_offered_in_order(filled: Environment) -> None:
+    found = used_in(filled.pk, PERIOD.days.range)
+    assert found.feature == ("chat", "code", "sum")
+    assert found.plan == ("free", "pro")
+    assert found.model == tuple("mnopqrs")
