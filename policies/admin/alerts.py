@@ -64,7 +64,6 @@ class DeliveryFilter(admin.SimpleListFilter):
 @admin.register(Alert)
 class AlertAdmin(ReadOnlyEnvironmentAdmin):
     list_display = ["fired", "what", "standing", "told"]
-    list_display_links = None
     list_filter = [EventFilter, DeliveryFilter]
     list_select_related = ["environment__tenant", "rule"]
     search_fields = ["title", "rule_name"]

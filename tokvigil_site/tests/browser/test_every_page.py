@@ -12,9 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from audit.models import Entry
-from policies import boosts
+from policies import alert_events, boosts
 from policies.end_users import set_end_user
-from policies.models import BlockedDecision, Boost, Plan, Policy
+from policies.models import Alert, AlertEndpoint, AlertRule, BlockedDecision, Boost, Plan, Policy
 from tenants import freezing
 from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Tenant
@@ -85,6 +85,18 @@ def prod() -> Environment:
         provider=HOSTILE, model=HOSTILE, aliases=[HOSTILE], effective_from=ends_at - timedelta(days=2),
         input_per_million=1, output_per_million=2, source=HOSTILE,
     )  # fmt: skip
+    rule = AlertRule.objects.create(
+        environment=prod, name=HOSTILE, event="limit.threshold", thresholds=[50, 80, 100], policy=policy
+    )
+    endpoint = AlertEndpoint.objects.create(
+        environment=prod, name=HOSTILE, address="https://hooks.example.com/" + "x" * 100, salt=b"salt",
+        pepper_id="1", events=[*alert_events.IN_WORDS],
+    )  # fmt: skip
+    alert = Alert.objects.create(
+        environment=prod, rule=rule, rule_name=HOSTILE, event=rule.event, about="a", threshold=80,
+        window_start=timezone.now(), fired_at=timezone.now(), title=HOSTILE, text=HOSTILE, data={"subject": HOSTILE},
+    )  # fmt: skip
+    alert.deliveries.create(endpoint=endpoint, state="dead", attempts=9, last_error=HOSTILE)
     freezing.freeze(prod, features=[HOSTILE], reason=HOSTILE, actor="test")
     return prod
 
@@ -118,6 +130,12 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         user_url(prod, HOSTILE),
         reverse("admin:policies_boost_add"),
         reverse("admin:policies_boost_change", args=[prod.boosts.get().pk]),
+        reverse("admin:policies_alert_change", args=[prod.alerts.get().pk]),
+        reverse("admin:policies_alertrule_add"),
+        reverse("admin:policies_alertrule_change", args=[prod.alert_rules.get().pk]),
+        reverse("admin:policies_alertendpoint_add"),
+        reverse("admin:policies_alertendpoint_change", args=[prod.alert_endpoints.get().pk]),
+        reverse("admin:policies_alertendpoint_rotate", args=[prod.alert_endpoints.get().pk]),
         reverse("admin:freeze"),
         reverse("admin:limits"),
         reverse("admin:limit_subjects", args=[policy.pk, "requests", "day", "user"]),
