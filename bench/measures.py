@@ -23,7 +23,7 @@ SLOWDOWN_MAX = 1.1
 def all_measures(options: Options) -> list[Result]:
     scene.prepare()
     if options.only_console:
-        return console.measures(scene.make("console"))
+        return console.measures(scene.make("console"), options.rows)
     small = scene.make("small")
     results: list[Result] = []
     if not (options.only_sdk or options.only_reports or options.only_ledger):

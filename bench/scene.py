@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from django.db import connection
 
@@ -11,6 +13,9 @@ from policies.changing import publishing
 from policies.files import policy_file
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import PRESETS
+from usage.ledger import synthetic
+from usage.ledger.synthetic import Plan
+from usage.prices import stored_book
 from usage.prices.genai import load_shared_prices
 
 USERS = 200
@@ -94,4 +99,16 @@ def fill_ledger(environment: Environment, rows: int, *, first: int = 0) -> None:
                 """,
                 [environment.pk, step, min(step + LEDGER_STEP, rows) - 1],
             )
+        cursor.execute("ANALYZE usage_event")
+
+
+def synthesize(environment: Environment, calls: int, *, days: int, users: int, seed: int = 1) -> None:
+    """Calls as those of a busy product, over the last days."""
+    plan = Plan(
+        environment_id=environment.pk, calls=calls, until=datetime.now(UTC), days=days, users=users, seed=seed
+    )
+    begun = time.monotonic()
+    for written in synthetic.write(plan, stored_book.load(environment.tenant_id)):
+        print(f"{written} calls, {written / (time.monotonic() - begun):.0f} a second", flush=True)
+    with connection.cursor() as cursor:
         cursor.execute("ANALYZE usage_event")

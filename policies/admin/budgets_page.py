@@ -27,6 +27,7 @@ from tenants import exporting
 from tenants.console import charts, environments
 from tenants.console.charts import HEIGHT, WIDTH
 from tenants.console.pages import page, rendered
+from tenants.console.parts import State
 from tenants.exporting import Format
 from tenants.models import Environment
 from usage import wording
@@ -86,9 +87,16 @@ class BurnDown:
         return f"{middle} at the end of the month, between {low} and {high}"
 
     @property
-    def is_over(self) -> bool:
-        """More is expected than there is."""
-        return self.course.forecast is not None and self.course.forecast.middle > self.course.limit
+    def state(self) -> tuple[State, str] | None:
+        """None: it is expected to last."""
+        if self.course.in_all >= self.course.limit:
+            return State.FULL, "Used up"
+        forecast = self.course.forecast
+        return (
+            None
+            if forecast is None or forecast.middle <= self.course.limit
+            else (State.NEAR, "Will not last")
+        )
 
     @property
     def says(self) -> str:

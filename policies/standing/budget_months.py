@@ -22,6 +22,8 @@ from usage.ledger.months import months_from
 from usage.windows import Window, span
 
 MONTHS_SHOWN = 12
+# Cost, calls and unpriced rows.
+_NOTHING = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +56,12 @@ class ClosedBudget:
 
 
 def spent_months(environment: Environment, now: datetime) -> list[SpentMonth]:
-    """The newest first, that of now with it. Raises DatabaseError."""
+    """The newest first, that of now with it, until the first with a call. Raises DatabaseError."""
     zone = ZoneInfo(environment.tenant.timezone)
     months = _months(now, zone)
     found = _sums(environment.pk, _bounds(months, zone))
+    while len(found) > 1 and found[0] == _NOTHING:
+        months, found = months[1:], found[1:]
     closed = dict(
         ClosedMonth.objects.filter(environment=environment, month__in=months).values_list(
             "month", "closed_at"
@@ -104,7 +108,7 @@ def _sums(environment_id: int, bounds: Sequence[datetime]) -> list[tuple[int, in
             [list(bounds[:-1]), *used.values],
         )
         found = {place: (spent, requests, unpriced) for place, spent, requests, unpriced in cursor.fetchall()}
-    return [found.get(place + 1, (0, 0, 0)) for place in range(len(bounds) - 1)]
+    return [found.get(place + 1, _NOTHING) for place in range(len(bounds) - 1)]
 
 
 def closed_budgets(environment: Environment) -> list[ClosedBudget]:

@@ -28,6 +28,7 @@ from tenants.models import Environment
 from tenants.roles import May
 from usage import wording
 from usage.admin import health_rows, price_list
+from usage.admin.asked import Asked
 from usage.admin.health_rows import CostRow, DriftRow, KindRow, UnpricedRow
 from usage.analytics import counter_checks, holds, reported_costs, rollup_lag, stores
 from usage.analytics.rollup_lag import Lag
@@ -43,6 +44,12 @@ KINDS_SHOWN = 50
 MODELS_SHOWN = 50
 # What a check and a rebuild take of a request.
 TO_REBUILD = May.EDIT_ENVIRONMENTS
+
+
+class HealthAsked(Asked):
+    """The page is of now; what other pages are asked for goes on to them."""
+
+    tab = "health"
 
 
 @page("health", "health/")
@@ -62,12 +69,14 @@ def health(request: HttpRequest) -> HttpResponse:
         "console/health.html",
         "Health",
         environment=environment,
+        asked=HealthAsked(request, environment, now),
         now=now,
         may_rebuild=may(request, TO_REBUILD, environment.tenant_id),
         checked=checked,
         checked_at=None if checked is None else from_ms(checked.at_ms),
         drifts=[] if checked is None else list(map(DriftRow, checked.drifts[:DRIFTS_SHOWN])),
         lag=lag,
+        lag_rows="" if lag is None else wording.count(lag.rows),
         lag_says="" if lag is None else _lag_says(lag, now),
         held=held,
         held_says="" if held is None else health_rows.amounts(held.held),
@@ -75,6 +84,7 @@ def health(request: HttpRequest) -> HttpResponse:
         kinds=[] if held is None else list(map(KindRow, held.kinds[:KINDS_SHOWN])),
         used_over_days=holds.USED_OVER.days,
         costs=costs,
+        costs_rows="" if costs is None else wording.count(costs.rows),
         models=[] if costs is None else list(map(CostRow, costs.models[:MODELS_SHOWN])),
         unpriced=list(map(UnpricedRow, price_list.unpriced(environment, now))),
         unpriced_days=price_list.SEEN_SINCE.days,
