@@ -14,3 +14,6 @@ class UsageConfig(AppConfig):
             "counters.rebuilt", "Counters rebuilt", "had the counters of {name} rebuilt from the ledger"
         )
         register_action("usage.exported", "Usage exported", "exported {file} of {name}")
+        register_action("view.saved", "View saved", "saved the view {name}")
+        register_action("view.changed", "View changed", "changed the view {name}")
+        register_action("view.deleted", "View deleted", "deleted the view {name}")

@@ -79,6 +79,13 @@ def share(part: int, whole: int) -> str:
     return "<1 %" if part > 0 and percent == 0 else f"{percent} %"
 
 
+def change(now: int, before: int) -> str | None:
+    """`+15.9 %`, with a true minus; None: there is nothing to compare with."""
+    if before <= 0:
+        return None
+    return f"{(now - before) * 100 / before:+,.1f} %".replace("-", "−")
+
+
 def number(metric: Metric, amount: int) -> str:
     """Without its noun, for a column: `1,412,380`, `$5.00`. Costs are in nano-USD."""
     return money_rounded(amount) if metric is Metric.COST_USD else count(amount)

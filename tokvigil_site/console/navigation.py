@@ -60,9 +60,10 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Limits", "speed", "limits"),
             Page("Decisions", "block", "policies.blockeddecision"),
             Page("Blocked", "leaderboard", "blocked"),
-            Page("Usage", "bar_chart", "usage.usageevent"),
+            Page("Explorer", "bar_chart", "explorer"),
+            Page("Usage", "receipt_long", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "budgets"),
-            Page("Month report", "receipt_long", "month_report"),
+            Page("Month report", "request_quote", "month_report"),
             Page("Health", "monitor_heart", "health"),
             Page(
                 "Alerts",

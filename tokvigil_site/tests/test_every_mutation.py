@@ -32,6 +32,8 @@ from tenants.models import Environment, Membership
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests import mutations
 from tokvigil_site.tests.filled_forms import submit
+from usage.analytics import saved_views
+from usage.models import SavedView
 
 PASSWORD = "a long enough one 4711"
 PASSWORDS = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
@@ -82,6 +84,13 @@ class World:
     @property
     def draft(self) -> Draft:
         return Draft.objects.first() or drafts.begin(self.prod, "Draft", actor="test")
+
+    @property
+    def view(self) -> SavedView:
+        found = SavedView.objects.first()
+        return found or saved_views.save(
+            self.prod.tenant, "View", "show=calls", shared=True, actor="admin:root"
+        )
 
     @property
     def boost(self) -> Boost:
@@ -312,6 +321,10 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         reason="A pilot.",
     ),
     "policies.boost action end_now": lambda world: world.act("end_now", world.boost),
+    "page saved_views": lambda world: world.post("saved_views", {"name": "Spend of the free plan"}),
+    "page saved_view": lambda world: world.to(
+        reverse("admin:saved_view", args=[world.view.pk]), {"name": "Renamed", "shared": "on"}
+    ),
     "page end_user": lambda world: world.to(
         user_url(world.prod, "bob"), {"do": "block", "block-reason": "A stolen card."}
     ),
@@ -376,6 +389,7 @@ FIRST: dict[str, Callable[[World], object]] = {
     "page policy_roll_back": lambda world: apply_policies(
         world.prod, "plans: [free, unused]\n" + limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
     ),
+    "page saved_view": lambda world: world.view,
     "page policy_draft": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
     "policies.alertrule change": lambda world: world.rule,
@@ -405,6 +419,8 @@ NO_ENTRY = {
     "page budgets": "reads",
     "page health": "reads, and keeps when it compared the counters",
     "page health_export": "reads",
+    "page explorer": "reads",
+    "page explorer_export": "reads",
     "page limits": "reads",
     "page limit_subjects": "reads",
     "POST v1/policies/simulate": "reads; what is stored of a long period: test_simulations_over_the_api.py",

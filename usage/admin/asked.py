@@ -96,6 +96,8 @@ class Asked(forms.Form):
     aside: tuple[str, ...] = ()
     # Of the page that shows it.
     tab = ""
+    # False: a page of rows, which shows those of any time, and has parameters of its own.
+    needs_period = True
 
     def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
         """Raises BadRequest for parameters that the page does not have."""
@@ -103,19 +105,21 @@ class Asked(forms.Form):
         self.zone = ZoneInfo(environment.tenant.timezone)
         given = request.GET.copy()
         given.pop(environments.PARAMETER, None)
-        given.setdefault("period", DEFAULT.value)
+        if self.needs_period:
+            given.setdefault("period", DEFAULT.value)
         self.given = given
         super().__init__(given)
         self.fields["from"], self.fields["to"] = DayField("From"), DayField("To")
         self.order_fields(["period", "from", "to"])
         self._offer(names.Names())
         unknown = set(given) - set(self.fields) - set(self.aside)
-        if unknown:
+        if unknown and self.needs_period:
             raise BadRequest(f"This page has no filter {sorted(unknown)[0][:100]!r}.")
 
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
-        if not {"period", "from", "to"} & set(self.errors):
+        found["shown"] = None
+        if (found.get("period") or self.needs_period) and not {"period", "from", "to"} & set(self.errors):
             try:
                 found["shown"] = self._period(found)
             except NotAPeriod as error:
@@ -131,12 +135,16 @@ class Asked(forms.Form):
 
     @cached_property
     def shown(self) -> ShownPeriod | None:
-        """None: something that was typed cannot be read."""
-        if not self.is_valid():
+        """None: something that was typed cannot be read, or the page needs no period and none is asked for."""
+        if not self.is_valid() or self.cleaned_data["shown"] is None:
             return None
         period: ShownPeriod = self.cleaned_data["shown"]
-        self._offer(names.used_in(self.environment.pk, period.days.range))
+        self.offer(period)
         return period
+
+    def offer(self, period: ShownPeriod) -> None:
+        """To choose from what was used in it."""
+        self._offer(names.used_in(self.environment.pk, period.days.range))
 
     def _offer(self, found: names.Names) -> None:
         """What is asked for is among them, whether it was used or not."""

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
-from tenants.console import display, pages
+from tenants.console import display, environments, pages
 from tenants.console.parts import State
-from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
-from tenants.models import ApiKey
+from tenants.console.rows import BoundedPaginator, ListOfShownEnvironment, ReadOnlyEnvironmentAdmin
+from tenants.models import ApiKey, Environment
 from tenants.templatetags.console import state
 from usage import wording
+from usage.admin.asked import PERIODS, SHARED, Asked
+from usage.analytics.shown_period import Named, shown_period
 from usage.ledger.models import Status
 from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import TokenUse
@@ -31,8 +36,50 @@ COST_PLACES = 6
 _ESTIMATES = (Status.UNSETTLED, Status.REVERSAL)
 
 
+class EventsAsked(Asked):
+    """Period and filters of the pages of usage, of which this is the list of calls. Without a period: of any time."""
+
+    needs_period = False
+
+    def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
+        super().__init__(request, environment, now)
+        self.fields["period"].choices = [("", "Any time"), *PERIODS]  # type: ignore[attr-defined]
+
+    def events(self, rows: QuerySet[UsageEvent]) -> QuerySet[UsageEvent]:
+        """Those that are asked for. None, if a filter cannot be read."""
+        if not self.is_valid():
+            return rows.none()
+        period = self.cleaned_data["shown"]
+        if period is not None:
+            rows = rows.filter(charged_at__gte=period.start, charged_at__lt=period.end)
+        return rows.filter(**self.filters)
+
+
+class EventList(ListOfShownEnvironment):
+    """`asked`: None, if there is no environment to see."""
+
+    asked: EventsAsked | None = None
+
+    def get_filters_params(self, params: Any = None) -> dict[str, Any]:
+        """Without period and filters, which are no lookups."""
+        found = super().get_filters_params(params)
+        return {name: value for name, value in found.items() if name not in SHARED}
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        rows = super().get_queryset(request, exclude_parameters)
+        environment = environments.shown(request)
+        if environment is None:
+            return rows
+        now = timezone.now()
+        self.asked = EventsAsked(request, environment, now)
+        if self.asked.shown is None:
+            self.asked.offer(shown_period(Named.LAST_30_DAYS, now, self.asked.zone))
+        return self.asked.events(rows)
+
+
 @admin.register(UsageEvent)
 class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
+    list_before_template = "console/events_asked.html"
     list_display = ["when", "user", "called", "standing", "tokens_in", "tokens_out", "cost", "shown_id"]
     list_select_related = ["environment__tenant"]
     list_per_page = 50
@@ -42,6 +89,9 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     ordering = ["-charged_at", "-id"]
     paginator = BoundedPaginator
     show_full_result_count = False
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EventList]:
+        return EventList
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None

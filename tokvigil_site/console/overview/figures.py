@@ -119,7 +119,7 @@ def _money(title: str, total: Total, before: Total, when: str) -> Figure:
     return Figure(
         title,
         wording.money_rounded(now_nano),
-        _change(now_nano, then_nano),
+        wording.change(now_nano, then_nano),
         f"{wording.money_rounded(then_nano)} {when}",
     )
 
@@ -135,12 +135,4 @@ def _nano_of(usd: str) -> int:
 
 
 def _count(title: str, now: int, then: int, when: str) -> Figure:
-    return Figure(title, wording.count(now), _change(now, then), f"{wording.count(then)} {when}")
-
-
-def _change(now: int, then: int) -> str | None:
-    """`+15.9 %`"""
-    if then <= 0:
-        return None
-    percent = (now - then) * 100 / then
-    return f"{percent:+,.1f} %".replace("-", "−")
+    return Figure(title, wording.count(now), wording.change(now, then), f"{wording.count(then)} {when}")

@@ -29,7 +29,7 @@ from policies.models import (
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import apply_policies, limits
-from usage.models import ModelPrice, UsageEvent
+from usage.models import ModelPrice, SavedView, UsageEvent
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -75,6 +75,9 @@ def made(slug: str, *, called: str = "") -> dict[type[Model], Model]:
             environment=environment, name=f"{mark}-caller", user_id=f"{mark}-user", model=f"{mark}-model"
         ),
         _replay(environment, mark),
+        SavedView.objects.create(
+            tenant=tenant, name=f"{mark}-view", query="show=calls", author="admin:test", shared=True
+        ),
         Entry.objects.filter(tenant_id=tenant.pk).latest("id"),
     ]
     return {type(row): row for row in rows}

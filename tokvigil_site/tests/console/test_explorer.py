@@ -1,0 +1,268 @@
+"""The Explorer: a question in the address, its answer as a chart, a table and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html import unescape
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from tenants.models import Environment, Tenant
+from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.test_usage_summary import use
+from usage.models import UsageEvent
+
+pytestmark = pytest.mark.django_db
+
+# The clocks of Berlin were set back on 25 October; the month ends inside.
+CUSTOM = {"period": "custom", "from": "2026-10-20", "to": "2026-11-05"}
+START, END = datetime(2026, 10, 19, 22, tzinfo=UTC), datetime(2026, 11, 5, 23, tzinfo=UTC)
+
+
+def opened(client: Client, name: str = "explorer", **parameters: Any) -> Any:
+    return client.get(reverse(f"admin:{name}"), parameters)
+
+
+def exported(client: Client, **parameters: Any) -> str:
+    answer = opened(client, "explorer_export", **parameters)
+    assert answer.status_code == 200, answer.content
+    return b"".join(answer.streaming_content).decode()
+
+
+def fill(environment: Environment) -> None:
+    """One call each nine hours around the period, of some users, features and prices."""
+    at, number = START - timedelta(days=3), 0
+    while at < END + timedelta(days=3):
+        number += 1
+        use(
+            environment, at, user="abc"[number % 3], feature=["chat", "", "code"][number % 3],
+            plan=["", "pro"][number % 2], cost_nano=None if number % 7 == 0 else number * 1_234_567,
+        )  # fmt: skip
+        at += timedelta(hours=9)
+
+
+def text(answer: Any) -> str:
+    return unescape(re.sub(r"<[^>]*>", " ", answer.content.decode()))
+
+
+def links(answer: Any) -> list[str]:
+    found = re.findall(r'href="([^"]*usageevent/\?[^"]*)"', answer.content.decode())
+    return [unescape(url) for url in found]
+
+
+def test_the_total_is_what_plain_sql_sums_up_in_the_zone(prod: Environment, mia: Client) -> None:
+    fill(prod)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT sum(requests), sum(cost_nano) FROM usage_event WHERE environment_id = %s
+            AND (charged_at AT TIME ZONE 'Europe/Berlin')::date BETWEEN '2026-10-20' AND '2026-11-05'
+            """,
+            [prod.pk],
+        )
+        calls, nano = map(int, cursor.fetchone() or ())
+    answer = opened(mia, **CUSTOM, by="user")
+    assert answer.context["total"].calls == str(calls)
+    assert answer.context["total"].in_full == f"${Decimal(nano) / 10**9:f}"
+    assert f"of {prod}" not in text(answer)
+    assert "20 Oct to 5 Nov 2026" in text(answer)
+
+
+@pytest.mark.parametrize("by", ["user", "feature", "plan", "model"])
+def test_rows_add_up_to_the_total_and_each_leads_to_its_calls(
+    prod: Environment, mia: Client, by: str
+) -> None:
+    fill(prod)
+    answer = opened(mia, **CUSTOM, by=by, then="plan" if by != "plan" else "user", show="calls")
+    rows, total = answer.context["rows"], answer.context["total"]
+    assert sum(int(row.amount) for row in rows if not row.is_part) == int(total.amount)
+    for row in [*rows, total]:
+        events = mia.get(row.url)
+        assert events.context["cl"].result_count == int(row.calls), row
+    assert links(answer)
+
+
+def test_a_day_of_the_chart_leads_to_the_calls_of_that_day(prod: Environment, mia: Client) -> None:
+    fill(prod)
+    answer = opened(mia, **CUSTOM, show="calls", user="a")
+    steps = answer.context["step_rows"]
+    assert len(steps) == 17
+    for step in steps:
+        assert mia.get(step.url).context["cl"].result_count == int(step.amount), step
+
+
+def test_other_leads_to_all_names(prod: Environment, mia: Client) -> None:
+    for number in range(8):
+        use(prod, START, user=f"u{number}")
+    rows = opened(mia, **CUSTOM, by="user").context["rows"]
+    assert rows[-1].name == "Other (3)"
+    everyone = mia.get(rows[-1].url)
+    assert len(everyone.context["rows"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"by": "user", "then": "user"}, "Calls are told apart by this already"),
+        ({"by": "none", "then": "user"}, "Choose first by what calls are told apart."),
+        ({"show": "money"}, "money is not one of the available choices."),
+        ({"top": "7"}, "7 is not one of the available choices."),
+        ({"top": "x" * 1000}, "is not one of the available choices."),
+        (
+            {"step": "hour", "period": "custom", "from": "2026-01-01", "to": "2026-10-01"},
+            "choose longer ones",
+        ),
+        ({"period": "custom", "from": "yesterday"}, "Enter a valid date."),
+        ({"user": "a\0"}, "Null characters are not allowed."),
+    ],
+)
+def test_what_cannot_be_asked_is_said_beside_its_field(
+    prod: Environment, mia: Client, parameters: dict[str, str], says: str
+) -> None:
+    answer = opened(mia, **parameters)
+    assert answer.status_code == 200
+    assert says in text(answer)
+    assert "rows" not in answer.context or answer.context.get("rows") is None
+    assert opened(mia, "explorer_export", **parameters).status_code == 400
+
+
+def test_a_parameter_that_is_none_of_the_page_is_refused(prod: Environment, mia: Client) -> None:
+    assert opened(mia, fature="chat").status_code == 400
+    assert opened(mia, "explorer_export", format="xlsx").status_code == 400
+
+
+@pytest.mark.parametrize("step", ["none", "hour", "day", "week", "month"])
+@pytest.mark.parametrize("show", ["cost", "cached-tokens", "unpriced"])
+def test_every_figure_in_every_step_is_shown(prod: Environment, mia: Client, step: str, show: str) -> None:
+    fill(prod)
+    period = {"period": "custom", "from": "2026-10-24", "to": "2026-10-26"}
+    answer = opened(mia, **period, step=step, show=show, by="model", then="run", cumulative="on", rank="rise")
+    assert answer.status_code == 200
+    assert ('<svg class="tv-chart-plot"' in answer.content.decode()) == (step != "none")
+
+
+def test_adding_up_ends_with_the_total(prod: Environment, mia: Client) -> None:
+    fill(prod)
+    answer = opened(mia, **CUSTOM, show="calls", cumulative="on")
+    assert answer.context["step_rows"][-1].amount == answer.context["total"].amount
+
+
+def test_the_day_of_a_clock_change_is_one_bar(prod: Environment, mia: Client) -> None:
+    for hour in range(25):
+        use(prod, datetime(2026, 10, 24, 22, tzinfo=UTC) + timedelta(hours=hour))
+    answer = opened(mia, **{**CUSTOM, "show": "calls"})
+    by_day = {step.label: step.amount for step in answer.context["step_rows"]}
+    assert (by_day["24 Oct"], by_day["25 Oct"], by_day["26 Oct"]) == ("0", "25", "0")
+
+
+def test_the_period_before_stands_beside_each_step(prod: Environment, mia: Client) -> None:
+    use(prod, datetime(2026, 10, 24, 12, tzinfo=UTC))
+    use(prod, datetime(2026, 10, 25, 12, tzinfo=UTC))
+    use(prod, datetime(2026, 10, 25, 12, tzinfo=UTC))
+    day = {"period": "custom", "from": "2026-10-25", "show": "calls"}
+    answer = opened(mia, **day)
+    assert (answer.context["total"].before, answer.context["total"].change) == ("1", "+100.0 %")
+    assert "against 1, 24 Oct 2026" in re.sub(r"\s+", " ", text(answer))
+    hours = {
+        row.label: (row.amount, row.before) for row in opened(mia, **day, step="hour").context["step_rows"]
+    }
+    assert hours["13:00"] == ("2", "0")
+    assert hours["14:00"] == ("0", "1")
+
+
+def test_calls_without_a_price_are_said_and_lead_to_their_models(prod: Environment, mia: Client) -> None:
+    fill(prod)
+    answer = opened(mia, **CUSTOM)
+    assert "calls have no price" in text(answer)
+    assert mia.get(answer.context["unpriced_url"]).context["measure"] == "Calls without a price"
+
+
+@pytest.mark.parametrize("step", ["none", "day"])
+def test_both_files_sum_to_the_page_and_say_what_they_are(prod: Environment, mia: Client, step: str) -> None:
+    fill(prod)
+    asked = {**CUSTOM, "by": "user", "then": "feature", "plan": "pro", "step": step}
+    page = opened(mia, **asked)
+    as_json = json.loads(exported(mia, **asked, format="json"))
+    about, rows = as_json["about"], as_json["rows"]
+    assert about["usage_of"] == "acme/prod"
+    assert about["from"] == "2026-10-20T00:00:00+02:00"
+    assert about["to"] == "2026-11-06T00:00:00+01:00"
+    assert (about["time_zone"], about["filters"]) == ("Europe/Berlin", {"plan": "pro"})
+    assert re.fullmatch(r"\d+:\d+:[\d,]*", about["ledger_mark"])
+    assert sum(row["calls"] for row in rows) == int(page.context["total"].calls)
+    cost = sum(Decimal(row["cost_usd"]) for row in rows)
+    assert f"${cost:f}" == page.context["total"].in_full
+    lines = list(csv.reader(io.StringIO(exported(mia, **asked, format="csv"))))
+    heads = next(place for place, line in enumerate(lines) if line[0] == "from")
+    of_csv = [dict(zip(lines[heads], line, strict=True)) for line in lines[heads + 1 :]]
+    assert sum(Decimal(row["cost_usd"]) for row in of_csv) == cost
+    assert ["#", "time_zone", "Europe/Berlin"] in lines
+    assert None in {row["feature"] for row in rows}
+
+
+def test_the_files_are_linked_under_the_same_question(prod: Environment, mia: Client) -> None:
+    fill(prod)
+    answer = opened(mia, **CUSTOM, by="user", user="a", step="week")
+    for kind, url in answer.context["export_urls"]:
+        file = mia.get(url)
+        assert file["Content-Disposition"] == f'attachment; filename="usage-acme-prod.{kind}"'
+        assert b"2026-10-26T00:00:00+01:00" in b"".join(file)
+
+
+def test_names_cannot_become_formulas_of_a_spreadsheet(prod: Environment, mia: Client) -> None:
+    use(prod, START, user="=1+1")
+    assert "'=1+1" in exported(mia, **CUSTOM, by="user")
+
+
+def test_a_stranger_sees_and_exports_nothing_of_another_tenant(
+    prod: Environment, other: Tenant, sign_in: SignIn
+) -> None:
+    fill(prod)
+    sam = sign_in("sam", other)
+    assert opened(sam, **CUSTOM, environment="acme/prod").context["rows"] == []
+    assert "acme" not in exported(sam, **CUSTOM, environment="acme/prod")
+
+
+def test_an_auditor_sees_no_usage(acme: Tenant, sign_in: SignIn) -> None:
+    auditor = sign_in("aud", acme, role="auditor")
+    assert opened(auditor).status_code == 403
+    assert opened(auditor, "explorer_export").status_code == 403
+
+
+def test_the_list_of_calls_has_the_same_filters_and_says_what_it_cannot_read(
+    prod: Environment, mia: Client
+) -> None:
+    fill(prod)
+    ledger = reverse("admin:usage_usageevent_changelist")
+    all_rows = UsageEvent.objects.filter(environment=prod).count()
+    assert mia.get(ledger).context["cl"].result_count == all_rows
+    wrong = mia.get(ledger, {"period": "custom", "from": "x"})
+    assert "Enter a valid date." in text(wrong)
+    assert wrong.context["cl"].result_count == 0
+    found = mia.get(ledger, {**CUSTOM, "user": "a", "without": "feature", "q": "a"})
+    assert found.context["cl"].result_count == 0
+    searched = mia.get(ledger, {"user": "a", "q": "b"})
+    assert searched.context["cl"].result_count == 0
+
+
+def test_the_page_reads_the_ledger_once_whatever_is_in_it(prod: Environment, mia: Client) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            assert opened(mia, **CUSTOM, by="user", then="feature").status_code == 200
+        return len(captured)
+
+    use(prod, START)
+    queries()
+    few = queries()
+    fill(prod)
+    assert queries() == few <= 12

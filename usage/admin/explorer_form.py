@@ -1,0 +1,90 @@
+"""What the Explorer is asked, beyond period and filters: which figure, by which names, in which order and steps."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.http import HttpRequest
+
+from tenants.models import Environment
+from usage.admin.asked import Asked
+from usage.analytics import measures
+from usage.analytics.questions import DIMENSIONS, STEPS, Measure, Question, Rank
+from usage.windows import Window
+
+TOPS = (5, 10, 25, 100)
+DEFAULTS = {
+    "show": Measure.COST.value,
+    "by": "model",
+    "rank": Rank.AMOUNT.value,
+    "top": str(TOPS[0]),
+    "step": Window.DAY.value,
+}
+NONE = "none"
+_NAMES = [(name, name.capitalize()) for name in DIMENSIONS]
+
+
+class ExplorerAsked(Asked):
+    tab = "explorer"
+    aside = ("format",)
+
+    show = forms.ChoiceField(
+        required=False, choices=[(each.value, measures.TITLES[each]) for each in Measure]
+    )
+    by = forms.ChoiceField(required=False, choices=[*_NAMES, (NONE, "Nothing")])
+    then = forms.ChoiceField(required=False, choices=[("", "Nothing"), *_NAMES], label="Then by")
+    rank = forms.ChoiceField(
+        required=False, choices=[(each.value, measures.RANKS[each]) for each in Rank], label="Order"
+    )
+    top = forms.TypedChoiceField(
+        required=False, coerce=int, choices=[(str(top), f"{top} and Other") for top in TOPS], label="Top"
+    )
+    step = forms.ChoiceField(
+        required=False,
+        choices=[*((each.value, each.value.capitalize()) for each in STEPS), (NONE, "The whole period")],
+        label="In steps of",
+    )
+    cumulative = forms.BooleanField(required=False, label="Add up")
+
+    def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
+        super().__init__(request, environment, now)
+        for name, value in DEFAULTS.items():
+            if not self.given.get(name):
+                self.given[name] = value
+
+    def clean(self) -> dict[str, Any]:
+        found = super().clean()
+        if found.get("then") and found["then"] == found.get("by"):
+            self.add_error("then", "Calls are told apart by this already; choose another.")
+        if found.get("then") and found.get("by") == NONE:
+            self.add_error("then", "Choose first by what calls are told apart.")
+        return found
+
+    def question(self) -> Question:
+        """Of a valid form."""
+        asked, period = self.cleaned_data, self.cleaned_data["shown"]
+        return Question(
+            measure=Measure(asked["show"]),
+            period=period.days.range,
+            before=period.before.range,
+            group=None if asked["by"] == NONE else asked["by"],
+            part=asked["then"] or None,
+            filters=self.filters,
+            top=asked["top"],
+            rank=Rank(asked["rank"]),
+            step=None if asked["step"] == NONE else Window(asked["step"]),
+        )
+
+    @property
+    def own_query(self) -> dict[str, str]:
+        """The page's own questions, for an address."""
+        own = {name: self.given.get(name) for name in (*DEFAULTS, "then", "cumulative")}
+        return {name: text for name, text in own.items() if text}
+
+    @property
+    def whole_query(self) -> str:
+        """All that is asked."""
+        return urlencode(self.parameters(**self.own_query), doseq=True)

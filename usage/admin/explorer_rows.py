@@ -1,0 +1,245 @@
+"""What the Explorer shows of an answer: rows of its table with where they lead to, and its chart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django.urls import reverse
+
+from usage import wording
+from usage.admin.asked import MAY_LACK
+from usage.admin.explorer_form import TOPS, ExplorerAsked
+from usage.analytics import chart, measures
+from usage.analytics.answers import NOTHING, Answer, Line
+from usage.analytics.chart import OWN_MAX, Chart, Series
+from usage.analytics.questions import Measure, Question, Sums
+from usage.analytics.shown_period import Named, ShownPeriod
+from usage.ledger.buckets import Range
+from usage.windows import Window
+
+_DAYS_OR_LONGER = (Window.DAY, Window.WEEK, Window.MONTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`pattern`: of its blocks in the chart; 0: it has none. `url`: of its calls; Other leads to all names."""
+
+    name: str
+    is_part: bool
+    pattern: int
+    url: str
+    calls: str
+    spent: str
+    amount: str
+    in_full: str
+    share: str
+    width: float
+    before: str
+    change: str
+    per_call: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    label: str
+    url: str | None
+    amount: str
+    before: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Of the legend."""
+
+    name: str
+    pattern: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Everything of an answer that the page shows."""
+
+    asked: ExplorerAsked
+    question: Question
+    answer: Answer
+    period: ShownPeriod
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return self.asked.zone
+
+    @property
+    def measure(self) -> Measure:
+        return self.question.measure
+
+    # The table
+
+    def rows(self) -> Iterator[Row]:
+        for place, line in enumerate(self.answer.lines):
+            yield self._row(line, self.question.group, {}, pattern=self._pattern(place))
+            for part in line.parts:
+                named = self._named(self.question.group, line)
+                yield self._row(part, self.question.part, named, is_part=True)
+
+    def total(self) -> Row:
+        return self._row(self.answer.total, None, {})
+
+    def _row(
+        self, line: Line, dimension: str | None, inside: dict[str, str | list[str]] | None, *,
+        is_part: bool = False, pattern: int = 0,
+    ) -> Row:  # fmt: skip
+        now, before = self.measure.of(line.now), self.measure.of(line.before)
+        whole = self.measure.of(self.answer.total.now)
+        most = max((self.measure.of(each.now) for each in self.answer.lines), default=0)
+        return Row(
+            name=_name(line, dimension),
+            is_part=is_part,
+            pattern=pattern,
+            url=self._url(line, dimension, inside),
+            calls=wording.count(line.now["requests"]),
+            spent=wording.money_rounded(line.now["cost_nano"]),
+            amount=measures.amount(self.measure, now),
+            in_full=measures.in_full(self.measure, now),
+            share=wording.share(now, whole),
+            width=round(100 * max(now, 0) / most, 2) if most > 0 else 0,
+            before=measures.amount(self.measure, before),
+            change=wording.change(now, before) or ("new" if now and not before else ""),
+            per_call=measures.per_call(self.measure, line.now),
+        )
+
+    def _named(self, dimension: str | None, line: Line) -> dict[str, str | list[str]] | None:
+        """The filter that a line is; None: it is of several names."""
+        if dimension is None:
+            return {}
+        if line.name is None:
+            return None
+        if line.name:
+            return {dimension: line.name}
+        return {"without": [dimension]} if dimension in MAY_LACK else {}
+
+    def _url(self, line: Line, dimension: str | None, inside: dict[str, str | list[str]] | None) -> str:
+        """Of the ledger's rows under the same filters; of several names: of the page with all of them."""
+        named = self._named(dimension, line)
+        if named is None or inside is None:
+            more = {**self.asked.own_query, "top": str(TOPS[-1])}
+            return f"{reverse('admin:explorer')}?{urlencode(self.asked.parameters(**more), doseq=True)}"
+        without = [name for each in (inside, named) for name in each.get("without", [])]
+        kept = self.asked.given.getlist("without")
+        return _events(self.asked, {**inside, **named, "without": [*kept, *without]})
+
+    # The chart
+
+    def keys(self) -> list[Key]:
+        own = [Key(_name(line, self.question.group), place + 1) for place, line in enumerate(self._own())]
+        rest = self.answer.lines[OWN_MAX:]
+        if not rest:
+            return own
+        count = sum(line.others or 1 for line in rest)
+        return [*own, Key(f"Other ({count})", OWN_MAX + 1)]
+
+    def _own(self) -> Sequence[Line]:
+        return self.answer.lines[:OWN_MAX]
+
+    def _pattern(self, place: int) -> int:
+        return min(place, OWN_MAX) + 1 if self.question.step is not None else 0
+
+    def chart(self) -> Chart | None:
+        """None: the period is not cut into steps."""
+        if self.question.step is None:
+            return None
+        labels = [self._label(step) for step in self.answer.steps]
+        series = [
+            self._series(place + 1, _name(line, self.question.group), line.series, labels)
+            for place, line in enumerate(self._own())
+        ]
+        if rest := self.answer.lines[OWN_MAX:]:
+            summed = [_added(sums) for sums in zip(*(line.series for line in rest), strict=True)]
+            series.append(self._series(OWN_MAX + 1, "Other", summed, labels))
+        before = self._before()
+        says = [
+            "" if amount is None else f"{label}, before: {measures.amount(self.measure, amount)}"
+            for label, amount in zip(labels, before, strict=True)
+        ]
+        return chart.chart(series, before, says, labels)
+
+    def _series(self, pattern: int, name: str, series: Sequence[Sums], labels: Sequence[str]) -> Series:
+        amounts = self._amounts(series)
+        says = [
+            f"{label}, {name}: {measures.amount(self.measure, amount)}"
+            for label, amount in zip(labels, amounts, strict=True)
+        ]
+        return Series(pattern, amounts, says)
+
+    def _amounts(self, series: Sequence[Sums]) -> Sequence[int]:
+        """Added up, if asked for, as far as the period has come."""
+        amounts = [self.measure.of(sums) for sums in series]
+        if not self.asked.cleaned_data["cumulative"]:
+            return amounts
+        pairs = zip(self.answer.steps, chart.added_up(amounts), strict=True)
+        return [amount if step.start <= self.period.now else 0 for step, amount in pairs]
+
+    def _before(self) -> list[int | None]:
+        """For each step of the period, what the one before it had, at the same time of the clock."""
+        amounts: Sequence[int] = [self.measure.of(sums) for sums in self.answer.series_before]
+        if self.asked.cleaned_data["cumulative"]:
+            amounts = chart.added_up(amounts)
+        if self.question.step not in (Window.HOUR, Window.DAY):
+            found = [*amounts[: len(self.answer.steps)]]
+            return [*found, *[None] * (len(self.answer.steps) - len(found))]
+        at = {
+            self._clock(step) + self.period.shift: amount
+            for step, amount in zip(self.answer.steps_before, amounts, strict=True)
+        }
+        return [at.get(self._clock(step)) for step in self.answer.steps]
+
+    def _clock(self, step: Range) -> datetime:
+        return step.start.astimezone(self.zone).replace(tzinfo=None)
+
+    def _label(self, step: Range) -> str:
+        here = step.start.astimezone(self.zone)
+        if self.question.step is Window.HOUR:
+            is_one_day = self.period.days.first == self.period.days.last
+            return f"{here:%H:%M}" if is_one_day else f"{here.day} {here:%b %H:%M}"
+        return f"{here:%b %Y}" if self.question.step is Window.MONTH else f"{here.day} {here:%b}"
+
+    # The same as a table
+
+    def step_rows(self) -> Iterator[StepRow]:
+        if self.question.step is None:
+            return
+        amounts = self._amounts(self.answer.total.series)
+        for step, amount, before in zip(self.answer.steps, amounts, self._before(), strict=True):
+            yield StepRow(
+                label=self._label(step),
+                url=self._step_url(step),
+                amount=measures.amount(self.measure, amount),
+                before="" if before is None else measures.amount(self.measure, before),
+                change=(wording.change(amount, before) or "") if before is not None else "",
+            )
+
+    def _step_url(self, step: Range) -> str | None:
+        if self.question.step not in _DAYS_OR_LONGER:
+            return None
+        first = step.start.astimezone(self.zone).date()
+        last = (step.end - timedelta(microseconds=1)).astimezone(self.zone).date()
+        return _events(self.asked, {"period": Named.CUSTOM.value, "from": str(first), "to": str(last)})
+
+
+def _events(asked: ExplorerAsked, changed: dict[str, str | list[str]]) -> str:
+    query = urlencode(asked.parameters(**changed), doseq=True)
+    return f"{reverse('admin:usage_usageevent_changelist')}?{query}"
+
+
+def _name(line: Line, dimension: str | None) -> str:
+    if line.name is None:
+        return f"Other ({line.others})" if dimension else "Total"
+    return line.name or (f"No {dimension}" if dimension else "All calls")
+
+
+def _added(each: Sequence[Sums]) -> Sums:
+    return {name: sum(sums[name] for sums in each) for name in NOTHING}

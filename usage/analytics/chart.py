@@ -1,0 +1,120 @@
+"""The bars of a chart, in percent of its plot, so that it can be drawn in any size. Pure.
+
+Bars are stacked in the order of the legend. What the period before had is a tick on each bar: a line over stacks cannot
+be read. Amounts below 0, where more was taken back than charged, have no height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+# Lines that have a pattern of their own; the others are one.
+OWN_MAX = 5
+LEVELS = 5
+# Of a step, how much its bar fills.
+_WIDTH = 0.8
+LABELS_MAX = 8
+_NICE = (1, 2, 3, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`pattern`: from 1, that of its line. `says`: all of it, on hover."""
+
+    pattern: int
+    y: float
+    height: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """`tick`: where the period before stood."""
+
+    x: float
+    width: float
+    middle: float
+    blocks: tuple[Block, ...]
+    tick: float | None
+    tick_says: str
+    label: str
+    # A label that is left out where there is little room.
+    is_spare: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """`levels`: amounts of the lines across, from the top to 0."""
+
+    bars: tuple[Bar, ...]
+    levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """An amount for each step, and the same in words."""
+
+    pattern: int
+    amounts: Sequence[int]
+    says: Sequence[str]
+
+
+def chart(
+    series: Sequence[Series], before: Sequence[int | None], before_says: Sequence[str], labels: Sequence[str]
+) -> Chart:
+    """`before`: for each step, what the period before had in it. There is no tick where that was nothing."""
+    stacks = [sum(max(each.amounts[step], 0) for each in series) for step in range(len(labels))]
+    most = top(max([*stacks, *(amount or 0 for amount in before)], default=0))
+    width = 100 / max(len(labels), 1)
+    return Chart(
+        bars=tuple(
+            Bar(
+                x=round(width * (step + (1 - _WIDTH) / 2), 3),
+                width=round(width * _WIDTH, 3),
+                middle=round(width * (step + 0.5), 3),
+                blocks=tuple(_blocks(series, step, most)),
+                tick=None if (amount := before[step] or 0) <= 0 else round(100 - 100 * amount / most, 3),
+                tick_says=before_says[step],
+                label=labels[step] if _is_labelled(step, len(labels)) else "",
+                is_spare=_is_labelled(step, len(labels))
+                and not _is_labelled(step, len(labels), LABELS_MAX // 2),
+            )
+            for step in range(len(labels))
+        ),
+        levels=tuple(most * level // LEVELS for level in range(LEVELS, -1, -1)),
+    )
+
+
+def _blocks(series: Sequence[Series], step: int, most: int) -> list[Block]:
+    below, found = 0, []
+    for each in series:
+        amount = max(each.amounts[step], 0)
+        below += amount
+        if amount:
+            found.append(
+                Block(
+                    each.pattern,
+                    round(100 - 100 * below / most, 3),
+                    round(100 * amount / most, 3),
+                    each.says[step],
+                )
+            )
+    return found
+
+
+def top(most: int) -> int:
+    """The least amount that is not below it, and of which a LEVELS-th is a round number."""
+    least = max(-(-most // LEVELS), 1)
+    power: int = 10 ** (len(str(least)) - 1)
+    return LEVELS * next(power * nice for nice in _NICE if power * nice >= least)
+
+
+def _is_labelled(step: int, count: int, labels_max: int = LABELS_MAX) -> bool:
+    return step % -(-count // labels_max) == 0
+
+
+def added_up(amounts: Sequence[int]) -> tuple[int, ...]:
+    """Each with all before it."""
+    return tuple(accumulate(amounts))

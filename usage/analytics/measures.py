@@ -1,0 +1,46 @@
+"""Measures in people's words, and their amounts. Pure."""
+
+from __future__ import annotations
+
+from usage import wording
+from usage.analytics.questions import Measure, Rank, Sums
+
+TITLES = {
+    Measure.COST: "Spend",
+    Measure.CALLS: "Calls",
+    Measure.TOKENS: "Tokens",
+    Measure.INPUT_TOKENS: "Input tokens",
+    Measure.OUTPUT_TOKENS: "Output tokens",
+    Measure.CACHED_TOKENS: "Cached tokens",
+    Measure.CACHE_WRITE_TOKENS: "Cache-write tokens",
+    Measure.REASONING_TOKENS: "Reasoning tokens",
+    Measure.UNPRICED: "Calls without a price",
+}
+RANKS = {
+    Rank.AMOUNT: "Largest first",
+    Rank.RISE: "Largest rise first",
+    Rank.CALLS: "Most calls first",
+    Rank.PER_CALL: "Most per call first",
+}
+_PLACES_OF_A_CALL = 6
+
+
+def amount(measure: Measure, number: int) -> str:
+    """In a column: `$5.00`, `1,412`."""
+    return wording.money_rounded(number) if measure is Measure.COST else wording.count(number)
+
+
+def in_full(measure: Measure, number: int) -> str:
+    """To the nano-dollar."""
+    return wording.money(number) if measure is Measure.COST else wording.count(number)
+
+
+def per_call(measure: Measure, sums: Sums) -> str:
+    """The mean of a call; empty where there was none."""
+    calls = sums["requests"]
+    if calls <= 0:
+        return ""
+    whole = measure.of(sums)
+    if measure is Measure.COST:
+        return wording.money_rounded(round(whole / calls), places=_PLACES_OF_A_CALL)
+    return f"{whole / calls:,.1f}".replace("-", "−")
