@@ -71,7 +71,7 @@ DROP TABLE blocked_quarter, blocked_user_quarter;
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('policies', '0012_why_a_version'),
+        ('policies', '0013_alerts'),
     ]
 
     operations = [

@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('policies', '0012_why_a_version'),
+        ('policies', '0014_blocked_by_quarter'),
         ('tenants', '0008_frozen_because'),
     ]
 
