@@ -111,13 +111,17 @@ def _buckets(environment_id: int, table: str, key: tuple[str, ...], ranges: tupl
 
 
 def _edges(environment_id: int, key: tuple[str, ...], ranges: tuple[Range, ...]) -> list[Used]:
+    """Each range by the index. Without OFFSET 0 the planner joins, and believes that they hold much of the ledger."""
     if not ranges:
         return []
     sql = f"""
         SELECT {_row(key)}
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
-        JOIN usage_event ON charged_at >= part.first AND charged_at < part.past
-        WHERE environment_id = %s AND (id <= {_mark("floor_id")} OR xid < {_mark("xid")})
+        CROSS JOIN LATERAL (
+            SELECT * FROM usage_event
+            WHERE environment_id = %s AND charged_at >= part.first AND charged_at < part.past OFFSET 0
+        ) AS edge
+        WHERE id <= {_mark("floor_id")} OR xid < {_mark("xid")}
     """  # noqa: S608 (our own names)
     return [Used(sql, [*_columns(ranges), environment_id, environment_id, environment_id])]
 
