@@ -206,6 +206,70 @@ def test_sums_may_leave_the_range_of_a_single_row(api: Api, environment: Environ
     assert summarize(api, group_by="user")["groups"][0]["cost_usd"] == "13835058055.282163712"
 
 
+def test_filters_leave_out_what_does_not_match(api: Api, environment: Environment) -> None:
+    at = datetime.now(UTC)
+    use(environment, at, user="ana", feature="chat", plan="pro", run_id="r-1")
+    use(environment, at, user="ana", feature="chat")
+    use(environment, at, user="ben", feature="code")
+
+    assert summarize(api, user_id="ana")["total"]["requests"] == 2
+    assert summarize(api, user_id="ana", run_id="r-1", plan="pro", model="m")["total"]["requests"] == 1
+    assert summarize(api, feature="code", group_by="user")["groups"][0]["user_id"] == "ben"
+    assert summarize(api, feature="code", user_id="ana")["total"]["requests"] == 0
+
+
+def test_names_beyond_the_top_are_others_by_the_same_days(api: Api, environment: Environment) -> None:
+    first, second = datetime(2026, 11, 2, 12, tzinfo=UTC), datetime(2026, 11, 3, 12, tzinfo=UTC)
+    for user, at, cost in (
+        ("a", first, 9),
+        ("a", second, 1),
+        ("b", first, 3),
+        ("c", second, 2),
+        ("c", second, 2),
+    ):
+        use(environment, at, user=user, cost_nano=cost)
+    asked = {"from": "2026-11-01T23:00:00Z", "to": "2026-11-03T23:00:00Z"}
+
+    found = summarize(api, group_by="user,day", top="1", **asked)
+
+    assert [(group["user_id"], group["day"], group["requests"]) for group in found["groups"]] == [
+        ("a", "2026-11-02", 1),
+        ("a", "2026-11-03", 1),
+    ]
+    assert [(group["day"], group["requests"], "user_id" in group) for group in found["others"]] == [
+        ("2026-11-03", 2, False),
+        ("2026-11-02", 1, False),
+    ]
+    assert found["total"]["requests"] == 5
+    most_calls = summarize(api, group_by="user", top="2", rank_by="requests", **asked)
+    assert [group["user_id"] for group in most_calls["groups"]] == ["a", "c"]
+    assert "others" not in summarize(api, group_by="user", **asked)
+
+
+def test_hours_weeks_and_months_are_those_of_the_zone(api: Api, environment: Environment) -> None:
+    for hour in range(26):
+        use(environment, datetime(2026, 10, 24, 22, tzinfo=UTC) + timedelta(hours=hour))
+    asked = {"from": "2026-10-01T00:00:00Z", "to": "2026-11-01T00:00:00Z"}
+
+    hours = {group["hour"]: group["requests"] for group in summarize(api, group_by="hour", **asked)["groups"]}
+    assert len(hours) == 26
+    assert {"2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00"} <= set(hours)
+    weeks = {group["week"]: group["requests"] for group in summarize(api, group_by="week", **asked)["groups"]}
+    assert weeks == {"2026-10-19": 25, "2026-10-26": 1}
+    months = summarize(api, group_by="month,run", **asked)["groups"]
+    assert [(group["month"], group["run_id"], group["requests"]) for group in months] == [
+        ("2026-10-01", None, 26)
+    ]
+
+
+def test_parts_of_the_tokens_are_answered_if_asked_for(api: Api) -> None:
+    api.report("r1", model="m", input_tokens=10, output_tokens=5, cached_input_tokens=4, reasoning_tokens=2)
+
+    assert "reasoning_tokens" not in summarize(api)["total"]
+    total = summarize(api, token_parts="true")["total"]
+    assert (total["cached_input_tokens"], total["cache_write_tokens"], total["reasoning_tokens"]) == (4, 0, 2)
+
+
 def test_another_tenants_usage_is_not_counted(api: Api, other_api: Api) -> None:
     api.report("r1")
 
@@ -221,6 +285,12 @@ def test_another_tenants_usage_is_not_counted(api: Api, other_api: Api) -> None:
         ("group_by=", "group_by"),
         ("group_by=user,user", "group_by"),
         ("group_by=" + "user," * 50, "group_by"),
+        ("group_by=day,hour", "group_by"),
+        ("top=5", "top"),
+        ("group_by=day&top=5", "top"),
+        ("group_by=user&top=0", "top"),
+        ("rank_by=colour", "rank_by"),
+        ("user_id=", "user_id"),
         ("from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "to"),
         ("from=2026-11-01T00:00:00Z&to=2026-11-01T00:00:00Z", "to"),
         ("from=2024-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", "from"),
@@ -237,4 +307,4 @@ def test_a_bad_parameter_is_refused_with_a_hint(api: Api, query: str, field: str
 def test_an_unknown_dimension_is_answered_with_the_known_ones(api: Api) -> None:
     detail = api.get("/v1/usage/summary?group_by=colour").json["detail"]
 
-    assert "user, feature, model, plan, day" in detail
+    assert "user, feature, model, plan, run, day, hour, week, month" in detail

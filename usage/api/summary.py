@@ -19,9 +19,9 @@ class UsageSummaryView(KeyView):
 
     @operation(
         "summarizeUsage",
-        "Totals by user, feature, model, plan and day",
+        "Totals by user, feature, model, plan, run and time",
         tag="usage",
-        description="By default of this calendar month; days and months are those of the tenant's time zone.",
+        description="By default of this calendar month; hours, days, weeks and months are of the tenant's zone.",
         query=SummaryQuery,
         answers={200: Summary},
     )

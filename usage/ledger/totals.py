@@ -1,45 +1,72 @@
-"""Totals of the ledger over a period, by user, feature, model, plan and day."""
+"""Totals of the ledger over a period, by names and by windows of the tenant's zone.
+
+`usage/analytics/answers.py` answers people; this answers programs, which ask for one period at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 from django.db import connection
 from msgspec import UNSET, UnsetType
 
+from tenants.api.http import Name
 from tenants.api.problems import invalid_field
 from usage.amounts import COUNT_FIELDS
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.periods import Instant, Period, period
 from usage.ledger.sums import Used
-from usage.metrics import COLUMNS, COUNTS
+from usage.metrics import COLUMNS, COUNTS, TOKEN_PARTS
 from usage.money import format_usd
 from usage.windows import Window
 
 GROUPS_MAX = 10_000
 # What can be grouped by, and the column it is.
-DIMENSIONS = {"user": "user_id", "feature": "feature", "model": "model", "plan": "plan", "day": "day"}
+NAMES = {"user": "user_id", "feature": "feature", "model": "model", "plan": "plan", "run": "run_id"}
+WINDOWS = {"day": Window.DAY, "hour": Window.HOUR, "week": Window.WEEK, "month": Window.MONTH}
+DIMENSIONS = {**NAMES, **{name: name for name in WINDOWS}}
+RankBy = Literal["cost_usd", "requests", "input_tokens", "output_tokens", "unpriced"]
 
 
 class SummaryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`GET /v1/usage/summary`. Without `group_by` only the total is answered."""
+    """`GET /v1/usage/summary`. Without `group_by` only the total is answered. All filters that are given must match."""
 
     group_by: (
         Annotated[
             str,
             msgspec.Meta(
-                max_length=100, description="Any of user, feature, model, plan, day; separated by commas."
+                max_length=100,
+                description="Any of user, feature, model, plan, run and one of hour, day, week, month; separated by "
+                "commas.",
             ),
         ]
         | None
     ) = None
     from_: Instant | None = msgspec.field(name="from", default=None)
     to: Instant | None = None
+    user_id: Name | None = None
+    feature: Name | None = None
+    model: Name | None = None
+    plan: Name | None = None
+    run_id: Name | None = None
+    rank_by: RankBy = "cost_usd"
+    top: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1, le=GROUPS_MAX, description="Only the first so many names; the rest are in `others`."
+            ),
+        ]
+        | None
+    ) = None
+    token_parts: Annotated[
+        bool, msgspec.Meta(description="Answer cached, written and reasoning tokens too.")
+    ] = False
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +75,9 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     __annotations__.update(COUNT_FIELDS)
     cost_usd: str
     unpriced: int
+    cached_input_tokens: int | UnsetType = UNSET
+    cache_write_tokens: int | UnsetType = UNSET
+    reasoning_tokens: int | UnsetType = UNSET
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,14 +87,25 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     feature: str | UnsetType | None = UNSET
     model: str | UnsetType = UNSET
     plan: str | UnsetType | None = UNSET
+    run_id: str | UnsetType | None = UNSET
+    hour: Instant | UnsetType = UNSET
     day: date | UnsetType = UNSET
+    week: date | UnsetType = UNSET
+    month: date | UnsetType = UNSET
     __annotations__.update(COUNT_FIELDS)
     cost_usd: str
     unpriced: int
+    cached_input_tokens: int | UnsetType = UNSET
+    cache_write_tokens: int | UnsetType = UNSET
+    reasoning_tokens: int | UnsetType = UNSET
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """From `from` up to but not including `to`. `groups`: dearest first; `truncated` if there are more than shown."""
+    """From `from` up to but not including `to`. `groups`: dearest first; `truncated` if there are more than shown.
+
+    With `top` it has `others`: what is in no group, by the same hours, days, weeks or months. A week is named by its
+    first day, and so is a month.
+    """
 
     from_: Instant = msgspec.field(name="from")
     to: Instant
@@ -73,29 +114,41 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     truncated: bool
     total: Total
+    others: tuple[Group, ...] | UnsetType = UNSET
 
 
 def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: ZoneInfo) -> Summary:
     """One statement, two if there are more groups than GROUPS_MAX. Raises Problem 422, DatabaseError."""
     dimensions = _dimensions(query.group_by)
+    if query.top is not None and not set(dimensions) & set(NAMES):
+        raise invalid_field("top", f"needs names in group_by; give any of {', '.join(NAMES)}")
     asked = period(query.from_, query.to, now, zone)
     columns = [DIMENSIONS[name] for name in dimensions]
-    days = _days(asked, zone) if "day" in columns else {}
-    used = sums.used(
-        environment_id,
-        [asked.start, *list(days)[1:], asked.end],
-        (column for column in columns if column != "day"),
+    starts = _starts(asked, columns, zone)
+    filters = {column: value for column in NAMES.values() if (value := getattr(query, column)) is not None}
+    used = _filtered(
+        sums.used(
+            environment_id,
+            [asked.start, *starts[1:], asked.end],
+            {column for column in columns if column not in WINDOWS} | set(filters),
+        ),
+        filters,
     )
-    groups = _grouped(used, columns, days) if columns else []
-    truncated = len(groups) > GROUPS_MAX
+    found = _grouped(used, columns, starts, query) if columns else []
+    truncated = len(found) > GROUPS_MAX
+    shown = [_group(each, columns, starts, query, zone) for each in found[:GROUPS_MAX]]
+    beyond = [bool(each["beyond"]) for each in found[:GROUPS_MAX]]
     return Summary(
         from_=asked.start,
         to=asked.end,
         timezone=zone.key,
         group_by=dimensions,
-        groups=tuple(_group(group, columns) for group in groups[:GROUPS_MAX]),
+        groups=tuple(group for group, is_other in zip(shown, beyond, strict=True) if not is_other),
         truncated=truncated,
-        total=_total(_sum(groups) if columns and not truncated else _all(used)),
+        total=_total(_sum(found) if columns and not truncated else _all(used), query),
+        others=UNSET
+        if query.top is None
+        else tuple(group for group, is_other in zip(shown, beyond, strict=True) if is_other),
     )
 
 
@@ -106,42 +159,71 @@ def _dimensions(text: str | None) -> tuple[str, ...]:
             raise invalid_field("group_by", f"{name!r} is unknown; give any of {', '.join(DIMENSIONS)}")
     if len(set(names)) < len(names):
         raise invalid_field("group_by", "names something twice; name it once")
+    if len(set(names) & set(WINDOWS)) > 1:
+        raise invalid_field("group_by", f"names more than one of {', '.join(WINDOWS)}; name one")
     return names
 
 
-_NAMES = (*COLUMNS, "unpriced")
+_NAMES = (*COLUMNS, *TOKEN_PARTS, "unpriced")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _NAMES)
 
 
-def _days(asked: Period, zone: ZoneInfo) -> dict[datetime, date]:
-    """When each day of the period begins, and its date; the first may begin before the period.
+def _filtered(used: Used, filters: dict[str, str]) -> Used:
+    where = " AND ".join(["true", *(f"{column} = %s" for column in filters)])
+    return Used(f"SELECT * FROM ({used.sql}) AS used WHERE {where}", [*used.values, *filters.values()])  # noqa: S608
 
-    The days are those of the counters (usage/windows.py), so that a day's total is what a daily limit saw.
+
+def _starts(asked: Period, columns: list[str], zone: ZoneInfo) -> list[datetime]:
+    """When each window of the period begins; the first may begin before the period. Empty: none is asked for.
+
+    They are those of the counters (usage/windows.py), so that a day's total is what a daily limit saw.
     """
-    starts = [from_ms(span.start) for span in asked.spans(Window.DAY, zone)]
-    return {start: start.astimezone(zone).date() for start in starts}
+    window = next((WINDOWS[column] for column in columns if column in WINDOWS), None)
+    return [] if window is None else [from_ms(span.start) for span in asked.spans(window, zone)]
 
 
-def _grouped(used: Used, columns: list[str], days: dict[datetime, date]) -> list[dict[str, Any]]:
-    """The dearest first; one more than GROUPS_MAX tells that there are more."""
-    found = _read(
-        f"""
-        SELECT {", ".join(map(_expression, columns))}, {_SUMS} FROM ({used.sql}) AS used
-        GROUP BY {", ".join(columns)} ORDER BY sum(cost_nano) DESC, {", ".join(columns)} LIMIT %s
-        """,  # noqa: S608 (our own names)
-        [*([list(days)] if days else []), *used.values, GROUPS_MAX + 1],
-        [*columns, *_NAMES],
+def _grouped(
+    used: Used, columns: list[str], starts: list[datetime], query: SummaryQuery
+) -> list[dict[str, Any]]:
+    """The dearest first; one more than GROUPS_MAX tells that there are more. `beyond`: of names beyond the top.
+
+    Without `top` no name is, and the names need no place.
+    """
+    rank = f"sum({'cost_nano' if query.rank_by == 'cost_usd' else query.rank_by})"
+    grouped = ", ".join(columns)
+    values: list[Any] = [*([starts] if starts else []), *used.values]
+    sql = f"""
+        SELECT {", ".join(map(_expression, columns))}, false AS beyond, {_SUMS} FROM ({used.sql}) AS used
+        GROUP BY {grouped}
+    """  # noqa: S608 (our own names)
+    if query.top is not None:
+        names = [column for column in columns if column not in WINDOWS]
+        shown = ", ".join(
+            column if column in WINDOWS else f"CASE WHEN place <= {query.top} THEN {column} END AS {column}"
+            for column in columns
+        )
+        summed = ", ".join(f"sum({name}) AS {name}" for name in _NAMES)
+        sql = f"""
+            WITH cell AS MATERIALIZED ({sql}),
+            named AS (
+                SELECT {", ".join(names)}, row_number() OVER (ORDER BY {rank} DESC, {", ".join(names)}) AS place
+                FROM cell GROUP BY {", ".join(names)}
+            ),
+            placed AS (SELECT {shown}, place > {query.top} AS beyond, {", ".join(_NAMES)}
+                FROM cell JOIN named USING ({", ".join(names)}))
+            SELECT {grouped}, beyond, {summed} FROM placed GROUP BY {grouped}, beyond
+        """  # noqa: S608 (our own names, and a number)
+    order = rank.removeprefix("sum(").removesuffix(")")
+    return _read(
+        f"SELECT * FROM ({sql}) AS grouped ORDER BY {order} DESC, {grouped} LIMIT %s",  # noqa: S608
+        [*values, GROUPS_MAX + 1],
+        [*columns, "beyond", *_NAMES],
     )
-    dates = list(days.values())
-    for group in found:
-        if days:
-            group["day"] = dates[group["day"] - 1]
-    return found
 
 
 def _expression(column: str) -> str:
-    """A day by its number, from 1."""
-    return "width_bucket(at, %s::timestamptz[]) AS day" if column == "day" else column
+    """A window by its number, from 1."""
+    return f"width_bucket(at, %s::timestamptz[]) AS {column}" if column in WINDOWS else column
 
 
 def _all(used: Used) -> dict[str, Any]:
@@ -159,14 +241,24 @@ def _sum(groups: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: sum(group[name] for group in groups) for name in _NAMES}
 
 
-def _total(found: dict[str, Any]) -> Total:
+def _total(found: dict[str, Any], query: SummaryQuery) -> Total:
+    parts = {name: int(found[name]) for name in TOKEN_PARTS} if query.token_parts else {}
     return Total(
         **{name: int(found[name]) for name in COUNTS},
         cost_usd=format_usd(int(found["cost_nano"])),
         unpriced=int(found["unpriced"]),
+        **parts,
     )
 
 
-def _group(group: dict[str, Any], columns: list[str]) -> Group:
-    named: dict[str, Any] = {column: group[column] or None for column in columns}
-    return Group(**named, **msgspec.structs.asdict(_total(group)))
+def _group(
+    found: dict[str, Any], columns: list[str], starts: list[datetime], query: SummaryQuery, zone: ZoneInfo
+) -> Group:
+    """One of names beyond the top says only when."""
+    named: dict[str, Any] = {
+        column: found[column] or None for column in columns if column not in WINDOWS and not found["beyond"]
+    }
+    for column in set(columns) & set(WINDOWS):
+        start = starts[found[column] - 1].astimezone(zone)
+        named[column] = start if column == Window.HOUR else start.date()
+    return Group(**named, **msgspec.structs.asdict(_total(found, query)))
