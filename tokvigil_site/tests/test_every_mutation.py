@@ -414,6 +414,8 @@ NO_ENTRY = {
     "page policy_versions": "reads",
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",
+    "manage.py simulate_policies": "reads",
+    "manage.py suggest_limits": "reads",
     "page search": "reads",
     "page blocked": "reads",
     "page budgets": "reads",
