@@ -15,6 +15,7 @@ class May(StrEnum):
     EDIT_ALERTS = "edit_alerts"
     EDIT_END_USERS = "edit_end_users"
     EDIT_PRICES = "edit_prices"
+    SAVE_VIEWS = "save_views"
     FREEZE = "freeze"
     EDIT_KEYS = "edit_keys"
     EDIT_ENVIRONMENTS = "edit_environments"
@@ -29,6 +30,7 @@ IN_WORDS: Mapping[May, str] = {
     May.EDIT_ALERTS: "change alerts and where they go",
     May.EDIT_END_USERS: "change and block end users",
     May.EDIT_PRICES: "change the tenant's prices",
+    May.SAVE_VIEWS: "save and share views of the Explorer",
     May.FREEZE: "freeze and unfreeze",
     May.EDIT_KEYS: "issue, rotate and revoke API keys",
     May.EDIT_ENVIRONMENTS: "change environments, and compare and rebuild counters",
@@ -42,6 +44,7 @@ _EDITOR = {
     May.EDIT_ALERTS,
     May.EDIT_END_USERS,
     May.EDIT_PRICES,
+    May.SAVE_VIEWS,
     May.FREEZE,
 }
 

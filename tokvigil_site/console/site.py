@@ -24,7 +24,6 @@ from tenants.console.access import actor_of, may_somewhere, role_in_words
 from tenants.roles import May
 from tokvigil_site.console import navigation, refused
 from tokvigil_site.console.invitations import InvitationView
-from tokvigil_site.console.overview import page as overview
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE, csp_override
 
 # Alpine, which django-unfold's pages are made with, evaluates the expressions in their attributes; colours and the
@@ -76,6 +75,9 @@ class TokvigilAdminSite(UnfoldAdminSite):
         """An auditor's is the audit log."""
         if not may_somewhere(request, May.SEE) and may_somewhere(request, May.SEE_AUDIT):
             return HttpResponseRedirect(reverse(f"{self.name}:audit_entry_changelist"))
+        # It shows parts of apps' pages, which are registered with this site: after it is made.
+        from tokvigil_site.console.overview import page as overview
+
         return super().index(request, {**overview.context(request), **(extra_context or {})})
 
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:

@@ -98,6 +98,8 @@ class Asked(forms.Form):
     tab = ""
     # False: a page of rows, which shows those of any time, and has parameters of its own.
     needs_period = True
+    # What an address without a period asks for.
+    default = DEFAULT
 
     def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
         """Raises BadRequest for parameters that the page does not have."""
@@ -106,7 +108,7 @@ class Asked(forms.Form):
         given = request.GET.copy()
         given.pop(environments.PARAMETER, None)
         if self.needs_period:
-            given.setdefault("period", DEFAULT.value)
+            given.setdefault("period", self.default.value)
         self.given = given
         super().__init__(given)
         self.fields["from"], self.fields["to"] = DayField("From"), DayField("To")
@@ -130,7 +132,7 @@ class Asked(forms.Form):
         return found
 
     def _period(self, found: dict[str, Any]) -> ShownPeriod:
-        named = Named(found["period"] or DEFAULT)
+        named = Named(found["period"] or self.default)
         return shown_period(named, self.now, self.zone, found["from"], found["to"])
 
     @cached_property

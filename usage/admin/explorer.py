@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import reverse
 from django.utils import timezone
 
 from tenants import exporting
 from tenants.console import environments
-from tenants.console.access import actor_of
+from tenants.console.access import actor_of, may
 from tenants.console.pages import page, rendered
 from tenants.exporting import Format
 from tenants.models import Environment
+from tenants.roles import May
 from usage import wording
 from usage.admin.explorer_form import ExplorerAsked
 from usage.admin.explorer_rows import Shown
@@ -71,26 +70,20 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
         "rows": list(shown.rows()),
         "keys": shown.keys(),
         "chart": shown.chart(),
-        "levels": _levels(shown),
+        "levels": shown.levels(),
         "step_rows": list(shown.step_rows()),
         "unpriced": wording.count(sums.now["unpriced"]) if sums.now["unpriced"] > 0 else "",
-        "unpriced_url": _address(asked, show=Measure.UNPRICED.value, by="model"),
+        "unpriced_url": asked.address(show=Measure.UNPRICED.value, by="model"),
         "mark": found.mark,
-        "save_url": _address(asked, "saved_views"),
+        "save_url": asked.address("saved_views") if _may_save(asked) else "",
         "export_urls": [
-            (kind.value, _address(asked, "explorer_export", format=kind.value)) for kind in FORMATS
+            (kind.value, asked.address("explorer_export", format=kind.value)) for kind in FORMATS
         ],
     }
 
 
-def _levels(shown: Shown) -> list[str]:
-    found = shown.chart()
-    return [] if found is None else [measures.in_full(shown.measure, level) for level in found.levels]
-
-
-def _address(asked: ExplorerAsked, name: str = "explorer", **changed: str) -> str:
-    query = asked.parameters(**{**asked.own_query, **changed})
-    return f"{reverse(f'admin:{name}')}?{urlencode(query, doseq=True)}"
+def _may_save(asked: ExplorerAsked) -> bool:
+    return may(asked.request, May.SAVE_VIEWS, asked.environment.tenant_id)
 
 
 @page("explorer_export", "explorer/export/")

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.http import HttpRequest
+from django.urls import reverse
 
 from tenants.models import Environment
 from usage.admin.asked import Asked
@@ -88,3 +89,8 @@ class ExplorerAsked(Asked):
     def whole_query(self) -> str:
         """All that is asked."""
         return urlencode(self.parameters(**self.own_query), doseq=True)
+
+    def address(self, name: str = "explorer", **changed: str) -> str:
+        """Of another page under the same question, but for what is changed."""
+        query = self.parameters(**{**self.own_query, **changed})
+        return f"{reverse(f'admin:{name}')}?{urlencode(query, doseq=True)}"

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from usage import wording
 from usage.admin.asked import MAY_LACK
-from usage.admin.explorer_form import TOPS, ExplorerAsked
+from usage.admin.explorer_form import NONE, TOPS, ExplorerAsked
 from usage.analytics import chart, measures
 from usage.analytics.answers import NOTHING, Answer, Line
 from usage.analytics.chart import OWN_MAX, Chart, Series
@@ -26,9 +26,13 @@ _DAYS_OR_LONGER = (Window.DAY, Window.WEEK, Window.MONTH)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`pattern`: of its blocks in the chart; 0: it has none. `url`: of its calls; Other leads to all names."""
+    """`pattern`: of its blocks in the chart; 0: it has none. `url`: of its calls; Other leads to all names.
+
+    `is_named`: its name is one that calls have.
+    """
 
     name: str
+    is_named: bool
     is_part: bool
     pattern: int
     url: str
@@ -98,6 +102,7 @@ class Shown:
         most = max((self.measure.of(each.now) for each in self.answer.lines), default=0)
         return Row(
             name=_name(line, dimension),
+            is_named=bool(line.name),
             is_part=is_part,
             pattern=pattern,
             url=self._url(line, dimension, inside),
@@ -126,8 +131,7 @@ class Shown:
         """Of the ledger's rows under the same filters; of several names: of the page with all of them."""
         named = self._named(dimension, line)
         if named is None or inside is None:
-            more = {**self.asked.own_query, "top": str(TOPS[-1])}
-            return f"{reverse('admin:explorer')}?{urlencode(self.asked.parameters(**more), doseq=True)}"
+            return self.asked.address(by=self.question.group or NONE, top=str(TOPS[-1]))
         without = [name for each in (inside, named) for name in each.get("without", [])]
         kept = self.asked.given.getlist("without")
         return _events(self.asked, {**inside, **named, "without": [*kept, *without]})
@@ -166,6 +170,11 @@ class Shown:
             for label, amount in zip(labels, before, strict=True)
         ]
         return chart.chart(series, before, says, labels)
+
+    def levels(self) -> list[str]:
+        """The scale of the chart in words."""
+        found = self.chart()
+        return [] if found is None else [measures.in_full(self.measure, level) for level in found.levels]
 
     def _series(self, pattern: int, name: str, series: Sequence[Sums], labels: Sequence[str]) -> Series:
         amounts = self._amounts(series)

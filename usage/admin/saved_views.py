@@ -37,6 +37,9 @@ def listed(request: HttpRequest) -> HttpResponse:
     """A POST saves the question of the address."""
     environment = environments.meant(request)
     asked = ExplorerAsked(request, environment, timezone.now())
+    may_save = may(request, May.SAVE_VIEWS, environment.tenant_id)
+    if request.method == "POST" and not may_save:
+        raise PermissionDenied
     form = ViewForm(request.POST or None)
     if request.method == "POST" and form.is_valid() and _is_to_be_saved(asked, form):
         try:
@@ -58,6 +61,7 @@ def listed(request: HttpRequest) -> HttpResponse:
         "Saved views",
         environment=environment,
         form=form,
+        may_save=may_save,
         query=asked.whole_query if asked.is_valid() else None,
         views=[(view, _may_change(request, view)) for view in seen],
     )
@@ -101,4 +105,6 @@ def _found(request: HttpRequest, view_id: int) -> SavedView:
 
 def _may_change(request: HttpRequest, view: SavedView) -> bool:
     """Its author; and of a shared one whoever may remove members, for its author may be gone."""
+    if not may(request, May.SAVE_VIEWS, view.tenant_id):
+        return False
     return view.author == actor_of(request) or may(request, May.EDIT_MEMBERS, view.tenant_id)

@@ -64,19 +64,17 @@ def context(request: HttpRequest) -> dict[str, Any]:
     now = timezone.now()
     zone = ZoneInfo(environment.tenant.timezone)
     found = standings(environment)
+    asked = figures.OverviewAsked(request, environment, now)
     return {
         "environment": environment,
         "now": now,
-        "figures": figures.figures(environment, now),
+        "asked": asked,
+        **figures.context(asked),
         "chips": _chips(environment, found, now),
         "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
         **_next_out(found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
-        "leaders": [
-            (title, figures.leaders(environment, now, dimension))
-            for title, dimension in (("Users", "user"), ("Features", "feature"), ("Models", "model"))
-        ],
     }
 
 

@@ -98,9 +98,35 @@ def test_what_today_cost_and_who_spent_it(mia: Client, prod: Environment, api: A
     api.report("r2", "ben", input_tokens=1000)
     text = overview(mia, prod)
     figures = re.findall(r'<p class="tv-figure">([^<]*)</p>', text)
-    assert figures[:3] == ["$3.00", "2", "0"]
+    assert figures == ["$3.00", "2", "3,000", "0 · 0 %"]
     assert re.findall(r'<th scope="row"><a [^>]*><bdi>(\w+)</bdi>', text) == ["ana", "ben"]
     assert ">66 %<" in text
+
+
+def test_figures_are_of_the_period_and_filters_of_the_address_and_lead_to_their_calls(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    set_price("test-model", input_usd="1000")
+    api.report("r1", "ana", feature="chat", input_tokens=2000)
+    api.report("r2", "ben", input_tokens=1000)
+    month = mia.get(OVERVIEW, {"period": "month", "feature": "chat"})
+    assert [figure.value for figure in month.context["figures"]] == ["$2.00", "1", "2,000", "0 · 0 %"]
+    for leading in month.context["leaders"]:
+        (row,) = leading.rows
+        assert mia.get(row.url).context["cl"].result_count == 1
+        assert [each.name for each in mia.get(leading.url).context["rows"]] == [row.name]
+    before = mia.get(OVERVIEW, {"period": "yesterday"})
+    assert [figure.value for figure in before.context["figures"]] == ["$0.00", "0", "0", "0 · 0 %"]
+
+
+def test_a_period_that_cannot_be_read_is_said_and_the_limits_are_shown(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.report("r1", "ana")
+    answer = mia.get(OVERVIEW, {"period": "custom", "from": "x"})
+    assert "Enter a valid date." in answer.content.decode()
+    assert "figures" not in answer.context
+    assert "Limits, tightest first" in answer.content.decode()
 
 
 def test_a_model_without_a_price_is_named(mia: Client, prod: Environment, api: Api) -> None:

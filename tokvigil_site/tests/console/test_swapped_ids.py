@@ -168,7 +168,7 @@ def links(client: Client, rows: Rows) -> set[str]:
     found = set()
     for address in filled(rows):
         if address.name != "logout":
-            text = client.get(address.url).content.decode(errors="replace")
+            text = b"".join(client.get(address.url)).decode(errors="replace")
             found |= {unescape(each) for each in re.findall(r'href="(/admin/[^"#]*\?[^"#]+)', text)}
     return found
 
