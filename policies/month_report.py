@@ -21,7 +21,7 @@ from usage import wording
 from usage.amounts import Per
 from usage.analytics import month_figures
 from usage.analytics.month_figures import Figures, Line, Month
-from usage.ledger import periods
+from usage.ledger import periods, retention
 from usage.ledger.periods import Period
 from usage.money import NANO
 
@@ -91,6 +91,8 @@ class MonthReport:
     budgets: Budgets
     # Of the environments whose month is closed: when.
     closed: tuple[tuple[str, datetime], ...]
+    # The months (UTC) in it whose rows have left the ledger; their sums have not.
+    rows_gone: tuple[date, ...]
 
     @property
     def about(self) -> dict[str, object]:
@@ -101,6 +103,7 @@ class MonthReport:
             "time_zone": self.zone.key,
             "state": self.state.value,
             "final_from": self.final_from.astimezone(self.zone).isoformat(timespec="seconds"),
+            "rows_gone": ", ".join(f"{month:%Y-%m}" for month in self.rows_gone),
         }
 
 
@@ -142,6 +145,7 @@ def report(environments: Sequence[Environment], month: date, now: datetime) -> M
         closed=tuple(
             (each.slug, closed_at[each.pk].closed_at) for each in environments if each.pk in closed_at
         ),
+        rows_gone=tuple(retention.gone([each.pk for each in environments], period)),
     )
 
 

@@ -165,6 +165,8 @@ AUDIT_KEYS = environment.keyed_secrets(
 
 # A month of blocked decisions is deleted when its last day is this long ago.
 BLOCKED_DECISIONS_KEPT_DAYS = environment.whole("BLOCKED_DECISIONS_KEPT_DAYS", default=90, least=1)
+# For how many months before the current one the ledger keeps its rows; 0: for ever. Their sums stay in any case.
+USAGE_KEPT_MONTHS = environment.whole("USAGE_KEPT_MONTHS", default=0, least=0)
 
 # smtp://user:password@host:25, smtp+tls://host:587, smtp+ssl://host:465. Without it no e-mail is sent.
 _email_url = environment.read("EMAIL_URL")

@@ -17,7 +17,7 @@ from policies.replaying import jobs
 from tenants import revisions
 from tenants.models import Environment
 from usage.counting.store import StoreUnavailable
-from usage.ledger import partitions, rollups
+from usage.ledger import partitions, retention, rollups
 from usage.settling import catching_up, expiry
 
 logger = logging.getLogger("tokvigil.tasks")
@@ -49,6 +49,7 @@ def partition_usage() -> None:
     now = datetime.now(UTC)
     partitions.keep_up(now)
     decision_log.keep_up(now)
+    retention.apply(now)
 
 
 @shared_task

@@ -13,6 +13,7 @@ class UsageConfig(AppConfig):
         register_action(
             "counters.rebuilt", "Counters rebuilt", "had the counters of {name} rebuilt from the ledger"
         )
+        register_action("ledger.detached", "Month of the ledger detached", "detached {name} from the ledger")
         register_action("usage.exported", "Usage exported", "exported {file} of {name}")
         register_action("view.saved", "View saved", "saved the view {name}")
         register_action("view.changed", "View changed", "changed the view {name}")

@@ -439,7 +439,7 @@ NO_ENTRY = {
     "manage.py demo": "makes what it needs by the functions that the others call",
     "manage.py export_policies": "reads",
     "manage.py migrate": "the tables",
-    "manage.py partition_usage": "the tables",
+    "manage.py partition_usage": "the tables; an entry a month that is detached: usage/tests/test_retention.py",
     "manage.py rebuild_counters": "the counters, from the ledger",
     "manage.py replay_trace": "makes what it needs by the functions that the others call",
     "manage.py rollup_usage": "the sums, from the ledger",

@@ -25,7 +25,9 @@ from tenants.templatetags.console import state
 from usage import wording
 from usage.admin.asked import PERIODS, SHARED, Asked
 from usage.analytics.shown_period import Named, shown_period
+from usage.ledger import retention
 from usage.ledger.models import Status
+from usage.ledger.periods import EARLIEST, Period
 from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import TokenUse
 
@@ -89,6 +91,16 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     ordering = ["-charged_at", "-id"]
     paginator = BoundedPaginator
     show_full_result_count = False
+    list_before_template = "console/kept_rows.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        """With what is said of the rows that have left."""
+        now = timezone.now()
+        kept = {"kept_months": retention.kept_months(), "kept_since": retention.kept_since(now)}
+        shown = environments.shown(request)
+        gone = [] if shown is None else retention.gone([shown.pk], Period(EARLIEST, now))
+        said = {**kept, "rows_gone": gone}
+        return super().changelist_view(request, {**said, **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EventList]:
         return EventList

@@ -120,6 +120,19 @@ class Monthly:
             )
             return [Partition(name, self._month(name), leaving) for name, leaving in cursor.fetchall()]
 
+    def tables(self, month: date) -> list[str]:
+        """All of this month, those that were detached and not dropped included."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT relname FROM pg_class
+                WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %s::regclass)
+                  AND relkind = 'r' AND relname ~ %s ORDER BY relname
+                """,
+                [self.table, rf"^{self.name(month)}(_\d+)?$"],
+            )
+            return [name for (name,) in cursor.fetchall()]
+
     def name(self, month: date) -> str:
         return f"{self.table}_{month:%Y_%m}"
 
@@ -145,6 +158,11 @@ class Monthly:
             f"CREATE OR REPLACE TRIGGER {self.table}_closed BEFORE INSERT ON {partition}"
             f" FOR EACH ROW EXECUTE FUNCTION {function}()"
         )
+        _unless_busy(lambda: _alone(statement), f"somebody writes to {partition}")
+
+    def take_rows_again(self, partition: str) -> None:
+        """As the owner: ends `refuse_rows`."""
+        statement = f"DROP TRIGGER IF EXISTS {self.table}_closed ON {partition}"
         _unless_busy(lambda: _alone(statement), f"somebody writes to {partition}")
 
     def detach(self, partition: str) -> None:

@@ -1,7 +1,8 @@
 """The months of the ledger: each is a partition of its own, so an old one leaves in O(1).
 
-Its sums stay: a month is detached only when all of its rows are rolled up (usage/ledger/rollups.py). From then on
-totals and `total` limits read them from the rollups, and its rows are in a table of their own.
+Its sums stay: a month is detached only when all of its rows are rolled up (usage/ledger/rollups.py) and the rollups
+were compared with them. From then on totals and `total` limits read it from the rollups, and its rows are in a table
+of their own.
 """
 
 from __future__ import annotations
@@ -10,8 +11,13 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+from django.db import transaction
+
+from audit import log as audit_log
 from audit import roles
-from usage.ledger import request_ids, rollups
+from audit.log import Target
+from tenants.models import Environment
+from usage.ledger import request_ids, rollups, verifying
 from usage.ledger.months import Partition, is_missing, month_of, months_from, next_month, of_month
 from usage.ledger.rollups import LEDGER
 
@@ -73,8 +79,29 @@ def detach(at: datetime) -> list[str]:
             if not partition.leaving:
                 LEDGER.refuse_rows(partition.name, "usage_event_refuse_insert")
                 _roll_up(partition)
+                _verify(partition)
             LEDGER.detach(partition.name)
-    return [partition.name for partition in found]
+    names = [partition.name for partition in found]
+    with transaction.atomic():
+        audit_log.log(
+            "ledger.detached", Target("usage.ledger", f"{month:%Y-%m}"), tenant_id=None, tables=names
+        )
+    return names
+
+
+def _verify(partition: Partition) -> None:
+    """Raises NotYet."""
+    found = verifying.flaws(partition.month)
+    if not found:
+        return
+    LEDGER.take_rows_again(partition.name)
+    flaw = found[0]
+    environment = Environment.objects.select_related("tenant").filter(pk=flaw.environment_id).first()
+    whose = environment or f"environment {flaw.environment_id}"
+    raise NotYet(
+        f"its rollups do not say what its rows say: {flaw.table} of {whose} at {flaw.start:%Y-%m-%d %H:%M}Z. Make them"
+        f" anew with `rollup_usage {whose} --from {flaw.start:%Y-%m-%d} --to {flaw.start:%Y-%m-%d}`, then try again"
+    )
 
 
 def _roll_up(partition: Partition) -> None:

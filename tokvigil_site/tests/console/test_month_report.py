@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from audit import roles
 from audit.models import Entry
 from tenants.models import Environment, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
@@ -103,3 +106,26 @@ def test_a_link_takes_no_file_and_nobody_gets_another_tenants(
     auditor = sign_in("aud", used.tenant, role="auditor")
     assert auditor.get(PAGE).status_code == 403
     assert auditor.post(FILE, {"file": "focus-csv"}).status_code == 403
+
+
+def test_what_has_left_is_said_where_it_is_missed(mia: Client, prod: Environment, settings: Any) -> None:
+    usage = reverse("admin:usage_usageevent_changelist")
+    assert "have left the ledger" not in mia.get(usage).content.decode()
+    old = datetime(2011, 8, 10, tzinfo=UTC)
+    one(report(prod, "old", charged_at=old, cost_nano=2 * 10**9))
+    try:
+        partitions.detach(old)
+    finally:
+        with roles.as_owner(), connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS usage_event_2011_08")
+    settings.USAGE_KEPT_MONTHS = 13
+
+    text = mia.get(PAGE, {"month": "2011-08"}).content.decode()
+    assert "The calls of August 2011 (UTC) are not in the ledger any more." in text
+    assert "$2.00" in text
+    text = mia.get(usage).content.decode()
+    assert "Calls are kept for 13 months before the current one" in text
+    assert "Those of August 2011 have left the ledger" in text
+    assert ["#", "rows_gone", "2011-08"] in list(
+        csv.reader(io.StringIO(taken(mia, "report-csv", "2011-08")[1]))
+    )
