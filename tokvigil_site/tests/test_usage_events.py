@@ -223,7 +223,7 @@ def test_a_page_is_found_in_the_index(api: Api) -> None:
     report(api, "r1")
     report(api, "r2")
     cursor = api.get("/v1/usage?limit=1").json["next_cursor"]
-    query = listing._matching(api.environment.pk, listing.EventQuery(cursor=cursor)).order_by(
+    query = listing.matching(api.environment.pk, listing.EventQuery(cursor=cursor)).order_by(
         "-charged_at", "-id"
     )
     with connection.cursor() as cursor_of_database:

@@ -91,7 +91,6 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     ordering = ["-charged_at", "-id"]
     paginator = BoundedPaginator
     show_full_result_count = False
-    list_before_template = "console/kept_rows.html"
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """With what is said of the rows that have left."""

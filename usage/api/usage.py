@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
 from msgspec import Meta
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 
-from tenants import scopes
+from tenants import exporting, scopes
 from tenants.api import http, queries
 from tenants.api.callers import Caller
 from tenants.api.direct_post import DirectPost
 from tenants.api.openapi import operation
 from tenants.api.problems import FieldError, Problem, invalid_field
+from tenants.exporting import Format
 from usage.api import examples
 from usage.api.key_view import KeyView
 from usage.counting import rules
 from usage.counting.rules import CountingRules
-from usage.ledger import listing
+from usage.ledger import export, listing
 from usage.ledger.listing import EventPage, EventQuery
 from usage.settling.reports import admit, record_batch, record_report, require_sound
 from usage.settling.usage_report import UsageReceipt, UsageReport
@@ -29,6 +33,12 @@ from usage.settling.usage_report import UsageReceipt, UsageReport
 BATCH_MAX = 500
 # How many different reports of one request_id a batch may hold: each costs a transaction of its own.
 CONTENTS_MAX = 4
+
+_FILE_TYPES = {
+    "text/csv": Format.CSV,
+    "application/jsonl": Format.JSON_LINES,
+    "application/x-ndjson": Format.JSON_LINES,
+}
 
 _report = msgspec.json.Decoder(UsageReport)
 _encode = msgspec.json.Encoder().encode
@@ -79,10 +89,24 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     results: Annotated[tuple[BatchResult, ...], Meta(description="One for each event, in order.")]
 
 
+def _accepted_file(request: Request) -> Format | None:
+    return _FILE_TYPES.get(request.headers.get("Accept", "").partition(";")[0].strip().lower())
+
+
+class _AlsoFiles(DefaultContentNegotiation):
+    """A caller who accepts a file is answered one, or a problem in JSON."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        if _accepted_file(request) is not None:
+            return renderers[0], renderers[0].media_type
+        return super().select_renderer(request, renderers, format_suffix)
+
+
 class UsageView(DirectPost, KeyView):
     """One address, two scopes: a POST writes to the ledger, a GET reads it."""
 
     scope = scopes.USAGE_READ
+    content_negotiation_class = _AlsoFiles
 
     @operation(
         "recordUsage",
@@ -107,13 +131,33 @@ class UsageView(DirectPost, KeyView):
         "listUsage",
         "The rows of the ledger, newest first",
         tag="usage",
-        description="The next page is at `cursor=` the `next_cursor` of this one; null: there is none.",
+        description=(
+            "The next page is at `cursor=` the `next_cursor` of this one; null: there is none. With `format=jsonl` or "
+            "`csv` all rows of the period are answered at once, by default those of this calendar month: first what "
+            "the file is (`about`, or lines that begin with `#`), then a row a line."
+        ),
         query=EventQuery,
         answers={200: EventPage},
     )
-    def get(self, request: Request) -> HttpResponse:
+    def get(self, request: Request) -> HttpResponseBase:
         query = queries.decode(request._request, EventQuery)
+        kind = _file_format(request, query)
+        if kind is not None:
+            return self._file(request, query, kind)
         return http.json_response(listing.page(self.environment_id, query))
+
+    def _file(self, request: Request, query: EventQuery, kind: Format) -> HttpResponseBase:
+        now = timezone.now()
+        asked = export.asked_for(query, set(request.GET), now, self.counting.tracked.zone)
+        lines = export.lines(self.environment_id, query, asked, kind, now)
+        return exporting.download(kind, export.name(asked), lines)
+
+
+def _file_format(request: Request, query: EventQuery) -> Format | None:
+    """None: a page. What the address says counts before the header."""
+    if query.format is not None:
+        return None if query.format == "json" else Format(query.format)
+    return _accepted_file(request)
 
 
 class UsageBatchView(DirectPost):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -20,6 +20,9 @@ from usage.money import format_usd_if_known
 StatusName = Literal["succeeded", "failed", "cancelled", "partial", "unsettled", "reversal"]
 
 
+FormatName = Literal["json", "jsonl", "csv"]
+
+
 class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`GET /v1/usage`. All that is given must match; `from` is included, `to` is not."""
 
@@ -34,6 +37,16 @@ class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     to: Instant | None = None
     limit: PageSize = PAGE_DEFAULT
     cursor: CursorText | None = None
+    format: (
+        Annotated[
+            FormatName,
+            msgspec.Meta(
+                description="json: pages. jsonl and csv: all rows of the period in one file, which `Accept:"
+                " application/jsonl` and `text/csv` ask for too."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +87,12 @@ class EventPage(msgspec.Struct, frozen=True, kw_only=True):
 
 def page(environment_id: int, query: EventQuery) -> EventPage:
     """Rows newest first, `query.limit` at most; one query. Raises Problem 422."""
-    found = _matching(environment_id, query).order_by("-charged_at", "-id")
+    found = matching(environment_id, query).order_by("-charged_at", "-id")
     page = cursors.page(found, query.limit, lambda row: (row.charged_at, row.pk))
-    return EventPage(events=tuple(map(_answer, page.rows)), next_cursor=page.next_cursor)
+    return EventPage(events=tuple(map(answer, page.rows)), next_cursor=page.next_cursor)
 
 
-def _matching(environment_id: int, query: EventQuery) -> QuerySet[UsageEvent]:
+def matching(environment_id: int, query: EventQuery) -> QuerySet[UsageEvent]:
     filters = {
         "user_id": query.user_id,
         "feature": query.feature,
@@ -100,7 +113,7 @@ def _matching(environment_id: int, query: EventQuery) -> QuerySet[UsageEvent]:
     return found.filter(TupleLessThan(Tuple("charged_at", "id"), (at, row_id)), charged_at__lte=at)
 
 
-def _answer(row: UsageEvent) -> EventAnswer:
+def answer(row: UsageEvent) -> EventAnswer:
     return EventAnswer(
         request_id=row.request_id,
         charged_at=row.charged_at,
