@@ -310,6 +310,7 @@ UNFOLD = {
         lambda request: static("tokvigil/end_user.css"),
         lambda request: static("tokvigil/access.css"),
         lambda request: static("tokvigil/publishing.css"),
+        lambda request: static("tokvigil/replay.css"),
         lambda request: static("tokvigil/search.css"),
         lambda request: static("tokvigil/alerts.css"),
         lambda request: static("tokvigil/report.css"),

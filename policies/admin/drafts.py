@@ -20,6 +20,7 @@ from policies.describing import differences
 from policies.files import policy_file
 from policies.files.file_errors import PolicyFileError
 from policies.models import Draft
+from policies.replaying import listing
 from policies.rules import PolicyRule
 from tenants.console import environments
 from tenants.console.access import actor_of
@@ -103,6 +104,7 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)],
         missing_plans=drafts.missing_plans(found),
         contents=drafts.contents(found, live),
+        replay=listing.newest_of(found),
         may_change=finding.may_change(request, found.environment.tenant_id),
         **context,
     )

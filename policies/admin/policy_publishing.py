@@ -11,6 +11,7 @@ from django.contrib import messages
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 
 from audit import wording as audit_wording
 from policies import policy_rows
@@ -30,6 +31,8 @@ from tenants.console.pages import rendered
 from tenants.models import Environment
 
 REVIEW = Button("_review", "Publish…")
+# Into a draft, then to the form that replays it.
+REPLAY = "_replay"
 TO_A_DRAFT = Button(INTO_A_DRAFT, "Save to a draft")
 # What the confirmation says itself.
 _OWN = {"csrfmiddlewaretoken", "note", "opened_version"}
@@ -58,7 +61,7 @@ class Typed:
 def answer(request: HttpRequest, typed: Typed) -> HttpResponse:
     """What the button asks for; without one that publishes, or if it is refused, what would change."""
     form = PublishForm(request.POST)
-    if INTO_A_DRAFT in request.POST:
+    if INTO_A_DRAFT in request.POST or REPLAY in request.POST:
         return _into_a_draft(request, typed, form)
     if PUBLISH in request.POST and form.is_valid():
         # If something stands against it, the review says what.
@@ -104,6 +107,8 @@ def _into_a_draft(request: HttpRequest, typed: Typed, form: PublishForm) -> Http
         f"{typed.rule.name} is in the draft {draft.name}. Nothing is in force before the draft is published."
     )
     messages.success(request, said)
+    if REPLAY in request.POST:
+        return redirect(reverse("admin:policy_replays", query={"draft": draft.pk}))
     return redirect("admin:policy_draft", draft.pk)
 
 

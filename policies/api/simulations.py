@@ -32,7 +32,7 @@ from usage.ledger.periods import PERIOD_MAX, Instant, Period, checked
 AT_ONCE_MAX = 20_000
 DEFAULT_PERIOD = timedelta(days=30)
 RETRY_AFTER_S = 10
-SOURCE = "A policy file"
+SOURCE = "a policy file"
 
 
 class SimulationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -71,7 +71,7 @@ class Candidate:
 
     @classmethod
     def in_force(cls, environment: Environment) -> Candidate:
-        return cls(policies=policy_rows.policy_set(environment), source="The policies in force")
+        return cls(policies=policy_rows.policy_set(environment), source="the policies in force")
 
 
 def ask(
@@ -149,7 +149,7 @@ def _document(policies: PolicySet) -> dict[str, Any]:
     }
 
 
-def _policy_set(document: dict[str, Any]) -> PolicySet:
+def policy_set(document: dict[str, Any]) -> PolicySet:
     """Raises PolicyFileError. A draft may be for plans that are still to come, so these are not compared."""
     rules = tuple(map(documents.rule_of, document["policies"]))
     return PolicySet(plans=tuple(document["plans"]), policies=rules)
@@ -212,7 +212,7 @@ def _run(claimed: PolicyReplay) -> None:
     try:
         found = replay(
             claimed.environment,
-            supposed(claimed.environment, _policy_set(claimed.document)),
+            supposed(claimed.environment, policy_set(claimed.document)),
             claimed.start,
             claimed.end,
             progress=_teller(claimed),

@@ -47,6 +47,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Policies", "shield", "policies.policy"),
             Page("Drafts", "edit_note", "policy_drafts"),
             Page("Try it", "play_arrow", "try_it"),
+            Page("Replay", "history_toggle_off", "policy_replays"),
             Page("Plans", "sell", "policies.plan"),
             Page("End users", "group", "policies.enduser"),
             Page("Boosts", "arrow_upward", "policies.boost"),

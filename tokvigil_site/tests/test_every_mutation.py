@@ -25,7 +25,9 @@ from audit.models import Entry
 from policies import boosts, end_users
 from policies.alerting import endpoints
 from policies.changing import drafts
-from policies.models import Alert, AlertEndpoint, AlertRule, Boost, Draft, EndUser, Plan, Policy
+from policies.models import Alert, AlertEndpoint, AlertRule, Boost, Draft, EndUser, Plan, Policy, PolicyReplay
+from policies.replaying import jobs
+from policies.replaying.jobs import Candidate
 from tenants import members
 from tenants.console.display import user_url
 from tenants.models import Environment, Membership
@@ -131,6 +133,14 @@ class World:
             )  # fmt: skip
             found.deliveries.create(endpoint=self.endpoint, state="dead", attempts=9)
         return found
+
+    @property
+    def replay(self) -> PolicyReplay:
+        """It waits."""
+        found = PolicyReplay.objects.first()
+        now = timezone.now()
+        candidate = Candidate.in_force(self.prod)
+        return found or jobs.ask(self.prod, candidate, now - timedelta(days=1), now, actor="test")
 
     @property
     def policy(self) -> Policy:
@@ -280,6 +290,12 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "page policy_of_draft": lambda world: submit(
         world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), name="New"
     ),
+    "page policy_replays": lambda world: world.post(
+        "policy_replays", {"what": "in_force", "period": "7", "environment": world.prod.pk}
+    ),
+    "page policy_replay": lambda world: world.to(
+        reverse("admin:policy_replay", args=[world.replay.pk]), {"action": "cancel"}
+    ),
     "page try_it": lambda world: world.post(
         "try_it", {"name": "Ann asks", "user_id": "ann", "model": "gpt-test"}
     ),
@@ -390,6 +406,7 @@ FIRST: dict[str, Callable[[World], object]] = {
         world.prod, "plans: [free, unused]\n" + limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
     ),
     "page saved_view": lambda world: world.view,
+    "page policy_replay": lambda world: world.replay,
     "page policy_draft": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
     "policies.alertrule change": lambda world: world.rule,
@@ -412,6 +429,8 @@ NO_ENTRY = {
     "page policies_policy_preview_new": "says what the form says",
     "page policy_of_draft_preview": "says what the form says",
     "page policy_versions": "reads",
+    "page policy_replay_progress": "reads",
+    "page policy_replay_export": "reads",
     "page tenants_apikey_waiting": "reads",
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "manage.py simulate_policies": "reads",
@@ -439,7 +458,7 @@ NO_ENTRY = {
     "manage.py demo": "makes what it needs by the functions that the others call",
     "manage.py export_policies": "reads",
     "manage.py migrate": "the tables",
-    "manage.py partition_usage": "the tables; an entry a month that is detached: usage/tests/test_retention.py",
+    "manage.py partition_usage": "the tables; an entry a month that is detached: tokvigil_site/tests/test_retention.py",
     "manage.py rebuild_counters": "the counters, from the ledger",
     "manage.py replay_trace": "makes what it needs by the functions that the others call",
     "manage.py rollup_usage": "the sums, from the ledger",
