@@ -24,6 +24,7 @@ from usage.ledger.rollups import roll
 LIST_MS_MAX = 300
 # It reads counters, and sums of the ledger.
 OVERVIEW_MS_MAX = 1_500
+ANALYTICS_MS_MAX = 300
 DECISIONS = 1_000_000
 END_USERS = 100_000
 CALLS_MAX = 10_000_000
@@ -71,6 +72,15 @@ def measures(at: scene.Scene, rows: int) -> list[Result]:
         "end users": (users, LIST_MS_MAX),
         "end users, searched": (f"{users}?q=user_77", LIST_MS_MAX),
         "usage": (reverse("admin:usage_usageevent_changelist"), LIST_MS_MAX),
+        "explorer, a month by user": (
+            f"{reverse('admin:explorer')}?period=30d&by=user&then=model",
+            ANALYTICS_MS_MAX,
+        ),
+        "explorer, a month by model": (f"{reverse('admin:explorer')}?period=30d", ANALYTICS_MS_MAX),
+        "usage of a model in a month": (
+            f"{reverse('admin:usage_usageevent_changelist')}?period=30d&model=gpt-4o-mini",
+            LIST_MS_MAX,
+        ),
         "policies": (reverse("admin:policies_policy_changelist"), OVERVIEW_MS_MAX),
         "audit log": (reverse("admin:audit_entry_changelist"), LIST_MS_MAX),
         "limits": (reverse("admin:limits"), LIST_MS_MAX),

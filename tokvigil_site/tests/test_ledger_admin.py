@@ -241,6 +241,7 @@ def test_a_ledger_row_says_what_it_cost_and_who_charged_it(environment: Environm
     assert f'href="{page("modelprice", "change", own.pk)}"><bdi>openai/gpt-4o<' in shown
     assert f'href="{reverse("admin:tenants_apikey_change", args=[key.pk])}"><bdi>our-app<' in shown
     assert ", version 3<" in shown
+    assert f'href="{reverse("admin:policy_versions", args=[pairs["policy_id"]])}?to=3#compared"' in shown
     arithmetic = re.search(r'href="([^"]*input_tokens=7[^"]*)">Work it out', shown)
     assert arithmetic is not None
     worked_out = text(member, unescape(arithmetic[1]))

@@ -131,6 +131,7 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
             price=_price(event),
             arithmetic_url=_arithmetic_url(event),
             policy_url=_policy_url(event),
+            version_url=_version_url(event),
             api_key=_api_key(event),
             find_url=f"{reverse('admin:search')}?{urlencode({'q': event.request_id})}",
             others=_others(event),
@@ -219,6 +220,13 @@ def _policy_url(event: UsageEvent) -> str | None:
     return (
         None if event.policy_id is None else reverse("admin:policies_policy_change", args=[event.policy_id])
     )
+
+
+def _version_url(event: UsageEvent) -> str | None:
+    """What the policy said when it allowed the call, its limits included."""
+    if event.policy_id is None:
+        return None
+    return f"{reverse('admin:policy_versions', args=[event.policy_id])}?to={event.policy_version}#compared"
 
 
 def _api_key(event: UsageEvent) -> ApiKey | None:

@@ -17,6 +17,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from tenants.console.display import user_url
 from tenants.models import Environment, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
@@ -266,3 +267,15 @@ def test_the_page_reads_the_ledger_once_whatever_is_in_it(prod: Environment, mia
     few = queries()
     fill(prod)
     assert queries() == few <= 12
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_page_of_a_user_leads_to_what_they_used_over_a_period(prod: Environment, mia: Client) -> None:
+    use(prod, datetime.now(UTC), user="a&b", feature="chat")
+    use(prod, datetime.now(UTC), user="ben")
+    page = mia.get(user_url(prod, "a&b")).content.decode()
+    found = re.search(r'href="([^"]*/explorer/[^"]*)"', page[page.index("Calls and blocks") :])
+    assert found
+    answer = mia.get(unescape(found[1]))
+    assert [row.name for row in answer.context["rows"]] == ["chat", "m"]
+    assert answer.context["total"].calls == "1"
