@@ -184,7 +184,7 @@ def _result(request: HttpRequest, report: Report) -> dict[str, Any]:
         "hits": first,
         "other_hits": others,
         "unnamed_hits": unnamed,
-        "user": user,
+        "of_user": user,
         "differing": wording.count(differing),
         "found": wording.count(len(found)),
         "cut": differing > len(report.differences),

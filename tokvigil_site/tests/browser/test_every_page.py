@@ -14,11 +14,15 @@ from django.utils import timezone
 from audit.models import Entry
 from policies import alert_events, boosts
 from policies.end_users import set_end_user
+from policies.files import policy_file
 from policies.models import Alert, AlertEndpoint, AlertRule, BlockedDecision, Boost, Plan, Policy
+from policies.replaying import jobs
+from policies.replaying.jobs import Candidate
 from tenants import freezing
 from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Tenant
 from tenants.scopes import EVALUATE
+from tokvigil_site.testing import limits
 from tokvigil_site.tests.browser.conftest import Console, Look
 from usage.amounts import TOKENS_MAX
 from usage.models import UsageEvent
@@ -98,6 +102,12 @@ def prod() -> Environment:
     )  # fmt: skip
     alert.deliveries.create(endpoint=endpoint, state="dead", attempts=9, last_error=HOSTILE)
     freezing.freeze(prod, features=[HOSTILE], reason=HOSTILE, actor="test")
+    nothing = limits("{metric: requests, window: day, amount: 0, per: user}")
+    candidate = Candidate(policies=policy_file.parse("version: 1\n" + nothing), source=HOSTILE)
+    period = (timezone.now() - timedelta(days=1), ends_at)
+    jobs.ask(prod, candidate, *period, actor="test")
+    jobs.run_next()
+    jobs.ask(prod, candidate, *period, actor="test")
     return prod
 
 
@@ -140,6 +150,8 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:policies_alertendpoint_change", args=[prod.alert_endpoints.get().pk]),
         reverse("admin:policies_alertendpoint_rotate", args=[prod.alert_endpoints.get().pk]),
         reverse("admin:freeze"),
+        reverse("admin:policy_replays"),
+        *(reverse("admin:policy_replay", args=[replay.pk]) for replay in prod.replays.all()),
         reverse("admin:limits"),
         reverse("admin:limit_subjects", args=[policy.pk, "requests", "day", "user"]),
         reverse("admin:search"),
