@@ -144,7 +144,7 @@ def test_a_viewer_changes_nothing(world: World, viewer: Client) -> None:
         viewer.post(url, {"default_action": "block", "frozen": "on", "frozen_features": ""}).status_code
         == 403
     )
-    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "x"}
+    form = {"do": "freeze", "whole": "environment", "feature": "", "all_calls": "on", "reason": "x"}
     assert viewer.post(switch(world.prod), form).status_code == 403
     world.prod.refresh_from_db()
     assert (world.prod.default_action, world.prod.frozen) == ("allow", False)
@@ -153,7 +153,7 @@ def test_a_viewer_changes_nothing(world: World, viewer: Client) -> None:
 def test_a_role_in_one_tenant_is_none_in_another(world: World, member: Client) -> None:
     mia = User.objects.get(username="mia")
     Membership.objects.create(tenant=world.other_prod.tenant, user=mia, role=Role.VIEWER)
-    form = {"do": "freeze", "whole": "environment", "feature": "", "reason": "x"}
+    form = {"do": "freeze", "whole": "environment", "feature": "", "all_calls": "on", "reason": "x"}
     answers = [member.post(switch(each), form).status_code for each in (world.other_prod, world.prod)]
     assert answers == [403, 302]
     assert list(Environment.objects.filter(frozen=True)) == [world.prod]
@@ -246,7 +246,14 @@ def test_an_environment_is_changed_by_its_form_and_frozen_by_the_switch(world: W
     assert (world.prod.default_action, world.prod.frozen) == ("block", False)
     assert world.prod.revision > before
     for whole, feature in (("feature", "chat"), ("environment", "")):
-        form = {"do": "freeze", "whole": whole, "feature": feature, "anyway": "on", "reason": "x"}
+        form = {
+            "do": "freeze",
+            "whole": whole,
+            "feature": feature,
+            "anyway": "on",
+            "all_calls": "on",
+            "reason": "x",
+        }
         assert member.post(switch(world.prod), form).status_code == 302
     world.prod.refresh_from_db()
     assert (world.prod.frozen, world.prod.frozen_features) == (True, ["chat"])
