@@ -40,7 +40,7 @@ class Api:
         client = Client(headers={"authorization": f"Bearer {self.text}", **headers})
         content = body if isinstance(body, bytes | str) else json.dumps(body)
         response = client.generic(method, path, content, content_type="application/json")
-        return Answer(response.status_code, response.content, dict(response.headers))
+        return Answer(response.status_code, response.getvalue(), dict(response.headers))
 
     def post(self, path: str, body: Any) -> Answer:
         return self.request("POST", path, body)

@@ -51,7 +51,7 @@ def operation(
     summary: str,
     *,
     tag: str,
-    answers: Mapping[int, Any],
+    answers: Mapping[Any, Any],
     description: str = "",
     body: Any = None,
     query: type[msgspec.Struct] | None = None,
@@ -59,7 +59,7 @@ def operation(
     problems: Sequence[int] = (),
     examples: Sequence[OpenApiExample] = (),
 ) -> Callable[[F], F]:
-    """Describes a method of a view. `answers`: a Struct (None: no body) by status; `path`: what its parts mean.
+    """Describes a method of a view. `answers`: a Struct (None: no body) by status, or by status and type of content; `path`: what its parts mean.
 
     The problems that every key, body or query can meet need not be named.
     """

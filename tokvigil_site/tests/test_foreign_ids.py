@@ -34,6 +34,7 @@ from usage.counting.reservations import open_count
 MARK, NOBODY = "quagga", "nobody"
 # What is no id, and what it is asked with.
 NO_IDS = {
+    "format": "jsonl",
     "limit": "1",
     "revoked": "true",
     "ended": "true",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import chain
 from zoneinfo import ZoneInfo
 
 from django.db import transaction
@@ -33,7 +32,7 @@ def focus_name(focus: Focus, now: datetime) -> str:
 
 
 def focus_lines(focus: Focus, kind: Format, now: datetime) -> Iterator[str]:
-    """The first row is read at once: what cannot be read raises DatabaseError before there is a file.
+    """Read when they are asked for, which raises DatabaseError.
 
     A CSV has no lines but those of the table, as FOCUS demands; what a JSON file is stands in its `about`.
     """
@@ -48,11 +47,7 @@ def focus_lines(focus: Focus, kind: Format, now: datetime) -> Iterator[str]:
         "final_from": settled_at(focus).isoformat(timespec="seconds"),
         **logged(tenant, f"the FOCUS file of {focus.month:%Y-%m}", focus.environments, kind),
     }
-    rows = focus.rows()
-    first = next(rows, None)
-    return exporting.written(
-        kind, {} if kind is Format.CSV else about, COLUMNS, rows if first is None else chain([first], rows)
-    )
+    return exporting.written(kind, {} if kind is Format.CSV else about, COLUMNS, focus.rows())
 
 
 def logged(tenant: Tenant, file: str, environments: Sequence[Environment], kind: Format) -> dict[str, object]:

@@ -122,29 +122,32 @@ def _used(environment_id: int, bounds: Sequence[datetime]) -> Iterator[tuple[int
     key, summed = ", ".join(_KEY), ", ".join(f"sum({name})::bigint" for name in _COUNTED)
     says_something = " OR ".join(f"sum({name}) <> 0" for name in ("cost_nano", *_COUNTED))
     # Kept by the server: neither it nor this process has all rows in memory, and no transaction stays open meanwhile.
-    with connection.chunked_cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, sum(cost_nano), {summed}
-            FROM ({read.sql}) AS used GROUP BY number, {key} HAVING {says_something} ORDER BY number, {key}
-            """,  # noqa: S608 (our own names)
-            [list(bounds[:-1]), *read.values],
-        )
-        while found := cursor.fetchmany(BATCH):
-            for number, user_id, feature, plan, model, cost_nano, *counted in found:
-                counts = dict(zip(_COUNTED, counted, strict=True))
-                yield (
-                    number - 1,
-                    _Used(
-                        user_id=user_id,
-                        feature=feature,
-                        plan=plan,
-                        model=model,
-                        cost_nano=int(cost_nano),
-                        unpriced=counts["unpriced"],
-                        counts=counts,
-                    ),
-                )
+    cursor = connection.chunked_cursor()
+    cursor.execute(
+        f"""
+        SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, sum(cost_nano), {summed}
+        FROM ({read.sql}) AS used GROUP BY number, {key} HAVING {says_something} ORDER BY number, {key}
+        """,  # noqa: S608 (our own names)
+        [list(bounds[:-1]), *read.values],
+    )
+    while found := cursor.fetchmany(BATCH):
+        for number, user_id, feature, plan, model, cost_nano, *counted in found:
+            counts = dict(zip(_COUNTED, counted, strict=True))
+            yield (
+                number - 1,
+                _Used(
+                    user_id=user_id,
+                    feature=feature,
+                    plan=plan,
+                    model=model,
+                    cost_nano=int(cost_nano),
+                    unpriced=counts["unpriced"],
+                    counts=counts,
+                ),
+            )
+    # Not in a `finally`: whoever reads no further lets go of this at any time, also amid another statement of the same
+    # connection, where to close it would wait for ever. It ends with the connection then.
+    cursor.close()
 
 
 def _row(environment: Environment, month: date, charged: Period, used: _Used, providers: Providers) -> Row:

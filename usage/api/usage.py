@@ -137,7 +137,7 @@ class UsageView(DirectPost, KeyView):
             "the file is (`about`, or lines that begin with `#`), then a row a line."
         ),
         query=EventQuery,
-        answers={200: EventPage},
+        answers={200: EventPage, (200, "application/jsonl"): str, (200, "text/csv"): str},
     )
     def get(self, request: Request) -> HttpResponseBase:
         query = queries.decode(request._request, EventQuery)

@@ -259,3 +259,16 @@ def test_rows_are_read_a_few_at_a_time(berlin: Environment, monkeypatch: pytest.
     # What is written meanwhile is not in it.
     use(berlin, "meanwhile", at(4), 1, user="zoe")
     assert len(list(read)) == 6
+
+
+def test_who_reads_no_further_holds_up_nobody(berlin: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may be let go of amid another statement of the same connection: nothing is asked of it then."""
+    monkeypatch.setattr("usage.analytics.focus.BATCH", 1)
+    for user in ("ann", "bob", "cy"):
+        use(berlin, user, at(3), 1, user=user)
+    read = of(berlin).rows()
+    next(read)
+    connection.ensure_connection()
+    with connection.connection.lock:
+        read.close()  # type: ignore[attr-defined]
+    assert len(rows(berlin)) == 3
