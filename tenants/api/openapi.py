@@ -59,7 +59,8 @@ def operation(
     problems: Sequence[int] = (),
     examples: Sequence[OpenApiExample] = (),
 ) -> Callable[[F], F]:
-    """Describes a method of a view. `answers`: a Struct (None: no body) by status, or by status and type of content; `path`: what its parts mean.
+    """Describes a method of a view. `answers`: a Struct (None: no body) by status, or by status and type of
+    content; `path`: what its parts mean.
 
     The problems that every key, body or query can meet need not be named.
     """

@@ -35,6 +35,9 @@ MARK, NOBODY = "quagga", "nobody"
 # What is no id, and what it is asked with.
 NO_IDS = {
     "format": "jsonl",
+    "rank_by": "cost_usd",
+    "top": "5",
+    "token_parts": "true",
     "limit": "1",
     "revoked": "true",
     "ended": "true",

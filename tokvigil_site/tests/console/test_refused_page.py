@@ -35,7 +35,10 @@ def test_a_viewer_reads_their_role_what_it_does_not_allow_and_who_the_owners_are
     page = refused(sign_in("vic", acme, role=Role.VIEWER), NEW_POLICY)
     assert "You may not do this" in page
     assert "<td>Viewer</td>" in page
-    assert "change policies, plans and boosts; change and block end users" in page
+    assert (
+        "change policies, plans and boosts; change alerts and where they go; change and block end users"
+        in page
+    )
     assert "see policies, usage" not in page
     assert "Ask an owner: <bdi>olga</bdi></td>" in page
     assert ("Other" in page, "quentin" in page) == (False, False)
