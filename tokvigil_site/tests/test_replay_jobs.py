@@ -108,7 +108,7 @@ def test_progress_is_told_while_it_runs(used: Environment, monkeypatch: pytest.M
     told_at_each_call(monkeypatch)
     asked = ask(used)
     seen = []
-    compare = "policies.replaying.replay._Comparing.compare"
+    compare = "policies.replaying.replay.Comparing.compare"
     monkeypatch.setattr(
         compare, lambda *_: seen.append(PolicyReplay.objects.values_list("state", "calls_done").get())
     )
@@ -147,7 +147,7 @@ def test_a_replay_that_runs_is_cancelled_and_ends(used: Environment, monkeypatch
     while_reading(monkeypatch, lambda: jobs.cancel(asked, actor="admin:mia"))
     compared: list[PastCall] = []
     monkeypatch.setattr(
-        "policies.replaying.replay._Comparing.compare", lambda self, call: compared.append(call)
+        "policies.replaying.replay.Comparing.compare", lambda self, call: compared.append(call)
     )
     tasks.run_replays()
     asked.refresh_from_db()
