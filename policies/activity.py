@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +11,7 @@ from django.utils import timezone
 from policies.blocked import decision_listing
 from policies.models import BlockedDecision
 from usage import wording
+from usage.counting.in_flight import CallInFlight
 from usage.ledger.models import UsageEvent
 
 LISTED_MAX = 20
@@ -55,3 +57,11 @@ def of_user(environment_id: int, user_id: str) -> list[Activity]:
         *(Activity(at=block.decided_at, block=block) for block in blocks.order_by("-id")[:LISTED_MAX]),
     ]
     return sorted(found, key=lambda each: each.at, reverse=True)[:LISTED_MAX]
+
+
+def said(recent: Iterable[Activity], flying: Iterable[CallInFlight]) -> tuple[str, list[str]]:
+    """The plan that the calls named last (\"\": none did), and their features, the latest first."""
+    found = [(each.at, each.row.plan, each.row.feature) for each in recent]
+    found += [(call.at, call.evaluated.plan, call.evaluated.feature) for call in flying]
+    found.sort(reverse=True)
+    return next((plan for _, plan, _ in found if plan), ""), [feature for _, _, feature in found]

@@ -29,6 +29,7 @@ from tenants.templatetags.console import state
 from usage import wording
 from usage.amounts import Per
 from usage.boosts import raised
+from usage.counting import in_flight
 from usage.metrics import Metric
 from usage.windows import Window
 
@@ -185,10 +186,9 @@ def standing(boost: Boost) -> SafeString:
 
 
 def binding_kinds(environment_id: int, user_id: str) -> frozenset[str] | None:
-    """Kinds of limits that a boost of the user would raise (`raised`), by what they called lately; None: unknown."""
-    recent = activity.of_user(environment_id, user_id)
-    plan = next((each.row.plan for each in recent if each.row.plan), "")
-    features = [each.row.feature for each in recent]
+    """Kinds of limits that a boost of the user would raise (`raised`), by the calls they made lately; None: unknown."""
+    recent, flying = activity.of_user(environment_id, user_id), in_flight.of_user(environment_id, user_id)
+    plan, features = activity.said(recent, flying)
     found = binding.of_user(environment_id, user_id, plan=plan, features=features)
     if found is None or found.limits is None:
         return None

@@ -15,7 +15,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
 from policies import activity, boosts, end_users
-from policies.activity import Activity
 from policies.admin.boost_forms import give_url
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
@@ -226,8 +225,8 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
 def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     recent = activity.of_user(environment.pk, user_id)
     flying = in_flight.of_user(environment.pk, user_id)
-    plans, features = _said(recent, flying)
-    binds = binding.of_user(environment.pk, user_id, plan=plans[0] if plans else "", features=features)
+    plan, features = activity.said(recent, flying)
+    binds = binding.of_user(environment.pk, user_id, plan=plan, features=features)
     zone = ZoneInfo(environment.tenant.timezone)
     rows = None
     if binds is not None and binds.limits is not None:
@@ -246,14 +245,6 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
         "reads_nothing": binds is None or rows is None,
         "seen": bool(recent or flying) or stored is not None or _holds(rows or ()),
     }
-
-
-def _said(recent: Iterable[Activity], flying: Iterable[CallInFlight]) -> tuple[list[str], list[str]]:
-    """The plans and features that the calls named, the latest first."""
-    said = [(each.at, each.row.plan, each.row.feature) for each in recent]
-    said += [(call.at, call.evaluated.plan, call.evaluated.feature) for call in flying]
-    said.sort(reverse=True)
-    return [plan for _, plan, _ in said if plan], [feature for _, _, feature in said]
 
 
 def _holds(rows: Iterable[LimitRow]) -> bool:
