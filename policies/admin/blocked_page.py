@@ -23,7 +23,7 @@ from policies.blocked.decision_listing import store_newest
 from policies.describing import reason_words
 from policies.models import Policy
 from tenants import exporting
-from tenants.console import charts, environments
+from tenants.console import charts, environments, export_links
 from tenants.console.charts import Columns
 from tenants.console.display import user_url
 from tenants.console.pages import page, rendered
@@ -251,28 +251,13 @@ def _decisions(
 def _exports(asked: BlockedAsked, table: str) -> list[tuple[str, str]]:
     own = {name: asked.data.get(name, "") for name in ("reason", "policy")}
     parameters = {**asked.parameters(), **{name: value for name, value in own.items() if value}}
-    return [
-        (
-            kind.upper(),
-            f"{reverse('admin:blocked')}?"
-            + urlencode(
-                {
-                    environments.PARAMETER: str(asked.environment),
-                    **parameters,
-                    "table": table,
-                    "format": kind.value,
-                },
-                doseq=True,
-            ),
-        )
-        for kind in (Format.CSV, Format.JSON)
-    ]
+    return export_links.of_table("blocked", asked.environment, table, **parameters)
 
 
 def _export(request: HttpRequest, asked: BlockedAsked) -> HttpResponseBase:
     """One table of the page, with all its rows."""
     table, kind = request.GET["table"], request.GET.get("format", "")
-    if table not in TABLES or kind not in (Format.CSV, Format.JSON) or asked.shown is None:
+    if table not in TABLES or kind not in export_links.FORMATS or asked.shown is None:
         raise BadRequest(f"Name a table ({', '.join(TABLES)}), a format (csv, json) and a period.")
     period = asked.shown
     question = asked.question(period.days)

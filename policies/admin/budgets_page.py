@@ -24,7 +24,7 @@ from policies.standing.budget_months import ClosedBudget, SpentMonth
 from policies.standing.limit_rows import LimitRow, SubjectRow
 from policies.standing.standings import Standing, standings
 from tenants import exporting
-from tenants.console import charts, environments
+from tenants.console import charts, environments, export_links
 from tenants.console.charts import HEIGHT, WIDTH
 from tenants.console.pages import page, rendered
 from tenants.console.parts import State
@@ -278,16 +278,12 @@ def _usd(amount: Any) -> str:
 
 
 def _exports(asked: BudgetsAsked, table: str) -> list[tuple[str, str]]:
-    query = {environments.PARAMETER: str(asked.environment), **asked.parameters(), "table": table}
-    return [
-        (kind.upper(), f"{reverse('admin:budgets')}?{urlencode({**query, 'format': kind.value}, doseq=True)}")
-        for kind in (Format.CSV, Format.JSON)
-    ]
+    return export_links.of_table("budgets", asked.environment, table, **asked.parameters())
 
 
 def _export(request: HttpRequest, asked: BudgetsAsked) -> HttpResponseBase:
     table, kind = request.GET["table"], request.GET.get("format", "")
-    if table not in TABLES or kind not in (Format.CSV, Format.JSON):
+    if table not in TABLES or kind not in export_links.FORMATS:
         raise BadRequest(f"Name a table ({', '.join(TABLES)}) and a format (csv, json).")
     this = _month(asked)
     about = {

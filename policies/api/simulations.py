@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from policies.files.file_errors import PolicyFileError
 from policies.models import Draft, PolicyReplay, ReplayState
 from policies.replaying import jobs, past_calls
 from policies.replaying.jobs import Candidate
+from policies.replaying.periods import DEFAULT_PERIOD
 from policies.replaying.replay import replay, supposed
 from policies.replaying.report import Report
 from tenants import scopes
@@ -30,7 +31,6 @@ from usage.ledger.periods import PERIOD_MAX, Instant, Period, checked
 
 # More make a job; so many are replayed in about a second.
 AT_ONCE_MAX = 20_000
-DEFAULT_PERIOD = timedelta(days=30)
 RETRY_AFTER_S = 10
 SOURCE = "a policy file"
 

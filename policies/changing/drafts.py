@@ -110,10 +110,10 @@ def _has(rule: PolicyRule, live: PolicyRule | None) -> Has:
 
 def changes(draft: Draft) -> tuple[Change, ...]:
     """What publishing it would do now. Raises PolicyFileError as publishing does."""
-    return publishing.plan_changes(draft.environment, _wanted(draft))
+    return publishing.plan_changes(draft.environment, wanted(draft))
 
 
-def _wanted(draft: Draft) -> PolicySet:
+def wanted(draft: Draft) -> PolicySet:
     """With the plans as they are: they are no part of a draft."""
     plans = draft.environment.plans.order_by("name").values_list("name", flat=True)
     return PolicySet(plans=tuple(plans), policies=tuple(rules_of(draft).values()))
@@ -281,7 +281,7 @@ def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change,
             raise PolicyFileError(
                 *(unknown_plan(f"the policy {each.policies[0]}", each.name) for each in missing)
             )
-        done = publishing.publish(environment, _wanted(opened), actor=actor, note=note, draft=opened)
+        done = publishing.publish(environment, wanted(opened), actor=actor, note=note, draft=opened)
         opened.published_at, opened.published_by, opened.note = timezone.now(), actor, note
         opened.save(update_fields=["published_at", "published_by", "note"])
         audit_log.log(

@@ -65,9 +65,7 @@ class Candidate:
 
     @classmethod
     def of_draft(cls, draft: Draft) -> Candidate:
-        plans = draft.environment.plans.order_by("name").values_list("name", flat=True)
-        policies = PolicySet(plans=tuple(plans), policies=tuple(drafts.rules_of(draft).values()))
-        return cls(policies=policies, source=draft.name, draft=draft)
+        return cls(policies=drafts.wanted(draft), source=draft.name, draft=draft)
 
     @classmethod
     def in_force(cls, environment: Environment) -> Candidate:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from usage.instants import from_ms, to_ms
+from usage.instants import EPOCH, from_ms, to_ms
 from usage.ledger.periods import Period
-from usage.windows import END_MS, Window, span
+from usage.windows import END_MS, date_start
 
-DEFAULT_DAYS = 30
+DEFAULT_PERIOD = timedelta(days=30)
+END_YEAR = from_ms(END_MS).year
 
 
 class PeriodError(Exception):
@@ -17,9 +18,9 @@ class PeriodError(Exception):
 
 
 def period(start: str | None, end: str | None, now: datetime, zone: ZoneInfo) -> Period:
-    """Until `now` if nothing else is said, and from DEFAULT_DAYS before its end. Raises PeriodError."""
+    """Until `now` if nothing else is said, and so long before its end (DEFAULT_PERIOD). Raises PeriodError."""
     until = now if end is None else moment("--to", end, zone)
-    since = until - timedelta(days=DEFAULT_DAYS) if start is None else moment("--from", start, zone)
+    since = until - DEFAULT_PERIOD if start is None else moment("--from", start, zone)
     if since >= until:
         raise PeriodError(f"--to must be after --from ({since.isoformat()})")
     return Period(since, until)
@@ -44,11 +45,10 @@ def moment(field: str, text: str, zone: ZoneInfo) -> datetime:
 
 
 def _begin(day: date, zone: ZoneInfo) -> datetime:
-    """As the windows of the day have it. Noon is never skipped."""
-    noon = datetime.combine(day, time(12), zone)
-    if not 0 <= to_ms(noon) < END_MS:
-        return noon
-    return from_ms(span(Window.DAY, to_ms(noon), zone).start)
+    """As the windows of the day have it; a year without windows is refused by its number."""
+    if EPOCH.year <= day.year < END_YEAR:
+        return from_ms(date_start(day, zone))
+    return datetime.combine(day, time(), zone)
 
 
 def _is_date(text: str) -> bool:

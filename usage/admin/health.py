@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 
 from tenants import exporting
-from tenants.console import environments
+from tenants.console import environments, export_links
 from tenants.console.access import may
 from tenants.console.pages import page, rendered
 from tenants.exporting import Format
@@ -91,7 +91,7 @@ def health(request: HttpRequest) -> HttpResponse:
         store=_known(lambda: stores.store_state(pk)),
         ledger=_known(lambda: stores.ledger_state(pk)),
         shown_most=KINDS_SHOWN,
-        exports=_exports(environment),
+        exports={table: export_links.of_table("health_export", environment, table) for table in _TABLES},
     )
 
 
@@ -120,7 +120,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
     """One table of the page as a file: `?table=holds&format=csv`."""
     environment = environments.meant(request)
     table, kind = request.GET.get("table", ""), request.GET.get("format", "")
-    if table not in _TABLES or kind not in (Format.CSV, Format.JSON):
+    if table not in _TABLES or kind not in export_links.FORMATS:
         raise BadRequest(f"Name a table ({', '.join(_TABLES)}) and a format (csv, json).")
     now = timezone.now()
     try:
@@ -250,19 +250,3 @@ _TABLES: dict[str, Callable[[Environment, datetime], Table]] = {
     "costs": _costs,
     "unpriced": _unpriced,
 }
-
-
-def _exports(environment: Environment) -> dict[str, list[tuple[str, str]]]:
-    """Of each table the name of each format, and its address."""
-    return {
-        table: [
-            (
-                kind.upper(),
-                reverse("admin:health_export")
-                + "?"
-                + urlencode({environments.PARAMETER: str(environment), "table": table, "format": kind.value}),
-            )
-            for kind in (Format.CSV, Format.JSON)
-        ]
-        for table in _TABLES
-    }

@@ -1,7 +1,5 @@
-import sys
 from argparse import ArgumentParser
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -9,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from policies.changing.publishing import ChangeKind, PolicyChange, publish
 from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
-from policies.files.strict_yaml import FILE_BYTES_MAX
+from policies.management import file_argument
 from tenants.management import environments
 from tenants.models import DefaultAction
 
@@ -21,13 +19,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         environments.add_argument(parser)
-        parser.add_argument("file", metavar="FILE", help="a YAML policy file; - reads standard input")
+        file_argument.add_argument(parser)
         parser.add_argument("--dry-run", action="store_true", help="show what would change, change nothing")
 
     def handle(self, *_args: Any, environment: str, file: str, dry_run: bool, **_options: Any) -> None:
         target = environments.named(environment)
         try:
-            wanted = parse(_read(file))
+            wanted = parse(file_argument.read(file))
             changes = publish(target, wanted, actor=ACTOR, dry_run=dry_run)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{file} cannot be read: {error}") from error
@@ -48,11 +46,3 @@ class Command(BaseCommand):
             self.stdout.write(
                 "No policy without a scope is enforced: calls that no policy is for are allowed without a limit."
             )
-
-
-def _read(file: str) -> str:
-    """One byte more than a policy file may have, so that a longer one is refused and not cut."""
-    if file == "-":
-        return sys.stdin.buffer.read(FILE_BYTES_MAX + 1).decode()
-    with Path(file).open("rb") as opened:
-        return opened.read(FILE_BYTES_MAX + 1).decode()

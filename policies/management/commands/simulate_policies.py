@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,7 +11,7 @@ from django.utils import timezone
 
 from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
-from policies.files.strict_yaml import FILE_BYTES_MAX
+from policies.management import file_argument
 from policies.replaying import past_calls, wording
 from policies.replaying.periods import PeriodError, period
 from policies.replaying.replay import replay, supposed
@@ -25,7 +24,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         environments.add_argument(parser)
-        parser.add_argument("file", metavar="FILE", help="a YAML policy file; - reads standard input")
+        file_argument.add_argument(parser)
         parser.add_argument(
             "--from", dest="start", metavar="WHEN", help="a date in the tenant's zone, or an RFC 3339 time"
         )
@@ -51,7 +50,7 @@ class Command(BaseCommand):
         target = environments.named(environment)
         zone = ZoneInfo(target.tenant.timezone)
         try:
-            wanted = parse(_read(file))
+            wanted = parse(file_argument.read(file))
             asked = period(start, end, timezone.now(), zone)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"{file} cannot be read: {error}") from error
@@ -81,11 +80,3 @@ class Command(BaseCommand):
             self.stderr.write(f"\r{done:,} of about {max(total, done):,} calls", ending="")
 
         return tell
-
-
-def _read(file: str) -> str:
-    """One byte more than a policy file may have, so that a longer one is refused and not cut."""
-    if file == "-":
-        return sys.stdin.buffer.read(FILE_BYTES_MAX + 1).decode()
-    with Path(file).open("rb") as opened:
-        return opened.read(FILE_BYTES_MAX + 1).decode()
