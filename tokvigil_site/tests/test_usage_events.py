@@ -227,12 +227,14 @@ def test_a_page_is_found_in_the_index(api: Api) -> None:
         "-charged_at", "-id"
     )
     with connection.cursor() as cursor_of_database:
-        cursor_of_database.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        cursor_of_database.execute(
+            "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
+        )
     try:
         plan = query.explain()
     finally:
         with connection.cursor() as cursor_of_database:
-            cursor_of_database.execute("RESET enable_seqscan; RESET enable_bitmapscan")
+            cursor_of_database.execute("RESET enable_seqscan; RESET enable_bitmapscan; RESET enable_sort")
 
     assert "ROW(charged_at, id) <" in plan.replace('"', "")
     assert "Index Cond" in plan

@@ -196,7 +196,7 @@ def assert_unlearned(client: Client, url: str, *said: str) -> None:
     """That the answer says nothing of the other tenant but what was asked for."""
     answer = client.get(url)
     assert answer.status_code < 500, url
-    text = unescape(unquote_plus(unquote_plus(answer.content.decode(errors="replace"))))
+    text = unescape(unquote_plus(unquote_plus(text_of(answer))))
     # With the name of an environment the console says which one it does not know, also when it was said before.
     for each in (*said, *(f"{MARK}/{slug}" for slug in DEFAULT_ENVIRONMENTS)):
         text = text.replace(each, "")
