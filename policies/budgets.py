@@ -183,7 +183,8 @@ def _rows(environment_id: int, start: datetime, end: datetime) -> Iterator[tuple
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT {names}, sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used GROUP BY {names}
+            SELECT {names}, sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used
+            GROUP BY {names} HAVING sum(events) > 0
             """,  # noqa: S608 (our own names)
             used.values,
         )

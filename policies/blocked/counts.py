@@ -105,11 +105,10 @@ def share(question: Question, blocked: int) -> Share:
     filters = {
         name: value for name, value in question.filters.items() if name not in ("reason_code", "policy")
     }
-    used = sums.used(question.environment_id, [period.start, period.end], filters)
-    where, values = _where(filters)
+    used = sums.used(question.environment_id, [period.start, period.end], (), filters)
     ((requests,),) = _read(
-        f"SELECT coalesce(sum(requests), 0)::bigint FROM ({used.sql}) AS used WHERE {where}",  # noqa: S608
-        [*used.values, *values],
+        f"SELECT coalesce(sum(requests), 0)::bigint FROM ({used.sql}) AS used",  # noqa: S608
+        used.values,
     )
     return Share(blocked, requests)
 

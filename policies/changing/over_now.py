@@ -96,7 +96,7 @@ def _subjects(environment: Environment, scope: Scope, limit: LimitRule) -> list[
             f"""
             SELECT {total}, {", ".join(columns) or "1"} FROM ({used.sql}) AS used WHERE {belongs}
             GROUP BY {", ".join(columns) or "()"}
-            HAVING {total} >= %s AND count(*) FILTER (WHERE {matched}) > 0
+            HAVING {total} >= %s AND sum(events) FILTER (WHERE {matched}) > 0
             ORDER BY {total} DESC, 2 LIMIT %s
             """,  # noqa: S608 (our own names)
             [*used.values, limit.amount, *named.values(), NAMED_MAX + 1],

@@ -100,8 +100,7 @@ class _Usage:
         columns = sums.COLUMNS[asked.per]
         filters = {"plan": asked.plan, "feature": asked.feature}
         given = {column: value for column, value in filters.items() if value}
-        used = sums.used(environment.pk, bounds, {*columns, *given})
-        where = "".join(f" AND {column} = %s" for column in given)
+        used = sums.used(environment.pk, bounds, columns, given)
         nobody = "".join(f" AND {column} <> ''" for column in columns)
         amount = " + ".join(METRICS[asked.metric].columns)
         subject = ", ".join(columns) or "1"
@@ -109,10 +108,10 @@ class _Usage:
         self._sql = f"""
             SELECT {subject}, width_bucket(at, %s::timestamptz[]) AS span, sum({amount})::bigint AS total,
                    sum(cost_nano)::bigint AS cost
-            FROM ({used.sql}) AS used WHERE true{where}{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
+            FROM ({used.sql}) AS used WHERE true{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
         """  # noqa: S608 (our own names)
         self._subject = ", ".join(columns) or "true"
-        self._values = [bounds[:-1], *used.values, *given.values()]
+        self._values = [bounds[:-1], *used.values]
 
     def peaks(self) -> list[int]:
         """Of each subject that used anything the most that it used in a window; the highest first."""

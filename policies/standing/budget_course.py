@@ -112,15 +112,14 @@ def course(standing: Standing, of: Month, environment_id: int) -> BudgetCourse |
 def _by_day(environment_id: int, standing: Standing, subject: SubjectStanding, of: Month) -> list[int]:
     """Of each day that is read."""
     columns = sums.COLUMNS[standing.limit.per]
-    used = sums.used(environment_id, [*of.read, of.now + _MOMENT], columns)
-    where = " AND ".join(["true", *(f"{column} = %s" for column in columns)])
+    named = {column: getattr(subject.subject, column) for column in columns}
+    used = sums.used(environment_id, [*of.read, of.now + _MOMENT], columns, named)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT width_bucket(at, %s::timestamptz[]), sum(cost_nano)::bigint FROM ({used.sql}) AS used
-            WHERE {where} GROUP BY 1
+            SELECT width_bucket(at, %s::timestamptz[]), sum(cost_nano)::bigint FROM ({used.sql}) AS used GROUP BY 1
             """,  # noqa: S608 (our own names)
-            [list(of.read), *used.values, *(getattr(subject.subject, column) for column in columns)],
+            [list(of.read), *used.values],
         )
         found = dict(cursor.fetchall())
     return [found.get(place + 1, 0) for place in range(len(of.read))]

@@ -14,7 +14,8 @@ from usage import wording
 from usage.admin.asked import MAY_LACK
 from usage.admin.explorer_form import NONE, TOPS, ExplorerAsked
 from usage.analytics import chart, measures
-from usage.analytics.answers import NOTHING, Answer, Line
+from usage.analytics.answers import Answer, Line
+from usage.analytics.cells import NOTHING
 from usage.analytics.chart import OWN_MAX, Chart, Series
 from usage.analytics.questions import Measure, Question, Sums
 from usage.analytics.shown_period import Named, ShownPeriod

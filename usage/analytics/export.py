@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 
 from tenants.exporting import Row
-from usage.analytics.answers import Cut, cells, steps
+from usage.analytics.answers import steps
+from usage.analytics.cells import Cut, cells
 from usage.analytics.questions import Question
 from usage.ledger.buckets import Range
 from usage.ledger.rollups import SUMS
@@ -45,7 +46,7 @@ def export(environment_id: int, question: Question, zone: ZoneInfo) -> Export:
     """Of the period alone. The thread that asks must read the rows. Raises TooManySteps, DatabaseError."""
     cut = Cut(steps(question.period, question.step, zone))
     named = tuple(name for name in (question.group, question.part) if name is not None)
-    sql, values = cells(environment_id, question, cut)
+    sql, values = cells(environment_id, cut, question.group, question.part, question.filters)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("CLOSE ALL")
         cursor.execute(

@@ -13,6 +13,7 @@ from django.db import connection
 from tenants.models import Environment
 from usage.ledger import sums
 from usage.ledger.periods import Period
+from usage.ledger.sums import Filters
 from usage.metrics import COUNTS
 
 # Callers choose the names: so many of each kind, the dearest first, and the rest in one line.
@@ -158,7 +159,7 @@ def _users(
             now,
             ["user_id"],
             "user_id, count(*) OVER ()",
-            "GROUP BY user_id ORDER BY sum(cost_nano) DESC, user_id LIMIT %s",
+            "GROUP BY user_id HAVING sum(events) > 0 ORDER BY sum(cost_nano) DESC, user_id LIMIT %s",
             LINES_MAX,
         )
         count += rows[0][1] if rows else 0
@@ -166,12 +167,7 @@ def _users(
         earlier_of = {
             user_id: _figures(figures)
             for user_id, *figures in _read(
-                environment.pk,
-                before,
-                ["user_id"],
-                "user_id",
-                "WHERE user_id = ANY(%s) GROUP BY user_id",
-                shown,
+                environment.pk, before, ["user_id"], "user_id", "GROUP BY user_id", filters={"user_id": shown}
             )
         }
         lines += [
@@ -196,9 +192,15 @@ def _cut(kind: Kind, lines: list[Line], count: int, total: Figures, before: Figu
 
 
 def _read(
-    environment_id: int, period: Period, columns: list[str], selected: str, then: str, *values: Any
+    environment_id: int,
+    period: Period,
+    columns: list[str],
+    selected: str,
+    then: str,
+    *values: Any,
+    filters: Filters | None = None,
 ) -> list[tuple[Any, ...]]:
-    used = sums.used(environment_id, [period.start, period.end], columns)
+    used = sums.used(environment_id, [period.start, period.end], columns, filters)
     summed = ", ".join(f"coalesce(sum({name}), 0)" for name in _NAMES)
     with connection.cursor() as cursor:
         cursor.execute(

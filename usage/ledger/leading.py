@@ -96,26 +96,30 @@ def _sql(columns: tuple[str, ...], used: str) -> str:
     key = ", ".join(f"of_{name}" for name in columns)
     places = ", ".join(str(place) for place in range(1, len(columns) + 3))
     totals = ", ".join(f"sum({column})::bigint AS {column}" for column in COLUMNS)
+    # Over a window, not by a join: the planner would believe that few rows meet, and compare all with all.
+    of_subject = ", ".join(
+        f"(sum({column}) OVER (PARTITION BY {key}))::bigint AS {column}" for column in COLUMNS
+    )
     amount = " ".join(f"WHEN '{row.metric}' THEN {' + '.join(row.columns)}" for row in METRICS.values())
     user = "of_user_id" if "user_id" in columns else "NULL"
     return f"""
-        WITH part AS MATERIALIZED (
+        WITH part AS (
             SELECT {subject}, feature COLLATE "C" AS feature, plan COLLATE "C" AS plan, {totals} FROM ({used}) AS used
             WHERE {" AND ".join(f"{name} <> ''" for name in columns)}
-            GROUP BY {places}
+            GROUP BY {places} HAVING sum(events) > 0
         ), whole AS (
-            SELECT {key}, {totals} FROM part GROUP BY {key}
+            SELECT {key}, feature, plan, {of_subject} FROM part
         ), question AS (
             SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::boolean[])
                 AS question (number, metric, feature, plan, leaves_out)
         ), meant AS (
-            SELECT DISTINCT number, metric, {key} FROM question JOIN part USING (feature, plan)
+            SELECT DISTINCT number, metric, {key}, {", ".join(COLUMNS)} FROM question JOIN whole USING (feature, plan)
             WHERE NOT (leaves_out AND coalesce({user} = ANY(%s::text[]), false))
         ), ranked AS (
             SELECT number, {key}, {", ".join(COLUMNS)}, row_number() OVER (
                 PARTITION BY number ORDER BY CASE metric {amount} END DESC, {key}
             ) AS place
-            FROM meant JOIN whole USING ({key})
+            FROM meant
         )
         SELECT number, {key}, {", ".join(COLUMNS)} FROM ranked WHERE place <= %s ORDER BY number, place
     """  # noqa: S608 (our own names)

@@ -1,8 +1,9 @@
 """Rollups: the ledger's sums by quarter hour and by UTC day, so that nobody has to add up millions of rows.
 
-Two levels, each in both sizes of bucket (usage/ledger/buckets.py):
+Three levels, each in some sizes of bucket (usage/ledger/buckets.py):
 
     usage_rollup_quarter, usage_rollup_day    by user, feature, plan, run and model
+    usage_user_day, usage_user_month          by user, feature, plan and model: what all users used, in few rows
     usage_total_quarter, usage_total_day      by feature, plan and model, of all users
 
 Which rows they cover is a matter of transactions, not of time, so that a row that comes late lands in its own bucket.
@@ -21,13 +22,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
-from usage.ledger.buckets import DAY
+from usage.ledger.buckets import DAY, Size
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
 from usage.metrics import COLUMNS, TOKEN_PARTS
 
@@ -48,14 +50,23 @@ SUMS: dict[str, str] = {
     # Rows without a price; an estimate that was taken back is not there any more.
     "unpriced": "coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE cost_nano IS NULL), 0)",
 }
-USER_KEY = ("user_id", "feature", "plan", "run_id", "model")
+RUN_KEY = ("user_id", "feature", "plan", "run_id", "model")
+USER_KEY = ("user_id", "feature", "plan", "model")
 TOTAL_KEY = ("feature", "plan", "model")
 # Each table, the size of its buckets and what its rows are told apart by.
-TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "usage_rollup_quarter": ("quarter", USER_KEY),
-    "usage_rollup_day": ("day", USER_KEY),
-    "usage_total_quarter": ("quarter", TOTAL_KEY),
-    "usage_total_day": ("day", TOTAL_KEY),
+TABLES: dict[str, tuple[Size, tuple[str, ...]]] = {
+    "usage_rollup_quarter": (Size.QUARTER, RUN_KEY),
+    "usage_rollup_day": (Size.DAY, RUN_KEY),
+    "usage_user_day": (Size.DAY, USER_KEY),
+    "usage_user_month": (Size.MONTH, USER_KEY),
+    "usage_total_quarter": (Size.QUARTER, TOTAL_KEY),
+    "usage_total_day": (Size.DAY, TOTAL_KEY),
+}
+# In which bucket of a size a row lies.
+BUCKETS: dict[Size, str] = {
+    Size.QUARTER: "date_bin('15 minutes', charged_at, '2000-01-01 00:00+00')",
+    Size.DAY: "date_trunc('day', charged_at, 'UTC')",
+    Size.MONTH: "date_trunc('month', charged_at, 'UTC')",
 }
 
 
@@ -132,10 +143,10 @@ def _step(environment_id: int) -> tuple[int, bool]:
 def _locked_mark(cursor: Any, environment_id: int) -> _Mark:
     cursor.execute(
         """
-        INSERT INTO usage_rollup_mark (environment_id, xid, floor_id, last_id, cluster)
-        SELECT %s, 0, 0, 0, system_identifier FROM pg_control_system() ON CONFLICT DO NOTHING
+        INSERT INTO usage_rollup_mark (environment_id, xid, floor_id, last_id, cluster, tables)
+        SELECT %s, 0, 0, 0, system_identifier, %s FROM pg_control_system() ON CONFLICT DO NOTHING
         """,
-        [environment_id],
+        [environment_id, len(TABLES)],
     )
     cursor.execute(
         """
@@ -190,29 +201,28 @@ def _start_anew(cursor: Any, environment_id: int, mark: _Mark) -> int:
     return added
 
 
-def _add(cursor: Any, environment_id: int, which: str, values: list[Any]) -> int:
-    """Adds the rows to all four tables; how many there were."""
-    inserts = ",\n".join(
-        f"into_{table} AS ({_insert(table, size, key)})" for table, (size, key) in TABLES.items()
-    )
+def _add(
+    cursor: Any, environment_id: int, which: str, values: list[Any], tables: Collection[str] = TABLES.keys()
+) -> int:
+    """Adds the rows to the tables; how many there were."""
+    inserts = ",\n".join(f"into_{table} AS ({_insert(table, *TABLES[table])})" for table in tables)
     cursor.execute(
         f"""
         WITH fresh AS MATERIALIZED (
-            SELECT date_bin('15 minutes', charged_at, '2000-01-01 00:00+00') AS quarter,
-                   date_trunc('day', charged_at, 'UTC') AS day, {", ".join(USER_KEY)},
+            SELECT {", ".join(f"{bucket} AS {size}" for size, bucket in BUCKETS.items())}, {", ".join(RUN_KEY)},
                    {", ".join(f"{expression} AS {name}" for name, expression in SUMS.items())}
             FROM usage_event WHERE environment_id = %s AND {which}
-            GROUP BY quarter, day, {", ".join(USER_KEY)}
+            GROUP BY {", ".join(BUCKETS)}, {", ".join(RUN_KEY)}
         ),
         {inserts}
         SELECT coalesce(sum(events), 0)::bigint FROM fresh
         """,  # noqa: S608 (the names above are the only input)
-        [environment_id, *values, *[environment_id] * len(TABLES)],
+        [environment_id, *values, *[environment_id] * len(tables)],
     )
     return int(cursor.fetchone()[0])
 
 
-def _insert(table: str, size: str, key: tuple[str, ...]) -> str:
+def _insert(table: str, size: Size, key: tuple[str, ...]) -> str:
     names, sums = ", ".join(key), ", ".join(SUMS)
     return f"""
         INSERT INTO {table} (environment_id, start, digest, {names}, {sums})
@@ -244,13 +254,35 @@ def rebuild(environment_id: int, first: date, last: date) -> int:
             _start_anew(cursor, environment_id, mark)
             mark = _locked_mark(cursor, environment_id)
         _require_attached(cursor, environment_id, start, end)
-        for table in TABLES:
-            cursor.execute(
-                f"DELETE FROM {table} WHERE environment_id = %s AND start >= %s AND start < %s",  # noqa: S608
-                [environment_id, start, end],
-            )
+        cut = [table for table, (size, _) in TABLES.items() if size is not Size.MONTH]
+        for table in cut:
+            _delete(cursor, table, environment_id, start, end)
         which = "charged_at >= %s AND charged_at < %s AND (id <= %s OR xid < %s)"
-        return _add(cursor, environment_id, which, [start, end, mark.floor_id, mark.xid])
+        added = _add(cursor, environment_id, which, [start, end, mark.floor_id, mark.xid], cut)
+        _make_months(cursor, environment_id, Size.MONTH.start_of(start), Size.MONTH.end_of(end - DAY))
+        return added
+
+
+def _delete(cursor: Any, table: str, environment_id: int, start: datetime, end: datetime) -> None:
+    cursor.execute(
+        f"DELETE FROM {table} WHERE environment_id = %s AND start >= %s AND start < %s",  # noqa: S608
+        [environment_id, start, end],
+    )
+
+
+def _make_months(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:
+    """Of days: the rows of other days of these months need not be read."""
+    _delete(cursor, "usage_user_month", environment_id, start, end)
+    names, sums = ", ".join(USER_KEY), ", ".join(SUMS)
+    cursor.execute(
+        f"""
+        INSERT INTO usage_user_month (environment_id, start, digest, {names}, {sums})
+        SELECT environment_id, date_trunc('month', start, 'UTC'), digest, {names},
+            {", ".join(f"sum({name})" for name in SUMS)}
+        FROM usage_user_day WHERE environment_id = %s AND start >= %s AND start < %s GROUP BY 1, 2, 3, {names}
+        """,  # noqa: S608 (the names above are the only input)
+        [environment_id, start, end],
+    )
 
 
 def _require_attached(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:

@@ -3,25 +3,26 @@
 One statement reads all of it, so that all of it is of one snapshot, in which every row is either in the rollups or in
 the tail (usage/ledger/rollups.py):
 
-    days, quarter hours   the whole buckets of the period
-    edges                 rows that are rolled up, where the period cuts a bucket
-    tail                  rows of the period that are not rolled up yet
+    months, days, quarters   the buckets of the period
+    edges                    rows that are rolled up, where the period cuts a bucket
+    tail                     rows of the period that are not rolled up yet
 
-The columns of a subject decide between the two levels of rollups: what is asked of a user or a run needs those by user.
+The columns decide between the levels of rollups: what is asked of users needs those by user, and of runs those by run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db import DatabaseError, connection
 
 from usage.amounts import Amounts, Per, Subjects
-from usage.ledger.buckets import Parts, Range, parts
-from usage.ledger.rollups import NEXT_XID, SUMS, TOTAL_KEY, USER_KEY
+from usage.ledger.buckets import Piece, Range, Size, parts, pieces
+from usage.ledger.rollups import NEXT_XID, RUN_KEY, SUMS, TOTAL_KEY, USER_KEY
 from usage.metrics import COLUMNS as COUNTED
 from usage.metrics import sql_sums
 
@@ -55,42 +56,75 @@ class OtherCluster(DatabaseError):
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """Which rollups there are of rows that are told apart by `key`, and in which table each size is."""
+
+    key: tuple[str, ...]
+    tables: Mapping[Size, str]
+
+    def cut(
+        self, bounds: Sequence[datetime], now: datetime, left_out: int
+    ) -> tuple[list[Piece], Sequence[Range]]:
+        """Into buckets, and the rows at the edges. Only where rows are many is anything taken off again."""
+        if "user_id" in self.key:
+            return pieces(bounds, list(self.tables), now, left_out)
+        cut = parts(bounds)
+        ranges = [(Size.DAY, each) for each in cut.days] + [(Size.QUARTER, each) for each in cut.quarters]
+        return [Piece(size, each) for size, each in ranges], cut.rows
+
+
+# The first that has all columns that are asked for is read.
+LEVELS = (
+    Level(TOTAL_KEY, {Size.DAY: "usage_total_day", Size.QUARTER: "usage_total_quarter"}),
+    Level(
+        USER_KEY,
+        {Size.MONTH: "usage_user_month", Size.DAY: "usage_user_day", Size.QUARTER: "usage_rollup_quarter"},
+    ),
+    Level(RUN_KEY, {Size.DAY: "usage_rollup_day", Size.QUARTER: "usage_rollup_quarter"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Used:
     """What was used in a period, as a text of SQL that can stand in a FROM, and its values.
 
-    Its columns: `at` (the row's time, or the start of its bucket), the names asked for, and those of SUMS.
+    Its columns: `at` (when the row was charged, or a time between the same two bounds), the names asked for, and those
+    of SUMS. Rows that are taken off again are negative: it is their sums that say what was used, and where `events` sum
+    up to nothing, nothing was.
     """
 
     sql: str
     values: list[Any] = field(default_factory=list)
 
 
-def used(environment_id: int, bounds: Sequence[datetime], columns: Iterable[str]) -> Used:
-    """From the first of the bounds until before the last; no bucket lies across any of them."""
-    wanted = set(columns)
-    level, key = ("usage_total", TOTAL_KEY) if wanted <= set(TOTAL_KEY) else ("usage_rollup", USER_KEY)
-    cut = parts(bounds)
-    if not cut.days and not cut.quarters:
-        return _rows_alone(environment_id, key, Range(bounds[0], bounds[-1]))
-    return _rolled_up(environment_id, level, key, cut, Range(bounds[0], bounds[-1]))
+# What rows must have in a column: this name, or one of these.
+Filters = Mapping[str, str | Collection[str]]
 
 
-def _rows_alone(environment_id: int, key: tuple[str, ...], period: Range) -> Used:
-    return Used(
-        f"""
-        SELECT {_row(key)} FROM usage_event
-        WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s
-        """,  # noqa: S608 (our own names)
-        [environment_id, period.start, period.end],
-    )
+def used(
+    environment_id: int,
+    bounds: Sequence[datetime],
+    columns: Iterable[str],
+    filters: Filters | None = None,
+    *,
+    left_out: int = 0,
+) -> Used:
+    """From the first of the bounds until before the last; no row lies across any of them.
 
-
-def _rolled_up(environment_id: int, level: str, key: tuple[str, ...], cut: Parts, period: Range) -> Used:
+    `left_out`: between which two, counted from 1, nothing is asked for. Rows of it may be among them all the same.
+    """
+    matching = _matching(filters or {})
+    wanted = {*columns, *(filters or ())}
+    level = next(level for level in LEVELS if wanted <= set(level.key))
+    names = tuple(name for name in level.key if name in wanted)
+    period = Range(bounds[0], bounds[-1])
+    buckets, rows = level.cut(bounds, datetime.now(UTC), left_out)
+    if not buckets:
+        return _rows_alone(environment_id, names, period, matching)
     branches = [
-        *_buckets(environment_id, f"{level}_day", key, cut.days),
-        *_buckets(environment_id, f"{level}_quarter", key, cut.quarters),
-        *_edges(environment_id, key, cut.rows),
-        _tail(environment_id, key, period),
+        *_buckets(environment_id, level, names, buckets, matching),
+        *_edges(environment_id, names, rows, matching),
+        _tail(environment_id, names, period, matching, of_all=level is LEVELS[0]),
     ]
     return Used(
         " UNION ALL ".join(branch.sql for branch in branches),
@@ -98,48 +132,92 @@ def _rolled_up(environment_id: int, level: str, key: tuple[str, ...], cut: Parts
     )
 
 
-def _buckets(environment_id: int, table: str, key: tuple[str, ...], ranges: tuple[Range, ...]) -> list[Used]:
+def _matching(filters: Filters) -> Used:
+    """The filters as the end of a WHERE."""
+    return Used(
+        "".join(
+            f" AND {column} = {'%s' if isinstance(value, str) else 'ANY(%s)'}"
+            for column, value in filters.items()
+        ),
+        [value if isinstance(value, str) else list(value) for value in filters.values()],
+    )
+
+
+def _rows_alone(environment_id: int, names: tuple[str, ...], period: Range, matching: Used) -> Used:
+    return Used(
+        f"""
+        SELECT {_row(names)} FROM usage_event
+        WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s{matching.sql}
+        """,  # noqa: S608 (our own names)
+        [environment_id, period.start, period.end, *matching.values],
+    )
+
+
+def _buckets(
+    environment_id: int, level: Level, names: tuple[str, ...], buckets: Iterable[Piece], matching: Used
+) -> Iterator[Used]:
+    """Each range by the index: see _ranges."""
+    together: dict[tuple[str, bool], list[Piece]] = defaultdict(list)
+    for each in buckets:
+        together[level.tables[each.size], each.taken_off].append(each)
+    for (table, taken_off), those in together.items():
+        sign = "-" if taken_off else ""
+        columns = ["coalesce(at, start) AS at", *names, *(f"{sign}{name} AS {name}" for name in SUMS)]
+        yield Used(
+            f"""
+            SELECT {", ".join(columns)}
+            FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::timestamptz[]) AS part (first, past, at)
+            CROSS JOIN LATERAL ({_ranges(table, "start", matching)}) AS bucket
+            """,  # noqa: S608 (our own names)
+            [
+                *_columns([each.range for each in those]),
+                [each.at for each in those],
+                environment_id,
+                *matching.values,
+            ],
+        )
+
+
+def _edges(
+    environment_id: int, names: tuple[str, ...], ranges: Sequence[Range], matching: Used
+) -> list[Used]:
     if not ranges:
         return []
     sql = f"""
-        SELECT start AS at, {", ".join(key)}, {", ".join(SUMS)}
+        SELECT {_row(names)}
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
-        JOIN {table} ON start >= part.first AND start < part.past
-        WHERE environment_id = %s
-    """  # noqa: S608 (our own names)
-    return [Used(sql, [*_columns(ranges), environment_id])]
-
-
-def _edges(environment_id: int, key: tuple[str, ...], ranges: tuple[Range, ...]) -> list[Used]:
-    """Each range by the index. Without OFFSET 0 the planner joins, and believes that they hold much of the ledger."""
-    if not ranges:
-        return []
-    sql = f"""
-        SELECT {_row(key)}
-        FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
-        CROSS JOIN LATERAL (
-            SELECT * FROM usage_event
-            WHERE environment_id = %s AND charged_at >= part.first AND charged_at < part.past OFFSET 0
-        ) AS edge
+        CROSS JOIN LATERAL ({_ranges("usage_event", "charged_at", matching)}) AS edge
         WHERE id <= {_mark("floor_id")} OR xid < {_mark("xid")}
     """  # noqa: S608 (our own names)
-    return [Used(sql, [*_columns(ranges), environment_id, environment_id, environment_id])]
+    return [Used(sql, [*_columns(ranges), environment_id, *matching.values, environment_id, environment_id])]
 
 
-def _tail(environment_id: int, key: tuple[str, ...], period: Range) -> Used:
+def _ranges(table: str, column: str, matching: Used) -> str:
+    """Each range by the index. Without OFFSET 0 the planner joins, and believes that they hold much of the table."""
+    return f"""
+        SELECT * FROM {table}
+        WHERE environment_id = %s AND {column} >= part.first AND {column} < part.past{matching.sql} OFFSET 0
+    """  # noqa: S608 (our own names)
+
+
+def _tail(
+    environment_id: int, names: tuple[str, ...], period: Range, matching: Used, *, of_all: bool
+) -> Used:
     """Found by transaction, for all users at once. A user's or a run's own rows are few: the planner may choose.
 
     The mark as it was a moment ago tells the planner how few rows there are; the one of the snapshot decides.
     """
     was = _mark_before(environment_id)
-    fence = "OFFSET 0" if was and key == TOTAL_KEY else ""
+    fence = "OFFSET 0" if was and of_all else ""
     sql = f"""
-        SELECT {_row(key)} FROM (
-            SELECT * FROM usage_event WHERE environment_id = %s AND xid >= %s AND xid < {NEXT_XID} {fence}
+        SELECT {_row(names)} FROM (
+            SELECT * FROM usage_event
+            WHERE environment_id = %s AND xid >= %s AND xid < {NEXT_XID}{matching.sql} {fence}
         ) AS tail
         WHERE xid >= {_mark("xid")} AND id > {_mark("floor_id")} AND charged_at >= %s AND charged_at < %s
     """  # noqa: S608 (our own names)
-    return Used(sql, [environment_id, was, environment_id, environment_id, period.start, period.end])
+    values = [environment_id, was, *matching.values, environment_id, environment_id]
+    return Used(sql, [*values, period.start, period.end])
 
 
 def _mark(column: str) -> str:
@@ -169,7 +247,7 @@ def _row(key: tuple[str, ...]) -> str:
     return ", ".join(["charged_at AS at", *key, *(f"{_OF_A_ROW.get(name, name)} AS {name}" for name in SUMS)])
 
 
-def _columns(ranges: tuple[Range, ...]) -> list[list[datetime]]:
+def _columns(ranges: Sequence[Range]) -> list[list[datetime]]:
     return [[each.start for each in ranges], [each.end for each in ranges]]
 
 
@@ -178,12 +256,12 @@ def of_subject(
 ) -> tuple[Snapshot, Amounts]:
     """What one subject used, and the snapshot that it was read at. Raises DatabaseError."""
     columns = COLUMNS[per]
-    rows = used(environment_id, [start, end], columns)
-    where = " AND ".join(["true", *(f"{column} = %s" for column in columns)])
+    named = {column: getattr(subjects, column) for column in columns}
+    rows = used(environment_id, [start, end], columns, named)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT pg_current_snapshot()::text, {sql_sums()} FROM ({rows.sql}) AS used WHERE {where}",  # noqa: S608
-            [*rows.values, *(getattr(subjects, column) for column in columns)],
+            f"SELECT pg_current_snapshot()::text, {sql_sums()} FROM ({rows.sql}) AS used",  # noqa: S608
+            rows.values,
         )
         found = cursor.fetchone()
     assert found is not None
@@ -194,11 +272,12 @@ def of_users(
     environment_id: int, users: Collection[str], start: datetime, end: datetime
 ) -> dict[str, Amounts]:
     """What each of these users used; those who used nothing are left out. Raises DatabaseError."""
-    rows = used(environment_id, [start, end], COLUMNS[Per.USER])
+    rows = used(environment_id, [start, end], COLUMNS[Per.USER], {"user_id": users})
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT user_id, {sql_sums()} FROM ({rows.sql}) AS used WHERE user_id = ANY(%s) GROUP BY user_id",  # noqa: S608
-            [*rows.values, list(users)],
+            f"SELECT user_id, {sql_sums()} FROM ({rows.sql}) AS used"  # noqa: S608
+            " GROUP BY user_id HAVING sum(events) > 0",
+            rows.values,
         )
         return {user: Amounts(*found) for user, *found in cursor.fetchall()}
 
@@ -216,7 +295,7 @@ def of_all(
         cursor.execute(
             f"""
             WITH subject AS (
-                SELECT {sql_sums()}{names} FROM ({rows.sql}) AS used GROUP BY {grouped} HAVING count(*) > 0
+                SELECT {sql_sums()}{names} FROM ({rows.sql}) AS used GROUP BY {grouped} HAVING sum(events) > 0
             )
             SELECT pg_current_snapshot()::text, subject.* FROM (VALUES (true)) AS always LEFT JOIN subject ON true
             """,  # noqa: S608 (our own names)

@@ -126,12 +126,10 @@ def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: Zon
     columns = [DIMENSIONS[name] for name in dimensions]
     starts = _starts(asked, columns, zone)
     filters = {column: value for column in NAMES.values() if (value := getattr(query, column)) is not None}
-    used = _filtered(
-        sums.used(
-            environment_id,
-            [asked.start, *starts[1:], asked.end],
-            {column for column in columns if column not in WINDOWS} | set(filters),
-        ),
+    used = sums.used(
+        environment_id,
+        [asked.start, *starts[1:], asked.end],
+        [column for column in columns if column not in WINDOWS],
         filters,
     )
     found = _grouped(used, columns, starts, query) if columns else []
@@ -168,11 +166,6 @@ _NAMES = (*COLUMNS, *TOKEN_PARTS, "unpriced")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _NAMES)
 
 
-def _filtered(used: Used, filters: dict[str, str]) -> Used:
-    where = " AND ".join(["true", *(f"{column} = %s" for column in filters)])
-    return Used(f"SELECT * FROM ({used.sql}) AS used WHERE {where}", [*used.values, *filters.values()])  # noqa: S608
-
-
 def _starts(asked: Period, columns: list[str], zone: ZoneInfo) -> list[datetime]:
     """When each window of the period begins; the first may begin before the period. Empty: none is asked for.
 
@@ -194,7 +187,7 @@ def _grouped(
     values: list[Any] = [*([starts] if starts else []), *used.values]
     sql = f"""
         SELECT {", ".join(map(_expression, columns))}, false AS beyond, {_SUMS} FROM ({used.sql}) AS used
-        GROUP BY {grouped}
+        GROUP BY {grouped} HAVING sum(events) > 0
     """  # noqa: S608 (our own names)
     if query.top is not None:
         names = [column for column in columns if column not in WINDOWS]

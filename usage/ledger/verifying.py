@@ -1,4 +1,4 @@
-"""Whether the rollups of a month say what its rows say, each bucket of all four tables: before its rows may leave."""
+"""Whether the rollups of a month say what its rows say, each bucket of all tables: before its rows may leave."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from datetime import date, datetime
 from django.db import connection
 
 from usage.ledger.months import next_month, of_month
-from usage.ledger.rollups import LEDGER, SUMS, TABLES
+from usage.ledger.rollups import BUCKETS, LEDGER, SUMS, TABLES
 
 FLAWS_MAX = 3
-_BUCKETS = {
-    "quarter": "date_bin('15 minutes', charged_at, '2000-01-01 00:00+00')",
-    "day": "date_trunc('day', charged_at, 'UTC')",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ def _flaws(table: str, month: date, tables: list[str]) -> list[Flaw]:
     summed = ", ".join(f"{expression} AS {name}" for name, expression in SUMS.items())
     # A month whose first partition was detached may have got another: the rollups have the rows of both.
     rows = " UNION ALL ".join(f"SELECT * FROM {each}" for each in tables)  # noqa: S608 (our own names)
-    of_rows = f"SELECT {grouped}, {summed} FROM (SELECT *, {_BUCKETS[size]} AS start FROM ({rows}) AS event) AS event"  # noqa: S608
+    of_rows = f"SELECT {grouped}, {summed} FROM (SELECT *, {BUCKETS[size]} AS start FROM ({rows}) AS event) AS event"  # noqa: S608
     said = f"SELECT {names} FROM {table} WHERE start >= %s AND start < %s"  # noqa: S608 (our own names)
     bounds = [of_month(month), of_month(next_month(month))]
     with connection.cursor() as cursor:

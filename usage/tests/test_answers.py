@@ -15,7 +15,7 @@ from django.db import connection
 
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects
-from usage.analytics import answers
+from usage.analytics import answers, cells, many_names, placing
 from usage.analytics.answers import Answer, TooManySteps, answer
 from usage.analytics.export import export
 from usage.analytics.names import used_in
@@ -224,7 +224,7 @@ def test_a_running_period_is_compared_with_what_was_used_until_the_same_time(
 def test_an_environment_without_calls_is_answered_with_nothing_and_a_mark(environment: Environment) -> None:
     found = answer(environment.pk, question(group="user", step=Window.DAY), BERLIN)
     assert found.lines == ()
-    assert found.total.now == answers.NOTHING
+    assert found.total.now == cells.NOTHING
     assert len(found.total.series) == len(found.steps) == 16
     assert found.mark.count(":") == 2
 
@@ -239,7 +239,7 @@ def test_a_mark_says_which_rows_of_the_ledger_were_summed_up(filled: Environment
 
 def test_rows_of_other_environments_are_not_in_an_answer(filled: Environment) -> None:
     other = filled.tenant.environments.get(slug="dev")
-    assert answer(other.pk, question(), BERLIN).total.now == answers.NOTHING
+    assert answer(other.pk, question(), BERLIN).total.now == cells.NOTHING
 
 
 def test_more_steps_than_can_be_shown_are_refused(environment: Environment) -> None:
@@ -283,3 +283,51 @@ def test_names_that_were_used_are_offered_in_order(filled: Environment) -> None:
     assert found.feature == ("chat", "code", "sum")
     assert found.plan == ("free", "pro")
     assert found.model == tuple("mnopqrs")
+
+
+@pytest.mark.parametrize("rank", list(Rank))
+@pytest.mark.parametrize("top", [1, 2, 10])
+@pytest.mark.parametrize("group", ["user", "run"])
+def test_users_and_runs_are_ranked_and_put_together_as_all_other_names_are(
+    filled: Environment, group: str, rank: Rank, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = question(group=group, part="model", rank=rank, top=top, step=Window.WEEK)
+    found = answer(filled.pk, asked, BERLIN)
+    monkeypatch.setattr(many_names, "find", placing.find)
+    as_others = answer(filled.pk, asked, BERLIN)
+
+    assert (found.lines, found.total, found.series_before) == (
+        as_others.lines,
+        as_others.total,
+        as_others.series_before,
+    )
+
+
+def test_others_are_counted_once_however_many_steps_there_are(environment: Environment) -> None:
+    """Each in a step of its own."""
+    for day in range(1, 6):
+        at = datetime(2026, 10, day, 12, tzinfo=UTC)
+        for group in ("user", "model"):
+            used = Subjects(user_id=f"u{day}")
+            record([report(environment, f"{group}{day}", charged_at=at, model=f"m{day}", subjects=used)])
+    period = shown_period(Named.CUSTOM, NOW, BERLIN, date(2026, 10, 1), date(2026, 10, 31))
+    for group in ("user", "model"):
+        found = answer(environment.pk, question(period, group=group, top=2, step=Window.DAY), BERLIN)
+        assert [line.others for line in found.lines] == [0, 0, 3]
+
+
+def test_who_used_something_only_in_the_hours_that_are_taken_off_again_is_not_there(
+    environment: Environment,
+) -> None:
+    """The last hour of October in UTC belongs to November in Berlin; the month is read without it."""
+    inside, outside = datetime(2026, 10, 31, 22, 30, tzinfo=UTC), datetime(2026, 10, 31, 23, 30, tzinfo=UTC)
+    for user, at in (("in", inside), ("out", outside)):
+        record([report(environment, user, charged_at=at, subjects=Subjects(user_id=user))])
+    roll_all(environment.pk)
+    october = shown_period(Named.CUSTOM, NOW, BERLIN, date(2026, 10, 1), date(2026, 10, 31))
+
+    for part in (None, "feature", "run"):
+        found = answer(environment.pk, question(october, group="user", part=part), BERLIN)
+        assert [(line.name, line.now["events"]) for line in found.lines] == [("in", 1)]
+    exported = export(environment.pk, question(october, group="user"), BERLIN)
+    assert [row["user"] for row in exported.rows] == ["in"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage.ledger.buckets import DAY, QUARTER, Parts, Range, parts
+from usage.ledger.buckets import DAY, QUARTER, Parts, Piece, Range, Size, parts, pieces
 from usage.windows import Window, span
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -95,3 +95,64 @@ def test_a_window_that_never_ends_has_days_to_the_last(end: datetime) -> None:
     found = parts([EPOCH, end])
 
     assert found.days == (Range(EPOCH, at("9999-12-31")),)
+
+
+SIZES = [Size.MONTH, Size.DAY, Size.QUARTER]
+
+
+def test_a_month_in_berlin_is_the_month_without_its_last_hour_and_with_the_hour_before_it() -> None:
+    start, end = at("2026-10-31T23:00"), at("2026-11-30T23:00")
+
+    assert pieces([start, end], SIZES, now=at("2027-01-01")) == (
+        [
+            Piece(Size.QUARTER, Range(start, at("2026-11-01")), start),
+            Piece(Size.MONTH, Range(at("2026-11-01"), at("2026-12-01")), start),
+            Piece(Size.QUARTER, Range(end, at("2026-12-01")), start, taken_off=True),
+        ],
+        [],
+    )
+
+
+def test_of_what_is_to_come_there_is_nothing_to_read() -> None:
+    """So the month is taken as soon as it has begun, and little of it has to be taken off."""
+    start, end = at("2026-11-01"), at("2026-11-03T07:10")
+
+    found, rows = pieces([start, end], SIZES, now=end)
+
+    assert found[0] == Piece(Size.MONTH, Range(start, at("2026-12-01")), start)
+    assert all(piece.taken_off for piece in found[1:])
+    assert rows == [Range(at("2026-11-03T07:00"), end)]
+
+
+@given(
+    st.lists(instants, min_size=2, max_size=6, unique=True).map(sorted),
+    instants,
+    st.lists(instants, min_size=1, max_size=20),
+)
+def test_pieces_count_each_moment_of_a_period_once_and_no_other(
+    bounds: list[datetime], now: datetime, others: list[datetime]
+) -> None:
+    found, rows = pieces(bounds, SIZES, now)
+
+    # Also the moments about each bound.
+    about = [bound + step for bound in bounds for step in (-QUARTER, timedelta(), QUARTER, DAY, -DAY)]
+    for moment in (*others, *about):
+        counted: dict[datetime, int] = {}
+        for piece in found:
+            assert piece.at is not None
+            if piece.range.start <= moment < piece.range.end:
+                counted[piece.at] = counted.get(piece.at, 0) + (-1 if piece.taken_off else 1)
+        counted = {start: times for start, times in counted.items() if times}
+        inside = [start for start, end in pairwise(bounds) if start <= moment < end]
+        in_rows = any(row.start <= moment < row.end for row in rows)
+        assert counted == ({} if in_rows else dict.fromkeys(inside, 1))
+    for piece in found:
+        for edge in (piece.range.start, piece.range.end):
+            assert piece.size.start_of(edge) == edge
+
+
+@pytest.mark.parametrize("end", [datetime.max.replace(tzinfo=UTC), at("9999-12-31")])
+def test_a_window_that_never_ends_has_months_to_the_last(end: datetime) -> None:
+    found, _ = pieces([EPOCH, end], SIZES, now=at("2026-11-01"))
+
+    assert found[0] == Piece(Size.MONTH, Range(EPOCH, at("9999-12-01")), EPOCH)

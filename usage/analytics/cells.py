@@ -1,0 +1,128 @@
+"""The sums that answers are made of: by names and the numbers of steps, of rollups and tail alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db import connection
+
+from usage.analytics.questions import DIMENSIONS, Question, Sums
+from usage.ledger import sums
+from usage.ledger.buckets import Range
+from usage.ledger.rollups import SUMS
+from usage.ledger.sums import Filters
+
+NOTHING: Sums = dict.fromkeys(SUMS, 0)
+# Of rows that are put together.
+SUMMED = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Both periods in steps, and what lies between them, which is left out. Steps are numbered from 1."""
+
+    now: tuple[Range, ...]
+    before: tuple[Range, ...] = ()
+
+    @property
+    def bounds(self) -> list[datetime]:
+        starts = [step.start for step in (*self.before, *self.now)]
+        between = [self.before[-1].end] if self.has_gap else []
+        return [*starts[: len(self.before)], *between, *starts[len(self.before) :], self.now[-1].end]
+
+    @property
+    def has_gap(self) -> bool:
+        return bool(self.before) and self.before[-1].end < self.now[0].start
+
+    @property
+    def gap(self) -> int:
+        """The number of what lies between; 0: nothing does."""
+        return len(self.before) + 1 if self.has_gap else 0
+
+    @property
+    def first(self) -> int:
+        """Of the period."""
+        return len(self.before) + 1 + self.has_gap
+
+
+class Found(NamedTuple):
+    """A row of an answer: what a name at a place used in a step. `names`: how many there are beyond the top.
+
+    A row of a part has the step 0 before the period, and 1 in it.
+    """
+
+    place: int
+    part_place: int | None
+    step: int
+    name: str
+    names: int
+    sums: Sums
+
+
+def whole(question: Question) -> Cut:
+    """Both periods as one step each: what is asked of them as a whole is read from larger buckets."""
+    return Cut((question.period,), (question.before,))
+
+
+def cells(
+    environment_id: int, cut: Cut, group: str | None, part: str | None, filters: Filters
+) -> tuple[str, list[Any]]:
+    """A text of SQL and its values: sums by `name`, `part` and the number of the `step`."""
+    rows, values = stepped(environment_id, cut, group, part, filters)
+    sql = f"""
+        SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3 HAVING sum(events) > 0
+    """  # noqa: S608 (our own names)
+    return sql, values
+
+
+def stepped(
+    environment_id: int, cut: Cut, group: str | None, part: str | None, filters: Filters
+) -> tuple[str, list[Any]]:
+    """The same of the rows that are summed up, some of them negative.
+
+    Names are in the order of their bytes: comparing them by a language's rules takes most of the time.
+    """
+    bounds = cut.bounds
+    columns = [DIMENSIONS[each] for each in (group, part) if each is not None]
+    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap)
+    name, said = (f'{DIMENSIONS[each]}::text COLLATE "C"' if each else "''" for each in (group, part))
+    sql = f"""
+        SELECT {name} AS name, {said} AS part, step, {", ".join(SUMS)}
+        FROM (SELECT width_bucket(at, %s::timestamptz[]) AS step, used.* FROM ({used.sql}) AS used) AS numbered
+        WHERE step <> %s
+    """  # noqa: S608 (our own names)
+    return sql, [bounds[:-1], *used.values, cut.gap]
+
+
+def read(sql: str, values: Iterable[Any]) -> tuple[str, list[tuple[Any, ...]]]:
+    """The rows of `answer`, whose last columns are those of SUMS, and the snapshot of the same statement."""
+    with connection.cursor() as cursor:
+        # One row at least, for the snapshot must be known also where nothing is found.
+        cursor.execute(
+            f"""
+            {sql}
+            SELECT pg_current_snapshot()::text, answer.* FROM (VALUES (true)) AS always LEFT JOIN answer ON true
+            """,  # noqa: S608 (our own text)
+            list(values),
+        )
+        rows = cursor.fetchall()
+    return rows[0][0], [row[1:] for row in rows if row[-1] is not None]
+
+
+def sums_of(amounts: Iterable[Any]) -> Sums:
+    return dict(zip(SUMS, map(int, amounts), strict=True))
+
+
+def added(each: Iterable[Sums]) -> Sums:
+    found = dict(NOTHING)
+    for one in each:
+        for column, number in one.items():
+            found[column] += number
+    return found
+
+
+def less(these: Sums, those: Mapping[str, int]) -> Sums:
+    return {column: number - those[column] for column, number in these.items()}
