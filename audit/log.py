@@ -38,6 +38,7 @@ from audit.models import (
     ChainHead,
     Entry,
 )
+from audit.telling import Tell
 
 SYSTEM = "system"
 # Who has not proven who they are.
@@ -51,7 +52,7 @@ _ACTION = re.compile(r"[a-z_]+(\.[a-z_]+)+")
 
 _actor: ContextVar[str] = ContextVar("audit_actor", default=SYSTEM)
 _labels: dict[str, str] = {}
-_sentences: dict[str, str] = {}
+_sentences: dict[str, str | Tell] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,12 @@ class Target:
     id: str = ""
 
 
-def register_action(action: str, label: str, sentence: str = "") -> None:
+def register_action(action: str, label: str, sentence: str | Tell = "") -> None:
     """Makes a dotted action known to `log`. Raises ValueError for a bad name or a second label.
 
     The sentence says what was done with the name of the target and data of the entry, such as "published {name} as
-    version {version}". Without one audit/wording.py makes it of the action: "changed the plan Pro".
+    version {version}"; or it is told of the entry by a function, where data must be put into words. Without one
+    audit/wording.py makes it of the action: "changed the plan Pro".
     """
     if not _ACTION.fullmatch(action) or len(action) > ACTION_LENGTH_MAX:
         raise ValueError(f"not a dotted action name of at most {ACTION_LENGTH_MAX} characters: {action!r}")
@@ -82,7 +84,7 @@ def action_label(action: str) -> str:
     return _labels.get(action, action)
 
 
-def action_sentence(action: str) -> str | None:
+def action_sentence(action: str) -> str | Tell | None:
     """The registered sentence, if there is one."""
     return _sentences.get(action)
 

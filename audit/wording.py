@@ -6,18 +6,25 @@ people wrote: templates escape them and set names apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+
+from django.utils.timezone import localtime
 
 from audit.log import NOBODY, SYSTEM, action_label, action_sentence
 from audit.models import Entry
+from audit.telling import Told, phrase, place, why
 
 DETAILS_MAX = 3
 VALUE_LENGTH_MAX = 60
 # What stands elsewhere in the sentence, or on the page of the entry alone.
-_TOLD_APART = {"environment", "changes", "diff", "version", "member", "role"}
+_TOLD_APART = {"environment", "changes", "diff", "version", "member", "role", "reason", "note"}
 _NAME = "{name}"
+# As the log keeps a moment.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?[+-]\d\d:\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +67,29 @@ class Line:
 
 
 def sentence(entry: Entry) -> Sentence:
-    template = action_sentence(entry.action) or _template(entry.action)
+    told = _told(entry)
+    return Sentence(who(entry.actor), told.did, told.name, told.rest, told.details)
+
+
+def _told(entry: Entry) -> Told:
+    found = action_sentence(entry.action)
+    if callable(found):
+        try:
+            return found(entry)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # The log outlives the code that wrote the entry.
+            found = None
+    return _of_template(found or _template(entry.action), entry)
+
+
+def _of_template(template: str, entry: Entry) -> Told:
     did, _, rest = template.partition(_NAME)
     used = {name for name in entry.data if f"{{{name}}}" in template}
-    place = entry.data.get("environment")
-    rests = [_filled(rest, entry.data), f"in {place}" if isinstance(place, str) else ""]
-    return Sentence(
-        who=who(entry.actor),
+    return Told(
         did=_filled(did, entry.data),
         name=entry.target_name if _NAME in template else "",
-        rest=" ".join(part for part in rests if part),
-        details=tuple(_details(entry.data, used)),
+        rest=phrase(_filled(rest, entry.data), place(entry)),
+        details=tuple(details(entry, used)),
     )
 
 
@@ -150,7 +169,17 @@ def value(data: object) -> str:
             return ", ".join(value(item) for item in data)
         case dict():
             return ", ".join(f"{label(name)} {value(item)}" for name, item in data.items())
+        case str() if _MOMENT.fullmatch(data):
+            return _moment(data)
     return str(data)
+
+
+def _moment(text: str) -> str:
+    """In the zone of the page; as it is if there is no such day."""
+    try:
+        return f"{localtime(datetime.fromisoformat(text)):%Y-%m-%d %H:%M:%S %Z}"
+    except (OverflowError, ValueError):
+        return text
 
 
 def _template(action: str) -> str:
@@ -170,12 +199,21 @@ def _filled(template: str, data: Mapping[str, object]) -> str:
     return template.format_map(_Data({name: value(item) for name, item in data.items()})).strip()
 
 
-def _details(data: Mapping[str, object], used: set[str]) -> Iterator[str]:
-    for name, before, after in _changes(data):
-        yield f"{label(name)} {_short(before)} → {_short(after)}"
+def details(entry: Entry, used: Collection[str] = ()) -> Iterator[str]:
+    """What was changed, then what else the entry says that is not in `used`, and why at the end."""
+    data = entry.data
+    yield from changed(data)
     for name, item in data.items():
-        if name not in used | _TOLD_APART and value(item) not in {"none", "no"}:
+        if name not in _TOLD_APART and name not in used and value(item) not in {"none", "no"}:
             yield label(name) if item is True else f"{label(name)} {_short(item)}"
+    yield from (_short(text) for text in why(data))
+
+
+def changed(data: Mapping[str, Any], leave: Collection[str] = ()) -> Iterator[str]:
+    """`plan free → pro`, of each value that differs but those to leave out."""
+    for name, before, after in _changes(data):
+        if name not in leave:
+            yield f"{label(name)} {_short(before)} → {_short(after)}"
 
 
 def _changes(data: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:

@@ -1,12 +1,15 @@
 """Entries in English."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from audit import wording
 from audit.log import register_action
 from audit.models import Entry
+from audit.telling import Told, when
 
 
 def entry(
@@ -37,6 +40,32 @@ def test_a_sentence_of_its_own_takes_data_of_the_entry() -> None:
         "mia published {version} {x.y} as version {name} in prod"
     ), "names are not templates"
     assert said("policy.published", name="Free") == "mia published Free as version"
+
+
+def told(asked: Entry) -> Told:
+    return Told("renamed", asked.target_name, f"to {asked.data['to']}", ("at last",))
+
+
+def test_an_action_may_be_told_by_a_function_and_an_entry_of_another_shape_is_said_all_the_same() -> None:
+    register_action("user.called", "User called", told)
+    assert said("user.called", to="bob") == "mia renamed alice to bob: at last"
+    assert said("user.called") == "mia called the user alice", "it is older than the function"
+
+
+def test_why_it_was_done_ends_the_sentence_as_it_was_typed() -> None:
+    assert said(reason="They asked.", seats=2) == "mia renamed the user alice: seats 2; They asked."
+
+
+def test_moments_are_said_in_the_zone_of_the_page() -> None:
+    at = "2026-11-27T22:59:59.123456+00:00"
+    with timezone.override("Europe/Berlin"):
+        assert said(ends_at=at) == "mia renamed the user alice: ends at 2026-11-27 23:59:59 CET"
+        moment = datetime.fromisoformat(at)
+        assert when(moment, moment) == "Fri 27 Nov 23:59 CET"
+        assert when(moment, moment + timedelta(days=60)) == "Fri 27 Nov 2026 23:59 CET", "of another year"
+    for odd in ("9999-99-99T00:00:00+00:00", "0001-01-01T00:00:00+14:00", "2026-11-27T22:59 or so"):
+        assert odd in said(note=odd)
+        wording.facts(entry(odd=odd))
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,7 @@ def begin(
         draft.base, draft.policies = _documents(live), _documents(_with_rule(live, rule, instead_of))
         draft.save(force_insert=True)
         said = {} if rule is None else {"diff": _diff(live.get(instead_of or ""), rule)}
-        audit_log.log(
-            "draft.begun", draft, tenant_id=environment.tenant_id, environment=environment.slug, **said
-        )
+        _log("draft.begun", draft, environment, **said)
     return draft
 
 
@@ -257,7 +255,7 @@ def discard(draft: Draft, *, actor: str) -> None:
     with audit_log.acting_as(actor), transaction.atomic():
         found = Draft.objects.select_for_update().filter(pk=draft.pk, published_at=None).first()
         if found is not None:
-            audit_log.log("draft.discarded", found, tenant_id=draft.environment.tenant_id)
+            _log("draft.discarded", found, draft.environment)
             found.delete()
 
 
@@ -284,14 +282,7 @@ def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change,
         done = publishing.publish(environment, wanted(opened), actor=actor, note=note, draft=opened)
         opened.published_at, opened.published_by, opened.note = timezone.now(), actor, note
         opened.save(update_fields=["published_at", "published_by", "note"])
-        audit_log.log(
-            "draft.published",
-            opened,
-            tenant_id=environment.tenant_id,
-            environment=environment.slug,
-            changes=len(done),
-            note=note,
-        )
+        _log("draft.published", opened, environment, changes=len(done), note=note)
     return done
 
 
@@ -337,9 +328,13 @@ def _save(
     draft.save(update_fields=["base", "policies", "edits"])
     diff = _diff(before, after)
     with audit_log.acting_as(actor):
-        audit_log.log("draft.changed", draft, tenant_id=draft.environment.tenant_id, diff=diff)
+        _log("draft.changed", draft, draft.environment, diff=diff)
     return draft
 
 
 def _diff(before: PolicyRule | None, after: PolicyRule | None) -> str:
     return "\n".join(policy_file.diff(before, after))[:AUDITED_DIFF_LENGTH_MAX]
+
+
+def _log(action: str, draft: Draft, environment: Environment, /, **data: object) -> None:
+    audit_log.log(action, draft, tenant_id=environment.tenant_id, environment=environment.slug, **data)

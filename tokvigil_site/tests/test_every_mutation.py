@@ -7,6 +7,7 @@ What can be changed is found, not listed (mutations.py): a page, an action, a ca
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from audit import chain
+from audit import chain, wording
 from audit.models import Entry
 from policies import boosts, end_users
 from policies.alerting import endpoints
@@ -490,3 +491,4 @@ def test_a_mutation_leaves_exactly_one_entry(world: World, name: str) -> None:
     assert chain.is_altered(entry) is False
     assert bool(entry.request_id) == (not name.startswith("manage.py")), "commands come from no request"
     assert entry.actor not in ("system", ""), "it says who"
+    assert not re.search(r"\dT\d\d:|[{}_]", wording.sentence(entry).what), "it is said in words"
