@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from tenants.console.forms import RowForm
 from tenants.lengths import REASON_LENGTH_MAX
 from tenants.models import Environment
 
@@ -24,6 +25,16 @@ class PlanForm(forms.Form):
         field = self.fields["plan"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [("", "As the call says"), *((name, name) for name in names)]
+
+
+class EndUserForm(RowForm):
+    """The reason that is left there when a user is unblocked goes with the block; one that is typed does not."""
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        if "blocked_reason" in self.changed_data and given.get("blocked_reason") and not given.get("blocked"):
+            self.add_error("blocked_reason", "Tick “Blocked” too: only a blocked user has a reason.")
+        return given
 
 
 class BlockForm(forms.Form):

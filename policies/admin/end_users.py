@@ -14,6 +14,7 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from policies import end_users, seen
+from policies.admin.end_user_forms import EndUserForm
 from policies.models import EndUser
 from policies.seen import Caller
 from policies.standing import of_users, standing_wording
@@ -96,6 +97,7 @@ def _tightest(found: Tightest | None) -> SafeString:
 @admin.register(EndUser)
 class EndUserAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_END_USERS
+    form = EndUserForm
     list_display = ["user", "plan", "standing", "tightest", "since"]
     since = moment_of("created_at", "stored since")
     list_display_links = None

@@ -13,16 +13,19 @@ from tenants.console.forms import RowForm
 from tenants.models import ApiKey
 
 CHOSEN = "chosen"
+_CHOSEN_TITLE = "Only what is ticked below"
 _PRESETS = [
     *(
         (name, f"{title}: {scopes.in_words(scopes.PRESETS[name])}")
         for name, title in scopes.PRESET_TITLES.items()
     ),
-    (CHOSEN, "Only what is ticked below"),
+    (CHOSEN, _CHOSEN_TITLE),
 ]
 
 
 class NewKeyForm(RowForm):
+    """A single right that is ticked chooses the last line of the presets: key_rights.js does, else the person."""
+
     preset = forms.ChoiceField(
         label="May",
         choices=_PRESETS,
@@ -35,22 +38,36 @@ class NewKeyForm(RowForm):
         label="Only",
         choices=[(scope, words[0].upper() + words[1:]) for scope, words in scopes.IN_WORDS.items()],
         widget=forms.CheckboxSelectMultiple,
-        initial=scopes.PRESETS["server"],
         required=False,
+        help_text="For “Only what is ticked below”.",
     )
+
+    class Media:
+        js = ["tokvigil/key_rights.js"]
 
     class Meta:
         model = ApiKey
         fields = ["name", "environment", "scopes", "expires_at", "allowed_networks", "requests_per_minute"]
 
     def clean(self) -> dict[str, Any]:
-        """The scopes of the preset, or without one those that are ticked."""
+        """The scopes of the preset, or without one those that are ticked; never a choice between the two."""
         given = self.cleaned_data
-        if given.get("preset") in scopes.PRESETS:
-            given["scopes"] = list(scopes.PRESETS[given["preset"]])
-        elif not given.get("scopes"):
-            self.add_error("scopes", "Tick at least one.")
+        preset, ticked = given.get("preset", ""), given.get("scopes")
+        if preset not in scopes.PRESETS:
+            if not ticked and "scopes" not in self.errors:
+                self.add_error("scopes", "Tick at least one.")
+        elif ticked and set(ticked) != set(scopes.PRESETS[preset]):
+            self.add_error("scopes", _both(preset))
+        else:
+            given["scopes"] = list(scopes.PRESETS[preset])
         return given
+
+
+def _both(preset: str) -> str:
+    title = scopes.PRESET_TITLES[preset]
+    return (
+        f"“{title}” is chosen above, which may other things. Choose “{_CHOSEN_TITLE}”, or tick nothing here."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from audit.models import Entry
 from tenants import freezing, keys
 from tenants.console.rows import TenantRowsAdmin
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
-from tenants.scopes import EVALUATE, PRESETS, USAGE_READ
+from tenants.scopes import EVALUATE, USAGE_READ
 
 pytestmark = pytest.mark.django_db
 
@@ -296,7 +296,7 @@ def test_a_new_key_begins_with_its_name_and_what_a_server_needs(member: Client) 
     response = member.get(page("tenants_apikey", "add"))
     form = response.context["adminform"].form
     assert next(iter(form.fields)) == "name"
-    assert form["scopes"].value() == PRESETS["server"]
+    assert (form["preset"].value(), form["scopes"].value()) == ("server", None)
     assert "New API key" in response.content.decode()
 
 

@@ -9,6 +9,7 @@ from django.urls import reverse
 from playwright.sync_api import Page
 
 from tenants.models import ApiKey, Environment, Role, Tenant
+from tenants.scopes import USAGE_WRITE
 from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.browser.conftest import Console, Look
 from tokvigil_site.tests.browser.test_a_product_is_governed import Application, save
@@ -77,6 +78,21 @@ def test_a_key_is_made_used_rotated_and_revoked(
     page.get_by_text("is revoked").first.wait_for()
     well(console)
     assert page.get_by_role("link", name="Rotate…").count() == 0
+
+
+def test_a_right_that_is_ticked_takes_the_preset_away_and_a_preset_the_ticks(
+    look: Look, prod: Environment
+) -> None:
+    page = look(prod.tenant).open(f"{reverse('admin:tenants_apikey_add')}?environment={prod}")
+    page.get_by_label("Report usage", exact=True).check()
+    assert page.get_by_label("Only what is ticked below").is_checked()
+    page.get_by_label("Viewer:").check()
+    assert not page.get_by_label("Report usage", exact=True).is_checked()
+    page.get_by_label("Report usage", exact=True).check()
+    page.fill("#id_name", "reports")
+    save(page)
+    page.locator("#secret").wait_for()
+    assert ApiKey.objects.get(environment=prod).scopes == [USAGE_WRITE]
 
 
 def test_a_double_click_makes_one_key(look: Look, prod: Environment) -> None:

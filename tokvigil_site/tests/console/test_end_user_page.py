@@ -20,6 +20,7 @@ from policies.models import Boost, EndUser
 from tenants import freezing
 from tenants.models import Environment, Membership, Role
 from tokvigil_site.testing import Api, apply_policies, later, limits, set_price
+from tokvigil_site.tests.filled_forms import submit
 from usage.counting.store import StoreUnavailable, store
 
 FILE = """
@@ -195,6 +196,25 @@ def test_blocking_takes_a_reason_that_staff_reads_and_the_user_does_not(
     stored.refresh_from_db()
     assert (stored.blocked, stored.blocked_reason, stored.plan and stored.plan.name) == (False, "", "pro")
     assert api.evaluate("ann")["allowed"]
+
+
+def test_a_reason_without_a_block_is_asked_about_and_kept(mia: Client, environment: Environment) -> None:
+    form = {"environment": environment.pk, "user_id": "ann", "plan": "", "blocked_reason": "A stolen card."}
+    asked = mia.post(reverse("admin:policies_enduser_add"), form)
+    assert list(asked.context["adminform"].form.errors) == ["blocked_reason"]
+    assert 'value="A stolen card."' in asked.content.decode()
+    assert not EndUser.objects.filter(user_id="ann").exists()
+
+
+def test_unblocking_on_the_form_takes_the_reason_that_stands_there(
+    mia: Client, environment: Environment
+) -> None:
+    user = set_end_user(
+        environment, "ann", plan_name=None, blocked=True, blocked_reason="A stolen card.", actor="test"
+    )
+    submit(mia, reverse("admin:policies_enduser_change", args=[user.pk]), blocked=None)
+    user.refresh_from_db()
+    assert (user.blocked, user.blocked_reason) == (False, "")
 
 
 def test_changing_the_plan_leaves_the_block(mia: Client, environment: Environment) -> None:

@@ -45,7 +45,7 @@ def make(client: Client, environment: Environment, **fields: Any) -> Any:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_key_is_made_by_what_it_is_for(mia: Client, prod: Environment, preset: str) -> None:
-    answer = make(mia, prod, preset=preset, scopes=[USAGE_READ])
+    answer = make(mia, prod, preset=preset)
     key = ApiKey.objects.get()
     assert tuple(key.scopes) == PRESETS[preset]
     presented = keys.parse(text_in(answer))
@@ -59,6 +59,24 @@ def test_a_key_may_be_made_for_chosen_scopes_alone(mia: Client, prod: Environmen
     refused = make(mia, prod, preset="chosen", scopes=[])
     assert "Tick at least one." in refused.content.decode()
     assert ApiKey.objects.count() == 1
+
+
+def test_a_right_that_is_ticked_beside_a_preset_is_asked_about_and_kept(
+    mia: Client, prod: Environment
+) -> None:
+    asked = make(mia, prod, name="web", preset="server", scopes=[USAGE_READ, EVALUATE])
+    form = asked.context["adminform"].form
+    assert list(form.errors) == ["scopes"]
+    assert "“Server” is chosen above" in asked.content.decode()
+    assert (form["preset"].value(), form["scopes"].value()) == ("server", [USAGE_READ, EVALUATE])
+    assert ApiKey.objects.count() == 0
+    make(mia, prod, preset="server", scopes=[*reversed(PRESETS["server"])])
+    assert tuple(ApiKey.objects.get().scopes) == PRESETS["server"], "these are the preset's"
+
+
+def test_the_form_begins_with_a_preset_and_nothing_ticked(mia: Client) -> None:
+    form = mia.get(ADD).context["adminform"].form
+    assert (form["preset"].value(), form["scopes"].value()) == ("server", None)
 
 
 def test_its_text_is_on_that_answer_alone_ready_to_use(mia: Client, prod: Environment) -> None:
