@@ -22,7 +22,7 @@ from policies.models import AlertDelivery, AlertEndpoint, EndpointKind
 from tenants.console import display, pages
 from tenants.console.access import actor_of
 from tenants.console.parts import State
-from tenants.console.rows import EnvironmentRowsAdmin
+from tenants.console.rows import ONLY_SAVE, EnvironmentRowsAdmin
 from tenants.roles import May
 from tenants.templatetags.console import state
 from usage import wording
@@ -113,9 +113,12 @@ class AlertEndpointAdmin(EnvironmentRowsAdmin):
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         endpoint = context.get("original")
-        if endpoint is not None:
+        if endpoint is None:
+            context |= ONLY_SAVE
+        else:
             newest = endpoint.deliveries.select_related("alert").order_by("-id")[:10]
             context |= {
+                "show_save_and_add_another": False,
                 "endpoint": endpoint,
                 "may_change_endpoint": self.may_change(request, endpoint),
                 "is_signed": endpoint.kind == EndpointKind.WEBHOOK,

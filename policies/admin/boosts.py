@@ -22,7 +22,7 @@ from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.display import moment, moment_of, user_link, user_url, who_of
 from tenants.console.parts import State
-from tenants.console.rows import BoundedPaginator, EnvironmentRowsAdmin
+from tenants.console.rows import ONLY_SAVE, BoundedPaginator, EnvironmentRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
 from tenants.templatetags.console import state
@@ -36,8 +36,7 @@ from usage.windows import Window
 ID_DIGITS_MAX = 19
 # On the request: who is named, and which kinds of limits bind them.
 _BINDS = "_binds"
-# Of the page: there is nothing to go on editing.
-_GIVING = {"title": "Give a boost", "show_save_and_add_another": False, "show_save_and_continue": False}
+_GIVING = {"title": "Give a boost", **ONLY_SAVE}
 
 
 class StateFilter(admin.SimpleListFilter):

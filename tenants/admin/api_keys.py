@@ -21,7 +21,7 @@ from tenants.admin import key_snippets
 from tenants.admin.key_forms import WHEN, NewKeyForm, RotateForm
 from tenants.console import display, pages
 from tenants.console.parts import State
-from tenants.console.rows import EnvironmentRowsAdmin
+from tenants.console.rows import ONLY_SAVE, EnvironmentRowsAdmin
 from tenants.models import ApiKey
 from tenants.roles import May
 from tenants.templatetags.console import state
@@ -102,8 +102,11 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         key = context.get("original")
-        if key is not None:
+        if key is None:
+            context |= ONLY_SAVE
+        else:
             context |= {
+                "show_save_and_add_another": False,
                 "may_change_key": self.has_change_permission(request, key),
                 "standing": _standing(key),
                 "scope_title": scopes.title(key.scopes),

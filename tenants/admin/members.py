@@ -20,17 +20,13 @@ from tenants import members
 from tenants.console import display, environments, pages
 from tenants.console.forms import RowForm
 from tenants.console.parts import State
-from tenants.console.rows import TenantRowsAdmin
+from tenants.console.rows import ONLY_SAVE, TenantRowsAdmin
 from tenants.models import Membership, Role
 from tenants.roles import IN_WORDS, May, allows
 from tenants.templatetags.console import state
 
 PERSON_LENGTH_MAX = 150
-_INVITING = {
-    "title": "Invite a member",
-    "show_save_and_add_another": False,
-    "show_save_and_continue": False,
-}
+_INVITING = {"title": "Invite a member", **ONLY_SAVE}
 
 
 class InviteForm(RowForm):

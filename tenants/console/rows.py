@@ -32,6 +32,8 @@ from tenants.roles import May
 ROWS_COUNTED_MAX = 10_000
 # What the links of Django's filters compare with.
 COMPARISONS = frozenset({"exact", "isnull", "isempty", "gte", "lt"})
+# For a form after which there is nothing to go on with, such as one that ends with a secret that is shown once.
+ONLY_SAVE = {"show_save_and_add_another": False, "show_save_and_continue": False}
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
