@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from policies import boosts, seen
 from policies.admin import boost_ends
-from policies.admin.asking_again import anyway_field, ask_about_unseen, ask_again
+from policies.admin.asking_again import AskingForm, anyway_field, ask_about_unseen, ask_again
 from policies.admin.boost_ends import DayOrMomentField, Until
 from policies.boosts import Raisable
 from policies.models import Boost
@@ -70,7 +70,7 @@ def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
     return found
 
 
-class BoostForm(RowForm):
+class BoostForm(AskingForm, RowForm):
     """`offered` are limits that can be raised, of the environment that the page is for."""
 
     offered: tuple[Raisable, ...] = ()

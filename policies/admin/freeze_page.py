@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
 from policies import seen
-from policies.admin.asking_again import anyway_field, ask_about_unseen
+from policies.admin.asking_again import AskingForm, anyway_field, ask, ask_about_unseen
 from policies.changing.known_names import known_names
 from tenants import freezing, revisions
 from tenants.console import environments
@@ -24,7 +24,7 @@ from tenants.roles import May
 from usage.amounts import Per
 
 
-class FreezeForm(forms.Form):
+class FreezeForm(AskingForm, forms.Form):
     """`anyway` and `all_calls` are shown only when they are needed."""
 
     whole = forms.ChoiceField(
@@ -38,7 +38,7 @@ class FreezeForm(forms.Form):
         required=False,
         strip=False,
         widget=UnfoldAdminTextInputWidget(attrs={"list": "known-features", "autocomplete": "off"}),
-        help_text="Exactly as calls name it; empty for the whole environment.",
+        help_text="Required to freeze one feature: its name, exactly as calls have it.",
     )
     anyway = anyway_field("Freeze it anyway")
     reason = forms.CharField(
@@ -70,7 +70,8 @@ class FreezeForm(forms.Form):
         """One click is not enough to stop everything."""
         self.fields["all_calls"].widget = UnfoldBooleanWidget()
         if not self.cleaned_data.get("all_calls"):
-            self.add_error("all_calls", "This blocks every call. Tick it, then press Freeze.")
+            says = f"This blocks every call of {self._environment}, whatever the policies say."
+            ask(self, "all_calls", f"{says} If it is meant, tick this and press Freeze again.")
 
 
 @page("freeze", "frozen/")

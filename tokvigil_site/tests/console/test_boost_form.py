@@ -81,6 +81,16 @@ def test_who_was_never_seen_is_asked_about(mia: Client, prod: Environment, api: 
     assert Boost.objects.get().subject == "ana"
 
 
+def test_what_is_asked_again_is_no_error(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("anna")
+    asked = post(mia, prod).content.decode()
+    assert "Nothing is saved yet: there is a question below." in asked
+    assert ('class="tv-question"' in asked, "tv-field-errors" in asked) == (True, False)
+    both = post(mia, prod, reason="").content.decode()
+    assert "Nothing is saved yet" not in both, "something is wrong too"
+    assert ('class="tv-question"' in both, "tv-field-errors" in both) == (True, True)
+
+
 def test_who_was_seen_is_not_asked_about(mia: Client, prod: Environment, api: Api) -> None:
     api.use("ana")
     assert 'type="checkbox" name="anyway"' not in mia.get(ADD, {"environment": str(prod)}).content.decode()

@@ -72,6 +72,25 @@ def test_the_whole_environment_is_frozen_only_when_that_is_ticked(mia: Client, p
     assert frozen(prod) == (True, [])
 
 
+def test_what_is_asked_again_is_a_question_and_what_is_wrong_is_an_error(
+    mia: Client, prod: Environment
+) -> None:
+    asked = post(mia, prod, whole="environment", reason="Provider down", all_calls="").content.decode()
+    question = asked.partition('class="tv-question"')[2].partition("</div>")[0]
+    assert "This blocks every call of acme/prod" in question
+    assert "tv-field-errors" not in asked
+    unseen = post(mia, prod, feature="sumarize", reason="x", anyway="").content.decode()
+    assert ('class="tv-question"' in unseen, "tv-field-errors" in unseen) == (True, False)
+    wrong = post(mia, prod, feature="", reason="x").content.decode()
+    assert ('class="tv-question"' in wrong, "Name the feature to freeze." in wrong) == (False, True)
+
+
+def test_the_feature_says_when_it_is_required(mia: Client, prod: Environment) -> None:
+    page = mia.get(address(prod)).content.decode()
+    assert "Required to freeze one feature" in page
+    assert "empty for the whole environment" not in page
+
+
 def test_one_feature_is_frozen_by_one_click(mia: Client, prod: Environment) -> None:
     assert post(mia, prod, feature="chat", reason="x", all_calls="").status_code == 302
     assert frozen(prod) == (False, ["chat"])
