@@ -22,22 +22,27 @@ class Until(StrEnum):
     MONTH = "month"
 
 
-CHOICES = [
-    ("", "On the day below"),
-    (Until.HOUR.value, "In 1 hour"),
-    (Until.TODAY.value, "At the end of today"),
-    (Until.FRIDAY.value, "At the end of Friday"),
-    (Until.MONTH.value, "At the end of the month"),
-]
+def choices(now: datetime, zone: ZoneInfo) -> list[tuple[str, str]]:
+    """`At the end of Friday 27 Nov, 24:00 CET`: which day that is, is said before it is chosen."""
+    days = {Until.TODAY: "today", Until.FRIDAY: "", Until.MONTH: "the month"}
+    ends = [(until.value, _says(named, ends_at(until, now, zone))) for until, named in days.items()]
+    return [("", "On the day below"), (Until.HOUR.value, "1 hour after it starts"), *ends]
 
 
-def ends_at(until: Until, begins_at: datetime, zone: ZoneInfo) -> datetime:
-    """Counted from when it begins, in days of the zone."""
-    today = begins_at.astimezone(zone).date()
+def _says(named: str, end: datetime) -> str:
+    day = f"{end:%A} {end.day} {end:%b}"
+    return (
+        f"At the end of {named}, {day}, 24:00 {end:%Z}" if named else f"At the end of {day}, 24:00 {end:%Z}"
+    )
+
+
+def ends_at(until: Until, now: datetime, zone: ZoneInfo, begins_at: datetime | None = None) -> datetime:
+    """The days are those that `choices` names; the hour counts from when it begins."""
+    today = now.astimezone(zone).date()
     match until:
         case Until.HOUR:
             # To the minute: a form that is sent twice says the same.
-            return begins_at.replace(second=0, microsecond=0) + timedelta(hours=1)
+            return (begins_at or now).replace(second=0, microsecond=0) + timedelta(hours=1)
         case Until.TODAY:
             day = today
         case Until.FRIDAY:

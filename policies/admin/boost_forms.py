@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
@@ -37,23 +38,44 @@ Choice = tuple[str, str]
 Choices = tuple[str, list[Choice]]
 
 
-def choices(limits: Iterable[Raisable]) -> list[Choice]:
+# Limits that bind a user, the tightest first: the key of its kind, and the name of its policy.
+Binds = tuple[tuple[str, str], ...]
+
+
+def leading(limits: list[Raisable], binds: Binds | None) -> list[Raisable]:
+    """Those that bind the user first, the tightest at the head; the others as they are. Kinds stay together."""
+    places = {bind: place for place, bind in enumerate(binds or ())}
+    kinds = {key: place for place, key in enumerate(dict.fromkeys(key for key, _ in places))}
+    for limit in limits:
+        kinds.setdefault(limit.key, len(kinds))
+    return sorted(
+        limits,
+        key=lambda limit: (kinds[limit.key], places.get((limit.key, limit.policy), len(places))),
+    )
+
+
+def choices(limits: Iterable[Raisable], binds: Binds | None = None) -> list[Choice]:
     """A kind of limits each, with the limits in force: what stands before a boost."""
-    return [
-        (
-            key,
-            " · ".join(
-                f"{wording.limit_of(of.metric, of.window, of.per, of.amount)} ({of.policy})" for of in kind
-            ),
-        )
-        for key, kind in groupby(limits, key=lambda limit: limit.key)
-    ]
+    return [(key, _line(list(kind), binds)) for key, kind in groupby(limits, key=lambda limit: limit.key)]
 
 
-def of_user(offered: list[Choice], user_id: str, binding_kinds: frozenset[str]) -> list[Choice | Choices]:
+def _line(kind: list[Raisable], binds: Binds | None) -> str:
+    """What binds the user, then what is raised with it."""
+    binding = [limit for limit in kind if (limit.key, limit.policy) in (binds or ())]
+    others = [limit for limit in kind if limit not in binding]
+    if not binding or not others:
+        return " · ".join(map(_limit, kind))
+    return f"{' · '.join(map(_limit, binding))} · raised with it: {' · '.join(map(_limit, others))}"
+
+
+def _limit(of: Raisable) -> str:
+    return f"{wording.limit_of(of.metric, of.window, of.per, of.amount)} ({of.policy})"
+
+
+def of_user(offered: list[Choice], user_id: str, kinds: frozenset[str]) -> list[Choice | Choices]:
     """The kinds that bind the user first; not grouped if all do."""
-    binding = [choice for choice in offered if choice[0] in binding_kinds]
-    others = [choice for choice in offered if choice[0] not in binding_kinds]
+    binding = [choice for choice in offered if choice[0] in kinds]
+    others = [choice for choice in offered if choice[0] not in kinds]
     if not others:
         return [*offered]
     groups: list[Choice | Choices] = [(f"Bind {user_id} now", binding)] if binding else []
@@ -71,12 +93,13 @@ def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
 
 
 class BoostForm(AskingForm, RowForm):
-    """`offered` are limits that can be raised, of the environment that the page is for."""
+    """`offered` are limits that can be raised, of the environment that the page is for, as `leading` puts them."""
 
     offered: tuple[Raisable, ...] = ()
-    # The user who is named when the form is shown or sent, and which kinds bind the user; None: unknown, or nobody.
+    zone: ZoneInfo = ZoneInfo("UTC")
+    # The user who is named when the form is shown or sent, and which limits bind the user; None: unknown, or nobody.
     user_id: str = ""
-    binding_kinds: frozenset[str] | None = None
+    binds: Binds | None = None
     raises = forms.ChoiceField(
         label="Limit",
         widget=UnfoldAdminSelectWidget,
@@ -85,12 +108,8 @@ class BoostForm(AskingForm, RowForm):
     # So that a form that is sent twice gives one boost.
     once = forms.UUIDField(required=False, initial=uuid.uuid4, widget=forms.HiddenInput)
     anyway = anyway_field("Give it anyway")
-    until = forms.ChoiceField(
-        label="Ends", choices=boost_ends.CHOICES, required=False, widget=UnfoldAdminSelectWidget
-    )
-    ends_at = DayOrMomentField(
-        label="On", required=False, help_text="A day alone means until its end, in the zone of the tenant."
-    )
+    until = forms.ChoiceField(label="Ends", required=False, widget=UnfoldAdminSelectWidget)
+    ends_at = DayOrMomentField(label="On", required=False)
 
     class Meta:
         model = Boost
@@ -121,10 +140,21 @@ class BoostForm(AskingForm, RowForm):
         if isinstance(raises, forms.ChoiceField):
             raises.choices = [("", "Choose a limit…"), *self._choices()]
             raises.widget.attrs["data-limits"] = json.dumps(before(self.offered))
+            self._say_when(timezone.now())
+
+    def _say_when(self, now: datetime) -> None:
+        until, on = self.fields["until"], self.fields["ends_at"]
+        assert isinstance(until, forms.ChoiceField)
+        until.choices = boost_ends.choices(now, self.zone)
+        on.help_text = f"A day alone means until its end, 24:00 {now.astimezone(self.zone):%Z}."
+
+    @property
+    def binding_kinds(self) -> frozenset[str] | None:
+        return None if self.binds is None else frozenset(key for key, _ in self.binds)
 
     def _choices(self) -> list[Choice | Choices]:
         """Grouped by whether they bind the user, in the form for a user's boost."""
-        offered, kinds = choices(self.offered), self.binding_kinds
+        offered, kinds = choices(self.offered, self.binds), self.binding_kinds
         for_user = {limit.per for limit in self.offered} == {Per.USER}
         return of_user(offered, self.user_id, kinds) if for_user and kinds is not None else [*offered]
 
@@ -156,7 +186,7 @@ class BoostForm(AskingForm, RowForm):
         if self.errors or kinds is None or self.instance.per != Per.USER:
             return
         if boosts.key_of(self.instance) not in kinds:
-            theirs = "; ".join(label for key, label in choices(self.offered) if key in kinds)
+            theirs = "; ".join(label for key, label in choices(self.offered, self.binds) if key in kinds)
             binds = f"These do: {theirs}." if theirs else "None of the limits that can be raised does."
             doubt = f"It does not bind {self.user_id} now. {binds}"
         ask_again(self, "raises", doubt, "Choose another")
@@ -168,9 +198,7 @@ class BoostForm(AskingForm, RowForm):
             self.add_error("ends_at", "Leave the day empty, or choose “On the day below”.")
         elif until:
             zone = ZoneInfo(given["environment"].tenant.timezone)
-            given["ends_at"] = boost_ends.ends_at(
-                Until(until), given.get("starts_at") or timezone.now(), zone
-            )
+            given["ends_at"] = boost_ends.ends_at(Until(until), timezone.now(), zone, given.get("starts_at"))
         elif on is None and "ends_at" not in self.errors:
             self.add_error("ends_at", "Say when it ends: choose above, or give a day.")
 
@@ -184,14 +212,13 @@ class BoostForm(AskingForm, RowForm):
 
     @property
     def effect(self) -> str:
-        """`50 → 70 requests a day, each user (Free plan)`"""
-        boost = self.instance
-        extra = boosts.ref_of(boost).extra
+        """`50 → 70 requests a day, each user (Free plan)`; what binds the user first."""
+        key, extra = boosts.key_of(self.instance), boosts.ref_of(self.instance).extra
+        raised = [limit for limit in self.offered if limit.key == key]
         return "; ".join(
             f"{wording.number(limit.metric, limit.amount)} → "
             f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + extra)} ({limit.policy})"
-            for limit in self.offered
-            if limit.key == boosts.key_of(boost)
+            for limit in raised
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
@@ -15,7 +16,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from policies import activity, boosts
-from policies.admin.boost_forms import OF_DECISION, BoostForm
+from policies.admin.boost_forms import OF_DECISION, Binds, BoostForm, leading
 from policies.models import BlockedDecision, Boost
 from policies.standing import binding
 from tenants.console import environments
@@ -34,7 +35,7 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 ID_DIGITS_MAX = 19
-# On the request: who is named, and which kinds of limits bind them.
+# On the request: who is named, and which limits bind them.
 _BINDS = "_binds"
 _GIVING = {"title": "Give a boost", **ONLY_SAVE}
 
@@ -96,11 +97,10 @@ class BoostAdmin(EnvironmentRowsAdmin):
         shown = environments.shown(request)
         if obj is None and shown is not None:
             per = request.GET.get("per")
-            limits = boosts.raisable(shown.pk)
-            form.offered = tuple(  # type: ignore[attr-defined]
-                limit for limit in limits if per in (None, limit.per)
-            )
-            form.user_id, form.binding_kinds = getattr(request, _BINDS, ("", None))  # type: ignore[attr-defined]
+            limits = [limit for limit in boosts.raisable(shown.pk) if per in (None, limit.per)]
+            form.user_id, form.binds = getattr(request, _BINDS, ("", None))  # type: ignore[attr-defined]
+            form.offered = tuple(leading(limits, form.binds))  # type: ignore[attr-defined]
+            form.zone = ZoneInfo(shown.tenant.timezone)  # type: ignore[attr-defined]
         return form
 
     def add_view(
@@ -110,7 +110,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
         user_id = str(request.POST.get("subject", request.GET.get("subject", "")))
         if shown is not None and 0 < len(user_id) <= NAME_LENGTH_MAX and "\x00" not in user_id:
             # Evaluated before Django opens the transaction of the form.
-            setattr(request, _BINDS, (user_id, binding_kinds(shown.pk, user_id)))
+            setattr(request, _BINDS, (user_id, binding_limits(shown.pk, user_id)))
         return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
 
     def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
@@ -133,7 +133,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
             # Sent again with other content, such as after going back: another boost.
             obj.boost_id, is_new = uuid.uuid4(), True
             boosts.give(obj, actor=actor_of(request))
-        until = f"until {localtime(obj.ends_at):%Y-%m-%d %H:%M}"
+        until = f"until {localtime(obj.ends_at):%A %Y-%m-%d %H:%M %Z}"
         lasts = until if obj.window == Window.TOTAL else f"anew each {obj.window} {until}"
         said = f"The boost is given: {form.effect}, {lasts}." if is_new else "This boost was given already."
         self.message_user(request, said, messages.SUCCESS)
@@ -184,12 +184,15 @@ def standing(boost: Boost) -> SafeString:
     return state(State.QUIET, "To come") if boost.started_at > now else state(State.BOOSTED, "Running")
 
 
-def binding_kinds(environment_id: int, user_id: str) -> frozenset[str] | None:
-    """Kinds of limits that a boost of the user would raise (`raised`), by the calls they made lately; None: unknown."""
+def binding_limits(environment_id: int, user_id: str) -> Binds | None:
+    """Those that a boost of the user would raise, by the calls they made lately; None: unknown."""
     recent, flying = activity.of_user(environment_id, user_id), in_flight.of_user(environment_id, user_id)
     plan, features = activity.said(recent, flying)
     found = binding.of_user(environment_id, user_id, plan=plan, features=features)
     if found is None or found.limits is None:
         return None
-    limits = [each.limit for each in found.limits if each.limit.per is Per.USER]
-    return frozenset(raised(limit.per, limit.metric, limit.window) for limit in limits)
+    return tuple(
+        (raised(each.limit.per, each.limit.metric, each.limit.window), each.policy.name)
+        for each in found.limits
+        if each.limit.per is Per.USER
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.admin.boost_ends import Until, ends_at
+from policies.admin.boost_ends import Until, choices, ends_at
 from policies.models import BlockedDecision, Boost
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits
@@ -127,6 +127,62 @@ def test_the_limits_that_bind_the_user_come_first(mia: Client, prod: Environment
         ("Bind ana now", [("user:requests:day", "1 request a day, each user (Free plan)")]),
         ("Do not bind ana now", [("user:requests:month", "9 requests a month, each user (Pro plan)")]),
     ]
+
+
+def test_what_binds_the_user_leads_the_line_and_the_message(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, PLANS.replace("month, amount: 9", "day, amount: 9"))
+    api.use("bob", plan="pro")
+
+    page = mia.get(ADD, {"environment": str(prod), "per": "user", "subject": "bob"})
+    line = "9 requests a day, each user (Pro plan) · raised with it: 1 request a day, each user (Free plan)"
+    assert page.context["adminform"].form.fields["raises"].choices[1:] == [("user:requests:day", line)]
+    post(mia, prod, subject="bob")
+    said = unescape(mia.get(reverse("admin:index")).content.decode())
+    assert "The boost is given: 9 → 29 requests a day, each user (Pro plan); 1 → 21 requests" in said
+
+
+def test_the_tightest_limit_that_binds_the_user_comes_first(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(
+        prod,
+        limits(
+            "{metric: requests, window: day, amount: 100, per: user}",
+            "{metric: requests, window: month, amount: 2, per: user}",
+        ),
+    )
+    api.use("ana")
+    page = mia.get(ADD, {"environment": str(prod), "per": "user", "subject": "ana"})
+    offered = page.context["adminform"].form.fields["raises"].choices
+    assert [key for key, _ in offered] == ["", "user:requests:month", "user:requests:day"]
+
+
+def test_each_end_says_which_day_it_is_in_the_tenants_zone() -> None:
+    # In Berlin it is Wednesday already.
+    now = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
+    assert [says for _, says in choices(now, BERLIN)] == [
+        "On the day below",
+        "1 hour after it starts",
+        "At the end of today, Wednesday 25 Nov, 24:00 CET",
+        "At the end of Friday 27 Nov, 24:00 CET",
+        "At the end of the month, Monday 30 Nov, 24:00 CET",
+    ]
+
+
+def test_a_day_that_is_named_stays_that_day_whenever_it_starts(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    now = timezone.now()
+    starts = now.astimezone(BERLIN) + timedelta(days=400)
+    later = {"starts_at_0": f"{starts:%Y-%m-%d}", "starts_at_1": "08:00:00"}
+    assert post(mia, prod, until="month", **later).status_code == 200, "it would start after its end"
+    assert ends_at(Until.FRIDAY, now, BERLIN, starts) == ends_at(Until.FRIDAY, now, BERLIN)
+    assert ends_at(Until.HOUR, now, BERLIN, starts) - starts <= timedelta(hours=1)
+
+
+def test_the_message_names_the_zone(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("ana")
+    post(mia, prod, until="", ends_at_0=f"{timezone.now().year + 1}-01-15")
+    assert re.search(r"anew each day until \w+day \d{4}-01-15 23:59 CET", mia.get(ADD).content.decode())
 
 
 def test_a_limit_that_does_not_bind_the_user_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:
