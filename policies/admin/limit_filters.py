@@ -64,9 +64,14 @@ class LimitFilters(FilterForm):
         if not self.is_valid():
             return []
         found = [each for each in self._found if self._fits(each)]
-        if self.cleaned_data["order"] == RUNS_OUT:
+        if self.is_by_end:
             return limit_rows.first_to_run_out_first(found)
         return limit_rows.tightest_first(found)
+
+    @property
+    def is_by_end(self) -> bool:
+        """They are listed by when they run out, in groups."""
+        return self.is_valid() and self.cleaned_data["order"] == RUNS_OUT
 
     def _fits(self, standing: Standing) -> bool:
         asked = self.cleaned_data

@@ -43,6 +43,7 @@ def limits(request: HttpRequest) -> HttpResponse:
         environment=environment,
         filters=filters,
         count=len(found),
+        grouped=filters.is_by_end,
         limits=[LimitRow(each, zone) for each in shown],
         shown=shown,
         query=urlencode({name: text for name, text in given.items() if text}),

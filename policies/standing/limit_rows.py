@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from django.urls import reverse
 from django.utils import timezone
 
 from policies.standing import pace_wording, standing_wording
-from policies.standing.pace import Outlook
+from policies.standing.pace import Ending, Outlook
 from policies.standing.pace_wording import RunsOut
 from policies.standing.standings import Standing, SubjectStanding
 from tenants.console.display import user_url
@@ -20,8 +21,22 @@ from tenants.models import Environment
 from usage import wording
 from usage.amounts import Per
 
+
+class Group(StrEnum):
+    """Of limits that are listed by when they run out, in this order; as its heading says it."""
+
+    RUNS_OUT = "Runs out before it resets, the first at the top"
+    USED_UP = "Used up already"
+    NOT_BEFORE_RESET = "Does not run out before it resets"
+    UNKNOWN = "Without a forecast"
+    MONITORED = "Monitored: would not block"
+
+
 # What the list of limits calls its filter.
 NEAR, FULL = "near", "full"
+_GROUPS = list(Group)
+# After all that `Outlook.order` says.
+_LAST = (len(Ending), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,10 @@ class LimitRow:
     @property
     def watched(self) -> bool:
         return self.standing.watched
+
+    @property
+    def group(self) -> Group:
+        return group(self.standing)
 
     @property
     def resets_at(self) -> datetime | None:
@@ -171,15 +190,26 @@ def words(standing: Standing) -> str:
 
 
 def tightest_first(found: Iterable[Standing]) -> list[Standing]:
-    return sorted(found, key=lambda standing: standing.urgency, reverse=True)
+    """Those that block calls before those that are monitored only."""
+    return sorted(found, key=lambda standing: (not standing.watched, standing.urgency), reverse=True)
+
+
+def group(standing: Standing) -> Group:
+    if standing.watched:
+        return Group.MONITORED
+    if standing.next_out is not None:
+        return Group.RUNS_OUT
+    if (outlook := standing.outlook) is None:
+        return Group.UNKNOWN
+    return Group.USED_UP if outlook.ending is Ending.USED_UP else Group.NOT_BEFORE_RESET
 
 
 def first_to_run_out_first(found: Iterable[Standing]) -> list[Standing]:
-    """What is used up already before them; those of which it is not known last."""
+    """By group; in each, by whom it stops next, and the tightest before the others."""
 
-    def order(standing: Standing) -> tuple[bool, tuple[int, float]]:
-        outlook = standing.outlook
-        return outlook is None, (0, 0.0) if outlook is None else outlook.order
+    def order(standing: Standing) -> tuple[int, tuple[int, float]]:
+        coming = standing.next_out
+        return _GROUPS.index(group(standing)), _LAST if coming is None else coming[1].order
 
     return sorted(tightest_first(found), key=order)
 

@@ -1,7 +1,8 @@
 """When a limit runs out, if its subject goes on as in this window so far. Pure.
 
 The pace is what was used and held since the window began, divided by the time since then. That time counts as at least
-a 24th of the window, so that the first call after midnight does not look like the pace of a day.
+a 24th of the window, so that the first call after midnight does not look like the pace of a day. So the end moves later
+with the clock while nobody calls, and whatever shows it says over which time the pace is the average.
 """
 
 from __future__ import annotations
@@ -22,11 +23,20 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """Over which time it is the average. `is_young`: the window is younger than that."""
+
+    over: timedelta
+    is_young: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outlook:
-    """`at` is known if it runs out before its window ends."""
+    """`at` is known if it runs out before its window ends, `pace` with it."""
 
     ending: Ending
     at: datetime | None = None
+    pace: Pace | None = None
 
     @property
     def order(self) -> tuple[int, float]:
@@ -48,10 +58,12 @@ class Course:
             return Outlook(Ending.USED_UP)
         if taken <= 0:
             return Outlook(Ending.NOT_BEFORE_RESET)
-        passed = max(self.now - self.begun_at, (self.ends_at - self.begun_at) / LEAST_PART)
+        so_far, least = self.now - self.begun_at, (self.ends_at - self.begun_at) / LEAST_PART
+        passed = max(so_far, least)
         left = self.ends_at - self.now
         # In floats: limits may be so large that the time does not fit a timedelta.
         lasts_s = passed.total_seconds() * (limit - taken) / taken
         if lasts_s >= left.total_seconds():
             return Outlook(Ending.NOT_BEFORE_RESET)
-        return Outlook(Ending.RUNS_OUT, self.now + timedelta(seconds=lasts_s))
+        pace = Pace(passed, is_young=so_far < least)
+        return Outlook(Ending.RUNS_OUT, self.now + timedelta(seconds=lasts_s), pace)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from policies.standing.pace import Ending, Outlook
+from policies.standing.pace import Ending, Outlook, Pace
 from usage import wording
 
 _SOON = timedelta(hours=1)
 _A_WEEK = timedelta(days=7)
+_UNITS = (86_400, 3600, 60)
 
 
 @dataclass(frozen=True, slots=True)
 class RunsOut:
-    """For pages: `runs out Friday 14:20 at this pace`, and the instant, if it has one."""
+    """For pages: `runs out Friday 14:20 at the pace of the last 6 h`, and the instant, if it has one."""
 
     says: str
     at: datetime | None = None
@@ -26,8 +27,18 @@ def of(outlook: Outlook, now: datetime, zone: ZoneInfo) -> RunsOut:
         return RunsOut("used up")
     if outlook.at is None:
         return RunsOut("not before it resets")
-    said = f"runs out {when(outlook.at, now, zone)} at this pace"
+    said = f"runs out {when(outlook.at, now, zone)}"
+    if outlook.pace is not None:
+        said = f"{said} {_at(outlook.pace)}"
     return RunsOut(said, outlook.at.replace(microsecond=0))
+
+
+def _at(pace: Pace) -> str:
+    """In whole days or hours if that is two or more, else in minutes."""
+    seconds = int(pace.over.total_seconds())
+    unit = next((unit for unit in _UNITS if seconds >= 2 * unit), 1)
+    over = wording.duration(seconds - seconds % unit)
+    return f"at the pace so far, taken as of {over}" if pace.is_young else f"at the pace of the last {over}"
 
 
 def when(at: datetime, now: datetime, zone: ZoneInfo) -> str:

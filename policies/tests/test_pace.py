@@ -88,8 +88,29 @@ def test_what_is_used_up_comes_first_and_then_what_runs_out_first() -> None:
 def test_the_time_is_said_as_people_say_it(ahead: timedelta, says: str) -> None:
     now = MIDNIGHT + timedelta(hours=12)
     said = pace_wording.of(Outlook(Ending.RUNS_OUT, now + ahead), now, BERLIN)
-    assert said.says == f"runs out {says} at this pace"
+    assert said.says == f"runs out {says}"
     assert said.at == now + ahead
+
+
+@pytest.mark.parametrize(
+    ("hour", "taken", "says"),
+    [
+        (6, 30, "runs out today 11:00 at the pace of the last 6 h"),
+        # 15 hours and a half are said in whole hours.
+        (15.5, 40, "runs out today 20:22 at the pace of the last 15 h"),
+        (1.5, 49, "runs out in 1 min 50 s at the pace of the last 1 h 30 min"),
+        (1 / 6, 45, "runs out in 6 min 40 s at the pace so far, taken as of 1 h"),
+    ],
+)
+def test_it_says_of_which_time_the_pace_is(hour: float, taken: int, says: str) -> None:
+    course = day_at(hour)
+    assert pace_wording.of(course.outlook(taken, 50), course.now, BERLIN).says == says
+
+
+def test_of_a_month_the_pace_is_said_in_days() -> None:
+    month = Course(MIDNIGHT - timedelta(days=9, hours=7), MIDNIGHT + timedelta(days=21), MIDNIGHT)
+    says = pace_wording.of(month.outlook(40, 50), MIDNIGHT, BERLIN).says
+    assert says.endswith("at the pace of the last 9 days")
 
 
 def test_what_does_not_run_out_has_no_time() -> None:

@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from policies.models import Policy
+from policies.standing.limit_rows import Group
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
@@ -133,11 +134,63 @@ def test_what_runs_out_first_comes_first_if_asked(mia: Client, prod: Environment
 
     rows = answer.context["limits"]
     assert [row.policy for row in rows] == ["Day", "Week", "Month"]
-    assert rows[0].runs_out.says == "runs out today 20:00 at this pace"
+    assert rows[0].runs_out.says == "runs out today 20:00 at the pace of the last 12 h"
     assert rows[1].runs_out.says.startswith("runs out ")
     assert rows[2].runs_out.says == "not before it resets"
     # Where a row has no column headings, what does not say "runs out" itself is labelled.
     assert re.findall(r'data-label="runs out:">([^<]+)<', answer.content.decode()) == ["not before it resets"]
+
+
+def test_what_is_used_up_and_what_is_only_monitored_do_not_hide_what_runs_out_first(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    """At noon: who runs out next stands at the top, also of a limit that somebody else has used up."""
+    apply_policies(
+        prod,
+        "policies:\n"
+        + "".join(
+            f"  - {{name: {name}, kind: guardrail, mode: {mode}, unknown_price: allow, "
+            f"limits: [{{metric: requests, window: {window}, amount: {amount}, per: {per}}}]}}\n"
+            for name, mode, window, amount, per in (
+                ("Shared", "enforce", "week", 40, "environment"),
+                ("Monitored", "monitor", "day", 17, "environment"),
+                ("Used up", "enforce", "day", 1, "feature"),
+                ("Month", "enforce", "month", 1000, "environment"),
+                ("Each", "enforce", "day", 10, "user"),
+                ("In all", "enforce", "total", 90, "environment"),
+            )
+        ),
+    )
+    use(api, "ben", 10)
+    use(api, "ana", 5)
+    use(api, "cy", 1, feature="chat")
+
+    answer = look(mia, prod, order="runs-out")
+
+    found = [(row.group.name, row.policy) for row in answer.context["limits"]]
+    assert {found.pop(1)[1], found.pop(1)[1]} == {"Used up", "Each"}
+    assert found == [
+        ("RUNS_OUT", "Shared"),
+        ("NOT_BEFORE_RESET", "Month"),
+        ("UNKNOWN", "In all"),
+        ("MONITORED", "Monitored"),
+    ]
+    headings = re.findall(r'scope="colgroup"[^>]*>([^<]*)<', answer.content.decode())
+    assert headings == [str(group) for group in Group]
+    use(api, "ana", 2)
+    assert look(mia, prod, order="runs-out").context["limits"][0].policy == "Each", "ana, not ben"
+
+
+def test_what_is_only_monitored_stands_below_what_blocks_and_says_so(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    blocks = limits(MONTHLY, name="Blocks").removeprefix("policies:\n")
+    apply_policies(prod, limits(DAILY, name="Monitored", kind="guardrail", mode="monitor") + blocks)
+    use(api, "ana", 5)
+    answer = look(mia, prod)
+    assert [row.policy for row in answer.context["limits"]] == ["Blocks", "Monitored"]
+    assert answer.content.decode().count("would not block") == 1
+    assert "colgroup" not in answer.content.decode()
 
 
 def test_the_overview_says_which_limit_runs_out_first(mia: Client, prod: Environment, api: Api) -> None:
@@ -149,7 +202,7 @@ def test_the_overview_says_which_limit_runs_out_first(mia: Client, prod: Environ
     said = mia.get(address).context["next_out"]
     assert (said.says, said.runs_out.says) == (
         "ana: 6 of 10 requests a day",
-        "runs out today 20:00 at this pace",
+        "runs out today 20:00 at the pace of the last 12 h",
     )
 
 
@@ -160,7 +213,7 @@ def test_who_is_blocked_already_hides_nobody_who_will_be(mia: Client, prod: Envi
     said = mia.get(f"{reverse('admin:index')}?environment={prod}").context["next_out"]
     assert (said.says, said.runs_out.says) == (
         "ana: 6 of 10 requests a day",
-        "runs out today 20:00 at this pace",
+        "runs out today 20:00 at the pace of the last 12 h",
     )
     daily = next(row for row in look(mia, prod).context["limits"] if row.words.startswith("10 requests"))
     assert (daily.runs_out.says, daily.next_out.name) == ("used up", "ana")
@@ -194,7 +247,7 @@ def test_of_a_limit_those_near_it_are_listed(mia: Client, prod: Environment, api
     assert [each.name for each in answer.context["others"]] == ["cy"]
     assert [each.runs_out.says for each in answer.context["tight"]] == [
         "used up",
-        "runs out today 15:00 at this pace",
+        "runs out today 15:00 at the pace of the last 12 h",
     ]
     assert "end-user/?environment=acme%2Fprod&amp;user_id=ben" in answer.content.decode()
 
