@@ -66,7 +66,7 @@ class NewKeyForm(RowForm):
 def _both(preset: str) -> str:
     title = scopes.PRESET_TITLES[preset]
     return (
-        f"“{title}” is chosen above, which may other things. Choose “{_CHOSEN_TITLE}”, or tick nothing here."
+        f"“{title}” is chosen above and means other rights. Choose “{_CHOSEN_TITLE}” there, or untick these."
     )
 
 

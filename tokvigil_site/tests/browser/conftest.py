@@ -24,6 +24,28 @@ OPTIONS = [
 ]  # fmt: skip
 WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 SERIOUS = {"serious", "critical"}
+# Cells of a row whose words are printed over each other; not of a column that stays while the others scroll.
+OVERPRINTED = """
+[...document.querySelectorAll("main tbody tr")].flatMap((row) => {
+  const linesOf = (cell) => {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), lines = [];
+    while (texts.nextNode()) {
+      const words = document.createRange(), { parentElement } = texts.currentNode;
+      words.selectNodeContents(texts.currentNode);
+      const shown = parentElement.checkVisibility() && !parentElement.closest(".tv-hidden");
+      if (shown) lines.push(...words.getClientRects());
+    }
+    return lines;
+  };
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+  const cells = [...row.children].filter((cell) => getComputedStyle(cell).position !== "sticky")
+    .map((cell) => [cell.innerText, linesOf(cell)]);
+  return cells.flatMap(([text, lines], at) => cells.slice(at + 1)
+    .filter(([, others]) => lines.some((line) => others.some((other) => over(line, other))))
+    .map(([other]) => `“${text}” and “${other}” are printed over each other`));
+})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +89,7 @@ class Console:
         return self.page
 
     def faults(self) -> list[str]:
-        """What is wrong with the page: complaints, what only some people can use, scrolling sideways."""
+        """What is wrong with the page: complaints, what only some can use, scrolling sideways, words on words."""
         complaints, self.complaints = self.complaints, []
         found = Axe().run(self.page).response["violations"]
         serious = [
@@ -77,7 +99,7 @@ class Console:
         ]
         page, window = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         sideways = [f"the page is {page} wide, and the window {window}"] if page > window else []
-        return [*complaints, *serious, *sideways]
+        return [*complaints, *serious, *sideways, *self.page.evaluate(OVERPRINTED)]
 
 
 Look = Callable[..., Console]
