@@ -136,12 +136,14 @@ def _changes(request: HttpRequest, environment: Environment, now: datetime) -> l
     if not may(request, May.SEE_AUDIT, environment.tenant_id):
         return None
     latest = Entry.objects.filter(tenant_id=environment.tenant_id).order_by("-seq")[:CHANGES_READ]
-    here = [
-        entry
-        for entry in latest
-        if entry.at >= now - CHANGED_SINCE and entry.data.get("environment") in (None, environment.slug)
-    ]
+    here = [entry for entry in latest if entry.at >= now - CHANGED_SINCE and _is_of(entry, environment)]
     return [
         Change(entry.at, audit_wording.sentence(entry), reverse("admin:audit_entry_change", args=[entry.pk]))
         for entry in here[:CHANGES_SHOWN]
     ]
+
+
+def _is_of(entry: Entry, environment: Environment) -> bool:
+    if entry.target_type == environment._meta.label_lower:
+        return entry.target_id == str(environment.pk)
+    return entry.data.get("environment") in (None, environment.slug)

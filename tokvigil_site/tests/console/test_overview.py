@@ -170,3 +170,16 @@ def test_it_costs_the_same_however_many_limits_and_users_there_are(
         return len(captured)
 
     assert queries(2) == queries(12)
+
+
+def test_what_changed_names_the_frozen_feature_and_leaves_other_environments_out(
+    mia: Client, prod: Environment, dev: Environment
+) -> None:
+    freezing.freeze(prod, features=["summarize"], reason="It runs away.", actor="admin:mia")
+    freezing.freeze(dev, reason="A test.", actor="admin:mia")
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}"))
+    Api(prod).use("ana", feature="chat")
+    changes = mia.get(reverse("admin:index"), {"environment": str(prod)}).context["changes"]
+    said = [str(change.sentence) for change in changes]
+    assert "mia froze feature summarize in acme/prod: It runs away." in said
+    assert not any("acme/dev" in each for each in said)
