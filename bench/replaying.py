@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from django.db import connection
 
 from bench.result import Result
+from policies import policy_rows
 from policies.files.policy_file import parse
-from policies.replaying.replay import replay, supposed
+from policies.replaying.replay import replay
 from tenants.models import Environment
 
 SECONDS_MAX = 60.0
@@ -32,7 +33,7 @@ policies:
 def measures(environment: Environment, rows: int) -> list[Result]:
     """Of an environment that has so many rows in the last days, and only those."""
     now = datetime.now(UTC)
-    wanted = supposed(environment, parse(CANDIDATE))
+    wanted = policy_rows.supposed(environment.pk, parse(CANDIDATE).policies)
     before = _memory_mb()
     replay_s = _timed(lambda: replay(environment, wanted, now - DAYS, now))
     grown = _memory_mb() - before

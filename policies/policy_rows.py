@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
@@ -55,6 +56,28 @@ def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
     """`rule` is what the row says (`rule_of`)."""
     ref = PolicyRef(str(row.pk), row.name, row.version, rule.scope.label)
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
+
+
+def supposed(environment_id: int, rules: Iterable[PolicyRule]) -> list[StoredPolicy]:
+    """As if these were in force, the oldest first: matched by name with what is, and what is new is the youngest.
+
+    What is new or changed has no id, for no version says it. Two queries.
+    """
+    rows = {row.name: row for row in Policy.objects.in_force(environment_id).prefetch_related("limits")}
+    youngest = max((row.ordinal for row in rows.values()), default=0)
+    found = []
+    for place, rule in enumerate(rules, start=1):
+        row = rows.get(rule.name)
+        if row is not None and rule_of(row) == rule:
+            found.append(stored(row, rule))
+        else:
+            ordinal, version = (youngest + place, 1) if row is None else (row.ordinal, row.version)
+            found.append(StoredPolicy(ref=_no_id(rule, version), ordinal=ordinal, rule=rule))
+    return found
+
+
+def _no_id(rule: PolicyRule, version: int) -> PolicyRef:
+    return PolicyRef("", rule.name, version, rule.scope.label)
 
 
 def in_force_before(environment_id: int, instant: datetime) -> list[StoredPolicy]:

@@ -13,6 +13,7 @@ from drf_spectacular.utils import OpenApiExample
 from msgspec import Meta
 from rest_framework.request import Request
 
+from policies import policy_rows
 from policies.api import policy_file
 from policies.api.policy_file import PolicyFile
 from policies.files.file_errors import PolicyFileError
@@ -20,7 +21,7 @@ from policies.models import Draft, PolicyReplay, ReplayState
 from policies.replaying import jobs, past_calls
 from policies.replaying.jobs import Candidate
 from policies.replaying.periods import DEFAULT_PERIOD
-from policies.replaying.replay import replay, supposed
+from policies.replaying.replay import replay
 from policies.replaying.report import Report
 from tenants import scopes
 from tenants.api import http, problems, queries
@@ -129,8 +130,8 @@ class SimulateView(KeyView):
         environment = Environment.objects.select_related("tenant").get(pk=self.environment_id)
         candidate = _candidate(environment, body)
         if past_calls.count(environment.pk, period.start, period.end) <= AT_ONCE_MAX:
-            found = replay(environment, supposed(environment, candidate.policies), period.start, period.end)
-            return http.json_response(found)
+            policies = policy_rows.supposed(environment.pk, candidate.policies.policies)
+            return http.json_response(replay(environment, policies, period.start, period.end))
         return self._stored(environment, candidate, period)
 
     def _stored(self, environment: Environment, candidate: Candidate, period: Period) -> HttpResponse:

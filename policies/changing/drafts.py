@@ -23,12 +23,11 @@ from policies.changing.publishing import AUDITED_DIFF_LENGTH_MAX, Change, Policy
 from policies.files import documents, policy_file
 from policies.files.documents import unknown_plan
 from policies.files.file_errors import FileError, PolicyFileError, refused
-from policies.models import Draft, Policy, PolicyVersion
+from policies.models import Draft, PolicyVersion
 from policies.resolution import StoredPolicy
 from policies.rules import PolicyRule, PolicySet
 from tenants.lengths import TITLE_LENGTH_MAX
 from tenants.models import Environment
-from usage.assessment import PolicyRef
 
 DRAFTS_MAX = 50
 Rules = dict[str, PolicyRule]
@@ -120,19 +119,8 @@ def wanted(draft: Draft) -> PolicySet:
 
 
 def stored(draft: Draft) -> list[StoredPolicy]:
-    """As if they were in force. What is new or changed has no id, for no version says it; the new are the youngest."""
-    rows = Policy.objects.in_force(draft.environment_id).prefetch_related("limits")
-    live = {row.name: row for row in rows}
-    youngest = max((row.ordinal for row in live.values()), default=0)
-    found = []
-    for place, (name, rule) in enumerate(rules_of(draft).items(), start=1):
-        row = live.get(name)
-        as_live = row is not None and policy_rows.rule_of(row) == rule
-        ref = PolicyRef(
-            str(row.pk) if row and as_live else "", name, row.version if row else 1, rule.scope.label
-        )
-        found.append(StoredPolicy(ref=ref, ordinal=row.ordinal if row else youngest + place, rule=rule))
-    return found
+    """As if they were in force (`policy_rows.supposed`)."""
+    return policy_rows.supposed(draft.environment_id, rules_of(draft).values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from policies.files.file_errors import PolicyFileError
 from policies.models import Draft, PolicyReplay, ReplayState
 from policies.models.replays import ERROR_LENGTH_MAX, OPEN_STATES
 from policies.replaying import past_calls
-from policies.replaying.replay import replay, supposed
+from policies.replaying.replay import replay
 from policies.replaying.report import Report
 from policies.rules import PolicySet
 from tenants.lengths import TITLE_LENGTH_MAX
@@ -210,7 +210,7 @@ def _run(claimed: PolicyReplay) -> None:
     try:
         found = replay(
             claimed.environment,
-            supposed(claimed.environment, policy_set(claimed.document)),
+            policy_rows.supposed(claimed.environment_id, policy_set(claimed.document).policies),
             claimed.start,
             claimed.end,
             progress=_teller(claimed),

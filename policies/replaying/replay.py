@@ -10,7 +10,7 @@ from django.db.models import Q
 
 from policies import boosts
 from policies.deciding.assessing import EnvironmentState
-from policies.models import Boost, Policy
+from policies.models import Boost
 from policies.replaying import past_calls
 from policies.replaying.comparing import Checking, Comparing
 from policies.replaying.past_calls import Progress
@@ -18,9 +18,7 @@ from policies.replaying.report import Report, Tally
 from policies.replaying.simulation import Edition, Simulation
 from policies.replaying.versions import in_force
 from policies.resolution import StoredPolicy
-from policies.rules import PolicySet
 from tenants.models import DefaultAction, Environment
-from usage.assessment import PolicyRef
 from usage.boosts import BoostRef
 
 # How often progress is told.
@@ -71,18 +69,6 @@ class _World:
 
     def simulation(self, editions: Sequence[Edition]) -> Simulation:
         return Simulation(self._environment_id, self._zone, editions, self._state, self._boosts, self._start)
-
-
-def supposed(environment: Environment, wanted: PolicySet) -> list[StoredPolicy]:
-    """As if the file were in force: policies are matched by name, what is new is the youngest. Two queries."""
-    rows = {row.name: row for row in Policy.objects.in_force(environment.pk)}
-    youngest = max((row.ordinal for row in rows.values()), default=0)
-    found = []
-    for place, rule in enumerate(wanted.policies, start=1):
-        row = rows.get(rule.name)
-        ref = PolicyRef("", rule.name, row.version if row else 1, rule.scope.label)
-        found.append(StoredPolicy(ref=ref, ordinal=row.ordinal if row else youngest + place, rule=rule))
-    return found
 
 
 def _boosts(environment: Environment, start: datetime, end: datetime) -> list[BoostRef]:

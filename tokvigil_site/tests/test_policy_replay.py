@@ -149,6 +149,21 @@ def test_a_call_that_is_blocked_uses_up_nothing(environment: Environment, api: A
     assert [hit["calls"] for hit in report["first_hits"]] == [2]
 
 
+def test_a_policy_that_is_in_force_as_it_is_replayed_is_named_with_its_version(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    apply_policies(environment, OPEN.replace("Everyone", "Everyone, unknown_price: allow"))
+    api.use("ana")
+    api.use("ana")
+    one, none = (limits(f"{{metric: requests, window: day, amount: {most}, per: user}}") for most in (1, 0))
+    apply_policies(environment, one)
+    versions = [
+        {each["after"]["policy_version"] for each in simulated(environment, tmp_path, text)["differences"]}
+        for text in (one, none)
+    ]
+    assert versions == [{2}, {None}], "no version says that there are none"
+
+
 def test_what_the_staff_or_an_outage_blocked_is_not_put_down_to_policies(
     environment: Environment, api: Api, tmp_path: Path
 ) -> None:

@@ -13,8 +13,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from policies import policy_rows
 from policies.files.policy_file import parse
-from policies.replaying.replay import replay, supposed
+from policies.replaying.replay import replay
 from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
@@ -49,7 +50,8 @@ def test_the_amount_for_a_share_of_users_blocks_so_many_in_a_replay(
     (found,) = of_subjects(environment, DAILY, used, [Fraction(wanted, 8)])
     assert (found.blocked, found.subjects) == (wanted, 8)
     limit = limits(f"{{metric: requests, window: day, amount: {found.amount}, per: user}}")
-    report = replay(environment, supposed(environment, parse("version: 1\n" + limit)), used.start, used.end)
+    policies = policy_rows.supposed(environment.pk, parse("version: 1\n" + limit).policies)
+    report = replay(environment, policies, used.start, used.end)
     assert report.users.newly_blocked == wanted
 
 

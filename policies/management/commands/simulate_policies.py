@@ -9,12 +9,13 @@ import msgspec
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
+from policies import policy_rows
 from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
 from policies.management import file_argument
 from policies.replaying import past_calls, wording
 from policies.replaying.periods import PeriodError, period
-from policies.replaying.replay import replay, supposed
+from policies.replaying.replay import replay
 from tenants.management import environments
 from usage.ledger.periods import Period
 
@@ -58,7 +59,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         report = replay(
             target,
-            supposed(target, wanted),
+            policy_rows.supposed(target.pk, wanted.policies),
             asked.start,
             asked.end,
             check=check,
