@@ -21,10 +21,7 @@ from tenants.models import ApiKey, Membership, Role
 from tenants.scopes import EVALUATE
 from usage.ledger.rollups import roll
 
-LIST_MS_MAX = 300
-# It reads counters, and sums of the ledger.
-OVERVIEW_MS_MAX = 1_500
-ANALYTICS_MS_MAX = 300
+PAGE_MS_MAX = 300
 DECISIONS = 1_000_000
 END_USERS = 100_000
 CALLS_MAX = 10_000_000
@@ -58,42 +55,39 @@ def measures(at: scene.Scene, rows: int) -> list[Result]:
     client = _signed_in(at)
     users = reverse("admin:policies_enduser_changelist")
     decisions = reverse("admin:policies_blockeddecision_changelist")
+    explorer = reverse("admin:explorer")
+    events = reverse("admin:usage_usageevent_changelist")
     pages = {
-        "decisions": (decisions, LIST_MS_MAX),
-        "decisions of a user": (f"{decisions}?user=user_77", LIST_MS_MAX),
-        "decisions of a rare model": (f"{decisions}?model=rare", LIST_MS_MAX),
-        "decisions of a reason and time": (
-            f"{decisions}?since=2020-01-01T00:00&reason=USER_BLOCKED",
-            LIST_MS_MAX,
-        ),
-        "decisions of a rare API key": (f"{decisions}?key={rare.pk}", LIST_MS_MAX),
-        "a busy API key": (reverse("admin:tenants_apikey_change", args=[busy.pk]), LIST_MS_MAX),
-        "a rare API key": (reverse("admin:tenants_apikey_change", args=[rare.pk]), LIST_MS_MAX),
-        "end users": (users, LIST_MS_MAX),
-        "end users, searched": (f"{users}?q=user_77", LIST_MS_MAX),
-        "usage": (reverse("admin:usage_usageevent_changelist"), LIST_MS_MAX),
-        "explorer, a month by user": (
-            f"{reverse('admin:explorer')}?period=30d&by=user&then=model",
-            ANALYTICS_MS_MAX,
-        ),
-        "explorer, a month by model": (f"{reverse('admin:explorer')}?period=30d", ANALYTICS_MS_MAX),
-        "usage of a model in a month": (
-            f"{reverse('admin:usage_usageevent_changelist')}?period=30d&model=gpt-4o-mini",
-            LIST_MS_MAX,
-        ),
-        "policies": (reverse("admin:policies_policy_changelist"), OVERVIEW_MS_MAX),
-        "audit log": (reverse("admin:audit_entry_changelist"), LIST_MS_MAX),
-        "limits": (reverse("admin:limits"), LIST_MS_MAX),
-        "limits that run out first": (f"{reverse('admin:limits')}?order=runs-out&state=near", LIST_MS_MAX),
-        "overview": (reverse("admin:index"), OVERVIEW_MS_MAX),
-        "blocked, a month": (f"{reverse('admin:blocked')}?period=30d", LIST_MS_MAX),
-        "blocked, of a user": (f"{reverse('admin:blocked')}?period=30d&user=user_77", LIST_MS_MAX),
-        "budgets": (reverse("admin:budgets"), LIST_MS_MAX),
-        "health": (reverse("admin:health"), LIST_MS_MAX),
+        "decisions": decisions,
+        "decisions of a user": f"{decisions}?user=user_77",
+        "decisions of a rare model": f"{decisions}?model=rare",
+        "decisions of a reason and time": f"{decisions}?since=2020-01-01T00:00&reason=USER_BLOCKED",
+        "decisions of a rare API key": f"{decisions}?key={rare.pk}",
+        "a busy API key": reverse("admin:tenants_apikey_change", args=[busy.pk]),
+        "a rare API key": reverse("admin:tenants_apikey_change", args=[rare.pk]),
+        "end users": users,
+        "end users, searched": f"{users}?q=user_77",
+        "usage": events,
+        "usage of a model in a month": f"{events}?period=30d&model=gpt-4o-mini",
+        "explorer, a month by model": f"{explorer}?period=30d",
+        "explorer, a month by user": f"{explorer}?period=30d&by=user&then=model",
+        "explorer, a month by feature and user": f"{explorer}?period=30d&by=feature&then=user",
+        "explorer, a month by run": f"{explorer}?period=30d&by=run",
+        "policies": reverse("admin:policies_policy_changelist"),
+        "audit log": reverse("admin:audit_entry_changelist"),
+        "limits": reverse("admin:limits"),
+        "limits that run out first": f"{reverse('admin:limits')}?order=runs-out&state=near",
+        "overview": reverse("admin:index"),
+        "overview of a month": f"{reverse('admin:index')}?period=30d",
+        "blocked, a month": f"{reverse('admin:blocked')}?period=30d",
+        "blocked, of a user": f"{reverse('admin:blocked')}?period=30d&user=user_77",
+        "budgets": reverse("admin:budgets"),
+        "month report": reverse("admin:month_report"),
+        "health": reverse("admin:health"),
     }
-    took = {name: _page(client, url) for name, (url, _) in pages.items()}
+    took = {name: _page(client, url) for name, url in pages.items()}
     return [
-        *(_result(name, *took[name], target) for name, (_, target) in pages.items()),
+        *(_result(name, *took[name]) for name in pages),
         *(_beside_plain(at, name, took[name][0], rows) for name in PLAIN),
     ]
 
@@ -111,9 +105,12 @@ def _page(client: Client, url: str) -> tuple[float, int]:
     return statistics.median(took_ms), len(captured)
 
 
-def _result(name: str, median_ms: float, queries: int, target: int) -> Result:
+def _result(name: str, median_ms: float, queries: int) -> Result:
     return Result(
-        f"console, {name}", f"{median_ms:.0f} ms, {queries} queries", f"< {target} ms", median_ms < target
+        f"console, {name}",
+        f"{median_ms:.0f} ms, {queries} queries",
+        f"< {PAGE_MS_MAX} ms",
+        median_ms < PAGE_MS_MAX,
     )
 
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection, connections, transaction
+from django.db import IntegrityError, connection, connections, transaction
 from msgspec.structs import asdict
 
 from audit import roles
@@ -136,6 +136,20 @@ def test_a_roll_done_twice_changes_nothing(environment: Environment) -> None:
 
     assert rollups.roll(environment.pk) == 0
     assert stored(environment.pk) == once
+
+
+def test_a_version_that_does_not_know_all_tables_cannot_roll(environment: Environment) -> None:
+    """It would move the mark past rows that stand in its own tables alone."""
+    fill(environment, 10)
+    roll_all(environment.pk)
+    with pytest.raises(IntegrityError, match="tables"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO usage_rollup_mark (environment_id, xid, floor_id, last_id, cluster)
+            SELECT %s, 0, 0, 0, system_identifier FROM pg_control_system() ON CONFLICT DO NOTHING
+            """,
+            [environment.pk],
+        )
 
 
 def test_many_small_rolls_leave_the_same_rows_as_one(
