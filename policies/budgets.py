@@ -8,7 +8,7 @@ that the subject spent in the month, which is what its counter held. A closed mo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -38,7 +38,7 @@ MONTHS_MAX = 36
 ROWS_BATCH = 1_000
 # Users with their features, plans and runs: of more than these a month that is not closed is not worked out on a page.
 GROUPS_MAX = 100_000
-_NAMES = ("user_id", "feature", "plan", "run_id")
+_OF_USERS = {Per.USER, Per.USER_FEATURE}
 
 
 class TooMany(Exception):
@@ -52,7 +52,7 @@ class _Spent:
     unpriced: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Budget:
     policy: StoredPolicy
     limit: LimitRule
@@ -152,20 +152,24 @@ def _close(environment: Environment, month: date) -> ClosedMonth | None:
 def _month(environment_id: int, start: datetime, end: datetime, *, groups_max: int | None = None) -> _Month:
     policies = policy_rows.in_force_before(environment_id, end)
     index = PolicyIndex(policies)
+    budgets = {
+        policy.ref.id: [_Budget(policy, limit) for limit in _monthly_costs(policy)] for policy in policies
+    }
     pers = {limit.per for policy in policies for limit in _monthly_costs(policy)}
     found = _Month()
-    rows = _rows(environment_id, start, end) if pers else ()
+    rows = _rows(environment_id, start, end, _names(policies, pers)) if pers else ()
     for number, (subjects, spent) in enumerate(rows):
         if number == groups_max:
             raise TooMany
-        for per in pers:
-            _add(found.spent[per], _subject(subjects, per), spent)
+        named = {per: _subject(subjects, per) for per in pers}
+        for per, subject in named.items():
+            _add(found.spent[per], subject, spent)
         matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
         for policy in matched.policies:
-            for limit in _monthly_costs(policy):
-                subject = _subject(subjects, limit.per)
+            for budget in budgets[policy.ref.id]:
+                subject = named[budget.limit.per]
                 if subject is not None:
-                    found.concerned.add((_Budget(policy, limit), subject))
+                    found.concerned.add((budget, subject))
     return found
 
 
@@ -177,9 +181,18 @@ def _monthly_costs(policy: StoredPolicy) -> list[LimitRule]:
     ]
 
 
-def _rows(environment_id: int, start: datetime, end: datetime) -> Iterator[tuple[Subjects, _Spent]]:
-    used = sums.used(environment_id, [start, end], _NAMES)
-    names = ", ".join(_NAMES)
+def _names(policies: Iterable[StoredPolicy], pers: Set[Per]) -> tuple[str, ...]:
+    """By what calls must be told apart, so that their policies and subjects are known: rows are many otherwise."""
+    by_user = bool(pers & _OF_USERS) or any(policy.rule.scope.user for policy in policies)
+    by_run = Per.RUN in pers
+    return (*(["user_id"] if by_user else []), "feature", "plan", *(["run_id"] if by_run else []))
+
+
+def _rows(
+    environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...]
+) -> Iterator[tuple[Subjects, _Spent]]:
+    used = sums.used(environment_id, [start, end], columns)
+    names = ", ".join(columns)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -189,7 +202,7 @@ def _rows(environment_id: int, start: datetime, end: datetime) -> Iterator[tuple
             used.values,
         )
         for *named, cost_nano, requests, unpriced in cursor:
-            subjects = Subjects(**dict(zip(_NAMES, named, strict=True)))
+            subjects = Subjects(**{"user_id": "", **dict(zip(columns, named, strict=True))})
             yield subjects, _Spent(int(cost_nano), int(requests), int(unpriced))
 
 
