@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from policies.files import documents
 from policies.models import Limit, Policy, PolicyVersion
@@ -58,6 +59,13 @@ def stored(row: Policy, rule: PolicyRule) -> StoredPolicy:
     return StoredPolicy(ref=ref, ordinal=row.ordinal, rule=rule)
 
 
+def in_force(environment_id: int, *, without: UUID | str | None = None) -> list[StoredPolicy]:
+    """The oldest policy first. Two queries."""
+    rows = Policy.objects.in_force(environment_id).prefetch_related("limits")
+    others = rows if without is None else rows.exclude(pk=without)
+    return [stored(row, rule_of(row)) for row in others]
+
+
 def supposed(environment_id: int, rules: Iterable[PolicyRule]) -> list[StoredPolicy]:
     """As if these were in force, the oldest first: matched by name with what is, and what is new is the youngest.
 
@@ -74,6 +82,15 @@ def supposed(environment_id: int, rules: Iterable[PolicyRule]) -> list[StoredPol
             ordinal, version = (youngest + place, 1) if row is None else (row.ordinal, row.version)
             found.append(StoredPolicy(ref=_no_id(rule, version), ordinal=ordinal, rule=rule))
     return found
+
+
+def with_one(
+    others: Sequence[StoredPolicy], rule: PolicyRule, *, ordinal: int | None, version: int
+) -> list[StoredPolicy]:
+    """The others, and this one as if in force too. `ordinal`: of one that is stored; else it is the youngest."""
+    if ordinal is None:
+        ordinal = max((other.ordinal for other in others), default=0) + 1
+    return [*others, StoredPolicy(ref=_no_id(rule, version), ordinal=ordinal, rule=rule)]
 
 
 def _no_id(rule: PolicyRule, version: int) -> PolicyRef:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -15,6 +16,7 @@ from policies.admin import changes as shown_changes
 from policies.admin import finding
 from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
 from policies.admin.drafted_policy import DraftedPolicyAdmin
+from policies.admin.felt import felt
 from policies.changing import drafts, taking_effect
 from policies.describing import differences
 from policies.files import policy_file
@@ -91,7 +93,7 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         planned = drafts.changes(found)
         context |= {
             "changes": shown_changes.shown(planned),
-            "over": shown_changes.over(found.environment, planned),
+            "over": partial(shown_changes.over, found.environment, planned),
         }
     except PolicyFileError as error:
         context["refusals"] = error.errors
@@ -104,6 +106,8 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         moved=[(each, differences.compare(each.live, each.drafted)) for each in drafts.moved(found, live)],
         missing_plans=drafts.missing_plans(found),
         contents=drafts.contents(found, live),
+        environment=found.environment,
+        felt=partial(felt, found.environment, drafts.stored(found)),
         replay=listing.newest_of(found),
         may_change=finding.may_change(request, found.environment.tenant_id),
         **context,

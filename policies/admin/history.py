@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 from django.contrib import messages
@@ -9,13 +10,17 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from policies.admin import finding
+from policies import policy_rows
+from policies.admin import changes, finding, into_a_draft
 from policies.admin.draft_forms import PublishForm
+from policies.admin.felt import felt
 from policies.changing import history
 from policies.changing.history import Step
+from policies.changing.publishing import PolicyChange
 from policies.describing import differences
 from policies.files.file_errors import PolicyFileError
 from policies.models import Policy
+from policies.rules import PolicyRule
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
 
@@ -59,11 +64,27 @@ def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpRespons
     version = policy.versions.filter(version=number).first() if number < 2**31 else None
     if version is None or version.document is None:
         raise Http404
+    rule = history.rule_at(version)
+    assert rule is not None
+    if into_a_draft.is_asked(request):
+        stored_name = None if policy.archived_at else policy.name
+        put = into_a_draft.put(request, policy.environment, rule, instead_of=stored_name)
+        return put or _confirm(request, policy, number, rule, PublishForm(request.POST))
     form = PublishForm(request.POST or None)
     if form.is_valid() and _rolled_back(request, policy, number, note=form.cleaned_data["note"]):
         return redirect(reverse("admin:policy_versions", args=[policy.pk]))
-    latest = policy.versions.get(version=policy.version)
-    lines = differences.compare(history.rule_at(latest), history.rule_at(version))
+    return _confirm(request, policy, number, rule, form)
+
+
+def _confirm(
+    request: HttpRequest, policy: Policy, number: int, rule: PolicyRule, form: PublishForm
+) -> HttpResponse:
+    environment = policy.environment
+    before = history.rule_at(policy.versions.get(version=policy.version))
+    change = PolicyChange(before=before, after=rule, version=policy.version + 1)
+    others = policy_rows.in_force(environment.pk, without=policy.pk)
+    supposed = policy_rows.with_one(others, rule, ordinal=policy.ordinal, version=change.version)
+    lines = differences.compare(before, rule)
     return rendered(
         request,
         "console/policies/roll_back.html",
@@ -71,7 +92,10 @@ def roll_back(request: HttpRequest, policy_id: UUID, number: int) -> HttpRespons
         policy=policy,
         number=number,
         form=form,
-        next_number=policy.version + 1,
+        next_number=change.version,
+        environment=environment,
+        felt=partial(felt, environment, supposed),
+        over=partial(changes.over, environment, [change]),
         old_title=f"Version {policy.version}, " + ("archived" if policy.archived_at else "in force"),
         new_title=f"Version {policy.version + 1}, as {number} was",
         lines=lines,

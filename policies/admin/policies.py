@@ -90,7 +90,7 @@ class PolicyAdmin(PolicyFormAdmin):
         environment = environments.shown(request) if policy is None else policy.environment
         if environment is None or not self.has_add_permission(request):
             raise PermissionDenied
-        others = policy_page.others_in_force(environment.pk, object_id)
+        others = policy_rows.in_force(environment.pk, without=object_id)
         ordinal = None if policy is None else policy.ordinal
         return policy_preview.show(request, environment, others, ordinal=ordinal)
 

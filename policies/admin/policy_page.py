@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -62,7 +61,7 @@ class LimitRow:
 
 def show(request: HttpRequest, policy: Policy, *, may_change: bool) -> TemplateResponse:
     rule, zone = policy_rows.rule_of(policy), policy.environment.tenant.timezone
-    others = [] if policy.archived_at else others_in_force(policy.environment_id, policy.pk)
+    others = [] if policy.archived_at else policy_rows.in_force(policy.environment_id, without=policy.pk)
     concerns = [] if policy.archived_at else concerns_of(policy, rule, others)
     stands = [] if policy.archived_at else standings(policy.environment, {policy.pk})
     mode_kind, mode_word = MODES[Mode(policy.mode)]
@@ -83,11 +82,6 @@ def show(request: HttpRequest, policy: Policy, *, may_change: bool) -> TemplateR
         mode_actions=[(mode, words) for mode, (words, _) in MODE_ACTIONS.items() if mode != policy.mode],
         may_change=may_change,
     )
-
-
-def others_in_force(environment_id: int, policy_id: Any = None) -> list[StoredPolicy]:
-    rows = Policy.objects.in_force(environment_id).exclude(pk=policy_id).prefetch_related("limits")
-    return [policy_rows.stored(row, policy_rows.rule_of(row)) for row in rows]
 
 
 def concerns_of(policy: Policy, rule: PolicyRule, others: list[StoredPolicy]) -> list[PolicyWarning]:

@@ -11,15 +11,14 @@ from django.contrib import messages
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 
-from audit import wording as audit_wording
 from policies import policy_rows
-from policies.admin import changes, policy_page, policy_preview
+from policies.admin import changes, into_a_draft, policy_preview
 from policies.admin.draft_forms import PublishForm
+from policies.admin.felt import felt
 from policies.admin.policy_form_page import Button
 from policies.admin.policy_forms import INTO_A_DRAFT, PUBLISH
-from policies.changing import drafts, history, publishing, taking_effect
+from policies.changing import history, publishing, taking_effect
 from policies.changing.history import Step
 from policies.changing.publishing import PolicyChange
 from policies.describing import differences
@@ -31,8 +30,6 @@ from tenants.console.pages import rendered
 from tenants.models import Environment
 
 REVIEW = Button("_review", "Publish…")
-# Into a draft, then to the form that replays it.
-REPLAY = "_replay"
 TO_A_DRAFT = Button(INTO_A_DRAFT, "Save to a draft")
 # What the confirmation says itself.
 _OWN = {"csrfmiddlewaretoken", "note", "opened_version"}
@@ -61,8 +58,10 @@ class Typed:
 def answer(request: HttpRequest, typed: Typed) -> HttpResponse:
     """What the button asks for; without one that publishes, or if it is refused, what would change."""
     form = PublishForm(request.POST)
-    if INTO_A_DRAFT in request.POST or REPLAY in request.POST:
-        return _into_a_draft(request, typed, form)
+    if into_a_draft.is_asked(request):
+        stored_name = None if typed.stored is None else typed.stored.name
+        put = into_a_draft.put(request, typed.environment, typed.rule, instead_of=stored_name)
+        return put or _review(request, typed, form)
     if PUBLISH in request.POST and form.is_valid():
         # If something stands against it, the review says what.
         with suppress(PolicyFileError):
@@ -90,31 +89,12 @@ def _say(request: HttpRequest, typed: Typed, row: Policy) -> None:
     messages.success(request, f"{row.name} is published as version {row.version}. {effect}")
 
 
-def _into_a_draft(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpResponse:
-    actor = actor_of(request)
-    try:
-        draft = drafts.add_to_own(
-            typed.environment,
-            typed.rule,
-            instead_of=None if typed.stored is None else typed.stored.name,
-            name=f"Changes by {audit_wording.who(actor)}",
-            actor=actor,
-        )
-    except PolicyFileError as error:
-        messages.error(request, f"Nothing was changed: {error}.")
-        return _review(request, typed, form)
-    said = (
-        f"{typed.rule.name} is in the draft {draft.name}. Nothing is in force before the draft is published."
-    )
-    messages.success(request, said)
-    if REPLAY in request.POST:
-        return redirect(reverse("admin:policy_replays", query={"draft": draft.pk}))
-    return redirect("admin:policy_draft", draft.pk)
-
-
 def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpResponse:
     lines = differences.compare(typed.before, typed.rule)
     stored = typed.stored
+    ordinal = None if stored is None else stored.ordinal
+    others = policy_rows.in_force(typed.environment.pk, without=None if stored is None else stored.pk)
+    supposed = policy_rows.with_one(others, typed.rule, ordinal=ordinal, version=typed.version)
     change = PolicyChange(before=typed.before, after=typed.rule, version=typed.version)
     return rendered(
         request,
@@ -127,16 +107,13 @@ def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpRespon
         old_title="Not there yet" if stored is None else f"In force, version {stored.version}",
         new_title=f"As typed, version {typed.version}",
         moved=tuple(_moved(typed)),
-        warnings=policy_preview.concerns(
-            typed.environment,
-            typed.rule,
-            policy_page.others_in_force(typed.environment.pk, None if stored is None else stored.pk),
-            ordinal=None if stored is None else stored.ordinal,
-        ),
+        warnings=policy_preview.concerns(typed.environment, typed.rule, others, ordinal=ordinal),
         refused=publishing.objections(
             typed.environment, typed.rule, policy_id=None if stored is None else stored.pk
         ),
+        environment=typed.environment,
         # Read when the page is written: by then nothing is locked.
+        felt=partial(felt, typed.environment, supposed),
         over=partial(changes.over, typed.environment, [change]),
         kept=[
             (name, value)

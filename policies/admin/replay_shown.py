@@ -54,16 +54,17 @@ class Days:
 
 
 def headline(report: Report) -> str:
-    """`452 of 83,412 calls would have been blocked, 41 let through`"""
+    """`452 of 83,412 calls would have been blocked, 41 let through, 3 cut short`"""
     calls = report.calls
     if not calls.replayed:
         return "No call was made or blocked in this period"
     of = f"of {wording.counted(calls.replayed, 'call')}"
-    if not calls.newly_blocked and not calls.newly_allowed:
+    if not calls.newly_blocked and not calls.newly_allowed and not report.cut_short:
         return f"None {of} would have been decided otherwise"
+    cut_short = f", {wording.count(report.cut_short)} cut short" if report.cut_short else ""
     return (
         f"{wording.count(calls.newly_blocked)} {of} would have been blocked, "
-        f"{wording.count(calls.newly_allowed)} let through"
+        f"{wording.count(calls.newly_allowed)} let through{cut_short}"
     )
 
 
@@ -72,6 +73,8 @@ def parts(report: Report) -> tuple[Part, ...]:
     unchanged = f"{wording.share(calls.unchanged, calls.replayed)} of the calls"
     if report.other_reason:
         unchanged += f"; {wording.count(report.other_reason)} blocked for another reason"
+    if report.cut_short:
+        unchanged += f"; {wording.count(report.cut_short)} left less output than they produced"
     blocked, allowed, made = map(usd, (cost.newly_blocked, cost.newly_allowed_at_most, cost.made))
     why = "; ".join(f"{wording.count(count)}: {said}" for said, count in report.undecidable.items())
     return (

@@ -19,6 +19,7 @@ from policies.api.policy_file import PolicyFile
 from policies.files.file_errors import PolicyFileError
 from policies.models import Draft, PolicyReplay, ReplayState
 from policies.replaying import jobs, past_calls
+from policies.replaying.at_once import AT_ONCE_MAX
 from policies.replaying.jobs import Candidate
 from policies.replaying.periods import DEFAULT_PERIOD
 from policies.replaying.replay import replay
@@ -30,8 +31,6 @@ from tenants.models import Environment
 from usage.api.key_view import KeyView
 from usage.ledger.periods import PERIOD_MAX, Instant, Period, checked
 
-# More make a job; so many are replayed in about a second.
-AT_ONCE_MAX = 20_000
 RETRY_AFTER_S = 10
 SOURCE = "a policy file"
 

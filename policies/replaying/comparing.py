@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
+
+from policies.deciding.decision import Verdict
 from policies.reasons import ReasonClass
-from policies.replaying.past_calls import BY_OUTAGE, BY_STAFF, PastCall
+from policies.replaying.past_calls import BY_OUTAGE, BY_STAFF, Block, PastCall
 from policies.replaying.report import SelfCheck, Tally
 from policies.replaying.simulation import Simulation
 from usage.amounts import digest
@@ -20,10 +23,11 @@ OTHERWISE = (
 
 
 class Comparing:
-    """Other policies against what was decided."""
+    """Other policies against what was decided; or, if there is `before`, against what this decides."""
 
-    def __init__(self, simulation: Simulation, tally: Tally) -> None:
+    def __init__(self, simulation: Simulation, tally: Tally, before: Simulation | None = None) -> None:
         self._simulation = simulation
+        self._before = before
         self.tally = tally
         # Requests that were blocked and would have been allowed: their repeats would not have been made.
         self._passed: set[str] = set()
@@ -40,18 +44,30 @@ class Comparing:
         else:
             self._decide(call)
 
-    def _decide(self, call: PastCall) -> None:
-        verdict = self._simulation.play(call).verdict
+    def _decide(self, past: PastCall) -> None:
+        call, output = self._as_before(past)
+        decision = self._simulation.play(call)
+        verdict = decision.verdict
+        if past.blocked is not None and (call.blocked is None or verdict.allowed):
+            self._passed.add(digest(call.request_id))
         if call.blocked is None:
             if verdict.allowed:
-                self.tally.unchanged(call)
+                self.tally.unchanged(call, cut_short=decision.amounts.output_tokens < output)
             else:
                 self.tally.newly_blocked(call, verdict)
         elif verdict.allowed:
-            self._passed.add(digest(call.request_id))
             self.tally.newly_allowed(call, verdict)
         else:
             self.tally.unchanged(call, other_reason=verdict.reason_code != call.blocked.reason_code)
+
+    def _as_before(self, call: PastCall) -> tuple[PastCall, int]:
+        """With what it is compared with, and the output that it has there."""
+        assert call.amounts is not None
+        output = call.amounts.output_tokens
+        if self._before is None:
+            return call, output
+        decision = self._before.play(call)
+        return _as_decided(call, decision.verdict), min(output, decision.amounts.output_tokens)
 
 
 class Checking:
@@ -66,7 +82,7 @@ class Checking:
         self._why: Counter[str] = Counter()
 
     def compare(self, call: PastCall) -> None:
-        if undecidable(call) or (call.blocked is not None and call.blocked.reason_code in BY_STAFF):
+        if not _is_decided_by_policies(call):
             return
         allowed = self._simulation.judge(call).verdict.allowed
         if call.blocked is None:
@@ -84,6 +100,27 @@ class Checking:
             differing=differing,
             why=dict(sorted(self._why.items())),
         )
+
+
+def _as_decided(call: PastCall, verdict: Verdict) -> PastCall:
+    """In the place of what was decided."""
+    return msgspec.structs.replace(call, blocked=None if verdict.allowed else _block(verdict))
+
+
+def _block(verdict: Verdict) -> Block:
+    policy = verdict.policy
+    return Block(
+        reason_code=verdict.reason_code,
+        reason_class=verdict.reason_class,
+        message=verdict.message,
+        policy="" if policy is None else policy.name,
+        policy_version=None if policy is None else policy.version,
+    )
+
+
+def _is_decided_by_policies(call: PastCall) -> bool:
+    """And nobody else, as far as that can be said."""
+    return not undecidable(call) and (call.blocked is None or call.blocked.reason_code not in BY_STAFF)
 
 
 def undecidable(call: PastCall) -> str:

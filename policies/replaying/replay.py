@@ -22,7 +22,7 @@ from tenants.models import DefaultAction, Environment
 from usage.boosts import BoostRef
 
 # How often progress is told.
-STEP = 5_000
+STEP = 1_000
 
 
 def replay(
@@ -31,16 +31,19 @@ def replay(
     start: datetime,
     end: datetime,
     *,
+    instead_of: Sequence[StoredPolicy] | None = None,
     check: bool = False,
     progress: Progress = lambda done: None,
 ) -> Report:
     """From `start` until before `end`. `progress` is told how many calls are done. Raises DatabaseError.
 
+    `instead_of`: it is compared with what these would have decided; without it, with what was decided then.
     `check`: the policies that were in force are replayed beside them, and compared with what was decided then.
     """
     zone = ZoneInfo(environment.tenant.timezone)
     world = _World(environment, zone, start, end)
-    comparing = Comparing(world.simulation([Edition(0, policies)]), Tally(start, end, zone))
+    before = None if instead_of is None else world.simulation([Edition(0, instead_of)])
+    comparing = Comparing(world.simulation([Edition(0, policies)]), Tally(start, end, zone), before)
     checking = Checking(world.simulation(in_force(environment.pk, start, end))) if check else None
     done = 0
     for done, call in enumerate(past_calls.read(environment, start, end), start=1):

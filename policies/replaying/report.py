@@ -118,7 +118,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What other policies would have changed.
 
     `reasons`: of the newly blocked, how many by reason and policy. `other_reason`: of the unchanged, those that are
-    blocked for another reason than before. `retries_left_out`: repeats of newly allowed calls.
+    blocked for another reason than before; `cut_short`: those that are allowed and left less output than they produced.
+    `retries_left_out`: repeats of newly allowed calls.
     """
 
     calls: Calls
@@ -128,6 +129,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     days: tuple[Day, ...]
     reasons: tuple[ReasonCount, ...]
     other_reason: int
+    # Reports of earlier versions do not say it.
+    cut_short: int = 0
     retries_left_out: int
     undecidable: dict[str, int]
     first_hits: tuple[FirstHit, ...]
@@ -170,7 +173,7 @@ class Tally:
         self._last_ms: int | None = None
         self._days: dict[date, _Day] = defaultdict(_Day)
         self._today: tuple[int, _Day] = (-1, _Day())
-        self._unchanged = self._other_reason = self._retries = 0
+        self._unchanged = self._other_reason = self._cut_short = self._retries = 0
         self._made_nano = self._allowed_nano = 0
         self._allowed_users: set[str] = set()
         self._hits: dict[str, _Hit] = {}
@@ -178,10 +181,11 @@ class Tally:
         self._undecidable: Counter[str] = Counter()
         self._differences: list[Difference] = []
 
-    def unchanged(self, call: PastCall, *, other_reason: bool = False) -> None:
+    def unchanged(self, call: PastCall, *, other_reason: bool = False, cut_short: bool = False) -> None:
         self._day(call)
         self._unchanged += 1
         self._other_reason += other_reason
+        self._cut_short += cut_short
 
     def undecidable(self, call: PastCall, why: str) -> None:
         self._day(call)
@@ -275,6 +279,7 @@ class Tally:
                 )
             ),
             other_reason=self._other_reason,
+            cut_short=self._cut_short,
             retries_left_out=self._retries,
             undecidable=dict(sorted(self._undecidable.items())),
             first_hits=tuple(_first_hits(self._hits)),

@@ -23,6 +23,8 @@ def lines(report: Report) -> Iterator[str]:
         if report.other_reason
         else ""
     )
+    if report.cut_short:
+        yield f"  {wording.count(report.cut_short)} of the unchanged left less output than they produced"
     yield (
         f"  {wording.count(calls.newly_blocked)} newly blocked: "
         f"{wording.counted(users.newly_blocked, 'user')}, ${cost.newly_blocked} of ${cost.made}"

@@ -19,7 +19,7 @@ from policies.deciding.evaluate_request import EvaluateRequest
 from policies.deciding.evaluation import Evaluated, Prepared
 from policies.deciding.snapshot import Snapshot
 from policies.files.file_errors import refused
-from policies.models import NamedCaller, Policy
+from policies.models import NamedCaller
 from policies.resolution import StoredPolicy
 from tenants.models import Environment
 from usage.amounts import Amounts, Pair, Per, Subjects
@@ -103,8 +103,7 @@ def _counted(known: Snapshot, subjects: Subjects, counter: Counter) -> tuple[Amo
 
 def policies_of(environment: Environment) -> list[StoredPolicy]:
     """All that are not archived, as they are now; two queries."""
-    rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
-    return [policy_rows.stored(row, policy_rows.rule_of(row)) for row in rows]
+    return policy_rows.in_force(environment.pk)
 
 
 def _request(caller: NamedCaller) -> EvaluateRequest:

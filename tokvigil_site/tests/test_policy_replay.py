@@ -149,6 +149,17 @@ def test_a_call_that_is_blocked_uses_up_nothing(environment: Environment, api: A
     assert [hit["calls"] for hit in report["first_hits"]] == [2]
 
 
+def test_calls_that_are_left_less_output_than_they_produced_are_counted(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    apply_policies(environment, OPEN.replace("Everyone", "Everyone, unknown_price: allow"))
+    for tokens in (10, 500, 501):
+        api.use("ana", max_output_tokens=tokens)
+    cap = "policies: [{{name: Everyone, unknown_price: allow, per_request: {{output_tokens: {}}}}}]"
+    reports = [simulated(environment, tmp_path, cap.format(most)) for most in (500, 499, 10)]
+    assert [(each["calls"]["unchanged"], each["cut_short"]) for each in reports] == [(3, 1), (3, 2), (3, 2)]
+
+
 def test_a_policy_that_is_in_force_as_it_is_replayed_is_named_with_its_version(
     environment: Environment, api: Api, tmp_path: Path
 ) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils.html import escape
 
 from audit.models import Entry
 from policies import policy_rows
 from policies.changing import drafts, publishing
 from policies.models import Draft, Policy
-from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope
+from policies.rules import Kind, LimitRule, Mode, ModelRules, PolicyRule, Scope, UnknownPrice
+from tenants.console import display
 from tenants.models import Environment, Role, Tenant
-from tokvigil_site.testing import apply_policies
+from tokvigil_site.testing import Api, apply_policies
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.filled_forms import submit
 from usage.amounts import Per
@@ -101,6 +103,22 @@ def test_a_draft_shows_what_it_changes_and_is_published(mia: Client, prod: Envir
     assert prod.policies.get(name="Free").mode == "monitor"
     assert Entry.objects.filter(action="policy.changed").latest("pk").data["note"] == "Costs are up"
     assert "Publish" not in re.sub(r"Published|published", "", read(mia, page(draft)))
+
+
+def test_a_draft_says_who_would_have_felt_it_on_the_last_day(
+    mia: Client, prod: Environment, draft: Draft
+) -> None:
+    rules = [replace(rule, unknown_price=UnknownPrice.ALLOW) for rule in drafts.rules_of(draft).values()]
+    publishing.publish(prod, replace(policy_rows.policy_set(prod), policies=tuple(rules)), actor="test")
+    Api(prod).use("ana")
+    tighter = drafts.begin(prod, "Tighter", actor="admin:mia")
+    only = replace(drafts.rules_of(tighter)["Default"], models=ModelRules(allow=("gpt-*",)))
+    drafts.put(tighter, only, instead_of="Default", edits=0, actor="admin:mia")
+    text = read(mia, page(tighter))
+    assert "1 of 1 call would have been blocked, 0 let through" in text
+    assert "Model not allowed, by <bdi>Default</bdi>: 1" in text
+    assert escape(display.user_url(prod, "ana")) in text
+    assert f"?draft={tighter.pk}" in text
 
 
 def test_a_published_draft_keeps_what_it_changed(mia: Client, prod: Environment, draft: Draft) -> None:

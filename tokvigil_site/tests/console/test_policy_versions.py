@@ -11,10 +11,11 @@ from django.urls import NoReverseMatch, reverse
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing import drafts
 from policies.changing.publishing import archive
 from policies.models import Policy
 from tenants.models import Environment, Role, Tenant
-from tokvigil_site.testing import apply_policies
+from tokvigil_site.testing import Api, apply_policies
 from tokvigil_site.tests.console.conftest import SignIn
 
 pytestmark = pytest.mark.django_db
@@ -96,6 +97,43 @@ def test_going_back_makes_a_new_version_once_it_is_confirmed(mia: Client, policy
     (entry,) = Entry.objects.order_by("pk")[before:]
     assert (entry.action, entry.actor, entry.target_id) == ("policy.rolled_back", "admin:mia", str(policy.pk))
     assert (entry.data["version"], entry.data["restores"]) == (4, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_would_feel_it_is_said_before_it_goes_back(
+    mia: Client, policy: Policy, prod: Environment, empty_store: None
+) -> None:
+    """Version 1 denies what version 2 allows, and has a lower limit."""
+    loose = "policies: [{{name: Models, unknown_price: allow, models: {{deny: [{}]}}, limits: [{}]}}]"
+    limit = "{{metric: requests, window: day, amount: {}}}"
+    apply_policies(prod, loose.format("test-*", limit.format(1)))
+    apply_policies(prod, loose.format("", limit.format(9)))
+    Api(prod).use("ana")
+    models = prod.policies.get(name="Models")
+    text = page(mia, back_to(models, 1))
+    assert "1 of 1 call would have been blocked" in text
+    assert "Model denied, by <bdi>Models</bdi>: 1" in text
+    assert "1 at or over it already, blocked on the next call: <bdi>ana</bdi>" in text
+    archive(models, actor="test")
+    assert "1 of 1 call would have been blocked" in page(mia, back_to(models, 1))
+
+
+def test_going_back_is_saved_to_a_draft_and_replayed(mia: Client, policy: Policy, prod: Environment) -> None:
+    before = Entry.objects.count()
+    answer = mia.post(back_to(policy, 1), {"opened_version": 3, "_replay": "yes"})
+    draft = prod.drafts.get()
+    assert answer["Location"] == reverse("admin:policy_replays", query={"draft": draft.pk})
+    assert drafts.rules_of(draft)[policy.name].limits[0].amount == 50
+    assert (daily(policy), policy.version) == (60, 3)
+    assert [entry.action for entry in Entry.objects.order_by("pk")[before:]] == ["draft.begun"]
+
+
+def test_an_archived_policy_is_saved_to_a_draft_as_a_new_one(
+    mia: Client, policy: Policy, prod: Environment
+) -> None:
+    archive(policy, actor="test")
+    mia.post(back_to(policy, 1), {"opened_version": 4, "_replay": "yes"})
+    assert list(drafts.rules_of(prod.drafts.get())) == [policy.name]
 
 
 def test_why_it_went_back_is_kept_with_the_version_and_in_the_audit_log(mia: Client, policy: Policy) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils.html import escape
 
 from audit.models import Entry
 from policies import policy_rows
 from policies.changing import drafts, publishing
 from policies.models import Draft, Policy, PolicyVersion
+from policies.replaying import at_once
 from policies.rules import PolicyRule
+from tenants.console import display
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies
 from tokvigil_site.tests.console.conftest import SignIn
@@ -115,6 +118,44 @@ def test_who_is_over_it_now_is_named(mia: Client, prod: Environment, edit: str, 
         api_of_prod.use("ana", plan="free")
     page = sent(mia, edit, typed(mia, edit, **{"limits-0-amount": "2"}), "_review")
     assert "1 at or over it already, blocked on the next call: <bdi>ana</bdi>" in page
+
+
+def test_who_would_have_felt_it_on_the_last_day_is_named(
+    mia: Client, prod: Environment, edit: str, api_of_prod: Api
+) -> None:
+    for user, calls in ((HOSTILE, 2), *((f"user-{number}", 1) for number in range(9))):
+        for _ in range(calls):
+            api_of_prod.use(user, plan="free")
+    page = sent(mia, edit, typed(mia, edit, models_deny="test-*"), "_review")
+    assert "11 of 11 calls would have been blocked, 0 let through" in page
+    assert "Model denied, by <bdi>Free</bdi>: 11" in page
+    assert escape(display.user_url(prod, HOSTILE)) in page
+    assert "(2)" in page
+    assert "and 2 others" in page
+    assert "<script>alert" not in page
+    assert "Nobody is at or over a limit that is new or lower." in page
+    assert prod.policies.get(name="Free").version == 1, "looking changes nothing"
+
+
+def test_with_too_many_calls_for_a_replay_at_once_their_number_is_said(
+    mia: Client, edit: str, api_of_prod: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_once, "AT_ONCE_MAX", 1)
+    api_of_prod.use("ana", plan="free")
+    api_of_prod.use("ana", plan="free")
+    page = sent(mia, edit, typed(mia, edit, models_deny="test-*"), "_review")
+    assert "2 calls were made or blocked in that time, more than" in page
+    assert 'form="publishing" name="_replay"' in page
+
+
+def test_a_replay_that_fails_does_not_keep_from_publishing(
+    mia: Client, prod: Environment, edit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_once, "replay", lambda *_args, **_named: 1 // 0)
+    page = sent(mia, edit, typed(mia, edit, models_deny="test-*"), "_review")
+    assert "The calls of that time could not be decided again." in page
+    sent(mia, edit, going_on(page), "_publish")
+    assert free(prod).version == 2
 
 
 @pytest.fixture

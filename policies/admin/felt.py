@@ -1,0 +1,64 @@
+"""Whom policies would have hit on the last day, for the pages that ask before these are published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.admin import replay_shown
+from policies.admin.replay_shown import Part
+from policies.replaying import at_once
+from policies.replaying.at_once import LastDay
+from policies.replaying.report import FirstHit, Report
+from policies.resolution import StoredPolicy
+from tenants.models import Environment
+from usage import wording
+
+USERS_SHOWN = 8
+AT_ONCE_MAX = wording.count(at_once.AT_ONCE_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Felt:
+    """`parts`: of the calls that are decided otherwise, or of which nothing can be said. Empty without a report."""
+
+    day: LastDay
+    headline: str = ""
+    parts: tuple[Part, ...] = ()
+    # How many calls are left less output than they produced; "" for none.
+    cut_short: str = ""
+    reasons: Sequence[tuple[str, str | None, str]] = ()
+    # Those with the most newly blocked calls, of those that the report names.
+    users: Sequence[FirstHit] = ()
+    more_users: int = 0
+
+    @property
+    def calls(self) -> str:
+        """`31,204 calls`; "" if they were not counted."""
+        return "" if self.day.calls is None else wording.counted(self.day.calls, "call")
+
+    @property
+    def at_once_max(self) -> str:
+        return AT_ONCE_MAX
+
+    @property
+    def wait(self) -> str:
+        return f"{at_once.WAIT_S} s"
+
+
+def felt(environment: Environment, policies: Sequence[StoredPolicy]) -> Felt:
+    day = at_once.last_day(environment, policies)
+    return Felt(day=day) if day.report is None else _told(day, day.report)
+
+
+def _told(day: LastDay, report: Report) -> Felt:
+    shown = sorted(report.first_hits, key=lambda hit: -hit.calls)[:USERS_SHOWN]
+    return Felt(
+        day=day,
+        headline=replay_shown.headline(report),
+        parts=tuple(part for part in replay_shown.parts(report) if part.kind != "unchanged" and part.calls),
+        cut_short=wording.counted(report.cut_short, "call") if report.cut_short else "",
+        reasons=replay_shown.reasons(report),
+        users=shown,
+        more_users=report.users.newly_blocked - len(shown),
+    )
