@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -53,6 +54,9 @@ class PlanAdmin(EnvironmentRowsAdmin):
         if plan is not None:
             context |= {"named": _named(plan), "users": _users(plan)}
         return super().render_change_form(request, context, *arguments, **named)
+
+    def governing(self, row: Plan) -> Sequence[Policy]:
+        return history.of_plan(row)
 
     def lock(self, obj: Plan) -> None:
         Environment.lock(obj.environment_id)

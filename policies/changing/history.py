@@ -8,17 +8,18 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 
 from policies.changing import publishing
 from policies.describing import differences
 from policies.files import documents
 from policies.files.file_errors import refused
-from policies.models import Policy, PolicyVersion
+from policies.models import Plan, Policy, PolicyVersion
 from policies.rules import PolicyRule
 from tenants.models import Environment
 
 VERSIONS_MAX = 200
+POLICIES_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,16 @@ def latest(policies: Sequence[Policy]) -> dict[UUID, PolicyVersion]:
     """The version that each of them is at; one query."""
     found = PolicyVersion.objects.filter(policy__in=policies, version=F("policy__version"))
     return {version.policy_id: version for version in found}
+
+
+def of_plan(plan: Plan) -> list[Policy]:
+    """The policies that are for the plan, or were in an earlier version; the oldest POLICIES_MAX."""
+    was_for_it = PolicyVersion.objects.filter(
+        policy__environment=plan.environment_id, document__scope__plan=plan.name
+    )
+    policies = Policy.objects.filter(environment=plan.environment_id)
+    named = policies.filter(Q(scope_plan=plan.name) | Q(pk__in=was_for_it.values("policy")))
+    return list(named.order_by("ordinal")[:POLICIES_MAX])
 
 
 def steps(policy: Policy) -> tuple[Step, ...]:

@@ -52,9 +52,15 @@ def visible(request: HttpRequest) -> QuerySet[Entry]:
     return entries.filter(Q(tenant_id__in=ours) | sign_ins.of_members(ours))
 
 
-def about(request: HttpRequest, row: Model) -> QuerySet[Entry]:
-    """What the person may see of what was done to one row."""
-    return visible(request).filter(target_type=row._meta.label_lower, target_id=str(row.pk))
+def about(rows: Iterable[Model]) -> Q:
+    """What was done to any of them."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        ids[row._meta.label_lower].append(str(row.pk))
+    found = Q(pk__in=[])
+    for kind, of_kind in ids.items():
+        found |= Q(target_type=kind, target_id__in=of_kind)
+    return found
 
 
 def rows(entries: Iterable[Entry]) -> list[Row]:

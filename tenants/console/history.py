@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse
 from unfold.admin import ModelAdmin
 
@@ -25,19 +27,26 @@ class HistoryIsTheAuditLog(ModelAdmin):
             raise Http404("There is no such row, or it is not of your tenants.")
         if not self.has_view_or_change_permission(request, row):
             raise PermissionDenied
-        entries = audit_entries.about(request, row)
+        others = self.governing(row)
+        about = audit_entries.about([row, *others])
+        entries = audit_entries.visible(request).filter(about)
         shown = list(entries[: ENTRIES_MAX + 1])
         # A shared price is changed by the installation's staff.
-        hidden = Entry.objects.filter(target_type=row._meta.label_lower, target_id=str(row.pk))
+        hidden = Entry.objects.filter(about)
         return rendered(
             request,
             "console/audit/history.html",
             f"History of {row}",
             row=row,
+            others=others,
             rows=audit_entries.rows(shown[:ENTRIES_MAX]),
             has_more=len(shown) > ENTRIES_MAX,
             has_hidden=hidden.exclude(pk__in=entries.values("pk")).exists(),
         )
+
+    def governing(self, row: Any) -> Sequence[Model]:
+        """What else says what the row means: its history has their changes too."""
+        return ()
 
     def log_addition(self, *args: Any) -> None:  # type: ignore[override]
         """The audit log has it."""

@@ -258,6 +258,30 @@ def test_the_history_of_an_object_is_the_log_of_it(mia: Client, prod: Environmen
     assert mia.get(reverse("admin:tenants_tenant_history", args=[other.pk])).status_code == 404
 
 
+def test_the_history_of_a_plan_has_the_changes_of_its_policies(mia: Client, prod: Environment) -> None:
+    """One is for it, one was, one never: a plan means what its policies say."""
+    policies = (
+        "plans: [pro]\npolicies: [{{name: For pro, scope: {{plan: pro}}, priority: {}}}, {}, {{name: Never}}]"
+    )
+    apply_policies(prod, policies.format(1, "{name: Was for pro, scope: {plan: pro}}"))
+    apply_policies(prod, policies.format(2, "{name: Was for pro}"))
+    pro = prod.plans.get()
+    history = mia.get(reverse("admin:policies_plan_history", args=[pro.pk]))
+    shown = [(row.entry.action, row.entry.target_name) for row in history.context["rows"]]
+    assert sorted(shown) == [
+        ("plan.added", "pro"),
+        ("policy.added", "For pro"),
+        ("policy.added", "Was for pro"),
+        ("policy.changed", "For pro"),
+        ("policy.changed", "Was for pro"),
+    ]
+    text = history.content.decode()
+    policy_url = reverse("admin:policies_policy_change", args=[prod.policies.get(name="For pro").pk])
+    assert f'<a href="{policy_url}"><bdi>For pro</bdi></a>' in text, "each entry says which policy"
+    assert "With the changes of <bdi>For pro</bdi>, <bdi>Was for pro</bdi>." in text
+    assert "you may not see" not in text
+
+
 def test_the_history_says_that_there_is_more_which_only_superusers_see(mia: Client, acme: Tenant) -> None:
     shared = User.objects.create_user("bob")
     assert shared
