@@ -137,6 +137,14 @@ def test_who_would_have_felt_it_on_the_last_day_is_named(
     assert prod.policies.get(name="Free").version == 1, "looking changes nothing"
 
 
+def test_calls_that_a_lower_cap_cuts_short_are_counted(mia: Client, edit: str, api_of_prod: Api) -> None:
+    for tokens in (10, 300):
+        api_of_prod.use("ana", plan="free", max_output_tokens=tokens)
+    page = sent(mia, edit, typed(mia, edit, per_request_output_tokens="100"), "_review")
+    assert "0 of 2 calls would have been blocked, 0 let through, 1 cut short" in page
+    assert "1 call, left less output than produced" in page
+
+
 def test_with_too_many_calls_for_a_replay_at_once_their_number_is_said(
     mia: Client, edit: str, api_of_prod: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
