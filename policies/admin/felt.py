@@ -9,7 +9,7 @@ from policies.admin import replay_shown
 from policies.admin.replay_shown import Part
 from policies.replaying import at_once
 from policies.replaying.at_once import LastDay
-from policies.replaying.report import FirstHit, Report
+from policies.replaying.report import SimulatedFirstHit, SimulationReport
 from policies.resolution import StoredPolicy
 from tenants.models import Environment
 from usage import wording
@@ -29,7 +29,7 @@ class Felt:
     cut_short: str = ""
     reasons: Sequence[tuple[str, str | None, str]] = ()
     # Those with the most newly blocked calls, of those that the report names.
-    users: Sequence[FirstHit] = ()
+    users: Sequence[SimulatedFirstHit] = ()
     more_users: int = 0
 
     @property
@@ -51,7 +51,7 @@ def felt(environment: Environment, policies: Sequence[StoredPolicy]) -> Felt:
     return Felt(day=day) if day.report is None else _told(day, day.report)
 
 
-def _told(day: LastDay, report: Report) -> Felt:
+def _told(day: LastDay, report: SimulationReport) -> Felt:
     shown = sorted(report.first_hits, key=lambda hit: -hit.calls)[:USERS_SHOWN]
     return Felt(
         day=day,

@@ -18,7 +18,7 @@ from policies.admin import finding, replay_shown
 from policies.admin.replay_forms import IN_FORCE, ReplayForm, again, of_draft
 from policies.models import PolicyReplay
 from policies.replaying import jobs, listing
-from policies.replaying.report import DIFFERENCES_MAX, Report
+from policies.replaying.report import DIFFERENCES_MAX, SimulationReport
 from tenants import exporting
 from tenants.console import environments
 from tenants.console.access import actor_of
@@ -119,7 +119,7 @@ def export(request: HttpRequest, policy_replay_id: UUID) -> HttpResponseBase:
     return exporting.download(kind, f"replay-{asked.pk}", lines)
 
 
-def _about(asked: PolicyReplay, report: Report, zone: ZoneInfo) -> dict[str, object]:
+def _about(asked: PolicyReplay, report: SimulationReport, zone: ZoneInfo) -> dict[str, object]:
     return {
         "replay_of": asked.source,
         "environment": str(asked.environment),
@@ -168,7 +168,7 @@ def _edited(asked: PolicyReplay) -> bool:
     return asked.draft is not None and asked.draft.edits != asked.draft_edits
 
 
-def _result(request: HttpRequest, report: Report) -> dict[str, Any]:
+def _result(request: HttpRequest, report: SimulationReport) -> dict[str, Any]:
     first, others, unnamed = replay_shown.hits(report)
     user = request.GET.get("user", "")
     found = [each for each in report.differences if not user or each.user_id == user]

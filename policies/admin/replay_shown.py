@@ -10,7 +10,13 @@ from zoneinfo import ZoneInfo
 
 from policies.describing import reason_words
 from policies.describing.differences import Line
-from policies.replaying.report import Day, Difference, FirstHit, Report, Said
+from policies.replaying.report import (
+    SimulatedDay,
+    SimulatedDecision,
+    SimulatedDifference,
+    SimulatedFirstHit,
+    SimulationReport,
+)
 from usage import wording
 from usage.money import parse_usd
 
@@ -50,10 +56,10 @@ class Days:
     last: date
     # The calls of the tallest bar.
     most: str
-    rows: tuple[Day, ...]
+    rows: tuple[SimulatedDay, ...]
 
 
-def headline(report: Report) -> str:
+def headline(report: SimulationReport) -> str:
     """`452 of 83,412 calls would have been blocked, 41 let through, 3 cut short`"""
     calls = report.calls
     if not calls.replayed:
@@ -68,7 +74,7 @@ def headline(report: Report) -> str:
     )
 
 
-def parts(report: Report) -> tuple[Part, ...]:
+def parts(report: SimulationReport) -> tuple[Part, ...]:
     calls, users, cost = report.calls, report.users, report.cost_usd
     unchanged = f"{wording.share(calls.unchanged, calls.replayed)} of the calls"
     if report.other_reason:
@@ -104,7 +110,7 @@ def usd(text: str) -> str:
     return wording.money_rounded(parse_usd(text))
 
 
-def reasons(report: Report) -> list[tuple[str, str | None, str]]:
+def reasons(report: SimulationReport) -> list[tuple[str, str | None, str]]:
     """Of the newly blocked: in words, the policy, how many."""
     return [
         (reason_words.of_code(each.reason_code), each.policy, wording.count(each.calls))
@@ -112,7 +118,7 @@ def reasons(report: Report) -> list[tuple[str, str | None, str]]:
     ]
 
 
-def hits(report: Report) -> tuple[Sequence[FirstHit], Sequence[FirstHit], int]:
+def hits(report: SimulationReport) -> tuple[Sequence[SimulatedFirstHit], Sequence[SimulatedFirstHit], int]:
     """The first, those after them, and how many users more the report does not name."""
     found = report.first_hits
     return (
@@ -122,7 +128,7 @@ def hits(report: Report) -> tuple[Sequence[FirstHit], Sequence[FirstHit], int]:
     )
 
 
-def days(report: Report) -> Days | None:
+def days(report: SimulationReport) -> Days | None:
     """Every day of the period, also those without calls. None: there is nothing to draw."""
     if not report.days or not (report.calls.newly_blocked or report.calls.newly_allowed):
         return None
@@ -139,7 +145,7 @@ def days(report: Report) -> Days | None:
     return Days(bars, first, last, wording.count(most), changed)
 
 
-def _bars(day: Day, x: float, step: float, most: int) -> Iterator[Bar]:
+def _bars(day: SimulatedDay, x: float, step: float, most: int) -> Iterator[Bar]:
     """Newly blocked below, newly allowed on top of it."""
     top = float(HEIGHT)
     for kind, calls, words in (
@@ -158,7 +164,7 @@ def _bars(day: Day, x: float, step: float, most: int) -> Iterator[Bar]:
 class Shown:
     """A difference: in short, and both explanations line by line."""
 
-    call: Difference
+    call: SimulatedDifference
     lines: tuple[Line, ...]
 
     @property
@@ -170,12 +176,12 @@ class Shown:
         return "not known" if self.call.cost_usd is None else wording.money(parse_usd(self.call.cost_usd))
 
 
-def shown(call: Difference) -> Shown:
+def shown(call: SimulatedDifference) -> Shown:
     before, after = _lines(call.before), _lines(call.after)
     return Shown(call, tuple(Line(label, before[label], after[label]) for label in before))
 
 
-def _lines(said: Said) -> dict[str, str | None]:
+def _lines(said: SimulatedDecision) -> dict[str, str | None]:
     version = "" if said.policy_version is None else f", version {said.policy_version}"
     return {
         "Answer": "Allowed" if said.allowed else f"Blocked: {reason_words.of_code(said.reason_code)}",
@@ -191,7 +197,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(differences: Sequence[Difference], zone: ZoneInfo) -> Iterator[dict[str, object]]:
+def rows(differences: Sequence[SimulatedDifference], zone: ZoneInfo) -> Iterator[dict[str, object]]:
     """For a file."""
     for each in differences:
         values = (

@@ -23,7 +23,7 @@ from policies.replaying.at_once import AT_ONCE_MAX
 from policies.replaying.jobs import Candidate
 from policies.replaying.periods import DEFAULT_PERIOD
 from policies.replaying.replay import replay
-from policies.replaying.report import Report
+from policies.replaying.report import SimulationReport
 from tenants import scopes
 from tenants.api import http, problems, queries
 from tenants.api.openapi import operation
@@ -67,7 +67,7 @@ class SimulationAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_
     started_at: datetime | None
     finished_at: datetime | None
     error: str | None
-    report: Report | None
+    report: SimulationReport | None
 
 
 SIMULATION_REQUEST = {
@@ -119,7 +119,7 @@ class SimulateView(KeyView):
         "stored replay (202): `Location` is where its progress and then its report are.",
         query=queries.NoParameters,
         body=SimulationRequest,
-        answers={200: Report, 202: SimulationAnswer},
+        answers={200: SimulationReport, 202: SimulationAnswer},
         examples=[_asked, _running],
     )
     def post(self, request: Request) -> HttpResponse:

@@ -4,7 +4,8 @@
     simulation    counters in memory, and the code of evaluate that resolves and decides
     comparing     what was decided against what is, call by call
     versions      the policies that were in force then
-    report        what became different, counted and explained
+    tally         what became different, counted and explained
+    report        the document that says it
     suggesting    amounts for a limit, from what was used
     replay        from an environment, policies and a period to the report
     jobs          replays that are stored, run by a worker, and have an address

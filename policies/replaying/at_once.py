@@ -19,7 +19,7 @@ from policies import policy_rows
 from policies.replaying import past_calls
 from policies.replaying.past_calls import Progress
 from policies.replaying.replay import replay
-from policies.replaying.report import Report
+from policies.replaying.report import SimulationReport
 from policies.resolution import StoredPolicy
 from tenants.models import Environment
 from usage.ledger import leading
@@ -49,7 +49,7 @@ class LastDay:
     start: datetime
     end: datetime
     calls: int | None
-    report: Report | None = None
+    report: SimulationReport | None = None
     without: Without | None = None
 
 

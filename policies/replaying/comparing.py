@@ -9,8 +9,9 @@ import msgspec
 from policies.deciding.decision import Verdict
 from policies.reasons import ReasonClass
 from policies.replaying.past_calls import BY_OUTAGE, BY_STAFF, Block, PastCall
-from policies.replaying.report import SelfCheck, Tally
+from policies.replaying.report import SimulationSelfCheck
 from policies.replaying.simulation import Simulation
+from policies.replaying.tally import Tally
 from usage.amounts import digest
 
 OUTAGE = "the counters could not be read"
@@ -92,9 +93,9 @@ class Checking:
         else:
             self._why[_why(call)] += 1
 
-    def found(self) -> SelfCheck:
+    def found(self) -> SimulationSelfCheck:
         differing = sum(self._why.values())
-        return SelfCheck(
+        return SimulationSelfCheck(
             compared=self._same + differing,
             same=self._same,
             differing=differing,

@@ -30,7 +30,7 @@ from policies.models import Draft, PolicyReplay, ReplayState
 from policies.models.replays import ERROR_LENGTH_MAX, OPEN_STATES
 from policies.replaying import past_calls
 from policies.replaying.replay import replay
-from policies.replaying.report import Report
+from policies.replaying.report import SimulationReport
 from policies.rules import PolicySet
 from tenants.lengths import TITLE_LENGTH_MAX
 from tenants.models import Environment
@@ -122,12 +122,12 @@ def answers(asked: PolicyReplay) -> bool:
     return asked.heartbeat_at is not None and asked.heartbeat_at > timezone.now() - DEAD_AFTER
 
 
-def report_of(asked: PolicyReplay) -> Report | None:
+def report_of(asked: PolicyReplay) -> SimulationReport | None:
     """None: there is none yet, or it cannot be read (`unreadable` says so)."""
     if asked.report is None:
         return None
     try:
-        return msgspec.convert(asked.report, Report)
+        return msgspec.convert(asked.report, SimulationReport)
     except msgspec.ValidationError:
         return None
 

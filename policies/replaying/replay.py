@@ -14,8 +14,9 @@ from policies.models import Boost
 from policies.replaying import past_calls
 from policies.replaying.comparing import Checking, Comparing
 from policies.replaying.past_calls import Progress
-from policies.replaying.report import Report, Tally
+from policies.replaying.report import SimulationReport
 from policies.replaying.simulation import Edition, Simulation
+from policies.replaying.tally import Tally
 from policies.replaying.versions import in_force
 from policies.resolution import StoredPolicy
 from tenants.models import DefaultAction, Environment
@@ -34,7 +35,7 @@ def replay(
     instead_of: Sequence[StoredPolicy] | None = None,
     check: bool = False,
     progress: Progress = lambda done: None,
-) -> Report:
+) -> SimulationReport:
     """From `start` until before `end`. `progress` is told how many calls are done. Raises DatabaseError.
 
     `instead_of`: it is compared with what these would have decided; without it, with what was decided then.

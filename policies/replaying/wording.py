@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.replaying.report import Report
+from policies.replaying.report import SimulationReport
 from usage import wording
 
 SHOWN = 5
 
 
-def lines(report: Report) -> Iterator[str]:
+def lines(report: SimulationReport) -> Iterator[str]:
     calls, users, cost = report.calls, report.users, report.cost_usd
     period = report.period
     yield f"{period.from_.isoformat()} to {period.to.isoformat()} ({period.timezone})"
