@@ -10,6 +10,7 @@ from policies.admin import (
     month_report,
     replay_page,
     search,
+    suggested_limits,
     try_it,
     unpriced,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "month_report",
     "replay_page",
     "search",
+    "suggested_limits",
     "try_it",
     "unpriced",
 ]

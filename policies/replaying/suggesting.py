@@ -11,7 +11,7 @@ Of tokens and costs, "blocked" means blocked or cut short: a call that names no 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -62,12 +62,10 @@ def of_subjects(
     """For shares of the subjects, each rounded down to whole ones. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
     peaks = usage.peaks()
-    found = []
-    for share in shares:
-        wanted = int(len(peaks) * share)
-        amount = peaks[wanted] if wanted < len(peaks) else 0
-        found.append(usage.suggested(share, amount, peaks))
-    return found
+    wanted = {share: int(len(peaks) * share) for share in shares}
+    return usage.suggested(
+        {share: peaks[place] if place < len(peaks) else 0 for share, place in wanted.items()}, peaks
+    )
 
 
 def of_money(
@@ -76,7 +74,7 @@ def of_money(
     """For shares of the money that was spent; of limits on cost. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
     peaks, totals = usage.peaks(), usage.totals()
-    return [usage.suggested(share, _leaving(totals, sum(totals) * share), peaks) for share in shares]
+    return usage.suggested({share: _leaving(totals, sum(totals) * share) for share in shares}, peaks)
 
 
 def _leaving(totals: Sequence[int], excess: Fraction) -> int:
@@ -128,21 +126,30 @@ class _Usage:
             for (total,) in self._read("SELECT total FROM windows WHERE total > 0 ORDER BY total DESC")
         ]
 
-    def suggested(self, share: Fraction, amount: int, peaks: Sequence[int]) -> Suggested:
-        ((spent, saved),) = self._read(
-            "SELECT coalesce(sum(cost), 0), coalesce(sum(greatest(0, total - %s)), 0) FROM windows", amount
+    def suggested(self, amounts: Mapping[Fraction, int], peaks: Sequence[int]) -> list[Suggested]:
+        """Of the amount for each share. One statement, whatever their number."""
+        rows = self._read(
+            """
+            SELECT amount, coalesce(sum(cost), 0), coalesce(sum(greatest(0, total - amount)), 0)
+            FROM unnest(%s::bigint[]) AS asked (amount) LEFT JOIN windows ON true GROUP BY amount
+            """,
+            sorted(set(amounts.values())),
         )
-        return Suggested(
-            share_percent=int(share * 100),
-            amount=amount,
-            blocked=sum(1 for peak in peaks if peak > amount),
-            subjects=len(peaks),
-            saved_nano=int(saved) if self._asked.metric is Metric.COST_USD else None,
-            spent_nano=int(spent),
-        )
+        money = {amount: (int(spent), int(saved)) for amount, spent, saved in rows}
+        return [
+            Suggested(
+                share_percent=int(share * 100),
+                amount=amount,
+                blocked=sum(1 for peak in peaks if peak > amount),
+                subjects=len(peaks),
+                saved_nano=money[amount][1] if self._asked.metric is Metric.COST_USD else None,
+                spent_nano=money[amount][0],
+            )
+            for share, amount in amounts.items()
+        ]
 
     def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            cursor.execute(f"WITH windows AS ({self._sql}) {sql}", [*self._values, *values])
+            cursor.execute(f"WITH windows AS MATERIALIZED ({self._sql}) {sql}", [*self._values, *values])
             found: list[tuple[Any, ...]] = cursor.fetchall()
             return found

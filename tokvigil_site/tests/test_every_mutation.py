@@ -447,6 +447,7 @@ NO_ENTRY = {
     "page limit_subjects": "reads",
     "POST v1/policies/simulate": "reads; what is stored of a long period: test_simulations_over_the_api.py",
     "page month_report": "reads",
+    "page suggested_limits": "reads",
     "POST v1/evaluate": "traffic: the ledger has it",
     "POST v1/usage": "traffic: the ledger has it",
     "POST v1/usage/batch": "traffic: the ledger has it",
