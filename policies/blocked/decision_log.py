@@ -21,10 +21,10 @@ from django.db import IntegrityError
 
 from policies.blocked import counts
 from policies.deciding import evaluate_answer
-from policies.deciding.decision import decide
+from policies.deciding.decision import Decision, decide
 from policies.models import BlockedDecision
 from tenants.models import Environment
-from usage.assessment import Unreadable
+from usage.assessment import Assessment, Unreadable
 from usage.counting import blocked_stream
 from usage.counting.blocked_stream import BlockedEntry
 from usage.instants import from_ms
@@ -45,7 +45,7 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
     for _ in range(batches_max):
         entries = blocked_stream.blocked(environment.pk, BATCH_MAX)
         rows = _rows(environment.pk, entries)
-        _store(list(rows.values()))
+        store(list(rows.values()))
         unread = [entry for entry in entries if entry.stream_id not in rows]
         blocked_stream.set_aside(environment.pk, unread)
         blocked_stream.drop_blocked(environment.pk, [entry.stream_id for entry in entries])
@@ -55,7 +55,8 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
     return stored
 
 
-def _store(rows: list[BlockedDecision]) -> None:
+def store(rows: list[BlockedDecision]) -> None:
+    """Those that are stored already stay as they are. Raises DatabaseError."""
     try:
         _insert(rows)
     except IntegrityError as error:
@@ -115,12 +116,19 @@ def _row(environment_id: int, entry: BlockedEntry) -> BlockedDecision:
         decided = decide(blocked, readings, at_ms)
     except LookupError as error:
         raise Unreadable(f"it names a policy that it does not carry: {error}") from error
-    verdict = decided.verdict
-    if verdict.allowed:
+    if decided.verdict.allowed:
         raise Unreadable("it was blocked by a limit that only a later version knows")
+    return row(environment_id, entry.stream_id, at_ms, blocked, decided)
+
+
+def row(
+    environment_id: int, stream_id: str, at_ms: int, blocked: Assessment, decided: Decision
+) -> BlockedDecision:
+    """What is stored of a decision that blocked."""
+    verdict = decided.verdict
     return BlockedDecision(
         environment_id=environment_id,
-        stream_id=entry.stream_id,
+        stream_id=stream_id,
         decided_at=from_ms(at_ms),
         request_id=blocked.request_id,
         user_id=blocked.user_id,

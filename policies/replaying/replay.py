@@ -42,7 +42,7 @@ def replay(
     `check`: the policies that were in force are replayed beside them, and compared with what was decided then.
     """
     zone = ZoneInfo(environment.tenant.timezone)
-    world = _World(environment, zone, start, end)
+    world = World(environment, zone, start, end)
     before = None if instead_of is None else world.simulation([Edition(0, instead_of)])
     comparing = Comparing(world.simulation([Edition(0, policies)]), Tally(start, end, zone), before)
     checking = Checking(world.simulation(in_force(environment.pk, start, end))) if check else None
@@ -57,8 +57,8 @@ def replay(
     return comparing.tally.report(None if checking is None else checking.found())
 
 
-class _World:
-    """What stays as it was, whatever the policies."""
+class World:
+    """What stays as it was, whatever the policies. One query."""
 
     def __init__(self, environment: Environment, zone: ZoneInfo, start: datetime, end: datetime) -> None:
         self._environment_id = environment.pk

@@ -75,11 +75,15 @@ class Simulation:
 
     def play(self, call: PastCall) -> Decision:
         """Decides the call, and counts what it uses if it is allowed. `call.amounts` are known."""
+        return self.play_assessed(call)[1]
+
+    def play_assessed(self, call: PastCall) -> tuple[Assessment, Decision]:
+        """The same, with what was decided on."""
         subjects = _subjects(call)
         assessed, decision = self._decided(call, subjects)
         if decision.verdict.allowed:
             self._take(call, subjects, _charge(call, assessed, decision))
-        return decision
+        return assessed, decision
 
     def judge(self, call: PastCall) -> Decision:
         """Decides the call and counts nothing."""

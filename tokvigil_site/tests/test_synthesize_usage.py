@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -12,7 +14,9 @@ from django.db import connection
 from tenants.models import Environment
 from tokvigil_site.testing import Api, set_price
 from usage.ledger import rollups, synthetic
+from usage.ledger.synthetic import FEATURES, AllowedBy, Asked, Deciding, Plan
 from usage.models import UsageEvent
+from usage.prices import stored_book
 
 UNTIL = "2026-11-03T00:00:00+00:00"
 CALLS = 20_000
@@ -107,6 +111,69 @@ def test_the_same_seed_makes_the_same_calls_and_a_second_time_is_refused(
         made(str(dev), until=UNTIL)
     assert read(dev, "count(DISTINCT request_id)") == (CALLS,)
     made(str(dev), until=UNTIL, seed=2, events=10)
+
+
+def write(environment: Environment, decide: Deciding | None = None, **changed: Any) -> int:
+    given: dict[str, Any] = {
+        "calls": CALLS,
+        "until": datetime.fromisoformat(UNTIL),
+        "days": 10,
+        "users": 50,
+        "seed": 1,
+    }
+    plan = Plan(environment_id=environment.pk, **given | changed)
+    return max(synthetic.write(plan, stored_book.load(environment.tenant_id), decide))
+
+
+def test_a_feature_that_is_launched_within_the_time_adds_its_calls_from_then_on(dev: Environment) -> None:
+    launched_at = datetime.fromisoformat(UNTIL) - timedelta(days=4)
+    as_usual, new = replace(FEATURES[0], share=75), replace(FEATURES[-1], share=25, launched_at=launched_at)
+    assert write(dev, features=(new, as_usual)) == CALLS
+    first, of_new, of_all = read(
+        dev,
+        "min(charged_at) FILTER (WHERE feature = 'agent'), count(DISTINCT request_id) FILTER (WHERE feature = 'agent'),"
+        f"count(DISTINCT request_id) FILTER (WHERE charged_at >= '{launched_at}')",
+    )
+    assert launched_at <= first < launched_at + timedelta(hours=1)
+    assert 0.22 < of_new / of_all < 0.28
+    # On Monday 26 October and Monday 2 November.
+    before, after = read(
+        dev,
+        "count(DISTINCT request_id) FILTER (WHERE charged_at::date = '2026-10-26' AND feature = 'chat'),"
+        "count(DISTINCT request_id) FILTER (WHERE charged_at::date = '2026-11-02' AND feature = 'chat')",
+    )
+    assert 0.9 < after / before < 1.1
+
+
+def test_a_call_that_does_not_pass_is_left_out_and_all_are_asked_in_order_of_time(dev: Environment) -> None:
+    asked: list[Asked] = []
+
+    def decide(call: Asked) -> AllowedBy | None:
+        asked.append(call)
+        return None if call.user_id == "user-0" else AllowedBy(None, None, 7)
+
+    written = write(dev, decide, calls=2_000)
+    assert len(asked) == 2_000
+    assert [call.at for call in asked] == sorted(call.at for call in asked)
+    left_out = [call for call in asked if call.user_id == "user-0"]
+    assert left_out
+    assert written == 2_000 - len(left_out)
+    assert read(dev, "count(DISTINCT request_id), min(api_key_id), count(policy_id)") == (written, 7, 0)
+    assert not UsageEvent.objects.filter(environment=dev, user_id="user-0").exists()
+
+
+def test_what_a_call_is_said_to_use_is_what_its_rows_add_up_to(dev: Environment) -> None:
+    asked: list[Asked] = []
+
+    def decide(call: Asked) -> AllowedBy:
+        asked.append(call)
+        return AllowedBy(None, None, 7)
+
+    write(dev, decide, calls=2_000)
+    said = [call.kind.amounts for call in asked]
+    assert read(dev, "sum(requests), sum(input_tokens), sum(output_tokens), sum(cost_nano)") == tuple(
+        sum(column) for column in zip(*said, strict=True)
+    )
 
 
 def test_their_request_ids_are_taken(dev: Environment) -> None:

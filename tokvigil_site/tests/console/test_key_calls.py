@@ -42,7 +42,7 @@ def calls_of(key: ApiKey, now: datetime | None = None) -> dict[str, list[str]]:
 
 
 def block(key: ApiKey, count: int, at: datetime, mark: str = "") -> None:
-    decision_log._store([
+    decision_log.store([
         BlockedDecision(
             environment=key.environment, stream_id=f"{mark}{n}", decided_at=at, request_id=f"r{n}", user_id="u",
             model="m", reason_code="NO_POLICY", reason_class="forbidden", limit_state=[], api_key_id=key.pk,
