@@ -43,7 +43,7 @@ def set_up_for_visitor(stage: Stage) -> Stage:
     """With the same rules and nothing used, for calls that are made by hand: the run has used up the budget of its
     own."""
     with acting_as(ACTOR):
-        environment = _beside(stage, "yours")
+        environment = beside(stage, "yours")
         _publish(environment, POLICIES)
         _, text = ApiKey.issue(environment, "demo", PRESETS["server"])
     return Stage(environment=environment, api_key=text)
@@ -52,12 +52,13 @@ def set_up_for_visitor(stage: Stage) -> Stage:
 def set_up_for_trace(stage: Stage) -> Environment:
     """Beside the run's own environment, whose budget the trace would use up."""
     with acting_as(ACTOR):
-        environment = _beside(stage, "trace")
+        environment = beside(stage, "trace")
         _publish(environment, TRACE_POLICIES)
     return environment
 
 
-def _beside(stage: Stage, what: str) -> Environment:
+def beside(stage: Stage, what: str) -> Environment:
+    """Another environment of the run, named after it."""
     run = stage.environment
     return Environment.objects.create(tenant=run.tenant, slug=f"{run.slug}-{what}")
 

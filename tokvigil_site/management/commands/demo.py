@@ -1,4 +1,5 @@
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,8 @@ from django.core.management.base import BaseCommand, CommandError
 from tokvigil import TokVigilError
 
 from tokvigil_site import first_steps, running
-from tokvigil_site.demo import play, stage, summary
+from tokvigil_site.demo import month, play, stage, summary
+from tokvigil_site.demo.month import Month
 from tokvigil_site.demo.progress import Progress
 from tokvigil_site.demo.provider.process import start_provider
 from tokvigil_site.demo.replay import replay
@@ -64,6 +66,8 @@ class Command(BaseCommand):
                 load_shared_prices()
                 found = stage.set_up()
                 checks = self._play(site, provider_url, found, parallel, opened)
+                made = self._make_month(site, found)
+                checks += self._show(month.story(made), month.checks(made))
                 failed = [check for check in checks if not check.ok]
                 visitor = stage.set_up_for_visitor(found)
             except (TokVigilError, StoreUnavailable) as error:
@@ -73,12 +77,19 @@ class Command(BaseCommand):
             if not exit:
                 self.stdout.write(summary.where_to_look(site, found))
                 self.stdout.write(summary.how_to_call(site, visitor, provider_url))
+                self.stdout.write(month.where_to_look(site, made))
                 self.stdout.write("\nIt stays up. Ctrl-C stops all of it.")
                 site.watch()
             elif failed:
                 raise CommandError(f"{failed[0].what}: not so, {failed[0].found}.")
             else:
                 self.stdout.write("\nLook around with `make demo`.")
+
+    def _make_month(self, site: Site, found: Stage) -> Month:
+        made = month.set_up(found, datetime.now(UTC))
+        with play.connect(site.url, made.stage) as client:
+            month.call(client, made)
+        return made
 
     def _play(
         self, site: Site, provider_url: str, found: Stage, parallel: int, trace: Trace | None
@@ -92,7 +103,10 @@ class Command(BaseCommand):
         checks = summary.checks(found, played, meters)
         if trace is not None:
             checks += self._replay(found, trace)
-        self.stdout.write("\nPromises")
+        return self._show("\nPromises", checks)
+
+    def _show(self, title: str, checks: list[Check]) -> list[Check]:
+        self.stdout.write(title)
         for check in checks:
             self.stdout.write(str(check))
         return checks

@@ -81,9 +81,17 @@ def test_with_exit_it_names_nothing_that_is_gone_then(demo: Command) -> None:
 
 
 def test_counters_and_ledger_agree_at_the_end(demo: Command) -> None:
-    assert demo.output.count("drift 0 of ") == 2
-    assert demo.output.count("held 0 calls, 0.00 USD") == 2
+    assert demo.output.count("drift 0 of ") == 3
+    assert demo.output.count("held 0 calls, 0.00 USD") == 3
     assert "FAILED" not in demo.output
+
+
+def test_its_month_is_the_ledger_and_each_blocked_call_is_counted(demo: Command) -> None:
+    made = re.search(r"in demo/run-1-month: 30,000 calls in 62 days, ([\d,]+) of them blocked", demo.output)
+    assert made is not None, demo.output
+    blocked = int(made[1].replace(",", ""))
+    assert f"ok      its blocked calls are counted once each: {blocked} of {blocked}" in demo.output
+    assert re.search(r"ok      sums of the month are those of the ledger: \d+ calls", demo.output)
 
 
 def test_it_names_the_source_and_the_licence_of_a_trace(demo: Command) -> None:
@@ -102,6 +110,27 @@ def staying(new_home: Callable[[], Path]) -> Command:
 def printed_variables(command: Command) -> dict[str, str]:
     lines = re.findall(r"^  export (.+)$", command.output, re.MULTILINE)
     return dict(pair.split("=", 1) for line in lines for pair in line.split())
+
+
+def test_the_pages_that_it_names_can_be_opened_with_the_login_that_it_prints(staying: Command) -> None:
+    _, _, ending = staying.output.partition("Open first: ")
+    addresses = re.findall(r"http://\S+", ending)
+    login = re.search(r"user (\S+), password ([^\s)]+)", ending)
+    assert login is not None, ending
+    assert len(addresses) == 6
+    with httpx2.Client(follow_redirects=True, timeout=30) as client:
+        form = addresses[0].partition("?")[0] + "login/"
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', client.get(form).text)
+        assert token is not None
+        client.post(
+            form,
+            data={"username": login[1], "password": login[2], "csrfmiddlewaretoken": token[1]},
+            headers={"Referer": form},
+        )
+        pages = [client.get(address) for address in addresses]
+    assert [page.status_code for page in pages] == [200] * 6
+    for page in pages:
+        assert "run-1-month" in page.text
 
 
 def test_while_it_stays_up_the_readme_runs_on_it_from_top_to_bottom_with_only_what_it_prints(

@@ -1,0 +1,65 @@
+"""The demo's month tells its story on any day, and its budget is one that its past kept to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from policies.changing import drafts
+from policies.models import Policy
+from policies.policy_rows import rule_of, supposed
+from policies.replaying.replay import replay
+from policies.rules import Mode
+from tenants.models import Environment
+from tokvigil_site.demo import month
+from tokvigil_site.demo.month import Month
+from tokvigil_site.demo.stage import Stage
+from usage.analytics.models import SavedView
+from usage.ledger import sums
+from usage.prices.genai import load_shared_prices
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def made(environment: Environment, monkeypatch: pytest.MonkeyPatch, now: datetime) -> Month:
+    load_shared_prices()
+    monkeypatch.setattr(month, "CALLS", 6_000)
+    return month.set_up(Stage(environment=environment, api_key=""), now)
+
+
+@pytest.mark.parametrize(
+    ("day", "mode"), [(1, Mode.MONITOR), (11, Mode.MONITOR), (22, Mode.ENFORCE), (30, Mode.ENFORCE)]
+)
+def test_most_of_the_budget_is_used_on_any_day_and_it_is_enforced_if_the_past_kept_to_it(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, day: int, mode: Mode
+) -> None:
+    now = datetime(2026, 11, day, 15, tzinfo=UTC)
+    of = made(environment, monkeypatch, now).environment
+    rule = rule_of(Policy.objects.in_force(of.pk).get(name=month.BUDGET))
+    _, spent = sums.of_all(of.pk, rule.limits[0].per, datetime(2026, 10, 31, 23, tzinfo=UTC), now)
+    (used,) = (amounts.cost_nano for amounts in spent.values())
+    assert 0.7 <= used / rule.limits[0].amount <= 0.93
+    assert rule.mode is mode
+
+
+def test_a_replay_of_what_is_in_force_finds_no_difference_and_of_its_draft_blocks_free_users_alone(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime(2026, 11, 28, 8, tzinfo=UTC)
+    made_month = made(environment, monkeypatch, now)
+    of, asked = made_month.environment, made_month.replay
+    in_force = supposed(of.pk, drafts.live_of(of).values())
+    found = replay(of, in_force, asked.start, asked.end).calls
+    assert (found.newly_blocked, found.newly_allowed) == (0, 0)
+    assert asked.draft is not None
+    halved = replay(of, drafts.stored(asked.draft), asked.start, asked.end)
+    assert halved.calls.newly_blocked > 0
+    assert {reason.policy for reason in halved.reasons} == {month.FREE}
+
+
+def test_a_second_run_saves_no_second_view(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = made(environment, monkeypatch, datetime(2026, 11, 28, 8, tzinfo=UTC)).environment
+    made(first, monkeypatch, datetime(2026, 11, 28, 9, tzinfo=UTC))
+    (view,) = SavedView.objects.filter(tenant=environment.tenant)
+    assert (view.name, view.shared) == (month.VIEW, True)
