@@ -36,10 +36,10 @@ def taken(standing: Standing, of: SubjectStanding) -> str:
         return f"not known how much of {allowed}"
     if limit.metric is Metric.CONCURRENCY:
         return f"{wording.count(of.held or 0)} of {allowed}"
-    words = f"{_number(limit.metric, of.used)} of {allowed}"
+    words = f"{wording.number(limit.metric, of.used)} of {allowed}"
     if of.held is None:
         return f"{words}; not known what is held"
-    return f"{words}, {_number(limit.metric, of.held)} more held" if of.held else words
+    return f"{words}, {wording.number(limit.metric, of.held)} more held" if of.held else words
 
 
 def _number(metric: Metric, amount: int) -> str:

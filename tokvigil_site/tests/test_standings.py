@@ -200,6 +200,16 @@ def test_costs_are_those_of_the_price_book(environment: Environment, api: Api) -
     assert taken(only(environment)) == [("ann", 0, 10**9)]
 
 
+def test_of_what_is_used_and_held_cents_are_said_and_of_the_limit_all(
+    environment: Environment, api: Api
+) -> None:
+    set_price("gpt-x", input_usd="1234.567")
+    apply_policies(environment, limits("{metric: cost_usd, window: month, amount: '5.125', per: user}"))
+    api.evaluate("ann", model="gpt-x", input_tokens=1000)
+    seen(environment, "ann")
+    assert standing_wording.says(only(environment)) == "ann: $0.00 of $5.125 a month, $1.23 more held"
+
+
 def test_a_store_that_is_away_leaves_used_to_the_ledger_and_held_unknown(
     environment: Environment, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
