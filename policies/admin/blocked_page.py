@@ -140,7 +140,7 @@ def _figures(asked: BlockedAsked) -> dict[str, Any]:
     question = asked.question(period.days)
     reasons = counts.most(question, "reason_code", len(reason_words.of_blocks()) + 1)
     count = sum(calls for _, calls in reasons)
-    before = sum(calls for _, calls in counts.most(asked.question(period.before), "reason_code", 1_000))
+    before = counts.count(asked.question(period.before))
     share = counts.share(question, count)
     return {
         "period": period,

@@ -15,9 +15,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 
 from policies import activity, boosts, end_users
+from policies.admin import end_user_usage
 from policies.admin.boost_forms import give_url
 from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
+from policies.admin.end_user_usage import UsageAsked
 from policies.describing import calls_in_flight
 from policies.models import Boost, EndUser
 from policies.standing import binding, pace_wording, standing_wording
@@ -26,7 +28,6 @@ from policies.standing.pace import Course
 from policies.standing.pace_wording import RunsOut
 from tenants.console import environments
 from tenants.console.access import actor_of, may
-from tenants.console.display import user_url
 from tenants.console.pages import page, rendered
 from tenants.console.parts import Bar, State
 from tenants.lengths import NAME_LENGTH_MAX
@@ -159,13 +160,14 @@ def end_user(request: HttpRequest) -> HttpResponse:
     environment, user_id = environments.meant(request), request.GET.get("user_id", "")
     if not 0 < len(user_id) <= NAME_LENGTH_MAX:
         raise Http404("Name a user.")
+    asked = UsageAsked(request, environment, user_id, timezone.now())
     allowed = may(request, May.EDIT_END_USERS, environment.tenant_id)
     if request.method == "POST":
         if not allowed:
             raise PermissionDenied
         forms = _change(request, environment, user_id)
         if forms is None:
-            return HttpResponseRedirect(user_url(environment, user_id))
+            return HttpResponseRedirect(request.get_full_path())
     else:
         forms = _forms(environment, user_id)
     return rendered(
@@ -178,6 +180,7 @@ def end_user(request: HttpRequest) -> HttpResponse:
         give_url=give_url(environment, Per.USER, user_id),
         **forms,
         **_shown(environment, user_id),
+        usage=end_user_usage.context(asked),
     )
 
 

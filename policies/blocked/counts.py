@@ -53,6 +53,13 @@ class PassedLater:
     passed: int
 
 
+def count(question: Question) -> int:
+    """Raises DatabaseError."""
+    source, values = _source(question, ())
+    ((found,),) = _read(f"SELECT coalesce(sum(calls), 0)::bigint FROM ({source}) AS blocked", values)  # noqa: S608
+    return int(found)
+
+
 def over_time(question: Question, bounds: Sequence[datetime]) -> list[tuple[int, str, int]]:
     """Of each part between the bounds, by its place, and each reason: how many. Raises DatabaseError."""
     source, values = _source(question, ())

@@ -94,8 +94,10 @@ class Asked(forms.Form):
 
     # Parameters of an address that are no fields: of a page of rows, or of an export.
     aside: tuple[str, ...] = ()
-    # Of the page that shows it.
+    # Of the page that shows it; "": it is none of the pages that the tabs lead to.
     tab = ""
+    # Where on the page the answer stands; "": at the top.
+    anchor = ""
     # False: a page of rows, which shows those of any time, and has parameters of its own.
     needs_period = True
     # What an address without a period asks for.
@@ -171,6 +173,11 @@ class Asked(forms.Form):
         if kept["period"] != [Named.CUSTOM]:
             kept["from"], kept["to"] = [], []
         return {name: value for name, value in {**kept, **changed}.items() if value and value != [""]}
+
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """Parameters of the page that go along with a changed period."""
+        return []
 
     @property
     def own_fields(self) -> list[BoundField]:

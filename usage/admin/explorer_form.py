@@ -90,7 +90,7 @@ class ExplorerAsked(Asked):
         """All that is asked."""
         return urlencode(self.parameters(**self.own_query), doseq=True)
 
-    def address(self, name: str = "explorer", **changed: str) -> str:
+    def address(self, name: str = "explorer", **changed: str | list[str]) -> str:
         """Of another page under the same question, but for what is changed."""
         query = self.parameters(**{**self.own_query, **changed})
         return f"{reverse(f'admin:{name}')}?{urlencode(query, doseq=True)}"

@@ -88,7 +88,7 @@ class Shown:
         for place, line in enumerate(self.answer.lines):
             yield self._row(line, self.question.group, {}, pattern=self._pattern(place))
             for part in line.parts:
-                named = self._named(self.question.group, line)
+                named = self.named(line)
                 yield self._row(part, self.question.part, named, is_part=True)
 
     def total(self) -> Row:
@@ -118,8 +118,11 @@ class Shown:
             per_call=measures.per_call(self.measure, line.now),
         )
 
+    def named(self, line: Line) -> dict[str, str | list[str]] | None:
+        """The filter that a line of the answer is, for an address; None: it is of several names."""
+        return self._named(self.question.group, line)
+
     def _named(self, dimension: str | None, line: Line) -> dict[str, str | list[str]] | None:
-        """The filter that a line is; None: it is of several names."""
         if dimension is None:
             return {}
         if line.name is None:

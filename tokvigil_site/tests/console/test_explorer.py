@@ -274,7 +274,7 @@ def test_the_page_of_a_user_leads_to_what_they_used_over_a_period(prod: Environm
     use(prod, datetime.now(UTC), user="a&b", feature="chat")
     use(prod, datetime.now(UTC), user="ben")
     page = mia.get(user_url(prod, "a&b")).content.decode()
-    found = re.search(r'href="([^"]*/explorer/[^"]*)"', page[page.index("Calls and blocks") :])
+    found = re.search(r'href="([^"]*/explorer/[^"]*)"', page[page.index('id="usage"') :])
     assert found
     answer = mia.get(unescape(found[1]))
     assert [row.name for row in answer.context["rows"]] == ["chat", "m"]
