@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.core.exceptions import BadRequest
 from django.forms import BoundField
 from django.http import HttpRequest
 from django.urls import reverse
 
 from policies.admin import period_figures
 from tenants.console import environments
+from tenants.console.pages import refuse_unknown
 from tenants.models import Environment
 from usage.admin.explorer_form import TOPS, ExplorerAsked
 from usage.admin.explorer_rows import Row, Shown
@@ -38,9 +38,7 @@ class UsageAsked(ExplorerAsked):
 
     def __init__(self, request: HttpRequest, environment: Environment, user_id: str, now: datetime) -> None:
         """Raises BadRequest for parameters that the page does not have."""
-        unknown = set(request.GET) - {*_PERIOD, *self.aside, environments.PARAMETER}
-        if unknown:
-            raise BadRequest(f"This page has no filter {sorted(unknown)[0][:100]!r}.")
+        refuse_unknown(request.GET, {*_PERIOD, *self.aside, environments.PARAMETER})
         super().__init__(request, environment, now)
         self.user_id = user_id
         self.given["user"] = user_id

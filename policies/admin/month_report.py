@@ -17,7 +17,7 @@ from policies import month_report
 from policies.month_report import MonthReport, State
 from tenants import exporting
 from tenants.console import environments
-from tenants.console.pages import page, rendered
+from tenants.console.pages import page, refuse_unknown, rendered
 from tenants.exporting import Format
 from tenants.management import months
 from tenants.models import Environment
@@ -69,9 +69,7 @@ def report_page(request: HttpRequest) -> HttpResponse:
     environment = environments.shown(request)
     if environment is None:
         return rendered(request, "console/month_report.html", "Month report", report=None)
-    unknown = set(request.GET) - {_MONTH, environments.PARAMETER}
-    if unknown:
-        raise BadRequest(f"The month report has no filter {sorted(unknown)[0][:100]!r}.")
+    refuse_unknown(request.GET, {_MONTH, environments.PARAMETER}, page="The month report")
     now = timezone.now()
     month = _asked(request.GET.get(_MONTH), environment, now)
     found = month_report.report(_of_tenant(environment), month, now)

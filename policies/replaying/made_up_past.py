@@ -14,7 +14,7 @@ import msgspec
 
 from policies import policy_rows
 from policies.blocked import decision_log
-from policies.models import BlockedDecision, Policy
+from policies.models import BlockedDecision
 from policies.replaying.past_calls import PastCall
 from policies.replaying.replay import World
 from policies.replaying.simulation import Edition, Simulation
@@ -43,12 +43,8 @@ def write(key: ApiKey, plan: Plan) -> Past:
 
 
 def _simulation(environment: Environment, plan: Plan) -> Simulation:
-    policies = [
-        policy_rows.stored(row, policy_rows.rule_of(row))
-        for row in Policy.objects.in_force(environment.pk).prefetch_related("limits")
-    ]
     world = World(environment, ZoneInfo(environment.tenant.timezone), plan.first, plan.until)
-    return world.simulation([Edition(0, policies)])
+    return world.simulation([Edition(0, policy_rows.in_force(environment.pk))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from tenants import audit_export
 from tenants.console import audit_entries, audit_filters, environments
 from tenants.console.access import is_superuser, tenants_where
 from tenants.console.audit_filters import AuditFilters
-from tenants.console.pages import rendered
+from tenants.console.pages import refuse_unknown, rendered
 from tenants.console.rows import ReadOnlyAdmin
 from tenants.exporting import Format, download
 from tenants.models import Tenant
@@ -152,7 +152,5 @@ def _whose(tenant_id: int | None) -> str:
 
 def _filters(request: HttpRequest, entries: QuerySet[Entry]) -> AuditFilters:
     """Raises BadRequest for parameters of an address that this page does not have."""
-    unknown = set(request.GET) - set(AuditFilters.base_fields) - _OTHERS
-    if unknown:
-        raise BadRequest(f"The audit log has no filter {sorted(unknown)[0][:100]!r}.")
+    refuse_unknown(request.GET, {*AuditFilters.base_fields, *_OTHERS}, page="The audit log")
     return AuditFilters(request, entries)

@@ -6,12 +6,12 @@ and the navigation names them by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -48,6 +48,13 @@ _pages: dict[str, ConsolePage] = {}
 def may_look(request: HttpRequest) -> bool:
     """Into any tenant."""
     return may_somewhere(request, May.SEE)
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str], *, page: str = "This page") -> None:
+    """Parameters of an address that a page does not have. Raises BadRequest."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise BadRequest(f"{page} has no filter {unknown[0][:100]!r}.")
 
 
 def page(name: str, path: str, *, may_view: MayView = may_look, of: str = "") -> Callable[[View], View]:

@@ -34,7 +34,7 @@ from tenants.scopes import PRESETS
 from tokvigil_site.demo.stage import ACTOR, Stage, beside
 from tokvigil_site.demo.summary import Check, ledger_checks
 from tokvigil_site.running import Site
-from usage.amounts import Amounts, Per
+from usage.amounts import Amounts, Per, Subjects
 from usage.analytics import saved_views
 from usage.counting.distrust import distrust
 from usage.instants import from_ms, to_ms
@@ -50,6 +50,7 @@ from usage.windows import Span, Window, span
 POLICIES = Path(__file__).with_name("month_policies.yaml")
 # Twice 30 days and a little, so that 30 days have as many before them to be compared with.
 CALLS, USERS, DAYS, SEED = 30_000, 300, 62, 1
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LAUNCHED_BEFORE = timedelta(days=9)
 AGENT = "agent"
 FREE, BUDGET = "Free plan", "Monthly budget"
@@ -156,9 +157,7 @@ def _budget(environment: Environment, now: datetime) -> PolicyRule:
 
 def _spent(environment: Environment, window: Span) -> int:
     assert window.end is not None
-    start, end = from_ms(window.start), from_ms(window.end)
-    _, found = sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)
-    return sum(amounts.cost_nano for amounts in found.values())
+    return _used(environment, from_ms(window.start), from_ms(window.end)).cost_nano
 
 
 def _passed(window: Span, now: datetime) -> Decimal:
@@ -214,7 +213,8 @@ def story(month: Month) -> str:
 def checks(month: Month) -> list[Check]:
     """Once all is written: the sums that pages show are those of the rows, and of the counters."""
     environment = month.environment
-    of_rows, of_rollups = UsageEvent.objects.filter(environment=environment), _all(environment)
+    of_rows = UsageEvent.objects.filter(environment=environment)
+    of_rollups = _used(environment, LONG_AGO, datetime.now(UTC) + timedelta(days=1))
     calls = of_rows.aggregate(calls=Sum("requests"), cost=Sum("cost_nano"))
     counted = _counted(environment)
     return [
@@ -246,10 +246,8 @@ Open first: {at}?{of}&period=30d    ({site.admin_login})
   What was warned of?        {at}policies/alert/?{of}"""
 
 
-def _all(environment: Environment) -> Amounts:
-    first, last = datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1)
-    _, found = sums.of_all(environment.pk, Per.ENVIRONMENT, first, last)
-    return next(iter(found.values()), Amounts())
+def _used(environment: Environment, start: datetime, end: datetime) -> Amounts:
+    return sums.of_subject(environment.pk, Per.ENVIRONMENT, Subjects(user_id=""), start, end)[1]
 
 
 def _counted(environment: Environment) -> int:

@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django import forms
-from django.core.exceptions import BadRequest
 from django.forms import BoundField
 from django.http import HttpRequest
 from django.urls import reverse
@@ -116,9 +115,8 @@ class Asked(forms.Form):
         self.fields["from"], self.fields["to"] = DayField("From"), DayField("To")
         self.order_fields(["period", "from", "to"])
         self._offer(names.Names())
-        unknown = set(given) - set(self.fields) - set(self.aside)
-        if unknown and self.needs_period:
-            raise BadRequest(f"This page has no filter {sorted(unknown)[0][:100]!r}.")
+        if self.needs_period:
+            pages.refuse_unknown(given, {*self.fields, *self.aside})
 
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
