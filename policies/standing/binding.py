@@ -17,7 +17,7 @@ from policies.deciding.evaluation import Admitted, Evaluated
 from policies.rules import Kind, PolicyRule
 from policies.standing import limits_in_force
 from policies.standing.limits_in_force import Blocked, MeterQuery
-from usage.amounts import Per
+from usage.amounts import Per, Subjects
 from usage.assessment import LimitRef, PolicyRef
 from usage.counting.stored_user import StoredUser
 
@@ -67,22 +67,42 @@ def of_user(
     try:
         admitted = staff.admitted(environment_id)
         asked = [feature for feature in dict.fromkeys(features) if feature][:FEATURES_MAX]
-        found = [_evaluated(admitted, user_id, plan, feature) for feature in ("", *asked)]
+        found = [
+            _evaluated(admitted, Subjects(user_id=user_id, plan=plan, feature=feature))
+            for feature in ("", *asked)
+        ]
     except (OperationalError, InterfaceError):
         return None
-    without_feature = found[0]
+    return _bound(found)
+
+
+def of_call(environment_id: int, subjects: Subjects) -> Binding | None:
+    """What would bind such a call now. `subjects.plan`: as above. None: as above."""
+    try:
+        return _bound([_evaluated(staff.admitted(environment_id), subjects)])
+    except (OperationalError, InterfaceError):
+        return None
+
+
+def _bound(found: Sequence[Evaluated]) -> Binding:
+    first = found[0]
     counted = not any(evaluated.degraded for evaluated in found)
     return Binding(
-        plan=without_feature.assessment.plan,
-        blocked=limits_in_force.blocked(without_feature.assessment, names_model=False),
+        plan=first.assessment.plan,
+        blocked=limits_in_force.blocked(first.assessment, names_model=False),
         limits=_limits(found) if counted else None,
-        policies=without_feature.assessment.policies,
-        stored=without_feature.user,
+        policies=first.assessment.policies,
+        stored=first.user,
     )
 
 
-def _evaluated(admitted: Admitted, user_id: str, plan: str, feature: str) -> Evaluated:
-    query = MeterQuery(user_id=user_id, plan=plan or None, feature=feature or None)
+def _evaluated(admitted: Admitted, subjects: Subjects) -> Evaluated:
+    query = MeterQuery(
+        user_id=subjects.user_id,
+        plan=subjects.plan or None,
+        feature=subjects.feature or None,
+        run_id=subjects.run_id or None,
+    )
     return evaluation.evaluate(limits_in_force.call(query), admitted)
 
 

@@ -20,7 +20,8 @@ from usage.ledger.models import Status
 from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import UNDATED
 
-pytestmark = pytest.mark.django_db
+# The page of a row asks how limits stand, which reads a snapshot of its own.
+pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = datetime.now(UTC)
 

@@ -18,7 +18,7 @@ from tokvigil_site.tests import stored_rows
 from tokvigil_site.tests.console import page_forms, rows_of_a_tenant
 from tokvigil_site.tests.console.addresses import Address, Rows, filled
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 MARK = "quagga"
 NO_ROLE = "stranger"

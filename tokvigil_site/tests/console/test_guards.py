@@ -19,7 +19,7 @@ from tokvigil_site.tests.console import rows_of_a_tenant
 from tokvigil_site.tests.console.addresses import Address, filled
 from tokvigil_site.tests.test_every_endpoint import BODIES, CALLS
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 MARK = "okapi"
 ELSEWHERE = ["https://evil.example/", "/\\evil.example"]

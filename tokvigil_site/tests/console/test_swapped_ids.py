@@ -29,7 +29,7 @@ from tokvigil_site.tests.console import page_forms, rows_of_a_tenant
 from tokvigil_site.tests.console.addresses import Rows, filled
 from tokvigil_site.tests.console.test_every_address import MARK, POST_ANYTHING, learned, posts, signed_in
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 OWN = "okapi"
 # So that nobody has the test find nothing.
@@ -173,7 +173,6 @@ def links(client: Client, rows: Rows) -> set[str]:
     return found
 
 
-@pytest.mark.django_db(transaction=True)
 def test_no_link_leads_to_what_is_another_tenants(world: World) -> None:
     draft, caller = world.own[Draft], world.own[NamedCaller]
     known = links(world.sam, world.own) | {
