@@ -10,13 +10,12 @@ from policies.standing.pace import Ending, Outlook, Pace
 from usage import wording
 
 _SOON = timedelta(hours=1)
-_A_WEEK = timedelta(days=7)
 _UNITS = (86_400, 3600, 60)
 
 
 @dataclass(frozen=True, slots=True)
 class RunsOut:
-    """For pages: `runs out Friday 14:20 at the pace of the last 6 h`, and the instant, if it has one."""
+    """For pages: `runs out Friday 4 December 14:20 at the pace of the last 6 h`, and the instant, if it has one."""
 
     says: str
     at: datetime | None = None
@@ -42,14 +41,9 @@ def _at(pace: Pace) -> str:
 
 
 def when(at: datetime, now: datetime, zone: ZoneInfo) -> str:
-    """`in 47 min`, `today 18:00`, `Saturday 13:00`, `5 December 13:00`"""
+    """`in 47 min`, `today 18:00`, `Saturday 5 December 13:00`"""
     if at - now < _SOON:
         return f"in {wording.duration(max(0, int((at - now).total_seconds())))}"
     here, today = at.astimezone(zone), now.astimezone(zone).date()
-    if here.date() == today:
-        day = "today"
-    elif here.date() - today < _A_WEEK:
-        day = f"{here:%A}"
-    else:
-        day = f"{here.day} {here:%B}"
+    day = "today" if here.date() == today else f"{here:%A} {here.day} {here:%B}"
     return f"{day} {here:%H:%M}"

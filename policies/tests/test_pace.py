@@ -80,9 +80,9 @@ def test_what_is_used_up_comes_first_and_then_what_runs_out_first() -> None:
         (timedelta(minutes=47), "in 47 min"),
         # It is 13:00 in Berlin.
         (timedelta(hours=5), "today 18:00"),
-        (timedelta(hours=24), "Saturday 13:00"),
-        (timedelta(days=6), "Thursday 13:00"),
-        (timedelta(days=8), "5 December 13:00"),
+        (timedelta(hours=24), "Saturday 28 November 13:00"),
+        (timedelta(days=6), "Thursday 3 December 13:00"),
+        (timedelta(days=8), "Saturday 5 December 13:00"),
     ],
 )
 def test_the_time_is_said_as_people_say_it(ahead: timedelta, says: str) -> None:
