@@ -87,7 +87,9 @@ def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for limit in limits:
         is_money = limit.metric is Metric.COST_USD
-        kind = found.setdefault(limit.key, {"money": is_money, "before": []})
+        kind = found.setdefault(
+            limit.key, {"money": is_money, "before": [], "per": wording.window(limit.metric, limit.window)}
+        )
         kind["before"].append([limit.policy, limit.amount / NANO if is_money else limit.amount])
     return found
 
@@ -128,7 +130,8 @@ class BoostForm(AskingForm, RowForm):
         labels = {"subject": "Who", "extra": "Extra", "starts_at": "Starts"}
         help_texts = {
             "subject": "The user_id, feature or plan, exactly as calls name it; empty for everybody together.",
-            "extra": "On top of the limit, anew in each of its windows until the boost ends: a whole number, or USD.",
+            "extra": "A whole number, or USD, on top of the limit in each of its days, months and so on until "
+            "the boost ends: 20 on a limit a day is 20 more each day, not 20 in all.",
             "starts_at": "Empty: at once.",
             "reason": "Colleagues read it here and in the audit log.",
         }

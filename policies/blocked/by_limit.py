@@ -26,6 +26,7 @@ _PERIODS = {
     Window.MONTH: "the month",
     Window.TOTAL: "all time",
 }
+_OF_A_FEATURE = {Per.FEATURE, Per.USER_FEATURE}
 # What another plan changes: the others are the same whatever plan a user has.
 _OF_A_PLAN = {Per.USER, Per.USER_FEATURE, Per.PLAN}
 
@@ -64,6 +65,8 @@ def _speaking(decision: BlockedDecision, exceeded: list[StoodLimit]) -> StoodLim
 
 def _headline(decision: BlockedDecision, limit: StoodLimit) -> str:
     amount, period = wording.amount(limit.metric, limit.limit), _PERIODS[limit.window]
+    # Of a limit that counts all features the feature would be said to be what it is about.
+    where = f" in {decision.feature}" if limit.per in _OF_A_FEATURE and decision.feature else ""
     if limit.limit == 0:
         return f"{_unit(limit)} are not allowed at all"
     if limit.metric is Metric.CONCURRENCY:
@@ -73,9 +76,10 @@ def _headline(decision: BlockedDecision, limit: StoodLimit) -> str:
     if decision.reason_class == ReasonClass.TRANSIENT.value:
         return f"what is left of the {amount} of {period} was held by calls in flight"
     if limit.left > 0:
-        return f"too little was left of the {amount} of {period}"
-    all_used = limit.limit > 1
-    return f"all {amount} of {period} were used" if all_used else f"the {amount} of {period} was used"
+        return f"too little was left of the {amount} of {period}{where}"
+    if limit.limit > 1:
+        return f"all {amount} of {period}{where} were used"
+    return f"the {amount} of {period}{where} was used"
 
 
 def _unit(limit: StoodLimit) -> str:

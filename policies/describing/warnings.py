@@ -67,6 +67,8 @@ def _shadowed(rule: PolicyRule, others: list[StoredPolicy], ordinal: int | None)
 
 
 def _without_match(rule: PolicyRule, known: Known) -> Iterator[PolicyWarning]:
+    if _leaves_no_model(rule):
+        yield PolicyWarning(text="No model is left: all that may be called is denied as well.")
     if known.models is not None:
         for glob in (*rule.models.allow, *rule.models.deny):
             if not any(fnmatchcase(model.lower(), glob.lower()) for model in known.models):
@@ -74,6 +76,14 @@ def _without_match(rule: PolicyRule, known: Known) -> Iterator[PolicyWarning]:
     plan = rule.scope.plan
     if plan and known.plans is not None and plan not in known.plans:
         yield PolicyWarning(text=f"No end user is on the plan {plan}, and no call named it lately.")
+
+
+def _leaves_no_model(rule: PolicyRule) -> bool:
+    """A pattern counts as denied where another one covers it as a text: `gpt-4*` under `gpt-*`."""
+    return bool(rule.models.deny) and all(
+        any(fnmatchcase(allowed.lower(), denied.lower()) for denied in rule.models.deny)
+        for allowed in rule.models.allow or ("*",)
+    )
 
 
 def _applies_always(other: PolicyRule, scope: Scope) -> bool:

@@ -139,3 +139,22 @@ def test_names_that_nothing_has() -> None:
 
 def test_what_is_off_has_none() -> None:
     assert said(policy(limit(6), mode=Mode.OFF), rail(limit(5))) == []
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "is_left"),
+    [
+        ((), ("*",), False),
+        (("gpt-4o",), ("o3*", "gpt-4o"), False),
+        (("gpt-4*", "GPT-5"), ("gpt-*",), False),
+        (("gpt-4o", "o3"), ("gpt-4o",), True),
+        (("gpt-*",), ("gpt-4o",), True),
+        ((), ("gpt-4o",), True),
+        (("gpt-4o",), (), True),
+    ],
+)
+def test_a_policy_that_denies_all_that_it_allows_leaves_no_model(
+    allow: tuple[str, ...], deny: tuple[str, ...], is_left: bool
+) -> None:
+    found = said(policy(models=ModelRules(allow=allow, deny=deny)))
+    assert found == ([] if is_left else ["No model is left: all that may be called is denied as well."])

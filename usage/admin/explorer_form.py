@@ -58,8 +58,9 @@ class ExplorerAsked(Asked):
 
     def clean(self) -> dict[str, Any]:
         found = super().clean()
-        if found.get("then") and found["then"] == found.get("by"):
-            self.add_error("then", "Calls are told apart by this already; choose another.")
+        if found.get("then") == found.get("by"):
+            # Whoever changes the first need not clear the second.
+            found["then"] = ""
         if found.get("then") and found.get("by") == NONE:
             self.add_error("then", "Choose first by what calls are told apart.")
         return found

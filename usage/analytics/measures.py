@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from usage import wording
 from usage.analytics.questions import Measure, Rank, Sums
+from usage.money import NANO
 
 TITLES = {
     Measure.COST: "Spend",
@@ -23,11 +24,14 @@ RANKS = {
     Rank.PER_CALL: "Most per call first",
 }
 _PLACES_OF_A_CALL = 6
+_CENT = NANO // 100
 
 
 def amount(measure: Measure, number: int) -> str:
-    """In a column: `$5.00`, `1,412`."""
-    return wording.money_rounded(number) if measure is Measure.COST else wording.count(number)
+    """In a column: `$5.00`, `1,412`; what cents cannot say in full, `$0.000186`."""
+    if measure is not Measure.COST:
+        return wording.count(number)
+    return wording.money(number) if 0 < number < _CENT else wording.money_rounded(number)
 
 
 def in_full(measure: Measure, number: int) -> str:

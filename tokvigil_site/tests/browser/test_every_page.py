@@ -214,7 +214,7 @@ def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) 
     page = look(prod.tenant).open(reverse("admin:policies_boost_add"))
     page.select_option("#id_raises", index=1)
     page.get_by_label("Extra").fill("20")
-    assert page.locator("output").inner_text().endswith(": 5 → 25")
+    assert page.locator("output").inner_text().endswith(": 5 → 25 a day")
 
 
 def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: Environment) -> None:

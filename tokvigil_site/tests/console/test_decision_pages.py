@@ -64,8 +64,9 @@ def test_the_customer_is_told_which_feature_is_used_up(api: Api, prod: Environme
     apply_policies(prod, limits("{metric: requests, window: day, amount: 1, per: user_feature}"))
     decision = api.evaluate("ana", feature="summarize")
     assert api.report(decision["request_id"], "ana", feature="summarize").status == 201
-    told = explained(blocked_call(api, feature="summarize")).tell
-    assert told.startswith("You have used the 1 request a day that is included for you in summarize.")
+    said = explained(blocked_call(api, feature="summarize"))
+    assert said.tell.startswith("You have used the 1 request a day that is included for you in summarize.")
+    assert said.headline == "ana was blocked: the 1 request of the day in summarize was used"
 
 
 def test_a_limit_that_was_used_up_is_explained(api: Api, prod: Environment) -> None:

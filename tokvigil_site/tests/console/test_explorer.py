@@ -111,10 +111,15 @@ def test_other_leads_to_all_names(prod: Environment, mia: Client) -> None:
     assert len(everyone.context["rows"]) == 8
 
 
+def test_names_that_are_told_apart_twice_are_told_apart_once(prod: Environment, mia: Client) -> None:
+    use(prod, START)
+    twice = opened(mia, **CUSTOM, by="model", then="model")
+    assert [row.name for row in twice.context["rows"]] == ["m"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"by": "user", "then": "user"}, "Calls are told apart by this already"),
         ({"by": "none", "then": "user"}, "Choose first by what calls are told apart."),
         ({"show": "money"}, "money is not one of the available choices."),
         ({"top": "7"}, "7 is not one of the available choices."),

@@ -182,6 +182,17 @@ def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKe
         assert mia.post(address(what, key), {"when": "now"}).status_code == 403
 
 
+def test_a_revoked_key_says_that_its_old_secret_ended_too(mia: Client, key: ApiKey) -> None:
+    mia.post(address("rotate", key), {"when": "day"})
+    key.refresh_from_db()
+    assert key.previous_ends_at is not None
+    assert "<dd>works until" in mia.get(address("change", key)).content.decode()
+    mia.post(address("revoke", key))
+    page = mia.get(address("change", key)).content.decode()
+    assert "<dd>ended with the key</dd>" in page
+    assert "works until" not in page
+
+
 def test_who_may_not_is_offered_nothing(sign_in: SignIn, acme: Tenant, other: Tenant, key: ApiKey) -> None:
     viewer = sign_in("vic", acme, role=Role.VIEWER)
     assert address("rotate", key) not in viewer.get(address("change", key)).content.decode()
