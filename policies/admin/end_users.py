@@ -121,7 +121,7 @@ class EndUserAdmin(EnvironmentRowsAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EndUserList]:
         return EndUserList
 
-    @admin.display(description="tightest limit of their own")
+    @admin.display(description="tightest limit over all features")
     def tightest(self, user: Any) -> SafeString:
         return _tightest(user.tightest)
 

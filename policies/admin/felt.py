@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from policies.admin import replay_shown
 from policies.admin.replay_shown import Part
+from policies.reasons import BY_MODEL
 from policies.replaying import at_once
 from policies.replaying.at_once import LastDay
 from policies.replaying.report import SimulatedFirstHit, SimulationReport
@@ -31,6 +33,9 @@ class Felt:
     # Those with the most newly blocked calls, of those that the report names.
     users: Sequence[SimulatedFirstHit] = ()
     more_users: int = 0
+    # Models that are refused, with how many calls, and users whose calls are let through; of the differences it names.
+    models: Sequence[tuple[str, int]] = ()
+    let_through: Sequence[tuple[str, int]] = ()
 
     @property
     def calls(self) -> str:
@@ -61,4 +66,15 @@ def _told(day: LastDay, report: SimulationReport) -> Felt:
         reasons=replay_shown.reasons(report),
         users=shown,
         more_users=report.users.newly_blocked - len(shown),
+        models=_most(
+            each.model
+            for each in report.differences
+            if not each.after.allowed and each.after.reason_code in BY_MODEL
+        ),
+        let_through=_most(each.user_id for each in report.differences if each.after.allowed),
     )
+
+
+def _most(names: Iterable[str]) -> list[tuple[str, int]]:
+    """The most frequent, with how often."""
+    return Counter(names).most_common(USERS_SHOWN)

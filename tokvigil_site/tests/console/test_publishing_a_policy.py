@@ -13,6 +13,7 @@ from django.utils.html import escape
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.blocked.decision_log import drain
 from policies.changing import drafts, publishing
 from policies.models import Draft, Policy, PolicyVersion
 from policies.replaying import at_once
@@ -129,12 +130,26 @@ def test_who_would_have_felt_it_on_the_last_day_is_named(
     page = sent(mia, edit, typed(mia, edit, models_deny="test-*"), "_review")
     assert "11 of 11 calls would have been blocked, 0 let through" in page
     assert "Model denied, by <bdi>Free</bdi>: 11" in page
+    assert "<bdi>test-model</bdi> (11)" in page
     assert escape(display.user_url(prod, HOSTILE)) in page
     assert "(2)" in page
     assert "and 2 others" in page
     assert "<script>alert" not in page
     assert "Nobody is at or over a limit that is new or lower." in page
     assert prod.policies.get(name="Free").version == 1, "looking changes nothing"
+
+
+def test_whose_calls_would_have_been_let_through_is_named(
+    mia: Client, prod: Environment, edit: str, api_of_prod: Api
+) -> None:
+    apply_policies(prod, FILE.replace("amount: 5}", "amount: 1}"))
+    api_of_prod.use("ana", plan="free")
+    assert not api_of_prod.evaluate("ana", plan="free")["allowed"]
+    drain(prod)
+    page = sent(mia, edit, typed(mia, edit, **{"limits-0-amount": "9"}), "_review")
+    assert "0 of 2 calls would have been blocked, 1 let through" in page
+    assert "<dt>Whose</dt>" in page
+    assert "(1). What is allowed more lets calls through" in page
 
 
 def test_calls_that_a_lower_cap_cuts_short_are_counted(mia: Client, edit: str, api_of_prod: Api) -> None:
