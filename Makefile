@@ -48,7 +48,7 @@ format: setup ## rewrite the code in the house style
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 
-bench: setup ## measure the speed promises side by side, in about 11 minutes (ARGS=... are passed on)
+bench: setup ## measure the speed promises side by side, in up to half an hour (ARGS=... are passed on)
 	@$(python) -m bench $(ARGS)
 
 deploy: setup ## run a process of an older commit beside one of this checkout (AGAINST=commit)
