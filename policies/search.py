@@ -107,12 +107,19 @@ class Found:
         return bool(self.in_flight) or Kind.USER in self.known.kinds
 
     @property
+    def is_feature(self) -> bool:
+        """A feature can be frozen before it is ever called."""
+        return Kind.FEATURE in self.known.kinds or self.text in self.known.environment.frozen_features
+
+    @property
     def is_model(self) -> bool:
         return self.price is not None or self.model_was_called or Kind.MODEL in self.known.kinds
 
     @property
     def is_empty(self) -> bool:
-        stored = self.known.kinds or self.keys or self.policies or self.plans or self.is_model
+        stored = (
+            self.known.kinds or self.keys or self.policies or self.plans or self.is_feature or self.is_model
+        )
         return not (stored or self.in_flight or self.request_in_flight)
 
 

@@ -23,7 +23,7 @@ LATEST_MAX = 500
 LATELY = timedelta(days=40)
 # Names that are looked up one by one.
 LOOKED_UP_MAX = 20
-_ALIKE_MAX = 3
+ALIKE_MAX = 3
 
 # Who knows a name, by an index that begins with the environment.
 _KNOWN_BY: dict[Per, tuple[tuple[type[Model], str], ...]] = {
@@ -78,6 +78,14 @@ def unseen(environment: Environment, per: Per, names: Iterable[str]) -> list[Uns
     return [Unseen(per, name, tuple(_alike(name, known))) for name in missing]
 
 
+def alike(environment: Environment, text: str) -> list[str]:
+    """Names of policies, plans, and of users, features and models seen lately that look like it; ALIKE_MAX at most."""
+    known = known_names(environment)
+    policies = environment.policies.filter(archived_at=None).values_list("name", flat=True)
+    names = {*policies, *known.features, *known.models, *known.plans}
+    return _alike(text, names | {each.user_id for each in callers(environment.pk)})
+
+
 def callers(environment_id: int) -> list[Caller]:
     """Of the latest LATEST_MAX recorded and as many blocked calls, the latest first; two queries."""
     store_newest(environment_id)
@@ -122,4 +130,4 @@ def _alike(name: str, known: set[str]) -> list[str]:
     """First what differs in capitals and spaces alone."""
     bare = {each: each.strip().casefold() for each in sorted(known)}
     same = [each for each, text in bare.items() if text == name.strip().casefold()]
-    return (same or get_close_matches(name, sorted(known), n=_ALIKE_MAX))[:_ALIKE_MAX]
+    return (same or get_close_matches(name, sorted(known), n=ALIKE_MAX))[:ALIKE_MAX]

@@ -173,6 +173,17 @@ class Standing:
             return f"{revision} is in force everywhere"
         return f"{revision} is NOT in force everywhere yet: the counter store was not told and will be, once it can be"
 
+    @property
+    def in_words(self) -> str:
+        """For people who do not know of revisions: `it binds every call from now on`."""
+        if self.in_force is None:
+            return (
+                "the counters cannot be reached, and calls are decided without them, as it was just changed"
+            )
+        if self.in_force:
+            return "it binds every call from now on"
+        return "it does not bind every call yet; it will, once the counters can be told"
+
 
 def standing(environment: Environment) -> Standing:
     """How the environment stands, with its revision as PostgreSQL has it now."""

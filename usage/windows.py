@@ -65,6 +65,18 @@ def span(window: Window, at_ms: int, zone: ZoneInfo) -> Span:
     return Span(start * 1000, end * 1000)
 
 
+def number_met(window: Window, begun_ms: int, ended_ms: int, zone: ZoneInfo, most: int) -> int | None:
+    """How many spans the time from `begun_ms` up to but not including `ended_ms` touches; None: above `most`."""
+    number, at = 0, begun_ms
+    while at < ended_ms:
+        if number == most:
+            return None
+        number += 1
+        end = span(window, at, zone).end
+        at = ended_ms if end is None else end
+    return number
+
+
 def _aligned(at: int, length: int, zone: ZoneInfo) -> tuple[int, int]:
     offset = _offset(at, zone)
     start = at - (at + offset) % length

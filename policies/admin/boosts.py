@@ -31,10 +31,13 @@ from usage import wording
 from usage.amounts import Per
 from usage.boosts import raised
 from usage.counting import in_flight
+from usage.instants import to_ms
 from usage.metrics import Metric
-from usage.windows import Window
+from usage.windows import Window, number_met
 
 ID_DIGITS_MAX = 19
+# Of a boost by the minute for a year there are too many to count.
+WINDOWS_COUNTED_MAX = 1000
 # On the request: who is named, and which limits bind them.
 _BINDS = "_binds"
 _GIVING = {"title": "Give a boost", **ONLY_SAVE}
@@ -133,9 +136,9 @@ class BoostAdmin(EnvironmentRowsAdmin):
             # Sent again with other content, such as after going back: another boost.
             obj.boost_id, is_new = uuid.uuid4(), True
             boosts.give(obj, actor=actor_of(request))
-        until = f"until {localtime(obj.ends_at):%A %Y-%m-%d %H:%M %Z}"
-        lasts = until if obj.window == Window.TOTAL else f"anew each {obj.window} {until}"
-        said = f"The boost is given: {form.effect}, {lasts}." if is_new else "This boost was given already."
+        said = (
+            f"The boost is given: {form.effect}, {lasts(obj)}." if is_new else "This boost was given already."
+        )
         self.message_user(request, said, messages.SUCCESS)
 
     @admin.action(description="End now", permissions=["change"])
@@ -175,6 +178,20 @@ def says(boost: Boost) -> str:
     """`+20 requests a day`"""
     metric, window = Metric(boost.metric), Window(boost.window)
     return f"+{wording.allowance(metric, window, boosts.ref_of(boost).extra)}"
+
+
+def lasts(boost: Boost) -> str:
+    """`anew each day until Friday 2026-12-04 00:00 UTC: 120 requests in all, over 6 days`"""
+    until = f"until {localtime(boost.ends_at):%A %Y-%m-%d %H:%M %Z}"
+    window, metric = Window(boost.window), Metric(boost.metric)
+    if window is Window.TOTAL:
+        return until
+    begun, ended = to_ms(boost.started_at), to_ms(boost.ends_at)
+    met = number_met(window, begun, ended, ZoneInfo(boost.environment.tenant.timezone), WINDOWS_COUNTED_MAX)
+    if met is None:
+        return f"anew each {window} {until}"
+    in_all = wording.amount(metric, boosts.ref_of(boost).extra * met)
+    return f"anew each {window} {until}: {in_all} in all, over {wording.counted(met, window.value)}"
 
 
 def standing(boost: Boost) -> SafeString:

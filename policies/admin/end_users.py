@@ -79,6 +79,14 @@ class EndUserList(ListOfShownEnvironment):
         return [each for each in callers if each.user_id not in known][:CALLERS_SHOWN]
 
 
+def _is_full(found: Tightest | None) -> bool:
+    """A limit that blocks is used up."""
+    if found is None or found[0].watched:
+        return False
+    bar = found[1].bar(found[0].limit, watched=False)
+    return bar is not None and bar.state in (State.FULL, State.OVER)
+
+
 def _tightest(found: Tightest | None) -> SafeString:
     if found is None:
         return SafeString("no limit of their own")
@@ -130,9 +138,13 @@ class EndUserAdmin(EnvironmentRowsAdmin):
         return user_link(user.environment, user.user_id)
 
     @admin.display(description="state", ordering="blocked")
-    def standing(self, user: EndUser) -> SafeString:
+    def standing(self, user: Any) -> SafeString:
         if not user.blocked:
-            return state(State.ALLOWED, "May call")
+            return (
+                state(State.FULL, "At a limit")
+                if _is_full(user.tightest)
+                else state(State.ALLOWED, "May call")
+            )
         return state(State.BLOCKED, f"Blocked: {user.blocked_reason}" if user.blocked_reason else "Blocked")
 
     def delete_model(self, request: HttpRequest, obj: EndUser) -> None:

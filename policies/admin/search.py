@@ -13,11 +13,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from policies import blocked, search
+from policies import blocked, search, seen
 from policies.admin.boost_forms import give_url
 from policies.describing import calls_in_flight
 from policies.models import BlockedDecision, Plan, Policy
 from policies.search import Blocks, Found, Kind, Known
+from tenants import freezing
 from tenants.console import environments
 from tenants.console.access import may
 from tenants.console.display import time_of_day, user_url
@@ -49,6 +50,7 @@ class Row:
     note: str = ""
     at: datetime | None = None
     more: tuple[Link, ...] = ()
+    is_frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,13 @@ class SearchForm(forms.Form):
 def search_page(request: HttpRequest) -> HttpResponse:
     environment, typed = environments.shown(request), request.GET.get("q", "")
     form = SearchForm(request.GET if typed.strip() else None)
-    found, groups, others, any_user = None, [], [], ""
+    found, groups, others, alike, any_user = None, [], [], [], ""
     if environment is not None and form.is_valid():
         found = search.find(environment, typed)
         groups = _groups(request, environment, found)
-        others = _elsewhere(request, environment, typed) if found.is_empty else []
+        if found.is_empty:
+            others = _elsewhere(request, environment, typed)
+            alike = [_again(environment, name) for name in seen.alike(environment, found.text)]
         any_user = user_url(environment, found.text)
     return rendered(
         request,
@@ -93,7 +97,14 @@ def search_page(request: HttpRequest) -> HttpResponse:
         groups=groups,
         any_user=any_user,
         elsewhere=others,
+        alike=alike,
     )
+
+
+def _again(environment: Environment, text: str) -> Link:
+    """To what another text finds."""
+    query = urlencode({"q": text, environments.PARAMETER: str(environment)})
+    return Link(text, f"{reverse('admin:search')}?{query}")
 
 
 def _elsewhere(request: HttpRequest, shown: Environment, text: str) -> list[Elsewhere]:
@@ -102,8 +113,7 @@ def _elsewhere(request: HttpRequest, shown: Environment, text: str) -> list[Else
 
 
 def _other(known: Known, text: str) -> Elsewhere:
-    query = urlencode({"q": text, environments.PARAMETER: str(known.environment)})
-    return Elsewhere(known.environment, ", ".join(known.kinds), f"{reverse('admin:search')}?{query}")
+    return Elsewhere(known.environment, ", ".join(known.kinds), _again(known.environment, text).url)
 
 
 def _groups(request: HttpRequest, environment: Environment, found: Found) -> list[Group]:
@@ -116,9 +126,7 @@ def _groups(request: HttpRequest, environment: Environment, found: Found) -> lis
         Group("API keys", [_key(each) for each in found.keys]),
         Group("Policies", [_policy(each, allowed) for each in found.policies]),
         Group("Plans", [_plan(each, allowed) for each in found.plans]),
-        Group(
-            "Feature", [_feature(environment, found, allowed)] if Kind.FEATURE in found.known.kinds else []
-        ),
+        Group("Feature", [_feature(environment, found, allowed)] if found.is_feature else []),
         Group("Model", [_model(environment, found)] if found.is_model else []),
     ]
     return [group for group in groups if group.rows]
@@ -199,10 +207,13 @@ def _changes(name: str, row_id: object, allowed: set[May]) -> list[Link]:
 
 def _feature(environment: Environment, found: Found, allowed: set[May]) -> Row:
     more = [*_decisions_by(Kind.FEATURE, environment, found)]
+    frozen = next((each for each in freezing.in_force(environment) if each.feature == found.text), None)
+    is_frozen, note = frozen is not None, "" if frozen is None else frozen.reason
     if May.FREEZE in allowed:
         query = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
-        more.append(Link("Freeze…", f"{reverse('admin:freeze')}?{query}"))
-    return Row(found.text, more=tuple(more))
+        url = f"{reverse('admin:freeze')}?{query}"
+        more.append(Link("Unfreeze…" if is_frozen else "Freeze…", url))
+    return Row(found.text, note=note, more=tuple(more), is_frozen=is_frozen)
 
 
 def _model(environment: Environment, found: Found) -> Row:

@@ -118,7 +118,7 @@ class Row:
     def says(self) -> str:
         caller = self.caller
         tokens = f"{wording.count(caller.input_tokens)} tokens in" if caller.input_tokens else ""
-        said = (caller.plan or "no plan", caller.feature, caller.model, tokens)
+        said = (caller.plan or "plan as stored", caller.feature, caller.model, tokens)
         return " · ".join([caller.user_id, *(text for text in said if text)])
 
 

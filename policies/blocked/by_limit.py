@@ -144,7 +144,7 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
         yield Way(Remedy.WAIT, f"Waiting: it passes since {when}" if over else f"Waiting until {when}")
     missing = limit.missing
     if missing is not None:
-        if limit.metric is not Metric.CONCURRENCY and limit.per in BOOSTED_PERS:
+        if limit.per in BOOSTED_PERS:
             more = wording.amount(limit.metric, missing)
             yield Way(Remedy.BOOST, f"At least {more} more: a boost for {_whom(decision, limit)}")
         raised = wording.allowance(limit.metric, limit.window, limit.limit + missing)
@@ -159,6 +159,8 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
 
 
 def _vain(decision: BlockedDecision, limit: StoodLimit) -> Iterator[str]:
+    if limit.per not in BOOSTED_PERS:
+        yield f"A boost: none raises a limit that is for {wording.subject(limit.per)}"
     if limit.metric in (Metric.REQUESTS, Metric.CONCURRENCY):
         yield "A shorter prompt or a cheaper model: calls are counted, not tokens or cost"
     elif limit.metric is not Metric.COST_USD:

@@ -113,7 +113,7 @@ def _plan_changed(entry: Entry, before: str | None, after: str | None) -> Told:
 
 def _user_details(changes: dict[str, Any]) -> Iterator[str]:
     if plan := changes.get("plan"):
-        yield f"plan {plan['before'] or 'none'} → {plan['after'] or 'none'}"
+        yield f"and changed the plan: {plan['before'] or 'none'} → {plan['after'] or 'none'}"
     if (reason := changes.get("blocked_reason")) and reason["after"]:
         yield reason["after"]
 

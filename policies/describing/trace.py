@@ -98,6 +98,11 @@ class Explanation:
     shadow: str | None
 
     @property
+    def again(self) -> str:
+        """`in 15 h 36 min`; empty if it is not known when."""
+        return "" if not self.retry_after_s else f"in {wording.duration(self.retry_after_s)}"
+
+    @property
     def any_uncounted(self) -> bool:
         return any(not limit.counted for limit in self.limits)
 

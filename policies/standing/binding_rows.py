@@ -15,6 +15,7 @@ from policies.standing.pace_wording import RunsOut
 from tenants.console.parts import Bar
 from usage import wording
 from usage.amounts import Per
+from usage.boosts import BOOSTED_PERS
 from usage.instants import from_ms, to_ms
 from usage.metrics import Metric
 from usage.windows import span
@@ -58,6 +59,7 @@ class LimitRow:
             f"when calling {found.feature}" if found.feature else "",
             whose,
             "" if found.limit.enforce else "monitored, blocks nothing",
+            "" if found.limit.per in BOOSTED_PERS else "no boost raises it",
         ]
         return " · ".join(part for part in parts if part)
 

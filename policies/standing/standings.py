@@ -93,6 +93,11 @@ class Standing:
         return None if self.fullest is None else self.fullest.bar(self.limit, watched=self.watched)
 
     @property
+    def barless(self) -> str:
+        """In place of a bar: whether nobody used anything of it, or it is not known."""
+        return "Not used" if self.complete and not self.subjects else "Not known"
+
+    @property
     def outlook(self) -> Outlook | None:
         """Of the fullest, which was the first to run out: all began at the same time. None: it is not known."""
         return None if self.fullest is None else self.outlook_of(self.fullest)

@@ -128,6 +128,12 @@ def test_an_api_key_goes_by_its_name(action: str, data: dict[str, Any], sentence
         (
             "end_user.changed",
             "ben",
+            {"changes": change(blocked=(False, True), plan=(None, "free"))},
+            "blocked the end user ben: and changed the plan: none → free",
+        ),
+        (
+            "end_user.changed",
+            "ben",
             {"changes": change(plan=("free", "pro"))},
             "put the end user ben on the plan pro: before: free",
         ),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage.windows import END_MS, Span, Window, span
+from usage.windows import END_MS, Span, Window, number_met, span
 
 ZONES = [
     "Africa/Cairo",
@@ -274,3 +274,22 @@ def test_the_first_and_the_last_instant_have_a_window(window: Window, name: str)
     for at_ms in (0, END_MS - 1):
         found = span(window, at_ms, ZoneInfo(name))
         assert found.start <= at_ms < ends(found)
+
+
+@pytest.mark.parametrize(
+    ("window", "begun", "ended", "met"),
+    [
+        ("day", "2026-11-28T10:00+01:00", "2026-12-04T00:00+01:00", 6),
+        ("day", "2026-11-28T10:00+01:00", "2026-12-04T00:01+01:00", 7),
+        ("month", "2026-11-28T10:00+01:00", "2026-12-01T00:00+01:00", 1),
+        ("week", "2026-11-28T10:00+01:00", "2026-12-01T00:00+01:00", 2),
+        ("hour", "2026-10-25T00:00+02:00", "2026-10-26T00:00+01:00", 25),
+        ("total", "2026-11-28T10:00+01:00", "2027-11-28T10:00+01:00", 1),
+        ("hour", "2026-11-28T10:00+01:00", "2026-11-28T10:00+01:00", 0),
+        ("minute", "2026-11-28T10:00+01:00", "2026-11-28T11:41+01:00", None),
+    ],
+)
+def test_the_windows_that_a_stretch_of_time_touches_are_counted(
+    window: str, begun: str, ended: str, met: int | None
+) -> None:
+    assert number_met(Window(window), ms(begun), ms(ended), ZoneInfo("Europe/Berlin"), 100) == met

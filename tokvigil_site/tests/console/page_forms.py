@@ -82,6 +82,10 @@ class _Reader(HTMLParser):
 
 def posting(page: str) -> list[PageForm]:
     """The forms of a page that change something."""
+    return [form for form in forms(page) if form.method == "post"]
+
+
+def forms(page: str) -> list[PageForm]:
     reader = _Reader()
     reader.feed(page)
-    return [form for form in reader.forms if form.method == "post"]
+    return reader.forms

@@ -185,6 +185,15 @@ def test_the_message_names_the_zone(mia: Client, prod: Environment, api: Api) ->
     assert re.search(r"anew each day until \w+day \d{4}-01-15 23:59 CET", mia.get(ADD).content.decode())
 
 
+def test_the_message_says_what_a_boost_comes_to_in_all(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("ana")
+    ends = timezone.now().astimezone(BERLIN) + timedelta(days=3)
+    post(mia, prod, extra="20", until="", ends_at_0=f"{ends:%Y-%m-%d}")
+    assert re.search(
+        r"each day until [^:]+:[^:]+: 80 requests in all, over 4 days", mia.get(ADD).content.decode()
+    )
+
+
 def test_a_limit_that_does_not_bind_the_user_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:
     apply_policies(prod, PLANS)
     api.use("ana", plan="free")

@@ -139,7 +139,21 @@ def test_calls_at_once(api: Api, prod: Environment) -> None:
     api.evaluate("ana")
     said = explained(blocked_call(api))
     assert said.headline == "ana was blocked: the 1 call at once was running"
-    assert Remedy.BOOST not in remedies(said)
+    assert [way.text for way in said.ways if way.remedy is Remedy.BOOST] == [
+        "At least 1 call at once more: a boost for ana"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("per", "whose"), [("user_feature", "each user of a feature"), ("run", "each run"), ("user", "")]
+)
+def test_a_limit_that_no_boost_raises_says_so(api: Api, prod: Environment, per: str, whose: str) -> None:
+    apply_policies(prod, limits(f"{{metric: requests, window: total, amount: 1, per: {per}}}"))
+    api.use("ana", feature="chat", run_id="r1")
+    said = explained(blocked_call(api, feature="chat", run_id="r1"))
+    vain = [text for text in said.vain if "boost" in text]
+    assert vain == ([f"A boost: none raises a limit that is for {whose}"] if whose else [])
+    assert (Remedy.BOOST in remedies(said)) == (not whose)
 
 
 def test_a_budget_of_all_is_not_told_to_the_customer(api: Api, prod: Environment) -> None:

@@ -87,6 +87,18 @@ def test_the_tightest_limit_of_their_own_is_a_bar(mia: Client, prod: Environment
     assert text.count('role="img"') == 3
 
 
+def test_a_user_who_used_up_a_limit_is_not_said_to_be_free_to_call(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    set_end_user(prod, "ana", plan_name="free", blocked=False, actor="test")
+    for used in range(1, 5):
+        api.use("ana")
+        text = look(mia, prod).content.decode()
+        assert ("At a limit" in text, "May call" in text) == (used == 4, used < 4), used
+    apply_policies(prod, POLICIES.replace("scope: {plan: free}", "scope: {plan: free}\n    mode: monitor"))
+    assert "May call" in look(mia, prod).content.decode()
+
+
 def test_what_the_counters_lost_is_read_from_the_ledger(mia: Client, prod: Environment, api: Api) -> None:
     set_end_user(prod, "ana", plan_name="free", blocked=False, actor="test")
     for _ in range(3):

@@ -16,6 +16,7 @@ import policies.search
 from policies.changing.publishing import add_plan
 from policies.end_users import block
 from policies.models import BlockedDecision, Policy
+from tenants import freezing
 from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Role, Tenant
 from tenants.scopes import EVALUATE
@@ -229,6 +230,36 @@ def test_spaces_that_came_along_do_not_matter_unless_they_are_part_of_the_id(
     block(prod, " ana\t", "Spam", actor="test")
     spaced = user_url(prod, " ana\t")
     assert f'href="{spaced}"' in search(mia, " ana\t")
+
+
+def test_a_name_that_is_misspelt_leads_to_those_that_look_like_it(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    apply_policies(prod, DAILY_2)
+    api.use("<b>Kavya</b>", feature="summarize", model="gpt-5")
+    for typed, meant in (
+        ("sumarize", "summarize"),
+        ("Daily cals", "Daily calls"),
+        ("<b>kavya</b>", "<b>Kavya</b>"),
+    ):
+        shown = search(mia, typed)
+        link = re.search(rf'Did you mean <a href="([^"]+)"><bdi>{meant}</bdi></a>', shown)
+        assert link is not None, typed
+        assert parse_qs(urlsplit(link[1]).query) == {"q": [meant], "environment": ["acme/prod"]}
+    assert "Did you mean" not in search(mia, "entirely else")
+
+
+def test_a_frozen_feature_is_marked_even_if_it_was_never_called(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana", feature="chat")
+    assert "Frozen" not in search(mia, "chat").partition('<ul class="tv-found"')[2]
+    freezing.freeze(prod, features=["chat", "next"], reason="It runs away.", actor="test")
+    for feature in ("chat", "next"):
+        found = search(mia, feature).partition('<ul class="tv-found"')[2]
+        assert "<bdi>Frozen</bdi>" in found
+        assert "It runs away." in found
+        assert "Unfreeze…" in found
 
 
 def test_whatever_is_typed_is_kept_and_answered(mia: Client) -> None:

@@ -20,6 +20,7 @@ from policies.trying.explaining import explain
 from policies.trying.try_it import CALLERS_MAX, ask, keep, policies_of, suppose
 from tenants.models import Environment, Membership, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, assert_settled, ledger, limits, set_price
+from tokvigil_site.tests.console import page_forms
 from usage.counting.store import store
 
 PAGE = reverse("admin:try_it")
@@ -208,6 +209,24 @@ def test_one_call_is_asked_without_keeping_it(mia: Client, environment: Environm
     assert "This call" in text
     assert "<script>alert" not in text
     assert not NamedCaller.objects.exists()
+
+
+def test_what_is_asked_for_one_call_is_answered_with_its_trace(mia: Client, environment: Environment) -> None:
+    apply_policies(environment, POLICIES)
+    page = mia.get(PAGE).content.decode()
+    form = next(form for form in page_forms.forms(page) if form.method == "get" and "user_id" in form.fields)
+    typed = {"user_id": ["ana"], "model": ["m"]}
+    assert form.action == "#trace"
+    answer = mia.get(PAGE, form.fields | typed)
+    assert answer.context["opened"].caller.user_id == "ana"
+    assert "Which policies apply?" in answer.content.decode()
+
+
+def test_when_to_try_again_is_said_in_hours_and_minutes(environment: Environment, api: Api) -> None:
+    apply_policies(environment, limits("{metric: requests, window: hour, amount: 1, per: user}"))
+    assert why(environment).again == ""
+    api.use("ana")
+    assert re.fullmatch(r"in \d+ (min( \d+ s)?|s)", why(environment).again)
 
 
 @pytest.mark.parametrize(
