@@ -82,7 +82,7 @@ def alike(environment: Environment, text: str) -> list[str]:
     """Names of policies, plans, and of users, features and models seen lately that look like it; ALIKE_MAX at most."""
     known = known_names(environment)
     policies = environment.policies.filter(archived_at=None).values_list("name", flat=True)
-    names = {*policies, *known.features, *known.models, *known.plans}
+    names = {*policies, *known.features, *known.models_called, *known.plans}
     return _alike(text, names | {each.user_id for each in callers(environment.pk)})
 
 

@@ -22,7 +22,7 @@ class BeginForm(forms.Form):
 
 class PublishForm(forms.Form):
     note = forms.CharField(
-        label="Why (kept with the version and in the audit log)",
+        label="Why (optional; kept with the version and in the audit log)",
         required=False,
         max_length=NOTE_LENGTH_MAX,
         widget=forms.Textarea(attrs={"class": "tv-input", "rows": 2}),

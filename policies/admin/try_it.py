@@ -164,17 +164,15 @@ def _page(request: HttpRequest, shown: Environment, form: CallerForm, *, typed: 
 
 
 def _columns(shown: Environment, draft: Draft | None) -> list[Column]:
-    found = shown.tenant.environments.select_related("tenant")[:ENVIRONMENTS_MAX]
-    ordered = sorted(found, key=lambda each: _ORDER.index(each.slug) if each.slug in _ORDER else len(_ORDER))
-    columns = [Column(each, each.slug, f"{each.slug}, live", _plans(each)) for each in ordered]
-    # The one that is shown stands first; beside it what it is compared with.
-    live = [column for column in columns if column.environment == shown]
-    others = [column for column in columns if column.environment != shown]
+    """The one that is shown stands first; beside it what it is compared with."""
+    found = shown.tenant.environments.exclude(pk=shown.pk).select_related("tenant")[: ENVIRONMENTS_MAX - 1]
+    others = sorted(found, key=lambda each: _ORDER.index(each.slug) if each.slug in _ORDER else len(_ORDER))
+    live, *rest = [Column(each, each.slug, f"{each.slug}, live", _plans(each)) for each in (shown, *others)]
     if draft is None:
-        return [*live, *others]
+        return [live, *rest]
     policies = tuple(drafts.stored(draft))
     drafted = Column(shown, DRAFT, f"{shown.slug} with the draft", _plans(shown), policies)
-    return [*live, drafted, *others]
+    return [live, drafted, *rest]
 
 
 def _plans(environment: Environment) -> frozenset[str]:

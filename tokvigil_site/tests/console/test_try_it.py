@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from audit.models import Entry
+from policies.admin.try_it import ENVIRONMENTS_MAX
 from policies.changing import drafts
 from policies.describing.considering import Part
 from policies.describing.trace import Explanation, Question
@@ -272,6 +273,16 @@ def test_a_caller_is_kept_beside_the_draft_that_was_chosen(mia: Client, environm
 def test_the_environment_that_is_shown_stands_first(mia: Client, environment: Environment) -> None:
     columns = mia.get(f"{PAGE}?environment={environment}").context["columns"]
     assert columns[0].environment.slug == environment.slug == "prod"
+
+
+def test_it_stands_first_among_more_environments_than_are_shown(
+    mia: Client, environment: Environment
+) -> None:
+    for number in range(20):
+        last = Environment.objects.create(tenant=environment.tenant, slug=f"z-{number:02}")
+    columns = mia.get(f"{PAGE}?environment={last}").context["columns"]
+    assert columns[0].environment == last
+    assert len({column.key for column in columns}) == len(columns) == ENVIRONMENTS_MAX
 
 
 def test_an_environment_keeps_only_so_many(environment: Environment, mia: Client) -> None:
