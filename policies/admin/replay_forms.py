@@ -58,6 +58,12 @@ class ReplayForm(forms.Form):
         widget=forms.Textarea(attrs={"class": "tv-input tv-code", "rows": 8, "spellcheck": "false"}),
         help_text="As docs/policies.md says; it begins with version: 1.",
     )
+    self_check = forms.BooleanField(
+        label="Check the replay itself",
+        required=False,
+        help_text="Replays the policies that were in force too, and says how far that agrees with what was decided "
+        "then. Takes about twice as long.",
+    )
     candidate: Candidate
     start: datetime
     end: datetime
@@ -138,6 +144,7 @@ def again(asked: PolicyReplay) -> dict[str, Any]:
         "period": DATES,
         "first_day": asked.start.astimezone(zone).date(),
         "last_day": (asked.end - timedelta(microseconds=1)).astimezone(zone).date(),
+        "self_check": asked.self_check,
     }
     if asked.draft is not None and asked.draft.published_at is None:
         return found | {"what": of_draft(asked.draft.pk)}

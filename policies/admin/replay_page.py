@@ -70,7 +70,14 @@ def _asked(request: HttpRequest, environment: Environment) -> HttpResponse:
     form = ReplayForm(environment, request.POST, request.FILES)
     if form.is_valid():
         try:
-            asked = jobs.ask(environment, form.candidate, form.start, form.end, actor=actor_of(request))
+            asked = jobs.ask(
+                environment,
+                form.candidate,
+                form.start,
+                form.end,
+                actor=actor_of(request),
+                self_check=form.cleaned_data["self_check"],
+            )
             return redirect("admin:policy_replay", asked.pk)
         except jobs.TooMany as error:
             form.add_error(None, f"{error}.")

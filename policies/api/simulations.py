@@ -49,6 +49,13 @@ class SimulationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     to: Annotated[
         Instant | None, Meta(description="Until before this. Without it, or later than now: now.")
     ] = None
+    self_check: Annotated[
+        bool,
+        Meta(
+            description="Also replay the policies that were in force, and say how far that agrees with what was "
+            "decided. Takes about twice as long."
+        ),
+    ] = False
 
 
 class SimulationAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -58,6 +65,7 @@ class SimulationAnswer(msgspec.Struct, frozen=True, kw_only=True, rename={"from_
     state: ReplayState
     source: str
     draft: int | None
+    self_check: bool
     from_: datetime
     to: datetime
     calls_done: int
@@ -88,6 +96,7 @@ SIMULATION_ANSWER = {
     "state": "running",
     "source": SOURCE,
     "draft": None,
+    "self_check": False,
     "from": "2026-11-01T00:00:00Z",
     "to": "2026-11-23T10:15:00Z",
     "calls_done": 30_000,
@@ -130,12 +139,17 @@ class SimulateView(KeyView):
         candidate = _candidate(environment, body)
         if past_calls.count(environment.pk, period.start, period.end) <= AT_ONCE_MAX:
             policies = policy_rows.supposed(environment.pk, candidate.policies.policies)
-            return http.json_response(replay(environment, policies, period.start, period.end))
-        return self._stored(environment, candidate, period)
+            found = replay(environment, policies, period.start, period.end, check=body.self_check)
+            return http.json_response(found)
+        return self._stored(environment, candidate, period, self_check=body.self_check)
 
-    def _stored(self, environment: Environment, candidate: Candidate, period: Period) -> HttpResponse:
+    def _stored(
+        self, environment: Environment, candidate: Candidate, period: Period, *, self_check: bool
+    ) -> HttpResponse:
         try:
-            asked = jobs.ask(environment, candidate, period.start, period.end, actor=self.actor)
+            asked = jobs.ask(
+                environment, candidate, period.start, period.end, actor=self.actor, self_check=self_check
+            )
         except jobs.TooMany as error:
             raise problems.Problem(429, "RATE_LIMITED", f"{error}.", retry_after_s=RETRY_AFTER_S) from error
         response = http.json_response(_answer(asked), 202)
@@ -210,6 +224,7 @@ def _answer(asked: PolicyReplay) -> SimulationAnswer:
         state=ReplayState(asked.state),
         source=asked.source,
         draft=asked.draft_id,
+        self_check=asked.self_check,
         from_=asked.start,
         to=asked.end,
         calls_done=asked.calls_done,

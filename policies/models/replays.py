@@ -44,6 +44,8 @@ class PolicyReplay(models.Model):
     draft = models.ForeignKey(Draft, on_delete=models.SET_NULL, null=True, related_name="replays")
     # How often the draft had been changed by then.
     draft_edits = models.PositiveIntegerField(null=True)
+    # Whether the policies that were in force are replayed beside them.
+    self_check = models.BooleanField(default=False, db_default=False)
     state = models.CharField(max_length=9, choices=choices(ReplayState), default=ReplayState.WAITING.value)
     calls_done = models.PositiveBigIntegerField(default=0)
     # About, as counted when it was asked for.

@@ -73,7 +73,13 @@ class Candidate:
 
 
 def ask(
-    environment: Environment, candidate: Candidate, start: datetime, end: datetime, *, actor: str
+    environment: Environment,
+    candidate: Candidate,
+    start: datetime,
+    end: datetime,
+    *,
+    actor: str,
+    self_check: bool = False,
 ) -> PolicyReplay:
     """A replay that waits for a worker. The oldest of the environment go. Raises TooMany."""
     calls = past_calls.count(environment.pk, start, end)
@@ -91,6 +97,7 @@ def ask(
             draft=candidate.draft,
             draft_edits=None if candidate.draft is None else candidate.draft.edits,
             calls_in_all=calls,
+            self_check=self_check,
         )
         _forget_old(environment)
         _audit("replay.asked", asked)
@@ -213,6 +220,7 @@ def _run(claimed: PolicyReplay) -> None:
             policy_rows.supposed(claimed.environment_id, policy_set(claimed.document).policies),
             claimed.start,
             claimed.end,
+            check=claimed.self_check,
             progress=_teller(claimed),
         )
         _write(

@@ -97,6 +97,23 @@ def test_a_long_period_becomes_a_replay_with_an_address(
     assert [*done["report"]] == [*at_once], "in the same order"
 
 
+@pytest.mark.parametrize("at_once_max", [20_000, 3])
+def test_it_checks_itself_if_that_is_asked_for(
+    used: Environment, api: Api, monkeypatch: pytest.MonkeyPatch, at_once_max: int
+) -> None:
+    """At once and stored alike."""
+    monkeypatch.setattr(simulations, "AT_ONCE_MAX", at_once_max)
+    for self_check in (True, False):
+        answer = simulate(api, self_check=self_check)
+        report = answer.json
+        if answer.status == 202:
+            assert answer.json["self_check"] is self_check
+            tasks.run_replays()
+            report = api.get(answer.headers["Location"]).json["report"]
+        same = {"compared": 4, "same": 4, "differing": 0, "why": {}}
+        assert report["self_check"] == (same if self_check else None)
+
+
 def test_a_draft_is_simulated_by_its_id(used: Environment, api: Api) -> None:
     draft = drafts.begin(used, "Nothing", actor="test")
     drafts.leave_out(draft, "Everyone", edits=0, actor="test")

@@ -187,6 +187,26 @@ def test_the_policies_in_force_are_replayed(mia: Client, prod: Environment) -> N
     assert "The policies in force" in read(mia, REPLAYS)
 
 
+def test_a_replay_that_checks_itself_says_how_far_it_can_be_trusted(
+    mia: Client, prod: Environment, done: PolicyReplay
+) -> None:
+    assert "were decided" not in read(mia, url("policy_replay", done))
+    # More calls than the policy allows: they were reported without having been asked for.
+    for number in range(4):
+        Api(prod).report(f"never-asked-{number}", "ben", input_tokens=5)
+    ask(mia, prod, self_check="on")
+    tasks.run_replays()
+    replay = PolicyReplay.objects.exclude(pk=done.pk).get()
+    text = read(mia, url("policy_replay", replay))
+    print(re.findall(r"The replay decides[^<]*|<li>[^<]*otherwise.*?</li>", text))
+    assert "The replay decides 9 of 10 calls as they were decided" in text
+    assert "1 otherwise: <bdi>reported without a policy having allowed it</bdi>" in text
+    for asked, ticked in ((done, False), (replay, True)):
+        box = re.search(r'<input[^>]+name="self_check"[^>]*>', read(mia, f"{REPLAYS}?again={asked.pk}"))
+        assert box is not None
+        assert ("checked" in box[0]) == ticked
+
+
 def test_a_draft_leads_to_its_replay_and_back(mia: Client, prod: Environment, draft: Draft) -> None:
     its_page = reverse("admin:policy_draft", args=[draft.pk])
     text = read(mia, its_page)
