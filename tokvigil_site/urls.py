@@ -15,6 +15,7 @@ from policies.api.policies import PoliciesView, PolicyView
 from policies.api.policy_file import PolicyFileView
 from policies.api.reservations import ExtendView, ReservationView
 from policies.api.simulations import SimulateView, SimulationView
+from policies.api.suggested_limits import SuggestedLimitsView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
 from usage.api.api_keys import ApiKeysView, ApiKeyView, RotateView
@@ -60,6 +61,7 @@ urlpatterns = [
     path("v1/boosts", BoostsView.as_view()),
     path("v1/boosts/<str:boost_id>", BoostView.as_view()),
     path("v1/policies", PoliciesView.as_view()),
+    path("v1/policies/suggested-limits", SuggestedLimitsView.as_view()),
     path("v1/policies/simulate", SimulateView.as_view()),
     path("v1/policies/simulations/<str:simulation_id>", SimulationView.as_view()),
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),

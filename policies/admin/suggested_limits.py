@@ -15,7 +15,7 @@ from django.utils import timezone
 from policies.changing.known_names import KnownNames, known_names
 from policies.replaying import suggesting
 from policies.replaying.named_periods import WORDS, Named, named
-from policies.replaying.suggesting import Asked, Suggested
+from policies.replaying.suggesting import WINDOWS, Asked, Suggested
 from tenants.console import environments
 from tenants.console.pages import page, rendered
 from tenants.lengths import NAME_LENGTH_MAX
@@ -27,8 +27,6 @@ from usage.ledger.periods import Period
 from usage.metrics import Metric
 from usage.windows import Window
 
-# A minute's windows of a month are too many to read on a page.
-WINDOWS = (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
 LEDGER_MS_MAX = 5_000
 _METRICS = {
     Metric.REQUESTS: "Requests",

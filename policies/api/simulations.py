@@ -134,7 +134,7 @@ class SimulateView(KeyView):
     def post(self, request: Request) -> HttpResponse:
         queries.decode(request._request, queries.NoParameters)
         body = http.decode(request._request, _body)
-        period = _period(body, timezone.now())
+        period = past_period(body.from_, body.to, timezone.now())
         environment = Environment.objects.select_related("tenant").get(pk=self.environment_id)
         candidate = _candidate(environment, body)
         if past_calls.count(environment.pk, period.start, period.end) <= AT_ONCE_MAX:
@@ -183,10 +183,10 @@ def _one(environment_id: int, simulation_id: str) -> PolicyReplay:
         raise problems.not_found("simulation") from error
 
 
-def _period(body: SimulationRequest, now: datetime) -> Period:
-    """Raises Problem 422."""
-    end = min(checked("to", body.to) or now, now)
-    start = checked("from", body.from_) or end - DEFAULT_PERIOD
+def past_period(since: datetime | None, until: datetime | None, now: datetime) -> Period:
+    """Of `from` and `to`. Raises Problem 422."""
+    end = min(checked("to", until) or now, now)
+    start = checked("from", since) or end - DEFAULT_PERIOD
     if start >= end:
         raise problems.invalid_field(
             "from", f"must be before {end:%Y-%m-%dT%H:%M:%SZ}, where the period ends"

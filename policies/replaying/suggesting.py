@@ -28,6 +28,8 @@ from usage.ledger.periods import Period
 from usage.metrics import METRICS, Metric
 from usage.windows import Window
 
+# A minute's windows of a month are too many to read at once.
+WINDOWS = (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
 SHARES = (Fraction(1, 100), Fraction(5, 100), Fraction(10, 100), Fraction(25, 100), Fraction(50, 100))
 
 

@@ -28,6 +28,7 @@ CALLS = [
     ("GET", "/v1/decisions", "usage:read"),
     ("GET", "/v1/policies", "policies:read"),
     ("POST", "/v1/policies/simulate", "policies:read"),
+    ("GET", "/v1/policies/suggested-limits", "policies:read"),
     ("GET", "/v1/policies/simulations/0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "policies:read"),
     ("GET", "/v1/policies/0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "policies:read"),
     ("GET", "/v1/policy-file", "manage"),

@@ -50,6 +50,9 @@ NO_IDS = {
     "to": "2026-11-30T00:00:00Z",
     "group_by": "user",
     "dry_run": "true",
+    "metric": "requests",
+    "window": "day",
+    "of": "subjects",
 }
 # Prices are the tenant's, not an environment's.
 OF_THE_TENANT = ("/v1/prices", "/v1/models")

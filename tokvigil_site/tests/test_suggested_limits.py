@@ -19,6 +19,7 @@ from policies.replaying.replay import replay
 from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests.callers import assert_problem
 from usage.amounts import Per
 from usage.ledger.periods import Period
 from usage.metrics import Metric
@@ -27,6 +28,7 @@ from usage.windows import Window
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+ADDRESS = "/v1/policies/suggested-limits"
 DAILY = Asked(metric=Metric.REQUESTS, window=Window.DAY, per=Per.USER)
 SPENT = Asked(metric=Metric.COST_USD, window=Window.DAY, per=Per.USER)
 
@@ -96,3 +98,46 @@ def test_the_command_says_amounts_in_words_and_as_json(
 def test_shares_of_money_are_of_limits_on_cost(environment: Environment) -> None:
     with pytest.raises(CommandError, match="add --metric cost_usd"):
         suggested(environment, "--of-money")
+
+
+def test_the_api_suggests_what_the_command_does(environment: Environment, used: Period, api: Api) -> None:
+    out = io.StringIO()
+    call_command("suggest_limits", str(environment), "--json", "--plan", "", stdout=out)
+    said = [
+        {"share_percent": each["share_percent"], "amount": each["amount"], "blocked": each["blocked"]}
+        for each in json.loads(out.getvalue())
+    ]
+    answer = api.get(ADDRESS)
+    assert answer.status == 200
+    assert (answer.json["subjects"], answer.json["spent_usd"]) == (8, "0.36")
+    assert [each | {"saved_usd": None} for each in said] == answer.json["suggestions"]
+    assert api.get(f"{ADDRESS}?plan=none-has-it").json["suggestions"] == []
+
+
+def test_of_limits_on_cost_amounts_are_usd_as_a_policy_file_has_them(
+    environment: Environment, used: Period, api: Api
+) -> None:
+    answer = api.get(f"{ADDRESS}?metric=cost_usd&of=money").json
+    half = answer["suggestions"][-1]
+    amount = half["amount"]
+    assert (half["share_percent"], half["saved_usd"]) == (50, "0.18")
+    apply_policies(environment, limits(f"{{metric: cost_usd, window: day, amount: '{amount}', per: user}}"))
+    assert answer["spent_usd"] == "0.36"
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("metric=concurrency", "metric"),
+        ("window=minute", "window"),
+        ("window=total", "window"),
+        ("of=money", "of"),
+        ("per=nobody", "per"),
+        ("plan=" + "x" * 256, "plan"),
+        ("from=2026-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from"),
+        ("from=2024-11-02T00:00:00Z&to=2026-11-01T00:00:00Z", "from"),
+        ("share=3", "share"),
+    ],
+)
+def test_what_cannot_be_suggested_is_refused_by_its_name(api: Api, query: str, field: str) -> None:
+    assert_problem(api.get(f"{ADDRESS}?{query}"), 422, "VALIDATION_ERROR", field=field)
