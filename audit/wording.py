@@ -21,6 +21,8 @@ from audit.telling import Told, phrase, place, why
 DETAILS_MAX = 3
 VALUE_LENGTH_MAX = 60
 # What stands elsewhere in the sentence, or on the page of the entry alone.
+# Actions that log what is new beside the defaults.
+_NEW = {"policy.added"}
 _TOLD_APART = {"environment", "changes", "diff", "version", "member", "role", "reason", "note"}
 _NAME = "{name}"
 # As the log keeps a moment.
@@ -140,7 +142,11 @@ _KINDS = {
 
 def difference(entry: Entry) -> tuple[Line, ...]:
     """What was before and is now, line by line; empty for entries that say what was done, and nothing that differs."""
-    return tuple(_changed_lines(entry.data))
+    lines = _changed_lines(entry.data)
+    if entry.action in _NEW:
+        # What it is compared with are the defaults, which nobody ever had.
+        return tuple(line for line in lines if line.sign == "+" and not line.text.endswith(": none"))
+    return tuple(lines)
 
 
 def file_difference(entry: Entry) -> tuple[Line, ...]:

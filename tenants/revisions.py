@@ -174,15 +174,13 @@ class Standing:
         return f"{revision} is NOT in force everywhere yet: the counter store was not told and will be, once it can be"
 
     @property
-    def in_words(self) -> str:
-        """For people who do not know of revisions: `it binds every call from now on`."""
+    def from_when(self) -> str:
+        """For people who do not know of revisions: `from the very next call on`."""
         if self.in_force is None:
-            return (
-                "the counters cannot be reached, and calls are decided without them, as it was just changed"
-            )
+            return "for calls that are decided without the counters too, which cannot be reached"
         if self.in_force:
-            return "it binds every call from now on"
-        return "it does not bind every call yet; it will, once the counters can be told"
+            return "from the very next call on"
+        return "but not for every call yet: that will be so once the counters can be told"
 
 
 def standing(environment: Environment) -> Standing:

@@ -10,9 +10,14 @@ from zoneinfo import ZoneInfo
 from django import forms
 from unfold.widgets import UnfoldAdminSplitDateTimeWidget
 
+from usage.instants import to_ms
+from usage.windows import Window, number_met
+
 # Its last second, so that it reads as that day everywhere.
 END_OF_DAY = time(23, 59, 59)
 _FRIDAY = 4
+# Of a boost by the minute for a year there are too many to count.
+WINDOWS_COUNTED_MAX = 1000
 
 
 class Until(StrEnum):
@@ -50,6 +55,16 @@ def ends_at(until: Until, now: datetime, zone: ZoneInfo, begins_at: datetime | N
         case Until.MONTH:
             day = _next_month(today) - timedelta(days=1)
     return datetime.combine(day, END_OF_DAY, zone)
+
+
+def windows(window: Window, now: datetime, zone: ZoneInfo) -> dict[str, int | None]:
+    """How many windows a boost from now on meets, of each end that `choices` offers; None: too many to count."""
+    return {
+        until.value: number_met(
+            window, to_ms(now), to_ms(ends_at(until, now, zone)), zone, WINDOWS_COUNTED_MAX
+        )
+        for until in Until
+    }
 
 
 def _next_month(day: date) -> date:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
@@ -82,15 +82,28 @@ def of_user(offered: list[Choice], user_id: str, kinds: frozenset[str]) -> list[
     return [*groups, (f"Do not bind {user_id} now", others)]
 
 
-def before(limits: Iterable[Raisable]) -> dict[str, dict[str, Any]]:
-    """For boost.js, which only shows it: of each kind the limits as they are, in units that are typed."""
+def before(
+    limits: Iterable[Raisable], running: Mapping[str, int], now: datetime, zone: ZoneInfo
+) -> dict[str, dict[str, Any]]:
+    """For boost.js, which only shows it: of each kind the limits as they are, in units that are typed.
+
+    `running`: what boosts of the subject that is named add already, by kind. `windows`: how many windows a boost until
+    then meets, of each end that can be chosen.
+    """
     found: dict[str, dict[str, Any]] = {}
     for limit in limits:
-        is_money = limit.metric is Metric.COST_USD
+        unit = NANO if limit.metric is Metric.COST_USD else 1
         kind = found.setdefault(
-            limit.key, {"money": is_money, "before": [], "per": wording.window(limit.metric, limit.window)}
+            limit.key,
+            {
+                "money": limit.metric is Metric.COST_USD,
+                "before": [],
+                "per": wording.window(limit.metric, limit.window),
+                "running": running.get(limit.key, 0) / unit,
+                "windows": boost_ends.windows(limit.window, now, zone),
+            },
         )
-        kind["before"].append([limit.policy, limit.amount / NANO if is_money else limit.amount])
+        kind["before"].append([limit.policy, limit.amount / unit])
     return found
 
 
@@ -102,6 +115,8 @@ class BoostForm(AskingForm, RowForm):
     # The user who is named when the form is shown or sent, and which limits bind the user; None: unknown, or nobody.
     user_id: str = ""
     binds: Binds | None = None
+    # What boosts that run add already to the limits of the subject that is named, by kind.
+    running: Mapping[str, int] = {}
     raises = forms.ChoiceField(
         label="Limit",
         widget=UnfoldAdminSelectWidget,
@@ -142,8 +157,10 @@ class BoostForm(AskingForm, RowForm):
         raises = self.fields.get("raises")
         if isinstance(raises, forms.ChoiceField):
             raises.choices = [("", "Choose a limit…"), *self._choices()]
-            raises.widget.attrs["data-limits"] = json.dumps(before(self.offered))
-            self._say_when(timezone.now())
+            now = timezone.now()
+            limits = before(self.offered, self.running, now, self.zone)
+            raises.widget.attrs |= {"data-limits": json.dumps(limits), "data-subject": self.user_id}
+            self._say_when(now)
 
     def _say_when(self, now: datetime) -> None:
         until, on = self.fields["until"], self.fields["ends_at"]
@@ -215,14 +232,18 @@ class BoostForm(AskingForm, RowForm):
 
     @property
     def effect(self) -> str:
-        """`50 → 70 requests a day, each user (Free plan)`; what binds the user first."""
+        """`50 → 70 requests a day, each user (Free plan)`; what binds the user first. With boosts that ran before."""
         key, extra = boosts.key_of(self.instance), boosts.ref_of(self.instance).extra
         raised = [limit for limit in self.offered if limit.key == key]
-        return "; ".join(
-            f"{wording.number(limit.metric, limit.amount)} → "
-            f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + extra)} ({limit.policy})"
+        before = self.running.get(key, 0)
+        said = "; ".join(
+            f"{wording.number(limit.metric, limit.amount + before)} → "
+            f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + before + extra)} ({limit.policy})"
             for limit in raised
         )
+        if not before or not raised:
+            return said
+        return f"{said}, {wording.number(raised[0].metric, before)} of it by boosts that ran already"
 
 
 def give_url(

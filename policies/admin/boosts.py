@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from policies import activity, boosts
+from policies.admin import boost_ends
 from policies.admin.boost_forms import OF_DECISION, Binds, BoostForm, leading
 from policies.models import BlockedDecision, Boost
 from policies.standing import binding
@@ -36,10 +37,8 @@ from usage.metrics import Metric
 from usage.windows import Window, number_met
 
 ID_DIGITS_MAX = 19
-# Of a boost by the minute for a year there are too many to count.
-WINDOWS_COUNTED_MAX = 1000
-# On the request: who is named, and which limits bind them.
-_BINDS = "_binds"
+# On the request: who is named, which limits bind them, and what boosts that run add already.
+_NAMED = "_named"
 _GIVING = {"title": "Give a boost", **ONLY_SAVE}
 
 
@@ -101,7 +100,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
         if obj is None and shown is not None:
             per = request.GET.get("per")
             limits = [limit for limit in boosts.raisable(shown.pk) if per in (None, limit.per)]
-            form.user_id, form.binds = getattr(request, _BINDS, ("", None))  # type: ignore[attr-defined]
+            form.user_id, form.binds, form.running = getattr(request, _NAMED, ("", None, {}))  # type: ignore[attr-defined]
             form.offered = tuple(leading(limits, form.binds))  # type: ignore[attr-defined]
             form.zone = ZoneInfo(shown.tenant.timezone)  # type: ignore[attr-defined]
         return form
@@ -113,7 +112,9 @@ class BoostAdmin(EnvironmentRowsAdmin):
         user_id = str(request.POST.get("subject", request.GET.get("subject", "")))
         if shown is not None and 0 < len(user_id) <= NAME_LENGTH_MAX and "\x00" not in user_id:
             # Evaluated before Django opens the transaction of the form.
-            setattr(request, _BINDS, (user_id, binding_limits(shown.pk, user_id)))
+            extras = boosts.extras(shown.pk, to_ms(timezone.now()), user_id)
+            running = {key: extra for (key, _), extra in extras.items()}
+            setattr(request, _NAMED, (user_id, binding_limits(shown.pk, user_id), running))
         return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
 
     def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
@@ -187,7 +188,9 @@ def lasts(boost: Boost) -> str:
     if window is Window.TOTAL:
         return until
     begun, ended = to_ms(boost.started_at), to_ms(boost.ends_at)
-    met = number_met(window, begun, ended, ZoneInfo(boost.environment.tenant.timezone), WINDOWS_COUNTED_MAX)
+    met = number_met(
+        window, begun, ended, ZoneInfo(boost.environment.tenant.timezone), boost_ends.WINDOWS_COUNTED_MAX
+    )
     if met is None:
         return f"anew each {window} {until}"
     in_all = wording.amount(metric, boosts.ref_of(boost).extra * met)

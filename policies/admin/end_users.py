@@ -123,13 +123,20 @@ class EndUserAdmin(EnvironmentRowsAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: EndUser | None = None) -> list[str]:
         return [] if obj is None else ["environment", "user_id"]
 
+    def addresses_of(self, users: QuerySet[EndUser]) -> dict[object, str]:
+        """Of the page that every user has, of whom something is stored or not (end_user_page.py)."""
+        return {
+            user.pk: user_url(user.environment, user.user_id)
+            for user in users.select_related("environment__tenant")
+        }
+
     def save_model(self, request: HttpRequest, obj: EndUser, form: Any, change: bool) -> None:
         obj.pk = self._set(request, obj, blocked=obj.blocked, reason=obj.blocked_reason).pk
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[EndUserList]:
         return EndUserList
 
-    @admin.display(description="tightest limit over all features")
+    @admin.display(description="tightest limit that counts every feature")
     def tightest(self, user: Any) -> SafeString:
         return _tightest(user.tightest)
 

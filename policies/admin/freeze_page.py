@@ -109,7 +109,7 @@ def _freeze(request: HttpRequest, environment: Environment, form: FreezeForm) ->
         form.add_error("feature", " ".join(error.messages))
         return False
     what = f"The feature {feature}" if features else f"The environment {environment}"
-    messages.warning(request, f"{what} is frozen: {revisions.standing(environment).in_words}.")
+    messages.warning(request, f"{what} is frozen, {revisions.standing(environment).from_when}.")
     return True
 
 
@@ -119,7 +119,7 @@ def _unfreeze(request: HttpRequest, environment: Environment) -> None:
     if freezing.unfreeze_seen(environment, feature, seen, actor=actor_of(request)):
         what = f"The feature {feature}" if feature else f"The environment {environment}"
         messages.success(
-            request, f"{what} is not frozen any more: {revisions.standing(environment).in_words}."
+            request, f"{what} is not frozen any more, {revisions.standing(environment).from_when}."
         )
     else:
         messages.error(request, "Nothing was unfrozen: it changed since the page was opened. Look again.")

@@ -36,8 +36,8 @@ class LimitFilters(FilterForm):
         required=False,
         choices=[
             ("", "Any"),
-            (NEAR, "Near or at the limit"),
-            (FULL, "At the limit"),
+            (NEAR, "Somebody near it"),
+            (FULL, "Somebody at it"),
             (OVER, "Monitored, and over"),
         ],
     )
@@ -88,4 +88,4 @@ def _is(standing: Standing, state: str) -> bool:
         return standing.watched and standing.full > 0
     if standing.watched:
         return not state
-    return {NEAR: standing.near + standing.full > 0, FULL: standing.full > 0}.get(state, True)
+    return {NEAR: standing.near > 0, FULL: standing.full > 0}.get(state, True)

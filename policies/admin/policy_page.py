@@ -9,6 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 
 from policies import policy_rows
 from policies.admin.policy_list import MODES
@@ -53,6 +54,7 @@ class LimitRow:
     words: str
     standing: Standing
     says: str
+    resets: str
     crowd: str
     # Those nearest to the limit, where it has several.
     subjects: tuple[SubjectRow, ...]
@@ -102,6 +104,7 @@ def _limit_rows(rule: PolicyRule, stands: list[Standing], concerns: list[PolicyW
             words=usage_wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
             standing=standing,
             says=standing_wording.says(standing),
+            resets=standing_wording.resets(limit.metric, standing.resets_at, timezone.now()),
             crowd=standing_wording.crowd(standing),
             subjects=_subject_rows(standing),
             warnings=tuple(each.text for each in concerns if each.limit == number),

@@ -48,7 +48,7 @@ def _model_refused(decision: BlockedDecision) -> Answer:
     denied = decision.reason_code == Reason.MODEL_DENIED.value
     how = "denies this model" if denied else "does not list this model among those that it allows"
     return (
-        f"{decision.user_id} was blocked: {decision.model} may not be used here",
+        f"{decision.user_id} was blocked: {decision.policy_name or 'the policy'} does not allow {decision.model}",
         f"{decision.policy_name or 'The policy'} {how}.",
         f"That model is not available to you. Another one will work. {NOTHING_CHARGED}",
         (

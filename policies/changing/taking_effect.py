@@ -29,7 +29,7 @@ def of(environment: Environment) -> Effect:
     """
     standing, now = revisions.standing(environment), datetime.now(UTC)
     if not standing.in_force:
-        return Effect(None, f"Published, but {standing.in_words}.")
+        return Effect(None, f"Published, {standing.from_when}.")
     delay = max(0.0, (now - standing.revised_at).total_seconds())
     since = f"{timezone.localtime(now):%H:%M:%S}"
     return Effect(now, f"In force everywhere since {since}, {delay:.1f} s after it was published.")

@@ -7,7 +7,7 @@ that a period of any length takes little memory. What is recorded after the read
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -17,13 +17,16 @@ from django.db import connection
 from policies.models import BlockedDecision
 from policies.reasons import Reason
 from tenants.models import Environment
-from usage.amounts import Amounts
+from usage.amounts import Amounts, Per
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
+from usage.metrics import Metric
+from usage.money import parse_usd
 from usage.prices import stored_book
 from usage.prices.book import PriceBook
 from usage.prices.cost import Price
 from usage.prices.models import ModelPrice
+from usage.windows import Window
 
 BATCH = 5_000
 Progress = Callable[[int], None]
@@ -48,13 +51,17 @@ _EVENTS = f"""
 """  # noqa: S608 (our own names)
 _DECISIONS = f"""
     SELECT {_MICROSECONDS.format("decided_at")}, id, request_id, user_id, feature, plan, run_id, model,
-           needed_input_tokens, needed_output_tokens, estimated_cost_nano,
+           needed_input_tokens, needed_output_tokens, estimated_cost_nano, limit_state,
            reason_code, reason_class, message, policy_name, policy_version
     FROM blocked_decision
     WHERE environment_id = %s AND decided_at >= %s AND decided_at < %s AND (decided_at, id) > {_AFTER}
       AND id <= %s
     ORDER BY decided_at, id LIMIT %s
 """  # noqa: S608 (our own names)
+
+
+# A limit apart from its policy and its amount.
+LimitKind = tuple[Metric, Window, Per]
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -91,6 +98,8 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
     # Whether a policy allowed it: not, if none was for it, or if it was reported without having been asked.
     by_policy: bool
     blocked: Block | None
+    # Of a blocked call: what calls in flight held then of each limit that it met, if anything.
+    held: Mapping[LimitKind, int] = {}
 
 
 def read(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
@@ -143,6 +152,7 @@ class _Decision(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     cost_nano: int | None
+    limit_state: str
     reason_code: str
     reason_class: str
     message: str
@@ -197,7 +207,23 @@ def _blocked(environment: Environment, start: datetime, end: datetime) -> Iterat
             cap=cap,
             by_policy=False,
             blocked=Block(*decision[-5:]),
+            held=_held(decision.limit_state),
         )
+
+
+def _held(limit_state: str) -> dict[LimitKind, int]:
+    """Of limits as this version knows them."""
+    found: dict[LimitKind, int] = {}
+    for state in msgspec.json.decode(limit_state):
+        try:
+            metric, held = Metric(state["metric"]), state["held"]
+            kind = metric, Window(state["window"]), Per(state["per"])
+            amount = parse_usd(held) if metric is Metric.COST_USD else int(held)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if amount:
+            found[kind] = max(amount, found.get(kind, 0))
+    return found
 
 
 def _price(book: PriceBook, model: str, at: datetime) -> Price | None:

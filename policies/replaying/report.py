@@ -16,6 +16,8 @@ ASSUMPTIONS = (
     "blocked earlier.",
     "A newly allowed call is taken to use the output that it asked for; without a cap, what calls of its feature and "
     "model produced on average.",
+    "What calls in flight held is known of a call that was blocked, and stands against it again; of a call that was "
+    "made it is what they used in the end.",
     "Freezes, blocked users and outages of the counter store stay as they were.",
     "Limits that began before the period start from what the ledger has.",
 )

@@ -135,11 +135,20 @@ class Simulation:
         return assess(call, terms, self._state, past.price, output)
 
     def _readings(self, call: PastCall, subjects: Subjects, terms: CallTerms) -> list[Reading]:
-        return [
+        readings = [
             Reading(0, self._in_flight.count(limit.per, subjects, call.at_ms))
             if pair is None
             else Reading(self._counters.used(pair, subjects, limit.metric), 0)
             for limit, pair in zip(terms.limits, terms.pairs, strict=True)
+        ]
+        if not call.held:
+            return readings
+        # What they held is known of a call that was blocked; of others only what they used in the end.
+        return [
+            Reading(
+                reading.used, max(reading.held, call.held.get((limit.metric, limit.window, limit.per), 0))
+            )
+            for limit, reading in zip(terms.limits, readings, strict=True)
         ]
 
 

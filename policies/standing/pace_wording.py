@@ -10,12 +10,14 @@ from policies.standing.pace import Ending, Outlook, Pace
 from usage import wording
 
 _SOON = timedelta(hours=1)
+_LATER = timedelta(days=1)
+_QUARTER, _HOUR = timedelta(minutes=15), timedelta(hours=1)
 _UNITS = (86_400, 3600, 60)
 
 
 @dataclass(frozen=True, slots=True)
 class RunsOut:
-    """For pages: `runs out Friday 4 December 14:20 at the pace of the last 6 h`, and the instant, if it has one."""
+    """`runs out Friday 4 December about 14:00 at the pace of the last 6 h`, and the instant, if it has one."""
 
     says: str
     at: datetime | None = None
@@ -41,9 +43,17 @@ def _at(pace: Pace) -> str:
 
 
 def when(at: datetime, now: datetime, zone: ZoneInfo) -> str:
-    """`in 47 min`, `today 18:00`, `Saturday 5 December 13:00`"""
+    """`in 47 min`, `today about 18:00`, `Saturday 5 December about 13:00`: no more exact than a pace can tell."""
     if at - now < _SOON:
         return f"in {wording.duration(max(0, int((at - now).total_seconds())))}"
-    here, today = at.astimezone(zone), now.astimezone(zone).date()
+    here = _rounded(at.astimezone(zone), _HOUR if at - now >= _LATER else _QUARTER)
+    today = now.astimezone(zone).date()
     day = "today" if here.date() == today else f"{here:%A} {here.day} {here:%B}"
-    return f"{day} {here:%H:%M}"
+    return f"{day} about {here:%H:%M}"
+
+
+def _rounded(here: datetime, step: timedelta) -> datetime:
+    """To the nearest step on the clock."""
+    midnight = here.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    steps = round((here.replace(tzinfo=None) - midnight) / step)
+    return midnight + steps * step

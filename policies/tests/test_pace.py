@@ -79,10 +79,16 @@ def test_what_is_used_up_comes_first_and_then_what_runs_out_first() -> None:
         (timedelta(seconds=20), "in 20 s"),
         (timedelta(minutes=47), "in 47 min"),
         # It is 13:00 in Berlin.
-        (timedelta(hours=5), "today 18:00"),
-        (timedelta(hours=24), "Saturday 28 November 13:00"),
-        (timedelta(days=6), "Thursday 3 December 13:00"),
-        (timedelta(days=8), "Saturday 5 December 13:00"),
+        (timedelta(hours=5), "today about 18:00"),
+        (timedelta(hours=24), "Saturday 28 November about 13:00"),
+        (timedelta(days=6), "Thursday 3 December about 13:00"),
+        (timedelta(days=8), "Saturday 5 December about 13:00"),
+        # To a quarter of an hour today, to an hour later on; into the next day too.
+        (timedelta(hours=5, minutes=7), "today about 18:00"),
+        (timedelta(hours=5, minutes=8), "today about 18:15"),
+        (timedelta(hours=10, minutes=55), "Saturday 28 November about 00:00"),
+        (timedelta(days=6, minutes=29), "Thursday 3 December about 13:00"),
+        (timedelta(days=6, minutes=31), "Thursday 3 December about 14:00"),
     ],
 )
 def test_the_time_is_said_as_people_say_it(ahead: timedelta, says: str) -> None:
@@ -95,9 +101,9 @@ def test_the_time_is_said_as_people_say_it(ahead: timedelta, says: str) -> None:
 @pytest.mark.parametrize(
     ("hour", "taken", "says"),
     [
-        (6, 30, "runs out today 11:00 at the pace of the last 6 h"),
+        (6, 30, "runs out today about 11:00 at the pace of the last 6 h"),
         # 15 hours and a half are said in whole hours.
-        (15.5, 40, "runs out today 20:22 at the pace of the last 15 h"),
+        (15.5, 40, "runs out today about 20:30 at the pace of the last 15 h"),
         (1.5, 49, "runs out in 1 min 50 s at the pace of the last 1 h 30 min"),
         (1 / 6, 45, "runs out in 6 min 40 s at the pace so far, taken as of 1 h"),
     ],

@@ -175,7 +175,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
         key.revoke()
         self.message_user(
-            request, f"{key} is revoked: {revisions.standing(key.environment).in_words}.", messages.WARNING
+            request, f"{key} is revoked, {revisions.standing(key.environment).from_when}.", messages.WARNING
         )
 
     def rotate_view(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -6,7 +6,7 @@ The log's own pages, the history of each object and the overview take their rows
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -85,11 +85,22 @@ def _addresses(entries: Sequence[Entry]) -> dict[tuple[str, str], str]:
     for entry in entries:
         ids[entry.target_type].add(entry.target_id)
     return {
-        (kind, str(pk)): reverse(address, args=[pk])
+        (kind, str(pk)): url
         for kind in ids
-        if (model := _model(kind)) is not None and (address := _address(model))
-        for pk in model._base_manager.filter(pk__in=_readable(model, ids[kind])).values_list("pk", flat=True)
+        if (model := _model(kind)) is not None
+        for pk, url in _of_model(model, _readable(model, ids[kind])).items()
     }
+
+
+def _of_model(model: type[Model], ids: Iterable[object]) -> Mapping[object, str]:
+    """By primary key. Rows whose page is not that of their form are looked up by their admin (`addresses_of`)."""
+    rows: QuerySet[Model] = model._base_manager.filter(pk__in=ids)
+    look_up = getattr(admin.site._registry.get(model), "addresses_of", None)
+    if look_up is not None:
+        found: Mapping[object, str] = look_up(rows)
+        return found
+    address = _address(model)
+    return {pk: reverse(address, args=[pk]) for pk in rows.values_list("pk", flat=True)} if address else {}
 
 
 def _model(kind: str) -> type[Model] | None:

@@ -457,8 +457,8 @@ def test_the_admin_says_whether_a_change_is_in_force(
     form = {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."}
     said = client.post(page, form, follow=True)
     shown = client.get(reverse("admin:tenants_environment_change", args=[environment.pk]))
-    words = "it binds every call from now on" if told else "it does not bind every call yet"
-    assert f"is frozen: {words}" in said.content.decode()
+    words = "from the very next call on" if told else "but not for every call yet"
+    assert f"is frozen, {words}" in said.content.decode()
     expected = "is in force everywhere" if told else "is NOT in force everywhere yet"
     assert re.search(rf"Revision \d+ of [\d :-]+ UTC {expected}", shown.content.decode())
     # The next call of a process that is told something was missed makes good for it.

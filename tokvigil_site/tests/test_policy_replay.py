@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -232,12 +233,13 @@ def test_what_a_replay_cannot_know_is_counted_by_its_reason(
     environment: Environment, api: Api, tmp_path: Path
 ) -> None:
     apply_policies(environment, limits("{metric: tokens, window: day, amount: 100, per: user}"))
+    api.report("never-asked", "ben", input_tokens=500)
     held = api.evaluate("ana", input_tokens=1, max_output_tokens=90)
-    # Blocked by what the first one holds, and by nothing that is recorded in the end.
     assert not api.evaluate("ana", input_tokens=20)["allowed"]
     api.report(held["request_id"], "ana", output_tokens=2)
-    api.report("never-asked", "ben", input_tokens=500)
     drain(environment)
+    # Another version recorded the limits in a way that is not known here.
+    BlockedDecision.objects.update(limit_state=[{"metric": "tokens"}])
 
     check = simulated(environment, tmp_path, OPEN, "--check")["self_check"]
 
@@ -246,6 +248,34 @@ def test_what_a_replay_cannot_know_is_counted_by_its_reason(
         "blocked by what calls in flight held, which was more than they used in the end": 1,
         "reported without a policy having allowed it": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("limit", "raised"),
+    [
+        ("{metric: tokens, window: day, amount: 100, per: user}", "amount: 200"),
+        ("{metric: cost_usd, window: month, amount: '0.0001', per: user}", "amount: '0.0002'"),
+        ("{metric: concurrency, window: total, amount: 1, per: user}", "amount: 2"),
+    ],
+)
+def test_what_calls_in_flight_held_stands_against_a_call_in_a_replay_too(
+    environment: Environment, api: Api, tmp_path: Path, limit: str, raised: str
+) -> None:
+    """The first call holds more than it uses in the end, and ends before the second one is asked for again."""
+    set_price("test-model", input_usd="1", output_usd="1")
+    apply_policies(environment, limits(limit))
+    held = api.evaluate("ana", input_tokens=1, max_output_tokens=90)
+    assert not api.evaluate("ana", input_tokens=20, max_output_tokens=1)["allowed"]
+    api.report(held["request_id"], "ana", output_tokens=2)
+    drain(environment)
+    BlockedDecision.objects.update(decided_at=timezone.now())
+
+    same = simulated(environment, tmp_path, limits(limit), "--check")
+    higher = simulated(environment, tmp_path, limits(re.sub(r"amount: [^,]+", raised, limit)))
+
+    assert same["calls"]["unchanged"] == 2
+    assert same["self_check"]["differing"] == 0
+    assert (higher["calls"]["unchanged"], higher["calls"]["newly_allowed"]) == (1, 1)
 
 
 def test_what_was_used_before_the_period_counts_in_windows_that_began_before(

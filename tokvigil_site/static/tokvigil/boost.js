@@ -1,22 +1,32 @@
-// Says what limits become of while a boost is filled in: `Free plan: 50 → 70 a day`.
+// Says what limits become of while a boost is filled in: `Free plan: 50 → 70 a day · up to 120 more in all, over 6`.
 document.addEventListener("DOMContentLoaded", () => {
   const kinds = document.getElementById("id_raises");
   const extra = document.getElementById("id_extra");
   if (!kinds || !extra) return;
+  const subject = document.getElementById("id_subject");
+  const until = document.getElementById("id_until");
   const limits = JSON.parse(kinds.dataset.limits);
   const said = document.createElement("output");
   said.className = "tv-effect";
-  said.setAttribute("for", "id_raises id_extra");
+  said.setAttribute("for", "id_raises id_subject id_extra id_until");
   extra.after(said);
 
-  const say = () => {
-    const more = Number(extra.value);
-    const { money, before, per } = limits[kinds.value] ?? { before: [] };
+  const effect = (more, { money, before, per, running, windows }) => {
     const number = (amount) =>
       money ? amount.toLocaleString("en-US", { style: "currency", currency: "USD" }) : amount.toLocaleString("en-US");
-    said.textContent = more > 0 ? before.map(([policy, amount]) => `${policy}: ${number(amount)} → ${number(amount + more)} ${per}`.trim()).join(" · ") : "";
+    const already = subject && subject.value === kinds.dataset.subject ? running : 0;
+    const lines = before.map(([policy, amount]) => `${policy}: ${number(amount + already)} → ${number(amount + already + more)} ${per}`.trim());
+    if (already > 0) lines.push(`${number(already)} of it by boosts that run already`);
+    const met = until ? windows[until.value] : null;
+    if (met > 1) lines.push(`${number(more * met)} more in all: anew in each of ${met}`);
+    return lines.join(" · ");
   };
-  kinds.addEventListener("change", say);
-  extra.addEventListener("input", say);
+  const say = () => {
+    const more = Number(extra.value);
+    const kind = limits[kinds.value];
+    said.textContent = kind && more > 0 ? effect(more, kind) : "";
+  };
+  for (const field of [kinds, subject, until]) field?.addEventListener("change", say);
+  for (const field of [extra, subject]) field?.addEventListener("input", say);
   say();
 });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from urllib.parse import urlencode
@@ -215,6 +216,13 @@ def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) 
     page.select_option("#id_raises", index=1)
     page.get_by_label("Extra").fill("20")
     assert page.locator("output").inner_text().endswith(": 5 → 25 a day")
+    limits = json.loads(page.locator("#id_raises").get_attribute("data-limits") or "")
+    chosen = limits[page.locator("#id_raises").input_value()]
+    assert [*chosen["windows"]] == ["hour", "today", "friday", "month"]
+    for until, met in chosen["windows"].items():
+        page.select_option("#id_until", until)
+        in_all = f" · {20 * met} more in all: anew in each of {met}" if met > 1 else ""
+        assert page.locator("output").inner_text().endswith(f": 5 → 25 a day{in_all}"), until
 
 
 def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: Environment) -> None:

@@ -13,6 +13,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils.html import escape
 
 from audit.log import Target, acting_as, log
 from audit.models import Entry
@@ -20,6 +21,7 @@ from audit.origin import Origin, coming_from
 from audit.tests.tampering import triggers_off
 from policies import end_users
 from policies.models import Policy
+from tenants.console.display import user_url
 from tenants.models import ApiKey, Environment, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import apply_policies, limits
@@ -201,6 +203,20 @@ def test_the_page_of_an_entry_shows_before_and_after(mia: Client, acme: Tenant) 
     assert re.findall(r"<bdi>(name: \w+)</bdi>", text) == ["name: Old", "name: New"]
     for said in ("10.4.7.88", "a81c", "merger", "Tenant changed", "As it was written", entry.hash):
         assert said in text
+
+
+def test_a_new_policy_is_shown_without_what_it_never_was_before(mia: Client, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", name="Pro"))
+    added = Entry.objects.get(action="policy.added")
+    shown = mia.get(reverse("admin:audit_entry_change", args=[added.pk])).context["differences"]
+    (lines,) = (lines for heading, lines in shown if heading == "Before and after")
+    assert "requests a day, each user: 5 requests" in {line.text for line in lines}
+    assert {line.sign for line in lines} == {"+"}
+
+
+def test_the_link_of_an_end_user_leads_to_the_page_that_everybody_has(mia: Client, prod: Environment) -> None:
+    end_users.set_end_user(prod, "a&nn", plan_name=None, blocked=True, actor="admin:bob")
+    assert escape(user_url(prod, "a&nn")) in page(mia, LIST)
 
 
 def test_hostile_names_stay_text(mia: Client, acme: Tenant, prod: Environment) -> None:

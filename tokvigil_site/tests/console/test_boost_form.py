@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -14,11 +15,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.admin.boost_ends import Until, choices, ends_at
+from policies.admin.boost_ends import Until, choices, ends_at, windows
 from policies.models import BlockedDecision, Boost
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
+from usage.windows import Window
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -192,6 +194,31 @@ def test_the_message_says_what_a_boost_comes_to_in_all(mia: Client, prod: Enviro
     assert re.search(
         r"each day until [^:]+:[^:]+: 80 requests in all, over 4 days", mia.get(ADD).content.decode()
     )
+
+
+def test_a_second_boost_goes_on_from_the_first(mia: Client, prod: Environment, api: Api) -> None:
+    api.use("ana")
+    api.use("ben")
+    for said in (
+        "1 → 21 requests a day",
+        "21 → 41 requests a day, each user (Everyone), 20 of it by boosts that ran",
+    ):
+        post(mia, prod)
+        assert said in mia.get(ADD).content.decode()
+    for user, running in (("ana", 40), ("ben", 0)):
+        page = mia.get(ADD, {"environment": str(prod), "per": "user", "subject": user})
+        offered = json.loads(page.context["adminform"].form.fields["raises"].widget.attrs["data-limits"])
+        assert offered["user:requests:day"]["running"] == running
+        assert offered["user:requests:day"]["before"] == [["Everyone", 1]]
+
+
+def test_how_many_windows_a_boost_meets_is_known_for_each_end() -> None:
+    """A Friday at noon in Berlin."""
+    now = datetime(2026, 11, 27, 11, 30, tzinfo=UTC)
+    assert windows(Window.DAY, now, BERLIN) == {"hour": 1, "today": 1, "friday": 1, "month": 4}
+    assert windows(Window.HOUR, now, BERLIN) == {"hour": 2, "today": 12, "friday": 12, "month": 84}
+    assert windows(Window.MINUTE, now, BERLIN)["month"] is None
+    assert set(windows(Window.TOTAL, now, BERLIN).values()) == {1}
 
 
 def test_a_limit_that_does_not_bind_the_user_is_asked_about(mia: Client, prod: Environment, api: Api) -> None:

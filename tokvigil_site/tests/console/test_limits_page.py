@@ -134,7 +134,7 @@ def test_what_runs_out_first_comes_first_if_asked(mia: Client, prod: Environment
 
     rows = answer.context["limits"]
     assert [row.policy for row in rows] == ["Day", "Week", "Month"]
-    assert rows[0].runs_out.says == "runs out today 20:00 at the pace of the last 12 h"
+    assert rows[0].runs_out.says == "runs out today about 20:00 at the pace of the last 12 h"
     assert rows[1].runs_out.says.startswith("runs out ")
     assert rows[2].runs_out.says == "not before it resets"
     # Where a row has no column headings, what does not say "runs out" itself is labelled.
@@ -202,7 +202,7 @@ def test_the_overview_says_which_limit_runs_out_first(mia: Client, prod: Environ
     said = mia.get(address).context["next_out"]
     assert (said.says, said.runs_out.says) == (
         "ana: 6 of 10 requests a day",
-        "runs out today 20:00 at the pace of the last 12 h",
+        "runs out today about 20:00 at the pace of the last 12 h",
     )
 
 
@@ -213,7 +213,7 @@ def test_who_is_blocked_already_hides_nobody_who_will_be(mia: Client, prod: Envi
     said = mia.get(f"{reverse('admin:index')}?environment={prod}").context["next_out"]
     assert (said.says, said.runs_out.says) == (
         "ana: 6 of 10 requests a day",
-        "runs out today 20:00 at the pace of the last 12 h",
+        "runs out today about 20:00 at the pace of the last 12 h",
     )
     daily = next(row for row in look(mia, prod).context["limits"] if row.words.startswith("10 requests"))
     assert (daily.runs_out.says, daily.next_out.name) == ("used up", "ana")
@@ -247,7 +247,7 @@ def test_of_a_limit_those_near_it_are_listed(mia: Client, prod: Environment, api
     assert [each.name for each in answer.context["others"]] == ["cy"]
     assert [each.runs_out.says for each in answer.context["tight"]] == [
         "used up",
-        "runs out today 15:00 at the pace of the last 12 h",
+        "runs out today about 15:00 at the pace of the last 12 h",
     ]
     assert "end-user/?environment=acme%2Fprod&amp;user_id=ben" in answer.content.decode()
 
