@@ -1,0 +1,68 @@
+"""Pages on a narrow screen: titles have their line, filters are folded, and what belongs together is seen to."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import Locator
+
+from policies.models import AlertRule, Policy
+from tenants.models import Environment, Tenant
+from tokvigil_site.testing import apply_policies, limits
+from tokvigil_site.tests.browser.conftest import Look
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LONG = "Requests and tokens of the free plan while the summer campaign runs"
+REQUESTS = "{metric: requests, window: day, amount: 5, per: user}"
+TOKENS = "{metric: tokens, window: day, amount: 1000, per: user}"
+BEFORE = "(element) => getComputedStyle(element, '::before').content"
+
+
+@pytest.fixture
+def prod() -> Environment:
+    prod = Tenant.create_with_environments("acme", name="Acme").environments.get(slug="prod")
+    apply_policies(prod, limits(REQUESTS, TOKENS))
+    return prod
+
+
+def box(of: Locator) -> dict[str, float]:
+    found = of.bounding_box()
+    assert found is not None
+    x, y, width, height = found["x"], found["y"], found["width"], found["height"]
+    return {"y": y, "width": width, "right": x + width, "bottom": y + height}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_buttons_of_a_page_stand_beneath_its_title(look: Look, prod: Environment, dark: bool) -> None:
+    rule = AlertRule.objects.create(environment=prod, name=LONG, event="limit.threshold", thresholds=[80])
+    console = look(prod.tenant, dark=dark, narrow=True)
+    for path in (
+        reverse("admin:policies_alertrule_changelist"),
+        reverse("admin:policies_alertrule_change", args=[rule.pk]),
+    ):
+        page = console.open(path)
+        title, actions = box(page.locator(".tv-crumbs")), page.locator(".tv-header-actions")
+        assert box(actions)["y"] >= title["bottom"]
+        assert title["width"] > 90
+        assert box(page.locator("h1"))["right"] <= 390
+        assert console.faults() == []
+
+    page = look(prod.tenant).open(reverse("admin:policies_alertrule_changelist"))
+    button = box(page.get_by_role("link", name="New alert rule"))
+    assert button["y"] < box(page.locator(".tv-crumbs"))["bottom"] + 20
+
+
+def test_the_box_to_tick_stands_in_the_first_line_of_a_row_without_a_label_to_see(
+    look: Look, prod: Environment
+) -> None:
+    console = look(prod.tenant, narrow=True)
+    page = console.open(reverse("admin:policies_policy_changelist"))
+    tick = page.get_by_role("checkbox", name=f"Select {Policy.objects.get()}", exact=True)
+    cell = page.locator("#result_list .action-checkbox")
+    assert cell.evaluate(BEFORE) == "none"
+    first = page.locator("#result_list .field-described")
+    assert box(first)["y"] <= box(tick)["y"] < box(first)["bottom"]
+    tick.check()
+    assert tick.is_checked()
+    assert console.faults() == []
