@@ -66,3 +66,19 @@ def test_the_box_to_tick_stands_in_the_first_line_of_a_row_without_a_label_to_se
     tick.check()
     assert tick.is_checked()
     assert console.faults() == []
+
+
+def test_each_limit_in_the_form_of_a_policy_has_a_box_with_its_number(look: Look, prod: Environment) -> None:
+    console = look(prod.tenant, narrow=True)
+    page = console.open(reverse("admin:policies_policy_edit", args=[Policy.objects.get().pk]))
+    rows = page.locator("#limits-group tbody:not(.empty-form)")
+    assert rows.count() == 2
+    page.get_by_text("Add another Limit").click()
+    assert rows.count() == 3
+    above = -1e9
+    for row in rows.all():
+        assert row.locator(".form-row").evaluate(BEFORE) == '"Limit " counter(limit)'
+        assert row.evaluate("(element) => getComputedStyle(element).borderTopWidth") == "1px"
+        assert box(row)["y"] >= above + 8
+        above = box(row)["bottom"]
+    assert console.faults() == []
