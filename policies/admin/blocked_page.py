@@ -62,6 +62,7 @@ class BlockedAsked(Asked):
 
     aside = ("table", "format")
     tab = "blocked"
+    own_filters = ("reason", "policy")
 
     def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
         super().__init__(request, environment, now)

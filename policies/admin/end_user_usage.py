@@ -15,13 +15,13 @@ from policies.admin import period_figures
 from tenants.console import environments
 from tenants.console.pages import refuse_unknown
 from tenants.models import Environment
+from usage.admin.asked import PERIOD
 from usage.admin.explorer_form import TOPS, ExplorerAsked
 from usage.admin.explorer_rows import Row, Shown
 from usage.analytics import measures, period_words
 from usage.analytics.questions import Measure
 from usage.analytics.shown_period import Named
 
-_PERIOD = ("period", "from", "to")
 # How calls are told apart, and how those of one name are told apart in the Explorer.
 _GROUPS = (("By feature", "feature", "model"), ("By model", "model", "feature"))
 # Its rows say what the blocks of the chart are.
@@ -38,7 +38,7 @@ class UsageAsked(ExplorerAsked):
 
     def __init__(self, request: HttpRequest, environment: Environment, user_id: str, now: datetime) -> None:
         """Raises BadRequest for parameters that the page does not have."""
-        refuse_unknown(request.GET, {*_PERIOD, *self.aside, environments.PARAMETER})
+        refuse_unknown(request.GET, {*PERIOD, *self.aside, environments.PARAMETER})
         super().__init__(request, environment, now)
         self.user_id = user_id
         self.given["user"] = user_id
@@ -63,7 +63,7 @@ class UsageAsked(ExplorerAsked):
 
     @property
     def shared_fields(self) -> list[BoundField]:
-        return [self[name] for name in _PERIOD]
+        return [self[name] for name in PERIOD]
 
     def hidden_fields(self) -> list[BoundField]:
         return []

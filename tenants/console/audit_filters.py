@@ -94,6 +94,10 @@ class AuditFilters(forms.Form):
         }
 
     @property
+    def set_count(self) -> int:
+        return len(self.active)
+
+    @property
     def query(self) -> str:
         """Of an address that has the same filters."""
         return urlencode({name: self.data[name] for name in self.fields if self.data[name]})

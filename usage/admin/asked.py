@@ -29,7 +29,8 @@ from usage.analytics.shown_period import DEFAULT, Named, NotAPeriod, ShownPeriod
 
 # What a call may have none of.
 MAY_LACK = ("feature", "plan", "run")
-SHARED = ("period", "from", "to", *DIMENSIONS, "without")
+PERIOD = ("period", "from", "to")
+SHARED = (*PERIOD, *DIMENSIONS, "without")
 PERIODS = (
     (Named.TODAY.value, "Today"),
     (Named.YESTERDAY.value, "Yesterday"),
@@ -101,6 +102,8 @@ class Asked(forms.Form):
     needs_period = True
     # What an address without a period asks for.
     default = DEFAULT
+    # Fields of the page's own that leave calls out, as those of names do.
+    own_filters: tuple[str, ...] = ()
 
     def __init__(self, request: HttpRequest, environment: Environment, now: datetime) -> None:
         """Raises BadRequest for parameters that the page does not have."""
@@ -159,6 +162,17 @@ class Asked(forms.Form):
         """By column of the ledger; empty: it has none."""
         named = {DIMENSIONS[name]: self.cleaned_data[name] for name in DIMENSIONS if self.cleaned_data[name]}
         return named | {DIMENSIONS[name]: "" for name in self.cleaned_data["without"]}
+
+    @property
+    def set_count(self) -> int:
+        """How many filters are set. The period is none of them: it is in sight."""
+        names = sum(bool(self.given.get(name)) for name in (*DIMENSIONS, *self.own_filters))
+        return names + len(self.given.getlist("without"))
+
+    @property
+    def is_folded(self) -> bool:
+        """Where the page is narrow; a form of a period alone is short enough."""
+        return {field.name for field in (*self.own_fields, *self.shared_fields)} > {*PERIOD}
 
     @property
     def query(self) -> str:

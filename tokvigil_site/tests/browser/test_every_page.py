@@ -231,13 +231,13 @@ def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: 
     page = console.open(url)
     feature = page.get_by_label("Feature")
     assert not feature.is_visible()
-    page.get_by_text("Filters (2)").click()
+    page.get_by_text("Filters (2 set)").click()
     assert feature.is_visible()
     assert console.faults() == []
 
     page = look(prod.tenant).open(url)
     assert page.get_by_label("Feature").is_visible()
-    assert not page.get_by_text("Filters (2)").is_visible()
+    assert not page.get_by_text("Filters (2 set)").is_visible()
 
 
 def test_a_refused_form_is_shown_at_its_first_error(look: Look, prod: Environment) -> None:

@@ -82,3 +82,34 @@ def test_each_limit_in_the_form_of_a_policy_has_a_box_with_its_number(look: Look
         assert box(row)["y"] >= above + 8
         above = box(row)["bottom"]
     assert console.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "says", "folded", "in_sight"),
+    [
+        ("audit_entry_changelist", "actor=ana&find=x", "Filters (2 set)", "Did", None),
+        ("audit_entry_changelist", "", "Filters", "Did", None),
+        ("policies_blockeddecision_changelist", "user=ana&model=o3", "Filters (2 set)", "Feature", None),
+        ("usage_usageevent_changelist", "period=30d&user=ana", "Filters (1 set)", "Feature", "Period"),
+        ("explorer", "by=user&plan=free", "Filters (1 set)", "Show", "Period"),
+        ("blocked", "reason=MODEL_DENIED&plan=free", "Filters (2 set)", "Reason", "Period"),
+        ("limits", "", "Filters", "State", None),
+    ],
+)
+def test_filters_are_folded_where_the_page_is_narrow(
+    look: Look, prod: Environment, name: str, query: str, says: str, folded: str, in_sight: str | None
+) -> None:
+    path = f"{reverse(f'admin:{name}')}?{query}"
+    console = look(prod.tenant, narrow=True)
+    page = console.open(path)
+    field = page.get_by_label(folded, exact=True)
+    assert not field.is_visible()
+    if in_sight:
+        assert page.get_by_label(in_sight, exact=True).is_visible()
+    page.locator("summary").get_by_text(says, exact=True).click()
+    assert field.is_visible()
+    assert console.faults() == []
+
+    page = look(prod.tenant).open(path)
+    assert page.get_by_label(folded, exact=True).is_visible()
+    assert not page.locator(".tv-filters-switch").is_visible()
