@@ -113,3 +113,23 @@ def test_filters_are_folded_where_the_page_is_narrow(
     page = look(prod.tenant).open(path)
     assert page.get_by_label(folded, exact=True).is_visible()
     assert not page.locator(".tv-filters-switch").is_visible()
+
+
+def test_values_side_by_side_say_of_which_version_they_are(look: Look, prod: Environment) -> None:
+    apply_policies(prod, limits(REQUESTS.replace("5", "7"), TOKENS))
+    path = reverse("admin:policy_versions", args=[Policy.objects.get().pk])
+    console = look(prod.tenant, narrow=True)
+    page = console.open(path)
+    page.locator(".tv-two").wait_for()
+    changed = page.locator(".tv-two-differs [role=cell]").all_inner_texts()
+    assert [text.split("\n") for text in changed] == [
+        ["Version 1", "− 5 requests"],
+        ["Version 2", "+ 7 requests"],
+    ]
+    alike = page.locator(".tv-two [role=row]:not(.tv-two-differs) [role=cell]:visible").first
+    assert alike.inner_text().startswith("Version 1 and Version 2\n")
+    assert console.faults() == []
+
+    page = look(prod.tenant).open(path)
+    assert page.locator(".tv-two-of:visible").count() == 0
+    assert page.get_by_role("columnheader", name="Version 2").is_visible()
