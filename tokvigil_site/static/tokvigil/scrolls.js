@@ -6,6 +6,8 @@ addEventListener("DOMContentLoaded", () => {
     said.textContent = "This table scrolls sideways →";
     said.hidden = true;
     place.before(said);
-    new ResizeObserver(() => (said.hidden = place.scrollWidth <= place.clientWidth)).observe(place);
+    const watch = new ResizeObserver(() => (said.hidden = place.scrollWidth <= place.clientWidth));
+    // The table may change its width where its place does not: when its letters have come, when a part of it opens.
+    for (const each of [place, ...place.children]) watch.observe(each);
   }
 });

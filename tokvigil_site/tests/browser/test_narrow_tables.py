@@ -59,3 +59,17 @@ def test_a_table_that_is_wider_than_its_place_says_that_it_scrolls_as_long_as_it
     page.get_by_text(SAYS).wait_for(state="hidden")
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     page.get_by_text(SAYS).wait_for()
+
+
+def test_a_table_that_comes_to_fit_its_place_no_longer_says_that_it_scrolls(
+    look: Look, prod: Environment
+) -> None:
+    caller = NamedCaller(environment=prod, name="Ann", user_id="ann", model="test-model")
+    try_it.keep(caller, actor="test")
+    page = look(prod.tenant, narrow=True).open(reverse("admin:try_it"))
+    # So that its place is as high as before.
+    page.add_style_tag(content=".tv-scroll { height: 300px; }")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.get_by_text(SAYS).wait_for()
+    page.add_style_tag(content=".tv-try tr > :nth-child(n + 2) { display: none; }")
+    page.get_by_text(SAYS).wait_for(state="hidden")
