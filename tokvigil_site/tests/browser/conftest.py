@@ -46,6 +46,24 @@ OVERPRINTED = """
     .map(([other]) => `“${text}” and “${other}” are printed over each other`));
 })
 """
+# Words in a narrow column beside the buttons of their card: they need more lines than they would have above them.
+CRUSHED = """
+[...document.querySelectorAll("main :is(h2, h3, th, td, p, li, span)")].flatMap((element) => {
+  const texts = [...element.childNodes].filter((node) => node.nodeType === 3 || node.nodeName === "BDI");
+  if (!texts.length || !element.checkVisibility() || element.closest(".tv-hidden, .tv-scroll, .tv-button")) return [];
+  const words = document.createRange();
+  words.setStartBefore(texts[0]);
+  words.setEndAfter(texts.at(-1));
+  const { left, right, top, bottom } = words.getBoundingClientRect();
+  const lines = new Set([...words.getClientRects()].map((line) => Math.round(line.top / 8))).size;
+  const place = element.closest("tr, li, header, .tv-row, .tv-banner, .tv-card, main");
+  if (lines < 2 || right - left > place.clientWidth / 2) return [];
+  return [...place.querySelectorAll(".tv-button")].filter((button) => {
+    const { left: start, top: over, bottom: under } = button.getBoundingClientRect();
+    return button.checkVisibility() && start >= right && Math.min(bottom, under) - Math.max(top, over) > 3;
+  }).slice(0, 1).map((button) => `“${words}” is crushed beside “${button.innerText}”`);
+})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +107,7 @@ class Console:
         return self.page
 
     def faults(self) -> list[str]:
-        """What is wrong with the page: complaints, what only some can use, scrolling sideways, words on words."""
+        """What is wrong with the page: complaints, what only some can use, its width, words on words or crushed."""
         complaints, self.complaints = self.complaints, []
         found = Axe().run(self.page).response["violations"]
         serious = [
@@ -99,7 +117,8 @@ class Console:
         ]
         page, window = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         sideways = [f"the page is {page} wide, and the window {window}"] if page > window else []
-        return [*complaints, *serious, *sideways, *self.page.evaluate(OVERPRINTED)]
+        crushed = self.page.evaluate(CRUSHED) if window == NARROW["width"] else []
+        return [*complaints, *serious, *sideways, *self.page.evaluate(OVERPRINTED), *crushed]
 
 
 Look = Callable[..., Console]
