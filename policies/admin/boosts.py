@@ -39,7 +39,6 @@ from usage.windows import Window, number_met
 ID_DIGITS_MAX = 19
 # On the request: who is named, which limits bind them, and what boosts that run add already.
 _NAMED = "_named"
-_GIVING = {"title": "Give a boost", **ONLY_SAVE}
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -115,7 +114,8 @@ class BoostAdmin(EnvironmentRowsAdmin):
             extras = boosts.extras(shown.pk, to_ms(timezone.now()), user_id)
             running = {key: extra for (key, _), extra in extras.items()}
             setattr(request, _NAMED, (user_id, binding_limits(shown.pk, user_id), running))
-        return super().add_view(request, form_url, {**_GIVING, **(extra_context or {})})
+        title = "Give a boost" if shown is None else f"Give a boost in {shown.slug}"
+        return super().add_view(request, form_url, {"title": title, **ONLY_SAVE, **(extra_context or {})})
 
     def response_add(self, request: HttpRequest, obj: Boost, post_url_continue: Any = None) -> HttpResponse:
         """Back to the decision that it was given for, else to whom it was given."""

@@ -39,6 +39,7 @@ class EndUserForm(RowForm):
 
 class BlockForm(forms.Form):
     reason = forms.CharField(
+        label="Reason to block",
         max_length=REASON_LENGTH_MAX,
         widget=UnfoldAdminTextInputWidget,
         help_text="For colleagues and the audit log; the user does not see it.",
