@@ -37,7 +37,7 @@ class AlertEndpointAdmin(EnvironmentRowsAdmin):
     search_fields = ["name"]
     actions = None
     list_before_template = "console/alerts/parts_of.html"
-    change_form_before_template = "console/alerts/endpoint.html"
+    change_form_outer_before_template = "console/alerts/endpoint.html"
     empty_template = "console/alerts/no_endpoints.html"
     shown_fields = ("name", "sends", "takes", "standing", "made")
     made = display.moment_of("created_at", "made")

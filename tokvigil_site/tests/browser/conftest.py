@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -65,6 +66,39 @@ CRUSHED = """
 })
 """
 
+# Fields and buttons that go nowhere: the browser drops a form within a form, and what follows has none. Unfold's own
+# search of pages has no form, and sends what is typed by script.
+WITHOUT_A_FORM = """
+[...document.querySelectorAll("input[name], select[name], textarea[name], button")]
+  .filter((field) => field.form === null && field.type !== "button")
+  .filter((field) => !field.matches("#command-submit, #search-input-command"))
+  .map((field) => `in no form: ${field.outerHTML.slice(0, 200)}`)
+"""
+
+
+class _Forms(HTMLParser):
+    """Finds the forms within a form, as the page was sent: the browser has dropped them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+        self.nested: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "form":
+            if self.is_open:
+                self.nested.append(f"a form within a form: {self.get_starttag_text()}")
+            self.is_open = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.is_open = self.is_open and tag != "form"
+
+
+def nested_forms(html: str) -> list[str]:
+    found = _Forms()
+    found.feed(html)
+    return found.nested
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -85,6 +119,7 @@ class Console:
     page: Page
     url: str
     complaints: list[str] = field(default_factory=list)
+    sent: str = ""
 
     def __post_init__(self) -> None:
         self.page.on("console", self._hear)
@@ -103,11 +138,12 @@ class Console:
         answer = self.page.goto(self.url + path)
         assert answer is not None
         assert answer.status == 200, f"{path}: {answer.status}"
+        self.sent = answer.text()
         self.page.wait_for_load_state("networkidle")
         return self.page
 
     def faults(self) -> list[str]:
-        """What is wrong with the page: complaints, what only some can use, its width, words on words or crushed."""
+        """What is wrong: complaints, what only some can use, scrolling sideways, words on words or crushed, no form."""
         complaints, self.complaints = self.complaints, []
         found = Axe().run(self.page).response["violations"]
         serious = [
@@ -118,7 +154,8 @@ class Console:
         page, window = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         sideways = [f"the page is {page} wide, and the window {window}"] if page > window else []
         crushed = self.page.evaluate(CRUSHED) if window == NARROW["width"] else []
-        return [*complaints, *serious, *sideways, *self.page.evaluate(OVERPRINTED), *crushed]
+        forms = [*nested_forms(self.sent), *self.page.evaluate(WITHOUT_A_FORM)]
+        return [*complaints, *serious, *sideways, *self.page.evaluate(OVERPRINTED), *crushed, *forms]
 
 
 Look = Callable[..., Console]

@@ -156,6 +156,10 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         *(reverse("admin:policy_replay", args=[replay.pk]) for replay in prod.replays.all()),
         reverse("admin:limits"),
         reverse("admin:limit_subjects", args=[policy.pk, "requests", "day", "user"]),
+        reverse("admin:month_report"),
+        reverse("admin:budgets"),
+        reverse("admin:blocked"),
+        reverse("admin:health"),
         reverse("admin:search"),
         f"{reverse('admin:search')}?{urlencode({'q': HOSTILE})}",
         reverse("admin:usage_modelprice_change", args=[prod.tenant.model_prices.get().pk]),
@@ -253,3 +257,15 @@ def test_a_refused_form_is_shown_at_its_first_error(look: Look, prod: Environmen
     box = error.bounding_box()
     assert box is not None
     assert 0 < box["y"] < 800
+
+
+def test_an_alert_endpoint_is_switched_off_and_tested(look: Look, prod: Environment) -> None:
+    endpoint = prod.alert_endpoints.get()
+    page = look(prod.tenant).open(reverse("admin:policies_alertendpoint_change", args=[endpoint.pk]))
+    page.get_by_role("button", name="Send a test").click()
+    page.get_by_text("The test did not arrive.").wait_for()
+    page.get_by_label("Active").uncheck()
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.wait_for_url("**/alertendpoint/")
+    endpoint.refresh_from_db()
+    assert not endpoint.active
