@@ -123,6 +123,7 @@ class AlertEndpointAdmin(EnvironmentRowsAdmin):
                 "may_change_endpoint": self.may_change(request, endpoint),
                 "is_signed": endpoint.kind == EndpointKind.WEBHOOK,
                 "place": endpoints.place(endpoint),
+                "hindrance": endpoints.hindrance(endpoint.kind),
                 "newest": newest,
             }
         return super().render_change_form(request, context, *args, **kwargs)
@@ -199,6 +200,8 @@ class AlertEndpointAdmin(EnvironmentRowsAdmin):
 
     @admin.display(description="deliveries")
     def lately(self, endpoint: Any) -> SafeString | str:
+        if endpoint.active and (why := endpoints.hindrance(endpoint.kind)):
+            return state(State.BLOCKED, why)
         if endpoint.dead:
             return state(State.BLOCKED, f"{wording.count(endpoint.dead)} given up")
         if endpoint.waiting:

@@ -14,11 +14,14 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from policies.alert_events import IN_WORDS, OF_LIMITS, WITH_THRESHOLDS, Event
 from policies.alerting import endpoints, rules
-from policies.models import AlertEndpoint, AlertRule, Limit
+from policies.alerting.targets import PORTS
+from policies.models import AlertEndpoint, AlertRule, EndpointKind, Limit
 from policies.models.alerts import PERCENT_MAX, THRESHOLDS_MAX
 from policies.rules import Mode
 from tenants.console.forms import RowForm
+from tenants.console.parts import State
 from tenants.models import Environment
+from tenants.templatetags.console import state
 from usage import wording
 from usage.amounts import Per
 from usage.metrics import Metric
@@ -182,7 +185,8 @@ class AlertEndpointForm(_NamedForm):
         fields = ["environment", "name", "kind", "address", "events", "active"]
         labels = {"address": "Goes to"}
         help_texts = {
-            "address": "A URL that begins with https://, or e-mail addresses separated by commas.",
+            "address": "A URL that begins with https://, of a public host, on port "
+            f"{' or '.join(map(str, sorted(PORTS)))}; or e-mail addresses separated by commas.",
             "active": "Alerts that fire while it is not active are not sent to it later.",
         }
         widgets = {
@@ -190,6 +194,12 @@ class AlertEndpointForm(_NamedForm):
             "address": UnfoldAdminTextInputWidget,
             "kind": UnfoldAdminSelectWidget,
         }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        no_mail = endpoints.hindrance(EndpointKind.EMAIL)
+        if no_mail and "kind" in self.fields:
+            self.fields["kind"].help_text = state(State.NEAR, f"E-mail: {no_mail}")
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]

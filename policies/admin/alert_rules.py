@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 from policies import alert_events
 from policies.admin.alert_forms import AlertRuleForm
 from policies.alert_events import OF_LIMITS, WITH_THRESHOLDS, Event
-from policies.alerting import rules
+from policies.alerting import endpoints, firing, rules
 from policies.models import AlertRule
 from tenants.console import display, environments
 from tenants.console.access import actor_of
@@ -37,6 +37,7 @@ class AlertRuleAdmin(EnvironmentRowsAdmin):
     search_fields = ["name"]
     actions = None
     list_before_template = "console/alerts/parts_of.html"
+    change_form_outer_before_template = "console/alerts/rule.html"
     empty_template = "console/alerts/no_rules.html"
     looked = display.moment_of("looked_at", "last looked at")
 
@@ -75,6 +76,18 @@ class AlertRuleAdmin(EnvironmentRowsAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
         for rule in queryset.select_related("environment").order_by("environment_id", "pk"):
             self.delete_model(request, rule)
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
+        rule = context.get("original")
+        if rule is not None:
+            told = firing.takers(rule.environment_id, rule.event)
+            context |= {
+                "rule": rule,
+                "when": alert_events.title(rule.event),
+                "told": [(each, endpoints.place(each), endpoints.hindrance(each.kind)) for each in told],
+                "may_add_endpoint": self.may_change(request, rule),
+            }
+        return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description="when", ordering="event")
     def when(self, rule: AlertRule) -> str:

@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from policies import alert_events
 from policies.alerting import delivering, endpoints
-from policies.models import Alert, AlertDelivery, AlertEndpoint, AlertRule
+from policies.models import Alert, AlertDelivery, AlertEndpoint, AlertRule, EndpointKind
 from tenants.console import display, environments, pages
 from tenants.console.access import actor_of, may
 from tenants.console.parts import State
@@ -85,6 +85,8 @@ class AlertAdmin(ReadOnlyEnvironmentAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Alert]:
         counts = {value: Count("deliveries", filter=Q(deliveries__state=value)) for value in _D.values}
+        waits = Q(deliveries__state=_D.PENDING, deliveries__endpoint__kind=EndpointKind.EMAIL)
+        counts["mail_pending"] = Count("deliveries", filter=waits)
         found: QuerySet[Alert] = super().get_queryset(request).annotate(**counts)
         return found
 
@@ -162,9 +164,11 @@ class AlertAdmin(ReadOnlyEnvironmentAdmin):
     @admin.display(description="sent")
     def told(self, alert: Any) -> SafeString | str:
         if alert.is_quiet:
-            return "With a higher threshold"
+            return "No: that of a higher threshold was"
         if alert.dead:
             return state(State.BLOCKED, f"{alert.dead} given up")
+        if alert.mail_pending and (why := endpoints.hindrance(EndpointKind.EMAIL)):
+            return state(State.BLOCKED, f"{alert.mail_pending} waiting: {why}")
         if alert.pending:
             return state(State.NEAR, f"{alert.pending} waiting")
         return (
@@ -183,7 +187,7 @@ def _standing(alert: Alert) -> tuple[str, str]:
     """As `state` takes it."""
     if alert.event == alert_events.Event.TEST:
         return State.QUIET, "A test"
-    return (State.NEAR, "Stands") if alert.ended_at is None else (State.QUIET, "Over")
+    return (State.NEAR, "Not over yet") if alert.ended_at is None else (State.QUIET, "Over")
 
 
 def _delivery(delivery: AlertDelivery) -> tuple[str, str]:

@@ -38,6 +38,7 @@ JITTER = 0.2
 LEASE = timedelta(minutes=2)
 # Of one run; the next one goes on.
 RUN_S_MAX = 25.0
+NO_MAIL = "EMAIL_URL is not set, so that no e-mail can be sent."
 # The receiver wants no more.
 GONE = 410
 
@@ -179,7 +180,7 @@ def _data(alert: Alert) -> dict[str, object]:
 
 def _mail(alert: Alert, endpoint: AlertEndpoint) -> Outcome:
     if not settings.EMAIL_IS_SET:
-        return Outcome("EMAIL_URL is not set, so that no e-mail can be sent.")
+        return Outcome(NO_MAIL)
     where, url = str(alert.environment), firing.page_url(alert)
     mail = EmailMessage(
         subject=f"[TokVigil {where}] {alert.title}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
@@ -32,7 +33,7 @@ def clean(endpoint: AlertEndpoint) -> None:
         _clean_recipients(endpoint.address)
         return
     try:
-        targets.addresses(targets.parse(endpoint.address))
+        targets.check(endpoint.address)
     except (RefusedTarget, UnknownHost) as error:
         raise ValidationError({"address": str(error)}) from error
 
@@ -48,6 +49,11 @@ def _clean_recipients(address: str) -> None:
             validate_email(each)
         except ValidationError as error:
             raise ValidationError({"address": f"{each} is no e-mail address."}) from error
+
+
+def hindrance(kind: str) -> str:
+    """Why nothing can be sent to endpoints of this kind, whatever their address; empty if it can."""
+    return delivering.NO_MAIL if kind == EndpointKind.EMAIL and not settings.EMAIL_IS_SET else ""
 
 
 def place(endpoint: AlertEndpoint) -> str:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.urls import reverse
 
 from policies.alerting import messages
@@ -61,13 +62,22 @@ def tell(environment_id: int, alerts: Sequence[Alert]) -> None:
     """Puts them into the queue of each endpoint that takes the event."""
     if not alerts:
         return
-    endpoints = list(AlertEndpoint.objects.filter(environment_id=environment_id, active=True))
+    endpoints = list(_active(environment_id))
     AlertDelivery.objects.bulk_create(
         AlertDelivery(alert=alert, endpoint=endpoint)
         for alert in alerts
         for endpoint in endpoints
         if alert.event in endpoint.events
     )
+
+
+def takers(environment_id: int, event: str) -> list[AlertEndpoint]:
+    """Who is told, by name."""
+    return [endpoint for endpoint in _active(environment_id).order_by("name") if event in endpoint.events]
+
+
+def _active(environment_id: int) -> QuerySet[AlertEndpoint]:
+    return AlertEndpoint.objects.filter(environment_id=environment_id, active=True)
 
 
 def digest(about: tuple[str, ...]) -> str:

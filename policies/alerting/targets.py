@@ -20,6 +20,7 @@ from django.conf import settings
 PORTS = frozenset({443, 8443})
 HOST_LENGTH_MAX = 253
 ADDRESSES_MAX = 32
+_BY_HTTPS = "A webhook is called by https: the URL begins with https://."
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 # Of the whole URL: what cannot be read in two ways.
 _URL = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")
@@ -85,6 +86,28 @@ class Target:
 
 def parse(url: str) -> Target:
     """Looks nothing up. Raises RefusedTarget."""
+    target, faults = _read(url)
+    if faults:
+        raise RefusedTarget(" ".join(faults))
+    return target
+
+
+def check(url: str) -> None:
+    """Looks the host up. Raises RefusedTarget, which says all that is wrong with a URL that can be read; UnknownHost."""
+    target, faults = _read(url)
+    if not target.is_named and not _literal(target.host):
+        try:
+            faults += _not_public(target.host, _resolved(target))
+        except UnknownHost as error:
+            if not faults:
+                raise
+            faults.append(str(error))
+    if faults:
+        raise RefusedTarget(" ".join(faults))
+
+
+def _read(url: str) -> tuple[Target, list[str]]:
+    """And why it may not be called. Raises RefusedTarget for what is no URL of a webhook at all."""
     if not _URL.fullmatch(url):
         raise RefusedTarget(
             "A URL has no spaces, backslashes, # or letters beyond ASCII; write a host as xn--…."
@@ -96,32 +119,35 @@ def parse(url: str) -> Target:
         raise RefusedTarget(f"This is no URL: {error}.") from error
     scheme = parts.scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise RefusedTarget("A webhook is called by https: the URL begins with https://.")
+        raise RefusedTarget(_BY_HTTPS)
     if "@" in parts.netloc:
         raise RefusedTarget("The URL has a user name or password; a webhook is proven by its signature.")
     host = _host(parts.netloc, parts.hostname)
-    port = _DEFAULT_PORTS[scheme] if port is None else port
-    named = _is_named(host, port)
-    if not named:
-        if scheme != "https":
-            raise RefusedTarget("A webhook is called by https: the URL begins with https://.")
-        if port not in PORTS:
-            raise RefusedTarget(
-                f"Port {port} is not called; webhooks listen on {' or '.join(map(str, sorted(PORTS)))}."
-            )
-        if literal := _literal(host):
-            _check(host, literal)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(scheme=scheme, host=host, port=port, path=path, is_named=named)
+    target = Target(
+        scheme=scheme,
+        host=host,
+        port=_DEFAULT_PORTS[scheme] if port is None else port,
+        path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        is_named=_is_named(host, _DEFAULT_PORTS[scheme] if port is None else port),
+    )
+    return target, [] if target.is_named else _faults(target, names_port=port is not None)
+
+
+def _faults(target: Target, *, names_port: bool) -> list[str]:
+    found = [] if target.scheme == "https" else [_BY_HTTPS]
+    if names_port and target.port not in PORTS:
+        listen = " or ".join(map(str, sorted(PORTS)))
+        found.append(f"Port {target.port} is not called; webhooks listen on {listen}.")
+    literal = _literal(target.host)
+    return found + (_not_public(target.host, [literal]) if literal else [])
 
 
 def addresses(target: Target) -> list[str]:
     """All of its addresses now, each of which may be called. Raises RefusedTarget, UnknownHost."""
     literal = _literal(target.host)
     found = [literal] if literal else _resolved(target)
-    if not target.is_named:
-        for each in found:
-            _check(target.host, each)
+    if not target.is_named and (faults := _not_public(target.host, found)):
+        raise RefusedTarget(" ".join(faults))
     return [str(each) for each in found]
 
 
@@ -148,12 +174,13 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
-def _check(host: str, address: IPv4Address | IPv6Address) -> None:
-    if not is_public(address):
-        what = f"{host} is" if str(address) == host else f"{host} leads to {address}, which is"
-        raise RefusedTarget(
-            f"{what} no public address. Who runs TokVigil can allow it by ALERT_PRIVATE_TARGETS."
-        )
+def _not_public(host: str, addresses: Iterable[IPv4Address | IPv6Address]) -> list[str]:
+    """Of the first one that is not; empty if all are."""
+    address = next((each for each in addresses if not is_public(each)), None)
+    if address is None:
+        return []
+    what = f"{host} is" if str(address) == host else f"{host} leads to {address}, which is"
+    return [f"{what} no public address. Who runs TokVigil can allow it by ALERT_PRIVATE_TARGETS."]
 
 
 def _host(netloc: str, hostname: str | None) -> str:

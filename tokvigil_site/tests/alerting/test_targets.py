@@ -195,3 +195,25 @@ def test_a_form_says_beside_the_field_why_a_target_is_refused() -> None:
     with pytest.raises(ValidationError) as refused:
         endpoints.clean(endpoint)
     assert "no public address" in refused.value.message_dict["address"][0]
+
+
+@pytest.mark.parametrize(
+    ("url", "leads_to", "said"),
+    [
+        ("http://hooks.example.com:25/", "10.0.0.1", ("https://", "Port 25", "no public address")),
+        ("http://10.0.0.1:25/", "", ("https://", "Port 25", "no public address")),
+        ("https://hooks.example.com:25/", PUBLIC, ("Port 25",)),
+        ("http://hooks.example.com/", PUBLIC, ("https://",)),
+    ],
+)
+def test_a_form_says_all_that_is_wrong_at_once(
+    url: str, leads_to: str, said: tuple[str, ...], dns: Dns
+) -> None:
+    if leads_to:
+        dns(leads_to)
+    endpoint = AlertEndpoint(kind="webhook", address=url)
+    with pytest.raises(ValidationError) as refused:
+        endpoints.clean(endpoint)
+    (words,) = refused.value.message_dict["address"]
+    found = [each for each in ("https://", "Port 25", "no public address") if each in words]
+    assert found == list(said)

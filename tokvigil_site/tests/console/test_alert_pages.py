@@ -222,3 +222,45 @@ def test_empty_lists_say_what_to_do_next(client: Client, prod: Environment) -> N
         ("alertendpoint", "Make an endpoint"),
     ):
         assert says in client.get(reverse(f"admin:policies_{noun}_changelist")).content.decode()
+
+
+def text(answer: Any) -> str:
+    return html.unescape(answer.content.decode())
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_where_no_mail_can_be_sent_the_form_the_page_and_both_lists_say_so(
+    client: Client, prod: Environment, settings: Any, is_set: bool
+) -> None:
+    settings.EMAIL_IS_SET = is_set
+    endpoint, _ = new_endpoint(prod, "ops@example.com", kind="email", name="Mail")
+    alert_of(prod).deliveries.create(endpoint=endpoint)
+    for url in (
+        ADD_ENDPOINT,
+        page("alertendpoint", endpoint),
+        reverse("admin:policies_alertendpoint_changelist"),
+        reverse("admin:policies_alert_changelist"),
+    ):
+        assert ("EMAIL_URL is not set" in text(client.get(url))) is not is_set, url
+
+
+def test_a_webhook_hears_nothing_of_mail(client: Client, prod: Environment, receiver: Receiver) -> None:
+    new_endpoint(prod, receiver.url)
+    assert "EMAIL_URL" not in text(client.get(reverse("admin:policies_alertendpoint_changelist")))
+
+
+def test_the_page_of_a_rule_says_who_is_told(client: Client, prod: Environment, receiver: Receiver) -> None:
+    rule = new_rule(prod)
+    assert "Nobody yet" in text(client.get(page("alertrule", rule)))
+    new_endpoint(prod, receiver.url, name="Takes it", events=[rule.event])
+    new_endpoint(prod, receiver.url, name="Takes another", events=["spend.anomaly"])
+    new_endpoint(prod, receiver.url, name="Is off", active=False)
+    told = [each.name for each, _, _ in client.get(page("alertrule", rule)).context["told"]]
+    assert told == ["Takes it"]
+
+
+def test_the_list_says_of_a_lower_threshold_that_it_was_not_sent(client: Client, prod: Environment) -> None:
+    alert_of(prod, is_quiet=True)
+    listed = text(client.get(reverse("admin:policies_alert_changelist")))
+    assert "No: that of a higher threshold was" in listed
+    assert "Not over yet" in listed
