@@ -42,6 +42,7 @@ class PlanAdmin(EnvironmentRowsAdmin):
     list_display = ["name"]
     list_select_related = ["environment__tenant"]
     search_fields = ["name"]
+    list_before_template = "console/policies/suggest.html"
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Policies, end users and requests refer to a plan by its name.

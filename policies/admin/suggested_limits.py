@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import forms
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
 
+from policies.admin import finding, into_a_draft
 from policies.changing.known_names import KnownNames, known_names
-from policies.replaying import suggesting
+from policies.replaying import suggested_policy, suggesting
 from policies.replaying.named_periods import WORDS, Named, named
 from policies.replaying.suggesting import WINDOWS, Asked, Suggested
+from policies.rules import COUNT_LIMIT_MAX
 from tenants.console import environments
 from tenants.console.pages import page, rendered
-from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage import wording
 from usage.amounts import Per
@@ -27,6 +30,7 @@ from usage.ledger.periods import Period
 from usage.metrics import Metric
 from usage.windows import Window
 
+_AMOUNT = re.compile(r"[0-9]{1,16}")
 LEDGER_MS_MAX = 5_000
 _METRICS = {
     Metric.REQUESTS: "Requests",
@@ -40,11 +44,16 @@ SUBJECTS, MONEY = "subjects", "money"
 
 @dataclass(frozen=True, slots=True)
 class ShownSuggestion:
-    """`limit` is what a policy would say, as words; `saved` is empty of what is no limit on cost."""
+    """`share`: of those that it counts for what would be blocked, or of the money what was asked for. `amount` is that
+    of the form behind its button. `limit` is what a policy would say, as words; `calls` and `saved` are empty where
+    they are not known.
+    """
 
     share: str
+    amount: int
     limit: str
     blocked: str
+    calls: str
     saved: str
 
 
@@ -52,11 +61,19 @@ def _select() -> forms.Select:
     return forms.Select(attrs={"class": "tv-input"})
 
 
-def _name(names: str) -> forms.TextInput:
-    return forms.TextInput(attrs={"class": "tv-input", "list": names, "autocomplete": "off"})
-
-
 class SuggestForm(forms.Form):
+    """Offers the plans and features that there are or that were seen; all, if it took too long to find these."""
+
+    def __init__(self, given: dict[str, str], names: KnownNames) -> None:
+        super().__init__(given)
+        for field, known, all_of in (
+            ("plan", names.plans, "All plans"),
+            ("feature", names.features, "All features"),
+        ):
+            asked = [given[field]] if given.get(field) and not names.seen else []
+            choices = [("", all_of), *((name, name) for name in dict.fromkeys((*known, *asked)))]
+            self.fields[field].choices = choices  # type: ignore[attr-defined]
+
     metric = forms.ChoiceField(
         label="A limit on",
         choices=[(each.value, words) for each, words in _METRICS.items()],
@@ -76,17 +93,9 @@ class SuggestForm(forms.Form):
         widget=_select(),
         help_text="A share of the money is for limits on cost.",
     )
-    plan = forms.CharField(
-        required=False,
-        max_length=NAME_LENGTH_MAX,
-        widget=_name("known-plans"),
-        help_text="Empty: of all plans.",
-    )
-    feature = forms.CharField(
-        required=False,
-        max_length=NAME_LENGTH_MAX,
-        widget=_name("known-features"),
-        help_text="Empty: of all features.",
+    plan = forms.ChoiceField(label="On the plan", required=False, widget=_select())
+    feature = forms.ChoiceField(
+        required=False, widget=_select(), help_text="Features that were called in the last 7 days."
     )
     period = forms.ChoiceField(
         label="Calls of", choices=[(each.value, WORDS[each]) for each in Named], widget=_select()
@@ -120,16 +129,33 @@ FIRST: dict[str, str] = {
 
 @page("suggested_limits", "replays/suggested/")
 def suggested_limits(request: HttpRequest) -> HttpResponse:
-    """What is not in the address is asked as FIRST has it."""
+    """What is not in the address is asked as FIRST has it. A POST puts one of the amounts into a draft."""
     shown = environments.shown(request)
     if shown is None:
         raise PermissionDenied
-    form = SuggestForm(FIRST | request.GET.dict())
+    form = SuggestForm(FIRST | request.GET.dict(), known_names(shown))
+    if request.method == "POST":
+        return _into_a_draft(request, shown, form)
     found = _found(shown, form) if form.is_valid() else {}
-    names: KnownNames = known_names(shown)
     return rendered(
-        request, "console/policies/suggested_limits.html", "Suggest a limit", form=form, names=names, **found
+        request,
+        "console/policies/suggested_limits.html",
+        "Suggest a limit",
+        form=form,
+        may_change=finding.may_change(request, shown.tenant_id),
+        **found,
     )
+
+
+def _into_a_draft(request: HttpRequest, environment: Environment, form: SuggestForm) -> HttpResponse:
+    finding.require_change(request, environment.tenant_id)
+    amount = request.POST.get("amount", "")
+    if not form.is_valid() or not _AMOUNT.fullmatch(amount) or int(amount) > COUNT_LIMIT_MAX:
+        raise BadRequest("Choose one of the amounts that the page suggests.")
+    known = suggested_policy.in_force(environment, form.asked)
+    rule, instead_of = suggested_policy.policy(form.asked, int(amount), known)
+    put = into_a_draft.put(request, environment, rule, instead_of=instead_of)
+    return put or redirect(request.get_full_path())
 
 
 def _found(environment: Environment, form: SuggestForm) -> dict[str, Any]:
@@ -142,18 +168,30 @@ def _found(environment: Environment, form: SuggestForm) -> dict[str, Any]:
             found = suggest(environment, asked, Period(start, end))
     except DatabaseError:
         return {"too_long": True}
+    # Of few, or of many alike, a small share is nobody, and two shares may have one amount.
+    apart = {each.amount: each for each in found if each.blocked}
     return {
         "start": start,
         "end": end,
-        "suggestions": [_shown(each, asked, of_money=of_money) for each in found if each.subjects],
+        "suggestions": [_shown(each, asked, of_money=of_money) for each in apart.values()],
+        "subjects": found[0].subjects,
+        "highest": wording.limit_of(asked.metric, asked.window, asked.per, found[0].amount),
+        "in_force": [
+            (each.policy, wording.limit_of(asked.metric, asked.window, asked.per, each.limit.amount))
+            for each in suggested_policy.in_force(environment, asked)
+        ],
+        "counts_blocked": suggesting.counts_blocked(asked),
+        "of_money": of_money,
         "on_cost": asked.metric is Metric.COST_USD,
     }
 
 
 def _shown(each: Suggested, asked: Asked, *, of_money: bool) -> ShownSuggestion:
     return ShownSuggestion(
-        share=f"{each.share_percent} %",
+        share=f"{each.share_percent} %" if of_money else wording.share(each.blocked, each.subjects),
+        amount=each.amount,
         limit=wording.limit_of(asked.metric, asked.window, asked.per, each.amount),
         blocked=f"{wording.count(each.blocked)} of {wording.count(each.subjects)}",
+        calls="" if each.blocked_calls is None else wording.count(each.blocked_calls),
         saved="" if each.saved_nano is None else wording.money_rounded(each.saved_nano),
     )

@@ -13,7 +13,7 @@ from msgspec import Meta
 from rest_framework.request import Request
 
 from policies.api import simulations
-from policies.replaying import suggesting
+from policies.replaying import suggested_policy, suggesting
 from policies.replaying.suggesting import WINDOWS, Asked, Suggested
 from tenants import scopes
 from tenants.api import http, problems, queries
@@ -57,13 +57,31 @@ class SuggestedLimit(msgspec.Struct, frozen=True, kw_only=True):
     share_percent: int
     amount: int | str
     blocked: Annotated[int, Meta(description="How many would have been, at least once.")]
+    blocked_calls: Annotated[
+        int | None,
+        Meta(
+            description="How many calls were asked for beyond the amount, of a limit on `requests`; else null."
+        ),
+    ]
     saved_usd: Annotated[
         str | None, Meta(description="What would not have been spent, of a limit on cost; else null.")
     ]
 
 
+class LimitInForce(msgspec.Struct, frozen=True, kw_only=True):
+    """`plan`, `feature`: of the policy's scope; empty: of all."""
+
+    policy: str
+    plan: str
+    feature: str
+    amount: int | str
+
+
 class SuggestedLimits(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """`subjects`: how many used anything; `spent_usd`: what they spent in all."""
+    """`subjects`: how many asked for anything; `spent_usd`: what they spent in all.
+
+    `in_force`: the limits of this kind that bind these calls now; not those of policies for one user.
+    """
 
     metric: Metric
     window: Window
@@ -72,6 +90,7 @@ class SuggestedLimits(msgspec.Struct, frozen=True, kw_only=True, rename={"from_"
     to: datetime
     subjects: int
     spent_usd: str
+    in_force: tuple[LimitInForce, ...]
     suggestions: tuple[SuggestedLimit, ...]
 
 
@@ -83,9 +102,10 @@ _ANSWER = {
     "to": "2026-11-23T10:15:00Z",
     "subjects": 300,
     "spent_usd": "172.75",
+    "in_force": [{"policy": "Free plan", "plan": "free", "feature": "", "amount": 20}],
     "suggestions": [
-        {"share_percent": 1, "amount": 31, "blocked": 3, "saved_usd": None},
-        {"share_percent": 10, "amount": 9, "blocked": 28, "saved_usd": None},
+        {"share_percent": 1, "amount": 31, "blocked": 3, "blocked_calls": 12, "saved_usd": None},
+        {"share_percent": 10, "amount": 9, "blocked": 28, "blocked_calls": 480, "saved_usd": None},
     ],
 }
 _example = OpenApiExample(
@@ -103,8 +123,9 @@ class SuggestedLimitsView(KeyView):
         "suggestLimits",
         "Amounts for a limit, by what share they would have blocked",
         tag="policies",
-        description="From what was used in each window of a past period, of 400 days at most. A subject counts as "
-        "blocked if it used more than the amount in any window. What calls after a block would have met, "
+        description="From what was asked for in each window of a past period, of 400 days at most: of `requests` what "
+        "was used and the calls that a limit blocked, of tokens and costs what was used alone. A subject counts as "
+        "blocked if it asked for more than the amount in any window. What calls after a block would have met, "
         "`POST /v1/policies/simulate` says.",
         query=SuggestedLimitsQuery,
         answers={200: SuggestedLimits},
@@ -125,6 +146,15 @@ class SuggestedLimitsView(KeyView):
             to=period.end,
             subjects=found[0].subjects,
             spent_usd=format_usd(found[0].spent_nano),
+            in_force=tuple(
+                LimitInForce(
+                    policy=each.policy.name,
+                    plan=each.policy.scope.plan,
+                    feature=each.policy.scope.feature,
+                    amount=_amount(asked.metric, each.limit.amount),
+                )
+                for each in suggested_policy.in_force(environment, asked)
+            ),
             suggestions=tuple(_said(asked.metric, each) for each in found if each.subjects),
         )
         return http.json_response(answer)
@@ -150,7 +180,12 @@ def _asked(query: SuggestedLimitsQuery) -> Asked:
 def _said(metric: Metric, each: Suggested) -> SuggestedLimit:
     return SuggestedLimit(
         share_percent=each.share_percent,
-        amount=format_usd(each.amount) if metric is Metric.COST_USD else each.amount,
+        amount=_amount(metric, each.amount),
         blocked=each.blocked,
+        blocked_calls=each.blocked_calls,
         saved_usd=None if each.saved_nano is None else format_usd(each.saved_nano),
     )
+
+
+def _amount(metric: Metric, amount: int) -> int | str:
+    return format_usd(amount) if metric is Metric.COST_USD else amount

@@ -139,6 +139,13 @@ def passed_later(question: Question) -> PassedLater:
     return PassedLater(len(ids), sum(each in passed for each in ids))
 
 
+def calls(question: Question, columns: Collection[str]) -> tuple[str, list[Any]]:
+    """A statement, and its values: rows with `at`, `reason_code`, the columns and how many `calls`."""
+    source, values = _source(question, {*columns, "reason_code"})
+    names = ", ".join(("at", "reason_code", *columns))
+    return f"SELECT {names}, calls FROM ({source}) AS blocked", values  # noqa: S608 (our own names)
+
+
 def forget_before(at: datetime) -> None:
     """What was counted of decisions that are gone."""
     with connection.cursor() as cursor:
@@ -152,6 +159,7 @@ def _source(question: Question, columns: Collection[str]) -> tuple[str, list[Any
     needs = {*columns, *question.filters}
     table, key = ("blocked_quarter", KEY) if needs <= set(KEY) else ("blocked_user_quarter", USER_KEY)
     rows = cut.rows if needs <= set(USER_KEY) else (question.period,)
+    key = (*key, "run_id") if "run_id" in columns else key
     buckets = () if rows == (question.period,) else (*cut.days, *cut.quarters)
     where, values = _where(question.filters)
     branches = [_of_table(table, key, where)] * bool(buckets) + [_of_rows(key, where)] * bool(rows)
@@ -178,7 +186,7 @@ def _of_rows(key: Sequence[str], where: str) -> str:
         SELECT at, {", ".join(key)}, 1 AS calls
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
         CROSS JOIN LATERAL (
-            SELECT decided_at AS at, run_id, {names} FROM blocked_decision
+            SELECT decided_at AS at, {names}{"" if "run_id" in key else ", run_id"} FROM blocked_decision
             WHERE decided_at >= part.first AND decided_at < part.past AND environment_id = %s OFFSET 0
         ) AS decided
         WHERE {where}

@@ -1,7 +1,9 @@
-"""Amounts for a limit, from what was used: those that would have blocked a chosen share of the subjects or the money.
+"""Amounts for a limit, from the past: those that would have blocked a chosen share of the subjects or the money.
 
-A subject (a user, a feature) is blocked if it used more than the amount in any window of the period: its peak decides.
-So the amount that blocks the k subjects with the highest peaks is the next peak below theirs. A limit on cost of A
+A subject (a user, a feature) is blocked if it asked for more than the amount in any window of the period: its peak
+decides. Of requests it asked for what it used and for the calls that a limit of a window blocked, each time that they
+were asked for: who was held at a limit would else seem to want no more. What blocked calls would have cost, and their
+tokens, nobody knows: of these a peak is what was used. So the amount that blocks the k subjects with the highest peaks is the next peak below theirs. A limit on cost of A
 would have saved, in each window of each subject, what was used above A; the amount for a share of the money is where
 that adds up to it.
 
@@ -20,10 +22,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection
 
+from policies.blocked import counts
+from policies.blocked.counts import Question
+from policies.reasons import WINDOW_CODES
 from tenants.models import Environment
 from usage.amounts import Per
 from usage.instants import from_ms
 from usage.ledger import sums
+from usage.ledger.buckets import Range
 from usage.ledger.periods import Period
 from usage.metrics import METRICS, Metric
 from usage.windows import Window
@@ -47,7 +53,8 @@ class Asked:
 class Suggested(msgspec.Struct, frozen=True, kw_only=True):
     """`amount` is in whole units, nano-USD for costs. `blocked` of all `subjects` would have been, at least once.
 
-    `saved_nano`: what would not have been spent, of a limit on cost; else null.
+    `saved_nano`: what would not have been spent, of a limit on cost; else null. `blocked_calls`: how many calls were
+    asked for beyond the amount, of a limit on requests; else null.
     """
 
     share_percent: int
@@ -56,6 +63,12 @@ class Suggested(msgspec.Struct, frozen=True, kw_only=True):
     subjects: int
     saved_nano: int | None
     spent_nano: int
+    blocked_calls: int | None = None
+
+
+def counts_blocked(asked: Asked) -> bool:
+    """Whether calls that were blocked in the period are among those that were asked for."""
+    return asked.metric is Metric.REQUESTS
 
 
 def of_subjects(
@@ -91,7 +104,7 @@ def _leaving(totals: Sequence[int], excess: Fraction) -> int:
 
 
 class _Usage:
-    """What subjects used in each window of the period."""
+    """What subjects asked for in each window of the period."""
 
     def __init__(self, environment: Environment, asked: Asked, period: Period) -> None:
         zone = ZoneInfo(environment.tenant.timezone)
@@ -103,18 +116,25 @@ class _Usage:
         used = sums.used(environment.pk, bounds, columns, given)
         nobody = "".join(f" AND {column} <> ''" for column in columns)
         amount = " + ".join(METRICS[asked.metric].columns)
-        subject = ", ".join(columns) or "1"
+        names = "".join(f", {column}" for column in columns)
+        calls = f"SELECT at{names}, {amount} AS amount, cost_nano FROM ({used.sql}) AS used"  # noqa: S608 (our own names)
         self._asked = asked
+        self._values = [bounds[:-1], *used.values]
+        if counts_blocked(asked):
+            blocked, values = counts.calls(
+                Question(environment.pk, Range(period.start, period.end), given), columns
+            )
+            calls += f" UNION ALL SELECT at{names}, calls, 0 FROM ({blocked}) AS blocked WHERE reason_code = ANY(%s)"  # noqa: S608
+            self._values += [*values, [*WINDOW_CODES.values()]]
         self._sql = f"""
-            SELECT {subject}, width_bucket(at, %s::timestamptz[]) AS span, sum({amount})::bigint AS total,
+            SELECT {", ".join(columns) or "1"}, width_bucket(at, %s::timestamptz[]) AS span, sum(amount)::bigint AS total,
                    sum(cost_nano)::bigint AS cost
-            FROM ({used.sql}) AS used WHERE true{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
+            FROM ({calls}) AS calls WHERE true{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
         """  # noqa: S608 (our own names)
         self._subject = ", ".join(columns) or "true"
-        self._values = [bounds[:-1], *used.values]
 
     def peaks(self) -> list[int]:
-        """Of each subject that used anything the most that it used in a window; the highest first."""
+        """Of each subject that asked for anything the most of it in a window; the highest first."""
         grouped = f"GROUP BY {self._subject}" if self._subject != "true" else ""
         rows = self._read(
             f"SELECT max(total) AS peak FROM windows {grouped} HAVING max(total) > 0 ORDER BY peak DESC"  # noqa: S608
@@ -137,15 +157,17 @@ class _Usage:
             """,
             sorted(set(amounts.values())),
         )
-        money = {amount: (int(spent), int(saved)) for amount, spent, saved in rows}
+        money = {amount: (int(spent), int(above)) for amount, spent, above in rows}
+        on_cost, on_requests = self._asked.metric is Metric.COST_USD, self._asked.metric is Metric.REQUESTS
         return [
             Suggested(
                 share_percent=int(share * 100),
                 amount=amount,
                 blocked=sum(1 for peak in peaks if peak > amount),
                 subjects=len(peaks),
-                saved_nano=money[amount][1] if self._asked.metric is Metric.COST_USD else None,
+                saved_nano=money[amount][1] if on_cost else None,
                 spent_nano=money[amount][0],
+                blocked_calls=money[amount][1] if on_requests else None,
             )
             for share, amount in amounts.items()
         ]

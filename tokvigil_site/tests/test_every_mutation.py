@@ -291,6 +291,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "page policy_of_draft": lambda world: submit(
         world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), name="New"
     ),
+    "page suggested_limits": lambda world: world.to(
+        f"{reverse('admin:suggested_limits')}?environment={world.prod}", {"amount": "7"}
+    ),
     "page policy_replays": lambda world: world.post(
         "policy_replays", {"what": "in_force", "period": "7", "environment": world.prod.pk}
     ),
@@ -447,7 +450,6 @@ NO_ENTRY = {
     "page limit_subjects": "reads",
     "POST v1/policies/simulate": "reads; what is stored of a long period: test_simulations_over_the_api.py",
     "page month_report": "reads",
-    "page suggested_limits": "reads",
     "POST v1/evaluate": "traffic: the ledger has it",
     "POST v1/usage": "traffic: the ledger has it",
     "POST v1/usage/batch": "traffic: the ledger has it",

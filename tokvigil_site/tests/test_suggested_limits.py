@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from policies import policy_rows
+from policies.blocked import decision_log
 from policies.files.policy_file import parse
 from policies.replaying.replay import replay
 from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
@@ -82,7 +83,8 @@ def test_the_command_says_amounts_in_words_and_as_json(
     environment: Environment, used: Period, tmp_path: Path
 ) -> None:
     said = suggested(environment)
-    assert "25 % of subjects: 6 requests a day, each user, would have blocked 2 of 8" in said
+    assert "25 % of subjects: 6 requests a day, each user, would have blocked 2 of 8, 3 calls" in said
+    assert "0 of 8" not in said
     rows: list[dict[str, Any]] = json.loads(suggested(environment, "--json"))
     assert [(row["share_percent"], row["blocked"]) for row in rows] == [
         (1, 0),
@@ -104,7 +106,7 @@ def test_the_api_suggests_what_the_command_does(environment: Environment, used: 
     out = io.StringIO()
     call_command("suggest_limits", str(environment), "--json", "--plan", "", stdout=out)
     said = [
-        {"share_percent": each["share_percent"], "amount": each["amount"], "blocked": each["blocked"]}
+        {name: each[name] for name in ("share_percent", "amount", "blocked", "blocked_calls")}
         for each in json.loads(out.getvalue())
     ]
     answer = api.get(ADDRESS)
@@ -123,6 +125,22 @@ def test_of_limits_on_cost_amounts_are_usd_as_a_policy_file_has_them(
     assert (half["share_percent"], half["saved_usd"]) == (50, "0.18")
     apply_policies(environment, limits(f"{{metric: cost_usd, window: day, amount: '{amount}', per: user}}"))
     assert answer["spent_usd"] == "0.36"
+
+
+def test_the_api_names_the_limits_in_force_and_counts_what_they_blocked(
+    environment: Environment, used: Period, api: Api
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 8, per: user}", name="Held"))
+    for number in range(3):
+        api.evaluate(user_id="user_8", request_id=f"more-{number}")
+    decision_log.drain(environment)
+    answer = api.get(ADDRESS).json
+    assert answer["in_force"] == [{"policy": "Held", "plan": "", "feature": "", "amount": 8}]
+    assert answer["suggestions"][0] | {"share_percent": 0} == {
+        "share_percent": 0, "amount": 11, "blocked": 0, "blocked_calls": 0, "saved_usd": None,
+    }  # fmt: skip
+    assert api.get(f"{ADDRESS}?per=run").status == 200
+    assert api.get(f"{ADDRESS}?window=hour").json["in_force"] == []
 
 
 @pytest.mark.parametrize(

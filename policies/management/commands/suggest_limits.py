@@ -63,6 +63,9 @@ class Command(BaseCommand):
             return
         self.stdout.write(f"{looked_at.start.isoformat()} to {looked_at.end.isoformat()}")
         for each in found:
+            if not each.blocked:
+                # So small a share is nobody.
+                continue
             self.stdout.write(_says(asked, each, of_money=of_money))
 
 
@@ -70,5 +73,6 @@ def _says(asked: Asked, each: Suggested, *, of_money: bool) -> str:
     """`5 % of users: 42 requests a day, each user, would have blocked 3 of 60`"""
     limit = wording.limit_of(asked.metric, asked.window, asked.per, each.amount)
     saved = "" if each.saved_nano is None else f", saving {wording.money(each.saved_nano)}"
+    calls = "" if each.blocked_calls is None else f", {wording.counted(each.blocked_calls, 'call')}"
     share = f"{each.share_percent} % of {'the money' if of_money else 'subjects'}"
-    return f"{share}: {limit}, would have blocked {each.blocked} of {each.subjects}{saved}"
+    return f"{share}: {limit}, would have blocked {each.blocked} of {each.subjects}{calls}{saved}"

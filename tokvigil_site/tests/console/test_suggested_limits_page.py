@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlencode
 
 import pytest
 from django.db import connection
@@ -10,9 +11,13 @@ from django.test import Client
 from django.urls import reverse
 
 from policies.admin import suggested_limits
+from policies.blocked import decision_log
+from policies.changing import drafts
+from policies.models import Draft
 from policies.replaying import suggesting
-from tenants.models import Environment
-from tokvigil_site.testing import Api, apply_policies, set_price
+from tenants.models import Environment, Role
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.tests.console.conftest import SignIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,19 +42,24 @@ def read(client: Client, **asked: str) -> str:
 
 
 def amounts(text: str) -> list[list[str]]:
-    """Each row of the table: its cells in words."""
+    """Each row of the table: its cells in words, without the button."""
     _, _, table = text.partition('id="suggested"')
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", table, re.DOTALL)
     return [
-        [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.split(r"</t[hd]>", row)][:-1] for row in rows
+        [
+            re.sub(r"<[^>]+>", "", cell).strip()
+            for cell in re.split(r"</t[hd]>", row)[:-1]
+            if "<form" not in cell
+        ]
+        for row in rows
     ]
 
 
 def test_amounts_are_said_with_how_many_they_would_have_blocked(mia: Client, prod: Environment) -> None:
     found = amounts(read(mia, environment=str(prod)))
     assert found[-2:] == [
-        ["25 %", "6 requests a day, each user", "2 of 8"],
-        ["50 %", "4 requests a day, each user", "4 of 8"],
+        ["25 %", "6 requests a day, each user", "2 of 8", "3"],
+        ["50 %", "4 requests a day, each user", "4 of 8", "10"],
     ]
 
 
@@ -66,10 +76,83 @@ def test_a_share_of_the_money_needs_a_limit_on_cost(mia: Client, prod: Environme
     assert amounts(text) == []
 
 
-def test_calls_of_no_such_feature_are_nobodys(mia: Client, prod: Environment) -> None:
-    text = read(mia, environment=str(prod), feature="<b>none</b>")
-    assert "Nobody used anything of this in the period" in text
+def test_a_plan_that_nobody_used_is_said_to_be(mia: Client, prod: Environment) -> None:
+    prod.plans.create(name="unused")
+    assert "Nobody used anything of this in the period" in read(mia, environment=str(prod), plan="unused")
+
+
+def test_plans_and_features_are_those_that_there_are(mia: Client, prod: Environment) -> None:
+    prod.plans.create(name="unused")
+    Api(prod).use("user_1", feature="chat", input_tokens=1)
+    form = mia.get(PAGE, {"environment": str(prod)}).context["form"]
+    assert ("unused", "unused") in form.fields["plan"].choices
+    assert ("chat", "chat") in form.fields["feature"].choices
+    text = read(mia, environment=str(prod), feature="<b>none</b>", plan="Everyone")
+    assert text.count("Select a valid choice.") == 2
     assert "<b>none" not in text
+
+
+def held_at(prod: Environment, amount: int) -> None:
+    """A limit is in force, and user_8 asks for three calls more than it has."""
+    apply_policies(
+        prod, limits(f"{{metric: requests, window: day, amount: {amount}, per: user}}", name="Held")
+    )
+    api = Api(prod)
+    for number in range(3):
+        assert not api.evaluate(user_id="user_8", request_id=f"more-{number}")["allowed"]
+    decision_log.drain(prod)
+
+
+def test_calls_that_a_limit_blocked_were_asked_for_too(mia: Client, prod: Environment) -> None:
+    held_at(prod, 8)
+    text = read(mia, environment=str(prod))
+    # Of 8 users one asked for 11; the next highest peaks are 7 and 6.
+    assert amounts(text)[0] == ["25 %", "6 requests a day, each user", "2 of 8", "6"]
+    assert "In force of this kind now: <b>8 requests a day, each user</b> (<bdi>Held</bdi>)" in text
+    assert "are left out" not in text
+    assert "0 of 8" not in text
+
+
+def test_of_tokens_it_is_said_that_blocked_calls_are_left_out(mia: Client, prod: Environment) -> None:
+    text = read(mia, environment=str(prod), metric="tokens")
+    assert "Calls that were blocked in the period are left out:" in text
+    assert "No limit of this kind is in force" in text
+
+
+def test_where_all_are_alike_no_share_is_promised(mia: Client, prod: Environment) -> None:
+    text = read(mia, environment=str(prod), metric="requests", window="month", per="environment")
+    assert amounts(text) == []
+    assert "No amount would have blocked so small a share of them" in text
+
+
+def test_an_amount_goes_into_a_draft_instead_of_the_limit_in_force(mia: Client, prod: Environment) -> None:
+    held_at(prod, 8)
+    asked = f"{PAGE}?{urlencode({'environment': str(prod)})}"
+    answer = mia.post(asked, {"amount": "6"})
+    draft = Draft.objects.get()
+    assert answer["Location"] == reverse("admin:policy_draft", args=[draft.pk])
+    assert drafts.rules_of(draft)["Held"].limits[0].amount == 6
+    assert drafts.live_of(prod)["Held"].limits[0].amount == 8
+    mia.post(f"{asked}&window=week&feature=", {"amount": "6"})
+    (new,) = (rule for rule in drafts.rules_of(Draft.objects.latest("pk")).values() if rule.name != "Held")
+    assert (new.name, new.limits[0].amount) == ("Suggested: requests a week, each user", 6)
+
+
+@pytest.mark.parametrize("amount", ["", "-1", "x", "9" * 17, "9" * 16])
+def test_what_is_no_amount_goes_nowhere(mia: Client, prod: Environment, amount: str) -> None:
+    assert mia.post(f"{PAGE}?environment={prod}", {"amount": amount}).status_code == 400
+    assert not Draft.objects.exists()
+
+
+def test_a_viewer_puts_nothing_into_a_draft(sign_in: SignIn, prod: Environment) -> None:
+    viewer = sign_in("vi", prod.tenant, role=Role.VIEWER)
+    assert "Into a draft" not in read(viewer, environment=str(prod))
+    assert viewer.post(f"{PAGE}?environment={prod}", {"amount": "6"}).status_code == 403
+
+
+@pytest.mark.parametrize("page", ["limits", "policies_plan_changelist", "policy_replays"])
+def test_it_is_found_where_limits_are_looked_for(mia: Client, prod: Environment, page: str) -> None:
+    assert f'href="{PAGE}"' in mia.get(reverse(f"admin:{page}")).content.decode()
 
 
 def test_what_takes_too_long_says_what_to_do(
