@@ -93,7 +93,7 @@ def parse(url: str) -> Target:
 
 
 def check(url: str) -> None:
-    """Looks the host up. Raises RefusedTarget, which says all that is wrong with a URL that can be read; UnknownHost."""
+    """Looks the host up. Raises RefusedTarget, which says all that is wrong with a URL if it is one; UnknownHost."""
     target, faults = _read(url)
     if not target.is_named and not _literal(target.host):
         try:

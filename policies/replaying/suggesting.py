@@ -3,9 +3,9 @@
 A subject (a user, a feature) is blocked if it asked for more than the amount in any window of the period: its peak
 decides. Of requests it asked for what it used and for the calls that a limit of a window blocked, each time that they
 were asked for: who was held at a limit would else seem to want no more. What blocked calls would have cost, and their
-tokens, nobody knows: of these a peak is what was used. So the amount that blocks the k subjects with the highest peaks is the next peak below theirs. A limit on cost of A
-would have saved, in each window of each subject, what was used above A; the amount for a share of the money is where
-that adds up to it.
+tokens, nobody knows: of these a peak is what was used. So the amount that blocks the k subjects with the highest peaks
+is the next peak below theirs. A limit on cost of A would have saved, in each window of each subject, what was used
+above A; the amount for a share of the money is where that adds up to it.
 
 Of tokens and costs, "blocked" means blocked or cut short: a call that names no cap on its output is given what is left.
 """
@@ -127,8 +127,8 @@ class _Usage:
             calls += f" UNION ALL SELECT at{names}, calls, 0 FROM ({blocked}) AS blocked WHERE reason_code = ANY(%s)"  # noqa: S608
             self._values += [*values, [*WINDOW_CODES.values()]]
         self._sql = f"""
-            SELECT {", ".join(columns) or "1"}, width_bucket(at, %s::timestamptz[]) AS span, sum(amount)::bigint AS total,
-                   sum(cost_nano)::bigint AS cost
+            SELECT {", ".join(columns) or "1"}, width_bucket(at, %s::timestamptz[]) AS span,
+                   sum(amount)::bigint AS total, sum(cost_nano)::bigint AS cost
             FROM ({calls}) AS calls WHERE true{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
         """  # noqa: S608 (our own names)
         self._subject = ", ".join(columns) or "true"
