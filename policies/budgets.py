@@ -101,10 +101,14 @@ def next_closing(environment: Environment, now: datetime) -> tuple[date, datetim
 def _first_open(environment: Environment, zone: ZoneInfo) -> date | None:
     """None: there were no calls yet."""
     last = ClosedMonth.objects.filter(environment=environment).order_by("-month").first()
-    return _first_month(environment.pk, zone) if last is None else next_month(last.month)
+    if last is not None:
+        return next_month(last.month)
+    start = first_call(environment.pk)
+    return None if start is None else start.astimezone(zone).date().replace(day=1)
 
 
-def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
+def first_call(environment_id: int) -> datetime | None:
+    """To the day: when it was, or the beginning of its day in UTC. None: there were no calls yet."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -115,11 +119,8 @@ def _first_month(environment_id: int, zone: ZoneInfo) -> date | None:
             """,
             [environment_id, environment_id],
         )
-        (start,) = cursor.fetchone()
-    if start is None:
-        return None
-    local: date = start.astimezone(zone).date()
-    return local.replace(day=1)
+        start: datetime | None = cursor.fetchone()[0]
+    return start
 
 
 def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:

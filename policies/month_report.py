@@ -1,5 +1,7 @@
 """The month-end report of a tenant: what a month cost, for whom, against the month before, and what budgets had left.
 
+A month that is not over is compared with the same days of the month before, until the same time of day.
+
 Its figures are the ledger's (usage/analytics/month_figures.py). A month has an end of its own: calls may be reported
 until 36 days after it; then its budgets are closed and the report is final.
 """
@@ -8,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from policies import budgets
 from policies.models import ClosedMonth, MonthlyBudget
+from tenants.console.parts import WARN_PERCENT
 from tenants.exporting import Row
 from tenants.models import Environment, Tenant
 from usage import wording
@@ -64,6 +67,11 @@ class Budget:
         return self.spent_nano > self.amount_nano
 
     @property
+    def is_near(self) -> bool:
+        """As a limit is."""
+        return self.spent_nano * 100 >= self.amount_nano * WARN_PERCENT
+
+    @property
     def share(self) -> str:
         return wording.share(self.spent_nano, self.amount_nano)
 
@@ -88,11 +96,22 @@ class MonthReport:
     state: State
     final_from: datetime
     figures: Month
+    # Of the month before: what the figures are compared with.
+    compared: Period
+    # The first call of these environments, to the day; None before it.
+    first_call: datetime | None
     budgets: Budgets
     # Of the environments whose month is closed: when.
     closed: tuple[tuple[str, datetime], ...]
     # The months (UTC) in it whose rows have left the ledger; their sums have not.
     rows_gone: tuple[date, ...]
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether calls were made from the beginning of the month before, or none before this one."""
+        begun = self.first_call
+        day = timedelta(days=1)
+        return begun is None or not self.compared.start + day <= begun < self.period.start
 
     @property
     def about(self) -> dict[str, object]:
@@ -103,8 +122,15 @@ class MonthReport:
             "time_zone": self.zone.key,
             "state": self.state.value,
             "final_from": self.final_from.astimezone(self.zone).isoformat(timespec="seconds"),
+            "compared_from": _said(self.compared.start, self.zone),
+            "compared_until": _said(self.compared.end, self.zone),
+            "sections": "each section but budget is a sum of its own of the same calls: sum up one, never several",
             "rows_gone": ", ".join(f"{month:%Y-%m}" for month in self.rows_gone),
         }
+
+
+def _said(at: datetime, zone: ZoneInfo) -> str:
+    return at.astimezone(zone).isoformat(timespec="seconds")
 
 
 def month_before(month: date) -> date:
@@ -124,12 +150,30 @@ def state_of(tenant: Tenant, month: date, now: datetime) -> tuple[State, datetim
     return (State.NOT_FINAL if now < final_from else State.FINAL), final_from
 
 
+def first_call(environments: Sequence[Environment]) -> datetime | None:
+    """Of any of them, to the day."""
+    return min(filter(None, (budgets.first_call(each.pk) for each in environments)), default=None)
+
+
+def compared_with(month: date, now: datetime, zone: ZoneInfo) -> Period:
+    """The month before; of a month that is not over its same days, until the same time of day."""
+    before = periods.of_month(month_before(month), zone)
+    if now >= periods.of_month(month, zone).end:
+        return before
+    here, last = now.astimezone(zone), (month - timedelta(days=1)).day
+    if here.day > last:
+        return before
+    first = month_before(month)
+    return Period(before.start, here.replace(year=first.year, month=first.month, fold=0).astimezone(UTC))
+
+
 def report(environments: Sequence[Environment], month: date, now: datetime) -> MonthReport:
     """Of environments of one tenant, usually all. Raises DatabaseError."""
     tenant = environments[0].tenant
     zone = ZoneInfo(tenant.timezone)
     period = periods.of_month(month, zone)
     state, final_from = state_of(tenant, month, now)
+    compared = compared_with(month, now, zone)
     closed = ClosedMonth.objects.filter(environment__in=[each.pk for each in environments], month=month)
     closed_at = {each.environment_id: each for each in closed}
     return MonthReport(
@@ -140,7 +184,9 @@ def report(environments: Sequence[Environment], month: date, now: datetime) -> M
         period=period,
         state=state,
         final_from=final_from,
-        figures=month_figures.of_month(environments, period, periods.of_month(month_before(month), zone)),
+        figures=month_figures.of_month(environments, period, compared),
+        compared=compared,
+        first_call=first_call(environments),
         budgets=_budgets(environments, month, closed_at),
         closed=tuple(
             (each.slug, closed_at[each.pk].closed_at) for each in environments if each.pk in closed_at

@@ -56,7 +56,10 @@ def safe_cell(value: object) -> str:
         return f"{value:f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    text = _text(value) if isinstance(value, Mapping) else str(value)
+    if isinstance(value, Mapping):
+        text = _text(value)
+    else:
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

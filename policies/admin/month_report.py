@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import islice
 
 from django.core.exceptions import BadRequest
@@ -14,9 +14,9 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from policies import month_report
-from policies.month_report import MonthReport, State
+from policies.month_report import Budget, MonthReport, State
 from tenants import exporting
-from tenants.console import environments
+from tenants.console import environments, parts
 from tenants.console.pages import page, refuse_unknown, rendered
 from tenants.exporting import Format
 from tenants.management import months
@@ -24,10 +24,11 @@ from tenants.models import Environment
 from usage import wording
 from usage.analytics import exports
 from usage.analytics.focus import Focus
-from usage.analytics.month_figures import Figures, Kind, Line, Table
+from usage.analytics.month_figures import Kind, Line, Table
 
 MONTHS_OFFERED = 14
-_MONTH = "month"
+# `_OF`: the environment whose calls it is of; none: all of the tenant.
+_MONTH, _OF = "month", "of"
 _TITLES = {
     Kind.ENVIRONMENT: "Environments",
     Kind.PLAN: "Plans",
@@ -69,10 +70,11 @@ def report_page(request: HttpRequest) -> HttpResponse:
     environment = environments.shown(request)
     if environment is None:
         return rendered(request, "console/month_report.html", "Month report", report=None)
-    refuse_unknown(request.GET, {_MONTH, environments.PARAMETER}, page="The month report")
+    refuse_unknown(request.GET, {_MONTH, _OF, environments.PARAMETER}, page="The month report")
     now = timezone.now()
     month = _asked(request.GET.get(_MONTH), environment, now)
-    found = month_report.report(_of_tenant(environment), month, now)
+    every = _of_tenant(environment)
+    found = month_report.report(_chosen(every, request.GET.get(_OF)), month, now)
     total = found.figures.total
     return rendered(
         request,
@@ -82,14 +84,17 @@ def report_page(request: HttpRequest) -> HttpResponse:
         is_final=found.state is State.FINAL,
         is_so_far=found.state is State.SO_FAR,
         now=now,
-        total=_line(total, total.now, ""),
+        every=every,
+        only=found.environments[0] if request.GET.get(_OF) else None,
+        before=_before(found),
+        total=_line(total, found, ""),
         tables=[_table(each, found) for each in found.figures.tables if each.lines],
         unpriced=[(name, wording.counted(calls, "call")) for name, calls in found.figures.unpriced],
         budgets=[
-            (each, wording.money_rounded(each.spent_nano), wording.money(each.amount_nano))
+            (each, wording.money_rounded(each.spent_nano), wording.money(each.amount_nano), _state(each))
             for each in found.budgets.shown
         ],
-        months=list(_offered(environment, now, month)),
+        months=list(_offered(found, now)),
     )
 
 
@@ -104,15 +109,13 @@ def file_page(request: HttpRequest) -> HttpResponseBase:
     what, _, kind = request.POST.get("file", "").partition("-")
     if what not in (REPORT, FOCUS) or kind not in [each.value for each in exports.FORMATS]:
         raise BadRequest("Choose one of the files that the page offers.")
-    found = _of_tenant(environment)
+    found = _chosen(_of_tenant(environment), request.POST.get(_OF))
     if what == FOCUS:
         focus = Focus(found, month)
         return exporting.download(
             Format(kind), exports.focus_name(focus, now), exports.focus_lines(focus, Format(kind), now)
         )
-    return exporting.download(
-        Format(kind), f"{_name(environment, month, now)}", _lines(found, month, kind, now)
-    )
+    return exporting.download(Format(kind), f"{_name(found, month, now)}", _lines(found, month, kind, now))
 
 
 def _lines(found: list[Environment], month: date, kind: str, now: datetime) -> Iterator[str]:
@@ -123,15 +126,25 @@ def _lines(found: list[Environment], month: date, kind: str, now: datetime) -> I
     )
 
 
-def _name(environment: Environment, month: date, now: datetime) -> str:
-    state, _ = month_report.state_of(environment.tenant, month, now)
+def _name(found: list[Environment], month: date, now: datetime) -> str:
+    tenant = found[0].tenant
+    state, _ = month_report.state_of(tenant, month, now)
     tail = "" if state is State.FINAL else f"-{state.value.replace(' ', '-')}"
-    return f"report-{environment.tenant.slug}-{month:%Y-%m}{tail}"
+    whose = str(found[0]).replace("/", "-") if len(found) == 1 else tenant.slug
+    return f"report-{whose}-{month:%Y-%m}{tail}"
 
 
 def _of_tenant(environment: Environment) -> list[Environment]:
     """Whoever may look into one environment may look into all of its tenant."""
     return list(environment.tenant.environments.select_related("tenant").order_by("pk"))
+
+
+def _chosen(every: list[Environment], slug: str | None) -> list[Environment]:
+    """All, if none is named. Raises Http404."""
+    found = [each for each in every if not slug or each.slug == slug]
+    if not found:
+        raise Http404("There is no such environment.")
+    return found
 
 
 def _asked(text: str | None, environment: Environment, now: datetime) -> date:
@@ -148,26 +161,43 @@ def _asked(text: str | None, environment: Environment, now: datetime) -> date:
     return month
 
 
-def _offered(environment: Environment, now: datetime, chosen: date) -> Iterator[tuple[date, str, bool]]:
-    """The latest months with how far each is, and whether it is the chosen one."""
+def _offered(found: MonthReport, now: datetime) -> Iterator[tuple[date, str, bool]]:
+    """The latest months, from that of the first call on, with how far each is, and whether it is the chosen one."""
+    first = (found.first_call or now).astimezone(found.zone).date().replace(day=1)
 
     def backwards() -> Iterator[date]:
-        month = month_report.this_month(environment.tenant, now)
-        while True:
+        month = month_report.this_month(found.tenant, now)
+        while month >= first:
             yield month
             month = month_report.month_before(month)
 
     latest = list(islice(backwards(), MONTHS_OFFERED))
-    for month in latest if chosen in latest else [*latest, chosen]:
-        state, _ = month_report.state_of(environment.tenant, month, now)
-        yield month, state.value, month == chosen
+    for month in latest if found.month in latest else [*latest, found.month]:
+        state, _ = month_report.state_of(found.tenant, month, now)
+        yield month, state.value if month >= first else "no calls", month == found.month
+
+
+def _before(found: MonthReport) -> str:
+    """What a column of the month before holds: `October 2026`, `1 to 28 Oct 2026`."""
+    start, end = (each.astimezone(found.zone) for each in (found.compared.start, found.compared.end))
+    if (end - timedelta(microseconds=1)).date() == found.month - timedelta(days=1):
+        return f"{start:%B %Y}"
+    return f"1 to {end.day} {start:%b %Y}" if end.day > 1 else f"1 {start:%b %Y}"
+
+
+def _state(budget: Budget) -> tuple[str, str]:
+    """As on the page of limits."""
+    if budget.exceeded:
+        return parts.State.FULL, "Exceeded"
+    if budget.is_near:
+        return parts.State.NEAR, f"Near {budget.share}"
+    return parts.State.FINE, "Within"
 
 
 def _table(table: Table, found: MonthReport) -> ShownTable:
-    whole = found.figures.total.now
-    lines = [_line(line, whole, _NAMELESS.get(table.kind, "")) for line in table.lines]
+    lines = [_line(line, found, _NAMELESS.get(table.kind, "")) for line in table.lines]
     if table.others is not None:
-        lines.append(_line(table.others, whole, ""))
+        lines.append(_line(table.others, found, ""))
     return ShownTable(
         _TITLES[table.kind],
         table.kind.value.capitalize(),
@@ -176,7 +206,7 @@ def _table(table: Table, found: MonthReport) -> ShownTable:
     )
 
 
-def _line(line: Line, whole: Figures, nameless: str) -> ShownLine:
+def _line(line: Line, found: MonthReport, nameless: str) -> ShownLine:
     now, before = line.now, line.before
     return ShownLine(
         name=line.key.name or nameless,
@@ -185,17 +215,19 @@ def _line(line: Line, whole: Figures, nameless: str) -> ShownLine:
         tokens=wording.count(now.input_tokens + now.output_tokens),
         cost=wording.money_rounded(now.cost_nano),
         cost_in_full=wording.money(now.cost_nano),
-        share=wording.share(now.cost_nano, whole.cost_nano),
+        share=wording.share(now.cost_nano, found.figures.total.now.cost_nano),
         before=wording.money_rounded(before.cost_nano),
         before_in_full=wording.money(before.cost_nano),
-        change=_change(now.cost_nano, before.cost_nano),
+        change=_change(now.cost_nano, before.cost_nano, is_comparable=found.is_comparable),
         unpriced=wording.count(now.unpriced) if now.unpriced else "",
     )
 
 
-def _change(now: int, before: int) -> str:
-    """`+12 %`; of what was not there before, `new`."""
+def _change(now: int, before: int, *, is_comparable: bool) -> str:
+    """`+12 %`; of what was not there before, `new`; beside a month that is no whole one `from $0.60`."""
     if before <= 0:
-        return "new" if now > 0 else ""
+        return "new" if now > 0 and is_comparable else ""
+    if not is_comparable:
+        return f"from {wording.money_rounded(before)}"
     percent = round((now - before) * 100 / before)
     return f"{'+' if percent > 0 else '−' if percent < 0 else ''}{wording.count(abs(percent))} %"

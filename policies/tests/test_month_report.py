@@ -14,7 +14,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from policies import budgets, month_report
-from policies.month_report import MonthReport, State
+from policies.month_report import Budget, MonthReport, State
 from policies.tests.test_budgets import (
     BERLIN,
     IN_JUNE_SETTLED,
@@ -150,6 +150,48 @@ def test_models_without_a_price_are_named(used: Environment) -> None:
 )
 def test_it_says_how_final_it_is(used: Environment, now: datetime, state: State) -> None:
     assert made(used, now).state is state
+
+
+def test_a_month_that_is_not_over_is_compared_with_the_same_days_of_the_month_before(
+    used: Environment,
+) -> None:
+    # Of the call on 20 April at 14:00 in Berlin.
+    a_moment = timedelta(milliseconds=1)
+    before, after = made(used, APRIL + timedelta(days=30)), made(used, APRIL + timedelta(days=30) + a_moment)
+    for found, cost in ((before, 0), (after, 1_000_000_001)):
+        assert found.figures.total.before.cost_nano == cost
+        assert [
+            line.before.cost_nano for line in table(found, Kind.PLAN).lines if line.key.name == "free"
+        ] == [cost]
+    assert after.about["compared_until"] == "2021-04-20T14:00:00+02:00"
+    assert made(used).figures.total.before.cost_nano == 1_000_000_001
+
+
+@pytest.mark.parametrize(
+    ("month", "now", "until"),
+    [
+        (date(2021, 3, 1), datetime(2021, 3, 30, 12, tzinfo=UTC), "2021-03-01T00:00:00+01:00"),
+        (date(2021, 3, 1), datetime(2021, 3, 28, 12, tzinfo=UTC), "2021-02-28T14:00:00+01:00"),
+        (date(2021, 1, 1), datetime(2021, 1, 2, 12, tzinfo=UTC), "2020-12-02T13:00:00+01:00"),
+        (date(2021, 1, 1), datetime(2021, 2, 2, 12, tzinfo=UTC), "2021-01-01T00:00:00+01:00"),
+    ],
+)
+def test_days_that_the_month_before_does_not_have_are_its_end(month: date, now: datetime, until: str) -> None:
+    end = month_report.compared_with(month, now, BERLIN).end
+    assert end.astimezone(BERLIN).isoformat() == until
+
+
+def test_beside_a_month_in_which_calls_began_nothing_can_be_compared(used: Environment) -> None:
+    assert not made(used).is_comparable
+    use(used, datetime(2021, 4, 1, 0, 30, tzinfo=BERLIN), "ann", "0.1", feature="chat", plan="free")
+    assert made(used).is_comparable
+
+
+def test_a_budget_is_near_as_a_limit_is() -> None:
+    assert [
+        Budget(environment="prod", policy="", whose="", amount_nano=100, spent_nano=spent, unpriced=0).is_near
+        for spent in (79, 80, 100)
+    ] == [False, True, True]
 
 
 def test_budgets_that_are_not_closed_stand_as_closing_would_write_them(used: Environment) -> None:

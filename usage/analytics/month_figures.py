@@ -61,7 +61,7 @@ class Key:
 class Line:
     key: Key
     now: Figures
-    # The whole of the month before.
+    # The month before, or its same days.
     before: Figures
 
 

@@ -31,7 +31,8 @@ FILE = reverse("admin:month_file")
 
 @pytest.fixture
 def used(prod: Environment) -> Environment:
-    before = (timezone.localtime().replace(day=1) - timedelta(days=5)).replace(hour=12)
+    last = timezone.localtime().replace(day=1) - timedelta(days=5)
+    before = last.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     partitions.ensure([before])
     for name, at, cost in (("now", timezone.now(), 1_234_567_890), ("before", before, 600_000_000)):
         subjects = Subjects(user_id="<b>ann</b>", feature="=1+1", plan="pro")
@@ -51,6 +52,50 @@ def test_this_month_is_shown_so_far_beside_the_month_before(mia: Client, used: E
     assert "our-own" in text
 
 
+def test_the_month_before_is_named_by_the_days_that_are_compared(mia: Client, used: Environment) -> None:
+    answer = mia.get(PAGE)
+    assert "beside the same days of the month before: until" in answer.content.decode()
+    assert answer.context["before"].startswith("1 ")
+    assert f"<dt>{answer.context['before']}</dt>" in answer.content.decode()
+
+
+def test_beside_a_month_in_which_calls_began_there_are_no_percentages(mia: Client, prod: Environment) -> None:
+    month = timezone.localdate().replace(day=1)
+    last = datetime.combine(month, datetime.min.time(), UTC) - timedelta(days=3)
+    partitions.ensure([last])
+    one(report(prod, "now", charged_at=timezone.now(), cost_nano=12 * 10**8))
+    one(report(prod, "before", charged_at=last, cost_nano=6 * 10**8))
+    before_that = mia.get(PAGE, {"month": f"{last:%Y-%m}"}).content.decode()
+    assert "Calls began on" not in before_that
+    text = mia.get(PAGE).content.decode()
+    assert "Calls began on" in text
+    assert "+100 %" not in text
+
+
+def test_months_before_the_first_call_are_not_offered(mia: Client, used: Environment) -> None:
+    offered = mia.get(PAGE).context["months"]
+    assert [state for _, state, _ in offered] == ["so far", "not final"]
+    asked = mia.get(PAGE, {"month": "2020-02"}).context["months"]
+    assert asked[-1][1:] == ("no calls", True)
+
+
+def test_one_environment_is_chosen_and_its_files_are_named_by_it(mia: Client, used: Environment) -> None:
+    dev = used.tenant.environments.get(slug="dev")
+    one(report(dev, "of dev", charged_at=timezone.now(), cost_nano=5 * 10**9))
+    assert "$6.23" in mia.get(PAGE).content.decode()
+    text = mia.get(PAGE, {"of": "dev"}).content.decode()
+    assert "$5.00" in text
+    assert "$6.23" not in text
+    assert "of <b><bdi>dev</bdi></b> alone" in text
+    assert 'name="of" value="dev"' in text
+    for file in ("report-csv", "focus-csv"):
+        name, lines = taken(mia, file, of="dev")
+        assert name.startswith(f"{file.partition('-')[0]}-acme-dev-")
+        assert "our-own" not in lines
+    assert mia.get(PAGE, {"of": "nowhere"}).status_code == 404
+    assert mia.post(FILE, {"file": "focus-csv", "of": "nowhere"}).status_code == 404
+
+
 def test_a_month_is_chosen_in_the_address(mia: Client, used: Environment) -> None:
     text = mia.get(PAGE, {"month": "2020-02"}).content.decode()
     assert "February 2020" in text
@@ -62,8 +107,8 @@ def test_what_is_no_month_is_refused(mia: Client, prod: Environment, query: str,
     assert mia.get(f"{PAGE}?{query}").status_code == status
 
 
-def taken(client: Client, file: str, month: str = "") -> tuple[str, str]:
-    answer = client.post(FILE, {"file": file, "month": month})
+def taken(client: Client, file: str, month: str = "", of: str = "") -> tuple[str, str]:
+    answer = client.post(FILE, {"file": file, "month": month, "of": of})
     assert answer.status_code == 200
     name = answer["Content-Disposition"].partition("filename=")[2].strip('"')
     return name, b"".join(answer.streaming_content).decode()  # type: ignore[attr-defined]
@@ -74,6 +119,7 @@ def test_the_report_is_a_file_that_sums_up_to_the_page(mia: Client, used: Enviro
     assert name.endswith("-so-far.csv")
     lines = list(csv.reader(io.StringIO(text)))
     assert ["#", "tenant", "acme"] in lines
+    assert ["#", "environments", "dev, staging, prod"] in lines
     header = next(line for line in lines if line[0] == "section")
     costs = [Decimal(line[header.index("cost_usd")]) for line in lines if line[0] == "feature"]
     assert sum(costs) == Decimal("1.23456789")
