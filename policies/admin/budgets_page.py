@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -18,10 +18,11 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.standing import budget_course, budget_months
+from policies.standing import budget_course, budget_months, pace_wording
 from policies.standing.budget_course import BudgetCourse, Month
 from policies.standing.budget_months import ClosedBudget, SpentMonth
 from policies.standing.limit_rows import LimitRow, SubjectRow
+from policies.standing.pace_wording import RunsOut
 from policies.standing.standings import Standing, standings
 from tenants import exporting
 from tenants.console import charts, environments, export_links
@@ -52,6 +53,24 @@ class BudgetsAsked(Asked):
 
     aside = ("table", "format")
     tab = "budgets"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow(LimitRow):
+    """Of a budget that has a forecast: it says when that runs out, so that the page has one date for it.
+
+    `at`: None if it lasts.
+    """
+
+    at: datetime | None
+    now: datetime
+
+    @property
+    def runs_out(self) -> RunsOut | None:
+        if self.at is None:
+            return RunsOut("not before it resets")
+        at = _rounded(self.at.astimezone(self.zone), self.now)
+        return RunsOut(f"runs out {pace_wording.when(at, self.now, self.zone)} by the forecast", at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +111,14 @@ class BurnDown:
         if self.course.in_all >= self.course.limit:
             return State.FULL, "Used up"
         forecast = self.course.forecast
-        return (
-            None
-            if forecast is None or forecast.middle <= self.course.limit
-            else (State.NEAR, "Will not last")
-        )
+        if forecast is None or forecast.middle <= self.course.limit:
+            return None
+        return State.NEAR, "Will not last" if forecast.low > self.course.limit else "May not last"
+
+    @property
+    def levels(self) -> tuple[str, str, str]:
+        """Of the axis, from above."""
+        return self.limit, wording.money_rounded(self.course.limit // 2), wording.money_rounded(0)
 
     @property
     def says(self) -> str:
@@ -105,8 +127,11 @@ class BurnDown:
 
 @dataclass(frozen=True, slots=True)
 class MonthRow:
+    """`is_due`: it is to be closed, and is not yet."""
+
     found: SpentMonth
     is_present: bool
+    is_due: bool
 
     @property
     def spent(self) -> str:
@@ -187,14 +212,18 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
     closed = _closed(asked)
     courses = _courses(found, asked, this)
     return {
-        "budgets": [LimitRow(each, asked.zone) for each in found[:BUDGETS_SHOWN]],
+        "budgets": _rows(found[:BUDGETS_SHOWN], courses, this, asked.zone),
         "count": len(found),
         "burn_downs": [_burn_down(each, this, asked.environment, asked.zone) for each in courses],
         "courses_max": COURSES_MAX,
         "whole_days": budget_course.WHOLE_DAYS,
         "month": this,
         "months": [
-            MonthRow(each, is_present=each.month == this.start.astimezone(asked.zone).date())
+            MonthRow(
+                each,
+                is_present=each.month == this.start.astimezone(asked.zone).date(),
+                is_due=each.closed_at is None and each.closes_at <= this.now,
+            )
             for each in budget_months.spent_months(asked.environment, this.now)
         ],
         "closed": [ClosedRow(each) for each in closed],
@@ -226,6 +255,29 @@ def _budgets(asked: BudgetsAsked) -> list[Standing]:
 def _courses(found: Iterable[Standing], asked: BudgetsAsked, this: Month) -> list[BudgetCourse]:
     courses = (budget_course.course(each, this, asked.environment.pk) for each in list(found)[:COURSES_MAX])
     return [each for each in courses if each is not None]
+
+
+def _rows(
+    found: Iterable[Standing], courses: Iterable[BudgetCourse], this: Month, zone: ZoneInfo
+) -> list[LimitRow]:
+    forecast = {
+        id(each.standing): each for each in courses if each.forecast is not None and each.in_all < each.limit
+    }
+    return [
+        BudgetRow(each, zone, budget_course.runs_out(forecast[id(each)], this), this.now)
+        if id(each) in forecast
+        else LimitRow(each, zone)
+        for each in found
+    ]
+
+
+def _rounded(at: datetime, now: datetime) -> datetime:
+    """A forecast is no better: to the hour if it is more than a day away, to 15 minutes if more than an hour."""
+    if at - now > timedelta(days=1):
+        return at.replace(minute=0, second=0, microsecond=0)
+    if at - now > timedelta(hours=1):
+        return at.replace(minute=at.minute - at.minute % 15, second=0, microsecond=0)
+    return at.replace(microsecond=0)
 
 
 def _closed(asked: BudgetsAsked) -> list[ClosedBudget]:

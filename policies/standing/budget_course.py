@@ -109,6 +109,14 @@ def course(standing: Standing, of: Month, environment_id: int) -> BudgetCourse |
     )
 
 
+def runs_out(found: BudgetCourse, of: Month) -> datetime | None:
+    """When the forecast has the budget used up; None: it lasts, there is no forecast, or it is used up now."""
+    if found.forecast is None or not found.in_all < found.limit < found.forecast.middle:
+        return None
+    part = (found.limit - found.in_all) / (found.forecast.middle - found.in_all)
+    return of.now + (of.end - of.now) * part
+
+
 def _by_day(environment_id: int, standing: Standing, subject: SubjectStanding, of: Month) -> list[int]:
     """Of each day that is read."""
     columns = sums.COLUMNS[standing.limit.per]

@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from policies import budgets
+from policies.admin import budgets_page
 from policies.models import ClosedMonth, MonthlyBudget, Policy
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import apply_policies, limits, set_clock
@@ -135,6 +136,50 @@ def test_a_budget_that_will_not_last_says_so(mia: Client, budgeted: Environment)
     for day in range(2, 29):
         spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "0.36")
     assert of(look(mia, budgeted), "Free plan").state == ("near", "Will not last")
+
+
+def test_the_page_has_one_date_on_which_a_budget_runs_out(mia: Client, budgeted: Environment) -> None:
+    for day in range(2, 29):
+        spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "0.3" if day < 15 else "0.4")
+    # $9.50 of $10 are spent; the 14 days before cost 40 cents each, and half of today is left.
+    answer = look(mia, budgeted)
+    row = next(each for each in answer.context["budgets"] if each.policy == "Free plan")
+    assert row.runs_out.at == datetime(2026, 10, 30, 18, tzinfo=BERLIN)
+    assert row.runs_out.says == "runs out Friday 30 October 18:00 by the forecast"
+    assert "27 days" not in text(answer)
+    assert of(answer, "Free plan").levels == ("$10.00", "$5.00", "$0.00")
+
+
+def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: Environment) -> None:
+    for day in range(2, 29):
+        spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "0.05" if day % 2 else "0.65")
+    found = of(look(mia, budgeted), "Free plan")
+    assert found.course.forecast.low < found.course.limit < found.course.forecast.middle
+    assert found.state == ("near", "May not last")
+
+
+@pytest.mark.parametrize(
+    ("at", "rounded"),
+    [
+        (datetime(2026, 10, 31, 13, 59, 9, tzinfo=BERLIN), "2026-10-31T13:00:00+01:00"),
+        (datetime(2026, 10, 29, 17, 44, 9, tzinfo=BERLIN), "2026-10-29T17:30:00+01:00"),
+        (datetime(2026, 10, 29, 12, 44, 9, tzinfo=BERLIN), "2026-10-29T12:44:09+01:00"),
+    ],
+)
+def test_a_date_does_not_slip_by_the_minute(at: datetime, rounded: str) -> None:
+    assert budgets_page._rounded(at, NOW).isoformat() == rounded
+
+
+def test_a_month_says_whether_it_is_closed_due_or_open(mia: Client, budgeted: Environment) -> None:
+    spend(budgeted, datetime(2026, 8, 20, tzinfo=BERLIN), "1")
+    spend(budgeted, datetime(2026, 9, 20, tzinfo=BERLIN), "1")
+    said = text(look(mia, budgeted))
+    assert "not closed yet" in said
+    assert "open until" in said
+    ClosedMonth.objects.create(environment=budgeted, month=date(2026, 8, 1))
+    said = text(look(mia, budgeted))
+    assert "not closed yet" not in said
+    assert 'data-label="closing:">closed <time' in said
 
 
 def test_with_few_days_there_is_no_forecast(mia: Client, budgeted: Environment) -> None:
