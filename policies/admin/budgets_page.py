@@ -81,6 +81,9 @@ class BurnDown:
     row: LimitRow
     subject: SubjectRow
     left: str
+    # Where nothing is left, if what is drawn goes beyond that; and the axis in words, from above.
+    zero: str
+    levels: tuple[str, str, str]
     expected: str
     band: str
     first: str
@@ -114,11 +117,6 @@ class BurnDown:
         if forecast is None or forecast.middle <= self.course.limit:
             return None
         return State.NEAR, "Will not last" if forecast.low > self.course.limit else "May not last"
-
-    @property
-    def levels(self) -> tuple[str, str, str]:
-        """Of the axis, from above."""
-        return self.limit, wording.money_rounded(self.course.limit // 2), wording.money_rounded(0)
 
     @property
     def says(self) -> str:
@@ -292,25 +290,35 @@ def _closed(asked: BudgetsAsked) -> list[ClosedBudget]:
 
 
 def _burn_down(course: BudgetCourse, this: Month, environment: Environment, zone: ZoneInfo) -> BurnDown:
-    """Across: the days of the month. High: what is left of the budget."""
+    """Across: the days of the month. High: what is left of the budget; below zero, what is beyond it."""
     across, limit = float(len(course.days)), course.limit
     passed = _passed(this)
     left, line = limit, [(0.0, float(limit))]
     for place, spent in enumerate(course.spent):
         left -= spent
         line.append((min(place + 1.0, passed), float(left)))
+    forecast = course.forecast
+    below = max(0, -left, 0 if forecast is None else forecast.high - limit)
+
+    def drawn(*places: tuple[float, float]) -> str:
+        return charts.points([(far, high + below) for far, high in places], across, limit + below)
+
     expected = band = ""
-    if course.forecast is not None:
-        here, forecast = (passed, float(left)), course.forecast
-        expected = charts.points([here, (across, limit - forecast.middle)], across, limit)
-        band = charts.points(
-            [here, (across, limit - forecast.low), (across, limit - forecast.high)], across, limit
-        )
+    if forecast is not None:
+        here = (passed, float(left))
+        expected = drawn(here, (across, limit - forecast.middle))
+        band = drawn(here, (across, limit - forecast.low), (across, limit - forecast.high))
     return BurnDown(
         course=course,
         row=LimitRow(course.standing, zone),
         subject=SubjectRow(course.standing, course.subject, environment, zone),
-        left=charts.points(line, across, limit),
+        left=drawn(*line),
+        zero=drawn((0.0, 0.0), (across, 0.0)) if below else "",
+        levels=(
+            wording.money_rounded(limit),
+            wording.money_rounded((limit - below) // 2),
+            wording.money_rounded(-below),
+        ),
         expected=expected,
         band=band,
         first=f"{course.days[0].astimezone(zone):%-d %b}",

@@ -94,7 +94,7 @@ def report_page(request: HttpRequest) -> HttpResponse:
             (each, wording.money_rounded(each.spent_nano), wording.money(each.amount_nano), _state(each))
             for each in found.budgets.shown
         ],
-        months=list(_offered(found, now)),
+        months=list(_offered(found, month_report.first_call(every), now)),
     )
 
 
@@ -161,9 +161,11 @@ def _asked(text: str | None, environment: Environment, now: datetime) -> date:
     return month
 
 
-def _offered(found: MonthReport, now: datetime) -> Iterator[tuple[date, str, bool]]:
-    """The latest months, from that of the first call on, with how far each is, and whether it is the chosen one."""
-    first = (found.first_call or now).astimezone(found.zone).date().replace(day=1)
+def _offered(
+    found: MonthReport, first_call: datetime | None, now: datetime
+) -> Iterator[tuple[date, str, bool]]:
+    """The latest months since the tenant's first call, with how far each is, and whether it is the chosen one."""
+    first = (first_call or now).astimezone(found.zone).date().replace(day=1)
 
     def backwards() -> Iterator[date]:
         month = month_report.this_month(found.tenant, now)

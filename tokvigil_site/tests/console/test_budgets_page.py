@@ -147,7 +147,7 @@ def test_the_page_has_one_date_on_which_a_budget_runs_out(mia: Client, budgeted:
     assert row.runs_out.at == datetime(2026, 10, 30, 18, tzinfo=BERLIN)
     assert row.runs_out.says == "runs out Friday 30 October 18:00 by the forecast"
     assert "27 days" not in text(answer)
-    assert of(answer, "Free plan").levels == ("$10.00", "$5.00", "$0.00")
+    assert of(answer, "All together").levels == ("$100.00", "$50.00", "$0.00")
 
 
 def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: Environment) -> None:
@@ -156,6 +156,11 @@ def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: 
     found = of(look(mia, budgeted), "Free plan")
     assert found.course.forecast.low < found.course.limit < found.course.forecast.middle
     assert found.state == ("near", "May not last")
+    # The band goes below zero, and is drawn as far as it goes.
+    assert found.levels[0] == "$10.00"
+    assert found.levels[2].startswith("−$1.")
+    assert found.zero
+    assert found.band.split()[-1].endswith(",200.00")
 
 
 @pytest.mark.parametrize(

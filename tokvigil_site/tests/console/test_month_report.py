@@ -75,6 +75,7 @@ def test_beside_a_month_in_which_calls_began_there_are_no_percentages(mia: Clien
 def test_months_before_the_first_call_are_not_offered(mia: Client, used: Environment) -> None:
     offered = mia.get(PAGE).context["months"]
     assert [state for _, state, _ in offered] == ["so far", "not final"]
+    assert mia.get(PAGE, {"of": "dev"}).context["months"] == offered
     asked = mia.get(PAGE, {"month": "2020-02"}).context["months"]
     assert asked[-1][1:] == ("no calls", True)
 
