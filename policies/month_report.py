@@ -73,7 +73,7 @@ class Budget:
 
     @property
     def share(self) -> str:
-        return wording.share(self.spent_nano, self.amount_nano)
+        return wording.share_of_limit(self.spent_nano, self.amount_nano)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,17 @@ def money_rounded(nano_usd: int, *, places: int = _CENTS) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """`82 %`; `<1 %` of what is not nothing."""
+    """Of a sum, rounded: `82 %`; `<1 %` of what is not nothing, `>99 %` of what is not all."""
+    if whole <= 0:
+        return "0 %"
+    percent = (part * 200 + whole) // (2 * whole)
+    if percent == 0 and part > 0:
+        return "<1 %"
+    return ">99 %" if percent == 100 and part < whole else f"{percent} %"
+
+
+def share_of_limit(part: int, whole: int) -> str:
+    """Cut, as its bar is, so that with something left it never is `100 %`; also of work to be done."""
     percent = part * 100 // whole if whole > 0 else 0
     return "<1 %" if part > 0 and percent == 0 else f"{percent} %"
 

@@ -165,7 +165,7 @@ def _progress(asked: PolicyReplay) -> dict[str, Any]:
     return {
         "done": wording.count(asked.calls_done),
         "in_all": wording.count(in_all),
-        "share": wording.share(asked.calls_done, in_all),
+        "share": wording.share_of_limit(asked.calls_done, in_all),
         "answers": jobs.answers(asked),
     }
 

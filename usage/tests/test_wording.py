@@ -49,11 +49,27 @@ def test_a_column_of_sums_has_the_same_places() -> None:
 
 
 def test_a_share_of_what_is_not_nothing_is_not_nothing() -> None:
-    assert [wording.share(*each) for each in ((82, 100), (1, 1_000), (0, 100), (0, 0), (1, 1))] == [
-        "82 %",
-        "<1 %",
-        "0 %",
-        "0 %",
+    for share in (wording.share, wording.share_of_limit):
+        assert [share(*each) for each in ((82, 100), (1, 1_000), (0, 100), (0, 0), (1, 1))] == [
+            "82 %",
+            "<1 %",
+            "0 %",
+            "0 %",
+            "100 %",
+        ]
+
+
+def test_a_share_of_a_sum_is_rounded_and_never_all_of_it_while_something_is_left() -> None:
+    said = [wording.share(part, 1_000) for part in (857, 20, 46, 5, 4, 995, 999)]
+    assert said == ["86 %", "2 %", "5 %", "1 %", "<1 %", ">99 %", ">99 %"]
+    assert [wording.share(part, 3) for part in (1, 2)] == ["33 %", "67 %"]
+
+
+def test_a_share_of_a_limit_is_cut_so_that_it_is_not_used_up_before_it_is() -> None:
+    assert [wording.share_of_limit(part, 1_000) for part in (857, 999, 1_000, 1_005)] == [
+        "85 %",
+        "99 %",
+        "100 %",
         "100 %",
     ]
 

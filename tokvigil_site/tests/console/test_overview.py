@@ -100,7 +100,7 @@ def test_what_today_cost_and_who_spent_it(mia: Client, prod: Environment, api: A
     figures = re.findall(r'<p class="tv-figure">([^<]*)</p>', text)
     assert figures == ["$3.00", "2", "3,000", "0 · 0 %"]
     assert re.findall(r'<th scope="row"><a [^>]*><bdi>(\w+)</bdi>', text) == ["ana", "ben"]
-    assert ">66 %<" in text
+    assert ">67 %<" in text
 
 
 def test_figures_are_of_the_period_and_filters_of_the_address_and_lead_to_their_calls(
