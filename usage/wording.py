@@ -55,6 +55,17 @@ def counted(number: int, noun: str) -> str:
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def rows_that_are_no_calls(rows: int, calls: int) -> str:
+    """`29 rows more count as no call: …`, of rows of the ledger; empty where each is one."""
+    more = rows - calls
+    if more <= 0:
+        return ""
+    return (
+        f"{counted(more, 'row')} more {'counts' if more == 1 else 'count'} as no call: failed or cancelled before"
+        " any token, or an estimate that a late report took the place of"
+    )
+
+
 def money(nano_usd: int, *, places: int = _CENTS) -> str:
     """`$5.00`. A sum that the places would round is written in full: `$0.000125`."""
     usd = Decimal(nano_usd).scaleb(-_NANO_DIGITS)
@@ -93,7 +104,8 @@ def change(now: int, before: int) -> str | None:
     """`+15.9 %`, with a true minus; None: there is nothing to compare with."""
     if before <= 0:
         return None
-    return f"{(now - before) * 100 / before:+,.1f} %".replace("-", "−")
+    percent = f"{(now - before) * 100 / before:+,.1f} %".replace("-", "−")
+    return "0.0 %" if percent in ("+0.0 %", "−0.0 %") else percent
 
 
 def number(metric: Metric, amount: int) -> str:

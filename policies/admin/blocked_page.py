@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
+from django.conf import settings
 from django.core.exceptions import BadRequest
 from django.db import DatabaseError
 from django.http import HttpRequest
@@ -25,7 +26,6 @@ from policies.models import Policy
 from tenants import exporting
 from tenants.console import charts, environments, export_links
 from tenants.console.charts import Columns
-from tenants.console.display import user_url
 from tenants.console.pages import page, rendered
 from tenants.exporting import Format
 from tenants.models import Environment
@@ -154,14 +154,18 @@ def _figures(asked: BlockedAsked) -> dict[str, Any]:
         "share": wording.share(count, count + share.recorded),
         "recorded": wording.count(share.recorded),
         "hit": wording.count(counts.names(question, "user_id")),
-        "passed": (passed := counts.passed_later(question)),
-        "looked_up": wording.count(passed.looked_up),
+        "newest": (newest := counts.look_up(question)),
+        "looked_up": wording.count(newest.looked_up),
+        "passed": f"{wording.count(newest.passed)} of {wording.count(newest.looked_up)}",
+        "cost": wording.money_rounded(newest.cost_nano) if newest.priced else "not known",
+        "unpriced": wording.count(newest.looked_up - newest.priced),
+        "kept_days": settings.BLOCKED_DECISIONS_KEPT_DAYS,
         "reasons": [_row(asked, "reason_code", name, calls, count) for name, calls in reasons],
         "course": _course(asked, question, [name for name, _ in reasons]),
         "groups": [
             (
                 title,
-                [_row(asked, column, *each, count) for each in counts.most(question, column, NAMES_SHOWN)],
+                _hit_most(asked, question, column, count),
                 _exports(asked, title),
             )
             for title, column in GROUPS.items()
@@ -172,13 +176,24 @@ def _figures(asked: BlockedAsked) -> dict[str, Any]:
     }
 
 
+def _hit_most(asked: BlockedAsked, question: Question, column: str, count: int) -> list[Row]:
+    """The names with most blocked calls, and all others in a row of their own, so that they make up the whole."""
+    found = counts.most(question, column, NAMES_SHOWN)
+    rows = [_row(asked, column, *each, count) for each in found]
+    rest = count - sum(calls for _, calls in found)
+    if rest <= 0:
+        return rows
+    others = wording.count(counts.names(question, column) - len(found))
+    return [*rows, Row(f"Other ({others})", wording.count(rest), wording.share(rest, count), None)]
+
+
 def _row(asked: BlockedAsked, column: str, name: str, calls: int, of: int) -> Row:
     return Row(
         name=_name(asked, column, name),
         calls=wording.count(calls),
         share=wording.share(calls, of),
         url=_decisions(asked, {column: name}),
-        page_url=user_url(asked.environment, name) if column == "user_id" else None,
+        page_url=asked.user_url(name) if column == "user_id" else None,
     )
 
 

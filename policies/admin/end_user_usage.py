@@ -126,6 +126,8 @@ def context(asked: UsageAsked) -> dict[str, Any]:
 def _rows(asked: UsageAsked, shown: Shown, name: str, then: str) -> Iterator[UsedRow]:
     for line, row in zip(shown.answer.lines, shown.rows(), strict=True):
         named = shown.named(line)
+        if row.is_idle:
+            continue
         if named is None:
             yield UsedRow(row, asked.address(by=name, top=str(TOPS[-1])))
         else:

@@ -46,11 +46,16 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedLater:
-    """`passed` of the newest `looked_up` were allowed when they were asked for again."""
+class LookedUp:
+    """Of the newest `looked_up`, `passed` were made later, under the same request_id.
+
+    The `priced` of them would have cost `cost_nano` at most: what would have been held, had they been allowed.
+    """
 
     looked_up: int
     passed: int
+    priced: int
+    cost_nano: int
 
 
 def count(question: Question) -> int:
@@ -120,7 +125,7 @@ def share(question: Question, blocked: int) -> Share:
     return Share(blocked, requests)
 
 
-def passed_later(question: Question) -> PassedLater:
+def look_up(question: Question) -> LookedUp:
     """Raises DatabaseError."""
     period = question.period
     names = dict(question.filters)
@@ -134,9 +139,18 @@ def passed_later(question: Question) -> PassedLater:
         **wanted,
         **names,
     )
-    ids = list(found.order_by("-decided_at").values_list("request_id", flat=True)[:LOOKED_UP_MAX])
-    passed = recorded(question.environment_id, list(set(ids))) if ids else set()
-    return PassedLater(len(ids), sum(each in passed for each in ids))
+    newest = found.order_by("-decided_at").values_list("request_id", "estimated_cost_nano")[:LOOKED_UP_MAX]
+    costs = [(request_id, cost) for request_id, cost in newest]
+    passed = (
+        recorded(question.environment_id, list({request_id for request_id, _ in costs})) if costs else set()
+    )
+    known = [cost for _, cost in costs if cost is not None]
+    return LookedUp(
+        looked_up=len(costs),
+        passed=sum(request_id in passed for request_id, _ in costs),
+        priced=len(known),
+        cost_nano=sum(known),
+    )
 
 
 def calls(question: Question, columns: Collection[str]) -> tuple[str, list[Any]]:

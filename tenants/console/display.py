@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -86,9 +86,10 @@ def block_of_lines(text: str) -> SafeString:
     return format_html("<pre>{}</pre>", text)
 
 
-def user_url(environment: Environment, user_id: str) -> str:
-    """Of the page of an end user, whether anything is stored of them or not."""
-    return f"{reverse('admin:end_user')}?{urlencode({'environment': str(environment), 'user_id': user_id})}"
+def user_url(environment: Environment, user_id: str, period: Mapping[str, Any] | None = None) -> str:
+    """Of the page of an end user, whether anything is stored of them or not. `period`: parameters that say which."""
+    query = {"environment": str(environment), "user_id": user_id, **(period or {})}
+    return f"{reverse('admin:end_user')}?{urlencode(query, doseq=True)}"
 
 
 def user_link(environment: Environment, user_id: str) -> SafeString:

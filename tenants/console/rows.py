@@ -37,12 +37,24 @@ ONLY_SAVE = {"show_save_and_add_another": False, "show_save_and_continue": False
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than ROWS_COUNTED_MAX rows, so that a page of a large table costs what one of a small does."""
+    """Counts no further than ROWS_COUNTED_MAX rows, so that a page of a large table costs what one of a small does.
+
+    The list has no more pages than that; what stands below it `says` so.
+    """
+
+    @cached_property
+    def _counted(self) -> int:
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # the admin gives no others
+        return rows[: ROWS_COUNTED_MAX + 1].count()
 
     @cached_property
     def count(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # the admin gives no others
-        return rows[:ROWS_COUNTED_MAX].count()
+        return min(self._counted, ROWS_COUNTED_MAX)
+
+    @property
+    def says(self) -> str:
+        """`1,188`, `more than 10,000`"""
+        return f"{'more than ' if self._counted > ROWS_COUNTED_MAX else ''}{self.count:,}"
 
 
 class OfferedLookups(HistoryIsTheAuditLog):

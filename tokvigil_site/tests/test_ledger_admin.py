@@ -13,8 +13,10 @@ from django.urls import reverse
 
 from audit.models import Entry
 from policies.models import BlockedDecision
+from tenants.console import rows
 from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
+from tokvigil_site.testing import Api
 from usage import wording
 from usage.ledger.models import Status
 from usage.models import ModelPrice, UsageEvent
@@ -154,7 +156,7 @@ def test_the_ledger_page_shows_one_environment_and_counts_no_further_than_it_mus
         query["sql"] for query in queries if "COUNT(*)" in query["sql"] and "usage_event" in query["sql"]
     ]
     assert counts
-    assert all("LIMIT 10000" in count for count in counts)
+    assert all("LIMIT 10001" in count for count in counts)
 
 
 def test_requests_are_found_by_their_exact_id(environment: Environment, superuser: Client) -> None:
@@ -301,3 +303,44 @@ def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, mem
     assert "$0.06<" in shown
     assert "Passed when asked again" not in shown
     assert "Stream id" not in shown
+
+
+def test_the_list_and_the_explorer_say_which_rows_count_as_no_call(
+    environment: Environment, member: Client
+) -> None:
+    api = Api(environment)
+    for number in range(3):
+        api.report(f"r-{number}", "ann", input_tokens=1_000, cached_input_tokens=400)
+    api.report("r-failed", "ann", status="failed", input_tokens=0, output_tokens=0)
+    more = "1 row more counts as no call: failed or cancelled before any token"
+
+    listed = member.get(reverse("admin:usage_usageevent_changelist"), {"period": "today", "user": "ann"})
+    assert listed.context["cl"].result_count == 4
+    text = unescape(listed.content.decode())
+    assert "In this period: 3 calls, 3,000 tokens in (1,200 of them cached)" in text
+    assert more in text
+
+    explored = unescape(member.get(reverse("admin:explorer"), {"period": "today"}).content.decode())
+    assert f"3 calls; {more}" in explored
+
+
+def test_cached_tokens_stand_below_the_input_they_are_a_part_of(
+    environment: Environment, member: Client
+) -> None:
+    listed = reverse("admin:usage_usageevent_changelist")
+    event(environment, "r-1")
+    assert " cached</small>" not in member.get(listed).content.decode()
+    Api(environment).report("r-2", "ann", input_tokens=1_000, cached_input_tokens=400)
+    assert "400 cached</small>" in member.get(listed).content.decode()
+
+
+def test_a_list_that_is_not_counted_to_its_end_says_more_than(
+    environment: Environment, member: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "ROWS_COUNTED_MAX", 2)
+    for number in range(2):
+        event(environment, f"r-{number}")
+    listed = reverse("admin:usage_usageevent_changelist")
+    assert "more than" not in member.get(listed).content.decode()
+    event(environment, "r-2")
+    assert "more than 2 usage events" in " ".join(member.get(listed).content.decode().split())

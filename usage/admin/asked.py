@@ -20,7 +20,7 @@ from django.forms import BoundField
 from django.http import HttpRequest
 from django.urls import reverse
 
-from tenants.console import environments, pages
+from tenants.console import display, environments, pages
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage.analytics import names
@@ -35,6 +35,7 @@ PERIODS = (
     (Named.TODAY.value, "Today"),
     (Named.YESTERDAY.value, "Yesterday"),
     (Named.LAST_7_DAYS.value, "Last 7 days"),
+    (Named.LAST_WEEK.value, "Last week, Mon to Sun"),
     (Named.LAST_30_DAYS.value, "Last 30 days"),
     (Named.THIS_MONTH.value, "This month"),
     (Named.LAST_MONTH.value, "Last month"),
@@ -185,6 +186,11 @@ class Asked(forms.Form):
         if kept["period"] != [Named.CUSTOM]:
             kept["from"], kept["to"] = [], []
         return {name: value for name, value in {**kept, **changed}.items() if value and value != [""]}
+
+    def user_url(self, user_id: str) -> str:
+        """Of the page of an end user, over the same period."""
+        period = {name: value for name, value in self.parameters().items() if name in PERIOD}
+        return display.user_url(self.environment, user_id, period)
 
     @property
     def kept(self) -> list[tuple[str, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -24,12 +26,15 @@ from tenants.models import ApiKey, Environment
 from tenants.templatetags.console import state
 from usage import wording
 from usage.admin.asked import PERIODS, SHARED, Asked
+from usage.analytics import answers
 from usage.analytics.shown_period import Named, shown_period
 from usage.ledger import retention
 from usage.ledger.models import Status
 from usage.ledger.periods import EARLIEST, Period
 from usage.models import ModelPrice, UsageEvent
 from usage.prices.cost import TokenUse
+
+logger = logging.getLogger("tokvigil.ledger")
 
 ROWS_OF_A_REQUEST_MAX = 10
 # Of a column of costs, which may be far below a cent.
@@ -77,6 +82,28 @@ class EventList(ListOfShownEnvironment):
         if self.asked.shown is None:
             self.asked.offer(shown_period(Named.LAST_30_DAYS, now, self.asked.zone))
         return self.asked.events(rows)
+
+    @property
+    def sums(self) -> str:
+        """Of a period, as the Explorer has it: `1,159 calls, …, $12.40. 29 rows more …`; empty for a search."""
+        if self.asked is None or self.asked.shown is None or self.query:
+            return ""
+        try:
+            found = answers.total(self.asked.environment.pk, self.asked.shown.days.range, self.asked.filters)
+        except DatabaseError as error:
+            logger.warning("the sums of the list of calls are not shown: %s", error)
+            return ""
+        calls, rows = found["requests"], found["events"]
+        cached = found["cached_input_tokens"]
+        said = [
+            wording.counted(calls, "call"),
+            f"{wording.counted(found['input_tokens'], 'token')} in"
+            + (f" ({wording.count(cached)} of them cached)" if cached else ""),
+            f"{wording.count(found['output_tokens'])} out",
+            wording.money_rounded(found["cost_nano"]),
+        ]
+        more = wording.rows_that_are_no_calls(rows, calls)
+        return f"In this period: {', '.join(said)}.{f' {more}.' if more else ''}"
 
 
 @admin.register(UsageEvent)
@@ -156,7 +183,9 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
 
     @admin.display(description="tokens in")
     def tokens_in(self, event: UsageEvent) -> SafeString:
-        return display.amount(wording.count(event.amounts.input_tokens))
+        shown = display.amount(wording.count(event.amounts.input_tokens))
+        cached = event.cached_input_tokens
+        return _below_number(shown, f"{wording.count(cached)} cached") if cached else shown
 
     @admin.display(description="tokens out")
     def tokens_out(self, event: UsageEvent) -> SafeString:
@@ -177,6 +206,10 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
 
 def _above(shown: SafeString, below: str) -> SafeString:
     return format_html('{}<small class="tv-subtle tv-below"><bdi>{}</bdi></small>', shown, below)
+
+
+def _below_number(shown: SafeString, below: str) -> SafeString:
+    return format_html('{}<small class="tv-subtle tv-below tv-number">{}</small>', shown, below)
 
 
 def _standing(event: UsageEvent) -> SafeString:

@@ -73,6 +73,7 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
         "levels": shown.levels(),
         "step_rows": list(shown.step_rows()),
         "unpriced": wording.count(sums.now["unpriced"]) if sums.now["unpriced"] > 0 else "",
+        "no_calls": wording.rows_that_are_no_calls(sums.now["events"], sums.now["requests"]),
         "unpriced_url": asked.address(show=Measure.UNPRICED.value, by="model"),
         "mark": found.mark,
         "save_url": asked.address("saved_views") if _may_save(asked) else "",
@@ -105,7 +106,21 @@ def explorer_export(request: HttpRequest) -> HttpResponseBase:
         raise BadRequest(f"step: {error}") from error
     about = _about(request, environment, asked) | {"ledger_mark": file.mark}
     lines = exporting.written(Format(kind), about, file.columns, file.rows)
-    return exporting.download(Format(kind), f"usage-{environment.tenant.slug}-{environment.slug}", lines)
+    return exporting.download(Format(kind), _file_name(asked), lines)
+
+
+def _file_name(asked: ExplorerAsked) -> str:
+    """Whose usage, told apart by what, and of which days, so that two questions are two files."""
+    environment, question, days = asked.environment, asked.question(), asked.cleaned_data["shown"].days
+    names = [name for name in (question.group, question.part) if name]
+    parts = [
+        f"usage-{environment.tenant.slug}-{environment.slug}",
+        *(["by", *names] if names else []),
+        *([] if question.step is None else [f"each-{question.step.value}"]),
+        *(["filtered"] if question.filters else []),
+        f"{days.first}-{days.last}",
+    ]
+    return "-".join(parts)
 
 
 def _about(request: HttpRequest, environment: Environment, asked: ExplorerAsked) -> dict[str, object]:
@@ -119,6 +134,7 @@ def _about(request: HttpRequest, environment: Environment, asked: ExplorerAsked)
         "filters": question.filters,
         "by": [name for name in (question.group, question.part) if name],
         "step": None if question.step is None else question.step.value,
+        "calls": "ledger_rows without those that failed or were cancelled before any token, or were estimates only",
         "exported_by": actor_of(request),
         "exported_at": asked.now.astimezone(asked.zone).isoformat(timespec="seconds"),
     }

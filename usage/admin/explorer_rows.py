@@ -17,11 +17,13 @@ from usage.analytics import chart, measures
 from usage.analytics.answers import Answer, Line
 from usage.analytics.cells import NOTHING
 from usage.analytics.chart import OWN_MAX, Chart, Series
-from usage.analytics.questions import Measure, Question, Sums
+from usage.analytics.questions import Measure, Question, Rank, Sums
 from usage.analytics.shown_period import Named, ShownPeriod
 from usage.ledger.buckets import Range
 from usage.windows import Window
 
+# The row of those that are left out of the table and of the count of the others.
+NO_CALLS = "Without calls in this period"
 _DAYS_OR_LONGER = (Window.DAY, Window.WEEK, Window.MONTH)
 
 
@@ -29,14 +31,18 @@ _DAYS_OR_LONGER = (Window.DAY, Window.WEEK, Window.MONTH)
 class Row:
     """`pattern`: of its blocks in the chart; 0: it has none. `url`: of its calls; Other leads to all names.
 
-    `is_named`: its name is one that calls have.
+    `user_url`: of the page of the user that it is; "": it is none.
+
+    `is_named`: its name is one that calls have. `is_idle`: it is of those that made no call in the period.
     """
 
     name: str
     is_named: bool
+    is_idle: bool
     is_part: bool
     pattern: int
     url: str
+    user_url: str
     calls: str
     spent: str
     amount: str
@@ -104,9 +110,11 @@ class Shown:
         return Row(
             name=_name(line, dimension),
             is_named=bool(line.name),
+            is_idle=dimension is not None and line.name is None and not line.others,
             is_part=is_part,
             pattern=pattern,
             url=self._url(line, dimension, inside),
+            user_url=self.asked.user_url(line.name) if dimension == "user" and line.name else "",
             calls=wording.count(line.now["requests"]),
             spent=wording.money_rounded(line.now["cost_nano"]),
             amount=measures.amount(self.measure, now),
@@ -114,9 +122,17 @@ class Shown:
             share=wording.share(now, whole),
             width=round(100 * max(now, 0) / most, 2) if most > 0 else 0,
             before=measures.amount(self.measure, before),
-            change=wording.change(now, before) or ("new" if now and not before else ""),
+            change=self._change(now, before),
             per_call=measures.per_call(self.measure, line.now),
         )
+
+    def _change(self, now: int, before: int) -> str:
+        """In percent; where the largest rise comes first, that rise too: `+$3.20 · +15.9 %`."""
+        percent = wording.change(now, before) or ("new" if now and not before else "")
+        if self.question.rank is not Rank.RISE or now == before:
+            return percent
+        rise = f"{'+' if now > before else ''}{measures.amount(self.measure, now - before)}"
+        return f"{rise} · {percent}" if percent else rise
 
     def named(self, line: Line) -> dict[str, str | list[str]] | None:
         """The filter that a line of the answer is, for an address; None: it is of several names."""
@@ -147,14 +163,22 @@ class Shown:
         rest = self.answer.lines[OWN_MAX:]
         if not rest:
             return own
-        count = sum(line.others or 1 for line in rest)
-        return [*own, Key(f"Other ({count})", OWN_MAX + 1)]
+        return [*own, Key(self._rest_name(rest), OWN_MAX + 1)]
+
+    def _rest_name(self, rest: Sequence[Line]) -> str:
+        """As the table calls it; where the table has rows for some of them, it says so."""
+        if len(rest) == 1:
+            return _name(rest[0], self.question.group)
+        count = sum(line.others if line.name is None else 1 for line in rest)
+        return f"All after the first {OWN_MAX} ({count:,})"
 
     def _own(self) -> Sequence[Line]:
         return self.answer.lines[:OWN_MAX]
 
     def _pattern(self, place: int) -> int:
-        return min(place, OWN_MAX) + 1 if self.question.step is not None else 0
+        """Rows that are one in the chart have no sign of their own."""
+        is_own = place < OWN_MAX or len(self.answer.lines) == OWN_MAX + 1
+        return place + 1 if self.question.step is not None and is_own else 0
 
     def chart(self) -> Chart | None:
         """None: the period is not cut into steps."""
@@ -167,7 +191,7 @@ class Shown:
         ]
         if rest := self.answer.lines[OWN_MAX:]:
             summed = [_added(sums) for sums in zip(*(line.series for line in rest), strict=True)]
-            series.append(self._series(OWN_MAX + 1, "Other", summed, labels))
+            series.append(self._series(OWN_MAX + 1, self._rest_name(rest), summed, labels))
         before = self._before()
         says = [
             "" if amount is None else f"{label}, before: {measures.amount(self.measure, amount)}"
@@ -250,7 +274,9 @@ def _events(asked: ExplorerAsked, changed: dict[str, str | list[str]]) -> str:
 
 def _name(line: Line, dimension: str | None) -> str:
     if line.name is None:
-        return f"Other ({line.others})" if dimension else "Total"
+        if not dimension:
+            return "Total"
+        return f"Other ({line.others:,})" if line.others else NO_CALLS
     return line.name or (f"No {dimension}" if dimension else "All calls")
 
 

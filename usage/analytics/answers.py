@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from usage.analytics import many_names, placing
-from usage.analytics.cells import Cut, Found, added
+from usage.analytics.cells import Cut, Found, added, cells, read, sums_of
 from usage.analytics.questions import PARTS_MAX, STEPS_MAX, Question, Sums
 from usage.instants import from_ms
 from usage.ledger.buckets import Range
@@ -27,7 +27,8 @@ class TooManySteps(ValueError):
 class Line:
     """What a name used in the period and before it. `name` is empty for calls that have none; None: all others.
 
-    `others`: how many these are. `series`: the sums of each step. `parts` have no series of their own.
+    `others`: how many of these made calls in the period; by their rise, in it or before it. `series`: the sums of each
+    step. `parts` have no series of their own.
     """
 
     name: str | None
@@ -76,6 +77,13 @@ def answer(environment_id: int, question: Question, zone: ZoneInfo) -> Answer:
     )
 
 
+def total(environment_id: int, period: Range, filters: Mapping[str, str]) -> Sums:
+    """What all calls of the period that the filters let through used together. Raises DatabaseError."""
+    sql, values = cells(environment_id, Cut((period,)), None, None, filters)
+    _, rows = read(f"WITH answer AS ({sql})", values)
+    return added(sums_of(amounts) for _, _, _, *amounts in rows)
+
+
 def steps(period: Range, step: Window | None, zone: ZoneInfo) -> tuple[Range, ...]:
     """The windows of the zone that the period touches, cut at its ends; without a step, the period.
 
@@ -101,12 +109,16 @@ def _lines(question: Question, cut: Cut, found: Sequence[Found]) -> Iterator[Lin
         whole = [row for row in rows if row.part_place is None]
         yield Line(
             name=None if is_other else whole[0].name,
-            others=max(row.names for row in whole) if is_other else 0,
+            others=_others(whole) if is_other else 0,
             now=added(row.sums for row in whole if row.step >= cut.first),
             before=added(row.sums for row in whole if row.step < cut.first),
             series=_series(cut, whole),
             parts=tuple(_parts([row for row in rows if row.part_place is not None])),
         )
+
+
+def _others(rows: Sequence[Found]) -> int:
+    return max(0, *(row.names for row in rows))
 
 
 def _parts(rows: Sequence[Found]) -> Iterator[Line]:
@@ -116,7 +128,7 @@ def _parts(rows: Sequence[Found]) -> Iterator[Line]:
         is_other = place > PARTS_MAX
         yield Line(
             name=None if is_other else of_part[0].name,
-            others=max(row.names for row in of_part) if is_other else 0,
+            others=_others(of_part) if is_other else 0,
             now=added(row.sums for row in of_part if row.step),
             before=added(row.sums for row in of_part if not row.step),
         )

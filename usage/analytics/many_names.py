@@ -32,18 +32,23 @@ def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[F
     """The snapshot, and what was found. Raises DatabaseError."""
     names, count = _at_the_top(environment_id, question)
     mark, rows = _read(environment_id, question, cut, names)
-    return mark, list(_found(question, names, count - len(names), rows))
+    return mark, list(_found(question, cut, names, count - len(names), rows))
 
 
 def _at_the_top(environment_id: int, question: Question) -> tuple[list[str], int]:
-    """The names that come first, in their order, and how many there are."""
+    """The names that come first, in their order, and how many there are: those with calls in the period.
+
+    By their rise, those with calls in the period before too.
+    """
     periods = whole(question)
+    ranked = score(question, periods)
+    counted = "" if question.rank is Rank.RISE else f" FILTER (WHERE step >= {periods.first})"
     rows, values = stepped(environment_id, periods, question.group, None, question.filters)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT name, count(*) OVER () FROM ({rows}) AS stepped GROUP BY name HAVING sum(events) > 0
-            ORDER BY {score(question, periods)} DESC NULLS LAST, name LIMIT %s
+            SELECT name, count(*) OVER () FROM ({rows}) AS stepped GROUP BY name
+            HAVING sum(events){counted} > 0 AND {ranked} IS NOT NULL ORDER BY {ranked} DESC, name LIMIT %s
             """,  # noqa: S608 (our own names)
             [*values, question.top],
         )
@@ -104,7 +109,9 @@ class _Uses:
             self.parts[part] = less(self.parts[part], sums)
 
 
-def _found(question: Question, names: Sequence[str], beyond: int, rows: Iterable[_Row]) -> Iterator[Found]:
+def _found(
+    question: Question, cut: Cut, names: Sequence[str], beyond: int, rows: Iterable[_Row]
+) -> Iterator[Found]:
     uses: dict[str | None, _Uses] = defaultdict(_Uses)
     for row in rows:
         if row.part is None:
@@ -116,7 +123,8 @@ def _found(question: Question, names: Sequence[str], beyond: int, rows: Iterable
         others.take_off(uses[name])
         yield from _of(question, place, name, 0, uses[name])
     # One may have come since they were counted.
-    yield from _of(question, question.top + 1, "", max(1, beyond), others)
+    has_calls = any(sums["requests"] for step, sums in others.steps.items() if step >= cut.first)
+    yield from _of(question, question.top + 1, "", max(int(has_calls), beyond), others)
 
 
 def _of(question: Question, place: int, name: str, names: int, uses: _Uses) -> Iterator[Found]:
@@ -129,16 +137,19 @@ def _of(question: Question, place: int, name: str, names: int, uses: _Uses) -> I
         if any(uses.parts[part, at]["events"] for at in (0, 1))
     ]
     used.sort(key=lambda part: (_order(question, uses.parts[part, 1], uses.parts[part, 0]), part))
-    for part_place, part in enumerate(used, start=1):
+    count = sum(_is_ranked(question, uses.parts[part, 1]) for part in used)
+    for number, part in enumerate(used, start=1):
+        # As `placing` has it: what has no calls in the period comes after the most, and is not counted.
+        part_place = min(number, PARTS_MAX + 1) if number <= count else PARTS_MAX + 1
         for period in (0, 1):
-            yield Found(
-                place,
-                min(part_place, PARTS_MAX + 1),
-                period,
-                part,
-                len(used) - PARTS_MAX,
-                uses.parts[part, period],
-            )
+            yield Found(place, part_place, period, part, count - PARTS_MAX, uses.parts[part, period])
+
+
+def _is_ranked(question: Question, now: Sums) -> bool:
+    """Whether `score` is known."""
+    if question.rank is Rank.RISE:
+        return True
+    return bool(now["events"]) and (question.rank is not Rank.PER_CALL or now["requests"] != 0)
 
 
 def _order(question: Question, now: Sums, before: Sums) -> tuple[bool, float]:
@@ -146,7 +157,7 @@ def _order(question: Question, now: Sums, before: Sums) -> tuple[bool, float]:
     amount = question.measure.of
     if question.rank is Rank.RISE:
         return False, amount(before) - amount(now)
-    if not now["events"] or (question.rank is Rank.PER_CALL and not now["requests"]):
+    if not _is_ranked(question, now):
         return True, 0
     if question.rank is Rank.PER_CALL:
         return False, -amount(now) / now["requests"]

@@ -69,12 +69,16 @@ def _parts(environment_id: int, question: Question) -> tuple[str, str, list[Any]
 def _in_order(cells: str, name: str, score: str, most: int, *, called: str = "", within: str = "") -> str:
     """The cells with the `place` of their name, the highest score first, and how many names are `beyond` the most.
 
+    A name without a score made no call in the period: it comes after the most, and is not counted.
+
     By windows, not by joins: the planner would believe that few rows meet, and compare all with all.
     """
     inside = f"PARTITION BY {within}" if within else ""
     return f"""
-        SELECT *, least({called}number, {most + 1}) AS {called}place,
-            max({called}number) OVER ({inside}) - {most} AS {called}beyond
+        SELECT *, CASE WHEN {called}score IS NULL THEN {most + 1} ELSE least({called}number, {most + 1}) END
+                AS {called}place,
+            coalesce(max({called}number) FILTER (WHERE {called}score IS NOT NULL) OVER ({inside}), 0) - {most}
+                AS {called}beyond
         FROM (
             SELECT *, dense_rank() OVER ({inside} ORDER BY {called}score DESC NULLS LAST, {name}) AS {called}number
             FROM (SELECT *, {score} AS {called}score FROM {cells}) AS scored

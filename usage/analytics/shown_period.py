@@ -26,6 +26,7 @@ class Named(StrEnum):
     TODAY = "today"
     YESTERDAY = "yesterday"
     LAST_7_DAYS = "7d"
+    LAST_WEEK = "last-week"
     LAST_30_DAYS = "30d"
     THIS_MONTH = "month"
     LAST_MONTH = "last-month"
@@ -91,6 +92,9 @@ def shown_period(
     elif named in _MONTHS:
         month = today.replace(day=1)
         days = _month(month if named is Named.THIS_MONTH else _month_before(month), zone)
+    elif named is Named.LAST_WEEK:
+        monday = today - today.weekday() * _DAY
+        days = _days(monday - 7 * _DAY, monday - _DAY, zone)
     else:
         end = today - _DAY if named is Named.YESTERDAY else today
         days = _days(end - (_LENGTHS[named] - 1) * _DAY, end, zone)

@@ -316,6 +316,27 @@ def test_others_are_counted_once_however_many_steps_there_are(environment: Envir
         assert [line.others for line in found.lines] == [0, 0, 3]
 
 
+@pytest.mark.parametrize("group", ["user", "model"])
+def test_others_are_those_with_calls_in_the_period(environment: Environment, group: str) -> None:
+    """And by their rise those that stopped too."""
+    before, now = PERIOD.before.range.start, PERIOD.start
+    for name, ats in {"a": [now, before], "b": [now], "c": [now], "gone": [before], "left": [before]}.items():
+        for number, at in enumerate(ats):
+            used = Subjects(user_id=name)
+            record([report(environment, f"{name}{number}", charged_at=at, model=name, subjects=used)])
+
+    two = answer(environment.pk, question(group=group, top=2, part="plan"), BERLIN)
+    assert [(line.name, line.others) for line in two.lines] == [("a", 0), ("b", 0), (None, 1)]
+    assert two.total.before["requests"] == 3
+    all_of_them = answer(environment.pk, question(group=group, top=5), BERLIN)
+    assert [(line.name, line.others) for line in all_of_them.lines] == [
+        ("a", 0), ("b", 0), ("c", 0), (None, 0),
+    ]  # fmt: skip
+    assert all_of_them.lines[-1].before["requests"] == 2
+    rising = answer(environment.pk, question(group=group, top=3, rank=Rank.RISE), BERLIN)
+    assert rising.lines[-1].others == 2
+
+
 def test_who_used_something_only_in_the_hours_that_are_taken_off_again_is_not_there(
     environment: Environment,
 ) -> None:

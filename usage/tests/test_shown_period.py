@@ -54,6 +54,15 @@ def test_yesterday_is_over_and_is_compared_with_the_whole_day_before() -> None:
     assert not period.is_running
 
 
+@pytest.mark.parametrize("now", ["2026-11-02T00:00", "2026-11-05T14:32", "2026-11-08T23:59"])
+def test_last_week_is_the_one_from_monday_to_sunday_before_this_one(now: str) -> None:
+    """The one before it has an hour more: the clocks of Berlin were set back on 25 October."""
+    period = shown(Named.LAST_WEEK, now)
+    assert local(period) == ["10-26 00:00", "11-02 00:00", "10-19 00:00", "10-26 00:00"]
+    assert not period.is_running
+    assert period_words.shown(period) == "26 Oct to 1 Nov 2026"
+
+
 def test_the_last_seven_days_are_today_and_six_before_it() -> None:
     period = shown(Named.LAST_7_DAYS, "2026-11-26T14:32")
     assert local(period) == ["11-20 00:00", "11-27 00:00", "11-13 00:00", "11-19 14:32"]
@@ -158,7 +167,7 @@ def test_the_period_before_ends_where_the_period_begins_or_earlier_and_both_begi
     period = shown_period(named, now, zone)
     before = period.before.range
     assert before.start <= before.end <= period.start < period.end
-    assert period.is_running == (named not in (Named.YESTERDAY, Named.LAST_MONTH))
+    assert period.is_running == (named not in (Named.YESTERDAY, Named.LAST_WEEK, Named.LAST_MONTH))
     for day, start in ((period.days.first, period.start), (period.before.first, before.start)):
         assert start.astimezone(zone).date() == day
         assert (start - timedelta(seconds=1)).astimezone(zone).date() <= day

@@ -74,7 +74,22 @@ def test_a_share_of_a_limit_is_cut_so_that_it_is_not_used_up_before_it_is() -> N
     ]
 
 
+def test_rows_of_the_ledger_that_are_no_calls() -> None:
+    assert wording.rows_that_are_no_calls(5, 5) == ""
+    assert wording.rows_that_are_no_calls(1_188, 1_159).startswith("29 rows more count as no call: failed")
+    assert wording.rows_that_are_no_calls(2, 1).startswith("1 row more counts as no call")
+
+
 def test_a_limit_in_words() -> None:
     said = wording.limit(Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT, Decimal("0.5"))
     assert said == "$0.50 a month, everybody together"
     assert wording.limit(Metric.CONCURRENCY, Window.TOTAL, Per.USER, 3) == "3 calls at once, each user"
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
+    assert [wording.change(now, 10_000) for now in (9_999, 10_000, 10_001, 9_990)] == [
+        "0.0 %",
+        "0.0 %",
+        "0.0 %",
+        "−0.1 %",
+    ]

@@ -8,13 +8,13 @@ from typing import Any
 from django.forms import BoundField
 
 from policies.admin import period_figures
-from usage.admin.explorer_form import ExplorerAsked
+from usage.admin.explorer_form import NONE, ExplorerAsked
 from usage.admin.explorer_rows import Row
 from usage.analytics import measures, period_words
 from usage.analytics.questions import Measure
 from usage.analytics.shown_period import Named, ShownPeriod
 
-LEADING = (("Users", "user"), ("Features", "feature"), ("Models", "model"))
+LEADING = (("Users", "user"), ("Features", "feature"), ("Models", "model"), ("Plans", "plan"))
 
 
 class OverviewAsked(ExplorerAsked):
@@ -52,10 +52,10 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
         "chart": course.chart(),
         "levels": course.levels(),
         "leaders": [_leading(asked, period, title, dimension) for title, dimension in LEADING],
-        "explorer_url": asked.address(by="model", step=step.value),
+        "explorer_url": asked.address(by=NONE, step=step.value),
     }
 
 
 def _leading(asked: OverviewAsked, period: ShownPeriod, title: str, dimension: str) -> Leading:
     rows = period_figures.shown(asked, period, group=dimension).rows()
-    return Leading(title, list(rows), asked.address(by=dimension))
+    return Leading(title, [row for row in rows if not row.is_idle], asked.address(by=dimension))

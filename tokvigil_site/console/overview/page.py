@@ -70,11 +70,24 @@ def context(request: HttpRequest) -> dict[str, Any]:
         "now": now,
         "asked": asked,
         **figures.context(asked),
+        **_whole(asked),
         "chips": _chips(environment, found, now),
         "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
         **_next_out(found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
+    }
+
+
+def _whole(asked: figures.OverviewAsked) -> dict[str, Any]:
+    """What is said of the cards that no filter changes; of a filter by user, where the user's own limits are."""
+    if not (asked.is_valid() and asked.filters):
+        return {}
+    user = asked.cleaned_data["user"]
+    return {
+        "whole": f"of the whole of {asked.environment}, whatever the filters",
+        "only_user": user,
+        "only_user_url": asked.user_url(user) if user else "",
     }
 
 

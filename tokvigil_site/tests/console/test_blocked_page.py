@@ -15,11 +15,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from policies.admin import blocked_page
 from policies.blocked import counts, decision_log
 from policies.models import BlockedDecision, Policy
 from tenants.models import Environment, Tenant
-from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
+from usage import wording
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
 
@@ -171,7 +173,8 @@ def test_calls_that_passed_later_and_the_share_of_all_calls(mia: Client, prod: E
 
     text = " ".join(unescape(answer.content.decode()).split())
     assert answer.context["count"] == 2
-    assert (answer.context["passed"].looked_up, answer.context["passed"].passed) == (2, 1)
+    assert (answer.context["newest"].looked_up, answer.context["newest"].passed) == (2, 1)
+    assert '<p class="tv-figure">1 of 2</p>' in text
     assert "50 %" in text
     assert "beside 2 calls in the ledger" in text
 
@@ -180,7 +183,7 @@ def test_of_more_than_are_looked_up_it_says_so(
     mia: Client, prod: Environment, decisions: list[BlockedDecision], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counts, "LOOKED_UP_MAX", 5)
-    assert "of the newest 5, when" in unescape(look(mia, prod).content.decode())
+    assert "of the newest 5; made later" in unescape(look(mia, prod).content.decode())
 
 
 def test_what_cannot_be_read_is_said_beside_its_field(mia: Client, prod: Environment) -> None:
@@ -212,3 +215,42 @@ def test_the_page_costs_a_bounded_number_of_queries(
     with CaptureQueriesContext(connection) as captured:
         look(mia, prod)
     assert len(captured) < QUERIES_MAX
+
+
+def test_names_beyond_the_first_are_one_row_and_all_make_up_the_total(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked_page, "NAMES_SHOWN", 3)
+    answer = look(mia, prod)
+    users = rows_of(answer, "users")
+    assert list(users)[-1] == "Other (4)"
+    assert sum(users.values()) == len(decisions)
+    # As many as are shown: nobody is left.
+    assert "Other" not in "".join(rows_of(answer, "features"))
+    assert next(rows for name, rows, _ in answer.context["groups"] if name == "users")[-1].url is None
+
+
+def test_what_blocked_calls_would_have_cost_at_most(mia: Client, prod: Environment) -> None:
+    set_price("gpt-test", input_usd="1000")
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    api = Api(prod)
+    api.use("ana")
+    for number in range(2):
+        api.evaluate("ana", model="gpt-test", request_id=f"r-{number}", input_tokens=1_000)
+    answer = mia.get(BLOCKED, {"environment": str(prod)})
+    assert "could not be priced" not in answer.content.decode()
+    # Each as the decision itself says.
+    (cost,) = set(BlockedDecision.objects.values_list("estimated_cost_nano", flat=True))
+    assert cost is not None
+    assert cost >= 10**9
+    assert answer.context["cost"] == wording.money_rounded(2 * cost)
+    api.evaluate("ana", model="mystery", request_id="r-unpriced")
+    said = mia.get(BLOCKED, {"environment": str(prod)}).content.decode()
+    assert "; 1 could not be priced" in said
+
+
+def test_how_long_decisions_are_kept_is_said_in_days(mia: Client, prod: Environment, settings: Any) -> None:
+    settings.BLOCKED_DECISIONS_KEPT_DAYS = 45
+    said = look(mia, prod).content.decode()
+    assert "Decisions are kept for 45 days" in said
+    assert "KEPT_DAYS" not in said

@@ -16,6 +16,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils.html import escape
 
 from tenants.console.display import user_url
 from tenants.models import Environment, Tenant
@@ -109,6 +110,29 @@ def test_other_leads_to_all_names(prod: Environment, mia: Client) -> None:
     assert rows[-1].name == "Other (3)"
     everyone = mia.get(rows[-1].url)
     assert len(everyone.context["rows"]) == 8
+
+
+def test_the_chart_and_the_table_name_the_same_others(prod: Environment, mia: Client) -> None:
+    for number in range(12):
+        use(prod, START, user=f"u{number}")
+    five = opened(mia, **CUSTOM, by="user")
+    assert five.context["keys"][-1].name == five.context["rows"][-1].name == "Other (7)"
+    assert [row.pattern for row in five.context["rows"]] == [1, 2, 3, 4, 5, 6]
+    ten = opened(mia, **CUSTOM, by="user", top="10")
+    assert ten.context["rows"][-1].name == "Other (2)"
+    assert ten.context["keys"][-1].name == "All after the first 5 (7)"
+    assert [row.pattern for row in ten.context["rows"]] == [1, 2, 3, 4, 5, *[0] * 6]
+
+
+def test_who_made_no_call_in_the_period_is_one_row_that_says_so(prod: Environment, mia: Client) -> None:
+    use(prod, START, user="ana")
+    use(prod, START - timedelta(days=1), user="ben")
+    rows = opened(mia, **CUSTOM, by="user").context["rows"]
+    assert [row.name for row in rows] == ["ana", "Without calls in this period"]
+    (leading, *_) = opened(mia, "index", **CUSTOM).context["leaders"]
+    assert [row.name for row in leading.rows] == ["ana"]
+    rising = opened(mia, **CUSTOM, by="user", rank="rise").context["rows"]
+    assert [row.name for row in rising] == ["ana", "ben"]
 
 
 def test_names_that_are_told_apart_twice_are_told_apart_once(prod: Environment, mia: Client) -> None:
@@ -221,8 +245,40 @@ def test_the_files_are_linked_under_the_same_question(prod: Environment, mia: Cl
     answer = opened(mia, **CUSTOM, by="user", user="a", step="week")
     for kind, url in answer.context["export_urls"]:
         file = mia.get(url)
-        assert file["Content-Disposition"] == f'attachment; filename="usage-acme-prod.{kind}"'
+        name = "usage-acme-prod-by-user-each-week-filtered-2026-10-20-2026-11-05"
+        assert file["Content-Disposition"] == f'attachment; filename="{name}.{kind}"'
         assert b"2026-10-26T00:00:00+01:00" in b"".join(file)
+
+
+def test_files_of_other_questions_have_other_names(prod: Environment, mia: Client) -> None:
+    def name(**asked: str) -> str:
+        return str(opened(mia, "explorer_export", **{**CUSTOM, **asked})["Content-Disposition"])
+
+    asked = [{}, {"by": "none"}, {"then": "user"}, {"step": "none"}, {"user": "a"}, {"to": "2026-11-04"}]
+    assert len({name(**each) for each in asked}) == len(asked)
+    assert 'filename="usage-acme-prod-each-day-2026-10-20-2026-11-05.csv"' in name(by="none")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_user_leads_to_their_page_over_the_same_period(prod: Environment, mia: Client) -> None:
+    use(prod, START, user="a&b", feature="chat")
+    row = opened(mia, **CUSTOM, by="feature", then="user").context["rows"][1]
+    assert (row.name, row.is_part) == ("a&b", True)
+    page = mia.get(row.user_url)
+    period = page.context["usage"]["asked"].shown
+    assert (str(period.days.first), str(period.days.last)) == ("2026-10-20", "2026-11-05")
+    assert f'href="{escape(row.user_url)}"' in opened(mia, **CUSTOM, by="user").content.decode()
+    leading = opened(mia, "index", **CUSTOM).context["leaders"][0]
+    assert leading.rows[0].user_url == row.user_url
+
+
+def test_the_largest_rise_is_said_in_dollars_too(prod: Environment, mia: Client) -> None:
+    use(prod, START - timedelta(days=1), user="a", cost_nano=2_000_000_000)
+    use(prod, START, user="a", cost_nano=5_500_000_000)
+    use(prod, START, user="b", cost_nano=1_000_000_000)
+    rising = opened(mia, **CUSTOM, by="user", rank="rise").context["rows"]
+    assert [row.change for row in rising] == ["+$3.50 · +175.0 %", "+$1.00 · new"]
+    assert opened(mia, **CUSTOM, by="user").context["rows"][0].change == "+175.0 %"
 
 
 def test_names_cannot_become_formulas_of_a_spreadsheet(prod: Environment, mia: Client) -> None:

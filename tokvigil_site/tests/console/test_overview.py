@@ -183,3 +183,36 @@ def test_what_changed_names_the_frozen_feature_and_leaves_other_environments_out
     said = [str(change.sentence) for change in changes]
     assert "mia froze feature summarize in acme/prod: It runs away." in said
     assert not any("acme/dev" in each for each in said)
+
+
+def test_under_a_filter_the_cards_that_it_does_not_change_say_so(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}"))
+    for _ in range(5):
+        api.use("ana")
+    says = "of the whole of acme/prod, whatever the filters"
+    assert says not in overview(mia, prod)
+    of_ana = mia.get(OVERVIEW, {"user": "ana", "period": "month"})
+    # The chips, the limits and what changed.
+    assert of_ana.content.decode().count(says) == 3
+    link = re.search(r'<a href="([^"]*)">Limits of <bdi>ana</bdi>', of_ana.content.decode())
+    assert link
+    assert mia.get(unescape(link[1])).context["user_id"] == "ana"
+    of_chat = mia.get(OVERVIEW, {"feature": "chat"}).content.decode()
+    assert says in of_chat
+    assert "Limits of" not in of_chat
+
+
+def test_spend_leads_to_what_its_chart_shows_and_plans_have_a_table(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.report("r1", "ana", plan="pro")
+    answer = mia.get(OVERVIEW)
+    shown = mia.get(answer.context["explorer_url"])
+    assert [row.name for row in shown.context["rows"]] == ["All calls"]
+    assert [bar.blocks for bar in shown.context["chart"].bars] == [
+        bar.blocks for bar in answer.context["chart"].bars
+    ]
+    plans = {leading.title: leading.rows for leading in answer.context["leaders"]}["Plans"]
+    assert [row.name for row in plans] == ["pro"]
