@@ -18,7 +18,7 @@ from policies.admin import finding, replay_shown
 from policies.admin.replay_forms import IN_FORCE, ReplayForm, again, of_draft
 from policies.models import PolicyReplay
 from policies.replaying import jobs, listing
-from policies.replaying.report import DIFFERENCES_MAX, SimulationReport
+from policies.replaying.report import SimulationReport
 from tenants import exporting
 from tenants.console import environments
 from tenants.console.access import actor_of
@@ -185,6 +185,7 @@ def _result(request: HttpRequest, report: SimulationReport) -> dict[str, Any]:
         "report": report,
         "headline": replay_shown.headline(report),
         "parts": replay_shown.parts(report),
+        "blocked": replay_shown.blocked(report),
         "changed": differing + report.calls.undecidable,
         "days": replay_shown.days(report),
         "reasons": replay_shown.reasons(report),
@@ -195,7 +196,7 @@ def _result(request: HttpRequest, report: SimulationReport) -> dict[str, Any]:
         "differing": wording.count(differing),
         "found": wording.count(len(found)),
         "cut": differing > len(report.differences),
-        "kept_max": wording.count(DIFFERENCES_MAX),
+        "kept": wording.count(len(report.differences)),
         "differences": [replay_shown.shown(each) for each in shown],
         "shown": shown,
     }

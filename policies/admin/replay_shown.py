@@ -74,6 +74,15 @@ def headline(report: SimulationReport) -> str:
     )
 
 
+def blocked(report: SimulationReport) -> str:
+    """`620 blocked before, 1,628 after`, of the calls of which it can be said."""
+    before = sum(day.blocked_before for day in report.days)
+    calls = report.calls
+    after = before - calls.newly_allowed + calls.newly_blocked
+    unknown = f", and {wording.count(calls.undecidable)} cannot be said" if calls.undecidable else ""
+    return f"{wording.count(before)} blocked before, {wording.count(after)} after{unknown}"
+
+
 def parts(report: SimulationReport) -> tuple[Part, ...]:
     calls, users, cost = report.calls, report.users, report.cost_usd
     unchanged = f"{wording.share(calls.unchanged, calls.replayed)} of the calls"

@@ -19,7 +19,7 @@ from policies.admin import replay_page
 from policies.blocked.decision_log import drain
 from policies.changing import drafts
 from policies.models import Draft, PolicyReplay, ReplayState
-from policies.replaying import jobs
+from policies.replaying import jobs, tally
 from policies.replaying.jobs import Candidate
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site import tasks
@@ -90,6 +90,13 @@ def test_a_replay_is_asked_for_waits_and_shows_what_came_of_it(mia: Client, prod
     text = read(mia, answer["Location"])
     assert "3 of 6 calls would have been blocked, 0 let through" in text
     assert "refresh" not in text
+    assert "1 blocked before, 4 after." in text
+    # To scale of all six: three are as they were.
+    assert re.findall(r'<i class="tv-split-(\w+)" style="flex-grow:(\d+)">', text) == [
+        ("unchanged", "3"),
+        ("blocked", "3"),
+    ]
+    assert "The files have the first" not in text
     assert "What a blocked caller would have tried again" in text
     assert "<b>x</b>" not in text
     assert reverse("admin:end_user") in text
@@ -250,6 +257,16 @@ def test_differences_are_paged_and_those_of_one_user_are_found(
     of_nobody = read(mia, f"{page}?user=nobody")
     assert "None is kept of this user." in of_nobody
     assert 'tv-account-name"><bdi>mia' in of_nobody, "who is signed in is still named"
+
+
+def test_files_that_do_not_have_all_differences_say_so_beside_their_buttons(
+    mia: Client, prod: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "DIFFERENCES_MAX", 2)
+    ask(mia, prod)
+    tasks.run_replays()
+    text = read(mia, url("policy_replay", PolicyReplay.objects.get()))
+    assert "The files have the first 2 of 3." in text.partition("Differences as JSON")[2][:100]
 
 
 def test_the_differences_are_exported(mia: Client, done: PolicyReplay) -> None:
