@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django import forms
+from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -13,6 +14,7 @@ from tenants.console.access import actor_of, may
 from tenants.console.pages import page, rendered
 from tenants.lengths import TITLE_LENGTH_MAX
 from tenants.roles import May
+from usage.admin import question_words
 from usage.admin.explorer_form import ExplorerAsked
 from usage.analytics import saved_views
 from usage.analytics.models import QUERY_LENGTH_MAX, SavedView
@@ -50,6 +52,7 @@ def listed(request: HttpRequest) -> HttpResponse:
                 shared=form.cleaned_data["shared"],
                 actor=actor_of(request),
             )
+            messages.success(request, f"The view {form.cleaned_data['name']!r} is saved.")
             return redirect("admin:saved_views")
         except Refused as error:
             form.add_error("name", str(error))
@@ -63,7 +66,8 @@ def listed(request: HttpRequest) -> HttpResponse:
         form=form,
         may_save=may_save,
         query=asked.whole_query if asked.is_valid() else None,
-        views=[(view, _may_change(request, view)) for view in seen],
+        says=question_words.says(asked.whole_query) if asked.is_valid() else "",
+        views=[(view, question_words.says(view.query), _may_change(request, view)) for view in seen],
     )
 
 
@@ -84,14 +88,23 @@ def saved_view(request: HttpRequest, saved_view_id: int) -> HttpResponse:
     form = ViewForm(request.POST or None, initial={"name": view.name, "shared": view.shared})
     if request.method == "POST" and request.POST.get("do") == "delete":
         saved_views.delete(view)
+        messages.success(request, f"The view {view.name!r} is deleted.")
         return redirect("admin:saved_views")
     if request.method == "POST" and form.is_valid():
         try:
             saved_views.change(view, form.cleaned_data["name"], shared=form.cleaned_data["shared"])
+            messages.success(request, f"The view {view.name!r} is saved.")
             return redirect("admin:saved_views")
         except Refused as error:
             form.add_error("name", str(error))
-    return rendered(request, "console/saved_view.html", f"Saved view {view.name}", view=view, form=form)
+    return rendered(
+        request,
+        "console/saved_view.html",
+        f"Saved view {view.name}",
+        view=view,
+        says=question_words.says(view.query),
+        form=form,
+    )
 
 
 def _found(request: HttpRequest, view_id: int) -> SavedView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.urls import reverse
 from audit.models import Entry
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
+from usage.admin import question_words
 from usage.analytics import saved_views
 from usage.models import SavedView
 
@@ -114,3 +116,36 @@ def test_what_cannot_be_saved_is_said(
     assert answer.status_code == 200
     assert says in answer.content.decode()
     assert not SavedView.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("", "Spend by model, last 7 days, day by day, the first 5"),
+        (
+            "period=month&feature=a%26b&show=calls&by=user&then=plan&rank=rise&top=10&without=run&cumulative=on",
+            "Calls by user and plan, this month, day by day, added up, only feature a&b, only without a run, "
+            "largest rise first, the first 10",
+        ),
+        (
+            "period=custom&from=2026-11-01&to=2026-11-05&by=none&step=none",
+            "Spend, 2026-11-01 to 2026-11-05",
+        ),
+        ("show=hope&period=aeon", "hope by model, aeon, day by day, the first 5"),
+    ],
+)
+def test_a_question_is_said_in_words(query: str, says: str) -> None:
+    assert question_words.says(query) == says
+
+
+def test_what_became_of_a_view_is_said(prod: Environment, mia: Client) -> None:
+    def said(url: str, **form: str) -> str:
+        return unescape(mia.post(url, form, follow=True).content.decode())
+
+    listed = said(reverse("admin:saved_views") + QUESTION, name="Mine")
+    assert "The view 'Mine' is saved." in listed
+    assert "Calls by user, this month, day by day, only feature a&b, the first 5" in listed
+    assert "show=calls</bdi>" not in listed
+    view = SavedView.objects.get()
+    assert "The view 'Ours' is saved." in said(page(view), name="Ours")
+    assert "The view 'Ours' is deleted." in said(page(view), do="delete")
