@@ -27,7 +27,7 @@ from tenants.exporting import Format
 from tenants.models import Environment
 from tenants.roles import May
 from usage import wording
-from usage.admin import health_rows, price_list
+from usage.admin import health_rows, health_verdict, price_list
 from usage.admin.asked import Asked
 from usage.admin.health_rows import CostRow, DriftRow, KindRow, UnpricedRow
 from usage.analytics import counter_checks, holds, reported_costs, rollup_lag, stores
@@ -64,6 +64,8 @@ def health(request: HttpRequest) -> HttpResponse:
     held = _known(lambda: holds.holds(pk, now))
     costs = _known(lambda: reported_costs.reported(pk))
     lag = _known(lambda: rollup_lag.lag(pk))
+    store, ledger = _known(lambda: stores.store_state(pk)), _known(lambda: stores.ledger_state(pk))
+    unpriced = price_list.unpriced(environment, now)
     return rendered(
         request,
         "console/health.html",
@@ -71,6 +73,12 @@ def health(request: HttpRequest) -> HttpResponse:
         environment=environment,
         asked=HealthAsked(request, environment, now),
         now=now,
+        verdict=health_verdict.verdict(
+            checked,
+            store_answers=store is not None,
+            ledger_answers=lag is not None and ledger is not None,
+            unpriced=len(unpriced),
+        ),
         may_rebuild=may(request, TO_REBUILD, environment.tenant_id),
         checked=checked,
         checked_at=None if checked is None else from_ms(checked.at_ms),
@@ -86,10 +94,10 @@ def health(request: HttpRequest) -> HttpResponse:
         costs=costs,
         costs_rows="" if costs is None else wording.count(costs.rows),
         models=[] if costs is None else list(map(CostRow, costs.models[:MODELS_SHOWN])),
-        unpriced=list(map(UnpricedRow, price_list.unpriced(environment, now))),
+        unpriced=list(map(UnpricedRow, unpriced)),
         unpriced_days=price_list.SEEN_SINCE.days,
-        store=_known(lambda: stores.store_state(pk)),
-        ledger=_known(lambda: stores.ledger_state(pk)),
+        store=store,
+        ledger=ledger,
         shown_most=KINDS_SHOWN,
         exports={table: export_links.of_table("health_export", environment, table) for table in _TABLES},
     )

@@ -82,7 +82,10 @@ class TestCounters:
         self, mia: Client, prod: Environment, api: Api
     ) -> None:
         api.use("ana", model="gpt-test")
-        assert "They were not compared since" in text(look(mia, prod))
+        said = text(look(mia, prod))
+        assert "Nobody compared them yet, or the counter store was emptied after that." in said
+        assert "Whether the counters hold the same was not looked at yet" in said
+        assert "Everything is counted" not in said
 
     def test_equal_is_said_and_kept_with_its_time(self, mia: Client, prod: Environment, api: Api) -> None:
         api.use("ana", model="gpt-test", feature="chat")
@@ -93,6 +96,8 @@ class TestCounters:
         later(minutes=5)
         answer = look(mia, prod)
         assert "All 3 counters held what the ledger says" in text(answer)
+        assert "Everything is counted: the ledger has every reported call" in text(answer)
+        assert "without a price are" not in text(answer)
         assert store.now_ms() - answer.context["checked"].at_ms >= 300_000
 
     def test_a_counter_that_differs_is_named_with_both_amounts(
@@ -106,6 +111,8 @@ class TestCounters:
         said = compare(mia, prod)
 
         assert "Not equal to the ledger: 1 of 3 counters." in said
+        assert "but 1 of 3 counters held something else when they were compared last." in said
+        assert "Everything is counted" not in said
         assert "each user, a day" in said
         assert "2 requests, 10 tokens, $0.00001" in said
         assert "1 request, 10 tokens, $0.00001" in said
