@@ -35,7 +35,7 @@ PERIODS = (
     (Named.TODAY.value, "Today"),
     (Named.YESTERDAY.value, "Yesterday"),
     (Named.LAST_7_DAYS.value, "Last 7 days"),
-    (Named.LAST_WEEK.value, "Last week, Mon to Sun"),
+    (Named.LAST_WEEK.value, "Last week"),
     (Named.LAST_30_DAYS.value, "Last 30 days"),
     (Named.THIS_MONTH.value, "This month"),
     (Named.LAST_MONTH.value, "Last month"),

@@ -67,6 +67,7 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
         "is_cost": question.measure is Measure.COST,
         "is_calls": question.measure is Measure.CALLS,
         "total": shown.total(),
+        "total_says": measures.amount(question.measure, question.measure.of(sums.now)),
         "rows": list(shown.rows()),
         "keys": shown.keys(),
         "chart": shown.chart(),

@@ -117,13 +117,19 @@ class Shown:
             user_url=self.asked.user_url(line.name) if dimension == "user" and line.name else "",
             calls=wording.count(line.now["requests"]),
             spent=wording.money_rounded(line.now["cost_nano"]),
-            amount=measures.amount(self.measure, now),
+            amount=self._in_column(now),
             in_full=measures.in_full(self.measure, now),
             share=wording.share(now, whole),
             width=round(100 * max(now, 0) / most, 2) if most > 0 else 0,
-            before=measures.amount(self.measure, before),
+            before=self._in_column(before),
             change=self._change(now, before),
             per_call=measures.per_call(self.measure, line.now),
+        )
+
+    def _in_column(self, amount: int) -> str:
+        total = self.answer.total
+        return measures.in_column(
+            self.measure, amount, max(self.measure.of(total.now), self.measure.of(total.before))
         )
 
     def _change(self, now: int, before: int) -> str:
@@ -131,7 +137,7 @@ class Shown:
         percent = wording.change(now, before) or ("new" if now and not before else "")
         if self.question.rank is not Rank.RISE or now == before:
             return percent
-        rise = f"{'+' if now > before else ''}{measures.amount(self.measure, now - before)}"
+        rise = f"{'+' if now > before else ''}{self._in_column(now - before)}"
         return f"{rise} · {percent}" if percent else rise
 
     def named(self, line: Line) -> dict[str, str | list[str]] | None:
@@ -254,8 +260,8 @@ class Shown:
             yield StepRow(
                 label=self._label(step),
                 url=self._step_url(step),
-                amount=measures.amount(self.measure, amount),
-                before="" if before is None else measures.amount(self.measure, before),
+                amount=self._in_column(amount),
+                before="" if before is None else self._in_column(before),
                 change=(wording.change(amount, before) or "") if before is not None else "",
             )
 

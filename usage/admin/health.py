@@ -171,6 +171,8 @@ def _compare(request: HttpRequest, environment: Environment) -> None:
     if found.differing:
         of = wording.counted(found.compared, "counter")
         messages.warning(request, f"Not equal to the ledger: {wording.count(found.differing)} of {of}.")
+    elif not found.compared:
+        messages.info(request, "There was no counter to compare: each is rebuilt before its next use.")
     else:
         messages.success(
             request, f"Equal: {wording.counted(found.compared, 'counter')} as the ledger has it."

@@ -113,8 +113,7 @@ class CostRow:
         """Of what was reported: `+3.2 %`"""
         if not self.cost.reported_nano:
             return "none was reported" if self.cost.calls else ""
-        percent = Decimal(self.cost.difference_nano) * 100 / self.cost.reported_nano
-        return f"{percent:+,.1f} %".replace("-", "−")
+        return wording.change(self.cost.charged_nano, self.cost.reported_nano) or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def verdict(checked: Checked | None, *, store_answers: bool, ledger_answers: boo
             f" {wording.count(checked.differing)} of {of} held something else when they were compared last."
         )
         return Verdict(State.NEAR, "Differs", says)
-    counted = "Everything is counted: the ledger has every reported call, and the counters held the same when compared."
+    counted = f"Everything is counted: the ledger has every reported call, and {_counters(checked)}."
     if unpriced:
         models = wording.counted(unpriced, "model")
         says = (
@@ -48,3 +48,9 @@ def verdict(checked: Checked | None, *, store_answers: bool, ledger_answers: boo
         )
         return Verdict(State.NEAR, "Counted, not priced", says)
     return Verdict(State.ALLOWED, "All counted", counted)
+
+
+def _counters(checked: Checked) -> str:
+    if checked.compared:
+        return "the counters held the same when they were compared last"
+    return "each counter is rebuilt from it before its next use"

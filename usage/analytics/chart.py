@@ -16,7 +16,8 @@ LEVELS = 5
 # Of a step, how much its bar fills.
 _WIDTH = 0.8
 LABELS_MAX = 8
-_NICE = (1, 2, 3, 5, 10)
+# Tenths; of numbers below 10 those that are whole.
+_NICE = (10, 12, 15, 20, 25, 30, 40, 50, 60, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ def top(most: int) -> int:
     """The least amount that is not below it, and of which a LEVELS-th is a round number."""
     least = max(-(-most // LEVELS), 1)
     power: int = 10 ** (len(str(least)) - 1)
-    return LEVELS * next(power * nice for nice in _NICE if power * nice >= least)
+    levels = (power * nice // 10 for nice in _NICE if power * nice % 10 == 0)
+    return LEVELS * next(level for level in levels if level >= least)
 
 
 def _is_labelled(step: int, count: int, labels_max: int = LABELS_MAX) -> bool:

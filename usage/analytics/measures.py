@@ -24,14 +24,22 @@ RANKS = {
     Rank.PER_CALL: "Most per call first",
 }
 _PLACES_OF_A_CALL = 6
+_CENT_PLACES = 2
 _CENT = NANO // 100
 
 
 def amount(measure: Measure, number: int) -> str:
-    """In a column: `$5.00`, `1,412`; what cents cannot say in full, `$0.000186`."""
+    """Alone: `$5.00`, `1,412`; what cents cannot say in full, `$0.000186`."""
     if measure is not Measure.COST:
         return wording.count(number)
     return wording.money(number) if 0 < number < _CENT else wording.money_rounded(number)
+
+
+def in_column(measure: Measure, number: int, whole: int) -> str:
+    """With the places of all others of the column, of which `whole` is the largest: cents, if that has some."""
+    if measure is not Measure.COST:
+        return wording.count(number)
+    return wording.money_rounded(number, places=_CENT_PLACES if whole >= 10 * _CENT else _PLACES_OF_A_CALL)
 
 
 def in_full(measure: Measure, number: int) -> str:

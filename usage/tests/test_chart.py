@@ -10,7 +10,7 @@ def series(pattern: int, *amounts: int) -> Series:
 
 
 @pytest.mark.parametrize(
-    ("most", "expected"), [(0, 5), (1, 5), (5, 5), (6, 10), (48, 50), (51, 100), (99, 100)]
+    ("most", "expected"), [(0, 5), (1, 5), (5, 5), (6, 10), (48, 50), (51, 60), (573, 600), (99, 100)]
 )
 def test_the_scale_ends_at_a_round_number(most: int, expected: int) -> None:
     assert top(most) == expected

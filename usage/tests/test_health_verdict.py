@@ -28,3 +28,10 @@ def test_calls_without_a_price_are_counted_and_in_no_sum_of_money() -> None:
     assert "But 2 models without a price are in no sum of money." in two.says
     all_priced = verdict(EQUAL, store_answers=True, ledger_answers=True, unpriced=0)
     assert all_priced.word == "All counted"
+
+
+def test_where_no_counter_could_be_compared_none_is_said_to_be_equal() -> None:
+    cold = Checked(at_ms=1, took_ms=1, compared=0, cold=63, differing=0, drifts=())
+    found = verdict(cold, store_answers=True, ledger_answers=True, unpriced=0)
+    assert "each counter is rebuilt from it before its next use" in found.says
+    assert "held the same" not in found.says

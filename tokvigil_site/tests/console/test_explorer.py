@@ -281,6 +281,18 @@ def test_the_largest_rise_is_said_in_dollars_too(prod: Environment, mia: Client)
     assert opened(mia, **CUSTOM, by="user").context["rows"][0].change == "+175.0 %"
 
 
+def test_a_column_of_money_has_the_same_places(prod: Environment, mia: Client) -> None:
+    use(prod, START, user="a", cost_nano=5_000_000_000)
+    use(prod, START, user="b", cost_nano=9_718_950)
+    dollars = opened(mia, **CUSTOM, by="user")
+    assert [row.amount for row in dollars.context["rows"]] == ["$5.00", "$0.01"]
+    assert dollars.context["rows"][1].in_full == "$0.00971895"
+    use(prod, START, user="c", feature="tiny", cost_nano=186_000)
+    tiny = opened(mia, **CUSTOM, by="user", feature="tiny")
+    assert [row.amount for row in tiny.context["rows"]] == ["$0.000186"]
+    assert tiny.context["total_says"] == "$0.000186"
+
+
 def test_names_cannot_become_formulas_of_a_spreadsheet(prod: Environment, mia: Client) -> None:
     use(prod, START, user="=1+1")
     assert "'=1+1" in exported(mia, **CUSTOM, by="user")
