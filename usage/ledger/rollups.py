@@ -1,10 +1,12 @@
 """Rollups: the ledger's sums by quarter hour and by UTC day, so that nobody has to add up millions of rows.
 
-Three levels, each in some sizes of bucket (usage/ledger/buckets.py):
+Five levels, each in some sizes of bucket (usage/ledger/buckets.py):
 
-    usage_rollup_quarter, usage_rollup_day    by user, feature, plan, run and model
-    usage_user_day, usage_user_month          by user, feature, plan and model: what all users used, in few rows
-    usage_total_quarter, usage_total_day      by feature, plan and model, of all users
+    usage_rollup_quarter, usage_rollup_day            by user, feature, plan, run and model
+    usage_user_day, usage_user_month                  by user, feature, plan and model
+    usage_whole_user_day, usage_whole_user_month      by user alone: who used most is found in few rows
+    usage_whole_run_quarter, usage_whole_run_day      by run alone
+    usage_total_quarter, usage_total_day              by feature, plan and model, of all users
 
 Which rows they cover is a matter of transactions, not of time, so that a row that comes late lands in its own bucket.
 Each environment has a **mark** (`usage_rollup_mark`): a transaction number below which no transaction was under way any
@@ -52,6 +54,8 @@ SUMS: dict[str, str] = {
 }
 RUN_KEY = ("user_id", "feature", "plan", "run_id", "model")
 USER_KEY = ("user_id", "feature", "plan", "model")
+WHOLE_USER_KEY = ("user_id",)
+WHOLE_RUN_KEY = ("run_id",)
 TOTAL_KEY = ("feature", "plan", "model")
 # Each table, the size of its buckets and what its rows are told apart by.
 TABLES: dict[str, tuple[Size, tuple[str, ...]]] = {
@@ -59,9 +63,15 @@ TABLES: dict[str, tuple[Size, tuple[str, ...]]] = {
     "usage_rollup_day": (Size.DAY, RUN_KEY),
     "usage_user_day": (Size.DAY, USER_KEY),
     "usage_user_month": (Size.MONTH, USER_KEY),
+    "usage_whole_user_day": (Size.DAY, WHOLE_USER_KEY),
+    "usage_whole_user_month": (Size.MONTH, WHOLE_USER_KEY),
+    "usage_whole_run_quarter": (Size.QUARTER, WHOLE_RUN_KEY),
+    "usage_whole_run_day": (Size.DAY, WHOLE_RUN_KEY),
     "usage_total_quarter": (Size.QUARTER, TOTAL_KEY),
     "usage_total_day": (Size.DAY, TOTAL_KEY),
 }
+# Of which days a month is the sum.
+DAYS = {"usage_user_month": "usage_user_day", "usage_whole_user_month": "usage_whole_user_day"}
 # In which bucket of a size a row lies.
 BUCKETS: dict[Size, str] = {
     Size.QUARTER: "date_bin('15 minutes', charged_at, '2000-01-01 00:00+00')",
@@ -272,17 +282,19 @@ def _delete(cursor: Any, table: str, environment_id: int, start: datetime, end: 
 
 def _make_months(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:
     """Of days: the rows of other days of these months need not be read."""
-    _delete(cursor, "usage_user_month", environment_id, start, end)
-    names, sums = ", ".join(USER_KEY), ", ".join(SUMS)
-    cursor.execute(
-        f"""
-        INSERT INTO usage_user_month (environment_id, start, digest, {names}, {sums})
-        SELECT environment_id, date_trunc('month', start, 'UTC'), digest, {names},
-            {", ".join(f"sum({name})" for name in SUMS)}
-        FROM usage_user_day WHERE environment_id = %s AND start >= %s AND start < %s GROUP BY 1, 2, 3, {names}
-        """,  # noqa: S608 (the names above are the only input)
-        [environment_id, start, end],
-    )
+    for table, of_days in DAYS.items():
+        _, key = TABLES[table]
+        names, sums = ", ".join(key), ", ".join(SUMS)
+        _delete(cursor, table, environment_id, start, end)
+        cursor.execute(
+            f"""
+            INSERT INTO {table} (environment_id, start, digest, {names}, {sums})
+            SELECT environment_id, date_trunc('month', start, 'UTC'), digest, {names},
+                {", ".join(f"sum({name})" for name in SUMS)}
+            FROM {of_days} WHERE environment_id = %s AND start >= %s AND start < %s GROUP BY 1, 2, 3, {names}
+            """,  # noqa: S608 (the names above are the only input)
+            [environment_id, start, end],
+        )
 
 
 def _require_attached(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:

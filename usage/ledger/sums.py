@@ -8,6 +8,7 @@ the tail (usage/ledger/rollups.py):
     tail                     rows of the period that are not rolled up yet
 
 The columns decide between the levels of rollups: what is asked of users needs those by user, and of runs those by run.
+The first level that has all columns has the fewest rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from django.db import DatabaseError, connection
 
 from usage.amounts import Amounts, Per, Subjects
 from usage.ledger.buckets import Piece, Range, Size, parts, pieces
-from usage.ledger.rollups import NEXT_XID, RUN_KEY, SUMS, TOTAL_KEY, USER_KEY
+from usage.ledger.rollups import (
+    NEXT_XID,
+    RUN_KEY,
+    SUMS,
+    TOTAL_KEY,
+    USER_KEY,
+    WHOLE_RUN_KEY,
+    WHOLE_USER_KEY,
+)
 from usage.metrics import COLUMNS as COUNTED
 from usage.metrics import sql_sums
 
@@ -65,8 +74,8 @@ class Level:
     def cut(
         self, bounds: Sequence[datetime], now: datetime, left_out: int
     ) -> tuple[list[Piece], Sequence[Range]]:
-        """Into buckets, and the rows at the edges. Only where rows are many is anything taken off again."""
-        if "user_id" in self.key:
+        """Into buckets, and the rows at the edges. Only where rows or bounds are many is anything taken off again."""
+        if self.key != TOTAL_KEY or len(bounds) > 2:
             return pieces(bounds, list(self.tables), now, left_out)
         cut = parts(bounds)
         ranges = [(Size.DAY, each) for each in cut.days] + [(Size.QUARTER, each) for each in cut.quarters]
@@ -76,6 +85,15 @@ class Level:
 # The first that has all columns that are asked for is read.
 LEVELS = (
     Level(TOTAL_KEY, {Size.DAY: "usage_total_day", Size.QUARTER: "usage_total_quarter"}),
+    Level(
+        WHOLE_USER_KEY,
+        {
+            Size.MONTH: "usage_whole_user_month",
+            Size.DAY: "usage_whole_user_day",
+            Size.QUARTER: "usage_rollup_quarter",
+        },
+    ),
+    Level(WHOLE_RUN_KEY, {Size.DAY: "usage_whole_run_day", Size.QUARTER: "usage_whole_run_quarter"}),
     Level(
         USER_KEY,
         {Size.MONTH: "usage_user_month", Size.DAY: "usage_user_day", Size.QUARTER: "usage_rollup_quarter"},
