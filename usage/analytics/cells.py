@@ -68,10 +68,15 @@ def whole(question: Question) -> Cut:
 
 
 def cells(
-    environment_id: int, cut: Cut, group: str | None, part: str | None, filters: Filters
+    environment_id: int,
+    cut: Cut,
+    group: str | None,
+    part: str | None,
+    filters: Filters,
+    mark: int | None = None,
 ) -> tuple[str, list[Any]]:
-    """A text of SQL and its values: sums by `name`, `part` and the number of the `step`."""
-    rows, values = stepped(environment_id, cut, group, part, filters)
+    """A text of SQL and its values: sums by `name`, `part` and the number of the `step`. `mark`: see sums.used."""
+    rows, values = stepped(environment_id, cut, group, part, filters, mark)
     sql = f"""
         SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3 HAVING sum(events) > 0
     """  # noqa: S608 (our own names)
@@ -79,7 +84,12 @@ def cells(
 
 
 def stepped(
-    environment_id: int, cut: Cut, group: str | None, part: str | None, filters: Filters
+    environment_id: int,
+    cut: Cut,
+    group: str | None,
+    part: str | None,
+    filters: Filters,
+    mark: int | None = None,
 ) -> tuple[str, list[Any]]:
     """The same of the rows that are summed up, some of them negative.
 
@@ -87,7 +97,7 @@ def stepped(
     """
     bounds = cut.bounds
     columns = [DIMENSIONS[each] for each in (group, part) if each is not None]
-    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap)
+    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap, mark=mark)
     name, said = (f'{DIMENSIONS[each]}::text COLLATE "C"' if each else "''" for each in (group, part))
     sql = f"""
         SELECT {name} AS name, {said} AS part, step, {", ".join(SUMS)}

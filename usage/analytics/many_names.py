@@ -18,6 +18,7 @@ from usage.analytics.cells import Cut, Found, added, cells, less, read, stepped,
 from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Rank, Sums
 from usage.ledger.rollups import SUMS, TOTAL_KEY
+from usage.ledger.sums import mark_before
 
 MANY = ("user", "run")
 
@@ -30,12 +31,13 @@ def suits(question: Question) -> bool:
 
 def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Found]]:
     """The snapshot, and what was found. Raises DatabaseError."""
-    names, count = _at_the_top(environment_id, question)
-    mark, rows = _read(environment_id, question, cut, names)
-    return mark, list(_found(question, cut, names, count - len(names), rows))
+    mark = mark_before(environment_id)
+    names, count = _at_the_top(environment_id, question, mark)
+    seen, rows = _read(environment_id, question, cut, names, mark)
+    return seen, list(_found(question, cut, names, count - len(names), rows))
 
 
-def _at_the_top(environment_id: int, question: Question) -> tuple[list[str], int]:
+def _at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list[str], int]:
     """The names that come first, in their order, and how many there are: those with calls in the period.
 
     By their rise, those with calls in the period before too.
@@ -43,7 +45,7 @@ def _at_the_top(environment_id: int, question: Question) -> tuple[list[str], int
     periods = whole(question)
     ranked = score(question, periods)
     counted = "" if question.rank is Rank.RISE else f" FILTER (WHERE step >= {periods.first})"
-    rows, values = stepped(environment_id, periods, question.group, None, question.filters)
+    rows, values = stepped(environment_id, periods, question.group, None, question.filters, mark)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -65,24 +67,26 @@ class _Row(NamedTuple):
     sums: Sums
 
 
-def _read(environment_id: int, question: Question, cut: Cut, names: Sequence[str]) -> tuple[str, list[_Row]]:
+def _read(
+    environment_id: int, question: Question, cut: Cut, names: Sequence[str], mark: int
+) -> tuple[str, list[_Row]]:
     group = question.group
     assert group is not None
     named = {**question.filters, DIMENSIONS[group]: names}
     periods = whole(question)
     in_period = f"CASE WHEN step >= {periods.first} THEN 1 ELSE 0 END"
     asked = [
-        ("name", "NULL", "step", cells(environment_id, cut, group, None, named)),
-        ("NULL", "NULL", "step", cells(environment_id, cut, None, None, question.filters)),
+        ("name", "NULL", "step", cells(environment_id, cut, group, None, named, mark)),
+        ("NULL", "NULL", "step", cells(environment_id, cut, None, None, question.filters, mark)),
     ]
     if question.part is not None:
         asked += [
-            ("name", "part", in_period, cells(environment_id, periods, group, question.part, named)),
+            ("name", "part", in_period, cells(environment_id, periods, group, question.part, named, mark)),
             (
                 "NULL",
                 "part",
                 in_period,
-                cells(environment_id, periods, None, question.part, question.filters),
+                cells(environment_id, periods, None, question.part, question.filters, mark),
             ),
         ]
     columns = ", ".join(SUMS)
@@ -91,8 +95,8 @@ def _read(environment_id: int, question: Question, cut: Cut, names: Sequence[str
         for name, part, step, (sql, _) in asked
     )
     values: list[Any] = [value for *_, (_, of_cells) in asked for value in of_cells]
-    mark, rows = read(f"WITH answer AS ({selects})", values)
-    return mark, [_Row(name, part, step, sums_of(amounts)) for name, part, step, *amounts in rows]
+    seen, rows = read(f"WITH answer AS ({selects})", values)
+    return seen, [_Row(name, part, step, sums_of(amounts)) for name, part, step, *amounts in rows]
 
 
 @dataclass(slots=True)

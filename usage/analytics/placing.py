@@ -14,6 +14,7 @@ from typing import Any
 
 from usage.analytics.cells import SUMMED, Cut, Found, cells, read, sums_of, whole
 from usage.analytics.questions import PARTS_MAX, Question, Rank
+from usage.ledger.sums import mark_before
 
 
 def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Found]]:
@@ -27,8 +28,9 @@ def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[F
 
 
 def _statement(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Any]]:
-    cell, values = cells(environment_id, cut, question.group, None, question.filters)
-    before, parts, part_values = _parts(environment_id, question)
+    mark = mark_before(environment_id)
+    cell, values = cells(environment_id, cut, question.group, None, question.filters, mark)
+    before, parts, part_values = _parts(environment_id, question, mark)
     sql = f"""
         WITH cell AS MATERIALIZED ({cell}),
         placed AS ({_in_order("cell", "name", _score(question, cut, "name"), question.top)}),
@@ -42,12 +44,12 @@ def _statement(environment_id: int, question: Question, cut: Cut) -> tuple[str, 
     return sql, [*values, *part_values]
 
 
-def _parts(environment_id: int, question: Question) -> tuple[str, str, list[Any]]:
+def _parts(environment_id: int, question: Question, mark: int) -> tuple[str, str, list[Any]]:
     """What stands before the answer, what in it, and the values."""
     if question.part is None:
         return "", "", []
     cut = whole(question)
-    cell, values = cells(environment_id, cut, question.group, question.part, question.filters)
+    cell, values = cells(environment_id, cut, question.group, question.part, question.filters, mark)
     # Of these cells the names have the same sums, and so the same places.
     places = _in_order("part_cell", "name", _score(question, cut, "name"), question.top)
     parts = _in_order(

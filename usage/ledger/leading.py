@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import connection, transaction
 
@@ -69,19 +70,23 @@ def leading(
     """
     asked = list(questions)
     found: dict[Question, list[tuple[Subjects, Amounts]]] = {question: [] for question in asked}
-    rows = [
-        (number, question.metric.value, *kind, question.leaves_out)
-        for number, question in enumerate(asked)
-        for kind in question.kinds
-    ]
-    if not rows:
+    # Many questions are about the same kinds of calls.
+    groups = {kinds: number for number, kinds in enumerate({question.kinds for question in asked})}
+    kinds = [(number, *kind) for of_group, number in groups.items() for kind in of_group]
+    if not kinds:
         return found
     columns = sums.COLUMNS[per]
-    used = sums.used(environment_id, [start, end], {*columns, "feature", "plan"})
+    mark = sums.mark_before(environment_id)
+    whole = sums.used(environment_id, [start, end], columns, mark=mark)
+    by_kind = sums.used(environment_id, [start, end], {*columns, "feature", "plan"}, mark=mark)
+    rows = [
+        (number, question.metric.value, groups[question.kinds], question.leaves_out)
+        for number, question in enumerate(asked)
+    ]
     with connection.cursor() as cursor:
         cursor.execute(
-            _sql(columns, used.sql),
-            [*used.values, *map(list, zip(*rows, strict=True)), list(left_out), most],
+            _sql(columns, whole.sql, by_kind.sql),
+            [*whole.values, *_columns(kinds), *by_kind.values, *_columns(rows), list(left_out), most],
         )
         for number, *values in cursor.fetchall():
             subject = Subjects(**{"user_id": "", **dict(zip(columns, values, strict=False))})
@@ -89,13 +94,18 @@ def leading(
     return found
 
 
-def _sql(columns: tuple[str, ...], used: str) -> str:
-    """The subject's columns are `of_..` beside the feature and the plan of the kind of call."""
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _sql(columns: tuple[str, ...], whole: str, by_kind: str) -> str:
+    """The subject's columns are `of_..` beside the feature of the kind of call. Kinds are named by number."""
     # Names in the order of their bytes: comparing them by a language's rules takes most of the time.
     subject = ", ".join(f'{name} COLLATE "C" AS of_{name}' for name in columns)
+    has_subject = " AND ".join(f"{name} <> ''" for name in columns)
     key = ", ".join(f"of_{name}" for name in columns)
-    places = ", ".join(str(place) for place in range(1, len(columns) + 3))
     totals = ", ".join(f"sum({column})::bigint AS {column}" for column in COLUMNS)
+    nothing = ", ".join(f"NULL::bigint AS {column}" for column in COLUMNS)
     # Over a window, not by a join: the planner would believe that few rows meet, and compare all with all.
     of_subject = ", ".join(
         f"(sum({column}) OVER (PARTITION BY {key}))::bigint AS {column}" for column in COLUMNS
@@ -103,23 +113,25 @@ def _sql(columns: tuple[str, ...], used: str) -> str:
     amount = " ".join(f"WHEN '{row.metric}' THEN {' + '.join(row.columns)}" for row in METRICS.values())
     user = "of_user_id" if "user_id" in columns else "NULL"
     return f"""
-        WITH part AS (
-            SELECT {subject}, feature COLLATE "C" AS feature, plan COLLATE "C" AS plan, {totals} FROM ({used}) AS used
-            WHERE {" AND ".join(f"{name} <> ''" for name in columns)}
-            GROUP BY {places} HAVING sum(events) > 0
-        ), whole AS (
-            SELECT {key}, feature, plan, {of_subject} FROM part
+        WITH whole AS (
+            SELECT NULL::int AS kinds, {subject}, {totals} FROM ({whole}) AS used
+            WHERE {has_subject} GROUP BY {key} HAVING sum(events) > 0
+        ), kind AS (
+            SELECT * FROM unnest(%s::int[], %s::text[], %s::text[]) AS kind (kinds, feature, plan)
+        ), met AS (
+            SELECT kinds, {subject}, {nothing} FROM ({by_kind}) AS used JOIN kind USING (feature, plan)
+            WHERE {has_subject} GROUP BY kinds, {key} HAVING sum(events) > 0
+        ), used AS (
+            SELECT kinds, {key}, {of_subject} FROM (TABLE whole UNION ALL TABLE met) AS either
         ), question AS (
-            SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::boolean[])
-                AS question (number, metric, feature, plan, leaves_out)
-        ), meant AS (
-            SELECT DISTINCT number, metric, {key}, {", ".join(COLUMNS)} FROM question JOIN whole USING (feature, plan)
-            WHERE NOT (leaves_out AND coalesce({user} = ANY(%s::text[]), false))
+            SELECT * FROM unnest(%s::int[], %s::text[], %s::int[], %s::boolean[])
+                AS question (number, metric, kinds, leaves_out)
         ), ranked AS (
             SELECT number, {key}, {", ".join(COLUMNS)}, row_number() OVER (
                 PARTITION BY number ORDER BY CASE metric {amount} END DESC, {key}
             ) AS place
-            FROM meant
+            FROM question JOIN used USING (kinds)
+            WHERE NOT (leaves_out AND coalesce({user} = ANY(%s::text[]), false))
         )
         SELECT number, {key}, {", ".join(COLUMNS)} FROM ranked WHERE place <= %s ORDER BY number, place
     """  # noqa: S608 (our own names)

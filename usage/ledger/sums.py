@@ -126,10 +126,12 @@ def used(
     filters: Filters | None = None,
     *,
     left_out: int = 0,
+    mark: int | None = None,
 ) -> Used:
     """From the first of the bounds until before the last; no row lies across any of them.
 
     `left_out`: between which two, counted from 1, nothing is asked for. Rows of it may be among them all the same.
+    `mark`: what `mark_before` said a moment ago, where a statement is made of more than one of these.
     """
     matching = _matching(filters or {})
     wanted = {*columns, *(filters or ())}
@@ -142,7 +144,14 @@ def used(
     branches = [
         *_buckets(environment_id, level, names, buckets, matching),
         *_edges(environment_id, names, rows, matching),
-        _tail(environment_id, names, period, matching, of_all=level is LEVELS[0]),
+        _tail(
+            environment_id,
+            names,
+            period,
+            matching,
+            mark_before(environment_id) if mark is None else mark,
+            of_all=level is LEVELS[0],
+        ),
     ]
     return Used(
         " UNION ALL ".join(branch.sql for branch in branches),
@@ -219,13 +228,12 @@ def _ranges(table: str, column: str, matching: Used) -> str:
 
 
 def _tail(
-    environment_id: int, names: tuple[str, ...], period: Range, matching: Used, *, of_all: bool
+    environment_id: int, names: tuple[str, ...], period: Range, matching: Used, was: int, *, of_all: bool
 ) -> Used:
     """Found by transaction, for all users at once. A user's or a run's own rows are few: the planner may choose.
 
     The mark as it was a moment ago tells the planner how few rows there are; the one of the snapshot decides.
     """
-    was = _mark_before(environment_id)
     fence = "OFFSET 0" if was and of_all else ""
     sql = f"""
         SELECT {_row(names)} FROM (
@@ -242,8 +250,8 @@ def _mark(column: str) -> str:
     return f"coalesce((SELECT {column} FROM usage_rollup_mark WHERE environment_id = %s), 0)"  # noqa: S608
 
 
-def _mark_before(environment_id: int) -> int:
-    """Raises OtherCluster."""
+def mark_before(environment_id: int) -> int:
+    """The transaction before whose rows all are rolled up. It never falls. Raises OtherCluster."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
