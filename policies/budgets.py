@@ -38,7 +38,6 @@ MONTHS_MAX = 36
 ROWS_BATCH = 1_000
 # Users with their features, plans and runs: of more than these a month that is not closed is not worked out on a page.
 GROUPS_MAX = 100_000
-_OF_USERS = {Per.USER, Per.USER_FEATURE}
 
 
 class TooMany(Exception):
@@ -184,21 +183,27 @@ def _monthly_costs(policy: StoredPolicy) -> list[LimitRule]:
 
 def _names(policies: Iterable[StoredPolicy], pers: Set[Per]) -> tuple[str, ...]:
     """By what calls must be told apart, so that their policies and subjects are known: rows are many otherwise."""
-    by_user = bool(pers & _OF_USERS) or any(policy.rule.scope.user for policy in policies)
-    by_run = Per.RUN in pers
-    return (*(["user_id"] if by_user else []), "feature", "plan", *(["run_id"] if by_run else []))
+    scopes = [policy.rule.scope for policy in policies]
+    needed = {column for per in pers for column in sums.COLUMNS[per]}
+    named = {
+        "user_id": any(scope.user for scope in scopes),
+        "feature": any(scope.feature for scope in scopes),
+        "plan": any(scope.plan for scope in scopes),
+        "run_id": False,
+    }
+    return tuple(column for column, is_named in named.items() if is_named or column in needed)
 
 
 def _rows(
     environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...]
 ) -> Iterator[tuple[Subjects, _Spent]]:
     used = sums.used(environment_id, [start, end], columns)
-    names = ", ".join(columns)
+    names = "".join(f"{name}, " for name in columns)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT {names}, sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used
-            GROUP BY {names} HAVING sum(events) > 0
+            SELECT {names}sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used
+            GROUP BY {", ".join(columns) or "()"} HAVING sum(events) > 0
             """,  # noqa: S608 (our own names)
             used.values,
         )

@@ -93,6 +93,26 @@ def found(
     }
 
 
+def test_a_budget_of_a_feature_concerns_the_users_of_the_feature_alone(environment: Environment) -> None:
+    text = """
+version: 1
+plans: []
+policies:
+  - name: Coders
+    scope: {feature: code}
+    limits: [{metric: cost_usd, window: month, amount: "5", per: user}]
+"""
+    publish(environment, text, datetime(2021, 4, 1, tzinfo=UTC))
+    partitions.ensure([LAST_OF_MAY])
+    use(environment, LAST_OF_MAY, "bob", "1", feature="code")
+    use(environment, LAST_OF_MAY, "bob", "2", feature="chat")
+    use(environment, LAST_OF_MAY, "eve", "4", feature="chat")
+
+    budgets.close_over(environment, IN_JUNE_SETTLED)
+
+    assert found(environment) == {("Coders", "user", "bob", ""): ("5", "3", 2)}
+
+
 def test_each_subject_a_budget_applied_to_has_a_row_of_what_it_spent(budgeted: Environment) -> None:
     use(budgeted, LAST_OF_MAY, "bob", "1.5", plan="free")
     # Of another plan, yet of the same counter: a counter of a user counts all the user's calls.
