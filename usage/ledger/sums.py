@@ -47,6 +47,9 @@ COLUMNS: dict[Per, tuple[str, ...]] = {
 # xmin, xmax and the transactions under way: which transactions the sums have seen.
 Snapshot = tuple[int, int, str]
 
+# Of so many ranges, each is read by a SELECT of its own.
+BRANCHES_MAX = 16
+
 # What a single row adds to each sum.
 _OF_A_ROW = {
     "events": "1",
@@ -171,28 +174,29 @@ def _matching(filters: Filters) -> Used:
 
 
 def _rows_alone(environment_id: int, names: tuple[str, ...], period: Range, matching: Used) -> Used:
-    return Used(
-        f"""
-        SELECT {_row(names)} FROM usage_event
-        WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s{matching.sql}
-        """,  # noqa: S608 (our own names)
-        [environment_id, period.start, period.end, *matching.values],
-    )
+    where, values = _within("charged_at", environment_id, period, matching)
+    return Used(f"SELECT {_row(names)} FROM usage_event WHERE {where}", values)  # noqa: S608 (our own names)
 
 
 def _buckets(
-    environment_id: int, level: Level, names: tuple[str, ...], buckets: Iterable[Piece], matching: Used
+    environment_id: int, level: Level, names: tuple[str, ...], buckets: Sequence[Piece], matching: Used
 ) -> Iterator[Used]:
-    """Each range by the index: see _ranges."""
+    """Few are named each, so that the planner knows how many rows they hold. To plan many takes longer than to read."""
+    if len(buckets) <= BRANCHES_MAX:
+        for each in buckets:
+            at = "start" if each.at is None else "%s::timestamptz"
+            given = [] if each.at is None else [each.at]
+            where, values = _within("start", environment_id, each.range, matching)
+            sql = f"SELECT {at} AS at, {_signed(names, each)} FROM {level.tables[each.size]} WHERE {where}"  # noqa: S608
+            yield Used(sql, [*given, *values])
+        return
     together: dict[tuple[str, bool], list[Piece]] = defaultdict(list)
     for each in buckets:
         together[level.tables[each.size], each.taken_off].append(each)
-    for (table, taken_off), those in together.items():
-        sign = "-" if taken_off else ""
-        columns = ["coalesce(at, start) AS at", *names, *(f"{sign}{name} AS {name}" for name in SUMS)]
+    for (table, _), those in together.items():
         yield Used(
             f"""
-            SELECT {", ".join(columns)}
+            SELECT coalesce(at, start) AS at, {_signed(names, those[0])}
             FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::timestamptz[]) AS part (first, past, at)
             CROSS JOIN LATERAL ({_ranges(table, "start", matching)}) AS bucket
             """,  # noqa: S608 (our own names)
@@ -205,18 +209,35 @@ def _buckets(
         )
 
 
+def _signed(names: tuple[str, ...], piece: Piece) -> str:
+    sign = "-" if piece.taken_off else ""
+    return ", ".join([*names, *(f"{sign}{name} AS {name}" for name in SUMS)])
+
+
 def _edges(
     environment_id: int, names: tuple[str, ...], ranges: Sequence[Range], matching: Used
-) -> list[Used]:
-    if not ranges:
-        return []
+) -> Iterator[Used]:
+    is_rolled_up = f"(id <= {_mark('floor_id')} OR xid < {_mark('xid')})"
+    if len(ranges) <= BRANCHES_MAX:
+        for each in ranges:
+            where, values = _within("charged_at", environment_id, each, matching)
+            sql = f"SELECT {_row(names)} FROM usage_event WHERE {where} AND {is_rolled_up}"  # noqa: S608
+            yield Used(sql, [*values, environment_id, environment_id])
+        return
     sql = f"""
         SELECT {_row(names)}
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
         CROSS JOIN LATERAL ({_ranges("usage_event", "charged_at", matching)}) AS edge
-        WHERE id <= {_mark("floor_id")} OR xid < {_mark("xid")}
+        WHERE {is_rolled_up}
     """  # noqa: S608 (our own names)
-    return [Used(sql, [*_columns(ranges), environment_id, *matching.values, environment_id, environment_id])]
+    yield Used(sql, [*_columns(ranges), environment_id, *matching.values, environment_id, environment_id])
+
+
+def _within(column: str, environment_id: int, period: Range, matching: Used) -> tuple[str, list[Any]]:
+    return (
+        f"environment_id = %s AND {column} >= %s AND {column} < %s{matching.sql}",
+        [environment_id, period.start, period.end, *matching.values],
+    )
 
 
 def _ranges(table: str, column: str, matching: Used) -> str:
