@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from usage.analytics import many_names, placing
+from usage.analytics import many_names, many_parts, placing
 from usage.analytics.cells import Cut, Found, added, cells, read, sums_of
 from usage.analytics.questions import PARTS_MAX, STEPS_MAX, Question, Sums
 from usage.instants import from_ms
@@ -57,8 +57,8 @@ class Answer:
 def answer(environment_id: int, question: Question, zone: ZoneInfo) -> Answer:
     """Raises TooManySteps, DatabaseError."""
     cut = Cut(steps(question.period, question.step, zone), steps(question.before, question.step, zone))
-    find = many_names.find if many_names.suits(question) else placing.find
-    mark, found = find(environment_id, question, cut)
+    way = next((each for each in (many_names, many_parts) if each.suits(question)), placing)
+    mark, found = way.find(environment_id, question, cut)
     lines = tuple(_lines(question, cut, found))
     total = Line(
         None,

@@ -32,25 +32,25 @@ def suits(question: Question) -> bool:
 def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Found]]:
     """The snapshot, and what was found. Raises DatabaseError."""
     mark = mark_before(environment_id)
-    names, count = _at_the_top(environment_id, question, mark)
+    names, count = at_the_top(environment_id, question, mark)
     seen, rows = _read(environment_id, question, cut, names, mark)
     return seen, list(_found(question, cut, names, count - len(names), rows))
 
 
-def _at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list[str], int]:
+def at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list[str], int]:
     """The names that come first, in their order, and how many there are: those with calls in the period.
 
     By their rise, those with calls in the period before too.
     """
     periods = whole(question)
     ranked = score(question, periods)
-    counted = "" if question.rank is Rank.RISE else f" FILTER (WHERE step >= {periods.first})"
+    counted = calls_counted(question, periods)
     rows, values = stepped(environment_id, periods, question.group, None, question.filters, mark)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT name, count(*) OVER () FROM ({rows}) AS stepped GROUP BY name
-            HAVING sum(events){counted} > 0 AND {ranked} IS NOT NULL ORDER BY {ranked} DESC, name LIMIT %s
+            HAVING {counted} > 0 AND {ranked} IS NOT NULL ORDER BY {ranked} DESC, name LIMIT %s
             """,  # noqa: S608 (our own names)
             [*values, question.top],
         )
@@ -58,7 +58,14 @@ def _at_the_top(environment_id: int, question: Question, mark: int) -> tuple[lis
     return [name for name, _ in found], found[0][1] if found else 0
 
 
-class _Row(NamedTuple):
+def calls_counted(question: Question, periods: Cut) -> str:
+    """Above 0 of a name that is counted."""
+    return (
+        "sum(events)" if question.rank is Rank.RISE else f"sum(events) FILTER (WHERE step >= {periods.first})"
+    )
+
+
+class Row(NamedTuple):
     """`name`: None for all together. `part`: None where a row is of a step; then it is 1 in the period, 0 before it."""
 
     name: str | None
@@ -69,26 +76,32 @@ class _Row(NamedTuple):
 
 def _read(
     environment_id: int, question: Question, cut: Cut, names: Sequence[str], mark: int
-) -> tuple[str, list[_Row]]:
+) -> tuple[str, list[Row]]:
     group = question.group
     assert group is not None
     named = {**question.filters, DIMENSIONS[group]: names}
     periods = whole(question)
-    in_period = f"CASE WHEN step >= {periods.first} THEN 1 ELSE 0 END"
+    step = in_period(periods)
     asked = [
         ("name", "NULL", "step", cells(environment_id, cut, group, None, named, mark)),
         ("NULL", "NULL", "step", cells(environment_id, cut, None, None, question.filters, mark)),
     ]
     if question.part is not None:
         asked += [
-            ("name", "part", in_period, cells(environment_id, periods, group, question.part, named, mark)),
+            ("name", "part", step, cells(environment_id, periods, group, question.part, named, mark)),
             (
                 "NULL",
                 "part",
-                in_period,
+                step,
                 cells(environment_id, periods, None, question.part, question.filters, mark),
             ),
         ]
+    return read_together(asked)
+
+
+def read_together(asked: Iterable[tuple[str, str, str, tuple[str, list[Any]]]]) -> tuple[str, list[Row]]:
+    """The cells, each with what their rows have as name, part and step; and the snapshot of the one statement."""
+    asked = list(asked)
     columns = ", ".join(SUMS)
     selects = " UNION ALL ".join(
         f"SELECT {name}::text AS name, {part}::text AS part, {step} AS step, {columns} FROM ({sql}) AS cell"  # noqa: S608
@@ -96,7 +109,12 @@ def _read(
     )
     values: list[Any] = [value for *_, (_, of_cells) in asked for value in of_cells]
     seen, rows = read(f"WITH answer AS ({selects})", values)
-    return seen, [_Row(name, part, step, sums_of(amounts)) for name, part, step, *amounts in rows]
+    return seen, [Row(name, part, step, sums_of(amounts)) for name, part, step, *amounts in rows]
+
+
+def in_period(periods: Cut) -> str:
+    """What a row of a part has as its step."""
+    return f"CASE WHEN step >= {periods.first} THEN 1 ELSE 0 END"
 
 
 @dataclass(slots=True)
@@ -114,7 +132,7 @@ class _Uses:
 
 
 def _found(
-    question: Question, cut: Cut, names: Sequence[str], beyond: int, rows: Iterable[_Row]
+    question: Question, cut: Cut, names: Sequence[str], beyond: int, rows: Iterable[Row]
 ) -> Iterator[Found]:
     uses: dict[str | None, _Uses] = defaultdict(_Uses)
     for row in rows:

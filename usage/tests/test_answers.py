@@ -15,7 +15,7 @@ from django.db import connection
 
 from tenants.models import Environment
 from usage.amounts import Amounts, Subjects
-from usage.analytics import answers, cells, many_names, placing
+from usage.analytics import answers, cells, many_names, many_parts, placing
 from usage.analytics.answers import Answer, TooManySteps, answer
 from usage.analytics.export import export
 from usage.analytics.names import used_in
@@ -296,6 +296,28 @@ def test_users_and_runs_are_ranked_and_put_together_as_all_other_names_are(
     monkeypatch.setattr(many_names, "find", placing.find)
     as_others = answer(filled.pk, asked, BERLIN)
 
+    assert (found.lines, found.total, found.series_before) == (
+        as_others.lines,
+        as_others.total,
+        as_others.series_before,
+    )
+
+
+@pytest.mark.parametrize("rank", list(Rank))
+@pytest.mark.parametrize("top", [1, 3, 10])
+@pytest.mark.parametrize("part", ["user", "run"])
+def test_users_and_runs_inside_of_names_are_ranked_and_put_together_as_all_other_parts_are(
+    filled: Environment, part: str, rank: Rank, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "PARTS_MAX", 2)
+    monkeypatch.setattr(many_parts, "PARTS_MAX", 2)
+    monkeypatch.setattr(answers, "PARTS_MAX", 2)
+    asked = question(group="model", part=part, rank=rank, top=top, step=Window.WEEK)
+    found = answer(filled.pk, asked, BERLIN)
+    monkeypatch.setattr(many_parts, "find", placing.find)
+    as_others = answer(filled.pk, asked, BERLIN)
+
+    assert [line.parts[-1].name for line in found.lines] == [None] * len(found.lines)
     assert (found.lines, found.total, found.series_before) == (
         as_others.lines,
         as_others.total,

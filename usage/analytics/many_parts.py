@@ -1,0 +1,135 @@
+"""An answer by few names, inside of which users or runs are so many that their sums cannot all be read.
+
+First the names are ranked, then the parts of each by what ranks them alone. Then one statement reads the steps of the
+names and the sums of the parts at the top: Other is what is left. So all figures are of one snapshot; who is at the top
+was found a moment before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from django.db import connection
+
+from usage.analytics.cells import Cut, Found, added, cells, less, stepped, whole
+from usage.analytics.many_names import MANY, Row, at_the_top, calls_counted, in_period, read_together
+from usage.analytics.placing import score
+from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
+from usage.ledger.rollups import TOTAL_KEY
+from usage.ledger.sums import mark_before
+
+
+class _Top(NamedTuple):
+    """The parts that come first inside of a name, in their order, and how many there are: counted as `at_the_top` does."""
+
+    parts: list[str]
+    there_are: int
+
+
+def suits(question: Question) -> bool:
+    """Whether the names and all else that it asks for are known of everybody together."""
+    names = [] if question.group is None else [DIMENSIONS[question.group]]
+    return bool(names) and question.part in MANY and {*names, *question.filters} <= set(TOTAL_KEY)
+
+
+def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Found]]:
+    """The snapshot, and what was found. Raises DatabaseError."""
+    mark = mark_before(environment_id)
+    names, count = at_the_top(environment_id, question, mark)
+    tops = _tops(environment_id, question, names, mark)
+    seen, rows = _read(environment_id, question, cut, tops, mark)
+    places: dict[str | None, int] = {name: place for place, name in enumerate(names, start=1)}
+    return seen, list(_found(question, cut, places, count - len(names), tops, rows))
+
+
+def _tops(environment_id: int, question: Question, names: Sequence[str], mark: int) -> dict[int, _Top]:
+    """By the place of their name; those of names beyond the top are ranked together."""
+    periods = whole(question)
+    ranked = score(question, periods)
+    counted = calls_counted(question, periods)
+    rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
+    tops: dict[int, _Top] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT place, part, parts FROM (
+                SELECT place, part, count(*) OVER (PARTITION BY place) AS parts,
+                    row_number() OVER (PARTITION BY place ORDER BY score DESC, part) AS number
+                FROM (
+                    SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part,
+                        {ranked} AS score
+                    FROM ({rows}) AS stepped GROUP BY 1, 2 HAVING {counted} > 0 AND {ranked} IS NOT NULL
+                ) AS scored
+            ) AS numbered WHERE number <= {PARTS_MAX} ORDER BY place, number
+            """,  # noqa: S608 (our own names and numbers)
+            [list(names), *values],
+        )
+        for place, part, count in cursor.fetchall():
+            tops.setdefault(place, _Top([], count)).parts.append(part)
+    return tops
+
+
+def _read(
+    environment_id: int, question: Question, cut: Cut, tops: Mapping[int, _Top], mark: int
+) -> tuple[str, list[Row]]:
+    group, part = question.group, question.part
+    assert part is not None
+    named = {
+        **question.filters,
+        DIMENSIONS[part]: sorted({part for top in tops.values() for part in top.parts}),
+    }
+    periods = whole(question)
+    return read_together(
+        [
+            ("name", "NULL", "step", cells(environment_id, cut, group, None, question.filters, mark)),
+            ("name", "part", in_period(periods), cells(environment_id, periods, group, part, named, mark)),
+        ]
+    )
+
+
+def _found(
+    question: Question,
+    cut: Cut,
+    places: Mapping[str | None, int],
+    beyond: int,
+    tops: Mapping[int, _Top],
+    rows: Iterable[Row],
+) -> Iterator[Found]:
+    of_names = defaultdict(list)
+    of_parts = defaultdict(list)
+    for row in rows:
+        place = places.get(row.name, question.top + 1)
+        if row.part is None:
+            of_names[place].append(row)
+        else:
+            of_parts[place, row.part, row.step].append(row.sums)
+    for place, of_name in of_names.items():
+        sums = {
+            period: added(row.sums for row in of_name if (row.step >= cut.first) is period)
+            for period in (False, True)
+        }
+        for row in of_name:
+            yield Found(place, None, row.step, row.name or "", _others(beyond, sums[True]), row.sums)
+        yield from _parts(place, tops.get(place, _Top([], 0)), sums, of_parts)
+
+
+def _parts(
+    place: int, top: _Top, sums: Mapping[bool, Sums], of_parts: Mapping[tuple[int, str, int], list[Sums]]
+) -> Iterator[Found]:
+    left = dict(sums)
+    for part_place, part in enumerate(top.parts, start=1):
+        for period in (False, True):
+            used = added(of_parts.get((place, part, int(period)), ()))
+            left[period] = less(left[period], used)
+            yield Found(place, part_place, int(period), part, 0, used)
+    for period in (False, True):
+        if left[period]["events"]:
+            others = _others(top.there_are - PARTS_MAX, left[True])
+            yield Found(place, PARTS_MAX + 1, int(period), "", others, left[period])
+
+
+def _others(beyond: int, left: Sums) -> int:
+    """How many there are beyond the top. One may have come since they were counted."""
+    return max(int(left["requests"] > 0), beyond)
