@@ -76,11 +76,11 @@ def of_subjects(
 ) -> list[Suggested]:
     """For shares of the subjects, each rounded down to whole ones. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
-    peaks = usage.peaks()
+    peaks, spent_nano = usage.peaks()
     wanted = {share: int(len(peaks) * share) for share in shares}
-    return usage.suggested(
-        {share: peaks[place] if place < len(peaks) else 0 for share, place in wanted.items()}, peaks
-    )
+    amounts = {share: peaks[place] if place < len(peaks) else 0 for share, place in wanted.items()}
+    above = usage.above(amounts.values()) if asked.metric in (Metric.COST_USD, Metric.REQUESTS) else {}
+    return _suggested(asked, amounts, peaks, spent_nano, above)
 
 
 def of_money(
@@ -88,8 +88,32 @@ def of_money(
 ) -> list[Suggested]:
     """For shares of the money that was spent; of limits on cost. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
-    peaks, totals = usage.peaks(), usage.totals()
-    return usage.suggested({share: _leaving(totals, sum(totals) * share) for share in shares}, peaks)
+    (peaks, spent_nano), totals = usage.peaks(), usage.totals()
+    amounts = {share: _leaving(totals, sum(totals) * share) for share in shares}
+    above = {amount: sum(total - amount for total in totals if total > amount) for amount in amounts.values()}
+    return _suggested(asked, amounts, peaks, spent_nano, above)
+
+
+def _suggested(
+    asked: Asked,
+    amounts: Mapping[Fraction, int],
+    peaks: Sequence[int],
+    spent_nano: int,
+    above: Mapping[int, int],
+) -> list[Suggested]:
+    """Of the amount for each share. `above`: what subjects asked for above each amount, where that is known."""
+    return [
+        Suggested(
+            share_percent=int(share * 100),
+            amount=amount,
+            blocked=sum(1 for peak in peaks if peak > amount),
+            subjects=len(peaks),
+            saved_nano=above.get(amount) if asked.metric is Metric.COST_USD else None,
+            spent_nano=spent_nano,
+            blocked_calls=above.get(amount) if asked.metric is Metric.REQUESTS else None,
+        )
+        for share, amount in amounts.items()
+    ]
 
 
 def _leaving(totals: Sequence[int], excess: Fraction) -> int:
@@ -133,13 +157,13 @@ class _Usage:
         """  # noqa: S608 (our own names)
         self._subject = ", ".join(columns) or "true"
 
-    def peaks(self) -> list[int]:
-        """Of each subject that asked for anything the most of it in a window; the highest first."""
+    def peaks(self) -> tuple[list[int], int]:
+        """Of each subject that asked for anything the most of it in a window, the highest first; what all spent."""
         grouped = f"GROUP BY {self._subject}" if self._subject != "true" else ""
         rows = self._read(
-            f"SELECT max(total) AS peak FROM windows {grouped} HAVING max(total) > 0 ORDER BY peak DESC"  # noqa: S608
+            f"SELECT max(total) AS peak, sum(cost) FROM windows {grouped} ORDER BY peak DESC"  # noqa: S608
         )
-        return [int(peak) for (peak,) in rows]
+        return [int(peak) for peak, _ in rows if peak and peak > 0], sum(int(cost or 0) for _, cost in rows)
 
     def totals(self) -> list[int]:
         """Of each subject and window; the highest first."""
@@ -148,29 +172,16 @@ class _Usage:
             for (total,) in self._read("SELECT total FROM windows WHERE total > 0 ORDER BY total DESC")
         ]
 
-    def suggested(self, amounts: Mapping[Fraction, int], peaks: Sequence[int]) -> list[Suggested]:
-        """Of the amount for each share. One statement, whatever their number."""
+    def above(self, amounts: Iterable[int]) -> dict[int, int]:
+        """What subjects asked for above each amount. One statement, whatever their number."""
         rows = self._read(
             """
-            SELECT amount, coalesce(sum(cost), 0), coalesce(sum(greatest(0, total - amount)), 0)
+            SELECT amount, coalesce(sum(greatest(0, total - amount)), 0)
             FROM unnest(%s::bigint[]) AS asked (amount) LEFT JOIN windows ON true GROUP BY amount
             """,
-            sorted(set(amounts.values())),
+            sorted(set(amounts)),
         )
-        money = {amount: (int(spent), int(above)) for amount, spent, above in rows}
-        on_cost, on_requests = self._asked.metric is Metric.COST_USD, self._asked.metric is Metric.REQUESTS
-        return [
-            Suggested(
-                share_percent=int(share * 100),
-                amount=amount,
-                blocked=sum(1 for peak in peaks if peak > amount),
-                subjects=len(peaks),
-                saved_nano=money[amount][1] if on_cost else None,
-                spent_nano=money[amount][0],
-                blocked_calls=money[amount][1] if on_requests else None,
-            )
-            for share, amount in amounts.items()
-        ]
+        return {amount: int(above) for amount, above in rows}
 
     def _read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:

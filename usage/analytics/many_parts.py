@@ -22,7 +22,7 @@ from usage.ledger.sums import mark_before
 
 
 class _Top(NamedTuple):
-    """The parts that come first inside of a name, in their order, and how many there are: counted as `at_the_top` does."""
+    """The parts that come first inside of a name, in their order, and how many there are, as of names."""
 
     parts: list[str]
     there_are: int
