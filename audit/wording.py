@@ -132,9 +132,14 @@ def kind(target_type: str) -> str:
 _KINDS = {
     "auth.user": "person",
     "tenants.apikey": "API key",
+    "policies.alertendpoint": "alert endpoint",
+    "policies.alertrule": "alert rule",
     "policies.enduser": "end user",
+    "policies.monthlybudget": "budget",
+    "policies.namedcaller": "caller of Try it",
     "policies.policyreplay": "replay",
     "usage.modelprice": "price",
+    "usage.savedview": "saved view",
     "audit.entry": "audit log",
     "audit.chainhead": "audit log",
 }

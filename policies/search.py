@@ -162,7 +162,11 @@ def _blocks(environment: Environment, user_id: str) -> list[Blocks]:
     for decision in newest:
         of_reasons.setdefault(decision.reason_code, []).append(decision)
     or_more = len(newest) == BLOCKS_MAX
-    return [Blocks(latest=found[0], count=len(found), or_more=or_more) for found in of_reasons.values()]
+    return [
+        # A request that was asked for again is one call.
+        Blocks(latest=found[0], count=len({each.request_id for each in found}), or_more=or_more)
+        for found in of_reasons.values()
+    ]
 
 
 def _known(environments: Iterable[Environment], text: str) -> list[Known]:

@@ -28,7 +28,7 @@ class Until(StrEnum):
 
 
 def choices(now: datetime, zone: ZoneInfo) -> list[tuple[str, str]]:
-    """`At the end of Friday 27 Nov, 24:00 CET`: which day that is, is said before it is chosen."""
+    """`At the end of Friday 27 Nov, 23:59 CET`: which day that is, is said before it is chosen."""
     days = {Until.TODAY: "today", Until.FRIDAY: "", Until.MONTH: "the month"}
     ends = [(until.value, _says(named, ends_at(until, now, zone))) for until, named in days.items()]
     return [("", "On the day below"), (Until.HOUR.value, "1 hour after it starts"), *ends]
@@ -37,7 +37,7 @@ def choices(now: datetime, zone: ZoneInfo) -> list[tuple[str, str]]:
 def _says(named: str, end: datetime) -> str:
     day = f"{end:%A} {end.day} {end:%b}"
     return (
-        f"At the end of {named}, {day}, 24:00 {end:%Z}" if named else f"At the end of {day}, 24:00 {end:%Z}"
+        f"At the end of {named}, {day}, 23:59 {end:%Z}" if named else f"At the end of {day}, 23:59 {end:%Z}"
     )
 
 

@@ -166,7 +166,7 @@ class BoostForm(AskingForm, RowForm):
         until, on = self.fields["until"], self.fields["ends_at"]
         assert isinstance(until, forms.ChoiceField)
         until.choices = boost_ends.choices(now, self.zone)
-        on.help_text = f"A day alone means until its end, 24:00 {now.astimezone(self.zone):%Z}."
+        on.help_text = f"A day alone means until its end, 23:59 {now.astimezone(self.zone):%Z}."
 
     @property
     def binding_kinds(self) -> frozenset[str] | None:

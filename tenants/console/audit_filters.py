@@ -53,8 +53,8 @@ class Day(forms.DateField):
 
 class AuditFilters(forms.Form):
     actor = Choice("Who", "Anyone")
-    action = Choice("Did", "Anything")
-    kind = Choice("To", "Any object")
+    action = Choice("Action", "Any")
+    kind = Choice("Object", "Any")
     place = Choice("Environment", "Any")
     chain = Choice("Tenant", "All")
     since = Day("From day")

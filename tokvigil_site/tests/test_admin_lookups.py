@@ -165,7 +165,7 @@ def test_the_action_filter_offers_what_is_in_the_members_own_log(acme: Tenant) -
     client.force_login(user)
     shown = client.get(reverse("admin:audit_entry_changelist"))
     actions = shown.context["filters"].fields["action"]
-    assert actions.choices == [("", "Anything"), ("tenant.created", "Tenant created")]
+    assert actions.choices == [("", "Any"), ("tenant.created", "Tenant created")]
     assert Entry.objects.filter(action="environment.frozen").exists()
 
 

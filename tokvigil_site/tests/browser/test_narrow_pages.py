@@ -87,8 +87,8 @@ def test_each_limit_in_the_form_of_a_policy_has_a_box_with_its_number(look: Look
 @pytest.mark.parametrize(
     ("name", "query", "says", "folded", "in_sight"),
     [
-        ("audit_entry_changelist", "actor=ana&find=x", "Filters (2 set)", "Did", None),
-        ("audit_entry_changelist", "", "Filters", "Did", None),
+        ("audit_entry_changelist", "actor=ana&find=x", "Filters (2 set)", "Action", None),
+        ("audit_entry_changelist", "", "Filters", "Action", None),
         ("policies_blockeddecision_changelist", "user=ana&model=o3", "Filters (2 set)", "Feature", None),
         ("usage_usageevent_changelist", "period=30d&user=ana", "Filters (1 set)", "Feature", "Period"),
         ("explorer", "by=user&plan=free", "Filters (1 set)", "Show", "Period"),

@@ -51,7 +51,7 @@ def test_a_csv_says_what_it_is_and_has_a_line_for_each_entry(mia: Client, acme: 
         entry = renamed("Acme", acme, changes={"name": {"before": "Old", "after": "New"}})
     about, rows = csv_of(mia, "action=tenant.changed")
     assert (about["log"], about["time_zone"], about["exported_by"]) == ("acme", "Europe/Berlin", "mia")
-    assert json.loads(about["filters"]) == {"Did": "tenant.changed"}
+    assert json.loads(about["filters"]) == {"Action": "tenant.changed"}
     assert about["exported_at"].endswith("+01:00")
     (row,) = rows
     assert tuple(row) == COLUMNS

@@ -163,9 +163,9 @@ def test_each_end_says_which_day_it_is_in_the_tenants_zone() -> None:
     assert [says for _, says in choices(now, BERLIN)] == [
         "On the day below",
         "1 hour after it starts",
-        "At the end of today, Wednesday 25 Nov, 24:00 CET",
-        "At the end of Friday 27 Nov, 24:00 CET",
-        "At the end of the month, Monday 30 Nov, 24:00 CET",
+        "At the end of today, Wednesday 25 Nov, 23:59 CET",
+        "At the end of Friday 27 Nov, 23:59 CET",
+        "At the end of the month, Monday 30 Nov, 23:59 CET",
     ]
 
 

@@ -217,6 +217,17 @@ def test_unblocking_on_the_form_takes_the_reason_that_stands_there(
     assert (user.blocked, user.blocked_reason) == (False, "")
 
 
+def test_a_block_stands_before_the_limits_that_it_makes_idle(
+    mia: Client, environment: Environment, api: Api
+) -> None:
+    api.use("ann")
+    for blocked in (True, False):
+        set_end_user(environment, "ann", plan_name=None, blocked=blocked, blocked_reason="x", actor="test")
+        text = mia.get(address(environment)).content.decode()
+        assert ("No call is allowed, whatever the limits leave" in text) == blocked
+        assert ("Change the plan or unblock…" in text) == blocked
+
+
 def test_changing_the_plan_leaves_the_block(mia: Client, environment: Environment) -> None:
     set_end_user(environment, "ann", plan_name=None, blocked=True, blocked_reason="x", actor="test")
     mia.post(address(environment), {"do": "plan", "plan-plan": "free"})

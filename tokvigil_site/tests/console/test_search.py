@@ -108,6 +108,15 @@ def test_a_user_is_found_with_each_reason_and_how_often(mia: Client, prod: Envir
     assert mia.get(found[1]).content.decode().count("/policies/blockeddecision/") >= 3
 
 
+def test_a_call_that_was_asked_for_again_is_one_call(mia: Client, prod: Environment, api: Api) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 0, per: user}"))
+    for request_id in ("r1", "r1"):
+        api.evaluate("ana", request_id=request_id)
+    assert "the only call of theirs blocked for this reason" in search(mia, "ana")
+    api.evaluate("ana", request_id="r2")
+    assert "the latest of 2 calls of theirs blocked for this reason" in search(mia, "ana")
+
+
 def test_a_user_with_many_blocked_calls_is_not_said_to_have_few(
     mia: Client, prod: Environment, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
