@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -69,8 +69,8 @@ class BudgetRow(LimitRow):
     def runs_out(self) -> RunsOut | None:
         if self.at is None:
             return RunsOut("not before it resets")
-        at = _rounded(self.at.astimezone(self.zone), self.now)
-        return RunsOut(f"runs out {pace_wording.when(at, self.now, self.zone)} by the forecast", at)
+        said = f"runs out {pace_wording.when(self.at, self.now, self.zone)} by the forecast"
+        return RunsOut(said, self.at.replace(microsecond=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,15 +267,6 @@ def _rows(
         else LimitRow(each, zone)
         for each in found
     ]
-
-
-def _rounded(at: datetime, now: datetime) -> datetime:
-    """A forecast is no better: to the hour if it is more than a day away, to 15 minutes if more than an hour."""
-    if at - now > timedelta(days=1):
-        return at.replace(minute=0, second=0, microsecond=0)
-    if at - now > timedelta(hours=1):
-        return at.replace(minute=at.minute - at.minute % 15, second=0, microsecond=0)
-    return at.replace(microsecond=0)
 
 
 def _closed(asked: BudgetsAsked) -> list[ClosedBudget]:

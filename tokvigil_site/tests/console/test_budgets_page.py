@@ -16,7 +16,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from policies import budgets
-from policies.admin import budgets_page
 from policies.models import ClosedMonth, MonthlyBudget, Policy
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import apply_policies, limits, set_clock
@@ -145,7 +144,7 @@ def test_the_page_has_one_date_on_which_a_budget_runs_out(mia: Client, budgeted:
     answer = look(mia, budgeted)
     row = next(each for each in answer.context["budgets"] if each.policy == "Free plan")
     assert row.runs_out.at == datetime(2026, 10, 30, 18, tzinfo=BERLIN)
-    assert row.runs_out.says == "runs out Friday 30 October 18:00 by the forecast"
+    assert row.runs_out.says == "runs out Friday 30 October about 18:00 by the forecast"
     assert "27 days" not in text(answer)
     assert of(answer, "All together").levels == ("$100.00", "$50.00", "$0.00")
 
@@ -161,18 +160,6 @@ def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: 
     assert found.levels[2].startswith("−$1.")
     assert found.zero
     assert found.band.split()[-1].endswith(",200.00")
-
-
-@pytest.mark.parametrize(
-    ("at", "rounded"),
-    [
-        (datetime(2026, 10, 31, 13, 59, 9, tzinfo=BERLIN), "2026-10-31T13:00:00+01:00"),
-        (datetime(2026, 10, 29, 17, 44, 9, tzinfo=BERLIN), "2026-10-29T17:30:00+01:00"),
-        (datetime(2026, 10, 29, 12, 44, 9, tzinfo=BERLIN), "2026-10-29T12:44:09+01:00"),
-    ],
-)
-def test_a_date_does_not_slip_by_the_minute(at: datetime, rounded: str) -> None:
-    assert budgets_page._rounded(at, NOW).isoformat() == rounded
 
 
 def test_a_month_says_whether_it_is_closed_due_or_open(mia: Client, budgeted: Environment) -> None:

@@ -253,7 +253,7 @@ def test_differences_are_paged_and_those_of_one_user_are_found(
     monkeypatch.setattr(replay_page, "DIFFERENCES_A_PAGE", 2)
     page = url("policy_replay", done)
     assert "Page 1 of 2" in read(mia, page)
-    assert read(mia, f"{page}?page=2").count("As it was</bdi>") == 1
+    assert read(mia, f"{page}?page=2").count('<details class="tv-change"') == 1
     of_nobody = read(mia, f"{page}?user=nobody")
     assert "None is kept of this user." in of_nobody
     assert 'tv-account-name"><bdi>mia' in of_nobody, "who is signed in is still named"
