@@ -166,7 +166,7 @@ def test_an_unknown_filter_is_refused(mia: Client) -> None:
 
 def test_an_empty_answer_says_what_was_asked(mia: Client) -> None:
     text = page(mia, f"{LIST}?find=nobody&action=user.deleted")
-    assert "No entry has did “user.deleted” and request id, address or name “nobody”." in re.sub(
+    assert "No entry has action “user.deleted” and request id, address or name “nobody”." in re.sub(
         r"</?bdi>", "", text
     )
 
