@@ -59,12 +59,12 @@ def ends_at(until: Until, now: datetime, zone: ZoneInfo, begins_at: datetime | N
 
 def windows(window: Window, now: datetime, zone: ZoneInfo) -> dict[str, int | None]:
     """How many windows a boost from now on meets, of each end that `choices` offers; None: too many to count."""
-    return {
-        until.value: number_met(
-            window, to_ms(now), to_ms(ends_at(until, now, zone)), zone, WINDOWS_COUNTED_MAX
-        )
-        for until in Until
-    }
+    return {until.value: windows_met(window, now, ends_at(until, now, zone), zone) for until in Until}
+
+
+def windows_met(window: Window, begins_at: datetime, ends_at: datetime, zone: ZoneInfo) -> int | None:
+    """How many windows a boost meets; None: too many to count."""
+    return number_met(window, to_ms(begins_at), to_ms(ends_at), zone, WINDOWS_COUNTED_MAX)
 
 
 def _next_month(day: date) -> date:

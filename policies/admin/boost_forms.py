@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
@@ -83,7 +83,7 @@ def of_user(offered: list[Choice], user_id: str, kinds: frozenset[str]) -> list[
 
 
 def before(
-    limits: Iterable[Raisable], running: Mapping[str, int], now: datetime, zone: ZoneInfo
+    limits: Sequence[Raisable], running: Mapping[str, int], now: datetime, zone: ZoneInfo
 ) -> dict[str, dict[str, Any]]:
     """For boost.js, which only shows it: of each kind the limits as they are, in units that are typed.
 
@@ -91,6 +91,8 @@ def before(
     then meets, of each end that can be chosen.
     """
     found: dict[str, dict[str, Any]] = {}
+    # There may be thousands of limits, and minutes are many to count.
+    windows = {window: boost_ends.windows(window, now, zone) for window in {each.window for each in limits}}
     for limit in limits:
         unit = NANO if limit.metric is Metric.COST_USD else 1
         kind = found.setdefault(
@@ -100,7 +102,7 @@ def before(
                 "before": [],
                 "per": wording.window(limit.metric, limit.window),
                 "running": running.get(limit.key, 0) / unit,
-                "windows": boost_ends.windows(limit.window, now, zone),
+                "windows": windows[limit.window],
             },
         )
         kind["before"].append([limit.policy, limit.amount / unit])

@@ -34,7 +34,7 @@ from usage.boosts import raised
 from usage.counting import in_flight
 from usage.instants import to_ms
 from usage.metrics import Metric
-from usage.windows import Window, number_met
+from usage.windows import Window
 
 ID_DIGITS_MAX = 19
 # On the request: who is named, which limits bind them, and what boosts that run add already.
@@ -187,10 +187,8 @@ def lasts(boost: Boost) -> str:
     window, metric = Window(boost.window), Metric(boost.metric)
     if window is Window.TOTAL:
         return until
-    begun, ended = to_ms(boost.started_at), to_ms(boost.ends_at)
-    met = number_met(
-        window, begun, ended, ZoneInfo(boost.environment.tenant.timezone), boost_ends.WINDOWS_COUNTED_MAX
-    )
+    zone = ZoneInfo(boost.environment.tenant.timezone)
+    met = boost_ends.windows_met(window, boost.started_at, boost.ends_at, zone)
     if met is None:
         return f"anew each {window} {until}"
     in_all = wording.amount(metric, boosts.ref_of(boost).extra * met)
