@@ -122,8 +122,10 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
             end_users.change_plan(environment, user_id, plan.cleaned_data["plan"] or None, actor=actor)
             messages.success(request, "The plan is changed from the next call on.")
         elif asked == "end_boost" and (boost_id := request.POST.get("boost", "")).isdecimal():
-            ended = boosts.end_now(int(boost_id), environment, actor=actor)
-            messages.success(request, "The boost is ended." if ended else "That boost was over already.")
+            given = boosts.of_user(environment.pk, user_id).filter(pk=int(boost_id)).first()
+            ended = given is not None and boosts.end_now(given.pk, environment, actor=actor)
+            said = f"The boost {says(given)} is ended." if ended else "That boost was over already."
+            messages.success(request, said)
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
     return None

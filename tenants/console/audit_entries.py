@@ -79,6 +79,11 @@ def rows(entries: Iterable[Entry]) -> list[Row]:
     ]
 
 
+def address_of(row: Model) -> str:
+    """Of its page; empty if it has none."""
+    return _of_model(type(row), [row.pk]).get(row.pk, "")
+
+
 def _addresses(entries: Sequence[Entry]) -> dict[tuple[str, str], str]:
     """The address of each object that has a page and is still there. That page checks who may see it."""
     ids: dict[str, set[str]] = defaultdict(set)

@@ -38,6 +38,7 @@ class HistoryIsTheAuditLog(ModelAdmin):
             "console/audit/history.html",
             f"History of {row}",
             row=row,
+            row_url=audit_entries.address_of(row),
             others=others,
             rows=audit_entries.rows(shown[:ENTRIES_MAX]),
             has_more=len(shown) > ENTRIES_MAX,

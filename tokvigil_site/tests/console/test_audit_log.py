@@ -274,6 +274,13 @@ def test_the_history_of_an_object_is_the_log_of_it(mia: Client, prod: Environmen
     assert mia.get(reverse("admin:tenants_tenant_history", args=[other.pk])).status_code == 404
 
 
+def test_a_history_leads_to_what_it_is_of(mia: Client, prod: Environment) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", name="Pro"))
+    policy = Policy.objects.get()
+    text = page(mia, reverse("admin:policies_policy_history", args=[policy.pk]))
+    assert f'<a href="{reverse("admin:policies_policy_change", args=[policy.pk])}"><bdi>Pro</bdi></a>' in text
+
+
 def test_the_history_of_a_plan_has_the_changes_of_its_policies(mia: Client, prod: Environment) -> None:
     """One is for it, one was, one never: a plan means what its policies say."""
     policies = (

@@ -81,6 +81,10 @@ def test_what_people_come_for_is_one_step_from_there(
     freeze = f"{reverse('admin:freeze')}?environment=acme%2Fprod&feature=summarize"
     assert f'href="{freeze}">Freeze…' in search(mia, "summarize")
     assert mia.get(freeze).context["form"]["feature"].value() == "summarize"
+    # What did it cost?
+    explorer = f"{reverse('admin:explorer')}?environment=acme%2Fprod&feature=summarize"
+    assert f'href="{explorer}">What it cost' in search(mia, "summarize")
+    assert mia.get(explorer).status_code == 200
 
     viewer = sign_in("vera", acme, role=Role.VIEWER)
     for text in ("ana", "pro", "summarize"):
