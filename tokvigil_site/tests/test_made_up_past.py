@@ -20,10 +20,10 @@ from policies.rules import PolicyRule
 from tenants.models import ApiKey, Environment
 from tenants.scopes import PRESETS
 from tokvigil_site.testing import apply_policies, set_price
-from usage.ledger import rollups
 from usage.ledger.buckets import Range
 from usage.ledger.synthetic import FEATURES, Plan
 from usage.models import UsageEvent
+from usage.tests.rolling import roll_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -50,7 +50,7 @@ def key(environment: Environment) -> ApiKey:
 def made(key: ApiKey, *, seed: int = 1) -> Past:
     plan = Plan(environment_id=key.environment_id, calls=CALLS, until=UNTIL, days=DAYS, users=40, seed=seed)
     past = made_up_past.write(key, plan)
-    rollups.roll(key.environment_id)
+    roll_all(key.environment_id)
     return past
 
 

@@ -13,10 +13,11 @@ from django.db import connection
 
 from tenants.models import Environment
 from tokvigil_site.testing import Api, set_price
-from usage.ledger import rollups, synthetic
+from usage.ledger import synthetic
 from usage.ledger.synthetic import FEATURES, AllowedBy, Asked, Deciding, Plan
 from usage.models import UsageEvent
 from usage.prices import stored_book
+from usage.tests.rolling import roll_all
 
 UNTIL = "2026-11-03T00:00:00+00:00"
 CALLS = 20_000
@@ -89,7 +90,7 @@ def test_the_mix_has_all_kinds_of_calls_and_what_is_taken_back_is_nothing(dev: E
 
 def test_they_are_rolled_up_as_other_rows_are(dev: Environment) -> None:
     made(str(dev), until=UNTIL)
-    rolled = rollups.roll(dev.pk)
+    rolled = roll_all(dev.pk)
     (rows,) = read(dev, "count(*)")
     assert rolled == rows
     with connection.cursor() as cursor:

@@ -22,8 +22,8 @@ from tokvigil_site.testing import apply_policies, limits, set_clock
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
 from usage.counting.store import store
-from usage.ledger import rollups
 from usage.money import NANO
+from usage.tests.rolling import roll_all
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
 
@@ -84,7 +84,7 @@ def test_this_month_by_local_day_also_when_the_clocks_are_set_back(
     spend(budgeted, end, "8")
     # Of the month before.
     spend(budgeted, datetime(2026, 10, 1, tzinfo=BERLIN) - timedelta(microseconds=1), "16")
-    rollups.roll(budgeted.pk)
+    roll_all(budgeted.pk)
     spend(budgeted, datetime(2026, 10, 29, 11, tzinfo=BERLIN), "0.5")
 
     answer = look(mia, budgeted)

@@ -19,7 +19,7 @@ from policies.models import BlockedDecision
 from tenants.models import Environment, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
-from usage.ledger.rollups import roll
+from usage.tests.rolling import roll_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,7 +85,7 @@ def plain_sum(environment: Environment, first: str, last: str) -> tuple[int, int
 
 def test_the_figures_are_what_plain_sql_sums_up_in_both_periods(prod: Environment, mia: Client) -> None:
     fill(prod)
-    roll(prod.pk)
+    roll_all(prod.pk)
     use(prod, END - timedelta(hours=1), user="ann", cost_nano=5)
     for hours, user in ((1, "ann"), (2, "ann"), (3, "ben"), (-1, "ann")):
         block(prod, START + timedelta(hours=hours), user)

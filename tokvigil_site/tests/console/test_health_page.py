@@ -22,8 +22,8 @@ from usage.amounts import Amounts
 from usage.analytics import holds, reported_costs, rollup_lag
 from usage.counting import inspection
 from usage.counting.store import StoreUnavailable, store
-from usage.ledger import rollups
 from usage.settling import recount
+from usage.tests.rolling import roll_all
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
 
@@ -180,7 +180,7 @@ class TestRollups:
         assert (lag.rows, lag.restored) == (3, False)
         assert "3 rows to roll up, the oldest for 0 s" in text(look(mia, prod))
 
-        rollups.roll(prod.pk)
+        roll_all(prod.pk)
 
         assert rollup_lag.lag(prod.pk).rows == 0
         assert "Up to date: every row is rolled up." in text(look(mia, prod))

@@ -33,7 +33,7 @@ EVIL = "tv-evil"
 NAMES = {
     "markup": f"okapi '\"><{EVIL} {EVIL}=1></script></textarea></title><!--",
     "markup of json": f"okapi \\u003c{EVIL}> ]]> &lt;{EVIL}&gt; </{EVIL}>",
-    "templates": "okapi {{ 7191|add:7 }}{% now 'Y' %}${7191*7}",
+    "templates": "okapi {{ 719123451|add:7 }}{% now 'Y' %}${719123451*7}",
     "formats": "okapi %s %(name)s {0} {name} %00 %",
     "addresses": "okapi/../a?b=c&d=e#f;g%2Fh",
     "white space": "okapi\t \u202eevil\u2066\u2028\U0001f4a5 \x7f",
@@ -41,8 +41,8 @@ NAMES = {
     "formula": "=cmd|' /C okapi'!A0",
     "long": "okapi" + "\U0001f4a5" * 80,
 }
-# What of it would be the work of a template.
-COMPUTED = ("7198", "50337")
+# What of it would be the work of a template: too long to be in a digest, an id or a count by chance.
+COMPUTED = ("719123458", "5033864157")
 # Attributes that a page evaluates.
 EVALUATED = re.compile(r"x-|@|:|on|hx-on|hx-vals")
 SHOWN_ON_MIN, FORMS_MIN = 15, 100
