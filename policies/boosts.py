@@ -148,11 +148,11 @@ def shared(environment_id: int) -> tuple[BoostRef, ...]:
     return tuple(ref(*row) for row in rows.exclude(per=Per.USER).order_by("id").values_list(*_COLUMNS))
 
 
-def extras(environment_id: int, now_ms: int, subject: str | None = None) -> dict[tuple[str, str], int]:
-    """What the boosts that run add, by the kind of limits (`raised`) and the subject, or of one subject; one query."""
+def extras(environment_id: int, now_ms: int, *, only_user: str | None = None) -> dict[tuple[str, str], int]:
+    """What the boosts that run add, by the kind of limits (`raised`) and the subject; of all users, or of one; one query."""
     rows = Boost.objects.filter(environment_id=environment_id, ended_at=None, ends_at__gt=over_since())
-    if subject is not None:
-        rows = rows.filter(subject=subject)
+    if only_user is not None:
+        rows = rows.filter(~Q(per=Per.USER) | Q(subject=only_user))
     found: dict[tuple[str, str], int] = defaultdict(int)
     for each in (ref(*row) for row in rows.values_list(*_COLUMNS)):
         if each.starts_at_ms <= now_ms < each.ends_at_ms:

@@ -319,6 +319,7 @@ UNFOLD = {
         lambda request: static("tokvigil/search.js"),
         lambda request: static("tokvigil/once.js"),
         lambda request: static("tokvigil/first_error.js"),
+        lambda request: static("tokvigil/questions.js"),
         lambda request: static("tokvigil/scrolls.js"),
     ],
     "COLORS": {

@@ -40,6 +40,8 @@ Choices = tuple[str, list[Choice]]
 
 # Limits that bind a user, the tightest first: the key of its kind, and the name of its policy.
 Binds = tuple[tuple[str, str], ...]
+# What boosts that run add already: by the key of its kind, and the subject.
+Running = Mapping[tuple[str, str], int]
 
 
 def leading(limits: list[Raisable], binds: Binds | None) -> list[Raisable]:
@@ -83,12 +85,12 @@ def of_user(offered: list[Choice], user_id: str, kinds: frozenset[str]) -> list[
 
 
 def before(
-    limits: Sequence[Raisable], running: Mapping[str, int], now: datetime, zone: ZoneInfo
+    limits: Sequence[Raisable], running: Running, now: datetime, zone: ZoneInfo
 ) -> dict[str, dict[str, Any]]:
     """For boost.js, which only shows it: of each kind the limits as they are, in units that are typed.
 
-    `running`: what boosts of the subject that is named add already, by kind. `windows`: how many windows a boost until
-    then meets, of each end that can be chosen.
+    `running`: what boosts add already, by subject. `windows`: how many windows a boost until then meets, of each end
+    that can be chosen.
     """
     found: dict[str, dict[str, Any]] = {}
     # There may be thousands of limits, and minutes are many to count.
@@ -101,7 +103,9 @@ def before(
                 "money": limit.metric is Metric.COST_USD,
                 "before": [],
                 "per": wording.window(limit.metric, limit.window),
-                "running": running.get(limit.key, 0) / unit,
+                "running": {
+                    whose: extra / unit for (key, whose), extra in running.items() if key == limit.key
+                },
                 "windows": windows[limit.window],
             },
         )
@@ -117,8 +121,7 @@ class BoostForm(AskingForm, RowForm):
     # The user who is named when the form is shown or sent, and which limits bind the user; None: unknown, or nobody.
     user_id: str = ""
     binds: Binds | None = None
-    # What boosts that run add already to the limits of the subject that is named, by kind.
-    running: Mapping[str, int] = {}
+    running: Running = {}
     raises = forms.ChoiceField(
         label="Limit",
         widget=UnfoldAdminSelectWidget,
@@ -161,7 +164,7 @@ class BoostForm(AskingForm, RowForm):
             raises.choices = [("", "Choose a limit…"), *self._choices()]
             now = timezone.now()
             limits = before(self.offered, self.running, now, self.zone)
-            raises.widget.attrs |= {"data-limits": json.dumps(limits), "data-subject": self.user_id}
+            raises.widget.attrs["data-limits"] = json.dumps(limits)
             self._say_when(now)
 
     def _say_when(self, now: datetime) -> None:
@@ -237,7 +240,7 @@ class BoostForm(AskingForm, RowForm):
         """`50 → 70 requests a day, each user (Free plan)`; what binds the user first. With boosts that ran before."""
         key, extra = boosts.key_of(self.instance), boosts.ref_of(self.instance).extra
         raised = [limit for limit in self.offered if limit.key == key]
-        before = self.running.get(key, 0)
+        before = self.running.get((key, self.instance.subject), 0)
         said = "; ".join(
             f"{wording.number(limit.metric, limit.amount + before)} → "
             f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + before + extra)} ({limit.policy})"

@@ -37,7 +37,7 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 ID_DIGITS_MAX = 19
-# On the request: who is named, which limits bind them, and what boosts that run add already.
+# On the request: who is named, which limits bind them, and what boosts that run add already, theirs and the shared ones.
 _NAMED = "_named"
 
 
@@ -108,12 +108,13 @@ class BoostAdmin(EnvironmentRowsAdmin):
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         shown = environments.shown(request)
-        user_id = str(request.POST.get("subject", request.GET.get("subject", "")))
-        if shown is not None and 0 < len(user_id) <= NAME_LENGTH_MAX and "\x00" not in user_id:
+        named = str(request.POST.get("subject", request.GET.get("subject", "")))
+        user_id = named if len(named) <= NAME_LENGTH_MAX and "\x00" not in named else ""
+        if shown is not None:
             # Evaluated before Django opens the transaction of the form.
-            extras = boosts.extras(shown.pk, to_ms(timezone.now()), user_id)
-            running = {key: extra for (key, _), extra in extras.items()}
-            setattr(request, _NAMED, (user_id, binding_limits(shown.pk, user_id), running))
+            binds = binding_limits(shown.pk, user_id) if user_id else None
+            running = boosts.extras(shown.pk, to_ms(timezone.now()), only_user=user_id)
+            setattr(request, _NAMED, (user_id, binds, running))
         title = "Give a boost" if shown is None else f"Give a boost in {shown.slug}"
         return super().add_view(request, form_url, {"title": title, **ONLY_SAVE, **(extra_context or {})})
 

@@ -225,8 +225,29 @@ def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) 
     assert [*chosen["windows"]] == ["hour", "today", "friday", "month"]
     for until, met in chosen["windows"].items():
         page.select_option("#id_until", until)
-        in_all = f" · {20 * met} more in all: anew in each of {met}" if met > 1 else ""
+        once = page.locator("#id_until option").nth(2).inner_text()
+        more = f" · {20 * met} more in all: anew in each of {met}. For 20 in all choose “{once}”"
+        in_all = more if met > 1 else ""
         assert page.locator("output").inner_text().endswith(f": 5 → 25 a day{in_all}"), until
+
+
+def test_a_question_goes_when_its_field_is_changed(look: Look, prod: Environment) -> None:
+    page = look(prod.tenant).open(reverse("admin:policies_boost_add"))
+    page.select_option("#id_raises", index=1)
+    page.get_by_label("Who").fill("nobody")
+    page.get_by_label("Extra").fill("20")
+    page.select_option("#id_until", "today")
+    page.get_by_label("Reason").fill("A pilot")
+    page.get_by_role("button", name="Save", exact=True).click()
+    question = page.get_by_text("No call of the user “nobody” was seen here")
+    question.wait_for()
+    assert page.get_by_text("Nothing is saved yet: there is a question below.").is_visible()
+
+    page.get_by_label("Who").fill("ana")
+    page.get_by_label("Extra").focus()
+
+    assert not question.is_visible()
+    assert page.get_by_text("Nothing is saved yet.", exact=True).is_visible()
 
 
 def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: Environment) -> None:

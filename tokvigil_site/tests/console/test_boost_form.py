@@ -205,11 +205,29 @@ def test_a_second_boost_goes_on_from_the_first(mia: Client, prod: Environment, a
     ):
         post(mia, prod)
         assert said in mia.get(ADD).content.decode()
-    for user, running in (("ana", 40), ("ben", 0)):
+    for user, running in (("ana", {"ana": 40}), ("ben", {})):
         page = mia.get(ADD, {"environment": str(prod), "per": "user", "subject": user})
         offered = json.loads(page.context["adminform"].form.fields["raises"].widget.attrs["data-limits"])
         assert offered["user:requests:day"]["running"] == running
         assert offered["user:requests:day"]["before"] == [["Everyone", 1]]
+
+
+def test_the_form_knows_what_boosts_of_everybody_add_before_anybody_is_named(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    together = "{metric: requests, window: day, amount: 100, per: environment}"
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 1, per: user}", together))
+    api.use("ana")
+    for said in ("100 → 120 requests", "120 → 140 requests"):
+        post(mia, prod, raises="environment:requests:day", subject="")
+        assert said in mia.get(ADD).content.decode()
+    post(mia, prod)
+
+    page = mia.get(ADD, {"environment": str(prod)})
+
+    offered = json.loads(page.context["adminform"].form.fields["raises"].widget.attrs["data-limits"])
+    assert offered["environment:requests:day"]["running"] == {"": 40}
+    assert offered["user:requests:day"]["running"] == {}, "nobody is named"
 
 
 def test_how_many_windows_a_boost_meets_is_known_for_each_end() -> None:
