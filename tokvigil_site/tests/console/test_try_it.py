@@ -77,6 +77,13 @@ def test_the_answer_is_the_one_that_a_call_would_get(environment: Environment, a
         assert (tried.allowed, tried.reason_code) == (answered["allowed"], answered["reason_code"])
 
 
+def test_the_answer_stands_below_the_question(mia: Client, environment: Environment) -> None:
+    keep(call(environment), actor="test")
+    asked = {"user_id": "ana", "model": "m", "caller": "typed", "in": environment.slug}
+    page = mia.get(PAGE, asked).content.decode()
+    assert re.findall(r'<h2 id="([^"]+)"', page) == ["one", "trace-title", "callers"]
+
+
 def test_it_holds_and_records_nothing(environment: Environment) -> None:
     apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: user}"))
     assert [why(environment).allowed for _ in range(3)] == [True] * 3
