@@ -42,9 +42,7 @@ def at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list
 
     By their rise, those with calls in the period before too.
     """
-    periods = whole(question)
-    ranked = score(question, periods)
-    counted = calls_counted(question, periods)
+    ranked, counted, periods = ranking(question)
     rows, values = stepped(environment_id, periods, question.group, None, question.filters, mark)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -58,11 +56,18 @@ def at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list
     return [name for name, _ in found], found[0][1] if found else 0
 
 
-def calls_counted(question: Question, periods: Cut) -> str:
-    """Above 0 of a name that is counted."""
-    return (
-        "sum(events)" if question.rank is Rank.RISE else f"sum(events) FILTER (WHERE step >= {periods.first})"
-    )
+class Ranking(NamedTuple):
+    """`score`: by which names are ranked; `counted`: above 0 of a name that is counted; both over rows of `periods`."""
+
+    score: str
+    counted: str
+    periods: Cut
+
+
+def ranking(question: Question) -> Ranking:
+    """The period before is read where it is ranked by the rise alone."""
+    periods = whole(question) if question.rank is Rank.RISE else Cut((question.period,))
+    return Ranking(score(question, periods), "sum(events)", periods)
 
 
 class Row(NamedTuple):

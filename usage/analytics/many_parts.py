@@ -14,7 +14,7 @@ from typing import NamedTuple
 from django.db import connection
 
 from usage.analytics.cells import Cut, Found, added, cells, less, stepped, whole
-from usage.analytics.many_names import MANY, Row, at_the_top, calls_counted, in_period, read_together
+from usage.analytics.many_names import MANY, Row, at_the_top, in_period, ranking, read_together
 from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
 from usage.ledger.rollups import TOTAL_KEY
@@ -46,9 +46,7 @@ def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[F
 
 def _tops(environment_id: int, question: Question, names: Sequence[str], mark: int) -> dict[int, _Top]:
     """By the place of their name; those of names beyond the top are ranked together."""
-    periods = whole(question)
-    ranked = score(question, periods)
-    counted = calls_counted(question, periods)
+    ranked, counted, periods = ranking(question)
     rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
     tops: dict[int, _Top] = {}
     with connection.cursor() as cursor:
