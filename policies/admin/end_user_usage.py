@@ -92,7 +92,7 @@ def context(asked: UsageAsked) -> dict[str, Any]:
     period = asked.shown
     if period is None:
         return {"asked": asked}
-    course = period_figures.shown(asked, period, group=_CHARTED, step=period_figures.step(period))
+    course, (by_feature,) = period_figures.course_and_groups(asked, period, _CHARTED, ["feature"])
     total = course.answer.total
     blocked = period_figures.blocked(asked, period)
     words = {
@@ -107,7 +107,7 @@ def context(asked: UsageAsked) -> dict[str, Any]:
     }
     if not total.now["events"]:
         return words
-    shown = {_CHARTED: course, "feature": period_figures.shown(asked, period, group="feature")}
+    shown = {_CHARTED: course, "feature": by_feature}
     return {
         **words,
         "measure": measures.TITLES[Measure.COST],

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from policies.blocked import counts
 from usage import wording
 from usage.admin.explorer_form import ExplorerAsked
 from usage.admin.explorer_rows import Shown
 from usage.analytics import measures
-from usage.analytics.answers import Line, answer
+from usage.analytics.answers import Line, answer, answers
 from usage.analytics.questions import Measure, Question
 from usage.analytics.shown_period import ShownPeriod
 from usage.ledger.buckets import Range
@@ -46,13 +46,36 @@ def step(period: ShownPeriod) -> Window:
     return Window.HOUR if period.end - period.start < _BY_HOURS else Window.DAY
 
 
-def shown(asked: ExplorerAsked, period: ShownPeriod, **fields: Any) -> Shown:
-    """The answer to a question about the period under the filters. `fields`: of the question."""
-    question = Question(
-        period=period.days.range, before=period.before.range, filters=asked.filters, top=LEADING_MAX
-    )
-    question = replace(question, **fields)
+def shown(asked: ExplorerAsked, period: ShownPeriod, group: str) -> Shown:
+    """The answer by these names, under the filters."""
+    question = _question(asked, period, group, None)
     return Shown(asked, question, answer(asked.environment.pk, question, asked.zone), period)
+
+
+def course_and_groups(
+    asked: ExplorerAsked, period: ShownPeriod, course_by: str | None, groups: Sequence[str]
+) -> tuple[Shown, list[Shown]]:
+    """The course of the period, by names or of all together, and the answers by each group, all read at once."""
+    questions = [
+        _question(asked, period, course_by, step(period)),
+        *(_question(asked, period, group, None) for group in groups),
+    ]
+    found = answers(asked.environment.pk, questions, asked.zone)
+    course, *by_group = (
+        Shown(asked, question, answer, period) for question, answer in zip(questions, found, strict=True)
+    )
+    return course, by_group
+
+
+def _question(asked: ExplorerAsked, period: ShownPeriod, group: str | None, steps: Window | None) -> Question:
+    return Question(
+        period=period.days.range,
+        before=period.before.range,
+        filters=asked.filters,
+        top=LEADING_MAX,
+        group=group,
+        step=steps,
+    )
 
 
 def blocked(asked: ExplorerAsked, period: ShownPeriod) -> Blocked:

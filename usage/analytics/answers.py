@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
-from usage.analytics import many_names, many_parts, placing
+from usage.analytics import many_names, many_parts, placing, side_by_side
 from usage.analytics.cells import Cut, Found, added, cells, read, sums_of
 from usage.analytics.questions import PARTS_MAX, STEPS_MAX, Question, Sums
 from usage.instants import from_ms
@@ -56,9 +56,26 @@ class Answer:
 
 def answer(environment_id: int, question: Question, zone: ZoneInfo) -> Answer:
     """Raises TooManySteps, DatabaseError."""
-    cut = Cut(steps(question.period, question.step, zone), steps(question.before, question.step, zone))
+    cut = _cut(question, zone)
     way = next((each for each in (many_names, many_parts) if each.suits(question)), placing)
     mark, found = way.find(environment_id, question, cut)
+    return _answer(question, cut, mark, found)
+
+
+def answers(environment_id: int, questions: Sequence[Question], zone: ZoneInfo) -> list[Answer]:
+    """To questions as `side_by_side` takes them, of one snapshot. Raises TooManySteps, DatabaseError."""
+    cuts = [_cut(question, zone) for question in questions]
+    mark, found = side_by_side.find(environment_id, questions, cuts)
+    return [
+        _answer(question, cut, mark, rows) for question, cut, rows in zip(questions, cuts, found, strict=True)
+    ]
+
+
+def _cut(question: Question, zone: ZoneInfo) -> Cut:
+    return Cut(steps(question.period, question.step, zone), steps(question.before, question.step, zone))
+
+
+def _answer(question: Question, cut: Cut, mark: str, found: Sequence[Found]) -> Answer:
     lines = tuple(_lines(question, cut, found))
     total = Line(
         None,

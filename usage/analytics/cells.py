@@ -95,13 +95,20 @@ def stepped(
 
     Names are in the order of their bytes: comparing them by a language's rules takes most of the time.
     """
-    bounds = cut.bounds
     columns = [DIMENSIONS[each] for each in (group, part) if each is not None]
-    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap, mark=mark)
+    rows, values = numbered(environment_id, cut, columns, filters, mark)
     name, said = (f'{DIMENSIONS[each]}::text COLLATE "C"' if each else "''" for each in (group, part))
+    return f"SELECT {name} AS name, {said} AS part, step, {', '.join(SUMS)} FROM ({rows}) AS named", values  # noqa: S608
+
+
+def numbered(
+    environment_id: int, cut: Cut, columns: Iterable[str], filters: Filters, mark: int | None = None
+) -> tuple[str, list[Any]]:
+    """The rows that are summed up, with these columns, those of SUMS and the number of the step."""
+    bounds = cut.bounds
+    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap, mark=mark)
     sql = f"""
-        SELECT {name} AS name, {said} AS part, step, {", ".join(SUMS)}
-        FROM (SELECT width_bucket(at, %s::timestamptz[]) AS step, used.* FROM ({used.sql}) AS used) AS numbered
+        SELECT * FROM (SELECT width_bucket(at, %s::timestamptz[]) AS step, used.* FROM ({used.sql}) AS used) AS numbered
         WHERE step <> %s
     """  # noqa: S608 (our own names)
     return sql, [bounds[:-1], *used.values, cut.gap]

@@ -15,7 +15,6 @@ from django.db import connection
 
 from usage.analytics.cells import Cut, Found, added, cells, less, stepped, whole
 from usage.analytics.many_names import MANY, Row, at_the_top, in_period, ranking, read_together
-from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
 from usage.ledger.rollups import TOTAL_KEY
 from usage.ledger.sums import mark_before

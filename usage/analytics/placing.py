@@ -33,7 +33,7 @@ def _statement(environment_id: int, question: Question, cut: Cut) -> tuple[str, 
     before, parts, part_values = _parts(environment_id, question, mark)
     sql = f"""
         WITH cell AS MATERIALIZED ({cell}),
-        placed AS ({_in_order("cell", "name", _score(question, cut, "name"), question.top)}),
+        placed AS ({in_order("cell", "name", _score(question, cut, "name"), question.top)}),
         {before}
         answer AS (
             SELECT place, NULL::bigint AS part_place, step, min(name) AS name, max(beyond) AS names, {SUMMED}
@@ -51,8 +51,8 @@ def _parts(environment_id: int, question: Question, mark: int) -> tuple[str, str
     cut = whole(question)
     cell, values = cells(environment_id, cut, question.group, question.part, question.filters, mark)
     # Of these cells the names have the same sums, and so the same places.
-    places = _in_order("part_cell", "name", _score(question, cut, "name"), question.top)
-    parts = _in_order(
+    places = in_order("part_cell", "name", _score(question, cut, "name"), question.top)
+    parts = in_order(
         "part_of", "part", _score(question, cut, "place, part"), PARTS_MAX, called="part_", within="place"
     )
     before = f"""
@@ -68,7 +68,7 @@ def _parts(environment_id: int, question: Question, mark: int) -> tuple[str, str
     return before, of_parts, values
 
 
-def _in_order(cells: str, name: str, score: str, most: int, *, called: str = "", within: str = "") -> str:
+def in_order(cells: str, name: str, score: str, most: int, *, called: str = "", within: str = "") -> str:
     """The cells with the `place` of their name, the highest score first, and how many names are `beyond` the most.
 
     A name without a score made no call in the period: it comes after the most, and is not counted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -154,6 +155,26 @@ def _is_plain(
     for line in found.lines:
         assert added(line.series) == line.now
     assert added(found.series_before) == found.total.before
+
+
+@pytest.mark.parametrize("measure", [Measure.COST, Measure.TOKENS])
+@pytest.mark.parametrize("rank", list(Rank))
+@pytest.mark.parametrize("filters", [{}, {"user_id": "ana"}, {"user_id": "nobody"}])
+def test_answers_side_by_side_are_those_that_are_given_alone(
+    filled: Environment, filters: dict[str, str], rank: Rank, measure: Measure
+) -> None:
+    """Of a whole period, and of a running one, after which there is a gap until the period begins."""
+    running = shown_period(Named.THIS_MONTH, datetime(2026, 10, 28, 9, 20, tzinfo=UTC), BERLIN)
+    assert running.before.range.end < running.days.range.start
+    for period in (PERIOD, running):
+        asked = [
+            question(period, group=group, step=step, filters=filters, rank=rank, measure=measure, top=3)
+            for group, step in (("plan", Window.DAY), (None, Window.DAY), ("model", None), ("feature", None))
+        ]
+        found = answers.answers(filled.pk, asked, BERLIN)
+        alone = [answer(filled.pk, each, BERLIN) for each in asked]
+        assert [replace(each, mark="") for each in found] == [replace(each, mark="") for each in alone]
+        assert len({each.mark for each in found}) == 1
 
 
 @pytest.mark.parametrize(

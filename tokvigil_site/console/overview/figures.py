@@ -9,12 +9,14 @@ from django.forms import BoundField
 
 from policies.admin import period_figures
 from usage.admin.explorer_form import NONE, ExplorerAsked
-from usage.admin.explorer_rows import Row
+from usage.admin.explorer_rows import Row, Shown
 from usage.analytics import measures, period_words
 from usage.analytics.questions import Measure
-from usage.analytics.shown_period import Named, ShownPeriod
+from usage.analytics.shown_period import Named
 
 LEADING = (("Users", "user"), ("Features", "feature"), ("Models", "model"), ("Plans", "plan"))
+# Whose names are few; users are ranked first.
+FEW = ("feature", "model", "plan")
 
 
 class OverviewAsked(ExplorerAsked):
@@ -42,8 +44,8 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
     period = asked.shown
     if period is None:
         return {}
-    step = period_figures.step(period)
-    course = period_figures.shown(asked, period, step=step)
+    course, groups = period_figures.course_and_groups(asked, period, None, FEW)
+    shown = dict(zip(FEW, groups, strict=True)) | {"user": period_figures.shown(asked, period, "user")}
     return {
         "period": period_words.shown(period),
         "compared": period_words.compared(period, asked.zone),
@@ -51,11 +53,13 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
         "measure": measures.TITLES[Measure.COST],
         "chart": course.chart(),
         "levels": course.levels(),
-        "leaders": [_leading(asked, period, title, dimension) for title, dimension in LEADING],
-        "explorer_url": asked.address(by=NONE, step=step.value),
+        "leaders": [
+            Leading(title, _used(shown[dimension]), asked.address(by=dimension))
+            for title, dimension in LEADING
+        ],
+        "explorer_url": asked.address(by=NONE, step=period_figures.step(period).value),
     }
 
 
-def _leading(asked: OverviewAsked, period: ShownPeriod, title: str, dimension: str) -> Leading:
-    rows = period_figures.shown(asked, period, group=dimension).rows()
-    return Leading(title, [row for row in rows if not row.is_idle], asked.address(by=dimension))
+def _used(shown: Shown) -> list[Row]:
+    return [row for row in shown.rows() if not row.is_idle]
