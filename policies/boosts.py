@@ -149,7 +149,7 @@ def shared(environment_id: int) -> tuple[BoostRef, ...]:
 
 
 def extras(environment_id: int, now_ms: int, *, only_user: str | None = None) -> dict[tuple[str, str], int]:
-    """What the boosts that run add, by the kind of limits (`raised`) and the subject; of all users, or of one; one query."""
+    """What the boosts that run add, by the kind of limits (`raised`) and the subject; of users, of all or one."""
     rows = Boost.objects.filter(environment_id=environment_id, ended_at=None, ends_at__gt=over_since())
     if only_user is not None:
         rows = rows.filter(~Q(per=Per.USER) | Q(subject=only_user))

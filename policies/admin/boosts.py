@@ -37,7 +37,7 @@ from usage.metrics import Metric
 from usage.windows import Window
 
 ID_DIGITS_MAX = 19
-# On the request: who is named, which limits bind them, and what boosts that run add already, theirs and the shared ones.
+# On the request: who is named, which limits bind them, and what boosts that run add already, theirs and shared ones.
 _NAMED = "_named"
 
 

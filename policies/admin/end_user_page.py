@@ -123,8 +123,9 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
             messages.success(request, "The plan is changed from the next call on.")
         elif asked == "end_boost" and (boost_id := request.POST.get("boost", "")).isdecimal():
             given = boosts.of_user(environment.pk, user_id).filter(pk=int(boost_id)).first()
-            ended = given is not None and boosts.end_now(given.pk, environment, actor=actor)
-            said = f"The boost {says(given)} is ended." if ended else "That boost was over already."
+            said = "That boost was over already."
+            if given is not None and boosts.end_now(given.pk, environment, actor=actor):
+                said = f"The boost {says(given)} is ended."
             messages.success(request, said)
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
