@@ -36,17 +36,19 @@ LEAST_OUTPUT = 1
 # Times as integers: a million of them are made datetimes slowly.
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 _AFTER = "(timestamptz 'epoch' + %s * interval '1 microsecond', %s)"
+# An estimate that was taken back is looked up by its request id. By NOT EXISTS the planner would read the whole ledger
+# first, for each batch anew.
 _EVENTS = f"""
     SELECT {_MICROSECONDS.format("charged_at")}, id, {_MICROSECONDS.format("recorded_at")}, request_id,
            user_id, feature, plan, run_id, model, policy_id IS NOT NULL,
            requests, input_tokens, output_tokens, cost_nano, price_id
     FROM usage_event AS event
     WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > {_AFTER}
-      AND id <= %s AND status <> 'reversal' AND (status <> 'unsettled' OR NOT EXISTS (
-          SELECT FROM usage_event AS taken_back
+      AND id <= %s AND status <> 'reversal' AND (status <> 'unsettled' OR (
+          SELECT true FROM usage_event AS taken_back
           WHERE taken_back.environment_id = event.environment_id AND taken_back.request_id = event.request_id
-            AND taken_back.status = 'reversal'
-      ))
+            AND taken_back.status = 'reversal' LIMIT 1
+      ) IS NULL)
     ORDER BY charged_at, id LIMIT %s
 """  # noqa: S608 (our own names)
 _DECISIONS = f"""
