@@ -11,13 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from django.db import connection
+from django.db import connection, transaction
 
-from usage.analytics.cells import Cut, Found, added, cells, less, stepped, whole
+from usage.analytics.cells import SUMMED, Cut, Found, added, cells, less, stepped, whole
 from usage.analytics.many_names import MANY, Row, at_the_top, in_period, ranking, read_together
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
 from usage.ledger.rollups import TOTAL_KEY
 from usage.ledger.sums import mark_before
+
+# So that the sums of all users inside of all names are put together in memory, not sorted on disk.
+_RANKING_MEMORY = "32MB"
 
 
 class _Top(NamedTuple):
@@ -48,7 +51,9 @@ def _tops(environment_id: int, question: Question, names: Sequence[str], mark: i
     ranked, counted, periods = ranking(question)
     rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
     tops: dict[int, _Top] = {}
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('work_mem', %s, true)", [_RANKING_MEMORY])
+        # Summed up by name first: to look for the place of each row takes most of the time.
         cursor.execute(
             f"""
             SELECT place, part, parts FROM (
@@ -57,7 +62,10 @@ def _tops(environment_id: int, question: Question, names: Sequence[str], mark: i
                 FROM (
                     SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part,
                         {ranked} AS score
-                    FROM ({rows}) AS stepped GROUP BY 1, 2 HAVING {counted} > 0 AND {ranked} IS NOT NULL
+                    FROM (
+                        SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3
+                    ) AS summed
+                    GROUP BY 1, 2 HAVING {counted} > 0 AND {ranked} IS NOT NULL
                 ) AS scored
             ) AS numbered WHERE number <= {PARTS_MAX} ORDER BY place, number
             """,  # noqa: S608 (our own names and numbers)
