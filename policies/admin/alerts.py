@@ -26,6 +26,8 @@ from tenants.roles import May
 from tenants.templatetags.console import state
 
 ID_DIGITS_MAX = 19
+# Of the state in the address: alerts that are not over.
+STANDING = "standing"
 _D = AlertDelivery.State
 
 
@@ -38,6 +40,20 @@ class EventFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Alert]) -> QuerySet[Alert]:
         return queryset.filter(event=self.value()) if self.value() else queryset
+
+
+class StandingFilter(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(STANDING, "Not over yet"), ("over", "Over")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Alert]) -> QuerySet[Alert]:
+        value = self.value()
+        return (
+            queryset.filter(ended_at__isnull=value == STANDING) if value in (STANDING, "over") else queryset
+        )
 
 
 class DeliveryFilter(admin.SimpleListFilter):
@@ -64,7 +80,7 @@ class DeliveryFilter(admin.SimpleListFilter):
 @admin.register(Alert)
 class AlertAdmin(ReadOnlyEnvironmentAdmin):
     list_display = ["fired", "what", "standing", "told"]
-    list_filter = [EventFilter, DeliveryFilter]
+    list_filter = [StandingFilter, EventFilter, DeliveryFilter]
     list_select_related = ["environment__tenant", "rule"]
     search_fields = ["title", "rule_name"]
     search_help_text = "A part of what it says, or of the rule's name"

@@ -16,6 +16,7 @@ from audit import wording as audit_wording
 from audit.models import Entry
 from audit.wording import Sentence
 from policies import boosts
+from policies.admin.alerts import STANDING
 from policies.standing import limit_rows
 from policies.standing.limit_rows import LimitRow
 from policies.standing.standings import Standing, standings
@@ -107,6 +108,7 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
     unpriced = _unpriced(environment, now)
     frozen = len(environment.frozen_features)
     boosted = boosts.current(environment.pk).exclude(starts_at__gt=now).count()
+    alerts = environment.alerts.filter(ended_at=None).count()
     chips = [
         (environment.frozen, State.FROZEN, "Everything is frozen", reverse("admin:freeze")),
         (
@@ -117,6 +119,12 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
         ),
         (full, State.FULL, _counted(full, "at a limit", "at a limit"), limits + limit_rows.FULL),
         (near, State.NEAR, _counted(near, "near a limit", "near a limit"), limits + limit_rows.NEAR),
+        (
+            alerts,
+            State.NEAR,
+            _counted(alerts, "alert not over yet", "alerts not over yet"),
+            f"{reverse('admin:policies_alert_changelist')}?state={STANDING}",
+        ),
         (
             boosted,
             State.BOOSTED,

@@ -10,11 +10,13 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from tenants import freezing
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.console.test_alert_pages import alert_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -216,3 +218,18 @@ def test_spend_leads_to_what_its_chart_shows_and_plans_have_a_table(
     ]
     plans = {leading.title: leading.rows for leading in answer.context["leaders"]}["Plans"]
     assert [row.name for row in plans] == ["pro"]
+
+
+def test_alerts_that_are_not_over_are_named_and_lead_to_their_list(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    alert_of(prod, title="is over", ended_at=timezone.now())
+    alert_of(prod.tenant.environments.get(slug="dev"), title="another's")
+    assert "not over yet" not in overview(mia, prod)
+    alert_of(prod, title="stands")
+    chips = mia.get(OVERVIEW, {"environment": str(prod)}).context["chips"]
+    (url,) = [chip.url for chip in chips if chip.text == "1 alert not over yet"]
+    listed = mia.get(url).content.decode()
+    assert ("stands" in listed, "is over" in listed) == (True, False)
+    assert "is over" in mia.get(url.replace("standing", "over")).content.decode()
