@@ -33,6 +33,8 @@ class Row:
 
     `user_url`: of the page of the user that it is; "": it is none.
 
+    `calls_change` and `per_call_change` say what the change is made of.
+
     `is_named`: its name is one that calls have. `is_idle`: it is of those that made no call in the period.
     """
 
@@ -52,6 +54,8 @@ class Row:
     before: str
     change: str
     per_call: str
+    calls_change: str
+    per_call_change: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,8 @@ class Shown:
             before=self._in_column(before),
             change=self._change(now, before),
             per_call=measures.per_call(self.measure, line.now),
+            calls_change=wording.change(line.now["requests"], line.before["requests"]) or "",
+            per_call_change=measures.change_of_a_call(self.measure, line.now, line.before) or "",
         )
 
     def _in_column(self, amount: int) -> str:

@@ -47,6 +47,14 @@ def in_full(measure: Measure, number: int) -> str:
     return wording.money(number) if measure is Measure.COST else wording.count(number)
 
 
+def change_of_a_call(measure: Measure, now: Sums, before: Sums) -> str | None:
+    """Of its mean, in percent; None: there is nothing to compare."""
+    calls, calls_before = now["requests"], before["requests"]
+    if calls <= 0 or calls_before <= 0:
+        return None
+    return wording.change(measure.of(now) * calls_before, measure.of(before) * calls)
+
+
 def per_call(measure: Measure, sums: Sums) -> str:
     """The mean of a call; empty where there was none."""
     calls = sums["requests"]

@@ -281,6 +281,20 @@ def test_the_largest_rise_is_said_in_dollars_too(prod: Environment, mia: Client)
     assert opened(mia, **CUSTOM, by="user").context["rows"][0].change == "+175.0 %"
 
 
+def test_a_change_is_told_apart_into_calls_and_what_a_call_was(prod: Environment, mia: Client) -> None:
+    """Twice as many calls, each at 1.5 times the money: three times as much."""
+    use(prod, START - timedelta(days=1), user="a", cost_nano=2_000_000_000)
+    for _ in range(2):
+        use(prod, START, user="a", cost_nano=3_000_000_000)
+    use(prod, START, user="b", cost_nano=0)
+    answer = opened(mia, **CUSTOM, by="user")
+    ana, ben = answer.context["rows"]
+    assert (ana.change, ana.calls_change, ana.per_call_change) == ("+200.0 %", "+100.0 %", "+50.0 %")
+    assert (ben.calls_change, ben.per_call_change) == ("", "")
+    assert re.search(r"against \$2.00, .*: calls \+200.0 %, a call 0.0 %</span>", answer.content.decode())
+    assert ": calls +" not in opened(mia, **CUSTOM, by="user", show="calls").content.decode()
+
+
 def test_a_column_of_money_has_the_same_places(prod: Environment, mia: Client) -> None:
     use(prod, START, user="a", cost_nano=5_000_000_000)
     use(prod, START, user="b", cost_nano=9_718_950)
