@@ -1,4 +1,4 @@
-"""Blocked calls over a period: reasons over time, who and what is hit most, how many passed later, their share."""
+"""Block trends: blocked calls over a period, by reasons over time, by who and what is hit most, and their share."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ COUNT_MS_MAX = 3_000
 # Shorter periods are shown by hours.
 HOURLY_UNTIL = timedelta(hours=51)
 OTHERS = "Other reasons"
-# A group of figures, the column that it names, and the filter of the list of decisions.
+# A group of figures, the column that it names, and the filter of the list of blocked calls.
 GROUPS = {"users": "user_id", "features": "feature", "models": "model", "policies": "policy", "plans": "plan"}
 _FILTERS = {
     "user_id": "user", "feature": "feature", "plan": "plan", "model": "model", "run_id": "run",
     "reason_code": "reason", "policy": "policy",
 }  # fmt: skip
 _NONE = {"feature": "no feature", "plan": "no plan", "policy": "no policy"}
+TITLE = "Block trends"
 TABLES = ("over_time", "reasons", *GROUPS)
 
 
@@ -83,7 +84,7 @@ class BlockedAsked(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A name and how many calls of it were blocked. Without a `url` the list of decisions cannot be asked for them."""
+    """A name and how many calls of it were blocked. Without a `url` their list cannot be asked for them."""
 
     name: str
     calls: str
@@ -117,7 +118,7 @@ class Course:
 def blocked(request: HttpRequest) -> HttpResponseBase:
     environment = environments.shown(request)
     if environment is None:
-        return rendered(request, "console/blocked.html", "Blocked", environment=None)
+        return rendered(request, "console/blocked.html", TITLE, environment=None)
     asked = BlockedAsked(request, environment, timezone.now())
     store_newest(environment.pk)
     if "table" in request.GET:
@@ -131,7 +132,13 @@ def blocked(request: HttpRequest) -> HttpResponseBase:
             logger.warning("blocked calls of %s are not shown: %s", environment, error)
             context = {"too_slow": True}
     return rendered(
-        request, "console/blocked.html", "Blocked", environment=environment, asked=asked, **context
+        request,
+        "console/blocked.html",
+        TITLE,
+        environment=environment,
+        asked=asked,
+        list_url=_list_url(asked),
+        **context,
     )
 
 
@@ -249,15 +256,27 @@ def _decisions(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> str | None:
-    """The list of these decisions. None: it has no filter for what is asked."""
+    """The list of these calls. None: it has no filter for what is asked."""
     period = asked.shown
     assert period is not None
     filters = {**asked.question(period.days).filters, **(more or {})}
     if not all(filters.values()):
         return None
-    times = {"since": start or period.start, "until": end or period.end}
+    return _list_of(asked.environment, filters, since=start or period.start, until=end or period.end)
+
+
+def _list_url(asked: BlockedAsked) -> str:
+    """The same without the filters that it does not have, and where what was typed cannot be read."""
+    period = asked.shown
+    if period is None:
+        return _list_of(asked.environment, {})
+    filters = {name: value for name, value in asked.question(period.days).filters.items() if value}
+    return _list_of(asked.environment, filters, since=period.start, until=period.end)
+
+
+def _list_of(environment: Environment, filters: Mapping[str, str], **times: datetime) -> str:
     given = {
-        environments.PARAMETER: str(asked.environment),
+        environments.PARAMETER: str(environment),
         **{_FILTERS[name]: value for name, value in filters.items()},
         **{name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in times.items()},
     }

@@ -1,11 +1,13 @@
-"""The filters of the list of decisions, as a form that stands above it."""
+"""The filters of the list of blocked calls, as a form that stands above it."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
+from django.utils.timezone import localdate
 
 from policies.describing import reason_words
 from policies.models import BlockedDecision, Policy
@@ -16,6 +18,8 @@ from tenants.models import Environment
 POLICIES_OFFERED_MAX = 500
 KEYS_OFFERED_MAX = 500
 ID_MAX = 2**63 - 1
+# Filters that the page of block trends has too, under the same names.
+OF_TRENDS = ("reason", "user", "feature", "plan", "model", "policy", "run")
 
 
 class WhenField(forms.DateTimeField):
@@ -60,6 +64,17 @@ class DecisionFilters(FilterForm):
         if since and until and since >= until:
             self.add_error("until", "This is not after the beginning.")
         return found
+
+    def of_trends(self) -> dict[str, str]:
+        """What the page of block trends can be asked too. Its periods are whole days, and begin at one."""
+        found = self.cleaned_data if self.is_valid() else {}
+        names = {name: found[name] for name in OF_TRENDS if found.get(name)}
+        since, until = found.get("since"), found.get("until")
+        if since is None:
+            return names
+        # The end is not in it.
+        last = localdate(until - timedelta(microseconds=1)) if until else max(localdate(), localdate(since))
+        return {**names, "period": "custom", "from": f"{localdate(since)}", "to": f"{last}"}
 
     def decisions(self) -> QuerySet[BlockedDecision]:
         """The newest first. None, if a filter cannot be read."""

@@ -1,4 +1,4 @@
-"""Blocked decisions in the console, read only: a list with its filters, and a page that explains one of them."""
+"""Blocked calls in the console, read only: a list with its filters, and a page that explains one of them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from usage.ledger.reading import recorded
 from usage.metrics import Metric
 from usage.money import NANO, format_usd_if_known
 
+TITLE = "Blocked calls"
 # Rows of a page, and calls that are read for them at most.
 SHOWN = 50
 READ = 200
@@ -89,7 +90,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             raise PermissionDenied
         environment = environments.shown(request)
         if environment is None:
-            return pages.rendered(request, "console/decisions.html", "Decisions", filters=None)
+            return pages.rendered(request, "console/decisions.html", TITLE, filters=None)
         decision_listing.store_newest(environment.pk)
         filters = _filters(request, environment)
         read = list(filters.decisions()[: READ + 1])
@@ -97,8 +98,9 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
         return pages.rendered(
             request,
             "console/decisions.html",
-            "Decisions",
+            TITLE,
             filters=filters,
+            trends_url=_trends_url(environment, filters),
             rows=_rows(environment, shown),
             older=_older(request, read, shown),
         )
@@ -138,8 +140,14 @@ def _filters(request: HttpRequest, environment: Environment) -> DecisionFilters:
     given = _filled_in(request)
     unknown = set(given) - set(DecisionFilters.base_fields)
     if unknown:
-        raise BadRequest(f"Decisions have no filter {sorted(unknown)[0][:100]!r}.")
+        raise BadRequest(f"Blocked calls have no filter {sorted(unknown)[0][:100]!r}.")
     return DecisionFilters(environment, given)
+
+
+def _trends_url(environment: Environment, filters: DecisionFilters) -> str:
+    """Of the page that counts blocked calls, by the filters that it has too."""
+    query = urlencode({environments.PARAMETER: str(environment), **filters.of_trends()})
+    return f"{reverse('admin:blocked')}?{query}"
 
 
 def _filled_in(request: HttpRequest) -> dict[str, str]:

@@ -59,8 +59,8 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
         "Observe",
         (
             Page("Limits", "speed", "limits"),
-            Page("Decisions", "block", "policies.blockeddecision"),
-            Page("Blocked", "leaderboard", "blocked"),
+            Page("Blocked calls", "block", "policies.blockeddecision"),
+            Page("Block trends", "leaderboard", "blocked"),
             Page("Explorer", "bar_chart", "explorer"),
             Page("Usage", "receipt_long", "usage.usageevent"),
             Page("Budgets", "account_balance_wallet", "budgets"),

@@ -45,7 +45,7 @@ PERIODS = (
 TABS = (
     ("index", "Overview"),
     ("explorer", "Explorer"),
-    ("blocked", "Blocked"),
+    ("blocked", "Block trends"),
     ("budgets", "Budgets"),
     ("health", "Health"),
 )

@@ -72,9 +72,9 @@ def steps(environment: Environment, base: str) -> tuple[Step, ...]:
         ),
         Step(
             title="See the first block",
-            text="Ask until the limit is reached. The decision then says why, and what would have let it pass.",
+            text="Ask until the limit is reached. The page of the call then says why, and what would have let it pass.",
             done=BlockedDecision.objects.filter(environment=environment).exists(),
-            does="Decisions",
+            does="Blocked calls",
             url=reverse("admin:policies_blockeddecision_changelist"),
             snippet=EVALUATE.format(base=base),
         ),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -26,6 +28,7 @@ from usage import wording
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
 
 BLOCKED = reverse("admin:blocked")
+LIST = reverse("admin:policies_blockeddecision_changelist")
 BERLIN = ZoneInfo("Europe/Berlin")
 # From the day on which the clocks are set back until the second day of the next month.
 FIRST, LAST = "2026-10-25", "2026-11-02"
@@ -160,6 +163,58 @@ def test_what_the_list_cannot_be_asked_for_has_no_link(
     assert "feature=chat" in (urls["chat"] or "")
 
 
+@pytest.mark.parametrize(("url", "title"), [(BLOCKED, "Block trends"), (LIST, "Blocked calls")])
+def test_the_navigation_names_each_page_as_its_title_does(
+    mia: Client, prod: Environment, url: str, title: str
+) -> None:
+    text = unescape(mia.get(url, {"environment": str(prod)}).content.decode())
+    assert re.findall("<h1><bdi>(.*)</bdi></h1>", text) == [title]
+    assert re.search(rf"<title>\s*{title} \|", text)
+    links = {each.url: each.title for group in mia.get(url).context["navigation"] for each in group.links}
+    assert links[url] == title
+
+
+def lead(answer: Any, title: str) -> str:
+    """Where the first line leads under this name."""
+    (url,) = re.findall(
+        rf'<p class="tv-subtle">[^\n]*?<a href="([^"]*)">{title}</a>', answer.content.decode()
+    )
+    return unescape(url)
+
+
+def test_the_list_and_the_trends_lead_to_each_other_with_what_both_can_be_asked(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    asked = {"reason": "DAILY_REQUEST_LIMIT_EXCEEDED", "user": "user 3", "feature": "chat", "plan": "free"}
+    listed = mia.get(lead(look(mia, prod, **asked), "Blocked calls"))
+    filters = listed.context["filters"].data
+    assert {name: filters[name] for name in asked} == asked
+    assert (filters["since"], filters["until"]) == ("2026-10-25T00:00", "2026-11-03T00:00")
+
+    # A key is asked for in the list alone.
+    again = mia.get(lead(mia.get(LIST, {**filters, "key": ""}), "Block trends")).context["asked"]
+    assert again.is_valid()
+    assert {name: again.data[name] for name in asked} == asked
+    assert (again.data["period"], again.data["from"], again.data["to"]) == ("custom", FIRST, LAST)
+
+
+def test_without_a_beginning_the_trends_are_asked_for_their_own_period(
+    mia: Client, prod: Environment
+) -> None:
+    url = lead(
+        mia.get(LIST, {"environment": str(prod), "user": "a&b", "until": "2026-11-03T00:00"}), "Block trends"
+    )
+    assert parse_qs(urlsplit(url).query) == {"environment": [str(prod)], "user": ["a&b"]}
+    wrong = mia.get(LIST, {"environment": str(prod), "since": "soon"})
+    assert parse_qs(urlsplit(lead(wrong, "Block trends")).query) == {"environment": [str(prod)]}
+
+
+def test_the_list_is_led_to_without_what_it_cannot_be_asked_for(mia: Client, prod: Environment) -> None:
+    url = lead(look(mia, prod, without="feature", user="ana"), "Blocked calls")
+    assert mia.get(url).status_code == 200
+    assert parse_qs(urlsplit(url).query).keys() == {"environment", "user", "since", "until"}
+
+
 def test_calls_that_passed_later_and_the_share_of_all_calls(mia: Client, prod: Environment) -> None:
     apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
     api = Api(prod)
@@ -252,5 +307,5 @@ def test_what_blocked_calls_would_have_cost_at_most(mia: Client, prod: Environme
 def test_how_long_decisions_are_kept_is_said_in_days(mia: Client, prod: Environment, settings: Any) -> None:
     settings.BLOCKED_DECISIONS_KEPT_DAYS = 45
     said = look(mia, prod).content.decode()
-    assert "Decisions are kept for 45 days" in said
+    assert "Blocked calls are kept for 45 days" in said
     assert "KEPT_DAYS" not in said
