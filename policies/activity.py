@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from policies.blocked import decision_listing
+from policies.describing import reason_words
 from policies.models import BlockedDecision
 from usage import wording
 from usage.counting.in_flight import CallInFlight
@@ -32,6 +33,11 @@ class Activity:
         found = self.call or self.block
         assert found is not None
         return found
+
+    @property
+    def reason(self) -> str:
+        """Of a block, in a few words."""
+        return "" if self.block is None else reason_words.of_code(self.block.reason_code)
 
     @property
     def says(self) -> str:

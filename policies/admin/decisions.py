@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -19,7 +20,6 @@ from policies.admin.boost_forms import give_url
 from policies.admin.decision_filters import DecisionFilters
 from policies.blocked import Explanation, Remedy, StoodLimit, Way, bursts, decision_listing
 from policies.blocked.bursts import Burst
-from policies.describing import reason_words
 from policies.describing.trace import Question, decided_by
 from policies.models import BlockedDecision, Policy
 from tenants.console import environments, pages
@@ -45,6 +45,7 @@ class Row:
 
     burst: Burst
     headline: str
+    how: str
     passed_later: int
     members: tuple[tuple[BlockedDecision, str], ...]
 
@@ -60,11 +61,6 @@ class Row:
     @property
     def count(self) -> int:
         return len(self.burst.decisions)
-
-    @property
-    def reason(self) -> str:
-        """`Daily requests used up`"""
-        return reason_words.title(self.decision.reason_code, self.decision.reason_class)
 
     @property
     def afterwards(self) -> str:
@@ -160,15 +156,17 @@ def _rows(environment: Environment, found: list[Burst]) -> list[Row]:
     zone, now = ZoneInfo(environment.tenant.timezone), timezone.now()
     asked = [decision.request_id for burst in found for decision in burst.decisions]
     passed = recorded(environment.pk, asked) if asked else {}
-    return [
-        Row(
-            burst=burst,
-            headline=blocked.explain(burst.newest, zone, now).headline,
-            passed_later=sum(decision.request_id in passed for decision in burst.decisions),
-            members=tuple((decision, _url(decision)) for decision in burst.decisions[1:]),
-        )
-        for burst in found
-    ]
+    return [_row(burst, blocked.explain(burst.newest, zone, now), passed) for burst in found]
+
+
+def _row(burst: Burst, explained: Explanation, passed: Collection[str]) -> Row:
+    return Row(
+        burst=burst,
+        headline=explained.headline,
+        how=explained.how,
+        passed_later=sum(decision.request_id in passed for decision in burst.decisions),
+        members=tuple((decision, _url(decision)) for decision in burst.decisions[1:]),
+    )
 
 
 def _url(decision: BlockedDecision) -> str:

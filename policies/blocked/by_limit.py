@@ -33,6 +33,7 @@ _OF_A_PLAN = {Per.USER, Per.USER_FEATURE, Per.PLAN}
 
 def explain(
     decision: BlockedDecision,
+    headline: str,
     limits: tuple[StoodLimit, ...],
     exceeded: list[StoodLimit],
     zone: ZoneInfo,
@@ -41,7 +42,8 @@ def explain(
     speaking = _speaking(decision, exceeded)
     others = [limit for limit in exceeded if limit is not speaking]
     return Explanation(
-        headline=f"{decision.user_id} was blocked: {_headline(decision, speaking)}",
+        headline=headline,
+        how=_how(decision, speaking),
         why=" ".join(_why(decision, speaking, others, zone)),
         limits=(speaking, *(limit for limit in limits if limit is not speaking)),
         tell=_tell(decision, speaking, zone),
@@ -63,23 +65,24 @@ def _speaking(decision: BlockedDecision, exceeded: list[StoodLimit]) -> StoodLim
     return max(exceeded, key=speaks)
 
 
-def _headline(decision: BlockedDecision, limit: StoodLimit) -> str:
+def _how(decision: BlockedDecision, limit: StoodLimit) -> str:
+    """`All 10 requests of the day were used`"""
     amount, period = wording.amount(limit.metric, limit.limit), _PERIODS[limit.window]
     # Of a limit that counts all features the feature would be said to be what it is about.
     where = f" in {decision.feature}" if limit.per in _OF_A_FEATURE and decision.feature else ""
     if limit.limit == 0:
-        return f"{_unit(limit)} are not allowed at all"
+        return f"{_unit(limit).capitalize()} are not allowed at all"
     if limit.metric is Metric.CONCURRENCY:
-        return f"all {amount} were running" if limit.limit > 1 else f"the {amount} was running"
+        return f"All {amount} were running" if limit.limit > 1 else f"The {amount} was running"
     if decision.reason_class == ReasonClass.TOO_LARGE.value:
-        return f"the call may take more than the {amount} of {period}"
+        return f"The call may take more than the {amount} of {period}"
     if decision.reason_class == ReasonClass.TRANSIENT.value:
-        return f"what is left of the {amount} of {period} was held by calls in flight"
+        return f"What is left of the {amount} of {period} was held by calls in flight"
     if limit.left > 0:
-        return f"too little was left of the {amount} of {period}{where}"
+        return f"Too little was left of the {amount} of {period}{where}"
     if limit.limit > 1:
-        return f"all {amount} of {period}{where} were used"
-    return f"the {amount} of {period}{where} was used"
+        return f"All {amount} of {period}{where} were used"
+    return f"The {amount} of {period}{where} was used"
 
 
 def _unit(limit: StoodLimit) -> str:

@@ -11,15 +11,14 @@ from policies.reasons import Reason
 if TYPE_CHECKING:
     from policies.models import BlockedDecision
 
-# Headline, why, what to tell the customer, and the ways.
-Answer = tuple[str, str, str, tuple[Way, ...]]
+# Why, what to tell the customer, and the ways.
+Answer = tuple[str, str, tuple[Way, ...]]
 # Of the models that a customer is told.
 MODELS_TOLD_MAX = 5
 
 
 def _environment_frozen(decision: BlockedDecision) -> Answer:
     return (
-        f"{decision.user_id} was blocked: the environment was frozen",
         "While an environment is frozen, every call in it is blocked.",
         f"Our AI features are switched off for the moment. Please try again later. {NOTHING_CHARGED}",
         (Way(Remedy.UNFREEZE, "Unfreezing the environment"),),
@@ -28,7 +27,6 @@ def _environment_frozen(decision: BlockedDecision) -> Answer:
 
 def _feature_frozen(decision: BlockedDecision) -> Answer:
     return (
-        f"{decision.user_id} was blocked: {decision.feature} was frozen",
         f"While a feature is frozen, every call of it is blocked; this one was of {decision.feature}.",
         f"This feature is switched off for the moment. Please try again later. {NOTHING_CHARGED}",
         (Way(Remedy.UNFREEZE, f"Unfreezing {decision.feature}"),),
@@ -37,7 +35,6 @@ def _feature_frozen(decision: BlockedDecision) -> Answer:
 
 def _user_blocked(decision: BlockedDecision) -> Answer:
     return (
-        f"{decision.user_id} was blocked: somebody blocked this user",
         "A blocked user may make no call, whatever the policies allow.",
         f"Your access to our AI features is switched off. Please contact us. {NOTHING_CHARGED}",
         (Way(Remedy.UNBLOCK, f"Unblocking {decision.user_id}"),),
@@ -48,7 +45,6 @@ def _model_refused(decision: BlockedDecision) -> Answer:
     denied = decision.reason_code == Reason.MODEL_DENIED.value
     how = "denies this model" if denied else "does not list this model among those that it allows"
     return (
-        f"{decision.user_id} was blocked: {decision.policy_name or 'the policy'} does not allow {decision.model}",
         f"{decision.policy_name or 'The policy'} {how}.",
         f"That model is not available to you. Another one will work. {NOTHING_CHARGED}",
         (
@@ -67,7 +63,6 @@ def other_models(allowed: Sequence[str]) -> str:
 
 def _price_unknown(decision: BlockedDecision) -> Answer:
     return (
-        f"{decision.user_id} was blocked: {decision.model} has no price",
         f"{decision.policy_name or 'The policy'} limits cost, and what a call of {decision.model} costs is not known.",
         f"That model is not available to you. Another one will work. {NOTHING_CHARGED}",
         (
@@ -84,9 +79,7 @@ def _price_unknown(decision: BlockedDecision) -> Answer:
 
 def _request_too_large(decision: BlockedDecision) -> Answer:
     cost = decision.reason_code == Reason.REQUEST_COST_EXCEEDED.value
-    what = "cost more" if cost else "take more tokens"
     return (
-        f"{decision.user_id} was blocked: the call may {what} than one call is allowed",
         decision.message,
         "That request was larger than one request may be. A shorter text, or a shorter answer, may work. "
         + NOTHING_CHARGED,
@@ -103,7 +96,6 @@ def _request_too_large(decision: BlockedDecision) -> Answer:
 def _no_policy(decision: BlockedDecision) -> Answer:
     plan = f"the plan {decision.plan}" if decision.plan else "whoever comes"
     return (
-        f"{decision.user_id} was blocked: no policy is for this call",
         decision.message,
         f"That request could not be served. Please contact us. {NOTHING_CHARGED}",
         (

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from policies.blocked import by_limit
 from policies.blocked.by_reason import ANSWERS, other_models
 from policies.blocked.explanation import NOTHING_CHARGED, Explanation, StoodLimit
+from policies.describing import reason_words
 from policies.reasons import ReasonClass
 from usage.amounts import Per
 from usage.metrics import METRICS, Metric
@@ -29,19 +30,27 @@ def explain(
     limits = _limits_of(decision)
     exceeded = [limit for limit in limits if limit.exceeded]
     if decision.reason_code in ANSWERS:
-        headline, why, tell, ways = ANSWERS[decision.reason_code](decision)
+        why, tell, ways = ANSWERS[decision.reason_code](decision)
         tell = other_models(models) if models else tell
-        return Explanation(headline=headline, why=why, limits=limits, tell=tell, ways=ways, vain=())
+        return Explanation(
+            headline=headline(decision), how="", why=why, limits=limits, tell=tell, ways=ways, vain=()
+        )
     if exceeded and decision.reason_class in _OF_LIMITS:
-        return by_limit.explain(decision, limits, exceeded, zone, now)
+        return by_limit.explain(decision, headline(decision), limits, exceeded, zone, now)
     return Explanation(
-        headline=f"{decision.user_id} was blocked: {decision.reason_code}",
+        headline=headline(decision),
+        how="",
         why=decision.message,
         limits=limits,
         tell=f"That request could not be served. {NOTHING_CHARGED}",
         ways=(),
         vain=(),
     )
+
+
+def headline(decision: BlockedDecision) -> str:
+    """`ana: Daily request limit exceeded`"""
+    return f"{decision.user_id}: {reason_words.of_code(decision.reason_code)}"
 
 
 def _limits_of(decision: BlockedDecision) -> tuple[StoodLimit, ...]:

@@ -88,7 +88,10 @@ class StoodLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
+    # Whose call it was, and the reason: `ana: Daily request limit exceeded`.
     headline: str
+    # `All 10 requests of the day were used`; "" where the reason says it.
+    how: str
     why: str
     # Those that stood against the call first.
     limits: tuple[StoodLimit, ...]

@@ -40,7 +40,7 @@ def trace(decision: BlockedDecision, limits: Sequence[StoodLimit]) -> Trace:
     return Trace(
         Explanation(
             allowed=False,
-            title=reason_words.title(decision.reason_code, decision.reason_class),
+            title=reason_words.of_code(decision.reason_code),
             message=decision.message,
             reason_code=decision.reason_code,
             retry_after_s=None,

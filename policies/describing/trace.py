@@ -77,7 +77,7 @@ class Stood:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     allowed: bool
-    # In two or three words, and in a sentence.
+    # The reason in a few words, and in a sentence.
     title: str
     message: str
     reason_code: str

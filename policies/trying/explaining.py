@@ -61,7 +61,7 @@ def _title(verdict: Verdict) -> str:
     code = (
         Reason.ALLOWED if verdict.allowed and verdict.reason_code == Reason.NO_POLICY else verdict.reason_code
     )
-    return reason_words.title(code, verdict.reason_class)
+    return reason_words.of_code(code)
 
 
 def _stops(verdict: Verdict) -> Question | None:

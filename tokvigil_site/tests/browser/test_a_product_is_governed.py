@@ -121,7 +121,7 @@ def test_a_new_owner_sets_limits_sees_a_block_and_raises_them_and_a_colleague_ro
     assert not blocked["allowed"]
 
     go(olga, "Blocked calls")
-    olga.get_by_role("link", name="ana was blocked: the 1 request of the day was used").click()
+    olga.get_by_role("link", name="ana: Daily request limit exceeded").click()
     olga.get_by_text("At least 1 request more: a boost for ana").wait_for()
     assert blocked["request_id"] in olga.inner_text("main")
     olga.get_by_role("link", name="Edit the policy…").click()

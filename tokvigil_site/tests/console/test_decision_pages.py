@@ -14,14 +14,17 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from policies import blocked
 from policies.blocked import Explanation, Remedy, Trace
+from policies.describing import reason_words
 from policies.describing.trace import Question
 from policies.end_users import set_end_user
 from policies.models import BlockedDecision
 from policies.reasons import ALL_CODES
 from tenants import freezing
+from tenants.console.display import user_url
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
@@ -66,7 +69,7 @@ def test_the_customer_is_told_which_feature_is_used_up(api: Api, prod: Environme
     assert api.report(decision["request_id"], "ana", feature="summarize").status == 201
     said = explained(blocked_call(api, feature="summarize"))
     assert said.tell.startswith("You have used the 1 request a day that is included for you in summarize.")
-    assert said.headline == "ana was blocked: the 1 request of the day in summarize was used"
+    assert said.how == "The 1 request of the day in summarize was used"
 
 
 def test_a_limit_that_was_used_up_is_explained(api: Api, prod: Environment) -> None:
@@ -76,7 +79,8 @@ def test_a_limit_that_was_used_up_is_explained(api: Api, prod: Environment) -> N
 
     said = explained(decision)
 
-    assert said.headline == "ana was blocked: all 2 requests of the day were used"
+    assert said.headline == "ana: Daily request limit exceeded"
+    assert said.how == "All 2 requests of the day were used"
     assert said.why.startswith(
         "Everyone allows 2 requests a day, each user. There were 2 used, 0 held by calls in flight, 0 left; "
         "this call needed 1 request. The day ends on "
@@ -108,7 +112,7 @@ def test_what_calls_in_flight_hold_passes_a_moment_later(api: Api, prod: Environ
 
     said = explained(blocked_call(api))
 
-    assert "held by calls in flight" in said.headline
+    assert "held by calls in flight" in said.how
     assert remedies(said)[0] is Remedy.WAIT
     assert "Please try again" in said.tell
 
@@ -138,7 +142,7 @@ def test_calls_at_once(api: Api, prod: Environment) -> None:
     apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
     api.evaluate("ana")
     said = explained(blocked_call(api))
-    assert said.headline == "ana was blocked: the 1 call at once was running"
+    assert said.how == "The 1 call at once was running"
     assert [way.text for way in said.ways if way.remedy is Remedy.BOOST] == [
         "At least 1 call at once more: a boost for ana"
     ]
@@ -161,7 +165,7 @@ def test_a_budget_of_all_is_not_told_to_the_customer(api: Api, prod: Environment
     apply_policies(prod, limits("{metric: cost_usd, window: month, amount: '0.00001', per: environment}"))
     api.use("ben", input_tokens=10)
     said = explained(blocked_call(api, input_tokens=5))
-    assert "$0.00001" in said.headline
+    assert "$0.00001" in said.how
     assert "$" not in said.tell
     assert said.tell.startswith("What is included for now has been used up. You can go on from ")
     assert "A shorter prompt or a lower max_output_tokens, or a cheaper model" in [w.text for w in said.ways]
@@ -216,7 +220,7 @@ def test_every_reason_has_an_explanation(code: str) -> None:
         limit_state=[],
     )
     said = explained(decision, from_ms(0))
-    assert said.headline.startswith("ana was blocked: ")
+    assert said.headline == f"ana: {reason_words.of_code(code)}"
     assert said.why
     assert said.tell
 
@@ -241,7 +245,7 @@ def rows(client: Client, **filters: Any) -> list[str]:
     response = client.get(LIST, filters)
     assert response.status_code == 200
     return re.findall(
-        r'blockeddecision/\d+/change/"><bdi>(\S+) was blocked', unescape(response.content.decode())
+        r'blockeddecision/\d+/change/"><bdi>(\S+): ', unescape(response.content.decode())
     )
 
 
@@ -316,7 +320,7 @@ def test_older_ones_are_a_page_further(mia: Client, prod: Environment) -> None:
     found, url = [], LIST
     while True:
         text = unescape(mia.get(url).content.decode())
-        found += re.findall(r"<bdi>(u\d+) was blocked", text)
+        found += re.findall(r"<bdi>(u\d+): No policy", text)
         older = re.search(r'href="(\?[^"]*)">Older', text)
         if older is None:
             break
@@ -353,9 +357,41 @@ def test_reasons_are_said_in_words(mia: Client, api: Api, prod: Environment) -> 
     use_up(api)
     blocked_call(api)
     text = unescape(mia.get(LIST).content.decode())
-    assert "Daily requests used up · " in text
-    assert '<option value="DAILY_REQUEST_LIMIT_EXCEEDED">Daily requests limit</option>' in text
+    assert "<bdi>ana: Daily request limit exceeded</bdi>" in text
+    assert "<bdi>All 2 requests of the day were used</bdi> · by <bdi>Everyone</bdi>, version 1" in text
+    assert '<option value="DAILY_REQUEST_LIMIT_EXCEEDED">Daily request limit exceeded</option>' in text
     assert not re.findall(r"<option[^>]*>[A-Z]+_[A-Z_]+<", text)
+
+
+def test_every_page_says_a_reason_in_the_same_words(mia: Client, prod: Environment) -> None:
+    at = timezone.now()
+    codes = [code for code, _ in reason_words.of_blocks()]
+    rows = BlockedDecision.objects.bulk_create(
+        BlockedDecision(
+            environment=prod, stream_id=code, decided_at=at, request_id=code, user_id=code, feature="chat", model="m",
+            message="It says why.", reason_code=code, reason_class="exhausted", limit_state=[],
+        )
+        for code in codes
+    )  # fmt: skip
+    shown = {"environment": str(prod)}
+
+    listed = mia.get(LIST, shown)
+    trends = mia.get(reverse("admin:blocked"), shown)
+
+    words = dict(listed.context["filters"].fields["reason"].choices)
+    assert set(words) == {"", *codes} == {"", *ALL_CODES} - {"ALLOWED", "DEGRADED_ALLOWED"}
+    assert dict(trends.context["asked"].fields["reason"].choices) == words
+    assert {row.decision.reason_code: row.headline for row in listed.context["rows"]} == {
+        code: f"{code}: {words[code]}" for code in codes
+    }
+    assert {row.name for row in trends.context["reasons"]} == {words[code] for code in codes}
+    for row in rows:
+        page = mia.get(reverse("admin:policies_blockeddecision_change", args=[row.pk]))
+        said = words[row.reason_code]
+        assert f"<h1><bdi>{row.user_id}: {said}</bdi></h1>" in page.content.decode()
+        assert page.context["trace"].explained.title == said
+        user = mia.get(user_url(prod, row.user_id)).content.decode()
+        assert f'<td class="tv-across">{said}<small><bdi>It says why.</bdi></small></td>' in user
 
 
 def test_a_long_burst_does_not_hide_what_is_older(mia: Client, prod: Environment) -> None:
@@ -383,8 +419,9 @@ def test_a_page_explains_the_call_and_leads_to_what_would_help(
     ana, _ = calls
     text = unescape(mia.get(reverse("admin:policies_blockeddecision_change", args=[ana.pk])).content.decode())
     assert re.findall("<h1><bdi>(.*)</bdi></h1>", text) == [
-        "ana was blocked: requests are not allowed at all"
+        "ana: Daily request limit exceeded"
     ]
+    assert "Requests are not allowed at all. Chat allows 0 requests a day, each user." in text
     assert reverse("admin:policies_policy_change", args=[ana.policy_id]) in text
     assert reverse("admin:tenants_apikey_change", args=[ana.api_key_id]) in text
     assert "What you can tell" in text
@@ -504,7 +541,7 @@ def test_nobody_else_sees_it(sign_in: SignIn, other: Tenant, calls: list[Blocked
     assert rows(stranger) == []
     for decision in calls:
         url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
-        assert "was blocked" not in stranger.get(url, follow=True).content.decode()
+        assert "What you can tell" not in stranger.get(url, follow=True).content.decode()
 
 
 def test_the_list_costs_the_same_however_many_there_are(mia: Client, calls: list[BlockedDecision]) -> None:

@@ -70,7 +70,7 @@ def test_calls_are_counted_by_what_became_of_them(api: Api, prod: Environment) -
         "Succeeded": ["1", "1"],
         "Failed": ["1", "1"],
         "Blocked": ["1", "1"],
-        "Daily requests limit": ["1", "1"],
+        "Daily request limit exceeded": ["1", "1"],
     }
     assert calls_of(other.key)["Blocked"] == ["2", "2"]
 

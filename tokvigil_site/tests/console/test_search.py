@@ -67,7 +67,7 @@ def test_what_people_come_for_is_one_step_from_there(
     policy = Policy.objects.get()
     # Why was ana blocked? Give ana more calls.
     shown = search(mia, "ana")
-    assert "ana was blocked: all 2 requests of the day were used" in shown
+    assert "ana: Daily request limit exceeded" in shown
     block_url = reverse("admin:policies_blockeddecision_change", args=[BlockedDecision.objects.get().pk])
     assert f'href="{block_url}"' in shown
     boost = f"{reverse('admin:policies_boost_add')}?environment=acme%2Fprod&per=user&subject=ana"
@@ -103,7 +103,7 @@ def test_a_user_is_found_with_each_reason_and_how_often(mia: Client, prod: Envir
 
     shown = search(mia, "ana")
 
-    assert "ana was blocked: somebody blocked this user" in shown
+    assert "ana: User blocked" in shown
     assert "the only call of theirs blocked for this reason" in shown
     assert "the latest of 3 calls of theirs blocked for this reason" in shown
     decisions = reverse("admin:policies_blockeddecision_changelist")
@@ -141,7 +141,7 @@ def test_a_request_is_found_among_blocked_and_recorded_calls(
     decision = api.evaluate("ana")
     recorded = UsageEvent.objects.filter(environment=prod).latest("id")
 
-    assert "ana was blocked: all 2 requests of the day were used" in search(mia, decision["request_id"])
+    assert "ana: Daily request limit exceeded" in search(mia, decision["request_id"])
     page = reverse("admin:policies_blockeddecision_change", args=[BlockedDecision.objects.get().pk])
     assert f'href="{page}"' in search(mia, decision["request_id"])
     event = reverse("admin:usage_usageevent_change", args=[recorded.pk])

@@ -114,7 +114,7 @@ def test_each_limit_is_shown_as_it_stands(environment: Environment, api: Api) ->
     api.evaluate("ana", plan="free")
     tried = why(environment, plan="free")
     assert tried.stops is Question.LIMITS
-    assert tried.title == "Daily requests held by calls in flight"
+    assert tried.title == "Daily request limit exceeded"
     stood = {limit.policy: (limit.used, limit.held, limit.left, limit.needed) for limit in tried.limits}
     assert stood == {"Free": (1, 1, 0, 1), "Company": (1, 1, 7, 1), "Monitoring": (1, 1, 0, 1)}
     assert tried.brief == "1 used, 1 held of 2 requests"
