@@ -19,7 +19,7 @@ from audit.log import action_label
 from audit.models import ChainHead, Entry, chain_name
 from tenants import audit_export
 from tenants.console import audit_entries, audit_filters, environments
-from tenants.console.access import is_superuser, tenants_where
+from tenants.console.access import is_superuser, may, tenants_where
 from tenants.console.audit_filters import AuditFilters
 from tenants.console.pages import refuse_unknown, rendered
 from tenants.console.rows import ReadOnlyAdmin
@@ -70,6 +70,7 @@ class EntryAdmin(ReadOnlyAdmin):
             "console/audit/list.html",
             "Audit log",
             filters=filters,
+            only_shown=_only_shown(request, filters),
             rows=audit_entries.rows(shown),
             older=shown[-1].pk if len(found) > ENTRIES_OF_A_PAGE else None,
             is_later_page=bool(before),
@@ -148,6 +149,14 @@ def _whose(tenant_id: int | None) -> str:
     """Deleted tenants are named by their id."""
     tenant = None if tenant_id is None else Tenant.objects.filter(pk=tenant_id).first()
     return chain_name(tenant_id) if tenant is None else tenant.slug
+
+
+def _only_shown(request: HttpRequest, filters: AuditFilters) -> str:
+    """The query of the same entries of the shown environment alone; "" if the person may not see them."""
+    shown = environments.shown(request)
+    if shown is None or not may(request, May.SEE_AUDIT, shown.tenant_id):
+        return ""
+    return filters.query_of_place(str(shown))
 
 
 def _filters(request: HttpRequest, entries: QuerySet[Entry]) -> AuditFilters:

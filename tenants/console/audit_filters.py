@@ -52,10 +52,10 @@ class Day(forms.DateField):
 
 
 class AuditFilters(forms.Form):
+    place = Choice("Environment", "All")
     actor = Choice("Who", "Anyone")
     action = Choice("Action", "Any")
     kind = Choice("Object", "Any")
-    place = Choice("Environment", "Any")
     chain = Choice("Tenant", "All")
     since = Day("From day")
     until = Day("Until day")
@@ -100,7 +100,20 @@ class AuditFilters(forms.Form):
     @property
     def query(self) -> str:
         """Of an address that has the same filters."""
-        return urlencode({name: self.data[name] for name in self.fields if self.data[name]})
+        return self._query(self.data["place"])
+
+    @property
+    def query_of_all_places(self) -> str:
+        """The same of all environments."""
+        return self._query("")
+
+    def query_of_place(self, place: str) -> str:
+        """The same of this environment alone."""
+        return self._query(place)
+
+    def _query(self, place: str) -> str:
+        given = {**self.data, "place": place}
+        return urlencode({name: given[name] for name in self.fields if given[name]})
 
     def applied_to(self, entries: QuerySet[Entry]) -> QuerySet[Entry]:
         """None while something that was typed cannot be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from audit.tests.tampering import triggers_off
 from policies import end_users
 from policies.models import Policy
 from tenants.console.display import user_url
-from tenants.models import ApiKey, Environment, Role, Tenant
+from tenants.models import ApiKey, Environment, Membership, Role, Tenant
 from tenants.scopes import EVALUATE
 from tokvigil_site.testing import apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
@@ -132,6 +133,53 @@ def test_entries_are_filtered(mia: Client, acme: Tenant, prod: Environment, dev:
     assert [sentences(mia, f"?find={text}") for text in ("a81c", "10.4.7.88", "ann")] == [[ann]] * 3
     assert sentences(mia, "?find=a81") == [], "a part of an id names nothing"
     assert len(sentences(mia, f"?chain={acme.pk}")) == 3
+
+
+def first_line(client: Client, query: str) -> tuple[str, str]:
+    """Which environments it says it is of, and where it leads."""
+    found = re.search(
+        r'<p class="tv-subtle">(.*?)<a href="([^"]*)">(.*?)</a>', page(client, f"{LIST}{query}")
+    )
+    assert found is not None
+    said, url, link = found.groups()
+    return re.sub("<[^>]+>", "", said + link), unescape(url)
+
+
+def test_the_log_says_which_environments_it_is_of(
+    mia: Client, acme: Tenant, prod: Environment, dev: Environment
+) -> None:
+    for place in (prod, dev):
+        end_users.set_end_user(place, f"of {place.slug}", plan_name=None, blocked=True, actor="admin:bob")
+    both = [f"bob blocked the end user of {slug} in {slug}" for slug in ("dev", "prod")]
+
+    said, only = first_line(mia, "?environment=acme/prod&actor=admin:bob")
+    assert said == "Of all environments; only acme/prod"
+    assert sentences(mia, "?actor=admin:bob") == both
+    assert sentences(mia, only) == both[1:], "other filters are kept"
+
+    said, of_all = first_line(mia, only)
+    assert said.startswith("Only what is of acme/prod; members, and what else is of a tenant")
+    assert sentences(mia, of_all) == both
+
+
+def test_the_narrowing_is_kept_by_the_form_and_by_older_pages(mia: Client, prod: Environment) -> None:
+    for number in range(60):
+        end_users.set_end_user(prod, f"u{number}", plan_name=None, blocked=True, actor="admin:bob")
+    text = page(mia, f"{LIST}?place=acme/prod")
+    assert '<option value="acme/prod" selected>' in text
+    assert next(iter(mia.get(LIST).context["filters"].fields)) == "place"
+    (older,) = re.findall(r'href="(\?place=acme%2Fprod&amp;before=\d+)"', text)
+    assert len(sentences(mia, unescape(older))) == 10
+
+
+def test_who_may_not_see_the_log_of_the_shown_environment_is_not_led_to_it(
+    sign_in: SignIn, acme: Tenant, other: Tenant
+) -> None:
+    liz = sign_in("liz", other)
+    Membership.objects.create(tenant=acme, user=User.objects.get(username="liz"), role=Role.VIEWER)
+    text = page(liz, f"{LIST}?environment=acme/prod")
+    assert "Of all environments</p>" in text
+    assert "only <bdi>other/prod</bdi>" in page(liz, f"{LIST}?environment=other/prod")
 
 
 def test_days_are_those_of_the_tenants_zone(mia: Client, acme: Tenant) -> None:
