@@ -24,7 +24,7 @@ class May(StrEnum):
 
 
 IN_WORDS: Mapping[May, str] = {
-    May.SEE: "see policies, usage, decisions, keys and members",
+    May.SEE: "see policies, usage, blocked calls, keys and members",
     May.SEE_AUDIT: "see the audit log",
     May.EDIT_POLICIES: "change policies, plans and boosts",
     May.EDIT_ALERTS: "change alerts and where they go",

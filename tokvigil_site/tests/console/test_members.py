@@ -104,7 +104,7 @@ def test_the_page_says_who_invites_to_what_and_the_rules_of_a_password(olga: Cli
     page = unescape(Client().get(link, follow=True).content.decode())
     assert "<h1><bdi>olga</bdi> invites you to <bdi>Acme</bdi></h1>" in page
     assert "As <b>Viewer</b> you may" in page
-    assert "see policies, usage, decisions, keys and members" in page
+    assert "see policies, usage, blocked calls, keys and members" in page
     assert "change policies" not in page
     assert "at least 12 characters" in page
     assert "Return to site" not in page
