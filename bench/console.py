@@ -73,6 +73,7 @@ def measures(at: scene.Scene, rows: int) -> list[Result]:
         "explorer, a month by user": f"{explorer}?period=30d&by=user&then=model",
         "explorer, a month by feature and user": f"{explorer}?period=30d&by=feature&then=user",
         "explorer, a month by run": f"{explorer}?period=30d&by=run",
+        "plans": reverse("admin:policies_plan_changelist"),
         "policies": reverse("admin:policies_policy_changelist"),
         "audit log": reverse("admin:audit_entry_changelist"),
         "limits": reverse("admin:limits"),
@@ -148,10 +149,10 @@ def _fill(at: scene.Scene, busy: ApiKey, rare: ApiKey, rows: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO policies_enduser (environment_id, user_id, blocked, created_at)
-            SELECT %s, 'user_' || n, n %% 100 = 0, now() FROM generate_series(1, %s) AS n
+            INSERT INTO policies_enduser (environment_id, user_id, plan_id, blocked, created_at)
+            SELECT %s, 'user_' || n, %s, n %% 100 = 0, now() FROM generate_series(1, %s) AS n
             """,
-            [environment.pk, END_USERS],
+            [environment.pk, environment.plans.get(name="free").pk, END_USERS],
         )
         cursor.execute("SELECT now(), now() - interval '1 day'")
         decision_log.ensure(cursor.fetchone() or ())

@@ -19,10 +19,13 @@ from policies import boosts
 from policies.models import EndUser, Plan
 from tenants import revisions
 from tenants.models import Environment
+from usage import wording
 from usage.counting.keys import user_key
 from usage.counting.stored_user import UNKNOWN, record, with_boosts
 from usage.ledger.connections import ledger_connections
 
+# Users of a plan that are counted.
+COUNTED_MAX = 100_000
 # The columns before those of a boost.
 _OF_USER = 3
 _RECORD = """
@@ -58,6 +61,25 @@ _PLANS = """
 def plans_of(environment_id: int, user_ids: Sequence[str]) -> dict[str, str]:
     """Of these end users, the plans of those that have one; one query. Raises DatabaseError."""
     return dict(ledger_connections.execute(_PLANS, [environment_id, list(user_ids)]))
+
+
+_STORED_ON = """
+    SELECT plan.id, (SELECT count(*) FROM (
+      SELECT FROM policies_enduser AS end_user WHERE end_user.plan_id = plan.id LIMIT %s
+    ) AS counted) FROM unnest(%s::bigint[]) AS plan (id)
+"""
+
+
+def stored_on(plan_ids: Sequence[int]) -> dict[int, int]:
+    """How many users are stored on each of these plans, COUNTED_MAX + 1 at most; one query, by the index of plans."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STORED_ON, [COUNTED_MAX + 1, list(plan_ids)])
+        return dict(cursor.fetchall())
+
+
+def says(stored: int) -> str:
+    """`1,412`, `more than 100,000`"""
+    return wording.count(stored) if stored <= COUNTED_MAX else f"more than {wording.count(COUNTED_MAX)}"
 
 
 def set_end_user(

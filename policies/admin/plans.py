@@ -10,7 +10,12 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.safestring import SafeString
+from unfold.views import ChangeList
 
+from policies import end_users
+from policies.admin import plan_list
+from policies.admin.plan_list import PlanList
 from policies.changing import history, publishing
 from policies.files import documents
 from policies.files.file_errors import PolicyFileError
@@ -20,10 +25,6 @@ from tenants.console.forms import RowForm
 from tenants.console.rows import EnvironmentRowsAdmin
 from tenants.models import Environment
 from tenants.roles import May
-from usage import wording
-
-# Users that are counted; where there are more, the page says so.
-COUNTED_MAX = 1000
 
 
 class PlanForm(RowForm):
@@ -39,10 +40,25 @@ class PlanAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_POLICIES
     form = PlanForm
     refusals = (*EnvironmentRowsAdmin.refusals, PolicyFileError)
-    list_display = ["name"]
+    list_display = ["name", "policies", "users", "changed"]
     list_select_related = ["environment__tenant"]
     search_fields = ["name"]
     list_before_template = "console/policies/suggest.html"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return PlanList
+
+    @admin.display(description="what its policies allow")
+    def policies(self, plan: Plan) -> SafeString:
+        return plan_list.policies(plan)
+
+    @admin.display(description="users stored on it")
+    def users(self, plan: Plan) -> SafeString:
+        return plan_list.users(plan)
+
+    @admin.display(description="last change")
+    def changed(self, plan: Plan) -> SafeString:
+        return plan_list.changed(plan)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Policies, end users and requests refer to a plan by its name.
@@ -95,7 +111,5 @@ def _named(plan: Plan) -> list[tuple[Policy, PolicyVersion | None]]:
 
 def _users(plan: Plan) -> str:
     """`4 users`; "" for none."""
-    count = plan.end_users.all()[: COUNTED_MAX + 1].count()
-    if count > COUNTED_MAX:
-        return f"more than {wording.counted(COUNTED_MAX, 'user')}"
-    return wording.counted(count, "user") if count else ""
+    count = end_users.stored_on([plan.pk]).get(plan.pk, 0)
+    return f"{end_users.says(count)} user{'' if count == 1 else 's'}" if count else ""

@@ -56,6 +56,16 @@ def latest(policies: Sequence[Policy]) -> dict[UUID, PolicyVersion]:
     return {version.policy_id: version for version in found}
 
 
+def latest_of_plans(environment_id: int, plans: Sequence[str]) -> dict[str, PolicyVersion]:
+    """Of each plan the last change of a policy that names it, in force or archived, with the policy; one query."""
+    found = (
+        PolicyVersion.objects.filter(policy__environment=environment_id, policy__scope_plan__in=plans)
+        .order_by("policy__scope_plan", "-created_at", "-version")
+        .distinct("policy__scope_plan")
+    )
+    return {version.policy.scope_plan: version for version in found.select_related("policy")}
+
+
 def of_plan(plan: Plan) -> list[Policy]:
     """The policies that are for the plan, or were in an earlier version; the oldest POLICIES_MAX."""
     was_for_it = PolicyVersion.objects.filter(
