@@ -107,6 +107,11 @@ class Explanation:
         return any(not limit.counted for limit in self.limits)
 
     @property
+    def any_of_its_length(self) -> bool:
+        """Whether any limit counts what a longer call takes more of."""
+        return any(limit.metric not in (Metric.REQUESTS, Metric.CONCURRENCY) for limit in self.limits)
+
+    @property
     def matching(self) -> tuple[Considered, ...]:
         return tuple(each for each in self.policies if each.part not in (Part.NO_MATCH, Part.OFF))
 

@@ -244,9 +244,7 @@ def test_what_a_later_version_stored_is_left_out(api: Api, prod: Environment) ->
 def rows(client: Client, **filters: Any) -> list[str]:
     response = client.get(LIST, filters)
     assert response.status_code == 200
-    return re.findall(
-        r'blockeddecision/\d+/change/"><bdi>(\S+): ', unescape(response.content.decode())
-    )
+    return re.findall(r'blockeddecision/\d+/change/"><bdi>(\S+): ', unescape(response.content.decode()))
 
 
 @pytest.fixture
@@ -418,9 +416,7 @@ def test_a_page_explains_the_call_and_leads_to_what_would_help(
 ) -> None:
     ana, _ = calls
     text = unescape(mia.get(reverse("admin:policies_blockeddecision_change", args=[ana.pk])).content.decode())
-    assert re.findall("<h1><bdi>(.*)</bdi></h1>", text) == [
-        "ana: Daily request limit exceeded"
-    ]
+    assert re.findall("<h1><bdi>(.*)</bdi></h1>", text) == ["ana: Daily request limit exceeded"]
     assert "Requests are not allowed at all. Chat allows 0 requests a day, each user." in text
     assert reverse("admin:policies_policy_change", args=[ana.policy_id]) in text
     assert reverse("admin:tenants_apikey_change", args=[ana.api_key_id]) in text
@@ -434,7 +430,7 @@ def traced(client: Client, decision: BlockedDecision) -> Trace:
     return found
 
 
-def test_the_page_says_which_amount_is_the_least_and_which_the_most(
+def test_the_page_says_what_had_to_be_left_and_what_the_call_would_have_cost(
     mia: Client, api: Api, prod: Environment
 ) -> None:
     set_price("test-model", input_usd="10", output_usd="20")
@@ -444,12 +440,29 @@ def test_the_page_says_which_amount_is_the_least_and_which_the_most(
     url = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
     page = mia.get(url).content.decode()
 
-    (least,) = re.findall(r'<td class="tv-number" data-label="needs at least">([^<]*)</td>', page)
+    (least,) = re.findall(r'<td class="tv-number" data-label="needed to pass">([^<]*)</td>', page)
     most = f"{Decimal(decision.estimated_cost_nano or 0) / NANO}"
-    assert ">Needs at least</th>" in page
+    assert '>Left</th><th scope="col" class="tv-number">Needed to pass</th>' in page
+    assert (
+        "that is its input and one token of output; what it uses, and costs, in the end can be more" in page
+    )
     assert least == "$0.02002"
-    assert f"<dt>It may have cost</dt><dd>at most ${most}</dd>" in page
+    said = f"at most ${most}, as estimated before the call. Nothing was charged."
+    assert f"<dt>Would have cost</dt><dd>{said}</dd>" in page
     assert Decimal(most) > Decimal("0.02002")
+
+
+def test_where_calls_are_counted_the_page_does_not_speak_of_their_length(
+    mia: Client, api: Api, prod: Environment
+) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    page = mia.get(
+        reverse("admin:policies_blockeddecision_change", args=[blocked_call(api).pk])
+    ).content.decode()
+    assert re.findall(r'data-label="needed to pass">([^<]*)<', page) == ["1"]
+    assert "one token of output" not in page
+    assert "<dd>Not known: its model has no price. Nothing was charged.</dd>" in page
 
 
 def parts(trace: Trace) -> list[tuple[str, int, str]]:
