@@ -226,6 +226,11 @@ class ApiKey(models.Model):
         """How its text begins; reads self.environment, which may cause a query."""
         return keys.mark(self.environment.slug)
 
+    @property
+    def is_over(self) -> bool:
+        """Revoked or expired: no call is let in with it."""
+        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
+
     def clean(self) -> None:
         for network in self.allowed_networks:
             keys.parse_network(network)

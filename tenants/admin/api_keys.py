@@ -12,14 +12,15 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from audit import log as audit_log
 from tenants import refusals, revisions, scopes
 from tenants.admin import key_snippets
 from tenants.admin.key_forms import WHEN, NewKeyForm, RotateForm
-from tenants.console import display, pages
+from tenants.console import display, environments, pages
+from tenants.console.access import may
 from tenants.console.parts import State
 from tenants.console.rows import ONLY_SAVE, EnvironmentRowsAdmin
 from tenants.models import ApiKey
@@ -54,6 +55,11 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
         name, *others = self.can_change
         return [name, "environment", "preset", "scopes", *others] if obj is None else [*self.can_change]
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        shown = environments.shown(request)
+        may_change = shown is not None and may(request, self.to_change, shown.tenant_id)
+        return [*self.list_display, *(["offered"] if may_change else [])]
 
     def get_form(
         self, request: HttpRequest, obj: ApiKey | None = None, change: bool = False, **kwargs: Any
@@ -143,6 +149,20 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
     def ends(self, key: ApiKey) -> str:
         at = key.revoked_at or key.expires_at
         return "never" if at is None else display.moment(at)
+
+    @admin.display(description="actions")
+    def offered(self, key: ApiKey) -> SafeString:
+        """Shown to who may do it; of a key that is over nothing is."""
+        links = [] if key.is_over else [("rotate", "Rotate…"), ("revoke", "Revoke…")]
+        found = format_html_join(
+            " · ",
+            '<a href="{}">{}<span class="tv-hidden"> <bdi>{}</bdi></span></a>',
+            (
+                (reverse(f"admin:tenants_apikey_{what}", args=[key.pk]), word, key.name)
+                for what, word in links
+            ),
+        )
+        return format_html('<span class="tv-one-line">{}</span>', found)
 
     # What is done with a key
 

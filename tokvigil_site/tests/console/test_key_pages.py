@@ -182,6 +182,23 @@ def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKe
         assert mia.post(address(what, key), {"when": "now"}).status_code == 403
 
 
+def test_the_list_leads_to_rotating_and_revoking_the_keys_that_are_not_over(
+    mia: Client, prod: Environment, key: ApiKey, sign_in: SignIn, acme: Tenant
+) -> None:
+    yesterday = timezone.now() - timedelta(days=1)
+    expired, _ = ApiKey.issue(prod, "expired", PRESETS["server"], expires_at=yesterday)
+    revoked, _ = ApiKey.issue(prod, "revoked", PRESETS["server"])
+    revoked.revoke()
+    url = f"{reverse('admin:tenants_apikey_changelist')}?environment={prod}"
+    page, looked_at = (
+        client.get(url).content.decode() for client in (mia, sign_in("vic", acme, role=Role.VIEWER))
+    )
+    for what in ("rotate", "revoke"):
+        assert [address(what, each) in page for each in (key, expired, revoked)] == [True, False, False]
+        assert address(what, key) not in looked_at
+    assert all(each.name in looked_at for each in (key, expired, revoked))
+
+
 def test_a_revoked_key_says_that_its_old_secret_ended_too(mia: Client, key: ApiKey) -> None:
     mia.post(address("rotate", key), {"when": "day"})
     key.refresh_from_db()
