@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin, messages
@@ -24,11 +25,13 @@ from tenants.console.access import may
 from tenants.console.parts import State
 from tenants.console.rows import ONLY_SAVE, EnvironmentRowsAdmin
 from tenants.models import ApiKey
+from tenants.refusals import LastRefusal
 from tenants.roles import May
 from tenants.templatetags.console import state
 
 # After this long without a call the page says so and stops asking.
 WAITED_MAX = timedelta(minutes=10)
+SECONDS_DIGITS_MAX = 10
 
 
 @admin.register(ApiKey)
@@ -120,6 +123,9 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
                 "refusal": refusals.last(key.environment_id, key.pk),
                 "begins_with": _begins_with(key),
                 "now": timezone.now(),
+                "waiting": None
+                if key.is_over or key.last_used_at
+                else _waiting(request, key, since=timezone.now()),
             }
         return super().render_change_form(request, context, *args, **kwargs)
 
@@ -225,14 +231,10 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
         )
 
     def waiting_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """A part of a page: whether the key's first call came."""
-        return pages.rendered(
-            request,
-            "admin/tenants/apikey/waiting.html",
-            "",
-            **_waiting(self._key(request, object_id)),
-            base_url=_base_url(request),
-        )
+        """A part of a page: whether the key's first call came. `?since=`: when the key's own page was opened."""
+        key = self._key(request, object_id)
+        waiting = _waiting(request, key, since=_since(request.GET.get("since", "")))
+        return pages.rendered(request, "admin/tenants/apikey/waiting.html", "", waiting=waiting)
 
     def _shown_once(
         self, request: HttpRequest, key: ApiKey, text: str, title: str, *, rotated: bool = False
@@ -249,8 +251,9 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             scope_words=scopes.in_words(key.scopes),
             snippets=key_snippets.of(key, _base_url(request)),
             base_url=_base_url(request),
+            key=key,
             is_new=key.last_used_at is None,
-            **_waiting(key),
+            waiting=_waiting(request, key),
         )
 
     def _key(self, request: HttpRequest, object_id: str) -> ApiKey:
@@ -287,14 +290,41 @@ def _standing(key: ApiKey) -> tuple[str, str]:
     return (State.ALLOWED, "In use") if key.last_used_at is not None else (State.QUIET, "Never used")
 
 
-def _waiting(key: ApiKey) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """For the first call of a key. `since`: when its own page was opened; None: it was just made."""
+
+    key: ApiKey
+    refusal: LastRefusal | None
+    used_at: datetime | None
+    gave_up: bool
+    since: datetime | None
+    base_url: str
+
+    @property
+    def url(self) -> str:
+        """Where this is asked again."""
+        query = None if self.since is None else {"since": int(self.since.timestamp())}
+        return reverse("admin:tenants_apikey_waiting", args=[self.key.pk], query=query)
+
+
+def _waiting(request: HttpRequest, key: ApiKey, *, since: datetime | None = None) -> Waiting:
     refusal = refusals.last(key.environment_id, key.pk)
     used = key.last_used_at
     # A call that may not do what it asks is noted as a use of the key, too.
     refused = refusal is not None and (used is None or used - refusal.at < timedelta(seconds=1))
-    return {
-        "key": key,
-        "refusal": refusal if refused else None,
-        "used_at": None if refused else used,
-        "gave_up": timezone.now() - key.created_at > WAITED_MAX,
-    }
+    return Waiting(
+        key=key,
+        refusal=refusal if refused else None,
+        used_at=None if refused else used,
+        gave_up=timezone.now() - (since or key.created_at) > WAITED_MAX,
+        since=since,
+        base_url=_base_url(request),
+    )
+
+
+def _since(text: str) -> datetime | None:
+    """Of an address that anybody can type."""
+    if not text.isdecimal() or len(text) > SECONDS_DIGITS_MAX:
+        return None
+    return datetime.fromtimestamp(int(text), UTC)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -119,6 +120,31 @@ def test_waiting_ends_after_a_while(mia: Client, key: ApiKey) -> None:
     shown = waiting(mia, key)
     assert "No call after 10 minutes" in shown
     assert "every 2s" not in shown
+
+
+def test_the_page_of_a_key_that_was_never_used_waits_for_its_first_call_anew(
+    mia: Client, key: ApiKey
+) -> None:
+    ApiKey.objects.update(created_at=timezone.now() - timedelta(days=9))
+    page = mia.get(address("change", key)).content.decode()
+    assert "Waiting for the first call" in page
+    found = re.search(r'hx-get="([^"]+)"', page)
+    assert found is not None
+    assert found[1].startswith(address("waiting", key))
+    again = mia.get(found[1]).content.decode()
+    assert found[1] in again
+    with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+        assert "No call after 10 minutes" in mia.get(found[1]).content.decode()
+    ApiKey.objects.update(last_used_at=timezone.now())
+    assert "The first call came" in mia.get(found[1]).content.decode()
+    for over in ({}, {"last_used_at": None, "revoked_at": timezone.now()}):
+        ApiKey.objects.update(**over) if over else None
+        assert "first call" not in mia.get(address("change", key)).content.decode()
+
+
+@pytest.mark.parametrize("since", ["", "x", "-1", "9" * 10, "9" * 40, "%00", "1.5"])
+def test_any_since_is_answered(mia: Client, key: ApiKey, since: str) -> None:
+    assert mia.get(f"{address('waiting', key)}?since={since}").status_code == 200
 
 
 @pytest.mark.parametrize(
