@@ -26,6 +26,7 @@ class TenantsConfig(AppConfig):
         register_action("api_key.issued", "API key issued", audited.key_issued)
         register_action("api_key.changed", "API key changed", audited.key_changed)
         register_action("api_key.rotated", "API key rotated", audited.key_rotated)
+        register_action("api_key.old_secret_ended", "API key: old secret ended", audited.old_secret_ended)
         register_action("api_key.revoked", "API key revoked", audited.key_revoked)
         register_action("membership.added", "Membership added", "made {member} a member, as {role}")
         register_action("membership.changed", "Membership changed", audited.role_changed)

@@ -74,6 +74,16 @@ def key_rotated(entry: Entry) -> Told:
     return Told("rotated the API key", _key(entry), f"{place(entry)}; the old secret {ends}".lstrip())
 
 
+def old_secret_ended(entry: Entry) -> Told:
+    """`ended the old secret of the API key web in prod; it would have ended Fri 27 Nov 23:59 UTC`"""
+    would_end = when_of(entry, "would_end_at")
+    return Told(
+        "ended the old secret of the API key",
+        _key(entry),
+        f"{place(entry)}; it would have ended {would_end}".lstrip(),
+    )
+
+
 def key_revoked(entry: Entry) -> Told:
     return Told("revoked the API key", _key(entry), place(entry))
 

@@ -227,9 +227,14 @@ class ApiKey(models.Model):
         return keys.mark(self.environment.slug)
 
     @property
+    def ends_at(self) -> datetime | None:
+        """None: never."""
+        return self.revoked_at or self.expires_at
+
+    @property
     def is_over(self) -> bool:
         """Revoked or expired: no call is let in with it."""
-        return self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= now())
+        return self.ends_at is not None and self.ends_at <= now()
 
     def clean(self) -> None:
         for network in self.allowed_networks:
@@ -267,7 +272,17 @@ class ApiKey(models.Model):
     @property
     def secret_mark(self) -> str:
         """Tells its secret from a later one, and says nothing else of it."""
-        return salted_hmac("tenants.ApiKey.secret_mark", bytes(self.secret_hmac)).hexdigest()[:TOKEN_LENGTH]
+        return _mark_of(self.secret_hmac)
+
+    @property
+    def old_secret_mark(self) -> str:
+        """The same of the secret before the last rotation; "": there is none."""
+        return "" if self.previous_hmac is None else _mark_of(self.previous_hmac)
+
+    @property
+    def old_secret_works(self) -> bool:
+        ends_at = self.previous_ends_at
+        return not self.is_over and self.previous_hmac is not None and ends_at is not None and ends_at > now()
 
     @transaction.atomic
     def rotate(self, *, old_ends_at: datetime | None = None, seen: str = "") -> str:
@@ -311,6 +326,35 @@ class ApiKey(models.Model):
         return minted.text
 
     @transaction.atomic
+    def end_old_secret(self, *, seen: str = "") -> bool:
+        """Refuses the secret before the last rotation from the next call on. Whether it was still accepted.
+
+        Raises ValidationError: the old secret is another one than that whose mark was `seen`.
+        """
+        environment = Environment.lock(self.environment_id)
+        self.refresh_from_db(
+            fields=["revoked_at", "expires_at", "previous_hmac", "previous_pepper_id", "previous_ends_at"]
+        )
+        if seen and self.previous_hmac is not None and seen != self.old_secret_mark:
+            raise ValidationError(
+                "The key was rotated since the page was opened: its old secret is another one."
+            )
+        if not self.old_secret_works:
+            return False
+        would_end_at = self.previous_ends_at
+        self.previous_hmac, self.previous_pepper_id, self.previous_ends_at = None, "", now()
+        self.save(update_fields=["previous_hmac", "previous_pepper_id", "previous_ends_at"])
+        revisions.bump(self.environment_id, policies=False)
+        audit_log.log(
+            "api_key.old_secret_ended",
+            self,
+            tenant_id=environment.tenant_id,
+            environment=environment.slug,
+            would_end_at=would_end_at,
+        )
+        return True
+
+    @transaction.atomic
     def revoke(self) -> None:
         """Refuses the key from its next call on. Cannot be undone."""
         Environment.lock(self.environment_id)
@@ -324,6 +368,10 @@ class ApiKey(models.Model):
             audit_log.log(
                 "api_key.revoked", self, tenant_id=environment.tenant_id, environment=environment.slug
             )
+
+
+def _mark_of(secret_hmac: bytes | memoryview) -> str:
+    return salted_hmac("tenants.ApiKey.secret_mark", bytes(secret_hmac)).hexdigest()[:TOKEN_LENGTH]
 
 
 class Role(models.TextChoices):

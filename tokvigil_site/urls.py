@@ -18,7 +18,7 @@ from policies.api.simulations import SimulateView, SimulationView
 from policies.api.suggested_limits import SuggestedLimitsView
 from tokvigil_site import errors, health, openapi
 from tokvigil_site.content_policy import NONE, SELF, UNSAFE_INLINE, csp_override
-from usage.api.api_keys import ApiKeysView, ApiKeyView, RotateView
+from usage.api.api_keys import ApiKeysView, ApiKeyView, OldSecretView, RotateView
 from usage.api.me import MeView
 from usage.api.models import ModelsView
 from usage.api.prices import PricesView, PriceView
@@ -67,6 +67,7 @@ urlpatterns = [
     path("v1/policies/<str:policy_id>", PolicyView.as_view()),
     path("v1/api-keys", ApiKeysView.as_view()),
     path("v1/api-keys/<str:key_id>/rotate", RotateView.as_view()),
+    path("v1/api-keys/<str:key_id>/old-secret", OldSecretView.as_view()),
     path("v1/api-keys/<str:key_id>", ApiKeyView.as_view()),
     path("v1/freeze", FreezeView.as_view()),
     path("v1/prices", PricesView.as_view()),

@@ -46,11 +46,14 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
     def get_urls(self) -> list[Any]:
         own = [
-            path(f"<path:object_id>/{what}/", self.admin_site.admin_view(view), name=f"tenants_apikey_{what}")
-            for what, view in (
-                ("rotate", self.rotate_view),
-                ("revoke", self.revoke_view),
-                ("waiting", self.waiting_view),
+            path(
+                f"<path:object_id>/{where}/", self.admin_site.admin_view(view), name=f"tenants_apikey_{what}"
+            )
+            for what, where, view in (
+                ("rotate", "rotate", self.rotate_view),
+                ("revoke", "revoke", self.revoke_view),
+                ("end_old_secret", "end-old-secret", self.end_old_secret_view),
+                ("waiting", "waiting", self.waiting_view),
             )
         ]
         return [*own, *super().get_urls()]
@@ -122,7 +125,6 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
                 "scope_words": scopes.in_words(key.scopes),
                 "refusal": refusals.last(key.environment_id, key.pk),
                 "begins_with": _begins_with(key),
-                "now": timezone.now(),
                 "waiting": None
                 if key.is_over or key.last_used_at
                 else _waiting(request, key, since=timezone.now()),
@@ -153,8 +155,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
     @admin.display(description="ends", ordering="expires_at")
     def ends(self, key: ApiKey) -> str:
-        at = key.revoked_at or key.expires_at
-        return "never" if at is None else display.moment(at)
+        return "never" if key.ends_at is None else display.moment(key.ends_at)
 
     @admin.display(description="actions")
     def offered(self, key: ApiKey) -> SafeString:
@@ -230,6 +231,33 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             ],
         )
 
+    def end_old_secret_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        key = self._key_to_change(request, object_id)
+        if request.method == "POST":
+            self._end_old_secret(request, key)
+            return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
+        return pages.rendered(
+            request,
+            "admin/tenants/apikey/end_old_secret.html",
+            f"End the old secret of {key.name}",
+            opts=self.opts,
+            key=key,
+        )
+
+    def _end_old_secret(self, request: HttpRequest, key: ApiKey) -> None:
+        try:
+            ended = key.end_old_secret(seen=request.POST.get("seen", ""))
+        except ValidationError as error:
+            self.message_user(request, f"Nothing was changed: {error.messages[0]}", messages.ERROR)
+            return
+        if ended:
+            from_when = revisions.standing(key.environment).from_when
+            self.message_user(
+                request, f"Calls with the old secret of {key} are refused, {from_when}.", messages.WARNING
+            )
+        else:
+            self.message_user(request, f"{key} has no old secret that works.", messages.INFO)
+
     def waiting_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """A part of a page: whether the key's first call came. `?since=`: when the key's own page was opened."""
         key = self._key(request, object_id)
@@ -280,12 +308,11 @@ def _begins_with(key: ApiKey) -> str:
 
 def _standing(key: ApiKey) -> tuple[str, str]:
     """As `state` takes it."""
-    now = timezone.now()
     if key.revoked_at is not None:
         return State.BLOCKED, "Revoked"
-    if key.expires_at is not None and key.expires_at <= now:
+    if key.is_over:
         return State.BLOCKED, "Expired"
-    if key.previous_ends_at is not None and key.previous_ends_at > now:
+    if key.old_secret_works:
         return State.NEAR, "Two secrets"
     return (State.ALLOWED, "In use") if key.last_used_at is not None else (State.QUIET, "Never used")
 

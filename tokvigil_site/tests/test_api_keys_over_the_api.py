@@ -31,6 +31,10 @@ def revoke(api: Api, key_id: str, *, if_match: str = "*") -> Answer:
     return api.request("DELETE", f"/v1/api-keys/{key_id}", **{"if-match": if_match})
 
 
+def end_old_secret(api: Api, key_id: str, *, if_match: str = "*") -> Answer:
+    return api.request("DELETE", f"/v1/api-keys/{key_id}/old-secret", **{"if-match": if_match})
+
+
 def works(text: str) -> bool:
     caller = Api.__new__(Api)
     caller.text = text
@@ -69,6 +73,16 @@ def test_a_key_is_made_rotated_and_revoked(api: Api, environment: Environment) -
         "api_key.revoked",
     ]
     assert_problem(rotate(api, key_id), 422, "VALIDATION_ERROR")
+
+
+def test_an_old_secret_is_ended_before_its_time(api: Api, environment: Environment) -> None:
+    made = issue(api).json
+    key_id, old = made["key_id"], made["key"]
+    new = rotate(api, key_id, 3600).json["key"]
+    for _ in range(2):
+        assert end_old_secret(api, key_id).status == 204
+    assert [works(text) for text in (old, new)] == [False, True]
+    assert actions(environment, api) == ["api_key.issued", "api_key.rotated", "api_key.old_secret_ended"]
 
 
 def test_no_secret_is_read(api: Api) -> None:
@@ -134,6 +148,7 @@ def test_a_retry_under_if_match_makes_no_second_key(api: Api) -> None:
     assert_problem(issue(api, if_match=seen), 412, "PRECONDITION_FAILED")
     assert_problem(rotate(api, api.key.key_id, if_match=seen), 412, "PRECONDITION_FAILED")
     assert_problem(revoke(api, api.key.key_id, if_match=seen), 412, "PRECONDITION_FAILED")
+    assert_problem(end_old_secret(api, api.key.key_id, if_match=seen), 412, "PRECONDITION_FAILED")
     assert works(api.text)
     assert len(listed(api)) == 2
     assert issue(api, if_match=now).status == 201
@@ -202,12 +217,14 @@ def test_names_are_kept_as_they_are(api: Api, name: str) -> None:
 
 @pytest.mark.parametrize("key_id", ["nobody", "x" * 255, "%3Cscript%3E"])
 def test_an_unknown_id_is_no_key(api: Api, key_id: str) -> None:
-    for answer in (api.get(f"/v1/api-keys/{key_id}"), revoke(api, key_id), rotate(api, key_id)):
+    changes = revoke(api, key_id), rotate(api, key_id), end_old_secret(api, key_id)
+    for answer in (api.get(f"/v1/api-keys/{key_id}"), *changes):
         assert_problem(answer, 404, "NOT_FOUND")
 
 
 def test_an_id_that_none_can_have_is_refused(api: Api) -> None:
-    for answer in (api.get("/v1/api-keys/%00"), revoke(api, "%00"), rotate(api, "%00")):
+    changes = revoke(api, "%00"), rotate(api, "%00"), end_old_secret(api, "%00")
+    for answer in (api.get("/v1/api-keys/%00"), *changes):
         assert_problem(answer, 422, "VALIDATION_ERROR", field="key_id")
 
 
@@ -221,6 +238,7 @@ def test_keys_of_another_environment_are_not_known(
             stranger.get(f"/v1/api-keys/{api.key.key_id}"),
             revoke(stranger, api.key.key_id),
             rotate(stranger, api.key.key_id),
+            end_old_secret(stranger, api.key.key_id),
         ):
             assert_problem(answer, 404, "NOT_FOUND")
     assert works(api.text)

@@ -94,6 +94,11 @@ def test_a_boost_that_is_ended_says_which() -> None:
             {"old_ends_at": None},
             "rotated the API key web in prod; the old secret ended at once",
         ),
+        (
+            "api_key.old_secret_ended",
+            {"would_end_at": FRIDAY},
+            "ended the old secret of the API key web in prod; it would have ended Fri 27 Nov 23:59 CET",
+        ),
         ("api_key.revoked", {}, "revoked the API key web in prod"),
         (
             "api_key.issued",

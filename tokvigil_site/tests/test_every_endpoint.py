@@ -45,6 +45,7 @@ CALLS = [
     ("GET", "/v1/api-keys/0Jk3xPq9TzLm", "manage"),
     ("DELETE", "/v1/api-keys/0Jk3xPq9TzLm", "manage"),
     ("POST", "/v1/api-keys/0Jk3xPq9TzLm/rotate", "manage"),
+    ("DELETE", "/v1/api-keys/0Jk3xPq9TzLm/old-secret", "manage"),
     ("GET", "/v1/prices", "manage"),
     ("PUT", "/v1/prices/openai/gpt-4o", "manage"),
     ("GET", "/v1/freeze", "manage"),

@@ -160,6 +160,10 @@ class World:
     def end_user(self) -> EndUser:
         return EndUser.objects.get()
 
+    def rotate(self) -> None:
+        """Its key has two secrets."""
+        self.api.text = self.api.key.rotate(old_ends_at=timezone.now() + timedelta(hours=1))
+
     def boost_body(self) -> dict[str, Any]:
         """For the whole environment."""
         ends_at = f"{timezone.now() + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
@@ -263,6 +267,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     ),
     "page tenants_apikey_revoke": lambda world: world.to(
         reverse("admin:tenants_apikey_revoke", args=[world.api.key.pk]), {}
+    ),
+    "page tenants_apikey_end_old_secret": lambda world: world.to(
+        reverse("admin:tenants_apikey_end_old_secret", args=[world.api.key.pk]), {}
     ),
     "tenants.apikey change": lambda world: world.change(world.api.key, name="renamed"),
     "tenants.apikey action revoke": lambda world: world.act("revoke", world.api.key),
@@ -376,6 +383,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "POST v1/api-keys/<str:key_id>/rotate": lambda world: world.call(
         "POST", f"/v1/api-keys/{world.api.key.key_id}/rotate", {"old_ends_in_s": 60}
     ),
+    "DELETE v1/api-keys/<str:key_id>/old-secret": lambda world: world.call(
+        "DELETE", f"/v1/api-keys/{world.api.key.key_id}/old-secret"
+    ),
     "DELETE v1/api-keys/<str:key_id>": lambda world: world.call(
         "DELETE", f"/v1/api-keys/{world.api.key.key_id}"
     ),
@@ -406,6 +416,8 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
 # Done in the world first, so that there is something to do.
 FIRST: dict[str, Callable[[World], object]] = {
     "page tenants_membership_renew": lambda world: world.invited,
+    "page tenants_apikey_end_old_secret": lambda world: world.rotate(),
+    "DELETE v1/api-keys/<str:key_id>/old-secret": lambda world: world.rotate(),
     "page policy_roll_back": lambda world: apply_policies(
         world.prod, "plans: [free, unused]\n" + limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
     ),

@@ -66,6 +66,44 @@ def test_a_revoked_key_is_neither_rotated_nor_saved_by_its_old_secret(api: Api) 
         api.key.rotate()
 
 
+@pytest.mark.parametrize("path", ["/v1/me", "/v1/evaluate"])
+def test_an_old_secret_that_is_ended_is_refused_from_the_next_call_on(api: Api, path: str) -> None:
+    old = api.text
+    in_a_week = timezone.now() + timedelta(days=7)
+    new = api.key.rotate(old_ends_at=in_a_week)
+    assert [status(api, text, path) for text in (old, new)] == [200, 200]
+    assert api.key.end_old_secret()
+    assert [status(api, text, path) for text in (old, new)] == [401, 200]
+    entry = Entry.objects.get(action="api_key.old_secret_ended")
+    assert entry.data == {"environment": "prod", "would_end_at": in_a_week.isoformat()}
+    assert not api.key.end_old_secret(), "again does nothing"
+    assert Entry.objects.filter(action="api_key.old_secret_ended").count() == 1
+
+
+def test_without_an_old_secret_that_works_there_is_none_to_end(api: Api) -> None:
+    assert not api.key.end_old_secret()
+    api.key.rotate()
+    assert not api.key.end_old_secret()
+    api.key.rotate(old_ends_at=timezone.now() - timedelta(seconds=1))
+    assert not api.key.end_old_secret()
+    api.key.rotate(old_ends_at=timezone.now() + timedelta(days=1))
+    api.key.revoke()
+    assert not api.key.end_old_secret()
+    assert not Entry.objects.filter(action="api_key.old_secret_ended").exists()
+
+
+def test_another_old_secret_than_was_seen_is_not_ended(api: Api) -> None:
+    in_a_week = timezone.now() + timedelta(days=7)
+    api.key.rotate(old_ends_at=in_a_week)
+    seen = api.key.old_secret_mark
+    text = api.key.rotate(old_ends_at=in_a_week)
+    with pytest.raises(ValidationError):
+        api.key.end_old_secret(seen=seen)
+    api.key.rotate(old_ends_at=in_a_week)
+    assert status(api, text) == 200
+    assert api.key.end_old_secret(seen=api.key.old_secret_mark)
+
+
 def test_rotating_is_audited_without_a_secret(api: Api) -> None:
     ends_at = timezone.now() + timedelta(days=1)
     text = api.key.rotate(old_ends_at=ends_at)

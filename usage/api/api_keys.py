@@ -1,4 +1,8 @@
-"""`GET` and `POST /v1/api-keys`, `GET` and `DELETE /v1/api-keys/{key_id}`, `POST /v1/api-keys/{key_id}/rotate`."""
+"""The API keys of an environment, over the API.
+
+`GET` and `POST /v1/api-keys`, `GET` and `DELETE /v1/api-keys/{key_id}`, `POST /v1/api-keys/{key_id}/rotate`,
+`DELETE /v1/api-keys/{key_id}/old-secret`.
+"""
 
 from __future__ import annotations
 
@@ -266,6 +270,25 @@ class RotateView(_KeysView):
         except ValidationError as error:
             raise problems.refused(error) from error
         return self._issued(key, text, 200)
+
+
+class OldSecretView(_KeysView):
+    @operation(
+        "endOldSecret",
+        "End the old secret of an API key",
+        tag="API keys",
+        description="That of before the last rotation is refused from its next call on, whenever it would have ended. "
+        "The new one goes on. Without an old secret that works it does nothing, which is no error.",
+        path=_path,
+        query=queries.NoParameters,
+        answers={204: None},
+        problems=(404, 412),
+    )
+    def delete(self, request: Request, key_id: str) -> HttpResponse:
+        queries.decode(request._request, queries.NoParameters)
+        with audit_log.acting_as(self.actor), editions.expected(request._request, self.environment_id):
+            self._key(key_id).end_old_secret()
+        return editions.tagged(HttpResponse(status=204), self.environment_id)
 
 
 def _scopes(body: ApiKeyRequest) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def prod() -> Environment:
     # As publishing does.
     prod.tracked_pairs.create(per="user", window="day")
     Plan.objects.create(environment=prod, name=HOSTILE)
-    ApiKey.issue(prod, HOSTILE, (EVALUATE,))
+    ApiKey.issue(prod, HOSTILE, (EVALUATE,))[0].rotate(old_ends_at=timezone.now() + timedelta(days=1))
     state = {
         "policy": HOSTILE, "metric": "requests", "window": "day", "per": "user",
         "limit": 5, "used": 4, "held": 1, "remaining": 0, "resets_at": "2026-11-27T23:00:00Z", "exceeded": True,
@@ -131,7 +131,10 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:policies_policy_history", args=[policy.pk]),
         reverse("admin:policies_plan_change", args=[plan.pk]),
         reverse("admin:tenants_apikey_add"),
-        reverse("admin:tenants_apikey_change", args=[prod.api_keys.get().pk]),
+        *(
+            reverse(f"admin:tenants_apikey_{what}", args=[prod.api_keys.get().pk])
+            for what in ("change", "rotate", "revoke", "end_old_secret")
+        ),
         reverse("admin:tenants_environment_change", args=[prod.pk]),
         reverse("admin:policies_blockeddecision_change", args=[prod_decision(prod).pk]),
         f"{reverse('admin:explorer')}?environment={prod}&period=30d&by=user&then=model",

@@ -236,11 +236,50 @@ def test_a_revoked_key_says_that_its_old_secret_ended_too(mia: Client, key: ApiK
     assert "works until" not in page
 
 
+def test_the_old_secret_is_ended_before_its_time_after_a_question(mia: Client, key: ApiKey) -> None:
+    url, page = address("end_old_secret", key), address("change", key)
+    assert url not in mia.get(page).content.decode()
+    assert "has no old secret that works" in mia.get(url).content.decode()
+    mia.post(address("rotate", key), {"when": "week"})
+    assert url in mia.get(page).content.decode()
+    asked = mia.get(url).content.decode()
+    assert "are refused from the very next one on" in asked
+    seen = re.search(r'name="seen" value="(\w+)"', asked)
+    assert seen is not None
+    key.refresh_from_db()
+    assert key.old_secret_works, "asking changes nothing"
+
+    said = mia.post(url, {"seen": seen[1]}, follow=True).content.decode()
+    assert "are refused, from the very next call on" in said
+    key.refresh_from_db()
+    assert (key.old_secret_works, key.previous_hmac) == (False, None)
+    assert "<dd>ended <time" in said
+    assert url not in said
+    assert "An older secret" not in mia.get(address("rotate", key)).content.decode()
+
+
+def test_a_page_of_before_another_rotation_ends_nothing(mia: Client, key: ApiKey) -> None:
+    mia.post(address("rotate", key), {"when": "week"})
+    key.refresh_from_db()
+    seen = key.old_secret_mark
+    mia.post(address("rotate", key), {"when": "week"})
+    said = mia.post(address("end_old_secret", key), {"seen": seen}, follow=True).content.decode()
+    assert "Nothing was changed: The key was rotated since" in said
+    key.refresh_from_db()
+    assert key.old_secret_works
+
+
+def test_of_an_expired_key_the_old_secret_ended_with_it(mia: Client, key: ApiKey) -> None:
+    mia.post(address("rotate", key), {"when": "week"})
+    ApiKey.objects.update(expires_at=timezone.now() - timedelta(days=1))
+    assert "<dd>ended with the key</dd>" in mia.get(address("change", key)).content.decode()
+
+
 def test_who_may_not_is_offered_nothing(sign_in: SignIn, acme: Tenant, other: Tenant, key: ApiKey) -> None:
     viewer = sign_in("vic", acme, role=Role.VIEWER)
     assert address("rotate", key) not in viewer.get(address("change", key)).content.decode()
     stranger = sign_in("sam", other)
-    for what in ("rotate", "revoke"):
+    for what in ("rotate", "revoke", "end_old_secret"):
         assert viewer.get(address(what, key)).status_code == 403
         assert viewer.post(address(what, key), {"when": "now"}).status_code == 403
         assert stranger.post(address(what, key), {"when": "now"}).status_code == 404
