@@ -1,7 +1,8 @@
 """The API key: `tv_<dev|stg|prod|env>_<id>_<secret>`, and how its secret is kept.
 
 The id finds the row, the secret proves the caller. 238 random bits need no slow hash: an HMAC with a pepper that is
-not in the database keeps a stolen table useless.
+not in the database keeps a stolen table useless. The end of the secret is kept as it is, so that people can tell two
+secrets of a key apart; 214 bits are left to guess.
 """
 
 import hmac
@@ -15,6 +16,7 @@ from django.core.exceptions import ValidationError
 
 ID_LENGTH = 12
 SECRET_LENGTH = 40
+SECRET_END_LENGTH = 4
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 MARKS = {"dev": "dev", "staging": "stg", "prod": "prod"}
 OTHER_MARK = "env"
@@ -28,6 +30,10 @@ class Minted:
     key_id: str
     pepper_id: str
     secret_hmac: bytes
+
+    @property
+    def secret_end(self) -> str:
+        return self.text[-SECRET_END_LENGTH:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

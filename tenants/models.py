@@ -180,16 +180,23 @@ def scope_choices() -> list[tuple[str, str]]:
 
 
 class ApiKey(models.Model):
-    """A key of one environment. Only an HMAC of its secret is stored; the key itself is shown once."""
+    """A key of one environment. Of its secret an HMAC and the end are stored; the key itself is shown once."""
 
     environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="api_keys")
     name = models.CharField(max_length=TITLE_LENGTH_MAX)
     key_id = models.CharField(max_length=keys.ID_LENGTH, unique=True, editable=False)
     secret_hmac = models.BinaryField(max_length=32, editable=False)
     pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, editable=False)
+    # "": it was made before this was kept.
+    secret_end = models.CharField(
+        max_length=keys.SECRET_END_LENGTH, blank=True, default="", db_default="", editable=False
+    )
     # The secret before the last rotation, which is accepted until it ends.
     previous_hmac = models.BinaryField(max_length=32, null=True, editable=False)
     previous_pepper_id = models.CharField(max_length=PEPPER_ID_LENGTH_MAX, blank=True, editable=False)
+    previous_end = models.CharField(
+        max_length=keys.SECRET_END_LENGTH, blank=True, default="", db_default="", editable=False
+    )
     previous_ends_at = models.DateTimeField(null=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=32, choices=scope_choices))
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -254,6 +261,7 @@ class ApiKey(models.Model):
             key_id=minted.key_id,
             pepper_id=minted.pepper_id,
             secret_hmac=minted.secret_hmac,
+            secret_end=minted.secret_end,
             **fields,
         )
         key.full_clean()
@@ -305,13 +313,17 @@ class ApiKey(models.Model):
         self.previous_hmac, self.previous_pepper_id, self.previous_ends_at = (
             (None, "", None) if old_ends_at is None else (current.secret_hmac, current.pepper_id, old_ends_at)
         )
+        self.previous_end = "" if old_ends_at is None else current.secret_end
         self.secret_hmac, self.pepper_id = minted.secret_hmac, minted.pepper_id
+        self.secret_end = minted.secret_end
         self.save(
             update_fields=[
                 "secret_hmac",
                 "pepper_id",
+                "secret_end",
                 "previous_hmac",
                 "previous_pepper_id",
+                "previous_end",
                 "previous_ends_at",
             ]
         )

@@ -195,6 +195,23 @@ def test_rotating_asks_when_the_old_secret_ends(
         assert "works until" in mia.get(address("change", key)).content.decode()
 
 
+def test_two_secrets_of_a_key_are_told_apart_by_how_they_end(mia: Client, prod: Environment) -> None:
+    old = text_in(make(mia, prod, preset="server"))
+    key = ApiKey.objects.get()
+    assert f"…{old[-4:]}</code>" in mia.get(address("rotate", key)).content.decode()
+    new = text_in(mia.post(address("rotate", key), {"when": "day"}))
+    for what in ("change", "end_old_secret"):
+        page = mia.get(address(what, key)).content.decode()
+        assert re.search(rf"…{new[-4:]}</code>", page), what
+        assert re.search(rf"…{old[-4:]}</code>", page), what
+        assert not [text for text in (old, new) if text[-5:] in page]
+    ApiKey.objects.update(secret_end="", previous_end="")
+    page = mia.get(address("change", key)).content.decode()
+    assert page.count("how it ends is not known") == 2
+    mia.post(address("rotate", key), {"when": "now"})
+    assert ApiKey.objects.get().previous_end == ""
+
+
 def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKey) -> None:
     asked = mia.get(address("revoke", key)).content.decode()
     assert "refused from the next one on, for good" in asked
@@ -229,10 +246,10 @@ def test_a_revoked_key_says_that_its_old_secret_ended_too(mia: Client, key: ApiK
     mia.post(address("rotate", key), {"when": "day"})
     key.refresh_from_db()
     assert key.previous_ends_at is not None
-    assert "<dd>works until" in mia.get(address("change", key)).content.decode()
+    assert "works until <time" in mia.get(address("change", key)).content.decode()
     mia.post(address("revoke", key))
     page = mia.get(address("change", key)).content.decode()
-    assert "<dd>ended with the key</dd>" in page
+    assert "ended with the key</dd>" in page
     assert "works until" not in page
 
 
@@ -253,7 +270,7 @@ def test_the_old_secret_is_ended_before_its_time_after_a_question(mia: Client, k
     assert "are refused, from the very next call on" in said
     key.refresh_from_db()
     assert (key.old_secret_works, key.previous_hmac) == (False, None)
-    assert "<dd>ended <time" in said
+    assert "; ended <time" in said
     assert url not in said
     assert "An older secret" not in mia.get(address("rotate", key)).content.decode()
 
@@ -272,7 +289,7 @@ def test_a_page_of_before_another_rotation_ends_nothing(mia: Client, key: ApiKey
 def test_of_an_expired_key_the_old_secret_ended_with_it(mia: Client, key: ApiKey) -> None:
     mia.post(address("rotate", key), {"when": "week"})
     ApiKey.objects.update(expires_at=timezone.now() - timedelta(days=1))
-    assert "<dd>ended with the key</dd>" in mia.get(address("change", key)).content.decode()
+    assert "ended with the key</dd>" in mia.get(address("change", key)).content.decode()
 
 
 def test_who_may_not_is_offered_nothing(sign_in: SignIn, acme: Tenant, other: Tenant, key: ApiKey) -> None:
