@@ -198,6 +198,8 @@ class ApiKey(models.Model):
         max_length=keys.SECRET_END_LENGTH, blank=True, default="", db_default="", editable=False
     )
     previous_ends_at = models.DateTimeField(null=True, editable=False)
+    # Since the rotation; null: it was not.
+    previous_used_at = models.DateTimeField(null=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=32, choices=scope_choices))
     expires_at = models.DateTimeField(null=True, blank=True)
     allowed_networks = ArrayField(
@@ -314,6 +316,7 @@ class ApiKey(models.Model):
             (None, "", None) if old_ends_at is None else (current.secret_hmac, current.pepper_id, old_ends_at)
         )
         self.previous_end = "" if old_ends_at is None else current.secret_end
+        self.previous_used_at = None
         self.secret_hmac, self.pepper_id = minted.secret_hmac, minted.pepper_id
         self.secret_end = minted.secret_end
         self.save(
@@ -324,6 +327,7 @@ class ApiKey(models.Model):
                 "previous_hmac",
                 "previous_pepper_id",
                 "previous_end",
+                "previous_used_at",
                 "previous_ends_at",
             ]
         )

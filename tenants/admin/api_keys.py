@@ -125,6 +125,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
                 "scope_words": scopes.in_words(key.scopes),
                 "refusal": refusals.last(key.environment_id, key.pk),
                 "begins_with": _begins_with(key),
+                "old_secret_used": _old_secret_used(key),
                 "waiting": None
                 if key.is_over or key.last_used_at
                 else _waiting(request, key, since=timezone.now()),
@@ -242,6 +243,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             f"End the old secret of {key.name}",
             opts=self.opts,
             key=key,
+            old_secret_used=_old_secret_used(key),
         )
 
     def _end_old_secret(self, request: HttpRequest, key: ApiKey) -> None:
@@ -304,6 +306,14 @@ def _base_url(request: HttpRequest) -> str:
 
 def _begins_with(key: ApiKey) -> str:
     return f"{key.mark}_{key.key_id[:6]}…"
+
+
+def _old_secret_used(key: ApiKey) -> SafeString:
+    """Of a rotation before this was kept, nothing is known."""
+    if key.previous_used_at is not None:
+        return format_html("last used {}", display.moment(key.previous_used_at))
+    is_kept = key.secret_end != ""
+    return SafeString("not used since the rotation" if is_kept else "when it was last used is not known")
 
 
 def _standing(key: ApiKey) -> tuple[str, str]:

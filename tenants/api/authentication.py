@@ -75,6 +75,11 @@ class Credential:
             return Refusal.ADDRESS
         return None if self._is_proved_by(secret, now) else Refusal.SECRET
 
+    def old_hmac_of(self, secret: str) -> bytes | None:
+        """Of the old secret, if it is this one, which is known to be one of the two."""
+        is_new = keys.proves(secret, self.pepper_id, self.secret_hmac)
+        return None if is_new else self.previous_hmac
+
     def _is_proved_by(self, secret: str, now: datetime) -> bool:
         if keys.proves(secret, self.pepper_id, self.secret_hmac):
             return True
@@ -109,7 +114,7 @@ def check(credential: Credential | None, secret: str, address: str) -> Credentia
     if refusal := credential.refusal(secret, address, timezone.now()):
         refusals.note(credential.environment_id, credential.id, refusal)
         raise problems.invalid_api_key()
-    last_used.note(credential.id)
+    last_used.note(credential.id, old_hmac=credential.old_hmac_of(secret))
     return credential
 
 

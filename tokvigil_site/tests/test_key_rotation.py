@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from audit.models import Entry
-from tenants import keys
+from tenants import keys, last_used
 from tokvigil_site.testing import Api
 
 
@@ -102,6 +102,29 @@ def test_another_old_secret_than_was_seen_is_not_ended(api: Api) -> None:
     api.key.rotate(old_ends_at=in_a_week)
     assert status(api, text) == 200
     assert api.key.end_old_secret(seen=api.key.old_secret_mark)
+
+
+@pytest.mark.parametrize("path", ["/v1/me", "/v1/evaluate"])
+def test_the_use_of_the_old_secret_is_noted_apart_from_that_of_the_new_one(api: Api, path: str) -> None:
+    def used() -> tuple[bool, bool]:
+        last_used._writer.submit(int).result()
+        api.key.refresh_from_db()
+        return api.key.last_used_at is not None, api.key.previous_used_at is not None
+
+    old = api.text
+    assert status(api, old, path) == 200
+    new = api.key.rotate(old_ends_at=timezone.now() + timedelta(days=1))
+    assert used() == (True, False), "not since the rotation"
+    assert status(api, new, path) == 200
+    assert used() == (True, False)
+    assert status(api, old, path) == 200
+    assert used() == (True, True)
+    last_used.forget_all()
+    newest = api.key.rotate(old_ends_at=timezone.now() + timedelta(days=1))
+    last_used._write(api.key.pk, api.key.environment.pk.to_bytes(32))
+    assert used() == (True, False), "another secret is the old one"
+    assert status(api, newest, path) == 200
+    assert used() == (True, False)
 
 
 def test_rotating_is_audited_without_a_secret(api: Api) -> None:

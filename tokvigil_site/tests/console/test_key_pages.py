@@ -212,6 +212,20 @@ def test_two_secrets_of_a_key_are_told_apart_by_how_they_end(mia: Client, prod: 
     assert ApiKey.objects.get().previous_end == ""
 
 
+def test_when_the_old_secret_was_last_used_is_said_if_it_is_known(mia: Client, prod: Environment) -> None:
+    make(mia, prod, preset="server")
+    key = ApiKey.objects.get()
+    mia.post(address("rotate", key), {"when": "day"})
+    for known, said in (
+        ({}, "not used since the rotation"),
+        ({"previous_used_at": timezone.now()}, "last used <time"),
+        ({"previous_used_at": None, "secret_end": ""}, "when it was last used is not known"),
+    ):
+        ApiKey.objects.update(**known) if known else None
+        assert f", {said}" in mia.get(address("change", key)).content.decode()
+        assert f"The old secret: {said}" in mia.get(address("end_old_secret", key)).content.decode()
+
+
 def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKey) -> None:
     asked = mia.get(address("revoke", key)).content.decode()
     assert "refused from the next one on, for good" in asked
