@@ -189,15 +189,21 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             queryset=keys,
             action="revoke",
             action_checkbox_name=admin.helpers.ACTION_CHECKBOX_NAME,
+            back=reverse("admin:tenants_apikey_changelist"),
         )
 
     def revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         key = self._key_to_change(request, object_id)
         if request.method == "POST":
             self._revoke(request, key)
-            return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
+            return HttpResponseRedirect(_page_of(key))
         return pages.rendered(
-            request, "admin/tenants/apikey/revoke.html", f"Revoke {key.name}", opts=self.opts, queryset=[key]
+            request,
+            "admin/tenants/apikey/revoke.html",
+            f"Revoke {key.name}",
+            opts=self.opts,
+            queryset=[key],
+            back=_page_of(key),
         )
 
     def _revoke(self, request: HttpRequest, key: ApiKey) -> None:
@@ -216,7 +222,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
                 text = key.rotate(old_ends_at=old_ends_at, seen=form.cleaned_data["seen"])
             except ValidationError as error:
                 self.message_user(request, f"Nothing was changed: {error.messages[0]}", messages.ERROR)
-                return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
+                return HttpResponseRedirect(_page_of(key))
             title = f"Key “{key.name}” has a new secret"
             return self._shown_once(request, key, text, title, rotated=True)
         return pages.rendered(
@@ -236,7 +242,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
         key = self._key_to_change(request, object_id)
         if request.method == "POST":
             self._end_old_secret(request, key)
-            return HttpResponseRedirect(reverse("admin:tenants_apikey_change", args=[key.pk]))
+            return HttpResponseRedirect(_page_of(key))
         return pages.rendered(
             request,
             "admin/tenants/apikey/end_old_secret.html",
@@ -244,6 +250,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             opts=self.opts,
             key=key,
             old_secret_used=_old_secret_used(key),
+            back=_page_of(key),
         )
 
     def _end_old_secret(self, request: HttpRequest, key: ApiKey) -> None:
@@ -302,6 +309,10 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
 
 def _base_url(request: HttpRequest) -> str:
     return request.build_absolute_uri("/").rstrip("/")
+
+
+def _page_of(key: ApiKey) -> str:
+    return reverse("admin:tenants_apikey_change", args=[key.pk])
 
 
 def _begins_with(key: ApiKey) -> str:

@@ -72,6 +72,12 @@ def test_a_key_is_made_used_rotated_and_revoked(
     well(console)
     page.get_by_role("link", name="The key's page").click()
     assert "Two secrets" in well(console).inner_text("main")
+    page.get_by_role("link", name="End it now…").click()
+    well(console).get_by_role("link", name="Keep both").click()
+    well(console).get_by_role("link", name="End it now…").click()
+    page.get_by_role("button", name="End the old secret now").click()
+    page.get_by_text("are refused, from the very next call on").first.wait_for()
+    assert "Two secrets" not in well(console).inner_text("main")
 
     page.get_by_role("link", name="Revoke…").click()
     well(console).get_by_role("button", name="Revoke").click()

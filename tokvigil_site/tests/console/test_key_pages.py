@@ -229,6 +229,7 @@ def test_when_the_old_secret_was_last_used_is_said_if_it_is_known(mia: Client, p
 def test_a_key_is_revoked_from_its_page_after_a_question(mia: Client, key: ApiKey) -> None:
     asked = mia.get(address("revoke", key)).content.decode()
     assert "refused from the next one on, for good" in asked
+    assert f'href="{address("change", key)}" class="tv-button">Keep' in asked
     assert mia.post(address("revoke", key)).status_code == 302
     key.refresh_from_db()
     assert key.revoked_at is not None
@@ -275,6 +276,7 @@ def test_the_old_secret_is_ended_before_its_time_after_a_question(mia: Client, k
     assert url in mia.get(page).content.decode()
     asked = mia.get(url).content.decode()
     assert "are refused from the very next one on" in asked
+    assert f'href="{address("change", key)}" class="tv-button">Keep both' in asked
     seen = re.search(r'name="seen" value="(\w+)"', asked)
     assert seen is not None
     key.refresh_from_db()
