@@ -1,4 +1,4 @@
-"""The switch that blocks all calls of an environment or of a feature, with a reason, and the way back."""
+"""The switch that blocks all calls of an environment or of a feature, with a reason, and the way back, which asks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.core.validators import ProhibitNullCharactersValidator
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from unfold.widgets import UnfoldAdminTextInputWidget, UnfoldBooleanWidget
 
 from policies import seen
@@ -82,9 +82,6 @@ def freeze(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         if not allowed:
             raise PermissionDenied
-        if request.POST.get("do") == "unfreeze":
-            _unfreeze(request, environment)
-            return HttpResponseRedirect(request.get_full_path())
         form = FreezeForm(environment, request.POST)
         if form.is_valid() and _freeze(request, environment, form):
             return HttpResponseRedirect(request.get_full_path())
@@ -113,9 +110,33 @@ def _freeze(request: HttpRequest, environment: Environment, form: FreezeForm) ->
     return True
 
 
-def _unfreeze(request: HttpRequest, environment: Environment) -> None:
-    feature, seen = request.POST.get("feature", ""), request.POST.get("seen", "")
-    ProhibitNullCharactersValidator()(feature)
+@page("unfreeze", "frozen/unfreeze/")
+def unfreeze(request: HttpRequest) -> HttpResponse:
+    """Asks; a POST does it. `?feature=`: that one; without it, the whole environment."""
+    environment = environments.meant(request)
+    if not may(request, May.FREEZE, environment.tenant_id):
+        raise PermissionDenied
+    feature = request.GET.get("feature", "")
+    back = reverse("admin:freeze", query={environments.PARAMETER: str(environment)})
+    if request.method == "POST":
+        _unfreeze(request, environment, feature)
+        return HttpResponseRedirect(back)
+    frozen = freezing.in_force(Environment.objects.get(pk=environment.pk))
+    found = next((each for each in frozen if each.feature == feature), None)
+    return rendered(
+        request,
+        "console/unfreeze.html",
+        "Unfreeze" if found is None else f"Unfreeze {feature or environment}",
+        environment=environment,
+        back=back,
+        freeze=found,
+        others=[each for each in frozen if each.feature not in ("", feature)],
+        all_stays=feature != "" and any(each.feature == "" for each in frozen),
+    )
+
+
+def _unfreeze(request: HttpRequest, environment: Environment, feature: str) -> None:
+    seen = request.POST.get("seen", "")
     if freezing.unfreeze_seen(environment, feature, seen, actor=actor_of(request)):
         what = f"The feature {feature}" if feature else f"The environment {environment}"
         messages.success(

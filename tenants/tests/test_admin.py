@@ -258,7 +258,7 @@ def test_an_environment_is_changed_by_its_form_and_frozen_by_the_switch(world: W
     world.prod.refresh_from_db()
     assert (world.prod.frozen, world.prod.frozen_features) == (True, ["chat"])
     seen = freezing.in_force(world.prod)[0].seen
-    member.post(switch(world.prod), {"do": "unfreeze", "feature": "", "seen": seen})
+    member.post(reverse("admin:unfreeze", query={"environment": str(world.prod)}), {"seen": seen})
     world.prod.refresh_from_db()
     assert world.prod.frozen is False
     entries = Entry.objects.filter(actor="admin:mia", tenant_id=world.acme.pk).order_by("seq")

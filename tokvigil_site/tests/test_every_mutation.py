@@ -29,7 +29,7 @@ from policies.changing import drafts
 from policies.models import Alert, AlertEndpoint, AlertRule, Boost, Draft, EndUser, Plan, Policy, PolicyReplay
 from policies.replaying import jobs
 from policies.replaying.jobs import Candidate
-from tenants import members
+from tenants import freezing, members
 from tenants.console.display import user_url
 from tenants.models import Environment, Membership
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
@@ -250,6 +250,10 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         f"{reverse('admin:freeze')}?environment={world.prod}",
         {"whole": "environment", "feature": "", "all_calls": "on", "reason": "It runs away."},
     ),
+    "page unfreeze": lambda world: world.to(
+        f"{reverse('admin:unfreeze')}?environment={world.prod}",
+        {"seen": freezing.in_force(Environment.objects.get(pk=world.prod.pk))[0].seen},
+    ),
     "tenants.membership add": lambda world: world.add(
         Membership, tenant=world.prod.tenant_id, person="ann", role="viewer"
     ),
@@ -416,6 +420,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
 # Done in the world first, so that there is something to do.
 FIRST: dict[str, Callable[[World], object]] = {
     "page tenants_membership_renew": lambda world: world.invited,
+    "page unfreeze": lambda world: freezing.freeze(world.prod, actor="test"),
     "page tenants_apikey_end_old_secret": lambda world: world.rotate(),
     "DELETE v1/api-keys/<str:key_id>/old-secret": lambda world: world.rotate(),
     "page policy_roll_back": lambda world: apply_policies(

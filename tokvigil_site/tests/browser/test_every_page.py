@@ -154,6 +154,7 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         reverse("admin:policies_alertendpoint_change", args=[prod.alert_endpoints.get().pk]),
         reverse("admin:policies_alertendpoint_rotate", args=[prod.alert_endpoints.get().pk]),
         reverse("admin:freeze"),
+        reverse("admin:unfreeze", query={"environment": str(prod), "feature": HOSTILE}),
         reverse("admin:policy_replays"),
         f"{reverse('admin:suggested_limits')}?metric=cost_usd&of=money",
         *(reverse("admin:policy_replay", args=[replay.pk]) for replay in prod.replays.all()),

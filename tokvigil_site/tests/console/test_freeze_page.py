@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 from typing import Any
 
@@ -22,6 +23,10 @@ HOSTILE = "<script>alert(1)</script> \u202eevil\u202c 💥"
 
 def address(environment: Environment) -> str:
     return f"{reverse('admin:freeze')}?environment={environment}"
+
+
+def unfreezing(environment: Environment, feature: str = "") -> str:
+    return reverse("admin:unfreeze", query={"environment": str(environment), "feature": feature})
 
 
 def frozen(environment: Environment) -> tuple[bool, list[str]]:
@@ -147,9 +152,51 @@ def test_it_is_undone_as_easily(mia: Client, prod: Environment) -> None:
     freezing.freeze(prod, actor="test")
     freezing.freeze(prod, features=["chat"], reason="x", actor="test")
     for each in mia.get(address(prod)).context["frozen"]:
-        mia.post(address(prod), {"do": "unfreeze", "feature": each.feature, "seen": each.seen})
+        mia.post(unfreezing(prod, each.feature), {"seen": each.seen})
     assert frozen(prod) == (False, [])
     assert freezing.in_force(prod) == []
+
+
+def test_unfreezing_asks_first_and_says_what_happens(mia: Client, prod: Environment) -> None:
+    freezing.freeze(prod, actor="admin:bo")
+    for feature in ("chat", HOSTILE):
+        freezing.freeze(prod, features=[feature], reason=f"runs away {HOSTILE}", actor="admin:bo")
+    links = [
+        unescape(link)
+        for link in re.findall(r'href="([^"]*unfreeze[^"]*)"', mia.get(address(prod)).content.decode())
+    ]
+    assert len(links) == 3
+    pages = [mia.get(link).content.decode() for link in links]
+    assert frozen(prod) == (True, [HOSTILE, "chat"]), "asking changes nothing"
+    assert Entry.objects.filter(action="environment.unfrozen").count() == 0
+    whole, *features = pages
+    assert all(f'href="{address(prod)}'.replace("acme/", "acme%2F") in page for page in pages), (
+        "no leads back"
+    )
+    assert "All calls of acme/prod are decided by the policies again, from the very next one on" in whole
+    assert "Still frozen after that: <bdi>&lt;script&gt;" in whole
+    assert "<script>alert" not in "".join(pages)
+    assert "Unfreeze acme/prod" in whole
+    for page in features:
+        assert "by <bdi>bo</bdi>" in page
+        assert "runs away &lt;script&gt;" in page
+        assert "The whole environment stays frozen" in page
+    for link, page in zip(links, pages, strict=True):
+        seen = re.search(r'name="seen" value="([^"]+)"', page)
+        assert seen is not None
+        said = mia.post(link, {"post": "yes", "seen": seen[1]}, follow=True).content.decode()
+        assert "is not frozen any more, from the very next call on" in said
+    assert frozen(prod) == (False, [])
+    assert Entry.objects.filter(action="environment.unfrozen").count() == 3
+    assert "This is not frozen in acme/prod, or not any more." in mia.get(links[0]).content.decode()
+
+
+@pytest.mark.parametrize("feature", ["", "never", "a\0b", "f" * 999])
+def test_what_is_not_frozen_is_not_unfrozen(mia: Client, prod: Environment, feature: str) -> None:
+    freezing.freeze(prod, features=["chat"], actor="test")
+    assert "This is not frozen" in mia.get(unfreezing(prod, feature)).content.decode()
+    assert mia.post(unfreezing(prod, feature), {"seen": ""}).status_code == 302
+    assert frozen(prod) == (False, ["chat"])
 
 
 def test_a_stale_page_does_not_undo_a_later_freeze(mia: Client, prod: Environment) -> None:
@@ -158,7 +205,7 @@ def test_a_stale_page_does_not_undo_a_later_freeze(mia: Client, prod: Environmen
     freezing.unfreeze(prod, features=["chat"], actor="colleague")
     freezing.freeze(prod, features=["chat"], reason="again", actor="colleague")
 
-    answer = mia.post(address(prod), {"do": "unfreeze", "feature": "chat", "seen": seen.seen}, follow=True)
+    answer = mia.post(unfreezing(prod, "chat"), {"seen": seen.seen}, follow=True)
 
     assert frozen(prod) == (False, ["chat"])
     assert "it changed since the page was opened" in answer.content.decode()
@@ -178,7 +225,7 @@ def test_one_that_was_frozen_by_an_older_version_is_shown_and_undone(mia: Client
     Environment.objects.filter(pk=prod.pk).update(frozen=True, frozen_features=["chat"])
     assert mia.get(address(prod)).status_code == 200
     for feature in ("", "chat"):
-        mia.post(address(prod), {"do": "unfreeze", "feature": feature, "seen": ""})
+        mia.post(unfreezing(prod, feature), {"seen": ""})
     assert frozen(prod) == (False, [])
 
 
@@ -193,6 +240,11 @@ def test_who_may_not_change_looks_alone(
     assert not Environment.objects.exclude(pk=prod.pk).filter(frozen=True).exists()
     prod.refresh_from_db()
     for client in (viewer, stranger):
-        client.post(address(prod), {"do": "unfreeze", "feature": "", "seen": freezing.in_force(prod)[0].seen})
+        client.post(unfreezing(prod), {"seen": freezing.in_force(prod)[0].seen})
+    assert reverse("admin:unfreeze") not in viewer.get(address(prod)).content.decode()
+    assert [viewer.get(unfreezing(prod)).status_code, stranger.get(unfreezing(prod)).status_code] == [
+        403,
+        404,
+    ]
     assert post(viewer, prod, feature="chat", reason="x").status_code == 403
     assert frozen(prod) == (True, [])
