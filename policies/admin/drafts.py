@@ -18,6 +18,7 @@ from policies.admin.draft_forms import BeginForm, PolicyTextForm, PublishForm
 from policies.admin.drafted_policy import DraftedPolicyAdmin
 from policies.admin.felt import felt
 from policies.changing import drafts, taking_effect
+from policies.changing.drafts import Has
 from policies.describing import differences
 from policies.files import policy_file
 from policies.files.file_errors import PolicyFileError
@@ -139,12 +140,6 @@ def _publish(request: HttpRequest, found: Draft) -> HttpResponse:
     return redirect("admin:policy_draft", found.pk)
 
 
-def _discard(request: HttpRequest, found: Draft) -> HttpResponse:
-    drafts.discard(found, actor=actor_of(request))
-    messages.success(request, f"The draft {found.name} is discarded.")
-    return redirect("admin:policy_drafts")
-
-
 def _leave_out(request: HttpRequest, found: Draft) -> HttpResponse:
     drafts.leave_out(found, request.POST.get("name", ""), edits=_edits(request), actor=actor_of(request))
     return redirect("admin:policy_draft", found.pk)
@@ -163,17 +158,49 @@ def _settle(request: HttpRequest, found: Draft) -> HttpResponse:
 
 _ACTIONS: dict[str, Callable[[HttpRequest, Draft], HttpResponse]] = {
     "publish": _publish,
-    "discard": _discard,
     "leave_out": _leave_out,
     "take": _settle,
     "keep": _settle,
 }
 
 
-def _edits(request: HttpRequest) -> int:
+def _edits(request: HttpRequest, name: str = "edits") -> int:
     """How many the person had seen."""
-    said = request.POST.get("edits", "")
+    said = request.POST.get(name, "")
     return int(said) if said.isdecimal() and len(said) < 10 else -1
+
+
+@page("policy_draft_discard", "drafts/<int:draft_id>/discard/")
+def discard(request: HttpRequest, draft_id: int) -> HttpResponse:
+    """Asks; a POST does it."""
+    found = _draft(request, draft_id)
+    finding.require_change(request, found.environment.tenant_id)
+    if found.published_at is not None:
+        return redirect("admin:policy_draft", found.pk)
+    if request.method == "POST" and _discarded(request, found):
+        return redirect("admin:policy_drafts")
+    contents = drafts.contents(found, drafts.live_of(found.environment))
+    return rendered(
+        request,
+        "console/policies/discard_draft.html",
+        f"Discard {found.name}",
+        draft=found,
+        edits=str(found.edits),
+        changes=[(name, has) for name, has in contents if has != Has.AS_LIVE],
+        back=reverse("admin:policy_draft", args=[found.pk]),
+    )
+
+
+def _discarded(request: HttpRequest, found: Draft) -> bool:
+    """If not, the page says why, and shows what it would take away by now."""
+    try:
+        drafts.discard(found, edits=_edits(request, "seen"), actor=actor_of(request))
+    except PolicyFileError as error:
+        messages.error(request, f"Nothing was changed: {error}.")
+        found.refresh_from_db()
+        return False
+    messages.success(request, f"The draft {found.name} is discarded.")
+    return True
 
 
 @page("policy_of_draft", "drafts/<int:draft_id>/policy/")

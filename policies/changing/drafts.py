@@ -238,13 +238,20 @@ def _with(rules: Rules, name: str, rule: PolicyRule | None) -> Rules:
     return found if rule is None else {**found, name: rule}
 
 
-def discard(draft: Draft, *, actor: str) -> None:
-    """Again does nothing."""
+def discard(draft: Draft, *, edits: int | None = None, actor: str) -> bool:
+    """Whether it did: again, and of a published one, it does nothing.
+
+    `edits`: as many as whoever discards it has seen. Raises PolicyFileError if there are others.
+    """
     with audit_log.acting_as(actor), transaction.atomic():
         found = Draft.objects.select_for_update().filter(pk=draft.pk, published_at=None).first()
-        if found is not None:
-            _log("draft.discarded", found, draft.environment)
-            found.delete()
+        if found is None:
+            return False
+        if edits not in (None, found.edits):
+            raise _changed_meanwhile()
+        _log("draft.discarded", found, draft.environment)
+        found.delete()
+    return True
 
 
 def publish(draft: Draft, *, edits: int, note: str, actor: str) -> tuple[Change, ...]:
@@ -303,9 +310,13 @@ def _opened(draft: Draft, edits: int) -> Draft:
     if found is None or found.published_at is not None:
         raise refused("", "the draft was published or discarded meanwhile")
     if found.edits != edits:
-        raise refused("", "somebody else changed the draft meanwhile; look at it again")
+        raise _changed_meanwhile()
     found.environment = draft.environment
     return found
+
+
+def _changed_meanwhile() -> PolicyFileError:
+    return refused("", "somebody else changed the draft meanwhile; look at it again")
 
 
 def _save(

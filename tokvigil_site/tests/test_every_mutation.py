@@ -297,7 +297,11 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     ),
     "page policy_drafts": lambda world: world.post("policy_drafts", {"name": "Tighter"}),
     "page policy_draft": lambda world: world.to(
-        reverse("admin:policy_draft", args=[world.draft.pk]), {"action": "discard", "edits": "0"}
+        reverse("admin:policy_draft", args=[world.draft.pk]),
+        {"action": "leave_out", "name": "Free plan", "edits": "0"},
+    ),
+    "page policy_draft_discard": lambda world: world.to(
+        reverse("admin:policy_draft_discard", args=[world.draft.pk]), {"seen": "0"}
     ),
     "page policy_of_draft": lambda world: submit(
         world.client, reverse("admin:policy_of_draft", args=[world.draft.pk]), name="New"
@@ -429,6 +433,7 @@ FIRST: dict[str, Callable[[World], object]] = {
     "page saved_view": lambda world: world.view,
     "page policy_replay": lambda world: world.replay,
     "page policy_draft": lambda world: world.draft,
+    "page policy_draft_discard": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
     "policies.alertrule change": lambda world: world.rule,
     "policies.alertendpoint change": lambda world: world.endpoint,

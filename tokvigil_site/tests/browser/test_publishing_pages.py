@@ -59,6 +59,7 @@ def pages(environment: Environment, api: Api) -> list[str]:
         reverse("admin:policy_roll_back", args=[policy.pk, 1]),
         reverse("admin:policy_drafts"),
         reverse("admin:policy_draft", args=[draft.pk]),
+        reverse("admin:policy_draft_discard", args=[draft.pk]),
         reverse("admin:policy_draft", args=[published.pk]),
         reverse("admin:policy_of_draft", args=[draft.pk]),
         reverse("admin:policy_of_draft", args=[draft.pk], query={"name": NAME}),

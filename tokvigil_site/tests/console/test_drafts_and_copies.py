@@ -66,6 +66,10 @@ def page(draft: Draft) -> str:
     return reverse("admin:policy_draft", args=[draft.pk])
 
 
+def discarding(draft: Draft) -> str:
+    return reverse("admin:policy_draft_discard", args=[draft.pk])
+
+
 def read(client: Client, url: str) -> str:
     response = client.get(url)
     assert response.status_code == 200
@@ -274,9 +278,46 @@ def test_what_a_draft_does_to_a_policy_is_undone(mia: Client, draft: Draft, prod
 
 
 def test_a_draft_is_discarded(mia: Client, draft: Draft) -> None:
-    assert "is discarded" in post(mia, page(draft), action="discard")
-    assert mia.get(page(draft)).status_code == 404
-    assert Entry.objects.latest("pk").action == "draft.discarded"
+    assert discarding(draft) in read(mia, page(draft))
+    before = Entry.objects.count()
+    asked = read(mia, discarding(draft))
+    for said in (
+        "Free</bdi>: changed",
+        "</bdi>: added",
+        "What is in force stays as it is",
+        f'href="{page(draft)}"',
+    ):
+        assert said in asked
+    assert HOSTILE not in asked
+    assert Entry.objects.count() == before, "asking changes nothing"
+    assert "is discarded" in post(mia, discarding(draft), seen=draft.edits)
+    assert [mia.get(url).status_code for url in (page(draft), discarding(draft))] == [404, 404]
+    assert [entry.action for entry in Entry.objects.order_by("pk")[before:]] == ["draft.discarded"]
+
+
+def test_a_draft_that_was_changed_since_the_question_is_not_discarded(mia: Client, draft: Draft) -> None:
+    drafts.leave_out(draft, "Default", edits=draft.edits, actor="admin:owen")
+    text = post(mia, discarding(draft), seen=draft.edits)
+    assert "somebody else changed the draft meanwhile" in text
+    assert "Default</bdi>: archived" in text
+    assert f'name="seen" value="{draft.edits + 1}"' in text
+    for seen in ("", "x", "-1"):
+        post(mia, discarding(draft), seen=seen)
+    assert Draft.objects.count() == 1
+
+
+def test_an_empty_draft_is_discarded_and_a_published_one_is_not(
+    mia: Client, draft: Draft, prod: Environment
+) -> None:
+    empty = drafts.begin(prod, "Empty", actor="admin:mia")
+    assert "which changes nothing" in read(mia, discarding(empty))
+    found = re.search(r'name="seen" value="(\d+)"', read(mia, discarding(empty)))
+    assert found is not None
+    assert "is discarded" in post(mia, discarding(empty), seen=found[1])
+    drafts.publish(draft, edits=draft.edits, note="", actor="admin:mia")
+    for answer in (mia.get(discarding(draft)), mia.post(discarding(draft), {"seen": draft.edits})):
+        assert answer["Location"] == page(draft)
+    assert Draft.objects.count() == 1
 
 
 def test_try_it_tints_where_the_draft_decides_otherwise(mia: Client, draft: Draft, prod: Environment) -> None:
@@ -313,6 +354,11 @@ def test_strangers_find_no_draft_and_viewers_change_none(
     edit = reverse("admin:policy_of_draft", args=[draft.pk])
     assert [stranger.get(url).status_code for url in (page(draft), edit, page(Draft(pk=10**30)))] == [404] * 3
     assert stranger.post(page(draft), {"action": "publish", "edits": 2}).status_code == 404
+    assert stranger.post(discarding(draft), {"seen": 2}).status_code == 404
+    assert [
+        viewer.get(discarding(draft)).status_code,
+        viewer.post(discarding(draft), {"seen": 2}).status_code,
+    ] == [403, 403]
     assert "Publish" not in read(viewer, page(draft))
     for action in ("publish", "discard", "leave_out", "take", "keep", "nonsense"):
         assert viewer.post(page(draft), {"action": action, "edits": 2}).status_code == 403
