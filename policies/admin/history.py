@@ -14,7 +14,7 @@ from policies import policy_rows
 from policies.admin import changes, finding, into_a_draft
 from policies.admin.draft_forms import PublishForm
 from policies.admin.felt import felt
-from policies.changing import history
+from policies.changing import history, taking_effect
 from policies.changing.history import Step
 from policies.changing.publishing import PolicyChange
 from policies.describing import differences
@@ -118,5 +118,9 @@ def _rolled_back(request: HttpRequest, policy: Policy, number: int, *, note: str
         messages.error(request, f"Nothing was changed: {error}.")
         policy.refresh_from_db()
         return False
-    messages.success(request, f"Version {now.version} is in force, with the content of version {number}.")
+    if str(now.version) == opened:
+        messages.info(request, f"Nothing was changed: version {opened}, which is in force, says the same.")
+        return True
+    says = f"Version {now.version} has the content of version {number}."
+    messages.success(request, f"{says} {taking_effect.of(now.environment)}")
     return True

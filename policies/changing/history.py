@@ -24,11 +24,15 @@ POLICIES_MAX = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A version, and what it changed. `until` is when the next one came; None: it is the latest."""
+    """A version, and what it changed. `until` is when the next one came; None: it is the latest.
+
+    `as_in_force`: it says the same as what is in force.
+    """
 
     version: PolicyVersion
     changed: str
     until: datetime | None
+    as_in_force: bool
 
     @property
     def number(self) -> int:
@@ -80,11 +84,17 @@ def steps(policy: Policy) -> tuple[Step, ...]:
     """The latest VERSIONS_MAX, the newest first; one query."""
     newest_first = list(policy.versions.select_related("draft").order_by("-version")[: VERSIONS_MAX + 1])
     rules = [rule_at(version) for version in newest_first]
+    in_force = rules[0] if rules else None
     # The first version of all has none before it.
     befores = [*rules[1:], None]
     untils = [None, *(version.created_at for version in newest_first)]
     found = [
-        Step(version=version, changed=differences.summary(before, rule), until=until)
+        Step(
+            version=version,
+            changed=differences.summary(before, rule),
+            until=until,
+            as_in_force=in_force is not None and not differences.changes(in_force, rule),
+        )
         for version, rule, before, until in zip(newest_first, rules, befores, untils, strict=False)
     ]
     return tuple(found[:VERSIONS_MAX])

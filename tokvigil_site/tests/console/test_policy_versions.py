@@ -92,11 +92,35 @@ def test_going_back_makes_a_new_version_once_it_is_confirmed(mia: Client, policy
     assert daily(policy) == 60, "looking changes nothing"
     before = Entry.objects.count()
     answer = mia.post(back_to(policy, 1), {"opened_version": 3}, follow=True)
-    assert "Version 4 is in force, with the content of version 1." in answer.content.decode()
+    assert "Version 4 has the content of version 1." in answer.content.decode()
     assert (daily(policy), policy.version, policy.versions.count()) == (50, 4, 4)
     (entry,) = Entry.objects.order_by("pk")[before:]
     assert (entry.action, entry.actor, entry.target_id) == ("policy.rolled_back", "admin:mia", str(policy.pk))
     assert (entry.data["version"], entry.data["restores"]) == (4, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_going_back_says_since_when_it_is_in_force(mia: Client, policy: Policy, empty_store: None) -> None:
+    answer = mia.post(back_to(policy, 1), {"opened_version": 3}, follow=True)
+    said = answer.content.decode()
+    assert re.search(r"has the content of version 1\. In force everywhere since \d\d:\d\d:\d\d, ", said)
+
+
+def test_what_says_the_same_as_what_is_in_force_is_not_gone_back_to(
+    mia: Client, policy: Policy, sign_in: SignIn, acme: Tenant
+) -> None:
+    viewer = sign_in("vic", acme, role=Role.VIEWER)
+    assert "same as what is in force" not in page(mia, versions(policy))
+    mia.post(back_to(policy, 1), {"opened_version": 3})
+    for client in (mia, viewer):
+        rows = re.findall(r"<tr>.*?</tr>", page(client, versions(policy)), re.S)[1:]
+        assert ["same as what is in force" in row for row in rows] == [False, False, False, True]
+    text = page(mia, versions(policy))
+    assert [back_to(policy, number) in text for number in (4, 3, 2, 1)] == [False, True, True, False]
+    archive(policy, actor="test")
+    text = page(mia, versions(policy))
+    assert "same as what is in force" not in text
+    assert all(back_to(policy, number) in text for number in (1, 2, 3, 4))
 
 
 @pytest.mark.django_db(transaction=True)
@@ -179,7 +203,8 @@ def test_a_name_that_is_taken_stands_against_it(mia: Client, policy: Policy, pro
 
 def test_the_version_in_force_needs_no_going_back(mia: Client, policy: Policy) -> None:
     assert "there is nothing to do" in page(mia, back_to(policy, 3))
-    mia.post(back_to(policy, 3), {"opened_version": 3})
+    said = mia.post(back_to(policy, 3), {"opened_version": 3}, follow=True).content.decode()
+    assert "Nothing was changed: version 3, which is in force, says the same." in said
     assert policy.versions.count() == 3
 
 
