@@ -14,7 +14,7 @@ from usage.amounts import Per
 from usage.assessment import Assessment, LimitRef
 from usage.instants import from_ms
 from usage.metrics import Metric
-from usage.money import format_usd
+from usage.money import format_usd, parse_usd
 from usage.windows import Window
 
 Amount = int | str
@@ -92,6 +92,15 @@ def _boosted_by(assessment: Assessment, limit: LimitRef) -> Amount | None:
 @lru_cache(maxsize=65_536)
 def present(metric: Metric, amount: int) -> Amount:
     return format_usd(amount) if metric is Metric.COST_USD else amount
+
+
+def counted(metric: Metric, amount: object) -> int:
+    """What `present` made of it, read again: a count, or nano-USD. Raises TypeError, ValueError."""
+    if metric is Metric.COST_USD:
+        return parse_usd(str(amount))
+    if not isinstance(amount, int):
+        raise TypeError(amount)
+    return amount
 
 
 @lru_cache(maxsize=1024)

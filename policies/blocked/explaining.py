@@ -13,8 +13,8 @@ from policies.blocked.explanation import NOTHING_CHARGED, Explanation, StoodLimi
 from policies.describing import reason_words
 from policies.reasons import ReasonClass
 from usage.amounts import Per
+from usage.limit_state import counted
 from usage.metrics import METRICS, Metric
-from usage.money import parse_usd
 from usage.windows import Window
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _limits_of(decision: BlockedDecision) -> tuple[StoodLimit, ...]:
 
 def _limit(decision: BlockedDecision, state: dict[str, Any]) -> StoodLimit:
     metric, window = Metric(state["metric"]), Window(state["window"])
-    limit, used, held = (_amount(metric, state[name]) for name in ("limit", "used", "held"))
+    limit, used, held = (counted(metric, state[name]) for name in ("limit", "used", "held"))
     resets_at = state.get("resets_at")
     return StoodLimit(
         policy=str(state["policy"]),
@@ -74,21 +74,13 @@ def _limit(decision: BlockedDecision, state: dict[str, Any]) -> StoodLimit:
         window=window,
         per=Per(state["per"]),
         limit=limit,
-        boosted=_amount(metric, state.get("boosted_by") or 0),
+        boosted=counted(metric, state.get("boosted_by") or 0),
         used=used,
         held=held,
         needed=_needed(decision, metric),
         resets_at=None if resets_at is None else datetime.fromisoformat(str(resets_at)),
         exceeded=bool(state["exceeded"]),
     )
-
-
-def _amount(metric: Metric, value: object) -> int:
-    if metric is Metric.COST_USD:
-        return parse_usd(str(value))
-    if not isinstance(value, int):
-        raise TypeError(value)
-    return value
 
 
 def _needed(decision: BlockedDecision, metric: Metric) -> int | None:

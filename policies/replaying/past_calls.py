@@ -20,8 +20,8 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Per
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
+from usage.limit_state import counted
 from usage.metrics import Metric
-from usage.money import parse_usd
 from usage.prices import stored_book
 from usage.prices.book import PriceBook
 from usage.prices.cost import Price
@@ -218,9 +218,8 @@ def _held(limit_state: str) -> dict[LimitKind, int]:
     found: dict[LimitKind, int] = {}
     for state in msgspec.json.decode(limit_state):
         try:
-            metric, held = Metric(state["metric"]), state["held"]
-            kind = metric, Window(state["window"]), Per(state["per"])
-            amount = parse_usd(held) if metric is Metric.COST_USD else int(held)
+            kind = Metric(state["metric"]), Window(state["window"]), Per(state["per"])
+            amount = counted(kind[0], state["held"])
         except (KeyError, TypeError, ValueError):
             continue
         if amount:
