@@ -9,6 +9,7 @@ import msgspec
 # Of each kind, the first ones: a report has a bounded size, its counts have all.
 DIFFERENCES_MAX = 1_000
 FIRST_HITS_MAX = 1_000
+FEATURES_MAX = 100
 
 ASSUMPTIONS = (
     "What a blocked caller would have tried again, or not, is unknown: each call of the period is asked once.",
@@ -58,14 +59,23 @@ class SimulatedCost(msgspec.Struct, frozen=True, kw_only=True):
     newly_allowed_at_most: str
 
 
-class SimulatedDay(msgspec.Struct, frozen=True, kw_only=True):
-    date: date
+class _SimulatedPart(msgspec.Struct, frozen=True, kw_only=True):
     replayed: int
     blocked_before: int
     newly_blocked: int
     newly_allowed: int
     newly_blocked_users: int
     newly_blocked_cost_usd: str
+
+
+class SimulatedDay(_SimulatedPart, frozen=True, kw_only=True):
+    date: date
+
+
+class SimulatedFeature(_SimulatedPart, frozen=True, kw_only=True):
+    """`feature` is null for calls that belong to none."""
+
+    feature: str | None
 
 
 class SimulatedDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +131,8 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     users: SimulatedUsers
     cost_usd: SimulatedCost
     days: tuple[SimulatedDay, ...]
+    # Those with changed calls, the most newly blocked first. Reports of earlier versions do not have them.
+    features: tuple[SimulatedFeature, ...] = ()
     reasons: tuple[SimulatedReasonCount, ...]
     other_reason: int
     # Reports of earlier versions do not say it.

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from policies.deciding.decision import Verdict
 from policies.replaying.past_calls import PastCall
 from policies.replaying.report import (
     DIFFERENCES_MAX,
+    FEATURES_MAX,
     FIRST_HITS_MAX,
     SimulatedCalls,
     SimulatedCost,
     SimulatedDay,
     SimulatedDecision,
     SimulatedDifference,
+    SimulatedFeature,
     SimulatedFirstHit,
     SimulatedPeriod,
     SimulatedReasonCount,
@@ -29,7 +32,9 @@ from usage.money import format_usd
 
 
 @dataclass(slots=True)
-class _Day:
+class _Part:
+    """What became of the calls of a day, or of a feature."""
+
     replayed: int = 0
     blocked_before: int = 0
     newly_blocked: int = 0
@@ -53,8 +58,9 @@ class Tally:
         self._zone = zone
         self._first_ms: int | None = None
         self._last_ms: int | None = None
-        self._days: dict[date, _Day] = defaultdict(_Day)
-        self._today: tuple[int, _Day] = (-1, _Day())
+        self._days: dict[date, _Part] = defaultdict(_Part)
+        self._today: tuple[int, _Part] = (-1, _Part())
+        self._features: dict[str, _Part] = defaultdict(_Part)
         self._unchanged = self._other_reason = self._cut_short = self._retries = 0
         self._made_nano = self._allowed_nano = 0
         self._allowed_users: set[str] = set()
@@ -64,13 +70,13 @@ class Tally:
         self._differences: list[SimulatedDifference] = []
 
     def unchanged(self, call: PastCall, *, other_reason: bool = False, cut_short: bool = False) -> None:
-        self._day(call)
+        self._parts(call)
         self._unchanged += 1
         self._other_reason += other_reason
         self._cut_short += cut_short
 
     def undecidable(self, call: PastCall, why: str) -> None:
-        self._day(call)
+        self._parts(call)
         self._undecidable[why] += 1
 
     def retry(self) -> None:
@@ -78,10 +84,10 @@ class Tally:
         self._retries += 1
 
     def newly_blocked(self, call: PastCall, verdict: Verdict) -> None:
-        day = self._day(call)
-        day.newly_blocked += 1
-        day.users.add(call.user_id)
-        day.cost_nano += call.amounts.cost_nano if call.amounts else 0
+        for part in self._parts(call):
+            part.newly_blocked += 1
+            part.users.add(call.user_id)
+            part.cost_nano += call.amounts.cost_nano if call.amounts else 0
         hit = self._hits.get(call.user_id)
         if hit is None:
             hit = self._hits[call.user_id] = _Hit(call.at_ms, verdict)
@@ -90,12 +96,14 @@ class Tally:
         self._differ(call, verdict)
 
     def newly_allowed(self, call: PastCall, verdict: Verdict) -> None:
-        self._day(call).newly_allowed += 1
+        for part in self._parts(call):
+            part.newly_allowed += 1
         self._allowed_users.add(call.user_id)
         self._allowed_nano += call.amounts.cost_nano if call.amounts else 0
         self._differ(call, verdict)
 
-    def _day(self, call: PastCall) -> _Day:
+    def _parts(self, call: PastCall) -> tuple[_Part, _Part]:
+        """The day and the feature that it is of, with it counted."""
         if self._first_ms is None:
             self._first_ms = call.at_ms
         self._last_ms = call.at_ms
@@ -104,12 +112,13 @@ class Tally:
             # No zone's day begins within a minute.
             day = self._days[from_ms(call.at_ms).astimezone(self._zone).date()]
             self._today = (call.at_ms // 60_000, day)
-        day.replayed += 1
-        if call.blocked is not None:
-            day.blocked_before += 1
-        elif call.amounts is not None:
+        parts = day, self._features[call.feature]
+        for part in parts:
+            part.replayed += 1
+            part.blocked_before += call.blocked is not None
+        if call.blocked is None and call.amounts is not None:
             self._made_nano += call.amounts.cost_nano
-        return day
+        return parts
 
     def _differ(self, call: PastCall, verdict: Verdict) -> None:
         if len(self._differences) < DIFFERENCES_MAX:
@@ -153,7 +162,11 @@ class Tally:
                 newly_blocked=format_usd(sum(day.cost_nano for _, day in days)),
                 newly_allowed_at_most=format_usd(self._allowed_nano),
             ),
-            days=tuple(_said(when, day) for when, day in days),
+            days=tuple(SimulatedDay(date=when, **_said(day)) for when, day in days),
+            features=tuple(
+                SimulatedFeature(feature=feature or None, **_said(part))
+                for feature, part in _most_changed(self._features)
+            ),
             reasons=tuple(
                 SimulatedReasonCount(reason_code=code, policy=policy, calls=calls)
                 for (code, policy), calls in sorted(
@@ -200,16 +213,22 @@ def _after(verdict: Verdict) -> SimulatedDecision:
     )
 
 
-def _said(when: date, day: _Day) -> SimulatedDay:
-    return SimulatedDay(
-        date=when,
-        replayed=day.replayed,
-        blocked_before=day.blocked_before,
-        newly_blocked=day.newly_blocked,
-        newly_allowed=day.newly_allowed,
-        newly_blocked_users=len(day.users),
-        newly_blocked_cost_usd=format_usd(day.cost_nano),
-    )
+def _said(part: _Part) -> dict[str, Any]:
+    return {
+        "replayed": part.replayed,
+        "blocked_before": part.blocked_before,
+        "newly_blocked": part.newly_blocked,
+        "newly_allowed": part.newly_allowed,
+        "newly_blocked_users": len(part.users),
+        "newly_blocked_cost_usd": format_usd(part.cost_nano),
+    }
+
+
+def _most_changed(features: dict[str, _Part]) -> list[tuple[str, _Part]]:
+    """Those with changed calls, the most newly blocked first."""
+    changed = [each for each in features.items() if each[1].newly_blocked or each[1].newly_allowed]
+    changed.sort(key=lambda each: (-each[1].newly_blocked, -each[1].newly_allowed, each[0]))
+    return changed[:FEATURES_MAX]
 
 
 def _first_hits(hits: dict[str, _Hit]) -> list[SimulatedFirstHit]:

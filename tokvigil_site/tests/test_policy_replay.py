@@ -106,6 +106,16 @@ def test_a_replay_blocks_what_live_traffic_under_the_same_policies_is_blocked(
             for code in blocked.values_list("reason_code", flat=True).distinct()
         }
         assert report["users"]["newly_blocked"] == blocked.values("user_id").distinct().count()
+        by_feature = {
+            each["feature"]: (each["newly_blocked"], each["newly_blocked_users"])
+            for each in report["features"]
+        }
+        assert len(by_feature) > 1, name
+        assert by_feature == {
+            feature or None: (rows.count(), rows.values("user_id").distinct().count())
+            for feature in blocked.values_list("feature", flat=True).distinct()
+            for rows in [blocked.filter(feature=feature)]
+        }
 
 
 def test_the_same_replay_gives_the_same_report(environment: Environment, trace: Path, tmp_path: Path) -> None:
