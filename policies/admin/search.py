@@ -213,8 +213,8 @@ def _feature(environment: Environment, found: Found, allowed: set[May]) -> Row:
     is_frozen, note = frozen is not None, "" if frozen is None else frozen.reason
     if May.FREEZE in allowed:
         query = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
-        url = f"{reverse('admin:freeze')}?{query}"
-        more.append(Link("Unfreeze…" if is_frozen else "Freeze…", url))
+        said, name = ("Unfreeze…", "unfreeze") if is_frozen else ("Freeze…", "freeze")
+        more.append(Link(said, f"{reverse(f'admin:{name}')}?{query}"))
     return Row(found.text, note=note, more=tuple(more), is_frozen=is_frozen)
 
 

@@ -20,7 +20,7 @@ from audit import log as audit_log
 from tenants import accounts, freezing, sign_ins
 from tenants.console import environments
 from tenants.console import pages as console_pages
-from tenants.console.access import actor_of, may_somewhere, role_in_words
+from tenants.console.access import actor_of, may, may_somewhere, role_in_words
 from tenants.roles import May
 from tokvigil_site.console import navigation, refused
 from tokvigil_site.console.invitations import InvitationView
@@ -115,6 +115,7 @@ class TokvigilAdminSite(UnfoldAdminSite):
                 "switch_url": page.url if page else reverse(f"{self.name}:index"),
                 "shown_environment": shown,
                 "freezes": [] if shown is None else freezing.in_force(shown),
+                "may_unfreeze": shown is not None and may(request, May.FREEZE, shown.tenant_id),
                 "your_role": role_in_words(request, shown.tenant_id if shown else None),
                 "offered_environments": environments.offered(request),
                 "zone": timezone.get_current_timezone_name(),

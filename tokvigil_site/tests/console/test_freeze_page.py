@@ -161,10 +161,9 @@ def test_unfreezing_asks_first_and_says_what_happens(mia: Client, prod: Environm
     freezing.freeze(prod, actor="admin:bo")
     for feature in ("chat", HOSTILE):
         freezing.freeze(prod, features=[feature], reason=f"runs away {HOSTILE}", actor="admin:bo")
-    links = [
-        unescape(link)
-        for link in re.findall(r'href="([^"]*unfreeze[^"]*)"', mia.get(address(prod)).content.decode())
-    ]
+    page = mia.get(address(prod)).content.decode()
+    # Each in the banner and in the list.
+    links = list(dict.fromkeys(map(unescape, re.findall(r'href="([^"]*unfreeze[^"]*)"', page))))
     assert len(links) == 3
     pages = [mia.get(link).content.decode() for link in links]
     assert frozen(prod) == (True, [HOSTILE, "chat"]), "asking changes nothing"
@@ -227,6 +226,21 @@ def test_one_that_was_frozen_by_an_older_version_is_shown_and_undone(mia: Client
     for feature in ("", "chat"):
         mia.post(unfreezing(prod, feature), {"seen": ""})
     assert frozen(prod) == (False, [])
+
+
+def test_the_banner_leads_to_the_question_for_who_may_unfreeze_and_to_the_list_for_others(
+    acme: Tenant, prod: Environment, mia: Client, sign_in: SignIn
+) -> None:
+    freezing.freeze(prod, features=[HOSTILE], reason="x", actor="test")
+    viewer = sign_in("vic", acme, role=Role.VIEWER)
+    for client, text, name in ((mia, "Unfreeze…", "unfreeze"), (viewer, "What is frozen", "freeze")):
+        page = client.get(reverse("admin:policies_policy_changelist")).content.decode()
+        link = re.search(rf'<a href="([^"]*)">{text}</a>', page)
+        assert link is not None
+        assert link[1].startswith(f"{reverse(f'admin:{name}')}?")
+        answer = client.get(unescape(link[1]))
+        assert answer.status_code == 200
+        assert "evil" in answer.content.decode()
 
 
 def test_who_may_not_change_looks_alone(

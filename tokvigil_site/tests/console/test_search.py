@@ -272,7 +272,9 @@ def test_a_frozen_feature_is_marked_even_if_it_was_never_called(
         found = search(mia, feature).partition('<ul class="tv-found"')[2]
         assert "<bdi>Frozen</bdi>" in found
         assert "It runs away." in found
-        assert "Unfreeze…" in found
+        link = re.search(r'href="([^"]*)">Unfreeze…', found)
+        assert link is not None
+        assert mia.get(unescape(link[1])).context["freeze"].feature == feature
 
 
 def test_whatever_is_typed_is_kept_and_answered(mia: Client) -> None:
