@@ -49,6 +49,8 @@ class BlockedDecision(models.Model):
 
     class Meta:
         db_table = "blocked_decision"
+        # As the console calls it.
+        verbose_name = "blocked call"
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(
