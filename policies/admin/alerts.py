@@ -180,7 +180,7 @@ class AlertAdmin(ReadOnlyEnvironmentAdmin):
     @admin.display(description="sent")
     def told(self, alert: Any) -> SafeString | str:
         if alert.is_quiet:
-            return "No: that of a higher threshold was"
+            return "No: it is told by that of a higher threshold"
         if alert.dead:
             return state(State.BLOCKED, f"{alert.dead} given up")
         if alert.mail_pending and (why := endpoints.hindrance(EndpointKind.EMAIL)):

@@ -183,7 +183,7 @@ def says(boost: Boost) -> str:
 
 
 def lasts(boost: Boost) -> str:
-    """`anew each day until Friday 2026-12-04 00:00 UTC: 120 requests in all, over 6 days`"""
+    """`anew each day until Friday 2026-12-04 00:00 UTC: in all 120 requests more, over 6 days`"""
     until = f"until {localtime(boost.ends_at):%A %Y-%m-%d %H:%M %Z}"
     window, metric = Window(boost.window), Metric(boost.metric)
     if window is Window.TOTAL:
@@ -193,7 +193,7 @@ def lasts(boost: Boost) -> str:
     if met is None:
         return f"anew each {window} {until}"
     in_all = wording.amount(metric, boosts.ref_of(boost).extra * met)
-    return f"anew each {window} {until}: {in_all} in all, over {wording.counted(met, window.value)}"
+    return f"anew each {window} {until}: in all {in_all} more, over {wording.counted(met, window.value)}"
 
 
 def standing(boost: Boost) -> SafeString:

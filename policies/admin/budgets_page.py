@@ -69,8 +69,7 @@ class BudgetRow(LimitRow):
     def runs_out(self) -> RunsOut | None:
         if self.at is None:
             return RunsOut("not before it resets")
-        said = f"runs out {pace_wording.when(self.at, self.now, self.zone)} by the forecast"
-        return RunsOut(said, self.at.replace(microsecond=0))
+        return pace_wording.by_forecast(self.at, self.now, self.zone)
 
 
 @dataclass(frozen=True, slots=True)

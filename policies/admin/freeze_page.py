@@ -88,7 +88,7 @@ def freeze(request: HttpRequest) -> HttpResponse:
     return rendered(
         request,
         "console/freeze.html",
-        "Freeze",
+        "Frozen",
         environment=environment,
         frozen=freezing.in_force(Environment.objects.get(pk=environment.pk)),
         form=form,

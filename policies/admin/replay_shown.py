@@ -60,18 +60,20 @@ class Days:
 
 
 def headline(report: SimulationReport) -> str:
-    """`452 of 83,412 calls would have been blocked, 41 let through, 3 cut short`"""
+    """`Of 83,412 calls, 452 would have been newly blocked, 41 newly allowed, 3 cut short`"""
     calls = report.calls
     if not calls.replayed:
         return "No call was made or blocked in this period"
-    of = f"of {wording.counted(calls.replayed, 'call')}"
+    of = wording.counted(calls.replayed, "call")
     if not calls.newly_blocked and not calls.newly_allowed and not report.cut_short:
-        return f"None {of} would have been decided otherwise"
-    cut_short = f", {wording.count(report.cut_short)} cut short" if report.cut_short else ""
-    return (
-        f"{wording.count(calls.newly_blocked)} {of} would have been blocked, "
-        f"{wording.count(calls.newly_allowed)} let through{cut_short}"
-    )
+        return f"None of {of} would have been decided otherwise"
+    changed = [
+        (calls.newly_blocked, "newly blocked"),
+        (calls.newly_allowed, "newly allowed"),
+        (report.cut_short, "cut short"),
+    ]
+    first, *others = [(wording.count(number), what) for number, what in changed if number]
+    return ", ".join([f"Of {of}", f"{first[0]} would have been {first[1]}", *map(" ".join, others)])
 
 
 def blocked(report: SimulationReport) -> str:

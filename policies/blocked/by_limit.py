@@ -119,6 +119,16 @@ def _tell(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo) -> str:
             f"That request was larger than what is included. A shorter text, or a shorter answer, may work. "
             f"{NOTHING_CHARGED}"
         )
+    if limit.left > 0 and limit.metric not in (Metric.REQUESTS, Metric.CONCURRENCY):
+        fresh = (
+            ""
+            if limit.resets_at is None
+            else f" From {_at(limit.resets_at, zone)}, {_city(zone)} time, there is room again."
+        )
+        return (
+            "What is left of what is included for now was not enough for that request. A shorter text, or a shorter "
+            f"answer, may work.{fresh} {NOTHING_CHARGED}"
+        )
     again = (
         "."
         if limit.resets_at is None

@@ -50,6 +50,11 @@ def _model_refused(decision: BlockedDecision) -> Answer:
         (
             Way(Remedy.CALLER, "Another model that the policy allows"),
             Way(Remedy.POLICY, f"Allowing {decision.model} in {decision.policy_name or 'the policy'}"),
+            *(
+                [Way(Remedy.PLAN, f"Another plan than {decision.plan}, whose policy allows {decision.model}")]
+                if decision.plan
+                else []
+            ),
         ),
     )
 

@@ -34,6 +34,11 @@ def of(outlook: Outlook, now: datetime, zone: ZoneInfo) -> RunsOut:
     return RunsOut(said, outlook.at.replace(microsecond=0))
 
 
+def by_forecast(at: datetime, now: datetime, zone: ZoneInfo) -> RunsOut:
+    """Of a budget, by what the latest days cost (policies/standing/budget_course.py)."""
+    return RunsOut(f"runs out {when(at, now, zone)} by the forecast", at.replace(microsecond=0))
+
+
 def _at(pace: Pace) -> str:
     """In whole days or hours if that is two or more, else in minutes."""
     seconds = int(pace.over.total_seconds())

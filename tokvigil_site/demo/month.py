@@ -16,6 +16,7 @@ from django.db.models import Sum
 from tokvigil import TokVigil
 
 from audit.log import acting_as
+from policies import budgets
 from policies.alert_events import Event
 from policies.alerting import rules, watching
 from policies.blocked import counts
@@ -88,6 +89,7 @@ def set_up(stage: Stage, now: datetime) -> Month:
         publishing.publish(
             environment, with_budget, actor=ACTOR, note="A budget, from what the month has cost so far"
         )
+        budgets.close_over(environment)
         # The counters know nothing of this past yet.
         distrust(environment.pk)
         _watch(environment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from audit.models import Entry
 from audit.wording import Sentence
 from policies import boosts
 from policies.admin.alerts import STANDING
-from policies.standing import limit_rows
+from policies.standing import budget_course, limit_rows, pace_wording
 from policies.standing.limit_rows import LimitRow
 from policies.standing.standings import Standing, standings
 from tenants.console import environments
@@ -27,6 +27,8 @@ from tenants.models import Environment
 from tenants.roles import May
 from tokvigil_site.console.overview import checklist, figures
 from usage import wording
+from usage.counting.store import store
+from usage.instants import from_ms
 from usage.ledger import totals
 from usage.ledger.totals import SummaryQuery
 
@@ -74,7 +76,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
         **_whole(asked),
         "chips": _chips(environment, found, now),
         "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
-        **_next_out(found, zone),
+        **_next_out(environment, found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
     }
@@ -92,13 +94,20 @@ def _whole(asked: figures.OverviewAsked) -> dict[str, Any]:
     }
 
 
-def _next_out(found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
-    """Which limit runs out first, and for whom."""
-    next_out = limit_rows.next_to_run_out(found)
-    if next_out is None:
+def _next_out(environment: Environment, found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
+    """Which limit runs out first, and for whom. Of a budget it says when as the page of budgets does."""
+    first = limit_rows.next_to_run_out(found)
+    if first is None:
         return {}
-    standing, subject = next_out
-    return {"next_limit": LimitRow(standing, zone), "next_out": limit_rows.next_out(standing, subject, zone)}
+    standing, subject = first
+    next_out = limit_rows.next_out(standing, subject, zone)
+    if budget_course.is_budget(standing) and subject is standing.fullest:
+        this = budget_course.month(from_ms(store.now_ms()), zone)
+        course = budget_course.course(standing, this, environment.pk)
+        at = None if course is None else budget_course.runs_out(course, this)
+        if at is not None:
+            next_out = replace(next_out, runs_out=pace_wording.by_forecast(at, this.now, zone))
+    return {"next_limit": LimitRow(standing, zone), "next_out": next_out}
 
 
 def _chips(environment: Environment, found: list[Standing], now: datetime) -> list[Chip]:

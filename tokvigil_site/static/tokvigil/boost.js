@@ -1,4 +1,4 @@
-// Says what limits become while a boost is filled in: `Free plan: 50 → 70 a day · 120 more in all: anew in each of 6`.
+// Says what limits become while a boost is filled in: `Free plan: 50 → 70 a day · 120 more in all: anew in each of 6 windows`.
 document.addEventListener("DOMContentLoaded", () => {
   const kinds = document.getElementById("id_raises");
   const extra = document.getElementById("id_extra");
@@ -23,7 +23,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const lines = before.map(([policy, amount]) => `${policy}: ${number(amount + already)} → ${number(amount + already + more)} ${per}`.trim());
     if (already > 0) lines.push(`${number(already)} of it by boosts that run already`);
     const met = until ? windows[until.value] : null;
-    if (met > 1) lines.push(`${number(more * met)} more in all: anew in each of ${met}${once(windows, number(more))}`);
+    if (met > 1) lines.push(`${number(more * met)} more in all: anew in each of ${met} windows${once(windows, number(more))}`);
     return lines.join(" · ");
   };
   const say = () => {

@@ -3,8 +3,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const question of document.querySelectorAll("main .tv-question")) {
     question.parentElement.addEventListener("change", ({ target }) => {
       target.removeAttribute("aria-invalid");
-      question.hidden = true;
-      const left = [...document.querySelectorAll("main .tv-question")].some((each) => !each.hidden);
+      // It keeps its room: a button that moves up while it is pressed is not pressed.
+      question.classList.add("tv-answered");
+      const left = document.querySelector("main .tv-question:not(.tv-answered)");
       const note = document.querySelector("main .tv-asked");
       if (note && !left) note.textContent = "Nothing is saved yet.";
     });

@@ -230,7 +230,7 @@ def test_a_boost_shows_what_becomes_of_the_limit(look: Look, prod: Environment) 
     for until, met in chosen["windows"].items():
         page.select_option("#id_until", until)
         once = page.locator("#id_until option").nth(2).inner_text()
-        more = f" · {20 * met} more in all: anew in each of {met}. For 20 in all choose “{once}”"
+        more = f" · {20 * met} more in all: anew in each of {met} windows. For 20 in all choose “{once}”"
         in_all = more if met > 1 else ""
         assert page.locator("output").inner_text().endswith(f": 5 → 25 a day{in_all}"), until
 
@@ -252,6 +252,26 @@ def test_a_question_goes_when_its_field_is_changed(look: Look, prod: Environment
 
     assert not question.is_visible()
     assert page.get_by_text("Nothing is saved yet.", exact=True).is_visible()
+
+
+def test_a_form_is_sent_by_the_first_click_after_its_question_was_answered(
+    look: Look, prod: Environment
+) -> None:
+    """The field changes while the button is pressed, which must not move."""
+    console = look(prod.tenant)
+    page = console.open(f"{reverse('admin:freeze')}?environment={prod}")
+    # Where nothing scrolls, what moves is not held in its place.
+    page.set_viewport_size({"width": 1440, "height": 2000})
+    page.locator("#id_feature").fill("nothing-like-it")
+    page.get_by_label("Reason").fill("It runs away")
+    page.get_by_role("button", name="Freeze", exact=True).click()
+    page.get_by_text("No call of the feature “nothing-like-it” was seen here").wait_for()
+    page.locator("#id_feature").select_text()
+    page.keyboard.type("another")
+    box = page.get_by_role("button", name="Freeze", exact=True).bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, delay=100)
+    page.get_by_text("No call of the feature “another” was seen here").wait_for()
 
 
 def test_filters_stand_behind_a_line_where_the_page_is_narrow(look: Look, prod: Environment) -> None:

@@ -192,7 +192,7 @@ def test_the_message_says_what_a_boost_comes_to_in_all(mia: Client, prod: Enviro
     ends = timezone.now().astimezone(BERLIN) + timedelta(days=3)
     post(mia, prod, extra="20", until="", ends_at_0=f"{ends:%Y-%m-%d}")
     assert re.search(
-        r"each day until [^:]+:[^:]+: 80 requests in all, over 4 days", mia.get(ADD).content.decode()
+        r"each day until [^:]+:[^:]+: in all 80 requests more, over 4 days", mia.get(ADD).content.decode()
     )
 
 

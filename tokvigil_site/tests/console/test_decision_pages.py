@@ -171,6 +171,16 @@ def test_a_budget_of_all_is_not_told_to_the_customer(api: Api, prod: Environment
     assert "A shorter prompt or a lower max_output_tokens, or a cheaper model" in [w.text for w in said.ways]
 
 
+def test_where_something_was_left_the_customer_is_not_told_that_all_is_used(
+    api: Api, prod: Environment
+) -> None:
+    apply_policies(prod, limits("{metric: tokens, window: day, amount: 100, per: user}"))
+    api.use("ana", input_tokens=60)
+    told = explained(blocked_call(api, input_tokens=60)).tell
+    assert told.startswith("What is left of what is included for now was not enough for that request.")
+    assert re.search(r"From .* Berlin time, there is room again\.", told)
+
+
 def test_reasons_that_need_no_counter(api: Api, prod: Environment) -> None:
     apply_policies(prod, "policies: [{name: Only, models: {allow: [gpt-*]}}]")
     assert remedies(explained(blocked_call(api))) == [Remedy.CALLER, Remedy.POLICY]

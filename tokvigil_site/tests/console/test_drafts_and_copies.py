@@ -119,7 +119,7 @@ def test_a_draft_says_who_would_have_felt_it_on_the_last_day(
     only = replace(drafts.rules_of(tighter)["Default"], models=ModelRules(allow=("gpt-*",)))
     drafts.put(tighter, only, instead_of="Default", edits=0, actor="admin:mia")
     text = read(mia, page(tighter))
-    assert "1 of 1 call would have been blocked, 0 let through" in text
+    assert "Of 1 call, 1 would have been newly blocked" in text
     assert "Model not allowed, by <bdi>Default</bdi>: 1" in text
     assert escape(display.user_url(prod, "ana")) in text
     assert f"?draft={tighter.pk}" in text

@@ -135,11 +135,11 @@ def test_who_would_feel_it_is_said_before_it_goes_back(
     Api(prod).use("ana")
     models = prod.policies.get(name="Models")
     text = page(mia, back_to(models, 1))
-    assert "1 of 1 call would have been blocked" in text
+    assert "Of 1 call, 1 would have been newly blocked" in text
     assert "Model denied, by <bdi>Models</bdi>: 1" in text
     assert "1 at or over it already, blocked on the next call: <bdi>ana</bdi>" in text
     archive(models, actor="test")
-    assert "1 of 1 call would have been blocked" in page(mia, back_to(models, 1))
+    assert "Of 1 call, 1 would have been newly blocked" in page(mia, back_to(models, 1))
 
 
 def test_going_back_is_saved_to_a_draft_and_replayed(mia: Client, policy: Policy, prod: Environment) -> None:

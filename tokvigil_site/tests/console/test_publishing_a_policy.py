@@ -128,7 +128,7 @@ def test_who_would_have_felt_it_on_the_last_day_is_named(
         for _ in range(calls):
             api_of_prod.use(user, plan="free")
     page = sent(mia, edit, typed(mia, edit, models_deny="test-*"), "_review")
-    assert "11 of 11 calls would have been blocked, 0 let through" in page
+    assert "Of 11 calls, 11 would have been newly blocked" in page
     assert "Model denied, by <bdi>Free</bdi>: 11" in page
     assert "<bdi>test-model</bdi> (11)" in page
     assert escape(display.user_url(prod, HOSTILE)) in page
@@ -147,7 +147,7 @@ def test_whose_calls_would_have_been_let_through_is_named(
     assert not api_of_prod.evaluate("ana", plan="free")["allowed"]
     drain(prod)
     page = sent(mia, edit, typed(mia, edit, **{"limits-0-amount": "9"}), "_review")
-    assert "0 of 2 calls would have been blocked, 1 let through" in page
+    assert "Of 2 calls, 1 would have been newly allowed" in page
     assert "<dt>Whose</dt>" in page
     assert "(1).</dd>" in re.sub(r"\s+<", "<", page)
 
@@ -156,7 +156,7 @@ def test_calls_that_a_lower_cap_cuts_short_are_counted(mia: Client, edit: str, a
     for tokens in (10, 300):
         api_of_prod.use("ana", plan="free", max_output_tokens=tokens)
     page = sent(mia, edit, typed(mia, edit, per_request_output_tokens="100"), "_review")
-    assert "0 of 2 calls would have been blocked, 0 let through, 1 cut short" in page
+    assert "Of 2 calls, 1 would have been cut short" in page
     assert "1 call, left less output than produced" in page
 
 

@@ -88,7 +88,7 @@ def test_a_replay_is_asked_for_waits_and_shows_what_came_of_it(mia: Client, prod
     tasks.run_replays()
 
     text = read(mia, answer["Location"])
-    assert "3 of 6 calls would have been blocked, 0 let through" in text
+    assert "Of 6 calls, 3 would have been newly blocked" in text
     assert "refresh" not in text
     assert "1 blocked before, 4 after." in text
     # To scale of all six: three are as they were.
@@ -293,7 +293,7 @@ def test_who_may_see_policies_may_look_and_not_ask(
     sign_in: SignIn, acme: Tenant, prod: Environment, done: PolicyReplay
 ) -> None:
     viewer = sign_in("vic", acme, role=Role.VIEWER)
-    assert "3 of 6 calls" in read(viewer, url("policy_replay", done))
+    assert "Of 6 calls, 3 would" in read(viewer, url("policy_replay", done))
     assert "tv-button-primary" not in read(viewer, REPLAYS)
     assert ask(viewer, prod).status_code == 403
     assert viewer.post(url("policy_replay", done), {"action": "cancel"}).status_code == 403
