@@ -268,7 +268,7 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             self.message_user(request, f"{key} has no old secret that works.", messages.INFO)
 
     def waiting_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """A part of a page: whether the key's first call came. `?since=`: when the key's own page was opened."""
+        """A part of a page: whether the key's first call came. `?since=`: when waiting began."""
         key = self._key(request, object_id)
         waiting = _waiting(request, key, since=_since(request.GET.get("since", "")))
         return pages.rendered(request, "admin/tenants/apikey/waiting.html", "", waiting=waiting)
@@ -290,7 +290,8 @@ class ApiKeyAdmin(EnvironmentRowsAdmin):
             base_url=_base_url(request),
             key=key,
             is_new=key.last_used_at is None,
-            waiting=_waiting(request, key),
+            # A rotated key may have been made long ago.
+            waiting=_waiting(request, key, since=timezone.now() if rotated else None),
         )
 
     def _key(self, request: HttpRequest, object_id: str) -> ApiKey:
@@ -340,7 +341,7 @@ def _standing(key: ApiKey) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """For the first call of a key. `since`: when its own page was opened; None: it was just made."""
+    """For the first call of a key. `since`: when its own page was opened, or it was rotated; None: it was just made."""
 
     key: ApiKey
     refusal: LastRefusal | None
@@ -372,7 +373,7 @@ def _waiting(request: HttpRequest, key: ApiKey, *, since: datetime | None = None
 
 
 def _since(text: str) -> datetime | None:
-    """Of an address that anybody can type."""
+    """Of an address that anybody can type. Not in the future: waiting would not end."""
     if not text.isdecimal() or len(text) > SECONDS_DIGITS_MAX:
         return None
-    return datetime.fromtimestamp(int(text), UTC)
+    return min(datetime.fromtimestamp(int(text), UTC), timezone.now())

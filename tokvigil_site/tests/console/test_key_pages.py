@@ -142,6 +142,27 @@ def test_the_page_of_a_key_that_was_never_used_waits_for_its_first_call_anew(
         assert "first call" not in mia.get(address("change", key)).content.decode()
 
 
+def test_waiting_since_the_future_ends_too(mia: Client, key: ApiKey) -> None:
+    page = mia.get(f"{address('waiting', key)}?since={'9' * 10}").content.decode()
+    found = re.search(r'hx-get="([^"]+)"', page)
+    assert found is not None
+    with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+        assert "every 2s" not in mia.get(found[1]).content.decode()
+
+
+def test_a_key_that_was_made_long_ago_is_waited_for_once_it_is_rotated(mia: Client, key: ApiKey) -> None:
+    ApiKey.objects.update(created_at=timezone.now() - timedelta(days=9))
+    page = mia.post(address("rotate", key), {"when": "now"}).content.decode()
+    assert "Waiting for the first call" in page
+    found = re.search(r'hx-get="([^"]+)"', page)
+    assert found is not None
+    assert "Waiting for the first call" in mia.get(found[1]).content.decode()
+    with time_machine.travel(timezone.now() + timedelta(minutes=11)):
+        shown = mia.get(found[1]).content.decode()
+    assert "No call after 10 minutes" in shown
+    assert f'href="{address("change", key)}">Open the key' in shown
+
+
 @pytest.mark.parametrize("since", ["", "x", "-1", "9" * 10, "9" * 40, "%00", "1.5"])
 def test_any_since_is_answered(mia: Client, key: ApiKey, since: str) -> None:
     assert mia.get(f"{address('waiting', key)}?since={since}").status_code == 200
