@@ -18,6 +18,7 @@ from policies.alerting.targets import PORTS
 from policies.models import AlertEndpoint, AlertRule, EndpointKind, Limit
 from policies.models.alerts import PERCENT_MAX, THRESHOLDS_MAX
 from policies.rules import Mode
+from tenants.console import environments
 from tenants.console.forms import RowForm
 from tenants.console.parts import State
 from tenants.models import Environment
@@ -57,6 +58,7 @@ class _NamedForm(RowForm):
         if (
             environment
             and str(environment).isdecimal()
+            and len(str(environment)) < environments.ID_DIGITS_MAX
             and others.filter(environment=environment, name=name).exists()
         ):
             raise ValidationError("Another one has this name already; choose another.")

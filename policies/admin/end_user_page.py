@@ -16,7 +16,7 @@ from django.utils import timezone
 from policies import activity, boosts, end_users
 from policies.admin import end_user_usage
 from policies.admin.boost_forms import give_url
-from policies.admin.boosts import says
+from policies.admin.boosts import ID_DIGITS_MAX, says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.admin.end_user_usage import UsageAsked
 from policies.describing import calls_in_flight
@@ -121,7 +121,7 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
                 return forms
             end_users.change_plan(environment, user_id, plan.cleaned_data["plan"] or None, actor=actor)
             messages.success(request, "The plan is changed from the next call on.")
-        elif asked == "end_boost" and (boost_id := request.POST.get("boost", "")).isdecimal():
+        elif asked == "end_boost" and _is_id(boost_id := request.POST.get("boost", "")):
             given = boosts.of_user(environment.pk, user_id).filter(pk=int(boost_id)).first()
             said = "That boost was over already."
             if given is not None and boosts.end_now(given.pk, environment, actor=actor):
@@ -130,6 +130,10 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
     return None
+
+
+def _is_id(text: str) -> bool:
+    return text.isdecimal() and len(text) < ID_DIGITS_MAX
 
 
 def _shown(environment: Environment, user_id: str) -> dict[str, Any]:

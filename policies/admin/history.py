@@ -24,6 +24,8 @@ from policies.rules import PolicyRule
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
 
+VERSION_DIGITS_MAX = 10
+
 
 @page("policy_versions", "policies/policy/<uuid:policy_id>/versions/")
 def versions(request: HttpRequest, policy_id: UUID) -> HttpResponse:
@@ -110,7 +112,7 @@ def _rolled_back(request: HttpRequest, policy: Policy, number: int, *, note: str
         now = history.roll_back(
             policy,
             number,
-            opened_version=int(opened) if opened.isdecimal() else 0,
+            opened_version=int(opened) if opened.isdecimal() and len(opened) < VERSION_DIGITS_MAX else 0,
             actor=actor_of(request),
             note=note,
         )

@@ -22,6 +22,7 @@ from tenants.roles import May
 
 PARAMETER = "environment"
 OFFERED_MAX = 500
+ID_DIGITS_MAX = 19
 _KEPT_AS = "console_environment"
 
 
@@ -95,7 +96,8 @@ def _asked_for(request: HttpRequest) -> Environment | None:
 def _posted(request: HttpRequest) -> Environment | None:
     """By a form that makes something new."""
     posted = request.POST.get(PARAMETER, "")
-    return visible(request).filter(pk=posted).first() if posted.isdecimal() else None
+    is_id = posted.isdecimal() and len(posted) < ID_DIGITS_MAX
+    return visible(request).filter(pk=posted).first() if is_id else None
 
 
 def _kept(request: HttpRequest) -> Environment | None:

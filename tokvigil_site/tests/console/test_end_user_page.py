@@ -334,6 +334,11 @@ def test_a_stranger_learns_nothing(
     assert boosts.current(environment.pk).count() == 1
 
 
+def test_what_is_no_id_of_a_boost_ends_nothing(mia: Client, environment: Environment) -> None:
+    for boost_id in ("", "x", "9" * 5000):
+        assert mia.post(address(environment), {"do": "end_boost", "boost": boost_id}).status_code == 302
+
+
 @pytest.mark.parametrize("user_id", ["", "u" * 256])
 def test_what_is_no_user_id_is_not_found(mia: Client, environment: Environment, user_id: str) -> None:
     assert mia.get(address(environment, user_id)).status_code == 404

@@ -160,6 +160,13 @@ def test_an_archived_policy_is_saved_to_a_draft_as_a_new_one(
     assert list(drafts.rules_of(prod.drafts.get())) == [policy.name]
 
 
+def test_what_is_no_version_was_not_opened(mia: Client, policy: Policy) -> None:
+    for opened in ("", "x", "9" * 5000):
+        answer = mia.post(back_to(policy, 1), {"opened_version": opened}, follow=True)
+        assert "version 3 was published meanwhile" in answer.content.decode()
+    assert (daily(policy), policy.version) == (60, 3)
+
+
 def test_why_it_went_back_is_kept_with_the_version_and_in_the_audit_log(mia: Client, policy: Policy) -> None:
     assert 'name="note"' in page(mia, back_to(policy, 1))
     mia.post(back_to(policy, 1), {"opened_version": 3, "note": "60 was too much"})

@@ -134,6 +134,12 @@ def test_something_new_is_made_where_its_form_was_opened(
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("model", ["policies_boost", "policies_plan", "policies_alertrule", "tenants_apikey"])
+def test_a_form_for_what_is_no_environment_is_refused(mia: Client, prod: Environment, model: str) -> None:
+    sent = {"environment": "9" * 5000, "name": "new"}
+    assert "errorlist" in mia.post(reverse(f"admin:{model}_add"), sent).content.decode()
+
+
 def test_every_form_acts_in_the_environment_that_it_was_opened_in(empty_store: None) -> None:
     """Whatever another tab has switched to meanwhile."""
     rows = rows_of_a_tenant.made("okapi")
