@@ -192,14 +192,19 @@ def discard(request: HttpRequest, draft_id: int) -> HttpResponse:
 
 
 def _discarded(request: HttpRequest, found: Draft) -> bool:
-    """If not, the page says why, and shows what it would take away by now."""
+    """Or there is nothing to discard any more. If not, the page says why, and shows what it would take away by now."""
     try:
-        drafts.discard(found, edits=_edits(request, "seen"), actor=actor_of(request))
+        done = drafts.discard(found, edits=_edits(request, "seen"), actor=actor_of(request))
     except PolicyFileError as error:
         messages.error(request, f"Nothing was changed: {error}.")
         found.refresh_from_db()
         return False
-    messages.success(request, f"The draft {found.name} is discarded.")
+    if done:
+        messages.success(request, f"The draft {found.name} is discarded.")
+    else:
+        messages.error(
+            request, f"Nothing was changed: the draft {found.name} was published or discarded meanwhile."
+        )
     return True
 
 

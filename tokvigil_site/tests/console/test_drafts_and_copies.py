@@ -320,6 +320,22 @@ def test_an_empty_draft_is_discarded_and_a_published_one_is_not(
     assert Draft.objects.count() == 1
 
 
+def test_a_draft_that_is_published_at_the_same_moment_is_not_said_to_be_discarded(
+    mia: Client, draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard = drafts.discard
+
+    def too_late(found: Draft, **options: Any) -> bool:
+        drafts.publish(draft, edits=draft.edits, note="", actor="admin:owen")
+        return discard(found, **options)
+
+    monkeypatch.setattr(drafts, "discard", too_late)
+    text = post(mia, discarding(draft), seen=draft.edits)
+    assert "was published or discarded meanwhile" in text
+    assert "is discarded" not in text
+    assert Draft.objects.get().published_at is not None
+
+
 def test_try_it_tints_where_the_draft_decides_otherwise(mia: Client, draft: Draft, prod: Environment) -> None:
     draft = drafts.put(
         draft,
