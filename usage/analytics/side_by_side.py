@@ -25,7 +25,7 @@ def find(
     They differ by `group` alone, and by whether there are steps; none has parts. Raises DatabaseError.
     """
     first, *_ = questions
-    finest = max(cuts, key=lambda cut: len(cut.now))
+    finest = max(cuts, key=lambda cut: len(cut.before) + len(cut.now))
     groups = sorted({DIMENSIONS[each.group] for each in questions if each.group is not None})
     rows, values = numbered(environment_id, finest, groups, first.filters, mark_before(environment_id))
     names = "".join(f', {name}::text COLLATE "C" AS {name}' for name in groups)
