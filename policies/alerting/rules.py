@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 
 from audit import log as audit_log
 from policies.alert_events import OF_LIMITS, WITH_THRESHOLDS, Event
@@ -56,6 +57,8 @@ def change(rule: AlertRule, before: Mapping[str, object], *, actor: str) -> None
             field.name for field in rule._meta.concrete_fields if field.editable and not field.primary_key
         ]
         rule.save(update_fields=columns)
+        if not rule.active:
+            _end_alerts(rule)
         _log("alert_rule.changed", rule, changes=audit_log.changes(before, said(rule)))
 
 
@@ -63,8 +66,16 @@ def change(rule: AlertRule, before: Mapping[str, object], *, actor: str) -> None
 def remove(rule: AlertRule, *, actor: str) -> None:
     """Its alerts stay readable."""
     with audit_log.acting_as(actor):
+        # Whoever writes what fired holds the row.
+        AlertRule.objects.select_for_update().filter(pk=rule.pk).first()
+        _end_alerts(rule)
         _log("alert_rule.removed", rule)
         rule.delete()
+
+
+def _end_alerts(rule: AlertRule) -> None:
+    """Nobody looks any more whether what they say still stands."""
+    rule.alerts.filter(ended_at=None).update(ended_at=timezone.now())
 
 
 def said(rule: AlertRule) -> dict[str, object]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connections
 
-from policies.alerting import delivering, watching
+from policies.alerting import delivering, rules, watching
 from policies.models import Alert, AlertDelivery
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, later, limits, set_clock
@@ -218,3 +218,24 @@ def test_an_inactive_rule_and_another_tenants_endpoint_hear_nothing(
     assert len(watching.watch(environment)) == 1
     assert delivering.deliver_due() == 0
     assert receiver.received == []
+
+
+@pytest.mark.parametrize("way", ["switched off", "removed"])
+def test_what_a_rule_told_is_over_once_nobody_looks_any_more(
+    environment: Environment, api: Api, way: str
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: environment}"))
+    rule, other = (new_rule(environment, thresholds=[100], name=name) for name in ("one", "other"))
+    api.use()
+    assert len(watching.watch(environment)) == 2
+    if way == "removed":
+        rules.remove(rule, actor="test")
+    else:
+        before = rules.said(rule)
+        rule.active = False
+        rules.change(rule, before, actor="test")
+    standing = Alert.objects.filter(ended_at=None)
+    assert [alert.rule for alert in standing] == [other]
+    later(minutes=1)
+    assert watching.watch(environment) == []
+    assert standing.count() == 1
