@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.apps import apps
 from django.db import connections
 
 from policies.alerting import delivering, rules, watching
-from policies.models import Alert, AlertDelivery
+from policies.models import Alert, AlertDelivery, AlertRule
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, at_once, later, limits, set_clock
 from tokvigil_site.tests.alerting.conftest import new_endpoint, new_rule
@@ -239,3 +241,15 @@ def test_what_a_rule_told_is_over_once_nobody_looks_any_more(
     later(minutes=1)
     assert watching.watch(environment) == []
     assert standing.count() == 1
+
+
+def test_alerts_that_nobody_looked_after_before_are_over(environment: Environment, api: Api) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: environment}"))
+    gone, off, on = (new_rule(environment, thresholds=[100], name=name) for name in ("gone", "off", "on"))
+    api.use()
+    assert len(watching.watch(environment)) == 3
+    Alert.objects.filter(rule=gone).update(rule=None)
+    AlertRule.objects.filter(pk=off.pk).update(active=False)
+    migration = importlib.import_module("policies.migrations.0017_end_alerts_nobody_watches")
+    migration.end_alerts(apps, None)
+    assert [alert.rule for alert in Alert.objects.filter(ended_at=None)] == [on]
