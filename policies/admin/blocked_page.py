@@ -278,7 +278,7 @@ def _list_of(environment: Environment, filters: Mapping[str, str], **times: date
     given = {
         environments.PARAMETER: str(environment),
         **{_FILTERS[name]: value for name, value in filters.items()},
-        **{name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in times.items()},
+        **{name: timezone.localtime(at).isoformat(timespec="minutes") for name, at in times.items()},
     }
     return f"{reverse('admin:policies_blockeddecision_changelist')}?{urlencode(given)}"
 

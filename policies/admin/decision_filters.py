@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -18,14 +18,28 @@ from tenants.models import Environment
 POLICIES_OFFERED_MAX = 500
 KEYS_OFFERED_MAX = 500
 ID_MAX = 2**63 - 1
+YEAR_MIN, YEAR_MAX = 1970, 9998
 # Filters that the page of block trends has too, under the same names.
 OF_TRENDS = ("reason", "user", "feature", "plan", "model", "policy", "run")
 
 
 class WhenField(forms.DateTimeField):
-    """In the zone of the page, to the minute."""
+    """In the zone of the page, to the minute. Links give the offset from UTC, too: an hour may come twice."""
 
     widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+    def to_python(self, value: Any) -> datetime | None:
+        found: datetime | None = super().to_python(value)
+        if found is not None and not YEAR_MIN <= found.year <= YEAR_MAX:
+            raise forms.ValidationError(f"Give a time of the years {YEAR_MIN} to {YEAR_MAX}.")
+        return found
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """As the input can show it, without the offset."""
+        try:
+            return self.to_python(data)
+        except forms.ValidationError:
+            return data
 
 
 class DecisionFilters(FilterForm):

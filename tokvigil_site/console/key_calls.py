@@ -163,7 +163,12 @@ def _tally(newest: QuerySet[Any], part: str, at: str, key: ApiKey, starts: list[
 def _lists(key: ApiKey, starts: list[datetime], **filters: str) -> list[str]:
     """Of the blocked calls of each period, in the zone of the page."""
     return [
-        _list(environment=key.environment, key=key.pk, since=f"{localtime(start):%Y-%m-%dT%H:%M}", **filters)
+        _list(
+            environment=key.environment,
+            key=key.pk,
+            since=localtime(start).isoformat(timespec="minutes"),
+            **filters,
+        )
         for start in starts
     ]
 

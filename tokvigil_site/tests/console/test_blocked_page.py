@@ -149,6 +149,16 @@ def test_each_figure_leads_to_its_decisions(
     assert first.url is not None
 
 
+def test_each_hour_leads_to_its_calls_also_one_that_comes_twice(
+    mia: Client, prod: Environment, decisions: list[BlockedDecision]
+) -> None:
+    day = {"from": "2026-10-25", "to": "2026-10-25"}
+    for hour in look(mia, prod, period="custom", **day).context["course"].buckets:
+        listed = mia.get(hour.url)
+        assert sum(row.count for row in listed.context["rows"]) == int(hour.calls), hour.at
+        assert f'value="{hour.at.astimezone(BERLIN):%Y-%m-%dT%H:%M}"' in listed.content.decode()
+
+
 def test_what_the_list_cannot_be_asked_for_has_no_link(
     mia: Client, prod: Environment, decisions: list[BlockedDecision]
 ) -> None:
@@ -189,7 +199,7 @@ def test_the_list_and_the_trends_lead_to_each_other_with_what_both_can_be_asked(
     listed = mia.get(lead(look(mia, prod, **asked), "Blocked calls"))
     filters = listed.context["filters"].data
     assert {name: filters[name] for name in asked} == asked
-    assert (filters["since"], filters["until"]) == ("2026-10-25T00:00", "2026-11-03T00:00")
+    assert (filters["since"], filters["until"]) == ("2026-10-25T00:00+02:00", "2026-11-03T00:00+01:00")
 
     # A key is asked for in the list alone.
     again = mia.get(lead(mia.get(LIST, {**filters, "key": ""}), "Block trends")).context["asked"]

@@ -301,6 +301,8 @@ def test_the_list_is_filtered_by_all_that_is_known_of_a_call(
     [
         {"reason": "NO_SUCH"},
         {"since": "yesterday"},
+        {"since": "0001-01-01T00:00+14:00"},
+        {"since": "2026-01-01T00:00", "until": "9999-12-31T23:59-14:00"},
         {"before": "9" * 40},
         {"user": "x" * 300},
         {"policy": "x"},
