@@ -101,7 +101,7 @@ def _confirm(
         old_title=f"Version {policy.version}, " + ("archived" if policy.archived_at else "in force"),
         new_title=f"Version {policy.version + 1}, as {number} was",
         lines=lines,
-        changes_something=any(line.differs for line in lines),
+        changes_something=not differences.same(before, rule),
     )
 
 

@@ -103,7 +103,7 @@ def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpRespon
         typed=typed,
         form=form,
         lines=lines,
-        changes_something=any(line.differs for line in lines),
+        changes_something=not differences.same(typed.before, typed.rule),
         old_title="Not there yet" if stored is None else f"In force, version {stored.version}",
         new_title=f"As typed, version {typed.version}",
         moved=tuple(_moved(typed)),

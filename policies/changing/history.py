@@ -93,7 +93,7 @@ def steps(policy: Policy) -> tuple[Step, ...]:
             version=version,
             changed=differences.summary(before, rule),
             until=until,
-            as_in_force=in_force is not None and not differences.changes(in_force, rule),
+            as_in_force=in_force is not None and differences.same(in_force, rule),
         )
         for version, rule, before, until in zip(newest_first, rules, befores, untils, strict=False)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policies.rules import LimitRule, PolicyRule, Scope
 from usage import wording
@@ -64,6 +64,16 @@ def compare(before: PolicyRule | None, after: PolicyRule | None) -> tuple[Line, 
 def changes(before: PolicyRule | None, after: PolicyRule | None) -> tuple[Line, ...]:
     """The fields that differ."""
     return tuple(line for line in compare(before, after) if line.differs)
+
+
+def same(before: PolicyRule | None, after: PolicyRule | None) -> bool:
+    """Whether they say the same. Their words may not tell: a name may hold a comma."""
+    return before is after or (before is not None and after is not None and _sorted(before) == _sorted(after))
+
+
+def _sorted(rule: PolicyRule) -> PolicyRule:
+    """Its limits in one order: theirs says nothing."""
+    return replace(rule, limits=tuple(sorted(rule.limits, key=_label)))
 
 
 def named(before: PolicyRule | None, after: PolicyRule | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -15,7 +15,7 @@ from policies.changing import drafts
 from policies.changing.publishing import archive
 from policies.models import Policy
 from tenants.models import Environment, Role, Tenant
-from tokvigil_site.testing import Api, apply_policies
+from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
 
 pytestmark = pytest.mark.django_db
@@ -121,6 +121,24 @@ def test_what_says_the_same_as_what_is_in_force_is_not_gone_back_to(
     text = page(mia, versions(policy))
     assert "same as what is in force" not in text
     assert all(back_to(policy, number) in text for number in (1, 2, 3, 4))
+
+
+def test_what_only_reads_like_what_is_in_force_is_gone_back_to(mia: Client, prod: Environment) -> None:
+    for scope in ('{user: "ana, feature chat"}', "{user: ana, feature: chat}"):
+        apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", scope=scope))
+    policy = prod.policies.get()
+    assert back_to(policy, 1) in page(mia, versions(policy))
+    assert "Publish as version 3" in page(mia, back_to(policy, 1))
+
+
+def test_what_says_the_same_in_another_order_is_not_gone_back_to(mia: Client, prod: Environment) -> None:
+    lines = [f"{{metric: requests, window: {window}, amount: 5, per: user}}" for window in ("day", "hour")]
+    for both in (lines, lines[::-1]):
+        apply_policies(prod, limits(*both))
+    policy = prod.policies.get()
+    assert policy.version == 2
+    assert back_to(policy, 1) not in page(mia, versions(policy))
+    assert "there is nothing to do" in page(mia, back_to(policy, 1))
 
 
 @pytest.mark.django_db(transaction=True)
