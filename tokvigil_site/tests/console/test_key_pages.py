@@ -120,6 +120,10 @@ def test_waiting_ends_after_a_while(mia: Client, key: ApiKey) -> None:
     shown = waiting(mia, key)
     assert "No call after 10 minutes" in shown
     assert "every 2s" not in shown
+    refusals._write(key.environment_id, key.pk, f"{Refusal.SECRET} {timezone.now().isoformat()}")
+    shown = waiting(mia, key)
+    assert "the secret does not match" in shown
+    assert "every 2s" not in shown
 
 
 def test_the_page_of_a_key_that_was_never_used_waits_for_its_first_call_anew(
