@@ -6,7 +6,7 @@ from django.db import migrations
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('policies', '0016_replay_self_check'),
+        ('policies', '0017_end_alerts_nobody_watches'),
     ]
 
     operations = [
