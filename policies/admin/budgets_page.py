@@ -18,11 +18,10 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.standing import budget_course, budget_months, pace_wording
+from policies.standing import budget_course, budget_months, budget_rows
 from policies.standing.budget_course import BudgetCourse, Month
 from policies.standing.budget_months import ClosedBudget, SpentMonth
 from policies.standing.limit_rows import LimitRow, SubjectRow
-from policies.standing.pace_wording import RunsOut
 from policies.standing.standings import Standing, standings
 from tenants import exporting
 from tenants.console import charts, environments, export_links
@@ -53,23 +52,6 @@ class BudgetsAsked(Asked):
 
     aside = ("table", "format")
     tab = "budgets"
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetRow(LimitRow):
-    """Of a budget that has a forecast: it says when that runs out, so that the page has one date for it.
-
-    `at`: None if it lasts.
-    """
-
-    at: datetime | None
-    now: datetime
-
-    @property
-    def runs_out(self) -> RunsOut | None:
-        if self.at is None:
-            return RunsOut("not before it resets")
-        return pace_wording.by_forecast(self.at, self.now, self.zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +191,7 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
     closed = _closed(asked)
     courses = _courses(found, asked, this)
     return {
-        "budgets": _rows(found[:BUDGETS_SHOWN], courses, this, asked.zone),
+        "budgets": budget_rows.rows(found[:BUDGETS_SHOWN], courses, this, asked.zone),
         "count": len(found),
         "burn_downs": [_burn_down(each, this, asked.environment, asked.zone) for each in courses],
         "courses_max": COURSES_MAX,
@@ -252,20 +234,6 @@ def _budgets(asked: BudgetsAsked) -> list[Standing]:
 def _courses(found: Iterable[Standing], asked: BudgetsAsked, this: Month) -> list[BudgetCourse]:
     courses = (budget_course.course(each, this, asked.environment.pk) for each in list(found)[:COURSES_MAX])
     return [each for each in courses if each is not None]
-
-
-def _rows(
-    found: Iterable[Standing], courses: Iterable[BudgetCourse], this: Month, zone: ZoneInfo
-) -> list[LimitRow]:
-    forecast = {
-        id(each.standing): each for each in courses if each.forecast is not None and each.in_all < each.limit
-    }
-    return [
-        BudgetRow(each, zone, budget_course.runs_out(forecast[id(each)], this), this.now)
-        if id(each) in forecast
-        else LimitRow(each, zone)
-        for each in found
-    ]
 
 
 def _closed(asked: BudgetsAsked) -> list[ClosedBudget]:

@@ -17,8 +17,7 @@ from audit.models import Entry
 from audit.wording import Sentence
 from policies import boosts
 from policies.admin.alerts import STANDING
-from policies.standing import budget_course, limit_rows, pace_wording
-from policies.standing.limit_rows import LimitRow
+from policies.standing import budget_course, budget_rows, limit_rows
 from policies.standing.standings import Standing, standings
 from tenants.console import environments
 from tenants.console.access import may
@@ -75,8 +74,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
         **figures.context(asked),
         **_whole(asked),
         "chips": _chips(environment, found, now),
-        "limits": [LimitRow(each, zone) for each in limit_rows.tightest_first(found)[:LIMITS_SHOWN]],
-        **_next_out(environment, found, zone),
+        **_limits(environment, found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
     }
@@ -94,20 +92,25 @@ def _whole(asked: figures.OverviewAsked) -> dict[str, Any]:
     }
 
 
-def _next_out(environment: Environment, found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
-    """Which limit runs out first, and for whom. Of a budget it says when as the page of budgets does."""
-    first = limit_rows.next_to_run_out(found)
+def _limits(environment: Environment, found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
+    """The tightest, and which runs out first, and for whom. Of budgets it says when as their page does."""
+    tightest, first = limit_rows.tightest_first(found)[:LIMITS_SHOWN], limit_rows.next_to_run_out(found)
+    this = budget_course.month(from_ms(store.now_ms()), zone)
+    named = {id(each): each for each in (*tightest, *([first[0]] if first else []))}
+    courses = (
+        budget_course.course(each, this, environment.pk)
+        for each in named.values()
+        if budget_course.is_budget(each)
+    )
+    rows = dict(zip(named, budget_rows.rows(named.values(), filter(None, courses), this, zone), strict=True))
+    shown = {"limits": [rows[id(each)] for each in tightest]}
     if first is None:
-        return {}
+        return shown
     standing, subject = first
-    next_out = limit_rows.next_out(standing, subject, zone)
-    if budget_course.is_budget(standing) and subject is standing.fullest:
-        this = budget_course.month(from_ms(store.now_ms()), zone)
-        course = budget_course.course(standing, this, environment.pk)
-        at = None if course is None else budget_course.runs_out(course, this)
-        if at is not None:
-            next_out = replace(next_out, runs_out=pace_wording.by_forecast(at, this.now, zone))
-    return {"next_limit": LimitRow(standing, zone), "next_out": next_out}
+    next_limit, next_out = rows[id(standing)], limit_rows.next_out(standing, subject, zone)
+    if subject is standing.fullest and next_limit.runs_out is not None and next_limit.runs_out.at is not None:
+        next_out = replace(next_out, runs_out=next_limit.runs_out)
+    return {**shown, "next_limit": next_limit, "next_out": next_out}
 
 
 def _chips(environment: Environment, found: list[Standing], now: datetime) -> list[Chip]:

@@ -146,8 +146,9 @@ def test_the_page_has_one_date_on_which_a_budget_runs_out(mia: Client, budgeted:
     assert row.runs_out.at == datetime(2026, 10, 30, 18, tzinfo=BERLIN)
     assert row.runs_out.says == "runs out Friday 30 October about 18:00 by the forecast"
     assert "27 days" not in text(answer)
-    overview = mia.get(reverse("admin:index"), {"environment": str(budgeted)})
-    assert overview.context["next_out"].runs_out == row.runs_out
+    overview = mia.get(reverse("admin:index"), {"environment": str(budgeted)}).context
+    of_limits = [each.runs_out.says for each in overview["limits"] if each.policy == "Free plan"]
+    assert [overview["next_out"].runs_out.says, *of_limits] == [row.runs_out.says] * 2
     assert of(answer, "All together").levels == ("$100.00", "$50.00", "$0.00")
 
 
