@@ -5,28 +5,24 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
-from django.contrib.admin.actions import delete_selected
+from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from unfold.views import ChangeList
 
 from policies import policy_rows
-from policies.admin import policy_list, policy_page, policy_preview, policy_publishing
+from policies.admin import archiving, policy_list, policy_page, policy_preview, policy_publishing
 from policies.admin.policy_form_page import PolicyFormAdmin
 from policies.admin.policy_list import InForce, PolicyList
 from policies.admin.policy_publishing import Typed
-from policies.changing import publishing
 from policies.describing import wording
 from policies.models import Policy
 from policies.rules import PolicyRule
 from tenants.console import environments
-from tenants.console.access import actor_of
 from tenants.models import Environment
 
 
@@ -166,12 +162,6 @@ class PolicyAdmin(PolicyFormAdmin):
     def response_change(self, request: HttpRequest, obj: Any) -> HttpResponse:
         return self.response_add(request, obj)
 
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """Deleting archives the policy; nothing that refers to it is deleted."""
-        refused = {"policy" for policy in objs if not self.may_change(request, policy)}
-        named = [f"{policy} of {policy.environment} (archived; its versions stay)" for policy in objs]
-        return named, {"policies": len(named)}, refused, []
-
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)
         if "delete_selected" in actions:
@@ -182,25 +172,30 @@ class PolicyAdmin(PolicyFormAdmin):
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        return super().delete_view(request, object_id, {"title": "Archive", **(extra_context or {})})
-
-    def response_delete(self, request: HttpRequest, obj_display: str, obj_id: Any) -> HttpResponse:
-        self.message_user(request, f"The policy “{obj_display}” is archived.", messages.SUCCESS)
-        return HttpResponseRedirect(reverse("admin:policies_policy_changelist"))
-
-    def delete_model(self, request: HttpRequest, obj: Policy) -> None:
-        publishing.archive(obj, actor=actor_of(request))
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Policy]) -> None:
-        for policy in queryset.select_related("environment").order_by("environment_id", "pk"):
-            self.delete_model(request, policy)
+        """Deleting archives the policy."""
+        policy = self.get_object(request, unquote(object_id))
+        if policy is None:
+            return super().delete_view(request, object_id, extra_context)
+        if not self.has_delete_permission(request, policy):
+            raise PermissionDenied
+        try:
+            asked = archiving.answer(
+                request, [policy], back=reverse("admin:policies_policy_change", args=[policy.pk])
+            )
+        except self.refusals as error:
+            return self._refused(request, error, "Nothing was archived")
+        return asked or HttpResponseRedirect(reverse("admin:policies_policy_changelist"))
 
 
 def _archive_selected(
     model_admin: PolicyAdmin, request: HttpRequest, queryset: QuerySet[Policy]
-) -> TemplateResponse | None:
-    """Django's deleting, with its confirmation under another title."""
-    response = delete_selected(model_admin, request, queryset)
-    if response is not None and response.context_data is not None:
-        response.context_data["title"] = "Archive policies"
-    return response
+) -> HttpResponse | None:
+    """In the place of Django's deleting. All of them, or none."""
+    chosen = list(queryset.select_related("environment__tenant").order_by("environment_id", "pk"))
+    refused = any(not model_admin.may_change(request, policy) for policy in chosen)
+    return archiving.answer(
+        request,
+        [] if refused else chosen,
+        back=reverse("admin:policies_policy_changelist"),
+        action="delete_selected",
+    )

@@ -227,13 +227,14 @@ def _too_many_limits(weights: Iterable[Weight]) -> tuple[FileError, ...]:
     return (FileError("policies", message),)
 
 
-def archive(policy: Policy, *, actor: str) -> None:
-    """Puts a policy out of force; its versions stay. Again does nothing."""
+def archive(policy: Policy, *, actor: str, note: str = "") -> None:
+    """Puts a policy out of force; its versions stay. `note` says why. Again does nothing."""
     environment = policy.environment
     with audit_log.acting_as(actor), transaction.atomic():
         Environment.lock(environment.pk)
         row = Policy.objects.in_force(environment.pk).filter(pk=policy.pk).first()
-        _apply(environment, () if row is None else (_archiving(row),), Because(actor=actor))
+        changes = () if row is None else (_archiving(row),)
+        _apply(environment, changes, Because(actor=actor, note=note))
 
 
 def add_plan(environment: Environment, name: str, *, actor: str) -> Plan:

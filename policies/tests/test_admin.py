@@ -253,7 +253,7 @@ def test_a_change_that_comes_in_between_loses_nothing(
     def too_late(*arguments: Any, **named: Any) -> None:
         raise Policy.DoesNotExist("archived meanwhile")
 
-    monkeypatch.setattr("policies.admin.policies.publishing.publish_one", too_late)
+    monkeypatch.setattr("policies.admin.policy_publishing.publishing.publish_one", too_late)
     row = policy(environment, "Default")
     url = page("policy", "change", row.pk)
     response = member.post(url, form(name="Default"), follow=True)
