@@ -98,6 +98,12 @@ def of_user(environment_id: int, user_id: str) -> QuerySet[Boost]:
     return current(environment_id).filter(per=Per.USER, subject=user_id)
 
 
+def alike(boost: Boost) -> QuerySet[Boost]:
+    """The others of `current` that raise the same limits of the same subject."""
+    same = {name: getattr(boost, name) for name in ("per", "subject", "metric", "window")}
+    return current(boost.environment_id).filter(**same).exclude(pk=boost.pk)
+
+
 def ended(environment_id: int) -> QuerySet[Boost]:
     over = ~Q(ended_at=None) | Q(ends_at__lte=timezone.now())
     return Boost.objects.filter(over, environment_id=environment_id)

@@ -7,9 +7,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -21,8 +23,9 @@ from policies.admin.boost_forms import OF_DECISION, Binds, BoostForm, leading
 from policies.models import BlockedDecision, Boost
 from policies.standing import binding
 from tenants.console import environments
-from tenants.console.access import actor_of
+from tenants.console.access import actor_of, may
 from tenants.console.display import moment, moment_of, user_link, user_url, who_of
+from tenants.console.pages import rendered
 from tenants.console.parts import State
 from tenants.console.rows import ONLY_SAVE, BoundedPaginator, EnvironmentRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
@@ -78,6 +81,17 @@ class BoostAdmin(EnvironmentRowsAdmin):
 
     class Media:
         js = ["tokvigil/boost.js"]
+
+    def get_urls(self) -> list[Any]:
+        end = path(
+            "<path:object_id>/end/", self.admin_site.admin_view(self.end_view), name="policies_boost_end"
+        )
+        return [end, *super().get_urls()]
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        shown = environments.shown(request)
+        may_end = shown is not None and may(request, self.to_change, shown.tenant_id)
+        return [*self.list_display, *(["offered"] if may_end else [])]
 
     def get_fields(self, request: HttpRequest, obj: Boost | None = None) -> Any:
         return BoostForm.Meta.fields if obj is None else self.shown_fields
@@ -151,6 +165,50 @@ class BoostAdmin(EnvironmentRowsAdmin):
         )
         self.message_user(
             request, f"{ended} ended. The limits are the policies' again." if ended else "Over already."
+        )
+
+    def end_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks; a POST does it."""
+        boost: Boost | None = self.get_object(request, unquote(object_id))
+        if boost is None:
+            raise Http404("There is no such boost.")
+        if not self.may_change(request, boost):
+            raise PermissionDenied
+        back = reverse("admin:policies_boost_changelist")
+        if request.method == "POST":
+            ended = boosts.end_now(boost.pk, boost.environment, actor=actor_of(request))
+            self.message_user(
+                request,
+                f"The boost {says(boost)} is ended, from the very next call on."
+                if ended
+                else "Over already.",
+            )
+            return HttpResponseRedirect(back)
+        current = boosts.current(boost.environment_id)
+        return rendered(
+            request,
+            "console/end_boost.html",
+            f"End the boost {says(boost)}",
+            opts=self.opts,
+            boost=boost if current.filter(pk=boost.pk).exists() else None,
+            says=says(boost),
+            whom=self.whom(boost),
+            standing=standing(boost),
+            is_to_come=boost.started_at > timezone.now(),
+            others=boosts.alike(boost).count(),
+            back=back,
+        )
+
+    @admin.display(description="actions")
+    def offered(self, boost: Boost) -> SafeString | str:
+        """Shown to who may do it; of a boost that is over nothing is."""
+        if boost.over_at <= timezone.now():
+            return ""
+        return format_html(
+            '<a href="{}">End…<span class="tv-hidden"> <bdi>{} {}</bdi></span></a>',
+            reverse("admin:policies_boost_end", args=[boost.pk]),
+            says(boost),
+            boost.subject,
         )
 
     @admin.display(description="boost")

@@ -356,6 +356,7 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         reason="A pilot.",
     ),
     "policies.boost action end_now": lambda world: world.act("end_now", world.boost),
+    "page policies_boost_end": lambda world: world.to(_page(world.boost, "end"), {"post": "yes"}),
     "page saved_views": lambda world: world.post("saved_views", {"name": "Spend of the free plan"}),
     "page saved_view": lambda world: world.to(
         reverse("admin:saved_view", args=[world.view.pk]), {"name": "Renamed", "shared": "on"}
@@ -442,6 +443,7 @@ FIRST: dict[str, Callable[[World], object]] = {
     "page policies_alertendpoint_rotate": lambda world: world.endpoint,
     "page policies_alert_redeliver": lambda world: world.alert,
     "policies.boost action end_now": lambda world: world.boost,
+    "page policies_boost_end": lambda world: world.boost,
     "DELETE v1/boosts/<str:boost_id>": lambda world: world.call("PUT", BOOST, world.boost_body()),
     "tenants.membership change": lambda world: world.membership,
     "policies.enduser action unblock": lambda world: end_users.set_end_user(

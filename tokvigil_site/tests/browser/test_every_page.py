@@ -147,6 +147,7 @@ def test_every_form_is_well(look: Look, prod: Environment, dark: bool, narrow: b
         user_url(prod, HOSTILE),
         reverse("admin:policies_boost_add"),
         reverse("admin:policies_boost_change", args=[prod.boosts.get().pk]),
+        reverse("admin:policies_boost_end", args=[prod.boosts.get().pk]),
         reverse("admin:policies_alert_change", args=[prod.alerts.get().pk]),
         reverse("admin:policies_alertrule_add"),
         reverse("admin:policies_alertrule_change", args=[prod.alert_rules.get().pk]),
