@@ -91,7 +91,8 @@ def change_live(environment: Environment, name: str) -> None:
 def test_a_draft_is_begun_for_the_environment_of_its_page(mia: Client, dev: Environment) -> None:
     assert "No draft yet" in read(mia, f"{DRAFTS}?environment=acme/dev")
     read(mia, f"{DRAFTS}?environment=acme/prod")
-    assert "Nothing yet" in post(mia, DRAFTS, environment=dev.pk, name="Tighter")
+    begun = post(mia, DRAFTS, environment=dev.pk, name="Tighter")
+    assert "Nothing yet. Change, add or archive a policy below." in begun
     assert Draft.objects.get().environment == dev
     assert "tv-field-errors" in post(mia, DRAFTS, environment=dev.pk, name=" ")
     assert "tv-field-errors" in post(mia, DRAFTS, environment=dev.pk, name="a\0b")
