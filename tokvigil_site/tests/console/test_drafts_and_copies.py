@@ -258,6 +258,9 @@ def test_a_plan_that_is_missing_is_named_and_made_from_there(
     )
     text = read(mia, page(draft))
     assert "There is no plan <bdi>gold &amp; more</bdi> yet" in text
+    assert re.search(
+        r"Make the plan .*Made at once, not with the draft; a plan alone changes no decision", text
+    )
     assert 'disabled aria-describedby="choose"' in text
     make = f"{reverse('admin:policies_plan_add')}?name=gold%20%26%20more&draft={draft.pk}"
     assert make.replace("&draft", "&amp;draft") in text
