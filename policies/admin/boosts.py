@@ -66,7 +66,9 @@ class StateFilter(admin.SimpleListFilter):
 class BoostAdmin(EnvironmentRowsAdmin):
     to_change = May.EDIT_POLICIES
     form = BoostForm
-    list_display = ["what", "whom", "standing", "reason", "starts", "ends", "by"]
+    list_display = ["linked", "whom", "standing", "reason", "starts", "ends", "by"]
+    # The first column is one itself, and looks like it.
+    list_display_links = None
     list_filter = [StateFilter]
     list_select_related = ["environment__tenant"]
     search_fields = ["subject__exact", "reason"]
@@ -75,7 +77,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
     paginator = BoundedPaginator
     show_full_result_count = False
     actions = ["end_now"]
-    shown_fields = (*list_display, "given", "over_by", "over")
+    shown_fields = ("what", *list_display[1:], "given", "over_by", "over")
     by, over_by = who_of("given_by", "given by"), who_of("ended_by", "ended by")
     given, over = moment_of("given_at", "given at"), moment_of("ended_at", "ended at")
 
@@ -214,6 +216,11 @@ class BoostAdmin(EnvironmentRowsAdmin):
     @admin.display(description="boost")
     def what(self, boost: Boost) -> str:
         return says(boost)
+
+    @admin.display(description="boost")
+    def linked(self, boost: Boost) -> SafeString:
+        url = reverse("admin:policies_boost_change", args=[boost.pk])
+        return format_html('<a href="{}">{}</a>', url, says(boost))
 
     @admin.display(description="who")
     def whom(self, boost: Boost) -> SafeString | str:

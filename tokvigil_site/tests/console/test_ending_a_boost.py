@@ -60,8 +60,8 @@ def test_the_list_leads_to_each_boost_and_to_ending_those_that_are_not_over(
     assert [f'href="{address(each)}"' in page for each in (boost, coming, over)] == [True, True, False]
     assert [address(each) in looked_at for each in (boost, coming, over)] == [False] * 3
     for each in (boost, coming, over):
-        assert f'<a href="{address(each, "change")}' in page
-        assert f'<a href="{address(each, "change")}' in looked_at
+        assert f'<a href="{address(each, "change")}">+20 requests a day</a>' in page
+        assert f'<a href="{address(each, "change")}">+20 requests a day</a>' in looked_at
     assert "<script>alert" not in page
 
 
