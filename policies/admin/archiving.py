@@ -42,8 +42,9 @@ def answer(
 
 
 def _archive(request: HttpRequest, policies: Sequence[Policy], *, note: str) -> None:
-    for policy in policies:
-        publishing.archive(policy, actor=actor_of(request), note=note)
+    with transaction.atomic():
+        for policy in policies:
+            publishing.archive(policy, actor=actor_of(request), note=note)
     first, *others = policies
     what = f"{len(policies)} policies are" if others else f"The policy “{first}” is"
     messages.success(request, f"{what} archived.")
