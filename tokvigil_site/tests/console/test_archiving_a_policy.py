@@ -64,7 +64,7 @@ def archived(environment: Environment) -> list[tuple[str, str]]:
 
 def test_who_would_have_felt_it_is_said_first(mia: Client, guardrail: Policy, blocked: None) -> None:
     page = mia.get(address(guardrail)).content.decode()
-    assert "0 of 2 calls would have been blocked, 1 let through" in page
+    assert "Of 2 calls, 1 would have been newly allowed" in page
     assert ">ana</" in page
     assert f"“<bdi>{HOSTILE.replace('<', '&lt;').replace('>', '&gt;')}</bdi>” of acme/prod?" in page
     assert "<script>alert" not in page
@@ -103,7 +103,7 @@ def test_several_are_archived_with_what_they_mean_together_and_one_reason(
 ) -> None:
     page = mia.post(LIST, chosen(prod)).content.decode()
     assert "Archive these policies of acme/prod?" in page
-    assert "0 of 2 calls would have been blocked, 1 let through" in page
+    assert "Of 2 calls, 1 would have been newly allowed" in page
     assert "<script>alert" not in page
     assert archived(prod) == []
     sent = fields_of(page)
