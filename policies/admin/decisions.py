@@ -22,11 +22,14 @@ from policies.blocked import Explanation, Remedy, StoodLimit, Way, bursts, decis
 from policies.blocked.bursts import Burst
 from policies.describing.trace import Question, decided_by
 from policies.models import BlockedDecision, Policy
+from policies.reasons import Reason
 from tenants.console import environments, pages
+from tenants.console.access import may
 from tenants.console.display import user_url
 from tenants.console.parts import Bar
 from tenants.console.rows import ReadOnlyEnvironmentAdmin
 from tenants.models import ApiKey, Environment
+from tenants.roles import May
 from usage.amounts import Subjects
 from usage.boosts import BOOSTED_PERS, raised
 from usage.ledger.reading import recorded
@@ -121,7 +124,7 @@ class BlockedDecisionAdmin(ReadOnlyEnvironmentAdmin):
             opts=self.opts,
             decision=decision,
             explained=explained,
-            options=[_option(decision, way, explained) for way in explained.ways],
+            options=[_option(request, decision, way, explained) for way in explained.ways],
             trace=blocked.trace(decision, explained.limits),
             speaking=_speaking(decision, explained),
             passed_later=bool(recorded(environment.pk, [decision.request_id])),
@@ -207,19 +210,25 @@ def _api_key(decision: BlockedDecision) -> ApiKey | None:
     return ApiKey.objects.filter(environment_id=decision.environment_id, pk=decision.api_key_id).first()
 
 
-def _option(decision: BlockedDecision, way: Way, explained: Explanation) -> Option:
+def _option(request: HttpRequest, decision: BlockedDecision, way: Way, explained: Explanation) -> Option:
+    """A way is named to everybody, and leads to where it is gone for those who may."""
     user = user_url(decision.environment, decision.user_id)
-    frozen = f"{reverse('admin:freeze')}?{urlencode({environments.PARAMETER: decision.environment})}"
+    frozen = {environments.PARAMETER: str(decision.environment)}
+    if decision.reason_code == Reason.FEATURE_FROZEN.value:
+        frozen["feature"] = decision.feature
     policy = _policy_url(decision) or reverse("admin:policies_policy_add")
-    url, does = {
-        Remedy.BOOST: (_boost_url(decision, explained.limits), "Give a boost…"),
-        Remedy.PLAN: (user, "Change the plan…"),
-        Remedy.UNBLOCK: (user, "Unblock…"),
-        Remedy.POLICY: (policy, "Edit the policy…"),
-        Remedy.UNFREEZE: (frozen, "Unfreeze…"),
-        Remedy.PRICE: (reverse("admin:usage_modelprice_add"), "Give a price…"),
-    }.get(way.remedy, (None, ""))
-    return Option(way, url, does)
+    ways = {
+        Remedy.BOOST: (May.EDIT_POLICIES, _boost_url(decision, explained.limits), "Give a boost…"),
+        Remedy.PLAN: (May.EDIT_END_USERS, user, "Change the plan…"),
+        Remedy.UNBLOCK: (May.EDIT_END_USERS, user, "Unblock…"),
+        Remedy.POLICY: (May.EDIT_POLICIES, policy, "Edit the policy…"),
+        Remedy.UNFREEZE: (May.FREEZE, reverse("admin:unfreeze", query=frozen), "Unfreeze…"),
+        Remedy.PRICE: (May.EDIT_PRICES, reverse("admin:usage_modelprice_add"), "Give a price…"),
+    }
+    if way.remedy not in ways:
+        return Option(way, None, "")
+    needs, url, does = ways[way.remedy]
+    return Option(way, url if may(request, needs, decision.environment.tenant_id) else None, does)
 
 
 def _boost_url(decision: BlockedDecision, limits: tuple[StoodLimit, ...]) -> str | None:

@@ -25,7 +25,7 @@ from policies.models import BlockedDecision
 from policies.reasons import ALL_CODES
 from tenants import freezing
 from tenants.console.display import user_url
-from tenants.models import Environment, Tenant
+from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
 from usage.instants import from_ms
@@ -559,6 +559,33 @@ def test_a_limit_that_did_not_decide_is_not_the_reason(mia: Client, api: Api, pr
     set_end_user(prod, "ana", plan_name=None, blocked=True, actor="test")
     url = reverse("admin:policies_blockeddecision_change", args=[blocked_call(api).pk])
     assert mia.get(url).context["speaking"] is None
+
+
+def test_a_way_leads_to_where_it_is_gone_for_who_may_go_it(
+    mia: Client, acme: Tenant, prod: Environment, api: Api, sign_in: SignIn
+) -> None:
+    apply_policies(prod, DAILY_50)
+    use_up(api)
+    of_limit = blocked_call(api)
+    freezing.freeze(prod, features=["chat"], reason="It runs away", actor="test")
+    of_freeze = blocked_call(api, feature="chat")
+    viewer = sign_in("vic", acme, role=Role.VIEWER)
+    for decision, way, does in (
+        (of_limit, "a boost for ana", "Give a boost…"),
+        (of_freeze, "Unfreezing chat", "Unfreeze…"),
+    ):
+        address = reverse("admin:policies_blockeddecision_change", args=[decision.pk])
+        offered = {}
+        for client in (mia, viewer):
+            page = client.get(address).content.decode().partition("What would have let it pass")[2]
+            assert way in page
+            offered[client] = re.search(rf'href="([^"]*)">{does}', page)
+        assert offered[viewer] is None
+        link = offered[mia]
+        assert link is not None
+        opened = mia.get(unescape(link[1]))
+        assert opened.status_code == 200
+    assert opened.context["freeze"].feature == "chat"
 
 
 def test_nobody_else_sees_it(sign_in: SignIn, other: Tenant, calls: list[BlockedDecision]) -> None:
