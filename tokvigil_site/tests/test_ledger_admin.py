@@ -300,7 +300,7 @@ def test_a_decision_shows_its_limits_as_they_stood(environment: Environment, mem
     assert "5 requests a day, each user" in shown
     assert "&lt;Free&gt;" in shown
     assert "5 requests a day, each user: 5 used, 0 held, 0 left" in shown
-    assert "$0.06<" in shown
+    assert "at most $0.06, as estimated before the call" in shown
     assert "Passed when asked again" not in shown
     assert "Stream id" not in shown
 

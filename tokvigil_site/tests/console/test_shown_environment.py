@@ -140,6 +140,7 @@ def test_a_form_for_what_is_no_environment_is_refused(mia: Client, prod: Environ
     assert "errorlist" in mia.post(reverse(f"admin:{model}_add"), sent).content.decode()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_every_form_acts_in_the_environment_that_it_was_opened_in(empty_store: None) -> None:
     """Whatever another tab has switched to meanwhile."""
     rows = rows_of_a_tenant.made("okapi")
