@@ -331,14 +331,7 @@ class ApiKey(models.Model):
                 "previous_ends_at",
             ]
         )
-        revisions.bump(self.environment_id, policies=False)
-        audit_log.log(
-            "api_key.rotated",
-            self,
-            tenant_id=environment.tenant_id,
-            environment=environment.slug,
-            old_ends_at=old_ends_at,
-        )
+        self._announce("api_key.rotated", old_ends_at=old_ends_at)
         return minted.text
 
     @transaction.atomic
@@ -347,7 +340,7 @@ class ApiKey(models.Model):
 
         Raises ValidationError: the old secret is another one than that whose mark was `seen`.
         """
-        environment = Environment.lock(self.environment_id)
+        Environment.lock(self.environment_id)
         self.refresh_from_db(
             fields=["revoked_at", "expires_at", "previous_hmac", "previous_pepper_id", "previous_ends_at"]
         )
@@ -360,14 +353,7 @@ class ApiKey(models.Model):
         would_end_at = self.previous_ends_at
         self.previous_hmac, self.previous_pepper_id, self.previous_ends_at = None, "", now()
         self.save(update_fields=["previous_hmac", "previous_pepper_id", "previous_ends_at"])
-        revisions.bump(self.environment_id, policies=False)
-        audit_log.log(
-            "api_key.old_secret_ended",
-            self,
-            tenant_id=environment.tenant_id,
-            environment=environment.slug,
-            would_end_at=would_end_at,
-        )
+        self._announce("api_key.old_secret_ended", would_end_at=would_end_at)
         return True
 
     @transaction.atomic
@@ -379,11 +365,13 @@ class ApiKey(models.Model):
         if self.revoked_at is None:
             self.revoked_at = now()
             self.save(update_fields=["revoked_at"])
-            revisions.bump(self.environment_id, policies=False)
-            environment = self.environment
-            audit_log.log(
-                "api_key.revoked", self, tenant_id=environment.tenant_id, environment=environment.slug
-            )
+            self._announce("api_key.revoked")
+
+    def _announce(self, action: str, **data: object) -> None:
+        """What was changed binds from the next call on, and stands in the audit log."""
+        revisions.bump(self.environment_id, policies=False)
+        environment = self.environment
+        audit_log.log(action, self, tenant_id=environment.tenant_id, environment=environment.slug, **data)
 
 
 def _mark_of(secret_hmac: bytes | memoryview) -> str:

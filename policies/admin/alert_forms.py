@@ -18,9 +18,9 @@ from policies.alerting.targets import PORTS
 from policies.models import AlertEndpoint, AlertRule, EndpointKind, Limit
 from policies.models.alerts import PERCENT_MAX, THRESHOLDS_MAX
 from policies.rules import Mode
-from tenants.console import environments
 from tenants.console.forms import RowForm
 from tenants.console.parts import State
+from tenants.console.row_ids import is_row_id
 from tenants.models import Environment
 from tenants.templatetags.console import state
 from usage import wording
@@ -57,8 +57,7 @@ class _NamedForm(RowForm):
         others = type(self.instance)._default_manager.exclude(pk=self.instance.pk)
         if (
             environment
-            and str(environment).isdecimal()
-            and len(str(environment)) < environments.ID_DIGITS_MAX
+            and is_row_id(str(environment))
             and others.filter(environment=environment, name=name).exists()
         ):
             raise ValidationError("Another one has this name already; choose another.")

@@ -21,11 +21,11 @@ from policies.models import Alert, AlertDelivery, AlertEndpoint, AlertRule, Endp
 from tenants.console import display, environments, pages
 from tenants.console.access import actor_of, may
 from tenants.console.parts import State
+from tenants.console.row_ids import is_row_id
 from tenants.console.rows import BoundedPaginator, ReadOnlyEnvironmentAdmin
 from tenants.roles import May
 from tenants.templatetags.console import state
 
-ID_DIGITS_MAX = 19
 # Of the state in the address: alerts that are not over.
 STANDING = "standing"
 _D = AlertDelivery.State
@@ -149,7 +149,7 @@ class AlertAdmin(ReadOnlyEnvironmentAdmin):
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         chosen = request.POST.get("delivery", "")
-        is_id = chosen.isascii() and chosen.isdecimal() and len(chosen) < ID_DIGITS_MAX
+        is_id = chosen.isascii() and is_row_id(chosen)
         ours = alert.deliveries.select_related("endpoint", "alert__environment")
         found = ours.filter(pk=chosen).first() if is_id else None
         if found is None:

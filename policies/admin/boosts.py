@@ -27,6 +27,7 @@ from tenants.console.access import actor_of, may
 from tenants.console.display import moment, moment_of, user_link, user_url, who_of
 from tenants.console.pages import rendered
 from tenants.console.parts import State
+from tenants.console.row_ids import is_row_id
 from tenants.console.rows import ONLY_SAVE, BoundedPaginator, EnvironmentRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.roles import May
@@ -39,7 +40,6 @@ from usage.instants import to_ms
 from usage.metrics import Metric
 from usage.windows import Window
 
-ID_DIGITS_MAX = 19
 # On the request: who is named, which limits bind them, and what boosts that run add already, theirs and shared ones.
 _NAMED = "_named"
 
@@ -138,7 +138,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
         """Back to the decision that it was given for, else to whom it was given."""
         decision = request.GET.get(OF_DECISION, "")
         blocked = BlockedDecision.objects.filter(environment=obj.environment)
-        if decision.isdecimal() and len(decision) < ID_DIGITS_MAX and blocked.filter(pk=decision).exists():
+        if is_row_id(decision) and blocked.filter(pk=decision).exists():
             return HttpResponseRedirect(reverse("admin:policies_blockeddecision_change", args=[decision]))
         if obj.per == Per.USER:
             return HttpResponseRedirect(user_url(obj.environment, obj.subject))

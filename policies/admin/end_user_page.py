@@ -16,7 +16,7 @@ from django.utils import timezone
 from policies import activity, boosts, end_users
 from policies.admin import end_user_usage
 from policies.admin.boost_forms import give_url
-from policies.admin.boosts import ID_DIGITS_MAX, says
+from policies.admin.boosts import says
 from policies.admin.end_user_forms import BlockForm, PlanForm
 from policies.admin.end_user_usage import UsageAsked
 from policies.describing import calls_in_flight
@@ -28,6 +28,7 @@ from tenants.console import environments
 from tenants.console.access import actor_of, may
 from tenants.console.pages import page, rendered
 from tenants.console.parts import State
+from tenants.console.row_ids import is_row_id
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from tenants.roles import May
@@ -121,7 +122,7 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
                 return forms
             end_users.change_plan(environment, user_id, plan.cleaned_data["plan"] or None, actor=actor)
             messages.success(request, "The plan is changed from the next call on.")
-        elif asked == "end_boost" and _is_id(boost_id := request.POST.get("boost", "")):
+        elif asked == "end_boost" and is_row_id(boost_id := request.POST.get("boost", "")):
             given = boosts.of_user(environment.pk, user_id).filter(pk=int(boost_id)).first()
             said = "That boost was over already."
             if given is not None and boosts.end_now(given.pk, environment, actor=actor):
@@ -130,10 +131,6 @@ def _change(request: HttpRequest, environment: Environment, user_id: str) -> dic
     except ValidationError as error:
         messages.error(request, " ".join(error.messages))
     return None
-
-
-def _is_id(text: str) -> bool:
-    return text.isdecimal() and len(text) < ID_DIGITS_MAX
 
 
 def _shown(environment: Environment, user_id: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tenants import exporting
 from tenants.console import environments
 from tenants.console.access import actor_of
 from tenants.console.pages import page, rendered
+from tenants.console.row_ids import is_row_id
 from tenants.exporting import Format
 from tenants.models import Environment
 from usage import wording
@@ -59,7 +60,7 @@ def _initial(request: HttpRequest, shown: Environment) -> dict[str, Any]:
             return again(_one(request, UUID(like)))
         except ValueError as error:
             raise Http404 from error
-    if draft.isdecimal() and len(draft) < 19:
+    if is_row_id(draft):
         return {"what": of_draft(int(draft))}
     newest = shown.drafts.filter(published_at=None).order_by("-begun_at").first()
     return {"what": IN_FORCE if newest is None else of_draft(newest.pk)}

@@ -208,11 +208,10 @@ def _changes(name: str, row_id: object, allowed: set[May]) -> list[Link]:
 def _feature(environment: Environment, found: Found, allowed: set[May]) -> Row:
     more = [*_decisions_by(Kind.FEATURE, environment, found)]
     frozen = next((each for each in freezing.in_force(environment) if each.feature == found.text), None)
-    explorer = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
-    more.append(Link("What it cost", f"{reverse('admin:explorer')}?{explorer}"))
+    query = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
+    more.append(Link("What it cost", f"{reverse('admin:explorer')}?{query}"))
     is_frozen, note = frozen is not None, "" if frozen is None else frozen.reason
     if May.FREEZE in allowed:
-        query = urlencode({environments.PARAMETER: str(environment), "feature": found.text})
         said, name = ("Unfreeze…", "unfreeze") if is_frozen else ("Freeze…", "freeze")
         more.append(Link(said, f"{reverse(f'admin:{name}')}?{query}"))
     return Row(found.text, note=note, more=tuple(more), is_frozen=is_frozen)

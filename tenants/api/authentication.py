@@ -77,8 +77,9 @@ class Credential:
 
     def old_hmac_of(self, secret: str) -> bytes | None:
         """Of the old secret, if it is this one, which is known to be one of the two."""
-        is_new = keys.proves(secret, self.pepper_id, self.secret_hmac)
-        return None if is_new else self.previous_hmac
+        if self.previous_hmac is None or keys.proves(secret, self.pepper_id, self.secret_hmac):
+            return None
+        return self.previous_hmac
 
     def _is_proved_by(self, secret: str, now: datetime) -> bool:
         if keys.proves(secret, self.pepper_id, self.secret_hmac):

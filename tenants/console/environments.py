@@ -17,12 +17,12 @@ from django.http import Http404, HttpRequest
 from django.utils import timezone
 
 from tenants.console.access import is_superuser, roles_of, tenants_where
+from tenants.console.row_ids import is_row_id
 from tenants.models import Environment, Tenant
 from tenants.roles import May
 
 PARAMETER = "environment"
 OFFERED_MAX = 500
-ID_DIGITS_MAX = 19
 _KEPT_AS = "console_environment"
 
 
@@ -96,8 +96,7 @@ def _asked_for(request: HttpRequest) -> Environment | None:
 def _posted(request: HttpRequest) -> Environment | None:
     """By a form that makes something new."""
     posted = request.POST.get(PARAMETER, "")
-    is_id = posted.isdecimal() and len(posted) < ID_DIGITS_MAX
-    return visible(request).filter(pk=posted).first() if is_id else None
+    return visible(request).filter(pk=posted).first() if is_row_id(posted) else None
 
 
 def _kept(request: HttpRequest) -> Environment | None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -148,6 +148,13 @@ class _KeysView(KeyView):
             detail = f"An API key gives only scopes that it has itself; this one lacks {', '.join(lacking)}."
             raise problems.Problem(403, "INSUFFICIENT_SCOPE", detail)
 
+    def _ended(self, request: Request, key_id: str, end: Callable[[ApiKey], object]) -> HttpResponse:
+        """What ends a key or a secret of it answers the same however often it is asked."""
+        queries.decode(request._request, queries.NoParameters)
+        with audit_log.acting_as(self.actor), editions.expected(request._request, self.environment_id):
+            end(self._key(key_id))
+        return editions.tagged(HttpResponse(status=204), self.environment_id)
+
     def _issued(self, key: ApiKey, text: str, status: int) -> HttpResponse:
         answer = IssuedKeyAnswer(**msgspec.structs.asdict(_answer(key)), key=text)
         response = http.json_response(answer, status)
@@ -239,10 +246,7 @@ class ApiKeyView(_KeysView):
         problems=(404, 412),
     )
     def delete(self, request: Request, key_id: str) -> HttpResponse:
-        queries.decode(request._request, queries.NoParameters)
-        with audit_log.acting_as(self.actor), editions.expected(request._request, self.environment_id):
-            self._key(key_id).revoke()
-        return editions.tagged(HttpResponse(status=204), self.environment_id)
+        return self._ended(request, key_id, ApiKey.revoke)
 
 
 class RotateView(_KeysView):
@@ -285,10 +289,7 @@ class OldSecretView(_KeysView):
         problems=(404, 412),
     )
     def delete(self, request: Request, key_id: str) -> HttpResponse:
-        queries.decode(request._request, queries.NoParameters)
-        with audit_log.acting_as(self.actor), editions.expected(request._request, self.environment_id):
-            self._key(key_id).end_old_secret()
-        return editions.tagged(HttpResponse(status=204), self.environment_id)
+        return self._ended(request, key_id, ApiKey.end_old_secret)
 
 
 def _scopes(body: ApiKeyRequest) -> tuple[str, ...]:
