@@ -21,9 +21,11 @@ from usage.tests.rolling import roll_all, stored
 from usage.tests.test_rollups import fill
 
 KILLS = 50
-# So that a roll takes many steps, and a kill finds it at any of them.
+# A step never cuts a transaction: of many small ones a roll takes many steps, and a kill finds it at any of them.
 SMALL_STEP = 50
-FIRST_ROWS, MORE_ROWS = 3000, 400
+MORE_STEPS = 8
+MORE_ROWS = MORE_STEPS * SMALL_STEP
+FIRST_ROWS = 3000
 
 # For each line it is sent: a process of its own that rolls up, and how that ended.
 ROLLER = f"""
@@ -80,11 +82,17 @@ def kill_while_it_rolls(roller: subprocess.Popen[str], environment: Environment,
     return ended(roller) == signal.SIGKILL
 
 
+def fill_in_steps(environment: Environment, seed: int) -> None:
+    """MORE_ROWS in as many transactions as a roll is to take steps."""
+    for step in range(MORE_STEPS):
+        fill(environment, SMALL_STEP, seed=MORE_STEPS * seed + step)
+
+
 def whole_roll_s(roller: subprocess.Popen[str], environment: Environment) -> float:
     """What a roll of a kill's rows takes on this machine if nobody kills it: kills are drawn from that time."""
-    fill(environment, FIRST_ROWS, seed=999)
+    fill(environment, FIRST_ROWS, seed=-1)
     roll_all(environment.pk)
-    fill(environment, MORE_ROWS, seed=998)
+    fill_in_steps(environment, KILLS)
     begin_to_roll(roller, environment)
     begun = time.monotonic()
     assert ended(roller) == 0
@@ -100,7 +108,7 @@ def test_a_roll_that_is_killed_again_and_again_leaves_the_rows_of_one_that_was_n
     marks = set()
     whole_s = whole_roll_s(roller, environment)
     for kill in range(KILLS):
-        fill(environment, MORE_ROWS, seed=kill)
+        fill_in_steps(environment, kill)
         killed_at_work += kill_while_it_rolls(roller, environment, drawn.random() * whole_s)
         with connection.cursor() as cursor:
             cursor.execute("SELECT xid FROM usage_rollup_mark WHERE environment_id = %s", [environment.pk])
