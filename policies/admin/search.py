@@ -222,9 +222,13 @@ def _model(environment: Environment, found: Found) -> Row:
     price = found.price
     if price is None:
         return Row(found.text, note="has no price", more=more)
-    costs = f"${format_usd(price.rates.input)} in, ${format_usd(price.rates.output)} out per million tokens"
+    costs = f"{_rate(price.rates.input)} in, {_rate(price.rates.output)} out per million tokens"
     url = _page_of("usage_modelprice", price.price_id)
     return Row(found.text, url, f"{price.provider}/{price.model}: {costs}", more=more)
+
+
+def _rate(nano: int | None) -> str:
+    return "no price" if nano is None else f"${format_usd(nano)}"
 
 
 def _decisions_by(kind: Kind, environment: Environment, found: Found) -> tuple[Link, ...]:

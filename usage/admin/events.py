@@ -32,7 +32,7 @@ from usage.ledger import retention
 from usage.ledger.models import Status
 from usage.ledger.periods import EARLIEST, Period
 from usage.models import ModelPrice, UsageEvent
-from usage.prices.cost import TokenUse
+from usage.quantities import OWN_COLUMNS
 
 logger = logging.getLogger("tokvigil.ledger")
 
@@ -242,7 +242,7 @@ def _arithmetic_url(event: UsageEvent) -> str | None:
     if event.price_id is None or event.status in _ESTIMATES:
         return None
     counts = event.amounts
-    use = {name: getattr(counts, name, None) for name in TokenUse.__struct_fields__}
+    use = {name: getattr(counts, name, None) for name in OWN_COLUMNS}
     given = {name: getattr(event, name) if number is None else number for name, number in use.items()}
     given["at"] = localtime(event.charged_at).replace(tzinfo=None).isoformat()
     return f"{reverse('admin:usage_modelprice_change', args=[event.price_id])}?{urlencode(given)}"

@@ -2,59 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from django import forms
 from django.db.models import Q
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.utils import timezone
 
 from tenants.console import environments
 from tenants.console.access import may
+from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from tenants.roles import May
-from usage.admin.price_list import add_url, usd
-from usage.amounts import TOKENS_MAX
-from usage.money import TOKENS_PER_RATE, format_usd
-from usage.prices import stored_book
-from usage.prices.cost import UNDATED, Charge, TokenUse, charges, cost_nano
+from usage.admin.price_list import add_url
+from usage.prices import arithmetic, stored_book
+from usage.prices.cost import UNDATED, Served, Use
 from usage.prices.models import ModelPrice
 from usage.prices.tiers import RATE_FIELDS
+from usage.quantities import INPUT, MAPPED, OUTPUT, OWN_COLUMNS, QUANTITIES, ServiceTier, noun, per_words
 
 HISTORY_MAX = 50
 
 
 class CallForm(forms.Form):
-    """A call whose cost is asked for. Its fields are those of TokenUse, and when it is made."""
+    """A call whose cost is asked for: what it used, how it was served, and when. `quantities`: those to ask for."""
 
-    input_tokens = forms.IntegerField(min_value=0, max_value=TOKENS_MAX)
-    output_tokens = forms.IntegerField(min_value=0, max_value=TOKENS_MAX)
-    cached_input_tokens = forms.IntegerField(min_value=0, max_value=TOKENS_MAX, required=False)
-    cache_write_tokens = forms.IntegerField(min_value=0, max_value=TOKENS_MAX, required=False)
-    reasoning_tokens = forms.IntegerField(min_value=0, max_value=TOKENS_MAX, required=False)
     at = forms.DateTimeField(
         label="At", required=False, widget=forms.DateTimeInput({"type": "datetime-local"}, "%Y-%m-%dT%H:%M")
     )
-    batch = forms.BooleanField(label="Batch call", required=False)
+    service_tier = forms.ChoiceField(
+        label="Service tier", required=False, choices=[(tier.value, tier.value) for tier in ServiceTier]
+    )
+    region = forms.CharField(label="Region", required=False, max_length=NAME_LENGTH_MAX)
+
+    def __init__(self, data: QueryDict | None, quantities: Iterable[str]) -> None:
+        super().__init__(data)
+        self._mapped = tuple(quantities)
+        for name in (*OWN_COLUMNS, *self._mapped):
+            self.fields[name] = forms.IntegerField(
+                label=noun(name).capitalize(),
+                min_value=0,
+                max_value=QUANTITIES[name].most,
+                required=name in (INPUT, OUTPUT),
+            )
+        self.order_fields([*OWN_COLUMNS, *self._mapped])
 
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
         if not self.errors:
+            own = {name: found[name] or 0 for name in OWN_COLUMNS}
+            mapped = {name: found[name] for name in self._mapped if found[name]}
             try:
-                self.use = TokenUse(**{name: found[name] or 0 for name in TokenUse.__struct_fields__})
+                self.use = Use(**own, quantities=mapped)
             except ValueError as error:
                 raise forms.ValidationError(str(error)) from error
+            self.served = Served(ServiceTier(found["service_tier"] or ServiceTier.DEFAULT), found["region"])
         return found
 
 
 def context(request: HttpRequest, row: ModelPrice) -> dict[str, Any]:
-    form = CallForm(request.GET if "input_tokens" in request.GET else None)
+    form = CallForm(request.GET if INPUT in request.GET else None, _asked_for(request, row))
     environment = environments.shown(request)
     rates = [(name, getattr(row, name)) for name in RATE_FIELDS]
     return {
         "price": row,
         "rates": [(_words(name), f"${rate.normalize():f}") for name, rate in rates if rate is not None],
+        "other_rates": [
+            (noun(name).capitalize(), f"${rate} for {per_words(name)}")
+            for name, rate in row.other_rates.items()
+        ],
+        "service_tiers": [
+            (tier.capitalize(), ", ".join(f"{noun(name)} ${rate}" for name, rate in rates.items()))
+            for tier, rates in row.service_tiers.items()
+        ],
+        "regions": row.regions.items(),
         "tiers": row.tiers,
         "always": row.effective_from == UNDATED,
         "history": _history(row, environment),
@@ -62,6 +85,11 @@ def context(request: HttpRequest, row: ModelPrice) -> dict[str, Any]:
         "call": _call(row, environment, form) if form.is_valid() else None,
         "override_url": _override_url(request, row, environment),
     }
+
+
+def _asked_for(request: HttpRequest, row: ModelPrice) -> list[str]:
+    """The quantities that it has a rate for, and those of the call that the address describes."""
+    return [name for name in MAPPED if name in row.other_rates or name in request.GET]
 
 
 def _words(name: str) -> str:
@@ -83,16 +111,14 @@ def _call(row: ModelPrice, environment: Environment | None, form: CallForm) -> d
     match = stored_book.load(tenant_id).find(row.model, at, row.provider)
     if match is None:
         return {"at": at, "found": None}
-    batch = form.cleaned_data["batch"]
-    parts = [_part(charge) for charge in charges(match.price, form.use, batch=batch) if charge.tokens]
-    cost = cost_nano(match.price, form.use, batch=batch)
-    return {"at": at, "found": match.price, "kind": match.kind, "parts": parts, "sum": format_usd(cost)}
-
-
-def _part(charge: Charge) -> dict[str, str]:
-    whole, rest = divmod(charge.product, TOKENS_PER_RATE)
-    costs = format_usd(whole) if not rest else f"{format_usd(whole)}…"
-    return {"name": charge.part, "tokens": f"{charge.tokens:,}", "rate": usd(charge.rate), "costs": costs}
+    worked_out = arithmetic.of_call(match.price, form.use, form.served)
+    return {
+        "at": at,
+        "found": match.price,
+        "kind": match.kind,
+        "worked_out": worked_out,
+        "unpriced": ", ".join(map(noun, worked_out.unpriced)),
+    }
 
 
 def _override_url(request: HttpRequest, row: ModelPrice, environment: Environment | None) -> str | None:

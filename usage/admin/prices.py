@@ -29,6 +29,9 @@ RARE_FIELDS = (
     "batch_output_per_million",
     "batch_cached_input_per_million",
     "batch_cache_write_per_million",
+    "other_rates",
+    "service_tiers",
+    "regions",
     "tiers",
 )
 

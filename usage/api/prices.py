@@ -41,13 +41,16 @@ class PriceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class PriceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A rate that is left out is that of its total. `active` false: the row is ignored."""
+    """Cached input, cache writes and reasoning that are left out cost that of their total. `active` false: the row is
+    ignored."""
 
     effective_from: Annotated[
         Instant | None, Meta(description="The first instant of the price; without it: always.")
     ] = None
-    input_per_million: _Rate
-    output_per_million: _Rate
+    input_per_million: Annotated[
+        _Rate | None, Meta(description="Null: the model is not billed by tokens, and these have no price.")
+    ]
+    output_per_million: Annotated[_Rate | None, Meta(description="Likewise.")]
     cached_input_per_million: _Rate | None = None
     cache_write_per_million: _Rate | None = None
     reasoning_per_million: _Rate | None = None
@@ -55,6 +58,20 @@ class PriceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     batch_output_per_million: _Rate | None = None
     batch_cached_input_per_million: _Rate | None = None
     batch_cache_write_per_million: _Rate | None = None
+    other_rates: Annotated[
+        dict[str, str],
+        Meta(
+            description="USD of other quantities (docs/quantities.md): tokens and characters per million, seconds per "
+            "hour, all else per thousand. What has no rate is not priced."
+        ),
+    ] = {}
+    service_tiers: Annotated[
+        dict[str, dict[str, str]],
+        Meta(description="By tier of service the rates that differ, by the quantity's name."),
+    ] = {}
+    regions: Annotated[
+        dict[str, str], Meta(description="By region the factor of what tokens cost there, such as 1.1.")
+    ] = {}
     active: bool = True
     reason: Reason
 
@@ -65,8 +82,8 @@ class OwnPriceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     effective_from: Instant | None
-    input_per_million: str
-    output_per_million: str
+    input_per_million: str | None
+    output_per_million: str | None
     cached_input_per_million: str | None
     cache_write_per_million: str | None
     reasoning_per_million: str | None
@@ -74,6 +91,9 @@ class OwnPriceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     batch_output_per_million: str | None
     batch_cached_input_per_million: str | None
     batch_cache_write_per_million: str | None
+    other_rates: dict[str, str]
+    service_tiers: dict[str, dict[str, str]]
+    regions: dict[str, str]
     active: bool
 
 
@@ -85,13 +105,16 @@ class OwnPricePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PRICE_REQUEST = {"input_per_million": "2", "output_per_million": "7.5", "reason": "Our contract of 2026"}
-PRICE_ANSWER = {
+PRICE_ANSWER: dict[str, Any] = {
     "provider": "openai",
     "model": "gpt-4o",
     "effective_from": None,
     **dict.fromkeys(RATE_FIELDS),
     "input_per_million": "2",
     "output_per_million": "7.5",
+    "other_rates": {},
+    "service_tiers": {},
+    "regions": {},
     "active": True,
 }
 _asked = OpenApiExample("price", PRICE_REQUEST, summary="What we pay", request_only=True)
@@ -160,6 +183,9 @@ class PriceView(KeyView):
                         model,
                         effective_from=checked("effective_from", body.effective_from) or UNDATED,
                         rates=rates,
+                        other_rates=body.other_rates,
+                        service_tiers=body.service_tiers,
+                        regions=body.regions,
                         active=body.active,
                         reason=body.reason,
                         actor=self.actor,
@@ -186,6 +212,9 @@ def _answer(price: ModelPrice) -> OwnPriceAnswer:
         provider=price.provider,
         model=price.model,
         effective_from=None if price.effective_from == UNDATED else price.effective_from,
+        other_rates=price.other_rates,
+        service_tiers=price.service_tiers,
+        regions=price.regions,
         active=price.active,
         **rates,
     )

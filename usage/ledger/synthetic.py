@@ -26,7 +26,7 @@ from psycopg.errors import UniqueViolation
 from usage.amounts import Amounts
 from usage.ledger import partitions, request_ids
 from usage.prices.book import PriceBook
-from usage.prices.cost import Price, TokenUse, cost_nano
+from usage.prices.cost import Price, Use, cost_of
 
 ROWS_AT_ONCE = 250_000
 USERS_MAX = 1_000_000
@@ -272,8 +272,8 @@ def _kind(plan: Plan, book: PriceBook, chosen: random.Random) -> Kind:
     def row(
         status: str, tokens_out: int, *, sign: int = 1, cached: int = 0, reports: bool = False
     ) -> tuple[str, Amounts]:
-        use = TokenUse(input_tokens=tokens_in, output_tokens=tokens_out, cached_input_tokens=cached)
-        cost = None if price is None else cost_nano(price, use)
+        use = Use(input_tokens=tokens_in, output_tokens=tokens_out, cached_input_tokens=cached)
+        cost = None if price is None else cost_of(price, use).nano
         requests = 0 if status in ("failed", "cancelled") and not tokens_in + tokens_out else sign
         values: tuple[Any, ...] = (
             named,

@@ -1,32 +1,58 @@
-"""What a call costs: token counts, rates and prices.
+"""What a call costs: what it used, rates and prices.
 
-Pure values and functions. Rates are integers of nano-USD per million tokens, costs integers of nano-USD.
+Pure values and functions. Rates are integers of nano-USD for so many of a quantity, costs integers of nano-USD.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import msgspec
 
 from usage.amounts import TOKENS_MAX
-from usage.metrics import TOKEN_PARTS
-from usage.money import TOKENS_PER_RATE
+from usage.quantities import (
+    AS_THEIR_TOTAL,
+    CACHE_WRITE,
+    CACHED,
+    DENOMINATOR,
+    DISCOUNTS,
+    INPUT,
+    OUTPUT,
+    OWN_COLUMNS,
+    QUANTITIES,
+    REASONING,
+    REQUESTS,
+    ServiceTier,
+    check_mapped,
+    check_parts,
+    disjoint,
+    root,
+)
 
 # With this and TOKENS_MAX no call can cost more than the largest limit (money.MAX_LIMIT_NANO).
 RATE_MAX_NANO = 10_000 * 10**9
 ALIASES_MAX = 64
 TIERS_MAX = 8
+# The rates with a field of their own.
+RATES_OF = {
+    INPUT: "input",
+    OUTPUT: "output",
+    CACHED: "cached_input",
+    CACHE_WRITE: "cache_write",
+    REASONING: "reasoning",
+}
 # The start of a price that was always in force, as far as its source knows.
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokens of one call. Cached and cache-write tokens are parts of the input, reasoning of the output.
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call used: totals, their parts, and what is billed beside tokens (usage/quantities.py).
 
-    Raises ValueError, naming the field, for a count below 0 or above TOKENS_MAX and for parts larger than
-    their total.
+    Raises ValueError, naming the field, for an unknown quantity, a number out of range, and parts larger than their
+    total.
     """
 
     input_tokens: int
@@ -34,9 +60,11 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    # By name, those that have no field of their own.
+    quantities: Mapping[str, int] = {}
 
     def __post_init__(self) -> None:
-        for name in ("input_tokens", "output_tokens", *TOKEN_PARTS):
+        for name in OWN_COLUMNS:
             if not 0 <= getattr(self, name) <= TOKENS_MAX:
                 raise ValueError(f"{name} must be from 0 to {TOKENS_MAX}.")
         if self.cached_input_tokens > self.input_tokens:
@@ -48,25 +76,49 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.reasoning_tokens > self.output_tokens:
             raise ValueError("reasoning_tokens must not exceed output_tokens: they are a part of them.")
+        if self.quantities:
+            check_mapped(self.quantities)
+            check_parts(self.all)
+
+    @property
+    def all(self) -> dict[str, int]:
+        """All quantities by name, those with a field of their own first."""
+        return {name: getattr(self, name) for name in OWN_COLUMNS} | dict(self.quantities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Nano-USD per million tokens. A part without a rate costs the rate of input or output. Raises ValueError."""
+    """Nano-USD, of tokens per million. Cached input, cache writes and reasoning without a rate cost that of their
+    total. Raises ValueError.
+    """
 
-    input: int
-    output: int
+    # None: billed by something else than tokens.
+    input: int | None
+    output: int | None
     cached_input: int | None = None
     cache_write: int | None = None
     reasoning: int | None = None
+    # By quantity, each for as many as its row says, or the name of the total that it costs the same as. One that is
+    # neither here nor above has no rate.
+    others: Mapping[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("input", "output", "cached_input", "cache_write", "reasoning"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 <= rate <= RATE_MAX_NANO:
+        given = {name: getattr(self, name) for name in RATES_OF.values()} | dict(self.others)
+        for name, rate in given.items():
+            if isinstance(rate, int) and not 0 <= rate <= RATE_MAX_NANO:
                 raise ValueError(
                     f"The {name} rate must be from 0 to {RATE_MAX_NANO} nano-USD per million tokens."
                 )
+
+    def of(self, quantity: str) -> int | None:
+        """None: it has no rate, and is not priced."""
+        own = RATES_OF.get(quantity)
+        if own is None:
+            other = self.others.get(quantity)
+            return self.of(other) if isinstance(other, str) else other
+        rate: int | None = getattr(self, own)
+        total = AS_THEIR_TOTAL.get(quantity)
+        return self.of(total) if rate is None and total is not None else rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +127,8 @@ class Tier:
 
     above_input_tokens: int
     rates: Rates
-    batch: Rates | None = None
+    # The complete rates by the tier of service; the default's are above.
+    service_tiers: Mapping[ServiceTier, Rates] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +140,10 @@ class Price:
     rates: Rates
     aliases: tuple[str, ...] = ()
     effective_from: datetime = UNDATED
-    # The complete rates of a batch call; none: a batch call costs what any other costs.
-    batch: Rates | None = None
+    service_tiers: Mapping[ServiceTier, Rates] = field(default_factory=dict)
     tiers: tuple[Tier, ...] = ()
+    # By region the factor of what tokens cost there.
+    regions: Mapping[str, Decimal] = field(default_factory=dict)
     source: str = ""
     source_version: str = ""
     price_id: int | None = None
@@ -101,81 +155,150 @@ class Price:
         if thresholds != sorted(set(thresholds)):
             raise ValueError("tiers must have rising thresholds.")
 
+    @property
+    def batch(self) -> Rates | None:
+        return self.service_tiers.get(ServiceTier.BATCH)
+
+
+class Served(msgspec.Struct, frozen=True):
+    """How a call is served, which changes its rates. `region`: "" where it is not said."""
+
+    tier: ServiceTier = ServiceTier.DEFAULT
+    region: str = ""
+
+
+AS_USUAL = Served()
+IN_BATCH = Served(ServiceTier.BATCH)
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one part of a call is billed at; the rate is in nano-USD per million tokens."""
+    """What one part of a call is billed at; the rate is in nano-USD. None: it has no rate."""
 
-    part: str
-    tokens: int
-    rate: int
+    quantity: str
+    number: int
+    rate: int | None
 
     @property
     def product(self) -> int:
-        """Nano-USD times TOKENS_PER_RATE: exact."""
-        return self.tokens * self.rate
+        """Nano-USD times DENOMINATOR: exact."""
+        return self.number * (self.rate or 0) * (DENOMINATOR // QUANTITIES[self.quantity].per)
 
 
-def cost_nano(price: Price, use: TokenUse, *, batch: bool = False) -> int:
-    """The nano-USD of one call: the exact sum, rounded up once. 0 only for a free model or no tokens."""
-    return -(-sum(charge.product for charge in charges(price, use, batch=batch)) // TOKENS_PER_RATE)
+class Cost(msgspec.Struct, frozen=True):
+    """`nano`: nano-USD of all that has a rate. `unpriced`: what has none, by name."""
+
+    nano: int
+    unpriced: tuple[str, ...] = ()
 
 
-def charges(price: Price, use: TokenUse, *, batch: bool = False) -> tuple[Charge, ...]:
-    """The parts of a call, each with its rate: uncached input, cached input, cache writes, visible output, reasoning.
+def cost_of(price: Price, use: Use, served: Served = AS_USUAL) -> Cost:
+    """The exact sum, rounded up once. 0 only for a free model or where nothing was used."""
+    parts = charges(price, use, served)
+    unpriced = [part.quantity for part in parts if part.rate is None]
+    if _lacks_rates(price, served):
+        unpriced.append("service_tier")
+    return Cost(-(-sum(part.product for part in parts) // DENOMINATOR), tuple(unpriced))
+
+
+def charges(price: Price, use: Use, served: Served = AS_USUAL) -> tuple[Charge, ...]:
+    """The parts of a call that it has any of, each with its rate; the rest of a total comes where the total stands.
 
     Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI, Anthropic and Google
     bill.
     """
-    rates, batch_rates = price.rates, price.batch
-    for tier in price.tiers:
-        if use.input_tokens <= tier.above_input_tokens:
-            break
-        rates, batch_rates = tier.rates, tier.batch
-    if batch and batch_rates is not None:
-        rates = batch_rates
-
-    cached_rate = rates.input if rates.cached_input is None else rates.cached_input
-    cache_write_rate = rates.input if rates.cache_write is None else rates.cache_write
-    reasoning_rate = rates.output if rates.reasoning is None else rates.reasoning
-    uncached = use.input_tokens - use.cached_input_tokens - use.cache_write_tokens
-    return (
-        Charge("input", uncached, rates.input),
-        Charge("cached input", use.cached_input_tokens, cached_rate),
-        Charge("cache writes", use.cache_write_tokens, cache_write_rate),
-        Charge("output", use.output_tokens - use.reasoning_tokens, rates.output),
-        Charge("reasoning", use.reasoning_tokens, reasoning_rate),
+    rates = rates_above(price, use.input_tokens, served.tier)
+    factor = price.regions.get(served.region)
+    used = {name: number for name, number in disjoint(use.all).items() if number}
+    if used and REQUESTS not in use.quantities and rates.of(REQUESTS):
+        # Each report is of one request.
+        used[REQUESTS] = 1
+    return tuple(
+        Charge(name, number, _in_region(rates.of(name), name, factor)) for name, number in used.items()
     )
+
+
+def rates_above(price: Price, input_tokens: int, tier: ServiceTier) -> Rates:
+    """Of a call with so much input; those of the default where the book has none of this tier of service."""
+    rates, service_tiers = price.rates, price.service_tiers
+    for each in price.tiers:
+        if input_tokens <= each.above_input_tokens:
+            break
+        rates, service_tiers = each.rates, each.service_tiers
+    return service_tiers.get(tier, rates)
+
+
+def _lacks_rates(price: Price, served: Served) -> bool:
+    """Whether it may have cost more than the default's rates say."""
+    tier = served.tier
+    return tier is not ServiceTier.DEFAULT and tier not in DISCOUNTS and tier not in price.service_tiers
+
+
+def _in_region(rate: int | None, quantity: str, factor: Decimal | None) -> int | None:
+    """Regions make tokens dearer, not the fees beside them. Rounded up."""
+    if rate is None or factor is None or QUANTITIES[quantity].unit != "tokens":
+        return rate
+    numerator, denominator = factor.as_integer_ratio()
+    return -(-rate * numerator // denominator)
+
+
+def completed(rates: Rates, given: Mapping[str, int]) -> Rates:
+    """With these instead, by quantity: one that is not given keeps its own. Raises ValueError."""
+    own = {RATES_OF[name]: rate for name, rate in given.items() if name in RATES_OF}
+    others = {name: rate for name, rate in given.items() if name not in RATES_OF}
+    return replace(rates, **own, others={**rates.others, **others})
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRates:
-    """What a call's tokens are held at; nano-USD per million tokens."""
+    """What a call is held at: nano-USD per million tokens; `fees`: nano-USD for what it has said it uses besides.
+
+    `unpriced`: of that, what has no rate.
+    """
 
     input: int
     output: int
+    fees: int = 0
+    unpriced: tuple[str, ...] = ()
 
 
-def dearest_rates(price: Price, input_tokens: int) -> HeldRates:
-    """The dearest rates that a call of at most so many input tokens can be billed at.
+def dearest_rates(
+    price: Price,
+    input_tokens: int,
+    served: Served = AS_USUAL,
+    said: Mapping[str, int] | None = None,
+) -> HeldRates:
+    """The dearest rates that a call of at most so many input tokens can be billed at, served like that.
 
-    Nobody knows before the call what of its input is read from a cache or written to one, what of its output is
-    reasoning, and whether it is a batch call; nor, if it has less input than was said, which tier it falls in.
+    Nobody knows before the call what of its input is read from a cache or written to one, and what of its output is
+    reasoning; nor, if it has less input than was said, which tier it falls in. `said`: the other quantities that it
+    uses at most; what is not named there it does not use. None: not said, so that any kind of token may come.
     """
-    reachable = [tier for tier in price.tiers if tier.above_input_tokens < input_tokens]
-    rates = [price.rates, price.batch, *(each for tier in reachable for each in (tier.rates, tier.batch))]
-    known = [each for each in rates if each is not None]
-    return HeldRates(
-        input=max(max(each.input, each.cached_input or 0, each.cache_write or 0) for each in known),
-        output=max(max(each.output, each.reasoning or 0) for each in known),
-    )
+    below = (tier.above_input_tokens for tier in price.tiers if tier.above_input_tokens < input_tokens)
+    reachable = {input_tokens, *below}
+    known = [rates_above(price, tokens, served.tier) for tokens in reachable]
+    factor = price.regions.get(served.region)
+
+    def dearest(names: Iterable[str]) -> int:
+        found = (_in_region(rates.of(name), name, factor) for rates in known for name in names)
+        return max((rate for rate in found if rate is not None), default=0)
+
+    kinds = {whole: _COMMON[whole] if said is not None else _OF[whole] for whole in (INPUT, OUTPUT)}
+    base = {whole: dearest(names) for whole, names in kinds.items()}
+    product, unpriced = 0, list[str]()
+    for name, number in ({REQUESTS: 1} | dict(said or {})).items():
+        row = QUANTITIES[name]
+        if not number:
+            continue
+        if name != REQUESTS and all(rates.of(name) is None for rates in known):
+            unpriced.append(name)
+        # Its tokens are among those of their total already.
+        product += number * max(0, dearest((name,)) - base.get(root(name), 0)) * (DENOMINATOR // row.per)
+    if _lacks_rates(price, served):
+        unpriced.append("service_tier")
+    return HeldRates(base[INPUT], base[OUTPUT], -(-product // DENOMINATOR), tuple(unpriced))
 
 
-def discounted(rates: Rates, **batch: int | None) -> Rates | None:
-    """The complete batch rates, from those that differ: a part without one keeps its own rate. None if none
-    differs.
-
-    Raises ValueError for a rate out of range.
-    """
-    given = {name: rate for name, rate in batch.items() if rate is not None}
-    return replace(rates, **given) if given else None
+# The quantities that tokens of the input, or of the output, can be billed as; and those that no call says beforehand.
+_OF = {whole: tuple(name for name in QUANTITIES if root(name) == whole) for whole in (INPUT, OUTPUT)}
+_COMMON = {whole: tuple(name for name in names if name in OWN_COLUMNS) for whole, names in _OF.items()}

@@ -10,15 +10,15 @@ No network: the package carries its prices; a newer release of it brings newer o
 - Dates: one row per date on which a price of the model changed; the undated price starts at pricing.UNDATED.
 - Time of day (DeepSeek): the dearest window, at all hours. It belongs to the last dated price, earlier ones
   had none.
-- Tiers and the batch discount as they are. A batch rate starts on the day the package verified it; before, a
-  batch call costs the full price. Flex, priority and fast tiers of service are not taken over.
-- Cache writes at the five-minute rate. Fees of tools (web search, storage) are no part of a price.
-- Left out, so that they stay unpriced: models billed by what tokens do not show (hours, characters, pages,
-  requests) and models that mainly read or write audio, images or video, whose rates are not those of text.
+- Quantities by their rows in usage/quantities.py, tiers and tiers of service as they are. The rates of a tier of
+  service start on the day the package verified them; before, a batch or flex call costs the full price.
+- Audio, images and video are billed as the list of their provider says (BILLED_AS_THEIR_TOTAL); by all others what
+  has no rate of its own is not priced.
+- What is left out is said with its reason (`left_out`), and printed by load_prices.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -44,10 +44,12 @@ from audit import log as audit_log
 from audit.log import Target
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.revisions import bump_all
-from usage.prices.cost import ALIASES_MAX, UNDATED
+from usage.prices.cost import ALIASES_MAX, RATES_OF, UNDATED
 from usage.prices.models import ModelPrice
 from usage.prices.names import MAKERS
-from usage.prices.tiers import RATE_FIELDS
+from usage.prices.rates import BATCH_FIELDS
+from usage.prices.tiers import RATE_FIELDS, TIER_RATES
+from usage.quantities import CACHED, INPUT, OUTPUT, QUANTITIES, ServiceTier
 
 SOURCE = "genai-prices"
 # The makers and the hosts people call directly. Not the aggregators, which resell the same models at changing
@@ -89,22 +91,43 @@ KNOWN_NAMES = {
     ),
 }
 
-_RATES = {
-    "input_mtok": "input",
-    "output_mtok": "output",
-    "cache_read_mtok": "cached_input",
-    "cache_write_mtok": "cache_write",
-    "output_reasoning_mtok": "reasoning",
+# The quantity that a rate of the package is of, the surest first: some it says twice.
+_QUANTITY_OF = {key: name for name, row in QUANTITIES.items() for key in reversed(row.genai)}
+# Whose list has one price for the input, or the output, of a model, whatever it is, unless it names another for a kind:
+# https://ai.google.dev/gemini-api/docs/pricing, https://docs.x.ai/docs/models (images count as tokens of the prompt).
+BILLED_AS_THEIR_TOTAL = {
+    "google": {
+        "input_audio_tokens": INPUT,
+        "input_image_tokens": INPUT,
+        "input_video_tokens": INPUT,
+        "cached_image_tokens": CACHED,
+        "output_audio_tokens": OUTPUT,
+        "output_image_tokens": OUTPUT,
+        "output_video_tokens": OUTPUT,
+    },
+    "x-ai": {"input_image_tokens": INPUT, "cached_image_tokens": CACHED},
 }
-# Charged beside the tokens of a text call, or a dearer kind of them that a usage report does not tell apart.
-_BESIDE_TEXT = {"cache_write_1h_mtok", "web_searches_kcount", "storage_searches_kcount"}
-# Other inputs of a model that also takes text. The call is charged as text.
-_OTHER_INPUT = re.compile(r"(input|cache)_(audio|image|video)(_read)?_mtok")
-_OTHER_MEDIA_MODEL = re.compile(r"image|transcribe|banana")
+# What a variant of a price is for, by what the package calls it.
+_SERVED = {
+    "processing": {"batch": ServiceTier.BATCH},
+    "speed": {"fast": ServiceTier.FAST},
+    "service_tier": {tier.value: tier for tier in (ServiceTier.FLEX, ServiceTier.PRIORITY, ServiceTier.FAST)},
+}
+# A variant that says what holds anyway.
+_AS_USUAL = {"service_tier": "default"}
 # "claude-sonnet-4-2025": the beginning of a date, not a name.
 _CUT_NAME = re.compile(r".*(?:[-@._:]|-20\d\d)")
 
-_ROW_FIELDS = ("aliases", *RATE_FIELDS, "tiers", "source_version", "active")
+_ROW_FIELDS = (
+    "aliases",
+    *RATE_FIELDS,
+    "other_rates",
+    "service_tiers",
+    "regions",
+    "tiers",
+    "source_version",
+    "active",
+)
 
 # One moment's rates by key of the package, tiers included.
 _Prices = dict[str, Decimal | TieredPrices]
@@ -112,14 +135,14 @@ _Prices = dict[str, Decimal | TieredPrices]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """Counts rows; `kept` have another source and were left alone. `skipped` counts models left out."""
+    """Counts rows; `kept` have another source and were left alone. `left_out`: what was, and why, a line each."""
 
     added: int
     changed: int
     unchanged: int
     retired: int
     kept: int
-    skipped: int
+    left_out: tuple[str, ...]
     source_version: str
 
     @property
@@ -136,7 +159,7 @@ def load_shared_prices() -> LoadReport:
     package says, and switched off if the package still knows the model but no longer this date. A model that
     the package dropped keeps its rows: late reports are priced by them.
     """
-    rows, skipped = package_rows()
+    rows, left_out = package_rows()
     stored = {_key(row): row for row in ModelPrice.objects.shared()}
     added: list[ModelPrice] = []
     changed: list[ModelPrice] = []
@@ -162,7 +185,7 @@ def load_shared_prices() -> LoadReport:
         unchanged=unchanged,
         retired=len(retired),
         kept=kept,
-        skipped=skipped,
+        left_out=tuple(left_out),
         source_version=version("genai-prices"),
     )
     if report.touched:
@@ -210,25 +233,37 @@ def _write(rows: list[ModelPrice]) -> None:
     )
 
 
-def package_rows() -> tuple[list[ModelPrice], int]:
-    """The unsaved rows of all models the package prices by text tokens, and how many models are left out."""
+def package_rows() -> tuple[list[ModelPrice], list[str]]:
+    """The unsaved rows of all models of PROVIDERS, and what of the package is left out, and why."""
     rows: list[ModelPrice] = []
-    skipped = 0
+    left_out: list[str] = []
     for provider in genai_providers:
-        if provider.id in PROVIDERS:
-            for model in provider.models:
-                model_rows = list(_model_rows(provider, model)) if _is_priced_by_text_tokens(model) else []
-                rows += model_rows
-                skipped += not model_rows
-    return rows, skipped
+        if provider.id not in PROVIDERS:
+            left_out.append(f"{provider.id}: {len(provider.models)} models, resold at prices that change")
+            continue
+        for model in provider.models:
+            rows += _model_rows(provider, model)
+            left_out += (f"{provider.id}/{model.id}: {what}" for what in _left_out(model))
+    return rows, left_out
 
 
-def _is_priced_by_text_tokens(model: ModelInfo) -> bool:
+def _left_out(model: ModelInfo) -> Iterator[str]:
     keys = {key for prices in _all_prices(model) for key in _priced(prices)}
-    others = keys - _RATES.keys() - _BESIDE_TEXT
-    if any(not _OTHER_INPUT.fullmatch(key) for key in others):
-        return False
-    return not (others and _OTHER_MEDIA_MODEL.search(model.id)) and ("input_mtok" in keys or not keys)
+    for variant in model.price_variants or ():
+        if _served(variant.when) is None and variant.when != _AS_USUAL:
+            said = ", ".join(f"{name} {value}" for name, value in variant.when.items())
+            yield f"its rates for {said}, which no report says"
+        keys |= _priced(variant.prices).keys()
+    for key in sorted(keys - _QUANTITY_OF.keys()):
+        yield f"its rate {key}, a quantity that no report has"
+    if not keys:
+        return
+    if any(_is_time_of_day(getattr(price, "constraint", None)) for price in _dated(model)):
+        yield "its cheaper hours: the dearest rate holds at all hours"
+
+
+def _dated(model: ModelInfo) -> list[Any]:
+    return [] if isinstance(model.prices, GenaiPrices) else list(model.prices)
 
 
 def _all_prices(model: ModelInfo) -> list[GenaiPrices]:
@@ -245,14 +280,19 @@ def _model_rows(provider: Provider, model: ModelInfo) -> Iterator[ModelPrice]:
     aliases = _aliases(provider, model)
     for start in _starts(model):
         standard = _standard_prices(model, start)
-        batch = _batch_prices(model, start)
+        variants = {tier: _variant_prices(model, tier, start) for tier in ServiceTier}
+        row = _rates_above(0, provider.id, standard, variants)
+        own = {f"{name}_per_million": row.pop(name, None) for name in TIER_RATES}
+        service_tiers = row.pop("service_tiers", {})
         yield ModelPrice(
             provider=provider.id,
             model=model.id.lower(),
             aliases=aliases,
             effective_from=_instant(start),
-            **{f"{name}_per_million": rate for name, rate in _rates_above(0, standard, batch).items()},
-            tiers=_tiers(standard, batch),
+            **{name: None if rate is None else Decimal(rate) for name, rate in own.items()},
+            other_rates=row,
+            service_tiers=service_tiers,
+            tiers=_tiers(provider.id, standard, variants),
             source=SOURCE,
             source_version=version("genai-prices"),
         )
@@ -263,15 +303,18 @@ def _instant(start: date | None) -> datetime:
 
 
 def _starts(model: ModelInfo) -> list[date | None]:
-    """The dates on which the model's price or batch price changed, after None for the undated price."""
-    conditional = [] if isinstance(model.prices, GenaiPrices) else model.prices
-    constraints = [price.constraint for price in conditional]
-    constraints += [variant.constraint for variant in model.price_variants or () if _is_batch(variant.when)]
+    """The dates on which a price of the model changed, after None for the undated price."""
+    constraints = [price.constraint for price in _dated(model)]
+    constraints += [variant.constraint for variant in model.price_variants or () if _served(variant.when)]
     return [None, *sorted({item.start_date for item in constraints if isinstance(item, StartDateConstraint)})]
 
 
-def _is_batch(when: dict[str, str]) -> bool:
-    return when == {"processing": "batch"}
+def _served(when: dict[str, str]) -> ServiceTier | None:
+    """The tier of service that a variant is for; None: it is for something else."""
+    if len(when) != 1:
+        return None
+    ((name, value),) = when.items()
+    return _SERVED.get(name, {}).get(value)
 
 
 def _in_force(constraint: object, start: date | None) -> bool:
@@ -308,23 +351,45 @@ def _base(price: Decimal | TieredPrices) -> Decimal:
     return price.base if isinstance(price, TieredPrices) else price
 
 
-def _batch_prices(model: ModelInfo, start: date | None) -> _Prices:
-    batch: _Prices = {}
+def _variant_prices(model: ModelInfo, tier: ServiceTier, start: date | None) -> _Prices:
+    found: _Prices = {}
     for variant in model.price_variants or ():
-        if _is_batch(variant.when) and _in_force(variant.constraint, start):
+        if _served(variant.when) is tier and _in_force(variant.constraint, start):
             # The package's order: the first variant that names a rate decides it.
-            batch = _priced(variant.prices) | batch
-    return batch
+            found = _priced(variant.prices) | found
+    return found
 
 
-def _rates_above(threshold: int, standard: _Prices, batch: _Prices) -> dict[str, Decimal]:
-    """The rates of a call with just over that much input, by the names in TIER_RATES, USD per million tokens.
+def _rates_above(
+    threshold: int, provider: str, standard: _Prices, variants: Mapping[ServiceTier, _Prices]
+) -> dict[str, Any]:
+    """The rates of a call with just over that much input, as a tier of `ModelPrice.tiers` writes them.
 
-    Without an output rate (embeddings) output costs 0; without any rate the model is free.
+    Without an output rate (embeddings) output costs 0; without any rate the model is free. Where tokens have no rate
+    but something else has (seconds, characters), tokens stay without one.
     """
-    rates = {_RATES[key]: _at(price, threshold) for key, price in standard.items() if key in _RATES}
-    rates |= {f"batch_{_RATES[key]}": _at(price, threshold) for key, price in batch.items() if key in _RATES}
-    return {"input": Decimal(0), "output": Decimal(0)} | rates
+    rates = _by_quantity(standard, threshold)
+    if INPUT in rates or not rates:
+        rates = {INPUT: Decimal(0), OUTPUT: Decimal(0)} | rates
+    same = {name: total for name, total in BILLED_AS_THEIR_TOTAL.get(provider, {}).items() if INPUT in rates}
+    row: dict[str, Any] = same | {RATES_OF.get(name, name): f"{rate:f}" for name, rate in rates.items()}
+    service_tiers = {}
+    for tier, prices in variants.items():
+        by_quantity = {name: f"{rate:f}" for name, rate in _by_quantity(prices, threshold).items()}
+        if tier is ServiceTier.BATCH:
+            for name in BATCH_FIELDS.keys() & by_quantity.keys():
+                row[f"batch_{RATES_OF[name]}"] = by_quantity.pop(name)
+        if by_quantity:
+            service_tiers[tier.value] = by_quantity
+    return row | ({"service_tiers": service_tiers} if service_tiers else {})
+
+
+def _by_quantity(prices: _Prices, threshold: int) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for key, price in prices.items():
+        if key in _QUANTITY_OF:
+            found.setdefault(_QUANTITY_OF[key], _at(price, threshold))
+    return found
 
 
 def _at(price: Decimal | TieredPrices, threshold: int) -> Decimal:
@@ -334,12 +399,13 @@ def _at(price: Decimal | TieredPrices, threshold: int) -> Decimal:
     return reached[-1] if reached else price.base
 
 
-def _tiers(standard: _Prices, batch: _Prices) -> list[dict[str, Any]]:
-    tiered = [price for price in (*standard.values(), *batch.values()) if isinstance(price, TieredPrices)]
-    thresholds = sorted({tier.start for price in tiered for tier in price.tiers})
+def _tiers(provider: str, standard: _Prices, variants: Mapping[ServiceTier, _Prices]) -> list[dict[str, Any]]:
+    every = (*standard.values(), *(price for prices in variants.values() for price in prices.values()))
+    thresholds = sorted(
+        {tier.start for price in every if isinstance(price, TieredPrices) for tier in price.tiers}
+    )
     return [
-        {"above_input_tokens": threshold}
-        | {name: f"{rate:f}" for name, rate in _rates_above(threshold, standard, batch).items()}
+        {"above_input_tokens": threshold} | _rates_above(threshold, provider, standard, variants)
         for threshold in thresholds
     ]
 

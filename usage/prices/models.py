@@ -16,7 +16,16 @@ from django.utils import timezone
 from tenants.lengths import NAME_LENGTH_MAX
 from usage.money import NANO, to_nano
 from usage.prices.cost import ALIASES_MAX, RATE_MAX_NANO, Price
-from usage.prices.tiers import RATE_FIELDS, parse_tiers, rates_of, validate_tiers
+from usage.prices.rates import (
+    parse_other_rates,
+    parse_regions,
+    parse_service_tiers,
+    rates_of,
+    validate_other_rates,
+    validate_regions,
+    validate_service_tiers,
+)
+from usage.prices.tiers import RATE_FIELDS, parse_tiers, validate_tiers
 
 logger = logging.getLogger("tokvigil.prices")
 RATE_MAX = Decimal(RATE_MAX_NANO) / NANO
@@ -43,12 +52,12 @@ class ModelPriceQuerySet(QuerySet["ModelPrice"]):
         return prices
 
 
-def _rate_field(help_text: str, *, required: bool = False) -> models.DecimalField[Any, Any]:
+def _rate_field(help_text: str) -> models.DecimalField[Any, Any]:
     return models.DecimalField(
         max_digits=20,
         decimal_places=9,
-        null=not required,
-        blank=not required,
+        null=True,
+        blank=True,
         validators=[MinValueValidator(0), MaxValueValidator(RATE_MAX)],
         help_text=help_text,
     )
@@ -81,8 +90,10 @@ class ModelPrice(models.Model):
     )
     effective_from = models.DateTimeField(help_text="The first instant at which the price is in force.")
 
-    input_per_million = _rate_field("USD per million input tokens.", required=True)
-    output_per_million = _rate_field("USD per million output tokens.", required=True)
+    input_per_million = _rate_field(
+        "USD per million input tokens. Empty: the model is not billed by tokens, and these have no price."
+    )
+    output_per_million = _rate_field("USD per million output tokens. Empty: likewise.")
     cached_input_per_million = _rate_field("Empty: as input.")
     cache_write_per_million = _rate_field("Empty: as input.")
     reasoning_per_million = _rate_field("Empty: as output.")
@@ -90,6 +101,28 @@ class ModelPrice(models.Model):
     batch_output_per_million = _rate_field("")
     batch_cached_input_per_million = _rate_field("")
     batch_cache_write_per_million = _rate_field("")
+    other_rates = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        validators=[validate_other_rates],
+        help_text='USD of other quantities: {"input_audio_tokens": "32", "web_searches": "10"}. Tokens and characters '
+        "per million, seconds per hour, all else per thousand. What has no rate is not priced.",
+    )
+    service_tiers = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        validators=[validate_service_tiers],
+        help_text='Rates of other tiers of service: {"priority": {"input_tokens": "0.45", "output_tokens": "3.6"}}.',
+    )
+    regions = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        validators=[validate_regions],
+        help_text='By how much tokens cost more in a region: {"us": "1.1"}.',
+    )
     tiers = models.JSONField(
         default=list,
         blank=True,
@@ -132,25 +165,35 @@ class ModelPrice(models.Model):
         return f"{self.provider}/{self.model} from {self.effective_from:%Y-%m-%d}"
 
     def clean(self) -> None:
-        if not isinstance(self.tiers, list):  # Django runs no validators on an empty object
+        # Django runs no validators on what is empty.
+        if not isinstance(self.tiers, list):
             raise ValidationError({"tiers": "Tiers must be a list."})
+        for name in ("other_rates", "service_tiers", "regions"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValidationError({name: "This must be an object."})
+        for name in ("input_per_million", "output_per_million"):
+            if getattr(self, name) is None and not self.other_rates:
+                raise ValidationError({name: "Give a rate; 0, if it is free."})
 
     def to_price(self) -> Price:
-        """The row as a value. Raises ValueError if its tiers are no tiers."""
+        """The row as a value. Raises ValueError if what it holds as JSON is no such thing."""
         given = {name: getattr(self, name) for name in RATE_FIELDS}
         rates = {
             name.removesuffix("_per_million"): to_nano(Decimal(rate))
             for name, rate in given.items()
             if rate is not None
         }
-        standard, batch = rates_of(rates)
+        standard, service_tiers = rates_of(
+            rates, parse_other_rates(self.other_rates), parse_service_tiers(self.service_tiers)
+        )
         return Price(
             provider=self.provider,
             model=self.model,
             aliases=tuple(self.aliases),
             effective_from=self.effective_from,
             rates=standard,
-            batch=batch,
+            service_tiers=service_tiers,
+            regions=parse_regions(self.regions),
             tiers=parse_tiers(self.tiers),
             source=self.source,
             source_version=self.source_version,

@@ -20,6 +20,9 @@ _AUDITED = (
     "aliases",
     "effective_from",
     *RATE_FIELDS,
+    "other_rates",
+    "service_tiers",
+    "regions",
     "tiers",
     "source",
     "active",
@@ -40,7 +43,7 @@ def save(price: ModelPrice, *, actor: str, reason: str = "") -> bool:
         price.save()
         why = {"reason": reason} if reason else {}
         if before is None:
-            given = {name: value for name, value in now.items() if value not in (None, [])}
+            given = {name: value for name, value in now.items() if value not in (None, [], {})}
             audit_log.log("price.added", price, tenant_id=price.tenant_id, **given, **why)
         else:
             changes = audit_log.changes(before, now)
@@ -55,6 +58,9 @@ def put(
     *,
     effective_from: datetime,
     rates: Mapping[str, Decimal | None],
+    other_rates: Mapping[str, str],
+    service_tiers: Mapping[str, Mapping[str, str]],
+    regions: Mapping[str, str],
     active: bool,
     reason: str,
     actor: str,
@@ -70,6 +76,7 @@ def put(
         )
         for name in RATE_FIELDS:
             setattr(price, name, rates.get(name))
+        price.other_rates, price.service_tiers, price.regions = other_rates, service_tiers, regions
         price.active = active
         price.full_clean()
         save(price, actor=actor, reason=reason)

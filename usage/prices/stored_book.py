@@ -1,7 +1,7 @@
 """The price book of a tenant, from the database; compiled again only when its rows changed."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 from django.db.models import Count, Max, Sum
 from django.db.models.functions import Extract
 
-from usage.money import format_usd
+from usage.money import format_usd, format_usd_if_known
 from usage.prices.book import Match, PriceBook
-from usage.prices.cost import Price, Rates, Tier
+from usage.prices.cost import RATES_OF, Price, Rates, Tier
 from usage.prices.models import ModelPrice
 from usage.prices.names import MatchKind
+from usage.quantities import QUANTITIES, ServiceTier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,31 +75,38 @@ class ListedTier:
     """Rates of calls with more total input than the threshold; see ListedPrice."""
 
     above_input_tokens: int
-    input_per_million: str
-    output_per_million: str
-    cached_input_per_million: str
-    cache_write_per_million: str
-    reasoning_per_million: str
+    input_per_million: str | None
+    output_per_million: str | None
+    cached_input_per_million: str | None
+    cache_write_per_million: str | None
+    reasoning_per_million: str | None
+    other_rates: dict[str, str]
+    service_tiers: dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedPrice:
     """A model's price in force, for people and programs to read: decimal strings, USD per million tokens.
 
-    Rates are what is charged: a part without a rate of its own shows that of its total.
+    Rates are what is charged: cached input, cache writes and reasoning without a rate of their own show that of their
+    total; null: it is not priced. `other_rates`: of other quantities, seconds per hour, what is no token or character
+    per thousand. `service_tiers`: by tier the rates that differ. `regions`: by how much tokens cost more there.
     """
 
     provider: str
     model: str
     aliases: list[str]
     effective_from: datetime
-    input_per_million: str
-    output_per_million: str
-    cached_input_per_million: str
-    cache_write_per_million: str
-    reasoning_per_million: str
-    batch_input_per_million: str
-    batch_output_per_million: str
+    input_per_million: str | None
+    output_per_million: str | None
+    cached_input_per_million: str | None
+    cache_write_per_million: str | None
+    reasoning_per_million: str | None
+    batch_input_per_million: str | None
+    batch_output_per_million: str | None
+    other_rates: dict[str, str]
+    service_tiers: dict[str, dict[str, str]]
+    regions: dict[str, str]
     tiers: list[ListedTier]
     source: str
     source_version: str
@@ -119,8 +127,11 @@ def _listed(match: Match) -> ListedPrice:
         aliases=list(price.aliases),
         effective_from=price.effective_from,
         **_charged(price.rates),
-        batch_input_per_million=format_usd(batch.input),
-        batch_output_per_million=format_usd(batch.output),
+        batch_input_per_million=format_usd_if_known(batch.input),
+        batch_output_per_million=format_usd_if_known(batch.output),
+        other_rates=_others(price.rates),
+        service_tiers=_by_service(price.rates, price.service_tiers),
+        regions={region: f"{factor.normalize():f}" for region, factor in price.regions.items()},
         tiers=_listed_tiers(price.tiers),
         source=price.source,
         source_version=price.source_version,
@@ -129,15 +140,33 @@ def _listed(match: Match) -> ListedPrice:
 
 
 def _listed_tiers(tiers: Iterable[Tier]) -> list[ListedTier]:
-    return [ListedTier(above_input_tokens=tier.above_input_tokens, **_charged(tier.rates)) for tier in tiers]
+    return [
+        ListedTier(
+            above_input_tokens=tier.above_input_tokens,
+            **_charged(tier.rates),
+            other_rates=_others(tier.rates),
+            service_tiers=_by_service(tier.rates, tier.service_tiers),
+        )
+        for tier in tiers
+    ]
 
 
-def _charged(rates: Rates) -> dict[str, str]:
-    charged = {
-        "input": rates.input,
-        "output": rates.output,
-        "cached_input": rates.input if rates.cached_input is None else rates.cached_input,
-        "cache_write": rates.input if rates.cache_write is None else rates.cache_write,
-        "reasoning": rates.output if rates.reasoning is None else rates.reasoning,
+def _charged(rates: Rates) -> dict[str, str | None]:
+    return {f"{own}_per_million": format_usd_if_known(rates.of(name)) for name, own in RATES_OF.items()}
+
+
+def _others(rates: Rates) -> dict[str, str]:
+    found = {name: rates.of(name) for name in rates.others}
+    return {name: format_usd(rate) for name, rate in found.items() if rate is not None}
+
+
+def _by_service(rates: Rates, service_tiers: Mapping[ServiceTier, Rates]) -> dict[str, dict[str, str]]:
+    """What differs from the default."""
+    return {
+        tier.value: {
+            name: format_usd(rate)
+            for name in QUANTITIES
+            if (rate := served.of(name)) is not None and rate != rates.of(name)
+        }
+        for tier, served in service_tiers.items()
     }
-    return {f"{part}_per_million": format_usd(rate) for part, rate in charged.items()}

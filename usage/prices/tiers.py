@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from django.core.exceptions import ValidationError
-
 from usage.amounts import TOKENS_MAX
-from usage.money import USD_TEXT_LENGTH_MAX, to_nano
-from usage.prices.cost import TIERS_MAX, Rates, Tier, discounted
+from usage.prices.cost import TIERS_MAX, Tier
+from usage.prices.rates import parse_other_rates, parse_rate, parse_service_tiers, rates_of, validate
+from usage.quantities import MAPPED
 
 RATE_FIELDS = (
     "input_per_million",
@@ -22,16 +19,14 @@ RATE_FIELDS = (
     "batch_cache_write_per_million",
 )
 
-# The keys of a tier, with `above_input_tokens`; the first two are required.
+# The keys of a tier, with `above_input_tokens`, other quantities and `service_tiers`; the first two are required.
 TIER_RATES = tuple(name.removesuffix("_per_million") for name in RATE_FIELDS)
+_KEYS = ("above_input_tokens", *TIER_RATES, *MAPPED, "service_tiers")
 
 
-def validate_tiers(tiers: object) -> None:
+def validate_tiers(stored: object) -> None:
     """Raises ValidationError unless it is what `ModelPrice.tiers` holds."""
-    try:
-        parse_tiers(tiers)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error
+    validate(parse_tiers, stored)
 
 
 def parse_tiers(tiers: object) -> tuple[Tier, ...]:
@@ -51,35 +46,28 @@ def parse_tiers(tiers: object) -> tuple[Tier, ...]:
 def _parse_tier(tier: object, number: int) -> Tier:
     if not isinstance(tier, dict):
         raise ValueError(f"Tier {number} must be an object.")
-    unknown = sorted(str(key) for key in tier.keys() - {"above_input_tokens", *TIER_RATES})
+    unknown = sorted(str(key) for key in tier.keys() - set(_KEYS))
     if unknown:
         raise ValueError(
-            f"Tier {number} has unknown keys: {', '.join(unknown)}. "
-            f"Known are above_input_tokens, {', '.join(TIER_RATES)}."
+            f"Tier {number} has unknown keys: {', '.join(unknown)}. Known are {', '.join(_KEYS)}."
         )
     threshold = tier.get("above_input_tokens")
     if type(threshold) is not int or not 0 < threshold <= TOKENS_MAX:
         raise ValueError(f"Tier {number} needs above_input_tokens, a whole number from 1 to {TOKENS_MAX}.")
-    rates = {name: _parse_rate(tier[name], name, number) for name in TIER_RATES if tier.get(name) is not None}
-    if "input" not in rates or "output" not in rates:
+    own = {name: _parse_rate(tier[name], name, number) for name in TIER_RATES if tier.get(name) is not None}
+    if "input" not in own or "output" not in own:
         raise ValueError(f"Tier {number} needs an input and an output rate.")
-    standard, batch = rates_of(rates)
-    return Tier(above_input_tokens=threshold, rates=standard, batch=batch)
+    try:
+        others = parse_other_rates({name: tier[name] for name in MAPPED if name in tier})
+        service_tiers = parse_service_tiers(tier.get("service_tiers") or {})
+    except ValueError as error:
+        raise ValueError(f"Tier {number}: {error}") from error
+    standard, by_service = rates_of(own, others, service_tiers)
+    return Tier(above_input_tokens=threshold, rates=standard, service_tiers=by_service)
 
 
 def _parse_rate(value: object, name: str, number: int) -> int:
     try:
-        if not isinstance(value, str) or len(value) > USD_TEXT_LENGTH_MAX:
-            raise ValueError
-        return to_nano(Decimal(value))
-    except (ArithmeticError, ValueError) as error:
-        raise ValueError(
-            f'Tier {number}: {name} must be a decimal string such as "0.25", 0 or more.'
-        ) from error
-
-
-def rates_of(rates: dict[str, int]) -> tuple[Rates, Rates | None]:
-    """The rates of a call and of a batch call, from nano-USD by the names in TIER_RATES."""
-    standard = Rates(**{name: rate for name, rate in rates.items() if not name.startswith("batch_")})
-    batch = {name.removeprefix("batch_"): rate for name, rate in rates.items() if name.startswith("batch_")}
-    return standard, discounted(standard, **batch)
+        return parse_rate(value)
+    except ValueError as error:
+        raise ValueError(f"Tier {number}: {name} {error}") from error

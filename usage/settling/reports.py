@@ -32,7 +32,7 @@ from usage.ledger.writing import Conflicting, digest_of
 from usage.limit_state import LimitState
 from usage.metrics import Metric
 from usage.money import format_usd_if_known, parse_usd
-from usage.prices.cost import TokenUse, cost_nano
+from usage.prices.cost import AS_USUAL, IN_BATCH, Use, cost_of
 from usage.settling import charging, recording
 from usage.settling.recording import Written
 from usage.settling.stored_plans import stored_plans
@@ -183,7 +183,7 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
     at = now if body.occurred_at is None else min(body.occurred_at, now)
     provider = body.provider or ("" if allowed is None else allowed.provider)
     match = admitted.known.prices.find(body.model, at, provider or None)
-    cost = 0 if match is None else cost_nano(match.price, tokens, batch=body.batch)
+    cost = 0 if match is None else cost_of(match.price, tokens, IN_BATCH if body.batch else AS_USUAL).nano
     override = None if allowed is None else allowed.override
     return NewEvent(
         environment_id=admitted.known.environment_id,
@@ -226,9 +226,9 @@ def _require_recent(body: UsageReport, now: datetime) -> None:
         )
 
 
-def _tokens(body: UsageReport) -> TokenUse:
+def _tokens(body: UsageReport) -> Use:
     try:
-        return TokenUse(
+        return Use(
             input_tokens=body.input_tokens,
             output_tokens=body.output_tokens,
             cached_input_tokens=body.cached_input_tokens,

@@ -1,5 +1,7 @@
 """The shared book as load_prices fills it, against the package it comes from and against published costs."""
 
+import random
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
@@ -18,18 +20,17 @@ from usage.models import ModelPrice
 from usage.money import NANO, format_usd
 from usage.prices import genai
 from usage.prices.book import PriceBook
-from usage.prices.cost import UNDATED, TokenUse, cost_nano
+from usage.prices.cost import AS_USUAL, IN_BATCH, UNDATED, Cost, Rates, Served, Use, cost_of
 from usage.prices.genai import SOURCE, load_shared_prices, package_rows
 from usage.prices.names import MatchKind
+from usage.quantities import MAPPED, QUANTITIES, REQUESTS, ServiceTier
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
-CACHED = TokenUse(input_tokens=10_000, output_tokens=1_000, cached_input_tokens=6_000)
-LONG = TokenUse(input_tokens=300_000, output_tokens=2_000, cached_input_tokens=100_000)
-WRITING = TokenUse(
-    input_tokens=10_000, output_tokens=1_000, cached_input_tokens=2_000, cache_write_tokens=6_000
-)
-MILLIONS = TokenUse(input_tokens=1_000_000, output_tokens=1_000_000)
+CACHED = Use(input_tokens=10_000, output_tokens=1_000, cached_input_tokens=6_000)
+LONG = Use(input_tokens=300_000, output_tokens=2_000, cached_input_tokens=100_000)
+WRITING = Use(input_tokens=10_000, output_tokens=1_000, cached_input_tokens=2_000, cache_write_tokens=6_000)
+MILLIONS = Use(input_tokens=1_000_000, output_tokens=1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def book() -> PriceBook:
     return PriceBook.build([row.to_price() for row in rows])
 
 
-def cost(book: PriceBook, model: str, use: TokenUse, at: datetime = NOW, *, batch: bool = False) -> str:
+def cost(book: PriceBook, model: str, use: Use, at: datetime = NOW, *, batch: bool = False) -> str:
     match = book.find(model, at)
     assert match is not None, model
-    return format_usd(cost_nano(match.price, use, batch=batch))
+    return format_usd(cost_of(match.price, use, IN_BATCH if batch else AS_USUAL).nano)
 
 
 # Costs on which genai-prices, litellm and model-prices agree, November 2026.
@@ -134,10 +135,87 @@ def test_an_unknown_model_is_unpriced_and_never_its_neighbour(book: PriceBook, m
 
 
 @pytest.mark.parametrize(
-    "model", ["whisper-1", "gpt-image-1", "gpt-realtime", "gpt-4o-transcribe", "mistral-ocr-latest", "sonar"]
+    ("model", "quantities", "usd"),
+    [
+        ("whisper-1", {"input_audio_seconds": 600}, "0.06"),
+        ("tts-1", {"input_characters": 1_000}, "0.015"),
+        ("mistral-ocr-latest", {"input_pages": 10}, "0.04"),
+    ],
 )
-def test_a_model_that_is_not_billed_by_text_tokens_is_unpriced(book: PriceBook, model: str) -> None:
-    assert book.find(model, NOW) is None
+def test_what_is_not_billed_by_tokens_costs_what_its_provider_publishes(
+    book: PriceBook, model: str, quantities: dict[str, int], usd: str
+) -> None:
+    assert cost(book, model, Use(input_tokens=0, output_tokens=0, quantities=quantities)) == usd
+
+
+def test_tokens_have_no_price_where_the_model_is_billed_by_something_else(book: PriceBook) -> None:
+    match = book.find("whisper-1", NOW)
+    assert match is not None
+    priced = cost_of(match.price, Use(input_tokens=14, output_tokens=45))
+    assert (priced.nano, priced.unpriced) == (0, ("input_tokens", "output_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("model", "use", "tier", "usd"),
+    [
+        ("gpt-5-mini", Use(input_tokens=10_000, output_tokens=1_000), "priority", "0.0081"),
+        ("gpt-5-mini", Use(input_tokens=10_000, output_tokens=1_000), "flex", "0.00225"),
+        (
+            "claude-haiku-4-5",
+            Use(
+                input_tokens=100_000,
+                output_tokens=0,
+                cache_write_tokens=40_000,
+                quantities={"cache_write_1h_tokens": 60_000},
+            ),
+            "default",
+            "0.17",
+        ),
+        (
+            "claude-sonnet-4-5",
+            Use(input_tokens=9_548, output_tokens=528, quantities={"web_searches": 2}),
+            "default",
+            "0.056564",
+        ),
+        (
+            "gpt-5-mini",
+            Use(input_tokens=100, output_tokens=4_619, quantities={"web_searches": 3}),
+            "default",
+            "0.039263",
+        ),
+        (
+            "gemini-2.5-flash",
+            Use(input_tokens=10_000, output_tokens=100, quantities={"input_audio_tokens": 9_900}),
+            "default",
+            "0.01018",
+        ),
+        (
+            "gpt-image-1.5",
+            Use(input_tokens=23, output_tokens=1_056, quantities={"output_image_tokens": 1_056}),
+            "default",
+            "0.033907",
+        ),
+        (
+            "gemini-2.5-flash-image",
+            Use(input_tokens=0, output_tokens=1_290, quantities={"output_image_tokens": 1_290}),
+            "default",
+            "0.0387",
+        ),
+        # Google's list has one price of the model's input, whatever it is.
+        (
+            "gemini-2.5-pro",
+            Use(input_tokens=10_000, output_tokens=0, quantities={"input_audio_tokens": 9_000}),
+            "default",
+            "0.0125",
+        ),
+    ],
+)
+def test_more_than_text_costs_what_its_provider_publishes(
+    book: PriceBook, model: str, use: Use, tier: str, usd: str
+) -> None:
+    match = book.find(model, NOW)
+    assert match is not None
+    assert cost_of(match.price, use, Served(ServiceTier(tier))) == Cost(int(Decimal(usd) * NANO))
 
 
 @pytest.mark.parametrize(
@@ -174,32 +252,141 @@ def package_models() -> Iterator[tuple[Provider, ModelInfo]]:
                 yield provider, model
 
 
-@pytest.mark.parametrize("batch", [False, True])
-def test_every_seeded_model_costs_what_the_package_computes(book: PriceBook, batch: bool) -> None:
-    """The oracle: the package's own arithmetic, for every model, over two years, with tiers and cache."""
+# What the package calls a quantity of a use, and how it says that a call was served so.
+_GENAI_USAGE = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cached_input_tokens": "cache_read_tokens",
+    "cache_write_1h_tokens": "cache_write_1h_tokens",
+    "reasoning_tokens": "output_reasoning_tokens",
+    "input_audio_tokens": "input_audio_tokens",
+    "input_image_tokens": "input_image_tokens",
+    "input_video_tokens": "input_video_tokens",
+    "cached_audio_tokens": "cache_audio_read_tokens",
+    "cached_image_tokens": "cache_image_read_tokens",
+    "output_audio_tokens": "output_audio_tokens",
+    "output_image_tokens": "output_image_tokens",
+    "output_video_tokens": "output_video_tokens",
+    "citation_tokens": "output_citation_tokens",
+    "input_audio_seconds": "input_audio_seconds",
+    "input_characters": "input_characters",
+    "input_messages": "input_text_messages",
+    "input_annotated_pages": "input_annotated_document_pages",
+    "web_searches": "web_searches",
+    "file_searches": "storage_searches",
+}
+_GENAI_CONTEXTS: dict[ServiceTier, list[dict[str, str] | None]] = {
+    ServiceTier.DEFAULT: [None],
+    ServiceTier.BATCH: [{"processing": "batch"}],
+    ServiceTier.FAST: [{"speed": "fast"}, {"service_tier": "fast"}],
+    ServiceTier.FLEX: [{"service_tier": "flex"}],
+    ServiceTier.PRIORITY: [{"service_tier": "priority"}],
+}
+
+
+USES_EACH = 3
+
+
+def drawn_use(drawn: random.Random, rates: Rates) -> Use:
+    """A use of what the rates are for, and of nothing else."""
+
+    def of(name: str, most: int) -> int:
+        return drawn.randrange(most) if rates.of(name) is not None and drawn.random() < 0.7 else 0
+
+    length = drawn.choice([1_000, 50_000, 150_000])
+    audio, image, video = (of(f"input_{kind}_tokens", length) for kind in ("audio", "image", "video"))
+    # The package knows what was both only where it has a rate for that.
+    both = {
+        name: isinstance(rates.others.get(name), int)
+        for name in ("cached_audio_tokens", "cached_image_tokens")
+    }
+    cached_audio = min(of("cached_audio_tokens", length), audio) if both["cached_audio_tokens"] else 0
+    cached_image = min(of("cached_image_tokens", length), image) if both["cached_image_tokens"] else 0
+    cached = of("cached_input_tokens", length) + cached_audio + cached_image
+    written, hour = of("cache_write_tokens", length), of("cache_write_1h_tokens", length)
+    parts = [
+        of(name, 5_000) for name in ("output_audio_tokens", "output_image_tokens", "output_video_tokens")
+    ]
+    reasoning, citations = of("reasoning_tokens", 5_000), of("citation_tokens", 5_000)
+    quantities = {
+        "cache_write_1h_tokens": hour,
+        "input_audio_tokens": audio,
+        "input_image_tokens": image,
+        "input_video_tokens": video,
+        "cached_audio_tokens": cached_audio,
+        "cached_image_tokens": cached_image,
+        "citation_tokens": citations,
+        **dict(
+            zip(("output_audio_tokens", "output_image_tokens", "output_video_tokens"), parts, strict=True)
+        ),
+        **{name: of(name, 500) for name in MAPPED if QUANTITIES[name].unit != "tokens" and name != REQUESTS},
+    }
+    inputs = (
+        of("input_tokens", length)
+        + cached
+        + written
+        + hour
+        + audio
+        - cached_audio
+        + image
+        - cached_image
+        + video
+    )
+    return Use(
+        input_tokens=inputs,
+        output_tokens=of("output_tokens", 5_000) + reasoning + citations + sum(parts),
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=reasoning,
+        quantities={name: number for name, number in quantities.items() if number},
+    )
+
+
+def as_the_package_says(use: Use) -> genai_prices.Usage:
+    overlaps = {"cached_audio_tokens": 0, "cached_image_tokens": 0}
+    used = overlaps | {name: number for name, number in use.all.items() if number}
+    said = {_GENAI_USAGE[name]: number for name, number in used.items() if name in _GENAI_USAGE}
+    # Of these the package's total contains both kinds, which are told apart here.
+    mapped = use.quantities
+    said["cache_write_tokens"] = use.cache_write_tokens + mapped.get("cache_write_1h_tokens", 0)
+    said["input_document_pages"] = mapped.get("input_pages", 0) + mapped.get("input_annotated_pages", 0)
+    said["audio_seconds"] = mapped.get("input_audio_seconds", 0)
+    return genai_prices.Usage(**said)
+
+
+def test_every_model_costs_what_the_package_computes(book: PriceBook) -> None:
+    """The oracle: the package's own arithmetic, for every model, quantity and tier of service, over two years."""
     instants = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=days) for days in range(0, 1100, 53)] + [
         NOW
     ]
-    context = {"processing": "batch"} if batch else None
-    compared = 0
+    drawn = random.Random(12)
+    compared: Counter[str] = Counter()
     for provider, model in package_models():
-        for use in (CACHED, LONG, WRITING):
-            usage = genai_prices.Usage(
-                input_tokens=use.input_tokens,
-                output_tokens=use.output_tokens,
-                cache_read_tokens=use.cached_input_tokens,
-                cache_write_tokens=use.cache_write_tokens,
-            )
-            for at in instants[compared % 5 :: 5]:
+        for tier, contexts in _GENAI_CONTEXTS.items():
+            known = [
+                context
+                for context in contexts
+                if context is None or any(variant.when == context for variant in model.price_variants or ())
+            ]
+            for context in [each for each in known for _ in range(USES_EACH)]:
+                at = drawn.choice(instants) if tier is ServiceTier.DEFAULT else drawn.choice([NOW, *instants])
                 match = book.find(model.id, at, provider.id)
                 assert match is not None
+                use = drawn_use(drawn, match.price.rates)
+                priced = cost_of(match.price, use, Served(tier))
                 expected = model.calc_price(
-                    usage, provider, genai_request_timestamp=at, price_context=context
+                    as_the_package_says(use), provider, genai_request_timestamp=at, price_context=context
                 ).total_price
+                # A model with a fee for each request is charged for one, by the package even where nothing was used.
+                if not any(use.all.values()):
+                    continue
                 nano = int((expected * NANO).to_integral_value(ROUND_CEILING))
-                assert cost_nano(match.price, use, batch=batch) == nano, (provider.id, model.id, at)
-            compared += 1
-    assert compared > 1_500
+                assert priced.nano == nano, (provider.id, model.id, at, context, use)
+                compared.update(
+                    {"usages": 1, tier: 1} | {name: 1 for name, number in use.all.items() if number}
+                )
+    assert compared["usages"] > 2_000
+    assert all(compared[tier] > 2 for tier in ServiceTier), compared
 
 
 def test_every_alias_is_one_the_package_gives_that_model() -> None:
@@ -302,9 +489,9 @@ class TestLoading:
 
     def test_a_model_that_the_package_dropped_keeps_its_price(self, monkeypatch: pytest.MonkeyPatch) -> None:
         load_shared_prices()
-        rows, skipped = package_rows()
+        rows, left_out = package_rows()
         fewer = [row for row in rows if row.model != "o3"]
-        monkeypatch.setattr(genai, "package_rows", lambda: (fewer, skipped))
+        monkeypatch.setattr(genai, "package_rows", lambda: (fewer, left_out))
 
         assert load_shared_prices().retired == 0
         assert ModelPrice.objects.filter(model="o3", provider="openai", active=True).exists()
@@ -322,7 +509,7 @@ class TestLoading:
         out = StringIO()
         call_command("load_prices", stdout=out)
         call_command("load_prices", stdout=out)
-        first, second = out.getvalue().splitlines()
+        first, second = (line for line in out.getvalue().splitlines() if line.startswith(SOURCE))
         count = ModelPrice.objects.count()
         assert f"{SOURCE} 0." in first
         assert f"{count} added, 0 changed, 0 unchanged" in first

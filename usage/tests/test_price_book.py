@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from tenants.models import Tenant
 from usage.models import ModelPrice
-from usage.prices.cost import TokenUse, cost_nano
+from usage.prices.cost import IN_BATCH, Use, cost_of
 from usage.prices.names import MatchKind
 from usage.prices.stored_book import current_models, load
 from usage.prices.tiers import parse_tiers
@@ -66,9 +66,9 @@ class TestLoad:
         )
         assert price.batch is not None
         assert (price.batch.input, price.batch.output) == (1_000_000_000, 2_500_000_000)
-        long = TokenUse(input_tokens=1_000_000, output_tokens=0)
-        assert cost_nano(price, long) == 5_000_000_000
-        assert cost_nano(price, long, batch=True) == 2_000_000_000
+        long = Use(input_tokens=1_000_000, output_tokens=0)
+        assert cost_of(price, long).nano == 5_000_000_000
+        assert cost_of(price, long, IN_BATCH).nano == 2_000_000_000
 
     def test_the_shared_book_is_compiled_once(self) -> None:
         add()
@@ -170,7 +170,12 @@ class TestConstraints:
 
     def test_tiers_are_read_exactly(self) -> None:
         (tier,) = parse_tiers([{"above_input_tokens": 5, "input": "0.000000001", "output": "0"}])
-        assert (tier.above_input_tokens, tier.rates.input, tier.rates.output, tier.batch) == (5, 1, 0, None)
+        assert (tier.above_input_tokens, tier.rates.input, tier.rates.output, tier.service_tiers) == (
+            5,
+            1,
+            0,
+            {},
+        )
 
 
 class TestCurrentModels:

@@ -13,15 +13,17 @@ from usage.amounts import TOKENS_MAX
 from usage.money import MAX_LIMIT_NANO, NANO, TOKENS_PER_RATE
 from usage.prices.book import RESOLVED_NAMES_MAX, PriceBook
 from usage.prices.cost import (
+    IN_BATCH,
     RATE_MAX_NANO,
     Price,
     Rates,
     Tier,
-    TokenUse,
-    cost_nano,
-    discounted,
+    Use,
+    completed,
+    cost_of,
 )
 from usage.prices.names import MatchKind
+from usage.quantities import CACHE_WRITE, CACHED, INPUT, OUTPUT, REASONING, ServiceTier
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -54,7 +56,7 @@ def kind(model: str, *, book: PriceBook = BOOK) -> MatchKind | None:
     return None if match is None else match.kind
 
 
-class TestTokenUse:
+class TestUse:
     @pytest.mark.parametrize(
         ("counts", "field"),
         [
@@ -72,12 +74,10 @@ class TestTokenUse:
         self, counts: dict[str, int], field: str
     ) -> None:
         with pytest.raises(ValueError, match=field):
-            TokenUse(**({"input_tokens": 10, "output_tokens": 5} | counts))
+            msgspec.convert({"input_tokens": 10, "output_tokens": 5} | counts, Use)
 
     def test_parts_may_be_all_of_their_total(self) -> None:
-        TokenUse(
-            input_tokens=10, output_tokens=5, cached_input_tokens=4, cache_write_tokens=6, reasoning_tokens=5
-        )
+        Use(input_tokens=10, output_tokens=5, cached_input_tokens=4, cache_write_tokens=6, reasoning_tokens=5)
 
 
 class TestCost:
@@ -89,7 +89,7 @@ class TestCost:
             cache_write=usd("5"),
             reasoning=usd("30"),
         )
-        use = TokenUse(
+        use = Use(
             input_tokens=1_000,
             output_tokens=100,
             cached_input_tokens=500,
@@ -99,28 +99,30 @@ class TestCost:
         expected = (
             200 * usd("4") + 500 * usd("0.4") + 300 * usd("5") + 60 * usd("20") + 40 * usd("30")
         ) // 1_000_000
-        assert cost_nano(price("m", rates=rates), use) == expected
+        assert cost_of(price("m", rates=rates), use).nano == expected
 
     def test_a_part_without_a_rate_costs_what_its_total_costs(self) -> None:
         rates = Rates(input=usd("2"), output=usd("8"))
-        parts = TokenUse(
+        parts = Use(
             input_tokens=10, output_tokens=10, cached_input_tokens=4, cache_write_tokens=5, reasoning_tokens=7
         )
-        whole = TokenUse(input_tokens=10, output_tokens=10)
+        whole = Use(input_tokens=10, output_tokens=10)
         assert (
-            cost_nano(price("m", rates=rates), parts) == cost_nano(price("m", rates=rates), whole) == 100_000
+            cost_of(price("m", rates=rates), parts).nano
+            == cost_of(price("m", rates=rates), whole).nano
+            == 100_000
         )
 
     def test_a_free_model_costs_nothing(self) -> None:
-        use = TokenUse(input_tokens=TOKENS_MAX, output_tokens=TOKENS_MAX)
-        assert cost_nano(price("m", "0"), use) == 0
+        use = Use(input_tokens=TOKENS_MAX, output_tokens=TOKENS_MAX)
+        assert cost_of(price("m", "0"), use).nano == 0
 
     def test_no_tokens_cost_nothing(self) -> None:
-        assert cost_nano(GPT_4O, TokenUse(input_tokens=0, output_tokens=0)) == 0
+        assert cost_of(GPT_4O, Use(input_tokens=0, output_tokens=0)).nano == 0
 
     def test_the_smallest_use_of_a_priced_model_costs_at_least_a_nano(self) -> None:
         cheapest = price("m", rates=Rates(input=1, output=1))
-        assert cost_nano(cheapest, TokenUse(input_tokens=1, output_tokens=0)) == 1
+        assert cost_of(cheapest, Use(input_tokens=1, output_tokens=0)).nano == 1
 
     @pytest.mark.parametrize(
         ("total", "rate"), [(199_999, "3"), (200_000, "3"), (200_001, "6"), (400_000, "6"), (400_001, "12")]
@@ -132,7 +134,7 @@ class TestCost:
         )
         tiered = price("m", rates=Rates(input=usd("3"), output=0), tiers=tiers)
         assert (
-            cost_nano(tiered, TokenUse(input_tokens=total, output_tokens=0)) == total * usd(rate) // 1_000_000
+            cost_of(tiered, Use(input_tokens=total, output_tokens=0)).nano == total * usd(rate) // 1_000_000
         )
 
     def test_cached_tokens_count_for_the_threshold(self) -> None:
@@ -140,31 +142,33 @@ class TestCost:
             above_input_tokens=200_000, rates=Rates(input=usd("6"), output=0, cached_input=usd("0.6"))
         )
         tiered = price("m", rates=Rates(input=usd("3"), output=0, cached_input=usd("0.3")), tiers=(tier,))
-        use = TokenUse(input_tokens=200_001, output_tokens=0, cached_input_tokens=200_000)
-        assert cost_nano(tiered, use) == (200_000 * usd("0.6") + usd("6")) // 1_000_000
+        use = Use(input_tokens=200_001, output_tokens=0, cached_input_tokens=200_000)
+        assert cost_of(tiered, use).nano == (200_000 * usd("0.6") + usd("6")) // 1_000_000
 
     def test_a_batch_rate_that_is_not_given_is_the_usual_one(self) -> None:
         rates = Rates(input=usd("2"), output=usd("8"), cached_input=usd("0.5"))
-        batch = discounted(rates, input=usd("1"), output=usd("4"), cached_input=None)
-        use = TokenUse(input_tokens=3_000_000, output_tokens=1_000_000, cached_input_tokens=1_000_000)
-        assert cost_nano(price("o3", rates=rates, batch=batch), use, batch=True) == usd("6.5")
+        batch = completed(rates, {INPUT: usd("1"), OUTPUT: usd("4")})
+        use = Use(input_tokens=3_000_000, output_tokens=1_000_000, cached_input_tokens=1_000_000)
+        assert cost_of(
+            price("o3", rates=rates, service_tiers={ServiceTier.BATCH: batch}), use, IN_BATCH
+        ).nano == usd("6.5")
 
     def test_a_batch_call_of_a_model_without_batch_rates_costs_the_full_price(self) -> None:
-        use = TokenUse(input_tokens=1_000, output_tokens=10)
-        assert cost_nano(GPT_4O, use, batch=True) == cost_nano(GPT_4O, use)
+        use = Use(input_tokens=1_000, output_tokens=10)
+        assert cost_of(GPT_4O, use, IN_BATCH).nano == cost_of(GPT_4O, use).nano
 
     def test_a_long_batch_call_is_charged_the_batch_rates_of_its_tier(self) -> None:
         tier = Tier(
-            above_input_tokens=10, rates=Rates(input=8, output=8), batch=Rates(input=4_000_000, output=8)
+            above_input_tokens=10,
+            rates=Rates(input=8, output=8),
+            service_tiers={ServiceTier.BATCH: Rates(input=4_000_000, output=8)},
         )
-        tiered = price("m", batch=Rates(input=2, output=2), tiers=(tier,))
-        assert cost_nano(tiered, TokenUse(input_tokens=11, output_tokens=0), batch=True) == 44
+        tiered = price("m", service_tiers={ServiceTier.BATCH: Rates(input=2, output=2)}, tiers=(tier,))
+        assert cost_of(tiered, Use(input_tokens=11, output_tokens=0), IN_BATCH).nano == 44
 
     def test_no_call_can_cost_more_than_the_largest_limit(self) -> None:
         dearest = price("m", rates=Rates(input=RATE_MAX_NANO, output=RATE_MAX_NANO))
-        assert (
-            cost_nano(dearest, TokenUse(input_tokens=TOKENS_MAX, output_tokens=TOKENS_MAX)) <= MAX_LIMIT_NANO
-        )
+        assert cost_of(dearest, Use(input_tokens=TOKENS_MAX, output_tokens=TOKENS_MAX)).nano <= MAX_LIMIT_NANO
 
     @pytest.mark.parametrize("rate", [-1, RATE_MAX_NANO + 1])
     def test_a_rate_out_of_range_is_refused_by_name(self, rate: int) -> None:
@@ -196,9 +200,9 @@ def full_rates(draw: st.DrawFn) -> Rates:
 
 
 @st.composite
-def uses(draw: st.DrawFn) -> TokenUse:
+def uses(draw: st.DrawFn) -> Use:
     plain, cached, write, visible, reasoning = (draw(counts) for _ in range(5))
-    return TokenUse(
+    return Use(
         input_tokens=plain + cached + write,
         output_tokens=visible + reasoning,
         cached_input_tokens=cached,
@@ -208,34 +212,30 @@ def uses(draw: st.DrawFn) -> TokenUse:
 
 
 @given(full_rates(), uses(), st.sampled_from(["input_tokens", "output_tokens"]), counts)
-def test_more_tokens_never_cost_less(rate: Rates, use: TokenUse, grown: str, more: int) -> None:
+def test_more_tokens_never_cost_less(rate: Rates, use: Use, grown: str, more: int) -> None:
     larger = msgspec.structs.replace(use, **{grown: getattr(use, grown) + more})
-    assert cost_nano(price("m", rates=rate), larger) >= cost_nano(price("m", rates=rate), use)
+    assert cost_of(price("m", rates=rate), larger).nano >= cost_of(price("m", rates=rate), use).nano
 
 
 @given(full_rates(), uses())
-def test_the_cost_is_the_exact_sum_rounded_up_by_less_than_a_nano(rate: Rates, use: TokenUse) -> None:
-    cached_rate = rate.input if rate.cached_input is None else rate.cached_input
-    write_rate = rate.input if rate.cache_write is None else rate.cache_write
-    reasoning_rate = rate.output if rate.reasoning is None else rate.reasoning
-    exact = (
-        use.input_tokens * rate.input
-        + use.cached_input_tokens * (cached_rate - rate.input)
-        + use.cache_write_tokens * (write_rate - rate.input)
-        + use.output_tokens * rate.output
-        + use.reasoning_tokens * (reasoning_rate - rate.output)
-    )
-    assert 0 <= cost_nano(price("m", rates=rate), use) * TOKENS_PER_RATE - exact < TOKENS_PER_RATE
+def test_the_cost_is_the_exact_sum_rounded_up_by_less_than_a_nano(rate: Rates, use: Use) -> None:
+    plain = use.input_tokens - use.cached_input_tokens - use.cache_write_tokens
+    parts = {
+        INPUT: plain,
+        CACHED: use.cached_input_tokens,
+        CACHE_WRITE: use.cache_write_tokens,
+        OUTPUT: use.output_tokens - use.reasoning_tokens,
+        REASONING: use.reasoning_tokens,
+    }
+    exact = sum(number * (rate.of(name) or 0) for name, number in parts.items())
+    assert 0 <= cost_of(price("m", rates=rate), use).nano * TOKENS_PER_RATE - exact < TOKENS_PER_RATE
 
 
 @given(full_rates(), uses(), st.integers(0, 100))
-def test_a_batch_call_at_a_discount_never_costs_more(rate: Rates, use: TokenUse, percent: int) -> None:
-    cheaper = {
-        name: None if getattr(rate, name) is None else getattr(rate, name) * percent // 100
-        for name in ("input", "output", "cached_input", "cache_write")
-    }
-    discount = price("m", rates=rate, batch=discounted(rate, **cheaper))
-    assert cost_nano(discount, use, batch=True) <= cost_nano(discount, use)
+def test_a_batch_call_at_a_discount_never_costs_more(rate: Rates, use: Use, percent: int) -> None:
+    cheaper = {name: (rate.of(name) or 0) * percent // 100 for name in (INPUT, OUTPUT, CACHED, CACHE_WRITE)}
+    discount = price("m", rates=rate, service_tiers={ServiceTier.BATCH: completed(rate, cheaper)})
+    assert cost_of(discount, use, IN_BATCH).nano <= cost_of(discount, use).nano
 
 
 class TestNames:
@@ -389,7 +389,7 @@ class TestOverrides:
         book = BOOK.with_overrides([price("gpt-4o", "0")])
         free = found("gpt-4o", book=book)
         assert free is not None
-        assert cost_nano(free, TokenUse(input_tokens=10, output_tokens=10)) == 0
+        assert cost_of(free, Use(input_tokens=10, output_tokens=10)).nano == 0
 
     def test_a_providers_other_names_are_one_provider(self) -> None:
         own = price("grok-4", "1", "xai")

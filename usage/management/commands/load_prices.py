@@ -17,5 +17,8 @@ class Command(BaseCommand):
         self.stdout.write(
             f"genai-prices {report.source_version}: {report.added} added, {report.changed} changed, "
             f"{report.unchanged} unchanged, {report.retired} switched off, "
-            f"{report.kept} kept from other sources, {report.skipped} models left out (not priced by text)"
+            f"{report.kept} kept from other sources"
         )
+        self.stdout.write(f"Left out ({len(report.left_out)}):")
+        for line in report.left_out:
+            self.stdout.write(f"  {line}")
