@@ -101,6 +101,12 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
     boosted: dict[str, int] | None = None
     # The row of the key that asked. None: an older version wrote it.
     api_key_id: int | None = None
+    # What is held beside the tokens' rates, in nano-USD: fees, and what dearer kinds of tokens that were announced cost
+    # more.
+    fees_nano: int = 0
+    # How it is to be served; "" is no region.
+    service_tier: str = "default"
+    region: str = ""
 
     @property
     def requests(self) -> int:
@@ -123,7 +129,9 @@ class Assessment(msgspec.Struct, frozen=True, array_like=True):
         """What the call takes that produces so much."""
         if output_tokens == self.output_tokens:
             return self.amounts
-        cost = held_cost_nano(self.input_tokens, self.input_rate, output_tokens, self.output_rate)
+        cost = self.fees_nano + held_cost_nano(
+            self.input_tokens, self.input_rate, output_tokens, self.output_rate
+        )
         return msgspec.structs.replace(self.amounts, output_tokens=output_tokens, cost_nano=cost)
 
     @property

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import lcm
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from usage.amounts import TOKENS_MAX
 
@@ -70,11 +74,11 @@ QUANTITIES: dict[str, Quantity] = {
     for row in (
         _tokens(INPUT, "all tokens of the prompt", genai=("input_mtok",)),
         _tokens(OUTPUT, "all tokens of the answer", genai=("output_mtok",)),
-        _tokens(CACHED, "read from the provider's cache", INPUT, genai=("cache_read_mtok",)),
-        _tokens(CACHE_WRITE, "written to its cache for five minutes", INPUT, genai=("cache_write_mtok",)),
+        _tokens(CACHED, "read from the cache", INPUT, genai=("cache_read_mtok",)),
+        _tokens(CACHE_WRITE, "written to the cache for five minutes", INPUT, genai=("cache_write_mtok",)),
         _tokens(REASONING, "spent on reasoning", OUTPUT, genai=("output_reasoning_mtok",)),
         _tokens(
-            "cache_write_1h_tokens", "written to its cache for an hour", INPUT, genai=("cache_write_1h_mtok",)
+            "cache_write_1h_tokens", "written to the cache for an hour", INPUT, genai=("cache_write_1h_mtok",)
         ),
         _tokens("input_audio_tokens", "audio in the prompt", INPUT, genai=("input_audio_mtok",)),
         _tokens("input_image_tokens", "images in the prompt", INPUT, genai=("input_image_mtok",)),
@@ -121,6 +125,16 @@ QUANTITIES: dict[str, Quantity] = {
         _each(REQUESTS, "requests that have a fee of their own", "requests_kcount"),
     )
 }
+
+
+def description(name: str) -> str:
+    """For those who write programs: "Audio in the prompt; part of `input_tokens`." """
+    row = QUANTITIES[name]
+    said = row.what[0].upper() + row.what[1:]
+    parts_of = " and of ".join(f"`{total}`" for total in row.parts_of)
+    return f"{said}; part of {parts_of}." if parts_of else f"{said}, beside the tokens."
+
+
 # Those with a column and a field of their own; TOKEN_PARTS of usage/metrics.py are the parts among them.
 OWN_COLUMNS = (INPUT, OUTPUT, CACHED, CACHE_WRITE, REASONING)
 # Those of the map.
@@ -129,6 +143,21 @@ MAPPED = tuple(name for name in QUANTITIES if name not in OWN_COLUMNS)
 AS_THEIR_TOTAL = {CACHED: INPUT, CACHE_WRITE: INPUT, REASONING: OUTPUT}
 # Costs are added up exactly in nano-USD over this.
 DENOMINATOR = lcm(*(row.per for row in QUANTITIES.values()))
+
+
+class Quantities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The map on the wire: a field for each name, 0 where it is left out."""
+
+    __annotations__ = {
+        name: Annotated[int, Meta(ge=0, le=QUANTITIES[name].most, description=description(name))]
+        for name in MAPPED
+    }
+    locals().update(dict.fromkeys(MAPPED, 0))
+
+    @property
+    def used(self) -> dict[str, int]:
+        """Those that there are any of."""
+        return {name: number for name in MAPPED if (number := getattr(self, name))}
 
 
 def check_mapped(quantities: Mapping[str, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +15,8 @@ from usage.amounts import Amounts, Subjects
 from usage.assessment import Assessment, Refusal, affordable_output, asked, held_cost_nano
 from usage.boosts import BoostRef
 from usage.money import format_usd
-from usage.prices.cost import HeldRates, Price, dearest_rates
+from usage.prices.cost import AS_USUAL, HeldRates, Price, Served, dearest_rates
+from usage.quantities import noun
 
 # A call without a cap of its own gets what its limits leave, if that is so much at least. Some providers want more of
 # a cap than a token: who calls them names the cap that the call needs.
@@ -36,6 +37,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     user_blocked: bool
     # "": not said.
     provider: str = ""
+    served: Served = AS_USUAL
+    # What else it uses at most, by quantity; None: not said.
+    said: Mapping[str, int] | None = None
     # None: no key asks.
     api_key_id: int | None = None
 
@@ -60,10 +64,10 @@ def assess(
 ) -> Assessment:
     """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it."""
     subjects = call.subjects
-    rates = NO_RATES if price is None else dearest_rates(price, call.input_tokens)
+    rates = NO_RATES if price is None else dearest_rates(price, call.input_tokens, call.served, call.said)
 
     def cost(output: int) -> int:
-        return held_cost_nano(call.input_tokens, rates.input, output, rates.output)
+        return rates.fees + held_cost_nano(call.input_tokens, rates.input, output, rates.output)
 
     least = None if call.max_output_tokens is not None else min(LEAST_OUTPUT_TOKENS, output_tokens)
     if least is not None and rates.output > 0:
@@ -72,7 +76,7 @@ def assess(
     amounts = msgspec.structs.replace(call.asked, output_tokens=output_tokens, cost_nano=cost(output_tokens))
     refusals = [
         *_state_refusals(call, terms.matched, state),
-        *_policy_refusals(call, terms.matched, price, least_cost),
+        *_policy_refusals(call, terms.matched, price, least_cost, rates.unpriced),
     ]
     return Assessment(
         request_id=call.request_id,
@@ -86,7 +90,7 @@ def assess(
         limits=terms.limits,
         refusal=_first(refusal for refusal in refusals if refusal.enforced) if refusals else None,
         shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced) if refusals else None,
-        priced=price is not None,
+        priced=price is not None and not rates.unpriced,
         # A cap that nobody asked for and no policy needs would only cut answers short.
         max_output_tokens=output_tokens
         if call.max_output_tokens is not None or terms.bounds_output
@@ -94,6 +98,9 @@ def assess(
         least_output_tokens=least,
         input_rate=rates.input,
         output_rate=rates.output,
+        fees_nano=rates.fees,
+        service_tier=call.served.tier.value,
+        region=call.served.region,
         provider=call.provider,
         boosted=terms.boosted,
         api_key_id=call.api_key_id,
@@ -110,7 +117,7 @@ def _within_cost_caps(call: Call, terms: CallTerms, rates: HeldRates, least: int
     ]
     for cap in caps:
         if cap is not None:
-            affordable = affordable_output(cap, call.input_tokens, rates.input, rates.output)
+            affordable = affordable_output(cap - rates.fees, call.input_tokens, rates.input, rates.output)
             if affordable < least:
                 break
             output_tokens = min(output_tokens, affordable)
@@ -143,16 +150,18 @@ def _state_refusals(call: Call, matched: Matched, state: EnvironmentState) -> It
         yield _Found(Reason.USER_BLOCKED, f"User {call.subjects.user_id} is blocked.")
 
 
-def _policy_refusals(call: Call, matched: Matched, price: Price | None, cost: int | None) -> Iterator[_Found]:
+def _policy_refusals(
+    call: Call, matched: Matched, price: Price | None, cost: int | None, unpriced: tuple[str, ...]
+) -> Iterator[_Found]:
     names = (call.model,) if price is None else (call.model, price.model)
     for place, policy in enumerate(matched.policies):
         enforced = policy.rule.mode is Mode.ENFORCE
-        for reason, message in _rule_refusals(call, policy, names, cost):
+        for reason, message in _rule_refusals(call, policy, names, cost, unpriced):
             yield _Found(reason, message, place, enforced)
 
 
 def _rule_refusals(
-    call: Call, policy: StoredPolicy, names: tuple[str, ...], cost: int | None
+    call: Call, policy: StoredPolicy, names: tuple[str, ...], cost: int | None, unpriced: tuple[str, ...]
 ) -> Iterator[tuple[Reason, str]]:
     rule, caps = policy.rule, policy.rule.per_request
     if not rule.models.allows(*names):
@@ -168,6 +177,12 @@ def _rule_refusals(
             Reason.PRICE_UNKNOWN,
             f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models; "
             "add its price, or let the policy say `unknown_price: allow`.",
+        )
+    if unpriced and rule.unknown_price is UnknownPrice.BLOCK:
+        yield (
+            Reason.PRICE_UNKNOWN,
+            f"Model {call.model} has no rate for {', '.join(map(noun, unpriced))} in the price book, and policy "
+            f"{rule.name} blocks what has no price; add the rate, or let the policy say `unknown_price: allow`.",
         )
     if caps.input_tokens is not None and call.input_tokens > caps.input_tokens:
         yield (

@@ -11,6 +11,8 @@ from msgspec import Meta
 from tenants.api.http import Metadata, Name, RequestId
 from usage.amounts import Amounts, TokenCount
 from usage.body_digests import said
+from usage.prices.cost import Served
+from usage.quantities import Quantities, ServiceTier
 
 DIGEST_BYTES = 16
 
@@ -56,6 +58,26 @@ class EvaluateRequest(
             "found by the model's name, as in a report."
         ),
     ] = None
+    service_tier: Annotated[
+        ServiceTier | None,
+        Meta(
+            description="How the provider is asked to serve it: it is held at those rates. Left out: default."
+        ),
+    ] = None
+    region: Annotated[
+        Name | None,
+        Meta(
+            description="Where it is to be served, such as us, where that changes its price. Left out: anywhere."
+        ),
+    ] = None
+    quantities: Annotated[
+        Quantities | None,
+        Meta(
+            description='What else it will use at most, by name, such as {"input_audio_tokens": 900, '
+            '"web_searches": 5}; What is not named it does not use; {} is text '
+            "alone. Left out: tokens of any kind may come, and are held at the dearest rate of the model."
+        ),
+    ] = None
     request_id: Annotated[
         RequestId | None,
         Meta(
@@ -75,6 +97,10 @@ class EvaluateRequest(
     ] = None
     dry_run: Annotated[bool, Meta(description="Decide, but hold and record nothing.")] = False
     explain: Annotated[bool, Meta(description="Answer `trace`, too: how the decision came about.")] = False
+
+    @property
+    def served(self) -> Served:
+        return Served(self.service_tier or ServiceTier.DEFAULT, (self.region or "").lower())
 
     def asked(self, input_tokens: int) -> Amounts:
         """What the call asks for beside its output, with the input as it was said or counted."""

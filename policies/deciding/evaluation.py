@@ -266,6 +266,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             max_output_tokens=body.max_output_tokens,
             user_blocked=user.blocked,
             provider=body.provider or "",
+            served=body.served,
+            said=None if body.quantities is None else body.quantities.used,
             api_key_id=self.credential.id,
         )
         assessed, match = self.assess(call, terms, now_ms)
@@ -306,6 +308,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             least=None if assessed.least_output_tokens is None else assessed.least,
             input_rate=assessed.input_rate,
             output_rate=assessed.output_rate,
+            fees_nano=assessed.fees_nano,
             counters=counted,
             concurrency_keys=tuple(sets.values()),
             checks=_checks(terms, counted, list(sets)),

@@ -131,6 +131,8 @@ class Simulation:
             asked=Amounts(requests=1, input_tokens=past.amounts.input_tokens),
             max_output_tokens=past.cap,
             user_blocked=False,
+            # What kinds of tokens it announced is not kept.
+            said={},
         )
         return assess(call, terms, self._state, past.price, output)
 

@@ -32,7 +32,7 @@ from usage.ledger import retention
 from usage.ledger.models import Status
 from usage.ledger.periods import EARLIEST, Period
 from usage.models import ModelPrice, UsageEvent
-from usage.quantities import OWN_COLUMNS
+from usage.quantities import INPUT, MAPPED, OUTPUT, OWN_COLUMNS, QUANTITIES, ServiceTier, noun, root
 
 logger = logging.getLogger("tokvigil.ledger")
 
@@ -162,6 +162,8 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
             api_key=_api_key(event),
             find_url=f"{reverse('admin:search')}?{urlencode({'q': event.request_id})}",
             others=_others(event),
+            served=_served(event),
+            unpriced=", ".join(map(noun, event.unpriced_quantities or ())),
             metadata=json.dumps(event.metadata, indent=2, ensure_ascii=False) if event.metadata else "",
         )
 
@@ -222,15 +224,36 @@ def _standing(event: UsageEvent) -> SafeString:
 
 def _tokens(event: UsageEvent) -> list[tuple[str, str]]:
     """What the call used, its parts below what they are a part of; parts of nothing are left out."""
-    amounts = event.amounts
-    parts = [
-        ("Input tokens", amounts.input_tokens),
-        ("of them cached", event.cached_input_tokens),
-        ("of them written to the cache", event.cache_write_tokens),
-        ("Output tokens", amounts.output_tokens),
-        ("of them reasoning", event.reasoning_tokens),
+    quantities = event.quantities or {}
+    own = {name: _own(event, name) for name in OWN_COLUMNS}
+    parts = [("Input tokens", own[INPUT]), *_parts_of(INPUT, own | quantities)]
+    parts += [("Output tokens", own[OUTPUT]), *_parts_of(OUTPUT, own | quantities)]
+    beside = [name for name in MAPPED if name in quantities and root(name) == name]
+    parts += [(noun(name).capitalize(), quantities[name]) for name in beside]
+    return [(name, wording.count(number)) for name, number in parts]
+
+
+def _own(event: UsageEvent, name: str) -> int:
+    counted: int | None = getattr(event.amounts, name, None)
+    return getattr(event, name) if counted is None else counted
+
+
+def _parts_of(total: str, used: dict[str, int]) -> list[tuple[str, int]]:
+    return [
+        (f"of them {QUANTITIES[name].what}", used[name])
+        for name in QUANTITIES
+        if used.get(name) and name != total and root(name) == total
     ]
-    return [(name, wording.count(number)) for name, number in parts if number or name[0].isupper()]
+
+
+def _served(event: UsageEvent) -> str:
+    """Where it was not served as usual."""
+    said = [
+        f"as {event.service_tier}" if event.service_tier else "",
+        f"in region {event.region}" if event.region else "",
+        f"asked for as {event.requested_model}" if event.requested_model else "",
+    ]
+    return ", ".join(filter(None, said))
 
 
 def _price(event: UsageEvent) -> ModelPrice | None:
@@ -241,10 +264,10 @@ def _arithmetic_url(event: UsageEvent) -> str | None:
     """Of the price's page, which works out what such a call costs part by part. None: there is nothing to work out."""
     if event.price_id is None or event.status in _ESTIMATES:
         return None
-    counts = event.amounts
-    use = {name: getattr(counts, name, None) for name in OWN_COLUMNS}
-    given = {name: getattr(event, name) if number is None else number for name, number in use.items()}
+    given: dict[str, object] = {name: _own(event, name) for name in OWN_COLUMNS}
+    given |= event.quantities or {}
     given["at"] = localtime(event.charged_at).replace(tzinfo=None).isoformat()
+    given |= {"service_tier": event.service_tier or ServiceTier.DEFAULT.value, "region": event.region}
     return f"{reverse('admin:usage_modelprice_change', args=[event.price_id])}?{urlencode(given)}"
 
 

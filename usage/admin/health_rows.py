@@ -199,6 +199,7 @@ def unpriced_cells(found: Iterable[Unpriced]) -> Iterable[Cells]:
                 "calls": use.calls,
                 "blocked": "yes" if use.blocked else "no",
                 "first_at": use.first_at.isoformat(),
+                "no_rate_for": " ".join(each.lacking),
             }
 
 

@@ -17,13 +17,14 @@ from django.utils import timezone
 from tenants.console import environments, pages
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
-from usage.ledger.unpriced import UnpricedUse, recorded_unpriced
+from usage.ledger.unpriced import UnpricedUse, recorded_unpriced, without_rate
 from usage.money import NANO
 from usage.prices import stored_book
 from usage.prices.book import Match, PriceBook
 from usage.prices.cost import UNDATED, Price
 from usage.prices.models import ModelPrice
 from usage.prices.names import MatchKind
+from usage.quantities import QUANTITIES, noun
 
 SHOWN = 100
 NOT_IN_FORCE_MAX = 50
@@ -72,11 +73,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Unpriced:
-    """A model in use that has no price. `uses` says by which features and how often."""
+    """A model in use that has no price. `uses` says by which features and how often.
+
+    `lacking`: of one that is partly priced, the quantities without a rate.
+    """
 
     model: str
     uses: list[UnpricedUse]
     add_url: str
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> str:
+        """In words: "web searches, input audio"; "" of one without any price."""
+        return ", ".join(map(noun, self.lacking))
 
     @property
     def first_at(self) -> datetime:
@@ -163,14 +173,30 @@ def unpriced(environment: Environment, now: datetime) -> list[Unpriced]:
 
 
 def _unpriced(environment: Environment, book: PriceBook, now: datetime, wanted: str) -> list[Unpriced]:
-    """The most used first. Those that have a price by now are none of them."""
+    """The most used first. Those that have a price of all that they used by now are none of them."""
     uses: dict[str, list[UnpricedUse]] = {}
     for find in _seen:
         for use in find(environment, now - SEEN_SINCE, now):
-            if wanted in use.model.lower() and book.find(use.model, now) is None:
+            if wanted in use.model.lower():
                 uses.setdefault(use.model, []).append(use)
     most = sorted(uses.items(), key=lambda each: (-_calls(each[1]), each[0]))
-    return [Unpriced(model, found, add_url(environment, model=model)) for model, found in most]
+    prices = {model: match.price for model, _ in most if (match := book.find(model, now)) is not None}
+    without = without_rate(environment.pk, list(prices), now - SEEN_SINCE) if prices else {}
+    found = [
+        _found(environment, prices.get(model), model, those, without.get(model, [])) for model, those in most
+    ]
+    return [each for each in found if each is not None]
+
+
+def _found(
+    environment: Environment, price: Price | None, model: str, uses: list[UnpricedUse], without: list[str]
+) -> Unpriced | None:
+    """None: all that it used has a rate by now."""
+    if price is None:
+        return Unpriced(model, uses, add_url(environment, model=model))
+    lacking = tuple(name for name in without if name in QUANTITIES and price.rates.of(name) is None)
+    named = {"model": price.model, "provider": price.provider, "source": "override"}
+    return Unpriced(model, uses, add_url(environment, **named), lacking) if lacking else None
 
 
 def _calls(uses: Iterable[UnpricedUse]) -> int:

@@ -17,6 +17,7 @@ USAGE_RECEIPT = {
     "duplicate": False,
     "cost_usd": "0.0000729",
     "priced": True,
+    "unpriced": [],
     "limit_state": [
         {
             "policy": "Free plan",

@@ -82,6 +82,10 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             description="Decimal string in USD; left out if the model has no price or nothing was recorded."
         ),
     ] = None
+    unpriced: Annotated[
+        tuple[str, ...],
+        Meta(description="What of it has no rate, by name; left out if there is nothing."),
+    ] = ()
     error: Annotated[BatchError | None, Meta(description="Why; only for conflict and invalid.")] = None
 
 
@@ -257,7 +261,13 @@ def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> Ba
             error=BatchError(code=outcome.code, detail=outcome.detail, errors=outcome.errors),
         )
     status = "duplicate" if outcome.duplicate else "recorded"
-    return BatchResult(index=index, request_id=outcome.request_id, status=status, cost_usd=outcome.cost_usd)
+    return BatchResult(
+        index=index,
+        request_id=outcome.request_id,
+        status=status,
+        cost_usd=outcome.cost_usd,
+        unpriced=outcome.unpriced,
+    )
 
 
 def _request_id(raw: msgspec.Raw) -> str | None:

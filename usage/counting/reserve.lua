@@ -21,7 +21,7 @@
 --         amounts_text = '1 374 44 198000'    the same, as the reservation keeps it: Lua is slow at writing numbers
 --         least = { 1, 374, 1, 110000 }       of a call that names no cap: what it needs in any case. Down to this its
 --                                 output is what its limits leave; nil: all of `amounts` or nothing
---         cost = { 93500, 0, 2, 375000 }      what its cost is reckoned with: input, nano-USD and millionths of one;
+--         cost = { 93500, 0, 2, 375000 }      what its cost is reckoned with: all but output, nano-USD and millionths;
 --                                 an output token, likewise
 --         counters = { { 1795478400000, 1795651200000, 'user:day' }, .. }
 --                                 of each: window start, when it may be forgotten (0: when unused for long), pair

@@ -48,6 +48,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     least: Amounts | None = None
     input_rate: int = 0
     output_rate: int = 0
+    # In nano-USD, beside the tokens'.
+    fees_nano: int = 0
     counters: tuple[Counter, ...]
     concurrency_keys: tuple[str, ...]
     checks: tuple[Check, ...]
@@ -79,6 +81,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def packed(self, until_ms: int) -> bytes:
         amounts, least = tuple(self.amounts), None if self.least is None else tuple(self.least)
+        beside_output, rest = divmod(self.amounts.input_tokens * self.input_rate, TOKENS_PER_RATE)
         return _pack(
             {
                 "revision": self.edition,
@@ -97,7 +100,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
                 "amounts_text": " ".join(map(str, amounts)),
                 "least": least,
                 "cost": (
-                    *divmod(self.amounts.input_tokens * self.input_rate, TOKENS_PER_RATE),
+                    beside_output + self.fees_nano,
+                    rest,
                     *divmod(self.output_rate, TOKENS_PER_RATE),
                 ),
                 "counters": [counter.slot.arguments for counter in self.counters],

@@ -50,7 +50,8 @@ class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the ledger. `charged_at` decides which windows it counts in; `cost_usd` is null without a price.
+    """A row of the ledger. `charged_at` decides which windows it counts in; `cost_usd` is null without a price,
+    and lacks what `unpriced` names. `quantities` are the other parts of the tokens, and what is billed beside them.
 
     A request has one row, or three when its report came after its expired hold was charged: the estimate (`unsettled`),
     the `reversal` that takes it back with negative amounts, and the report. `requests` is what the row counts as: 1, 0
@@ -72,6 +73,11 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     cached_input_tokens: int
     cache_write_tokens: int
     reasoning_tokens: int
+    quantities: dict[str, int]
+    unpriced: tuple[str, ...]
+    requested_model: str | None
+    service_tier: str
+    region: str | None
     cost_usd: str | None
     reported_cost_usd: str | None
     latency_ms: int | None
@@ -130,6 +136,11 @@ def answer(row: UsageEvent) -> EventAnswer:
         cached_input_tokens=row.cached_input_tokens,
         cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,
+        quantities=row.quantities or {},
+        unpriced=tuple(row.unpriced_quantities or ()),
+        requested_model=row.requested_model or None,
+        service_tier=row.service_tier or "default",
+        region=row.region or None,
         cost_usd=format_usd_if_known(row.cost_nano),
         reported_cost_usd=format_usd_if_known(row.reported_cost_nano),
         latency_ms=row.latency_ms,

@@ -54,6 +54,13 @@ class UsageEvent(models.Model):
     # Null: the model has no price. 0 means free.
     cost_nano = models.BigIntegerField(null=True)
     reported_cost_nano = models.BigIntegerField(null=True)
+    # The name that was asked for, where another answered.
+    requested_model = models.CharField(max_length=NAME_LENGTH_MAX, default="")
+    service_tier = models.CharField(max_length=10, default="")
+    region = models.CharField(max_length=NAME_LENGTH_MAX, default="")
+    # Quantities without a column of their own, by name; and of all those that had no rate.
+    quantities = models.JSONField(null=True)
+    unpriced_quantities = models.JSONField(null=True)
     price_id = models.BigIntegerField(null=True)
     latency_ms = models.IntegerField(null=True)
 

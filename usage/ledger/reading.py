@@ -23,6 +23,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     # None: its rows are out of reach.
     subjects: Subjects | None
     cost_nano: int | None
+    # What of its usage has no rate.
+    unpriced: tuple[str, ...]
     movements: tuple[Movement, ...]
     # Whether it was there before this call.
     duplicate: bool = True
@@ -60,6 +62,8 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
                    {sql_sums("event.")}, max(event.recorded_at),
                    max(event.user_id), max(event.feature), max(event.plan), max(event.run_id),
                    (array_agg(event.cost_nano ORDER BY event.id DESC)
+                        FILTER (WHERE event.status <> 'reversal'))[1],
+                   (array_agg(event.unpriced_quantities ORDER BY event.id DESC)
                         FILTER (WHERE event.status <> 'reversal'))[1]
             FROM request LEFT JOIN usage_event AS event
               ON event.environment_id = request.environment_id AND event.request_id = request.request_id
@@ -83,6 +87,7 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
             plan,
             run_id,
             cost_nano,
+            unpriced,
         ) in cursor:
             earlier = known[request_id].movements if request_id in known else ()
             known[request_id] = Recorded(
@@ -94,6 +99,7 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
                 if xid is None
                 else Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
                 cost_nano=cost_nano,
+                unpriced=() if unpriced is None else tuple(msgspec.json.decode(unpriced)),
                 movements=() if xid is None else (*earlier, Movement(xid, Amounts(*sums))),
             )
         return known

@@ -33,6 +33,7 @@ from django.db import DatabaseError, connection, transaction
 
 from usage.ledger.buckets import DAY, Size
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
+from usage.ledger.rows import UNPRICED
 from usage.metrics import COLUMNS, TOKEN_PARTS
 
 logger = logging.getLogger("tokvigil.rollups")
@@ -49,8 +50,8 @@ NEXT_XID = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 SUMS: dict[str, str] = {
     "events": "count(*)",
     **{column: f"coalesce(sum({column}), 0)" for column in (*COLUMNS, *TOKEN_PARTS)},
-    # Rows without a price; an estimate that was taken back is not there any more.
-    "unpriced": "coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE cost_nano IS NULL), 0)",
+    # Rows that are not, or not wholly, priced; an estimate that was taken back is not there any more.
+    "unpriced": f"coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE {UNPRICED}), 0)",
 }
 RUN_KEY = ("user_id", "feature", "plan", "run_id", "model")
 USER_KEY = ("user_id", "feature", "plan", "model")

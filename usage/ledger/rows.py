@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -38,6 +38,12 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    quantities: Mapping[str, int] | None = None
+    # Of all that it used what has no rate.
+    unpriced_quantities: tuple[str, ...] = ()
+    requested_model: str = ""
+    service_tier: str = ""
+    region: str = ""
     price_id: int | None = None
     reported_cost_nano: int | None = None
     latency_ms: int | None = None
@@ -74,6 +80,11 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(TOKEN_PARTS, "bigint"),
     "cost_nano": "bigint",
     "reported_cost_nano": "bigint",
+    "requested_model": "text",
+    "service_tier": "text",
+    "region": "text",
+    "quantities": "jsonb",
+    "unpriced_quantities": "jsonb",
     "price_id": "bigint",
     "latency_ms": "int",
     "policy_id": "uuid",
@@ -82,6 +93,8 @@ COLUMNS: dict[str, str] = {
     "metadata": "jsonb",
 }
 NAMES = ", ".join(COLUMNS)
+# Whether a row is not, or not wholly, priced.
+UNPRICED = "(cost_nano IS NULL OR unpriced_quantities IS NOT NULL)"
 # What a reversal has the opposite of.
 NEGATED = {*COUNTED_COLUMNS, *TOKEN_PARTS}
 
@@ -107,6 +120,11 @@ def values(event: NewEvent) -> tuple[Any, ...]:
         *_parts(event),
         event.cost_nano,
         event.reported_cost_nano,
+        event.requested_model,
+        event.service_tier,
+        event.region,
+        json.dumps(event.quantities) if event.quantities else None,
+        json.dumps(event.unpriced_quantities) if event.unpriced_quantities else None,
         event.price_id,
         event.latency_ms,
         event.policy_id,

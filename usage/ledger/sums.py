@@ -32,6 +32,7 @@ from usage.ledger.rollups import (
     WHOLE_RUN_KEY,
     WHOLE_USER_KEY,
 )
+from usage.ledger.rows import UNPRICED
 from usage.metrics import COLUMNS as COUNTED
 from usage.metrics import sql_sums
 
@@ -54,7 +55,7 @@ BRANCHES_MAX = 16
 _OF_A_ROW = {
     "events": "1",
     "cost_nano": "coalesce(cost_nano, 0)",
-    "unpriced": "CASE WHEN cost_nano IS NOT NULL THEN 0 WHEN status = 'reversal' THEN -1 ELSE 1 END",
+    "unpriced": f"CASE WHEN NOT {UNPRICED} THEN 0 WHEN status = 'reversal' THEN -1 ELSE 1 END",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,6 +15,8 @@ from usage.ledger.leading import at_most
 logger = logging.getLogger("tokvigil.prices")
 
 ROWS_MAX = 200
+# Calls of a model that are looked at for what had no rate.
+LATEST_MAX = 200
 LEDGER_MS_MAX = 800
 
 
@@ -52,3 +55,25 @@ def found_unpriced(environment_id: int, since: datetime, now: datetime) -> list[
             UnpricedUse(model=model, feature=feature, calls=calls, first_at=first_at)
             for model, feature, calls, first_at in cursor.fetchall()
         ]
+
+
+def without_rate(environment_id: int, models: Sequence[str], since: datetime) -> dict[str, list[str]]:
+    """By model what of its latest calls had no rate, by name; nothing if it takes too long to find out."""
+    try:
+        with at_most(LEDGER_MS_MAX), connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT model, array_agg(DISTINCT name ORDER BY name)
+                FROM unnest(%s::text[]) AS named (model), LATERAL (
+                    SELECT unpriced_quantities FROM usage_event AS event
+                    WHERE environment_id = %s AND event.model = named.model AND charged_at >= %s
+                      AND unpriced_quantities IS NOT NULL
+                    ORDER BY charged_at DESC LIMIT %s
+                ) AS latest, jsonb_array_elements_text(unpriced_quantities) AS name GROUP BY model
+                """,
+                [list(models), environment_id, since, LATEST_MAX],
+            )
+            return dict(cursor.fetchall())
+    except DatabaseError as error:
+        logger.warning("unpriced quantities of environment %s: %s", environment_id, error)
+        return {}

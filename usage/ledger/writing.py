@@ -193,6 +193,7 @@ def _recorded(event: NewEvent, xid: int, recorded_at: datetime) -> Recorded:
         recorded_at=recorded_at,
         subjects=event.subjects,
         cost_nano=event.cost_nano,
+        unpriced=event.unpriced_quantities,
         movements=(Movement(xid, event.amounts),),
         duplicate=False,
     )

@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='modelprice',
             name='input_per_million',
-            field=models.DecimalField(blank=True, decimal_places=9, help_text='USD per million input tokens. Empty: tokens are not what is billed, and have no price.', max_digits=20, null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(Decimal('10000'))]),
+            field=models.DecimalField(blank=True, decimal_places=9, help_text='USD per million input tokens. Empty: the model is not billed by tokens, and these have no price.', max_digits=20, null=True, validators=[django.core.validators.MinValueValidator(0), django.core.validators.MaxValueValidator(Decimal('10000'))]),
         ),
         migrations.AlterField(
             model_name='modelprice',

@@ -43,3 +43,8 @@ def _line(charge: Charge) -> Line:
         rate=None if charge.rate is None else format_usd(charge.rate),
         costs="" if charge.rate is None else format_usd(whole) + ("…" if rest else ""),
     )
+
+
+def usd(rate: int | None) -> str:
+    """A rate in USD."""
+    return "none" if rate is None else format_usd(rate)

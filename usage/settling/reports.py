@@ -32,7 +32,8 @@ from usage.ledger.writing import Conflicting, digest_of
 from usage.limit_state import LimitState
 from usage.metrics import Metric
 from usage.money import format_usd_if_known, parse_usd
-from usage.prices.cost import AS_USUAL, IN_BATCH, Use, cost_of
+from usage.prices.cost import Cost, Served, Use, cost_of
+from usage.quantities import ServiceTier
 from usage.settling import charging, recording
 from usage.settling.recording import Written
 from usage.settling.stored_plans import stored_plans
@@ -179,11 +180,12 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
     if allowed is not None:
         _require_same_user(body, allowed)
     _require_recent(body, now)
-    tokens = _tokens(body)
+    use = _use(body)
     at = now if body.occurred_at is None else min(body.occurred_at, now)
     provider = body.provider or ("" if allowed is None else allowed.provider)
     match = admitted.known.prices.find(body.model, at, provider or None)
-    cost = 0 if match is None else cost_of(match.price, tokens, IN_BATCH if body.batch else AS_USUAL).nano
+    served = _served(body, allowed)
+    cost = Cost(0) if match is None else cost_of(match.price, use, served)
     override = None if allowed is None else allowed.override
     return NewEvent(
         environment_id=admitted.known.environment_id,
@@ -196,11 +198,16 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
         model=body.model,
         provider=provider or (match.price.provider if match else ""),
         status=Status(body.status),
-        used=body.used(cost),
+        used=body.used(cost.nano),
         priced=match is not None,
         cached_input_tokens=body.cached_input_tokens,
         cache_write_tokens=body.cache_write_tokens,
         reasoning_tokens=body.reasoning_tokens,
+        quantities=use.quantities,
+        unpriced_quantities=cost.unpriced,
+        requested_model=body.requested_model or "",
+        service_tier="" if served.tier is ServiceTier.DEFAULT else served.tier.value,
+        region=served.region,
         price_id=None if match is None else match.price.price_id,
         reported_cost_nano=_reported_cost(body.reported_cost_usd),
         latency_ms=body.latency_ms,
@@ -214,7 +221,8 @@ def _event(call: _Call, admitted: Admitted) -> NewEvent:
 def require_sound(body: UsageReport) -> None:
     """What can be said of a report without asking anybody. Raises Problem 422 naming the field."""
     _require_recent(body, datetime.now(UTC))
-    _tokens(body)
+    _use(body)
+    _require_one_tier(body)
     _reported_cost(body.reported_cost_usd)
 
 
@@ -226,7 +234,22 @@ def _require_recent(body: UsageReport, now: datetime) -> None:
         )
 
 
-def _tokens(body: UsageReport) -> Use:
+def _served(body: UsageReport, allowed: Assessment | None) -> Served:
+    """As the report says, else as was evaluated."""
+    _require_one_tier(body)
+    tier = body.service_tier or (ServiceTier.BATCH if body.batch else None)
+    region = body.region
+    if allowed is not None:
+        tier, region = tier or ServiceTier(allowed.service_tier), region or allowed.region
+    return Served(tier or ServiceTier.DEFAULT, (region or "").lower())
+
+
+def _require_one_tier(body: UsageReport) -> None:
+    if body.batch and body.service_tier not in (None, ServiceTier.BATCH):
+        raise invalid_field("service_tier", f"is {body.service_tier}, and `batch` is true; send one of them")
+
+
+def _use(body: UsageReport) -> Use:
     try:
         return Use(
             input_tokens=body.input_tokens,
@@ -234,6 +257,7 @@ def _tokens(body: UsageReport) -> Use:
             cached_input_tokens=body.cached_input_tokens,
             cache_write_tokens=body.cache_write_tokens,
             reasoning_tokens=body.reasoning_tokens,
+            quantities=body.quantities.used,
         )
     except ValueError as error:
         field, _, message = str(error).partition(" ")
@@ -273,7 +297,8 @@ def _outcome(call: _Call, written: Written) -> UsageReceipt | Problem:
         request_id=row.request_id,
         duplicate=row.duplicate,
         cost_usd=format_usd_if_known(row.cost_nano),
-        priced=row.cost_nano is not None,
+        priced=row.cost_nano is not None and not row.unpriced,
+        unpriced=row.unpriced,
         limit_state=() if held_against is None or settled is None else _limit_states(held_against, settled),
     )
 

@@ -12,6 +12,7 @@ from tenants.api.http import Metadata, Name, RequestId
 from usage.amounts import Amounts, TokenCount
 from usage.limit_state import LimitState
 from usage.money import USD_TEXT_LENGTH_MAX
+from usage.quantities import Quantities, ServiceTier
 
 LATENCY_MS_MAX = 24 * 3600 * 1000
 
@@ -62,9 +63,32 @@ class UsageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             description="failed and cancelled with 0 tokens release the hold and take nothing of the limits."
         ),
     ] = "succeeded"
-    batch: Annotated[
-        bool, Meta(description="True for a call of the provider's batch API, which has prices of its own.")
-    ] = False
+    requested_model: Annotated[
+        Name | None,
+        Meta(description="The model that was asked for, where `model`, which answered, is another."),
+    ] = None
+    service_tier: Annotated[
+        ServiceTier | None,
+        Meta(
+            description="How the provider served the call, which has rates of its own. Left out: what was evaluated "
+            "while a hold is open, else default."
+        ),
+    ] = None
+    region: Annotated[
+        Name | None,
+        Meta(
+            description="Where it was served, in the provider's words such as us, where that changes its price. Left "
+            "out: what was evaluated while a hold is open."
+        ),
+    ] = None
+    quantities: Annotated[
+        Quantities,
+        Meta(
+            description="What else it used: other parts of the tokens, and what is billed beside them, such as "
+            '{"input_audio_tokens": 900, "web_searches": 2}.'
+        ),
+    ] = Quantities()
+    batch: Annotated[bool, Meta(description="True: the same as `service_tier` batch.")] = False
     latency_ms: Annotated[
         Annotated[int, Meta(ge=0, le=LATENCY_MS_MAX)] | None,
         Meta(description="How long the provider took, in milliseconds."),
@@ -101,9 +125,17 @@ class UsageReceipt(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="True if the same report was recorded before; nothing was charged again.")
     ]
     cost_usd: Annotated[
-        str | None, Meta(description="Decimal string in USD; null if the model has no price.")
+        str | None,
+        Meta(description="Decimal string in USD, of all that has a rate; null if the model has no price."),
     ]
-    priced: Annotated[bool, Meta(description="Whether a price was found.")]
+    priced: Annotated[bool, Meta(description="Whether all that it used has a price.")]
+    unpriced: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What of it has no rate, by name, and is not in `cost_usd`: quantities, or service_tier. Empty "
+            "also where the model has no price at all."
+        ),
+    ]
     limit_state: Annotated[
         tuple[LimitState, ...],
         Meta(

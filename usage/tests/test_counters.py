@@ -87,6 +87,8 @@ def assessed(request_id: str, subjects: Subjects, amounts: Amounts) -> Assessmen
         max_output_tokens=amounts.output_tokens,
         provider="",
         boosted=None,
+        service_tier="default",
+        region="",
         **assessment.asked(amounts),
     )
 

@@ -1,0 +1,220 @@
+"""Calls that are billed for more than text, from the question to the page: one cost everywhere."""
+
+from __future__ import annotations
+
+import html
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.test import Client
+
+from tenants.models import Environment
+from tokvigil_site.testing import Api, apply_policies, limits
+from tokvigil_site.tests.callers import assert_problem
+from usage.ledger import rollups
+from usage.models import ModelPrice, UsageEvent
+from usage.quantities import MAPPED
+
+RATES = {
+    "input_per_million": "4",
+    "output_per_million": "16",
+    "cached_input_per_million": "0.4",
+    "cache_write_per_million": "5",
+    "other_rates": {
+        "cache_write_1h_tokens": "8",
+        "input_audio_tokens": "32",
+        "output_audio_tokens": "64",
+        "web_searches": "10",
+    },
+    "service_tiers": {
+        "priority": {
+            "input_tokens": "8",
+            "output_tokens": "32",
+            "input_audio_tokens": "60",
+            "cache_write_1h_tokens": "16",
+        }
+    },
+    "regions": {"us": "1.1"},
+}
+SPOKEN: dict[str, Any] = {
+    "input_tokens": 10_000,
+    "output_tokens": 1_000,
+    "quantities": {"input_audio_tokens": 900, "cache_write_1h_tokens": 2_000, "web_searches": 2},
+    "service_tier": "priority",
+}
+# 7,100 x 8 + 900 x 60 + 2,000 x 16 + 1,000 x 32 millionths, and two searches at a cent.
+SPOKEN_USD = "0.1948"
+
+
+@pytest.fixture
+def superuser() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+@pytest.fixture(autouse=True)
+def _price(db: None) -> None:
+    ModelPrice.objects.create(
+        provider="openai",
+        model="speaker",
+        effective_from=datetime(2020, 1, 1, tzinfo=UTC),
+        source="test",
+        **RATES,
+    )
+
+
+def report(api: Api, request_id: str = "r1", status: int = 201, **fields: Any) -> dict[str, Any]:
+    answer = api.report(
+        request_id, user="anna", model="speaker", **{"input_tokens": 10, "output_tokens": 5, **fields}
+    )
+    assert answer.status == status, answer
+    receipt: dict[str, Any] = answer.json
+    return receipt
+
+
+def test_one_call_costs_the_same_in_its_receipt_its_event_and_the_summary(api: Api) -> None:
+    receipt = report(api, **SPOKEN)
+    assert (receipt["cost_usd"], receipt["priced"], receipt["unpriced"]) == (SPOKEN_USD, True, [])
+    (event,) = api.get("/v1/usage").json["events"]
+    assert event["cost_usd"] == SPOKEN_USD
+    assert event["quantities"] == SPOKEN["quantities"]
+    assert event["service_tier"] == "priority"
+    assert api.get("/v1/usage/summary?group_by=model").json["total"]["cost_usd"] == SPOKEN_USD
+    assert report(api, status=200, **SPOKEN)["cost_usd"] == SPOKEN_USD
+
+
+def test_the_command_explains_it_line_by_line(api: Api) -> None:
+    given = ["input_tokens=10000", "output_tokens=1000"]
+    given += [f"{name}={number}" for name, number in SPOKEN["quantities"].items()]
+    out = StringIO()
+    call_command("price", "speaker", *given, "--service-tier=priority", stdout=out)
+    assert "input: 7,100 x 8.00 / 1,000,000 = 0.0568" in out.getvalue()
+    assert "input audio: 900 x 60.00 / 1,000,000 = 0.054" in out.getvalue()
+    assert "web searches: 2 x 10.00 / 1,000 = 0.02" in out.getvalue()
+    assert f"sum: {SPOKEN_USD} USD" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no-such-model"], "no price"),
+        (["speaker", "web_searches"], "is no quantity"),
+        (["speaker", "searches=2"], "searches is not known"),
+        (["speaker", "--at=yesterday"], "is no time"),
+        (["speaker", "--tenant=nobody"], "no tenant nobody"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        call_command("price", *arguments, stdout=StringIO())
+
+
+def test_what_has_no_rate_is_named_and_counted_as_unpriced(api: Api, environment: Environment) -> None:
+    receipt = report(api, input_tokens=1_000, quantities={"input_image_tokens": 400, "file_searches": 3})
+    assert receipt["cost_usd"] == "0.00248"
+    assert not receipt["priced"]
+    assert receipt["unpriced"] == ["input_image_tokens", "file_searches"]
+    again = report(
+        api, status=200, input_tokens=1_000, quantities={"file_searches": 3, "input_image_tokens": 400}
+    )
+    assert again["unpriced"] == receipt["unpriced"]
+    rollups.roll(environment.pk)
+    now = datetime.now(UTC)
+    totals = api.get(f"/v1/usage/summary?from={(now - timedelta(days=1)):%Y-%m-%dT%H:%M:%SZ}").json["total"]
+    assert totals["unpriced"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"quantities": {"audio": 1}}, "quantities.audio", "unknown"),
+        ({"quantities": {"web_searches": -1}}, "quantities.web_searches", "0"),
+        ({"quantities": {"web_searches": 1.5}}, "quantities.web_searches", "int"),
+        ({"quantities": {"input_audio_tokens": 11}}, "quantities.input_audio_tokens", "must not exceed"),
+        ({"service_tier": "turbo"}, "service_tier", "turbo"),
+        ({"service_tier": "flex", "batch": True}, "service_tier", "send one of them"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(api: Api, fields: dict[str, Any], field: str, said: str) -> None:
+    body = {"request_id": "r", "user_id": "anna", "model": "speaker", "input_tokens": 10, "output_tokens": 5}
+    answer = api.post("/v1/usage", body | fields)
+    assert_problem(answer, 422, "VALIDATION_ERROR", field=field)
+    assert said in str(answer.json["errors"]), answer
+
+
+class TestHeld:
+    def hold(self, api: Api, **fields: Any) -> Decimal:
+        answer = api.evaluate(
+            user="anna", model="speaker", input_tokens=1_000, max_output_tokens=100, **fields
+        )
+        assert answer["allowed"], answer
+        return Decimal(answer["estimated_cost_usd"])
+
+    def test_a_call_that_says_nothing_is_held_at_the_dearest_kind(self, api: Api) -> None:
+        assert self.hold(api) == Decimal("0.0384")
+
+    def test_a_call_of_text_alone_is_held_as_text(self, api: Api) -> None:
+        assert self.hold(api, quantities={}) == Decimal("0.0066")
+
+    def test_what_is_announced_is_held_at_its_own_rate(self, api: Api) -> None:
+        held = self.hold(api, quantities={"input_audio_tokens": 500, "web_searches": 3})
+        assert held == Decimal("0.0066") + Decimal("0.0135") + Decimal("0.03")
+
+    def test_the_tier_and_the_region_that_are_asked_for_are_held(self, api: Api) -> None:
+        assert self.hold(api, quantities={}, service_tier="priority", region="us") == Decimal("0.01232")
+
+    def test_a_report_that_does_not_say_how_it_was_served_was_served_as_asked(self, api: Api) -> None:
+        api.evaluate(user="anna", model="speaker", request_id="asked", quantities={}, service_tier="priority")
+        assert report(api, "asked", input_tokens=1_000, output_tokens=0)["cost_usd"] == "0.008"
+
+    def test_what_has_no_rate_is_blocked_before_the_call(self, api: Api, environment: Environment) -> None:
+        row = "{metric: requests, window: day, amount: 5, per: user}"
+        apply_policies(environment, limits(row).replace("unknown_price: allow", "unknown_price: block"))
+        answer = api.evaluate(user="anna", model="speaker", quantities={"file_searches": 1})
+        assert (answer["allowed"], answer["reason_code"]) == (False, "PRICE_UNKNOWN")
+        assert "file searches" in answer["message"]
+
+
+def test_a_partly_priced_model_stands_on_the_pages_of_prices_until_it_has_the_rate(
+    api: Api, environment: Environment, superuser: Client
+) -> None:
+    report(api, quantities={"file_searches": 3})
+    shown = superuser.get(f"/admin/usage/modelprice/?environment={environment}").content.decode()
+    assert "Partly priced" in shown
+    assert "no rate for file searches" in shown
+    assert "no rate for file searches" in superuser.get("/admin/health/").content.decode()
+    price = ModelPrice.objects.get(model="speaker")
+    price.other_rates = {**price.other_rates, "file_searches": "2.5"}
+    price.save()
+    assert "Partly priced" not in superuser.get("/admin/usage/modelprice/").content.decode()
+
+
+def test_the_page_of_a_call_shows_all_that_it_used_and_leads_to_its_arithmetic(
+    api: Api, environment: Environment, superuser: Client
+) -> None:
+    report(api, requested_model="loudspeaker", **SPOKEN)
+    event = UsageEvent.objects.get(environment=environment)
+    shown = superuser.get(f"/admin/usage/usageevent/{event.pk}/change/").content.decode()
+    for said in (
+        "Of them audio in the prompt",
+        "900",
+        "Web searches",
+        "as priority, asked for as loudspeaker",
+        "$0.1948",
+    ):
+        assert said in shown, said
+    (address,) = re.findall(r'href="([^"]+)">Work it out part by part', shown)
+    assert "<b>0.1948</b>" in superuser.get(html.unescape(address)).content.decode()
+
+
+def test_every_name_is_in_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs/quantities.md").read_text()
+    assert not [name for name in MAPPED if f"`{name}`" not in docs]
