@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from django.db import DatabaseError, transaction
 from django.urls import reverse
 
-from policies.changing import over_now
+from policies.changing import decided_calls, over_now
+from policies.changing.decided_calls import DecidesNothing
 from policies.changing.over_now import Over
 from policies.changing.publishing import Change, ChangeKind, PolicyChange
 from policies.describing import differences
 from policies.describing.differences import Line
+from policies.resolution import StoredPolicy
 from tenants.models import Environment
 
 _SAYS = {
@@ -49,11 +51,25 @@ def _version_url(change: PolicyChange) -> str:
     return f"{versions}?to={change.version}#compared"
 
 
-def over(environment: Environment, changes: Iterable[Change]) -> tuple[Over, ...] | None:
-    """Who is over a limit that is new or lower. None: the ledger does not say it in time."""
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """Who is over a limit that is new or lower, and which of the policies decide nothing."""
+
+    over: tuple[Over, ...]
+    idle: tuple[DecidesNothing, ...]
+
+
+def affected(
+    environment: Environment, changes: Iterable[Change], policies: Sequence[StoredPolicy]
+) -> Affected | None:
+    """`policies`: all that would be in force. None: the ledger does not say it in time."""
+    made = tuple(changes)
     try:
         with transaction.atomic():
-            return over_now.of(environment, changes)
+            return Affected(
+                over_now.of(environment, made, policies),
+                decided_calls.deciding_nothing(environment, made, policies),
+            )
     except DatabaseError:
         return None
 

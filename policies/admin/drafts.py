@@ -89,12 +89,13 @@ def _draft(request: HttpRequest, draft_id: int) -> Draft:
 
 def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpResponse:
     live = drafts.live_of(found.environment)
-    context: dict[str, Any] = {"changes": [], "over": (), "refusals": ()}
+    supposed = drafts.stored(found)
+    context: dict[str, Any] = {"changes": [], "affected": None, "refusals": ()}
     try:
         planned = drafts.changes(found)
         context |= {
             "changes": shown_changes.shown(planned),
-            "over": partial(shown_changes.over, found.environment, planned),
+            "affected": partial(shown_changes.affected, found.environment, planned, supposed),
         }
     except PolicyFileError as error:
         context["refusals"] = error.errors
@@ -108,7 +109,7 @@ def _shown(request: HttpRequest, found: Draft, form: PublishForm) -> HttpRespons
         missing_plans=drafts.missing_plans(found),
         contents=drafts.contents(found, live),
         environment=found.environment,
-        felt=partial(felt, found.environment, drafts.stored(found)),
+        felt=partial(felt, found.environment, supposed),
         replay=listing.newest_of(found),
         may_change=finding.may_change(request, found.environment.tenant_id),
         **context,

@@ -97,7 +97,7 @@ def _confirm(
         next_number=change.version,
         environment=environment,
         felt=partial(felt, environment, supposed),
-        over=partial(changes.over, environment, [change]),
+        affected=partial(changes.affected, environment, [change], supposed),
         old_title=f"Version {policy.version}, " + ("archived" if policy.archived_at else "in force"),
         new_title=f"Version {policy.version + 1}, as {number} was",
         lines=lines,

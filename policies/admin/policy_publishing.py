@@ -114,7 +114,7 @@ def _review(request: HttpRequest, typed: Typed, form: PublishForm) -> HttpRespon
         environment=typed.environment,
         # Read when the page is written: by then nothing is locked.
         felt=partial(felt, typed.environment, supposed),
-        over=partial(changes.over, typed.environment, [change]),
+        affected=partial(changes.affected, typed.environment, [change], supposed),
         kept=[
             (name, value)
             for name, values in request.POST.lists()

@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 
+from policies import policy_rows
 from policies.admin import finding, into_a_draft
 from policies.changing.known_names import KnownNames, known_names
 from policies.replaying import suggested_policy, suggesting
@@ -152,8 +153,7 @@ def _into_a_draft(request: HttpRequest, environment: Environment, form: SuggestF
     amount = request.POST.get("amount", "")
     if not form.is_valid() or not _AMOUNT.fullmatch(amount) or int(amount) > COUNT_LIMIT_MAX:
         raise BadRequest("Choose one of the amounts that the page suggests.")
-    known = suggested_policy.in_force(environment, form.asked)
-    rule, instead_of = suggested_policy.policy(form.asked, int(amount), known)
+    rule, instead_of = suggested_policy.policy(form.asked, int(amount), policy_rows.in_force(environment.pk))
     put = into_a_draft.put(request, environment, rule, instead_of=instead_of)
     return put or redirect(request.get_full_path())
 
@@ -168,6 +168,7 @@ def _found(environment: Environment, form: SuggestForm) -> dict[str, Any]:
             found = suggest(environment, asked, Period(start, end))
     except DatabaseError:
         return {"too_long": True}
+    into = suggested_policy.goes_into(asked, policy_rows.in_force(environment.pk))
     # Of few, or of many alike, a small share is nobody, and two shares may have one amount.
     apart = {each.amount: each for each in found if each.blocked}
     return {
@@ -180,6 +181,8 @@ def _found(environment: Environment, form: SuggestForm) -> dict[str, Any]:
             (each.policy, wording.limit_of(asked.metric, asked.window, asked.per, each.limit.amount))
             for each in suggested_policy.in_force(environment, asked)
         ],
+        "goes_into": None if into is None else into.name,
+        "counts_more": suggesting.counts_more(asked),
         "counts_blocked": suggesting.counts_blocked(asked),
         "of_money": of_money,
         "on_cost": asked.metric is Metric.COST_USD,

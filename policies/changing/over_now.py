@@ -1,19 +1,23 @@
 """Who is over a limit already, before it is published: those whom it would block on their next call.
 
-By the ledger, in the window of now; what calls in flight hold is left out.
+By the ledger, in the window of now; what calls in flight hold is left out. Who made no call in the window that the
+policy would have decided is not counted: another one decides theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from django.db import connection
 
 from policies import boosts
+from policies.changing import decided_calls
+from policies.changing.decided_calls import Condition
 from policies.changing.publishing import Change, PolicyChange
-from policies.rules import LimitRule, Mode, PolicyRule, Scope
+from policies.resolution import StoredPolicy
+from policies.rules import LimitRule, Mode, PolicyRule
 from tenants.models import Environment
 from usage import wording
 from usage.boosts import raised
@@ -26,7 +30,6 @@ from usage.windows import span
 NAMED_MAX = 100
 # One query each.
 LIMITS_MAX = 20
-_COLUMNS = {"user": "user_id", "feature": "feature", "plan": "plan"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +45,18 @@ class Over:
         return f"more than {NAMED_MAX}" if self.more else str(len(self.who))
 
 
-def of(environment: Environment, changes: Iterable[Change]) -> tuple[Over, ...]:
-    """Of limits that are new, or lower than now, and enforced. Raises DatabaseError."""
-    found = [_over(environment, rule, limit) for rule, limit in _tighter(changes)]
+def of(
+    environment: Environment, changes: Iterable[Change], policies: Sequence[StoredPolicy]
+) -> tuple[Over, ...]:
+    """Of limits that are new, or lower than now, and enforced. `policies`: all that would be in force.
+
+    Raises DatabaseError.
+    """
+    by_name = {policy.ref.name: policy for policy in policies}
+    found = [
+        _over(environment, limit, rule, decided_calls.decided(by_name[rule.name], policies))
+        for rule, limit in _tighter(changes)
+    ]
     return tuple(over for over in found if over.who)
 
 
@@ -70,8 +82,8 @@ def _lowered(before: PolicyRule | None, after: PolicyRule) -> Iterator[LimitRule
             yield limit
 
 
-def _over(environment: Environment, rule: PolicyRule, limit: LimitRule) -> Over:
-    found = _subjects(environment, rule.scope, limit)
+def _over(environment: Environment, limit: LimitRule, rule: PolicyRule, decided: Condition) -> Over:
+    found = _subjects(environment, limit, decided)
     return Over(
         policy=rule.name,
         says=wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
@@ -80,26 +92,24 @@ def _over(environment: Environment, rule: PolicyRule, limit: LimitRule) -> Over:
     )
 
 
-def _subjects(environment: Environment, scope: Scope, limit: LimitRule) -> list[tuple[str, ...]]:
-    """Those who used as much, the most first, of those whose calls the scope matched in the window."""
+def _subjects(environment: Environment, limit: LimitRule, decided: Condition) -> list[tuple[str, ...]]:
+    """Those who used as much, the most first, of those who made such a call in the window."""
     zone = ZoneInfo(environment.tenant.timezone)
     window = span(limit.window, store.now_ms(), zone)
     now = from_ms(store.now_ms() + 1)
-    named = {_COLUMNS[name]: getattr(scope, name) for name in _COLUMNS if getattr(scope, name)}
     columns = sums.COLUMNS[limit.per]
-    used = sums.used(environment.pk, [from_ms(window.start), now], {*columns, *named})
+    used = sums.used(environment.pk, [from_ms(window.start), now], {*columns, *decided.columns})
     total = " + ".join(f"coalesce(sum({column}), 0)" for column in METRICS[limit.metric].columns)
-    matched = " AND ".join(["true", *(f"{column} = %s" for column in named)])
     belongs = " AND ".join(["true", *(f"{column} <> ''" for column in columns)])
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
             SELECT {total}, {", ".join(columns) or "1"} FROM ({used.sql}) AS used WHERE {belongs}
             GROUP BY {", ".join(columns) or "()"}
-            HAVING {total} >= %s AND sum(events) FILTER (WHERE {matched}) > 0
+            HAVING {total} >= %s AND sum(events) FILTER (WHERE {decided.sql}) > 0
             ORDER BY {total} DESC, 2 LIMIT %s
             """,  # noqa: S608 (our own names)
-            [*used.values, limit.amount, *named.values(), NAMED_MAX + 1],
+            [*used.values, limit.amount, *decided.values, NAMED_MAX + 1],
         )
         rows = cursor.fetchall()
     extras = boosts.extras(environment.pk, store.now_ms())

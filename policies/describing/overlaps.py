@@ -35,6 +35,20 @@ def overlaps(policy: StoredPolicy, others: Iterable[StoredPolicy]) -> list[Overl
     return sorted(found, key=lambda each: (order.index(each.relation), each.policy.ref.name))
 
 
+def going_before(policy: StoredPolicy, policies: Iterable[StoredPolicy]) -> list[StoredPolicy]:
+    """Those that decide instead of it where their scopes match too. By name: what is drafted has no id."""
+    if policy.rule.kind is Kind.GUARDRAIL:
+        return []
+    return [
+        other
+        for other in policies
+        if other.ref.name != policy.ref.name
+        and other.rule.mode is not Mode.OFF
+        and _can_meet(policy.rule.scope, other.rule.scope)
+        and _relation(policy, other) is Relation.GOES_BEFORE
+    ]
+
+
 def _can_meet(one: Scope, other: Scope) -> bool:
     pairs = ((one.user, other.user), (one.feature, other.feature), (one.plan, other.plan))
     return all(not a or not b or a == b for a, b in pairs)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from policies import policy_rows
+from policies.describing.overlaps import going_before
 from policies.replaying.suggesting import Asked
-from policies.rules import LimitRule, Mode, PolicyRule, Scope
+from policies.resolution import StoredPolicy
+from policies.rules import LIMITS_MAX, Kind, LimitRule, Mode, PolicyRule, Scope, UnknownPrice
 from tenants.lengths import TITLE_LENGTH_MAX
 from tenants.models import Environment
 from usage import wording
@@ -32,22 +34,59 @@ def in_force(environment: Environment, asked: Asked) -> list[InForce]:
     ]
 
 
-def policy(asked: Asked, amount: int, known: Sequence[InForce]) -> tuple[PolicyRule, str | None]:
-    """With the amount, and the name of the policy in force that it takes the place of.
+def policy(asked: Asked, amount: int, policies: Sequence[StoredPolicy]) -> tuple[PolicyRule, str | None]:
+    """With the amount, and the name of the policy in force that it takes the place of. `policies`: those in force.
 
-    That is the one of the same plan and feature that has such a limit; without one the policy is new.
+    The limit goes into the policy of the same plan and feature, in the place of the one of its kind or beside the
+    others. Where none decides these calls, it is a guardrail of its own, which says nothing but the limit.
     """
-    scope = Scope(plan=asked.plan, feature=asked.feature)
     limit = LimitRule(metric=asked.metric, window=asked.window, amount=amount, per=asked.per)
-    for each in known:
-        if each.policy.scope == scope:
-            limits = tuple(limit if other == each.limit else other for other in each.policy.limits)
-            return replace(each.policy, limits=limits), each.policy.name
+    taking = goes_into(asked, policies)
+    if taking is None:
+        return _guardrail(asked, limit), None
+    kept = [other for other in taking.limits if not _is_of_the_kind(other, asked)]
+    if len(kept) == len(taking.limits):
+        return replace(taking, limits=(*taking.limits, limit)), taking.name
+    limits = (limit if _is_of_the_kind(other, asked) else other for other in taking.limits)
+    return replace(taking, limits=tuple(dict.fromkeys(limits))), taking.name
+
+
+def goes_into(asked: Asked, policies: Sequence[StoredPolicy]) -> PolicyRule | None:
+    """The policy in force that takes the limit: rather one that has such a limit, else an override with room for it.
+
+    None: it becomes a guardrail.
+    """
+    found = [policy.rule for policy in policies if _decides(policy, asked, policies)]
+    for rule in found:
+        if any(_is_of_the_kind(limit, asked) for limit in rule.limits):
+            return rule
+    return next(
+        (rule for rule in found if rule.kind is Kind.OVERRIDE and len(rule.limits) < LIMITS_MAX),
+        None,
+    )
+
+
+def _decides(policy: StoredPolicy, asked: Asked, policies: Sequence[StoredPolicy]) -> bool:
+    """Whether it blocks all calls that were asked about, but for those of users who have a policy of their own."""
+    rule = policy.rule
+    return (
+        rule.mode is Mode.ENFORCE
+        and rule.scope == Scope(plan=asked.plan, feature=asked.feature)
+        and all(other.rule.scope.user for other in going_before(policy, policies))
+    )
+
+
+def _guardrail(asked: Asked, limit: LimitRule) -> PolicyRule:
     of = ", ".join(filter(None, (asked.plan, asked.feature)))
     name = wording.limit_name(asked.metric, asked.window, asked.per)
     return PolicyRule(
-        name=f"Suggested: {name}{of and f', {of}'}"[:TITLE_LENGTH_MAX], scope=scope, limits=(limit,)
-    ), None
+        name=f"Suggested: {name}{of and f', {of}'}"[:TITLE_LENGTH_MAX],
+        scope=Scope(plan=asked.plan, feature=asked.feature),
+        kind=Kind.GUARDRAIL,
+        limits=(limit,),
+        # Whether models without a price are blocked, the other policies say.
+        unknown_price=UnknownPrice.ALLOW,
+    )
 
 
 def _binds(scope: Scope, asked: Asked) -> bool:

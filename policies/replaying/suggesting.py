@@ -7,6 +7,9 @@ tokens, nobody knows: of these a peak is what was used. So the amount that block
 is the next peak below theirs. A limit on cost of A would have saved, in each window of each subject, what was used
 above A; the amount for a share of the money is where that adds up to it.
 
+Of the window that the period cuts at its beginning, what was used before counts too, as the limit would have counted
+it: but only subjects with calls in the period could be blocked, and only what they used in it could be saved.
+
 Of tokens and costs, "blocked" means blocked or cut short: a call that names no cap on its output is given what is left.
 """
 
@@ -71,6 +74,16 @@ def counts_blocked(asked: Asked) -> bool:
     return asked.metric is Metric.REQUESTS
 
 
+def counts_more(asked: Asked) -> bool:
+    """Whether such a limit also counts calls of other plans or features, which the amounts leave out.
+
+    A user is on one plan at a time, so limits of users count those of the plan but for users who changed it.
+    """
+    apart = {"user_id": {"plan"}, "run_id": {"plan"}}
+    told = set(sums.COLUMNS[asked.per]).union(*(apart.get(name, set()) for name in sums.COLUMNS[asked.per]))
+    return bool((asked.plan and "plan" not in told) or (asked.feature and "feature" not in told))
+
+
 def of_subjects(
     environment: Environment, asked: Asked, period: Period, shares: Iterable[Fraction] = SHARES
 ) -> list[Suggested]:
@@ -88,10 +101,9 @@ def of_money(
 ) -> list[Suggested]:
     """For shares of the money that was spent; of limits on cost. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
-    (peaks, spent_nano), totals = usage.peaks(), usage.totals()
-    amounts = {share: _leaving(totals, sum(totals) * share) for share in shares}
-    above = {amount: sum(total - amount for total in totals if total > amount) for amount in amounts.values()}
-    return _suggested(asked, amounts, peaks, spent_nano, above)
+    (peaks, spent_nano), edges = usage.peaks(), usage.edges()
+    amounts = {share: _leaving(edges, spent_nano * share) for share in shares}
+    return _suggested(asked, amounts, peaks, spent_nano, usage.above(amounts.values()))
 
 
 def _suggested(
@@ -116,15 +128,18 @@ def _suggested(
     ]
 
 
-def _leaving(totals: Sequence[int], excess: Fraction) -> int:
-    """The least amount above which the totals, the largest first, have no more than `excess` together."""
-    above = 0
-    for place, total in enumerate((*totals, 0)):
-        # What those before this one have above it.
-        if above - place * total > excess:
-            return math.ceil((above - excess) / place)
-        above += total
-    return 0
+def _leaving(edges: Sequence[tuple[int, int]], excess: Fraction) -> int:
+    """The least amount above which there is no more than `excess` in all windows together.
+
+    `edges`: the highest first, the amounts where a window begins (1) or ends (-1) to have something above.
+    """
+    above, slope, at = 0, 0, 0
+    for edge, step in edges:
+        more = slope * (at - edge)
+        if above + more > excess:
+            return math.ceil(at - (excess - above) / slope)
+        above, slope, at = above + more, slope + step, edge
+    return math.ceil(max(Fraction(0), at - (excess - above) / slope)) if slope else 0
 
 
 class _Usage:
@@ -133,7 +148,9 @@ class _Usage:
     def __init__(self, environment: Environment, asked: Asked, period: Period) -> None:
         zone = ZoneInfo(environment.tenant.timezone)
         spans = period.spans(asked.window, zone)
-        bounds = [period.start, *(from_ms(span.start) for span in spans[1:]), period.end]
+        windows = [from_ms(span.start) for span in spans]
+        begun = windows[0] < period.start
+        bounds = [windows[0], *([period.start] if begun else []), *windows[1:], period.end]
         columns = sums.COLUMNS[asked.per]
         filters = {"plan": asked.plan, "feature": asked.feature}
         given = {column: value for column, value in filters.items() if value}
@@ -141,19 +158,25 @@ class _Usage:
         nobody = "".join(f" AND {column} <> ''" for column in columns)
         amount = " + ".join(METRICS[asked.metric].columns)
         names = "".join(f", {column}" for column in columns)
-        calls = f"SELECT at{names}, {amount} AS amount, cost_nano FROM ({used.sql}) AS used"  # noqa: S608 (our own names)
+        calls = f"SELECT at{names}, {amount} AS amount, cost_nano, events FROM ({used.sql}) AS used"  # noqa: S608 (our own names)
         self._asked = asked
-        self._values = [bounds[:-1], *used.values]
+        self._values = [windows, period.start, period.start, *used.values]
         if counts_blocked(asked):
             blocked, values = counts.calls(
                 Question(environment.pk, Range(period.start, period.end), given), columns
             )
-            calls += f" UNION ALL SELECT at{names}, calls, 0 FROM ({blocked}) AS blocked WHERE reason_code = ANY(%s)"  # noqa: S608
+            calls += f"""
+                UNION ALL SELECT at{names}, calls, 0, calls FROM ({blocked}) AS blocked WHERE reason_code = ANY(%s)
+            """  # noqa: S608
             self._values += [*values, [*WINDOW_CODES.values()]]
+        self._values.append(period.start)
         self._sql = f"""
             SELECT {", ".join(columns) or "1"}, width_bucket(at, %s::timestamptz[]) AS span,
-                   sum(amount)::bigint AS total, sum(cost_nano)::bigint AS cost
+                   sum(amount)::bigint AS total,
+                   coalesce(sum(amount) FILTER (WHERE at < %s), 0)::bigint AS before,
+                   coalesce(sum(cost_nano) FILTER (WHERE at >= %s), 0)::bigint AS cost
             FROM ({calls}) AS calls WHERE true{nobody} GROUP BY {"1, 2" if len(columns) < 2 else "1, 2, 3"}
+            HAVING sum(events) FILTER (WHERE at >= %s) > 0
         """  # noqa: S608 (our own names)
         self._subject = ", ".join(columns) or "true"
 
@@ -165,18 +188,23 @@ class _Usage:
         )
         return [int(peak) for peak, _ in rows if peak and peak > 0], sum(int(cost or 0) for _, cost in rows)
 
-    def totals(self) -> list[int]:
-        """Of each subject and window; the highest first."""
+    def edges(self) -> list[tuple[int, int]]:
+        """What each subject asked for in each window (1), and of it before the period (-1); the highest first."""
         return [
-            int(total)
-            for (total,) in self._read("SELECT total FROM windows WHERE total > 0 ORDER BY total DESC")
+            (int(edge), step)
+            for edge, step in self._read(
+                """
+                SELECT total AS edge, 1 FROM windows WHERE total > 0
+                UNION ALL SELECT before, -1 FROM windows WHERE before > 0 ORDER BY edge DESC
+                """
+            )
         ]
 
     def above(self, amounts: Iterable[int]) -> dict[int, int]:
-        """What subjects asked for above each amount. One statement, whatever their number."""
+        """What subjects asked for above each amount in the period. One statement, whatever their number."""
         rows = self._read(
             """
-            SELECT amount, coalesce(sum(greatest(0, total - amount)), 0)
+            SELECT amount, coalesce(sum(greatest(0, total - amount) - greatest(0, before - amount)), 0)
             FROM unnest(%s::bigint[]) AS asked (amount) LEFT JOIN windows ON true GROUP BY amount
             """,
             sorted(set(amounts)),

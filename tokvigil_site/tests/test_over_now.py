@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from policies.changing import drafts, over_now
+from policies.changing import decided_calls, drafts, over_now
+from policies.changing.decided_calls import DecidesNothing
 from policies.changing.over_now import Over
 from policies.models import Draft
-from policies.rules import Mode, PolicyRule
+from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies
+from usage.amounts import Per
+from usage.metrics import Metric
+from usage.windows import Window
 
 FILE = """
 plans: [free]
@@ -37,7 +42,7 @@ def draft(environment: Environment, api: Api) -> Draft:
 
 def over(draft: Draft, rule: PolicyRule) -> tuple[Over, ...]:
     changed = drafts.put(draft, rule, instead_of="Free", edits=draft.edits, actor="test")
-    return over_now.of(draft.environment, drafts.changes(changed))
+    return over_now.of(draft.environment, drafts.changes(changed), drafts.stored(changed))
 
 
 def limited(draft: Draft, amount: int) -> PolicyRule:
@@ -56,3 +61,42 @@ def test_a_higher_limit_and_one_that_only_monitors_concern_nobody(draft: Draft) 
     assert over(draft, limited(draft, 9)) == ()
     draft.refresh_from_db()
     assert over(draft, replace(limited(draft, 2), mode=Mode.MONITOR)) == ()
+
+
+ONE = LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=1, per=Per.USER)
+
+
+def beside(draft: Draft, **fields: Any) -> tuple[list[str], tuple[DecidesNothing, ...]]:
+    """Who is over a limit of one request in a policy beside the others, and which policies decide nothing."""
+    draft.refresh_from_db()
+    rule = PolicyRule(**{"name": "Beside", "limits": (ONE,)} | fields)
+    put = drafts.put(draft, rule, instead_of=rule.name, edits=draft.edits, actor="test")
+    changes, supposed = drafts.changes(put), drafts.stored(put)
+    found = over_now.of(draft.environment, changes, supposed)
+    return (
+        [name for each in found for name in each.who],
+        decided_calls.deciding_nothing(draft.environment, changes, supposed),
+    )
+
+
+def test_only_those_are_named_whose_calls_the_policy_would_decide(draft: Draft) -> None:
+    assert beside(draft) == (["dan"], ())
+    rival = (DecidesNothing(policy="Beside", instead=("Free",)),)
+    assert beside(draft, scope=Scope(plan="free")) == ([], rival), "the older one of a plan decides"
+    assert beside(draft, scope=Scope(plan="free"), priority=1) == (["ana", "ben", "cat"], ())
+    assert beside(draft, kind=Kind.GUARDRAIL) == (["dan", "ana", "ben", "cat"], ())
+    assert beside(draft, scope=Scope(user="ana")) == (["ana"], ())
+
+
+def test_policies_of_one_user_and_of_a_feature_go_before(draft: Draft, api: Api) -> None:
+    api.use("eve", feature="chat")
+    for name, scope in (("Of Dan", Scope(user="dan")), ("Chat of Eve", Scope(user="eve", feature="chat"))):
+        draft.refresh_from_db()
+        drafts.put(
+            draft, PolicyRule(name=name, scope=scope), instead_of=None, edits=draft.edits, actor="test"
+        )
+    assert beside(draft)[0] == []
+    assert [each.policy for each in beside(draft)[1]] == ["Beside"]
+    api.use("eve")
+    api.use("eve")
+    assert beside(draft) == (["eve"], ())

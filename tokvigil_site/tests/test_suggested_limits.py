@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,10 @@ from django.utils import timezone
 
 from policies import policy_rows
 from policies.blocked import decision_log
+from policies.changing import drafts
+from policies.changing.drafts import Has
 from policies.files.policy_file import parse
+from policies.replaying import suggested_policy
 from policies.replaying.replay import replay
 from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
 from tenants.models import Environment
@@ -56,6 +60,76 @@ def test_the_amount_for_a_share_of_users_blocks_so_many_in_a_replay(
     policies = policy_rows.supposed(environment.pk, parse("version: 1\n" + limit).policies)
     report = replay(environment, policies, used.start, used.end)
     assert report.users.newly_blocked == wanted
+
+
+CHATS = replace(DAILY, per=Per.USER_FEATURE, feature="chat")
+PLANS = """
+plans: [free, pro]
+policies:
+  - {name: Free, scope: {plan: free}, limits: [{metric: requests, window: day, amount: 50, per: user}]}
+  - {name: Pro, scope: {plan: pro}}
+"""
+DEFAULT = "plans: [free, pro]\npolicies:\n  - {name: Everyone}\n"
+CHAT_FIRST = PLANS + "  - {name: Chat, scope: {feature: chat}}\n"
+
+
+@pytest.mark.parametrize(
+    ("policies", "asked", "changed"),
+    [
+        (PLANS, replace(SPENT, plan="free"), "Free"),
+        (PLANS, replace(DAILY, plan="free"), "Free"),
+        (PLANS, replace(SPENT, window=Window.MONTH), "Suggested: spend a month, each user"),
+        (PLANS, CHATS, "Suggested: requests a day, each user of a feature, chat"),
+        (CHAT_FIRST, CHATS, "Chat"),
+        (CHAT_FIRST, replace(DAILY, plan="free"), "Suggested: requests a day, each user, free"),
+        (DEFAULT, DAILY, "Everyone"),
+        (DEFAULT, replace(DAILY, plan="free"), "Suggested: requests a day, each user, free"),
+    ],
+    ids=lambda value: None if isinstance(value, str) and "\n" in value else str(value),
+)
+def test_a_suggestion_in_a_draft_blocks_those_whom_it_promised(
+    environment: Environment, api: Api, policies: str, asked: Asked, changed: str
+) -> None:
+    set_price("test-model", input_usd="10000")
+    apply_policies(environment, policies)
+    start = timezone.now()
+    for number in range(1, 9):
+        if number == 5:
+            start = timezone.now()
+        for user in ("1", "2", "3", "4")[: number % 4 + 1]:
+            plan, feature = "free" if user < "4" else "pro", "chat" if number % 2 else "code"
+            api.use(f"user_{user}", plan=plan, feature=feature, input_tokens=1)
+    # Half of the calls were made in the same window, before the period.
+    period = Period(start, timezone.now() + timedelta(seconds=1))
+    (found,) = of_subjects(environment, asked, period, [Fraction(1, 2)])
+    rule, instead_of = suggested_policy.policy(asked, found.amount, policy_rows.in_force(environment.pk))
+    draft = drafts.begin(environment, "Suggested", actor="test", rule=rule, instead_of=instead_of)
+    (name,) = (
+        name for name, has in drafts.contents(draft, drafts.live_of(environment)) if has != Has.AS_LIVE
+    )
+    report = replay(environment, drafts.stored(draft), period.start, period.end)
+    assert (name, report.users.newly_blocked) == (changed, found.blocked)
+    assert 0 < found.blocked < found.subjects
+
+
+def test_of_a_window_that_began_before_the_period_only_what_is_in_it_can_be_saved(
+    environment: Environment, api: Api
+) -> None:
+    set_price("test-model", input_usd="10000")
+    apply_policies(environment, DEFAULT)
+    for _ in range(4):
+        api.use("before", input_tokens=1)
+        api.use("both", input_tokens=1)
+    start = timezone.now()
+    for _ in range(2):
+        api.use("both", input_tokens=1)
+    period = Period(start, timezone.now() + timedelta(seconds=1))
+    cents = NANO // 100
+    (half,) = of_money(environment, SPENT, period, [Fraction(1, 2)])
+    assert (half.amount, half.blocked, half.subjects) == (5 * cents, 1, 1)
+    assert (half.saved_nano, half.spent_nano) == (cents, 2 * cents)
+    (all_of_it,) = of_money(environment, SPENT, period, [Fraction(1)])
+    assert (all_of_it.amount, all_of_it.saved_nano) == (0, 2 * cents)
 
 
 def test_the_amount_for_a_share_of_the_money_saves_it(environment: Environment, used: Period) -> None:

@@ -15,6 +15,7 @@ from policies.blocked import decision_log
 from policies.changing import drafts
 from policies.models import Draft
 from policies.replaying import suggesting
+from policies.rules import PolicyRule
 from tenants.models import Environment, Role
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
@@ -134,8 +135,42 @@ def test_an_amount_goes_into_a_draft_instead_of_the_limit_in_force(mia: Client, 
     assert drafts.rules_of(draft)["Held"].limits[0].amount == 6
     assert drafts.live_of(prod)["Held"].limits[0].amount == 8
     mia.post(f"{asked}&window=week&feature=", {"amount": "6"})
-    (new,) = (rule for rule in drafts.rules_of(Draft.objects.latest("pk")).values() if rule.name != "Held")
-    assert (new.name, new.limits[0].amount) == ("Suggested: requests a week, each user", 6)
+    beside = drafts.rules_of(Draft.objects.latest("pk"))["Held"]
+    assert [(limit.window, limit.amount) for limit in beside.limits] == [("day", 8), ("week", 6)]
+    assert "into the policy in force for these calls, <bdi>Held</bdi>" in read(mia, environment=str(prod))
+
+
+def test_where_no_policy_decides_these_calls_the_limit_is_a_guardrail(mia: Client, prod: Environment) -> None:
+    asked = {"environment": str(prod), "feature": "chat", "per": "user_feature"}
+    for user in ("user_1", "user_2", "user_2"):
+        Api(prod).use(user, feature="chat")
+    assert "into a guardrail, for no policy in force decides just these calls" in read(mia, **asked)
+    mia.post(f"{PAGE}?{urlencode(asked)}", {"amount": "0"})
+    new = drafts.rules_of(Draft.objects.get())["Suggested: requests a day, each user of a feature, chat"]
+    assert (new.kind, new.scope.feature, new.limits[0].amount) == ("guardrail", "chat", 0)
+    page = mia.get(reverse("admin:policy_draft", args=[Draft.objects.get().pk])).content.decode()
+    assert (
+        "2 at or over it already, blocked on the next call: <bdi>user_2, chat</bdi>, <bdi>user_1, chat</bdi>"
+        in page
+    )
+
+
+def test_it_is_said_where_a_limit_counts_more_than_was_asked_about(mia: Client, prod: Environment) -> None:
+    Api(prod).use("user_1", feature="chat", input_tokens=1)
+    said = "Such a limit counts other calls too."
+    asked = {"environment": str(prod), "feature": "chat"}
+    assert said in read(mia, **asked)
+    assert said not in read(mia, **asked, per="user_feature")
+    assert said not in read(mia, environment=str(prod))
+
+
+def test_a_draft_says_of_a_policy_that_it_would_decide_no_call(mia: Client, prod: Environment) -> None:
+    rule = PolicyRule(name="Second", limits=drafts.live_of(prod)["Everyone"].limits)
+    draft = drafts.begin(prod, "Idle", actor="admin:mia", rule=rule)
+    page = mia.get(reverse("admin:policy_draft", args=[draft.pk])).content.decode()
+    assert "<b><bdi>Second</bdi> would decide no call.</b>" in page
+    assert "every call of the last 7 days that it is for: <bdi>Everyone</bdi>." in page
+    assert "Nobody is at or over a limit" in page
 
 
 @pytest.mark.parametrize("amount", ["", "-1", "x", "9" * 17, "9" * 16])
