@@ -16,6 +16,8 @@ from django.utils import timezone
 
 from policies import policy_rows
 from policies.describing.considering import Considered, Part, considered
+from policies.files import documents
+from policies.models import Policy
 from policies.resolution import PolicyIndex
 from policies.standing import binding
 from policies.standing.binding import Binding, BindingLimit
@@ -83,14 +85,28 @@ def of_call(event: UsageEvent, zone: ZoneInfo) -> OfCall:
     subjects = Subjects(user_id=event.user_id, feature=event.feature, plan=event.plan, run_id=event.run_id)
     binds = binding.of_call(event.environment_id, subjects)
     then = {each.id: each.version for each in applied}
+    recorded = {} if event.policy_version is None else {str(event.policy_id): event.policy_version}
     limits = None if binds is None else binds.limits
     return OfCall(
         applied=tuple(Applied(each, _became(each, binds)) for each in applied),
         differs=_differs(event, then),
         plan_now="" if binds is None or binds.plan == event.plan else binds.plan,
-        counting=None if limits is None else tuple(_counting(event, zone, limits, binds, then)),
+        counting=None if limits is None else tuple(_counting(event, zone, limits, binds, then | recorded)),
         apart=tuple(_apart(event, zone, limits or (), binds)),
     )
+
+
+def policy_name(event: UsageEvent) -> str:
+    """Of the policy that decided, as the version that the row names has it, else as it is now. Empty: not known."""
+    if event.policy_id is None or event.policy_version is None:
+        return ""
+    policy = Policy.objects.filter(environment_id=event.environment_id, pk=event.policy_id).first()
+    if policy is None:
+        return ""
+    then = policy.versions.filter(version=event.policy_version).first()
+    if then is None or then.document is None:
+        return policy.name
+    return documents.rule_of(then.document).name
 
 
 def version_url(policy_id: str, version: int) -> str:
@@ -113,7 +129,8 @@ def _differs(event: UsageEvent, then: Mapping[str, int]) -> str:
     found = then.get(str(event.policy_id))
     if found == event.policy_version:
         return ""
-    said = f"The call was allowed by version {event.policy_version} of the policy that it names"
+    name = policy_name(event) or "the policy that it names"
+    said = f"The call was allowed by version {event.policy_version} of {name}"
     if found is None:
         return (
             f"{said}, which is not among those worked out: no version of it is kept as in force at that time."

@@ -18,3 +18,8 @@ register = template.Library()
 def allowed_by(event: UsageEvent) -> dict[str, Any]:
     zone = ZoneInfo(event.environment.tenant.timezone)
     return {"event": event, "found": of_call.of_call(event, zone), "now": timezone.now()}
+
+
+@register.filter
+def policy_name(event: UsageEvent) -> str:
+    return of_call.policy_name(event)

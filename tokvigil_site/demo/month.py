@@ -23,7 +23,7 @@ from policies.blocked import counts
 from policies.blocked.counts import Question
 from policies.changing import drafts, publishing
 from policies.files import policy_file
-from policies.models import AlertRule, Draft, Policy, PolicyReplay
+from policies.models import AlertRule, Draft, Policy, PolicyReplay, PolicyVersion
 from policies.replaying import jobs, made_up_past, named_periods
 from policies.replaying.jobs import Candidate
 from policies.replaying.made_up_past import Past
@@ -52,6 +52,7 @@ POLICIES = Path(__file__).with_name("month_policies.yaml")
 # Twice 30 days and a little, so that 30 days have as many before them to be compared with.
 CALLS, USERS, DAYS, SEED = 30_000, 300, 62, 1
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+PUBLISHED_BEFORE = timedelta(days=1)
 LAUNCHED_BEFORE = timedelta(days=9)
 AGENT = "agent"
 FREE, BUDGET = "Free plan", "Monthly budget"
@@ -81,9 +82,11 @@ def set_up(stage: Stage, now: datetime) -> Month:
     with acting_as(ACTOR):
         environment = beside(stage, "month")
         policies = policy_file.parse(POLICIES.read_text())
-        publishing.publish(environment, policies, actor=ACTOR)
+        plan = _plan(environment, now)
+        publishing.publish(environment, policies, actor=ACTOR, note="The rules of the made-up past")
+        _date(environment, plan.first - PUBLISHED_BEFORE)
         key, text = ApiKey.issue(environment, "demo", PRESETS["server"])
-        past = made_up_past.write(key, _plan(environment, now))
+        past = made_up_past.write(key, plan)
         rollups.roll(environment.pk)
         with_budget = replace(policies, policies=(*policies.policies, _budget(environment, now)))
         publishing.publish(
@@ -126,6 +129,12 @@ def _plan(environment: Environment, now: datetime) -> Plan:
         seed=SEED,
         features=_features(now),
     )
+
+
+def _date(environment: Environment, published_at: datetime) -> None:
+    """As if its policies had been published before its calls were made: pages look up which were in force then."""
+    Policy.objects.filter(environment=environment).update(created_at=published_at)
+    PolicyVersion.objects.filter(policy__environment=environment).update(created_at=published_at)
 
 
 def _features(now: datetime) -> tuple[Feature, ...]:

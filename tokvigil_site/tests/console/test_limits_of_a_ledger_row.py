@@ -158,6 +158,29 @@ def test_a_window_that_is_over_does_not_count_the_call_any_more(
     assert "The row names no policy that decided" in text(answer)
 
 
+def test_the_policy_that_allowed_it_is_named_as_it_was_called_then(
+    prod: Environment, mia: Client, api: Api
+) -> None:
+    called(api)
+    event = row(prod)
+    assert "<bdi>Free plan</bdi></a>, version 1" in look(mia, event).content.decode()
+    policy = prod.policies.get(name="Free plan")
+    policy.name = "Renamed"
+    policy.save()
+    assert "<bdi>Free plan</bdi></a>, version 1" in look(mia, event).content.decode()
+
+    # As of a past that was carried over: no version is as old as the call.
+    policy.versions.update(created_at=timezone.now() + timedelta(days=1))
+    answer = look(mia, event)
+    assert "The call was allowed by version 1 of Free plan, which is not among" in text(answer)
+    (of_day,) = (
+        each
+        for each in answer.context["found"].counting
+        if "a day" in each.row.title and "5" in each.row.title
+    )
+    assert (of_day.took, of_day.since) == ("1 request", "")
+
+
 def test_without_counters_it_says_so(
     prod: Environment, mia: Client, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

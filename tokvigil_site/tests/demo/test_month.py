@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from policies.blocked.tracing import trace
 from policies.changing import drafts
-from policies.models import Policy
+from policies.describing.considering import Part
+from policies.models import BlockedDecision, Policy
 from policies.policy_rows import rule_of, supposed
 from policies.replaying.replay import replay
 from policies.rules import Mode
+from policies.standing.of_call import of_call
 from tenants.models import Environment
 from tokvigil_site.demo import month
 from tokvigil_site.demo.month import Month
 from tokvigil_site.demo.stage import Stage
 from usage.analytics.models import SavedView
 from usage.ledger import sums
+from usage.models import UsageEvent
 from usage.prices.genai import load_shared_prices
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,12 +55,27 @@ def test_a_replay_of_what_is_in_force_finds_no_difference_and_of_its_draft_block
     made_month = made(environment, monkeypatch, now)
     of, asked = made_month.environment, made_month.replay
     in_force = supposed(of.pk, drafts.live_of(of).values())
-    found = replay(of, in_force, asked.start, asked.end).calls
-    assert (found.newly_blocked, found.newly_allowed) == (0, 0)
+    found = replay(of, in_force, asked.start, asked.end, check=True)
+    assert (found.calls.newly_blocked, found.calls.newly_allowed) == (0, 0)
+    assert found.self_check is not None
+    assert (found.self_check.differing, found.self_check.compared) == (0, found.calls.replayed)
     assert asked.draft is not None
     halved = replay(of, drafts.stored(asked.draft), asked.start, asked.end)
     assert halved.calls.newly_blocked > 0
     assert {reason.policy for reason in halved.reasons} == {month.FREE}
+
+
+def test_the_policies_of_its_past_were_in_force_before_its_first_call(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = made(environment, monkeypatch, datetime(2026, 11, 28, 8, tzinfo=UTC)).environment
+    first_made = UsageEvent.objects.filter(environment=of).earliest("charged_at")
+    names = [applied.policy.name for applied in of_call(first_made, ZoneInfo("UTC")).applied]
+    assert names == [f"{first_made.plan.capitalize()} plan"]
+    blocked = BlockedDecision.objects.filter(environment=of).earliest("decided_at")
+    traced = trace(blocked, ())
+    assert not traced.differs
+    assert month.FREE in [policy.name for policy in traced.explained.policies if policy.part is Part.DECIDES]
 
 
 def test_a_second_run_saves_no_second_view(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
