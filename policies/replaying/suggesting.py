@@ -39,6 +39,8 @@ from usage.windows import Window
 
 # A minute's windows of a month are too many to read at once.
 WINDOWS = (Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+# Amounts are rounded up to so many digits, or to more where fewer would block others.
+DIGITS = 3
 SHARES = (Fraction(1, 100), Fraction(5, 100), Fraction(10, 100), Fraction(25, 100), Fraction(50, 100))
 
 
@@ -91,9 +93,24 @@ def of_subjects(
     usage = _Usage(environment, asked, period)
     peaks, spent_nano = usage.peaks()
     wanted = {share: int(len(peaks) * share) for share in shares}
-    amounts = {share: peaks[place] if place < len(peaks) else 0 for share, place in wanted.items()}
+    amounts = {
+        share: _rounded(peaks[place] if place < len(peaks) else 0, peaks) for share, place in wanted.items()
+    }
     above = usage.above(amounts.values()) if asked.metric in (Metric.COST_USD, Metric.REQUESTS) else {}
     return _suggested(asked, amounts, peaks, spent_nano, above)
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A subject by its names, as the limit tells them apart, and the most that it asked for in a window."""
+
+    names: tuple[str, ...]
+    amount: int
+
+
+def blocked_by(environment: Environment, asked: Asked, period: Period, amount: int, count: int) -> list[Peak]:
+    """The first of those whom the amount would have blocked, the highest peak first. Raises DatabaseError."""
+    return _Usage(environment, asked, period).peaks_above(amount, count)
 
 
 def of_money(
@@ -102,7 +119,7 @@ def of_money(
     """For shares of the money that was spent; of limits on cost. Raises DatabaseError."""
     usage = _Usage(environment, asked, period)
     (peaks, spent_nano), edges = usage.peaks(), usage.edges()
-    amounts = {share: _leaving(edges, spent_nano * share) for share in shares}
+    amounts = {share: _rounded(_leaving(edges, spent_nano * share), peaks) for share in shares}
     return _suggested(asked, amounts, peaks, spent_nano, usage.above(amounts.values()))
 
 
@@ -126,6 +143,17 @@ def _suggested(
         )
         for share, amount in amounts.items()
     ]
+
+
+def _rounded(amount: int, peaks: Sequence[int]) -> int:
+    """Up, to an amount that blocks the same subjects. `peaks`: of all, the highest first."""
+    least = min((peak for peak in peaks if peak > amount), default=None)
+    for zeros in range(len(str(amount)) - DIGITS, 0, -1):
+        step: int = 10**zeros
+        rounded = -(-amount // step) * step
+        if least is None or rounded < least:
+            return rounded
+    return amount
 
 
 def _leaving(edges: Sequence[tuple[int, int]], excess: Fraction) -> int:
@@ -187,6 +215,20 @@ class _Usage:
             f"SELECT max(total) AS peak, sum(cost) FROM windows {grouped} ORDER BY peak DESC"  # noqa: S608
         )
         return [int(peak) for peak, _ in rows if peak and peak > 0], sum(int(cost or 0) for _, cost in rows)
+
+    def peaks_above(self, amount: int, count: int) -> list[Peak]:
+        columns = sums.COLUMNS[self._asked.per]
+        names = "".join(f", {column}" for column in columns)
+        grouped = f"GROUP BY {', '.join(columns)}" if columns else ""
+        rows = self._read(
+            f"""
+            SELECT max(total) AS peak{names} FROM windows {grouped} HAVING max(total) > %s
+            ORDER BY peak DESC{names} LIMIT %s
+            """,  # noqa: S608 (our own names)
+            amount,
+            count,
+        )
+        return [Peak(tuple(named), int(peak)) for peak, *named in rows]
 
     def edges(self) -> list[tuple[int, int]]:
         """What each subject asked for in each window (1), and of it before the period (-1); the highest first."""

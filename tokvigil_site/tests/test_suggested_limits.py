@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from policies.changing.drafts import Has
 from policies.files.policy_file import parse
 from policies.replaying import suggested_policy
 from policies.replaying.replay import replay
-from policies.replaying.suggesting import Asked, Suggested, of_money, of_subjects
+from policies.replaying.suggesting import Asked, Suggested, blocked_by, of_money, of_subjects
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.callers import assert_problem
+from tokvigil_site.tests.test_usage_summary import use
 from usage.amounts import Per
 from usage.ledger.periods import Period
 from usage.metrics import Metric
@@ -139,6 +141,28 @@ def test_the_amount_for_a_share_of_the_money_saves_it(environment: Environment, 
     assert found == Suggested(
         share_percent=16, amount=5 * cents, blocked=3, subjects=8, saved_nano=6 * cents, spent_nano=36 * cents
     )
+
+
+@pytest.mark.parametrize(
+    ("prices", "amount"),
+    [
+        # Of four users the dearest is blocked; the amount is that of the second, rounded up.
+        (("1.001344855", "9", "0.5", "0.25"), "1.01"),
+        (("1.001344855", "1.0071", "0.5", "0.25"), "1.002"),
+        (("1.001344855", "1.001344856", "0.5", "0.25"), "1.001344855"),
+        (("0.00012345", "1", "0.0001", "0.00005"), "0.000124"),
+    ],
+)
+def test_amounts_have_as_few_digits_as_block_the_same_users(
+    environment: Environment, prices: tuple[str, ...], amount: str
+) -> None:
+    for number, usd in enumerate(prices):
+        use(environment, timezone.now(), user=f"user_{number}", cost_nano=int(Decimal(usd) * NANO))
+    now = timezone.now()
+    period = Period(now - timedelta(hours=1), now + timedelta(seconds=1))
+    (found,) = of_subjects(environment, SPENT, period, [Fraction(1, 4)])
+    assert (Decimal(found.amount) / NANO, found.blocked) == (Decimal(amount), 1)
+    assert [peak.names for peak in blocked_by(environment, SPENT, period, found.amount, 9)] == [("user_1",)]
 
 
 def test_nobody_is_suggested_anything_where_nothing_was_used(environment: Environment) -> None:

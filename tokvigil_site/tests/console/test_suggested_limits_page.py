@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from urllib.parse import urlencode
 
 import pytest
@@ -45,10 +46,11 @@ def read(client: Client, **asked: str) -> str:
 def amounts(text: str) -> list[list[str]]:
     """Each row of the table: its cells in words, without the button."""
     _, _, table = text.partition('id="suggested"')
-    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", table, re.DOTALL)
+    rows = re.findall(r"<tr><th scope=\"row\" data-label[^>]*>(.*?)</tr>", table, re.DOTALL)
     return [
         [
-            re.sub(r"<[^>]+>", "", cell).strip()
+            # Without the names, which stand below a number.
+            re.sub(r"<[^>]+>", "", cell.partition("<small")[0]).strip()
             for cell in re.split(r"</t[hd]>", row)[:-1]
             if "<form" not in cell
         ]
@@ -62,6 +64,49 @@ def test_amounts_are_said_with_how_many_they_would_have_blocked(mia: Client, pro
         ["25 %", "6 requests a day, each user", "2 of 8", "3"],
         ["50 %", "4 requests a day, each user", "4 of 8", "10"],
     ]
+
+
+def test_those_whom_an_amount_would_have_blocked_are_named(mia: Client, prod: Environment) -> None:
+    text = read(mia, environment=str(prod))
+    beside = re.findall(r"user_id=(user_\d)", text)
+    assert beside == ["user_8", "user_7", "user_8", "user_7", "user_6"]
+    assert text.count(" and 1 more") == 1
+    (url,) = re.findall(r'href="(\?[^"]*who=4)#listed"', text)
+    listed = mia.get(PAGE + unescape(url)).content.decode().partition('id="listed"')[2]
+    assert re.findall(r"user_id=(user_\d).*?(\d requests)", listed, re.DOTALL) == [
+        (f"user_{number}", f"{number} requests") for number in (8, 7, 6, 5)
+    ]
+    assert 'id="listed"' not in read(mia, environment=str(prod), who="5"), "it is none of the amounts"
+
+
+@pytest.mark.parametrize(
+    ("per", "named"),
+    [
+        ("user_feature", r'user_id=user_2"><bdi>user_2</bdi></a> in <bdi>chat</bdi></th>'),
+        ("feature", "<bdi>code</bdi></th>"),
+    ],
+)
+def test_who_would_have_been_blocked_is_named_as_the_limit_tells_them_apart(
+    mia: Client, prod: Environment, per: str, named: str
+) -> None:
+    for user, feature in (
+        ("user_1", "chat"),
+        ("user_2", "chat"),
+        ("user_2", "chat"),
+        *[("user_3", "code")] * 4,
+    ):
+        Api(prod).use(user, feature=feature, input_tokens=1)
+    amount = "3" if per == "feature" else "1"
+    text = read(mia, environment=str(prod), per=per, who=amount, share="67")
+    assert named in text.partition('id="listed"')[2]
+
+
+def test_a_share_can_be_typed(mia: Client, prod: Environment) -> None:
+    (row,) = amounts(read(mia, environment=str(prod), share="38"))
+    assert row == ["38 %", "5 requests a day, each user", "3 of 8", "6"]
+    assert "less than or equal to 99" in read(mia, environment=str(prod), share="100")
+    (saved,) = amounts(read(mia, environment=str(prod), metric="cost_usd", of="money", share="50"))
+    assert saved[0] == "50 %"
 
 
 def test_a_share_of_the_money_says_what_would_not_have_been_spent(mia: Client, prod: Environment) -> None:
