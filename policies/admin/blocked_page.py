@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -18,7 +18,8 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.blocked import counts
+from policies.blocked import coming_back, counts
+from policies.blocked.coming_back import Back
 from policies.blocked.counts import Question
 from policies.blocked.decision_listing import store_newest
 from policies.describing import reason_words
@@ -91,6 +92,9 @@ class Row:
     share: str
     url: str | None
     page_url: str | None = None
+    # Of a user: what blocked them most, and whether a call of theirs was allowed after a block.
+    most_by: str = ""
+    back: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,7 @@ def _figures(asked: BlockedAsked) -> dict[str, Any]:
     count = sum(calls for _, calls in reasons)
     before = counts.count(asked.question(period.before))
     share = counts.share(question, count)
+    back = coming_back.newest(question, asked.zone)
     return {
         "period": period,
         "says": period_words.shown(period),
@@ -164,6 +169,9 @@ def _figures(asked: BlockedAsked) -> dict[str, Any]:
         "newest": (newest := counts.look_up(question)),
         "looked_up": wording.count(newest.looked_up),
         "passed": f"{wording.count(newest.passed)} of {wording.count(newest.looked_up)}",
+        "back": wording.count(sum(each.within_24_h for each in back)),
+        "back_of": wording.count(len(back)) if back else "",
+        "back_same_day": wording.count(sum(each.same_day for each in back)),
         "cost": wording.money_rounded(newest.cost_nano) if newest.priced else "not known",
         "unpriced": wording.count(newest.looked_up - newest.priced),
         "kept_days": settings.BLOCKED_DECISIONS_KEPT_DAYS,
@@ -187,11 +195,34 @@ def _hit_most(asked: BlockedAsked, question: Question, column: str, count: int) 
     """The names with most blocked calls, and all others in a row of their own, so that they make up the whole."""
     found = counts.most(question, column, NAMES_SHOWN)
     rows = [_row(asked, column, *each, count) for each in found]
+    if column == "user_id":
+        rows = _with_users(asked, question, rows)
     rest = count - sum(calls for _, calls in found)
     if rest <= 0:
         return rows
     others = wording.count(counts.names(question, column) - len(found))
     return [*rows, Row(f"Other ({others})", wording.count(rest), wording.share(rest, count), None)]
+
+
+def _with_users(asked: BlockedAsked, question: Question, rows: Sequence[Row]) -> list[Row]:
+    users = [row.name for row in rows]
+    most = counts.most_of_each(question, "user_id", users, ("reason_code", "policy"))
+    back = coming_back.of_users(question, asked.zone, users)
+    return [
+        replace(row, most_by=_most_by(asked, *most[row.name]), back=_back(back.get(row.name))) for row in rows
+    ]
+
+
+def _most_by(asked: BlockedAsked, reason: str, policy: str) -> str:
+    """`Daily request limit, Free plan`"""
+    of = f", {_name(asked, 'policy', policy)}" if policy else ""
+    return f"{_name(asked, 'reason_code', reason)}{of}"
+
+
+def _back(found: Back | None) -> str:
+    if found is None or not found.within_24_h:
+        return "no"
+    return "same day" if found.same_day else "within 24 h"
 
 
 def _row(asked: BlockedAsked, column: str, name: str, calls: int, of: int) -> Row:

@@ -68,7 +68,7 @@ class Row:
     @property
     def afterwards(self) -> str:
         if not self.passed_later:
-            return "Stayed blocked"
+            return "Request not allowed later" if self.count == 1 else "No request allowed later"
         of = f"{self.passed_later} of {self.count} passed" if self.count > 1 else "Passed"
         return f"{of} when asked again"
 

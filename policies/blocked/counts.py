@@ -47,7 +47,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """Of the newest `looked_up`, `passed` were made later, under the same request_id.
+    """Of the newest `looked_up`, `passed` were allowed later, under the same request_id.
 
     The `priced` of them would have cost `cost_nano` at most: what would have been held, had they been allowed.
     """
@@ -87,6 +87,20 @@ def most(question: Question, column: str, count: int) -> list[tuple[str, int]]:
         """,  # noqa: S608 (our own names)
         [*values, count],
     )
+
+
+def most_of_each(question: Question, column: str, of: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
+    """Of each of these names of the column the most frequent `what`, columns too. Raises DatabaseError."""
+    source, values = _source(question, (column, *what))
+    rows = _read(
+        f"""
+        SELECT DISTINCT ON ({column}) {column}, {", ".join(what)} FROM ({source}) AS blocked
+        WHERE {column} = ANY(%s) GROUP BY {column}, {", ".join(what)}
+        ORDER BY {column}, sum(calls) DESC, {", ".join(what)}
+        """,  # noqa: S608 (our own names)
+        [*values, list(of)],
+    )
+    return {name: tuple(found) for name, *found in rows}
 
 
 def names(question: Question, column: str) -> int:

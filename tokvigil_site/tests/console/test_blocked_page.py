@@ -23,6 +23,7 @@ from policies.models import BlockedDecision, Policy
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.test_usage_summary import use
 from usage import wording
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_store")]
@@ -244,11 +245,49 @@ def test_calls_that_passed_later_and_the_share_of_all_calls(mia: Client, prod: E
     assert "beside 2 calls in the ledger" in text
 
 
+def test_of_users_it_is_said_whether_they_called_again_and_what_blocked_them_most(
+    mia: Client, prod: Environment
+) -> None:
+    apply_policies(prod, limits("{metric: requests, window: day, amount: 5, per: user}", name="Free plan"))
+    policy = Policy.objects.get(environment=prod)
+    at = datetime(2026, 10, 27, 23, 30, tzinfo=BERLIN)
+    rows = [
+        BlockedDecision(
+            environment=prod, stream_id=f"{number}-0", decided_at=at, request_id=f"r-{number}", user_id=user,
+            feature="", plan="", run_id="", model="m", message="", limit_state=[], reason_code=reason,
+            reason_class="exhausted", policy_id=policy.pk if reason.startswith("DAILY") else None,
+            policy_name="",
+        )
+        for number, (user, reason) in enumerate(
+            [("same", "DAILY_REQUEST_LIMIT_EXCEEDED"), ("same", "DAILY_REQUEST_LIMIT_EXCEEDED"),
+             ("same", "MODEL_DENIED"), ("next", "MODEL_DENIED"), ("late", "MODEL_DENIED"), ("gone", "MODEL_DENIED")]
+        )
+    ]  # fmt: skip
+    decision_log.ensure(row.decided_at for row in rows)
+    BlockedDecision.objects.bulk_create(rows)
+    for user, later in (("same", 1), ("next", 6 * 60), ("late", 25 * 60), ("gone", -1)):
+        use(prod, at + timedelta(minutes=later), user=user)
+
+    answer = look(mia, prod)
+
+    text = " ".join(unescape(answer.content.decode()).split())
+    assert "2 of 4 had a call allowed within 24 h of a block, 1 on the same day" in text
+    users = next(rows for name, rows, _ in answer.context["groups"] if name == "users")
+    assert {row.name: (row.back, row.most_by) for row in users} == {
+        "same": ("same day", "Daily request limit exceeded, Free plan"),
+        "next": ("within 24 h", "Model denied"),
+        "late": ("no", "Model denied"),
+        "gone": ("no", "Model denied"),
+    }
+    narrowed = look(mia, prod, policy=str(policy.pk)).context
+    assert (narrowed["back"], narrowed["back_of"]) == ("1", "1")
+
+
 def test_of_more_than_are_looked_up_it_says_so(
     mia: Client, prod: Environment, decisions: list[BlockedDecision], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counts, "LOOKED_UP_MAX", 5)
-    assert "of the newest 5; made later" in unescape(look(mia, prod).content.decode())
+    assert "of the newest 5 calls; allowed later" in unescape(look(mia, prod).content.decode())
 
 
 def test_what_cannot_be_read_is_said_beside_its_field(mia: Client, prod: Environment) -> None:

@@ -354,7 +354,7 @@ def test_a_burst_of_equal_calls_is_one_row_that_opens_to_all_of_them(
     other, burst = answer.context["rows"]
     assert (other.count, burst.count) == (1, 3)
     assert burst.afterwards == "1 of 3 passed when asked again"
-    assert other.afterwards == "Stayed blocked"
+    assert other.afterwards == "Request not allowed later"
     text = unescape(answer.content.decode())
     assert "3 such calls since" in text
     for decision in BlockedDecision.objects.all():
