@@ -177,7 +177,8 @@ def _edited(asked: PolicyReplay) -> bool:
 
 
 def _result(request: HttpRequest, report: SimulationReport) -> dict[str, Any]:
-    first, others, unnamed = replay_shown.hits(report)
+    by_time = request.GET.get("hits") == "first"
+    first, others, unnamed = replay_shown.hits(report, by_time=by_time)
     user = request.GET.get("user", "")
     found = [each for each in report.differences if not user or each.user_id == user]
     shown = Paginator(found, DIFFERENCES_A_PAGE).get_page(request.GET.get("page"))
@@ -191,6 +192,7 @@ def _result(request: HttpRequest, report: SimulationReport) -> dict[str, Any]:
         "days": replay_shown.days(report),
         "reasons": replay_shown.reasons(report),
         "hits": first,
+        "hits_by_time": by_time,
         "other_hits": others,
         "unnamed_hits": unnamed,
         "of_user": user,

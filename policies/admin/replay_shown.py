@@ -129,9 +129,14 @@ def reasons(report: SimulationReport) -> list[tuple[str, str | None, str]]:
     ]
 
 
-def hits(report: SimulationReport) -> tuple[Sequence[SimulatedFirstHit], Sequence[SimulatedFirstHit], int]:
-    """The first, those after them, and how many users more the report does not name."""
-    found = report.first_hits
+def hits(
+    report: SimulationReport, *, by_time: bool
+) -> tuple[Sequence[SimulatedFirstHit], Sequence[SimulatedFirstHit], int]:
+    """The first, those after them, and how many users more the report does not name.
+
+    `by_time`: who is hit earliest first; else who is blocked most often.
+    """
+    found = report.first_hits if by_time else sorted(report.first_hits, key=lambda hit: -hit.calls)
     return (
         found[:FIRST_HITS_SHOWN],
         found[FIRST_HITS_SHOWN:],

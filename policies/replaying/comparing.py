@@ -105,7 +105,13 @@ class Checking:
 
 def _as_decided(call: PastCall, verdict: Verdict) -> PastCall:
     """In the place of what was decided."""
-    return msgspec.structs.replace(call, blocked=None if verdict.allowed else _block(verdict))
+    policy = verdict.policy
+    return msgspec.structs.replace(
+        call,
+        blocked=None if verdict.allowed else _block(verdict),
+        policy="" if policy is None else policy.name,
+        policy_version=None if policy is None else policy.version,
+    )
 
 
 def _block(verdict: Verdict) -> Block:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from policies.replaying.periods import moment
 from usage.instants import from_ms, to_ms
-from usage.windows import Window, span
+from usage.windows import Window, date_start, span
 
 _LAST_DAYS = {"7": 7, "30": 30}
 
@@ -29,9 +29,10 @@ WORDS = {
 
 
 def named(name: Named, now: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """From when until before when. Months are the zone's."""
+    """From when until before when. Days and months are the zone's; the last days are whole ones and today so far."""
     if name.value in _LAST_DAYS:
-        return now - timedelta(days=_LAST_DAYS[name.value]), now
+        today = now.astimezone(zone).date()
+        return from_ms(date_start(today - timedelta(days=_LAST_DAYS[name.value] - 1), zone)), now
     begun = from_ms(span(Window.MONTH, to_ms(now), zone).start)
     if name is Named.THIS_MONTH:
         return begun, now

@@ -10,11 +10,12 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 from django.db import connection
 
-from policies.models import BlockedDecision
+from policies.models import BlockedDecision, Policy
 from policies.reasons import Reason
 from tenants.models import Environment
 from usage.amounts import Amounts, Per
@@ -40,7 +41,7 @@ _AFTER = "(timestamptz 'epoch' + %s * interval '1 microsecond', %s)"
 # first, for each batch anew.
 _EVENTS = f"""
     SELECT {_MICROSECONDS.format("charged_at")}, id, {_MICROSECONDS.format("recorded_at")}, request_id,
-           user_id, feature, plan, run_id, model, policy_id IS NOT NULL,
+           user_id, feature, plan, run_id, model, policy_id, policy_version,
            requests, input_tokens, output_tokens, cost_nano, price_id
     FROM usage_event AS event
     WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > {_AFTER}
@@ -100,6 +101,9 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
     # Whether a policy allowed it: not, if none was for it, or if it was reported without having been asked.
     by_policy: bool
     blocked: Block | None
+    # Of a call that was made: the policy that allowed it, by its name now; "": none, or it is not known.
+    policy: str = ""
+    policy_version: int | None = None
     # Of a blocked call: what calls in flight held then of each limit that it met, if anything.
     held: Mapping[LimitKind, int] = {}
 
@@ -134,7 +138,8 @@ class _Event(NamedTuple):
     plan: str
     run_id: str
     model: str
-    by_policy: bool
+    policy_id: UUID | None
+    policy_version: int | None
     requests: int
     input_tokens: int
     output_tokens: int
@@ -164,6 +169,9 @@ class _Decision(NamedTuple):
 
 def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
     prices = _Prices()
+    names: dict[UUID | None, str] = dict(
+        Policy.objects.filter(environment=environment).values_list("pk", "name")
+    )
     for event in map(_Event._make, _rows(_EVENTS, "usage_event", environment.pk, start, end)):
         at_ms = event.at_us // 1000
         yield PastCall(
@@ -179,7 +187,9 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
             priced=event.cost_nano is not None,
             price=None if event.cost_nano is None else prices.of(event.price_id),
             cap=None,
-            by_policy=event.by_policy,
+            by_policy=event.policy_id is not None,
+            policy=names.get(event.policy_id, ""),
+            policy_version=event.policy_version,
             blocked=None,
         )
 

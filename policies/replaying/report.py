@@ -7,7 +7,7 @@ from datetime import date, datetime
 import msgspec
 
 # Of each kind, the first ones: a report has a bounded size, its counts have all.
-DIFFERENCES_MAX = 1_000
+DIFFERENCES_MAX = 10_000
 FIRST_HITS_MAX = 1_000
 FEATURES_MAX = 100
 
@@ -20,7 +20,7 @@ ASSUMPTIONS = (
     "What calls in flight held is known of a call that was blocked, and stands against it again; of a call that was "
     "made it is what they used in the end.",
     "Freezes, blocked users and outages of the counter store stay as they were.",
-    "Limits that began before the period start from what the ledger has.",
+    "Limits whose window began before the period start from what the ledger has, which may be more than they allow.",
 )
 
 

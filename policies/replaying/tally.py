@@ -189,8 +189,8 @@ def _before(call: PastCall) -> SimulatedDecision:
         return SimulatedDecision(
             allowed=True,
             reason_code="ALLOWED",
-            policy=None,
-            policy_version=None,
+            policy=call.policy or None,
+            policy_version=call.policy_version if call.policy else None,
             message="The call was made.",
         )
     return SimulatedDecision(

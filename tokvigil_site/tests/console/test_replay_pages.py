@@ -26,6 +26,7 @@ from tokvigil_site import tasks
 from tokvigil_site.testing import Api, apply_policies, limits
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.filled_forms import submit
+from usage.models import UsageEvent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_replayed_is_said_beside_its_field_and_kept(
         ("this_month", "2026-10-31T23:00:00+00:00", "2026-11-20T12:00:00+00:00"),
         # It ends summer time.
         ("last_month", "2026-09-30T22:00:00+00:00", "2026-10-31T23:00:00+00:00"),
-        ("7", "2026-11-13T12:00:00+00:00", "2026-11-20T12:00:00+00:00"),
+        ("7", "2026-11-13T23:00:00+00:00", "2026-11-20T12:00:00+00:00"),
         ("dates", "2026-10-24T22:00:00+00:00", "2026-10-25T23:00:00+00:00"),
     ],
 )
@@ -267,6 +268,33 @@ def test_files_that_do_not_have_all_differences_say_so_beside_their_buttons(
     tasks.run_replays()
     text = read(mia, url("policy_replay", PolicyReplay.objects.get()))
     assert "The files have the first 2 of 3." in text.partition("Differences as JSON")[2][:100]
+
+
+def test_users_hit_are_in_the_order_of_their_blocks_or_of_their_first_one(
+    mia: Client, prod: Environment
+) -> None:
+    api = Api(prod)
+    for user, calls in (("first", 3), ("most", 4)):
+        for _ in range(calls):
+            api.use(user)
+    ask(mia, prod)
+    tasks.run_replays()
+    page = url("policy_replay", PolicyReplay.objects.get())
+    found = {
+        order: re.findall(r"The \d+ blocks? of (first|most)", read(mia, page + order))
+        for order in ("", "?hits=first")
+    }
+    assert found == {"": ["most", "first"], "?hits=first": ["first", "most"]}
+
+
+def test_it_is_said_which_policy_allowed_a_call_that_would_be_blocked(
+    mia: Client, done: PolicyReplay
+) -> None:
+    text = read(mia, url("policy_replay", done))
+    event = UsageEvent.objects.filter(environment=done.environment).earliest("id")
+    assert event.policy_id is not None
+    allowed_by = done.environment.policies.get(pk=event.policy_id).name
+    assert f"{allowed_by}, version {event.policy_version}" in text
 
 
 def test_the_differences_are_exported(mia: Client, done: PolicyReplay) -> None:
