@@ -32,6 +32,7 @@ BUDGETS_MAX = 50
 COLUMNS = (
     "section",
     "name",
+    "model",
     "environment",
     "calls",
     "input_tokens",
@@ -275,6 +276,7 @@ def _row(section: str, line: Line) -> Row:
     return {
         "section": section,
         "name": line.key.name,
+        "model": line.key.model or None,
         "environment": line.key.environment or None,
         "calls": now.requests,
         "input_tokens": now.input_tokens,

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
+from urllib.parse import urlencode
 
 from django.core.exceptions import BadRequest
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
+from django.urls import reverse
 from django.utils import timezone
 
 from policies import month_report
 from policies.month_report import Budget, MonthReport, State
 from tenants import exporting
-from tenants.console import environments, parts
+from tenants.console import display, environments, parts
 from tenants.console.pages import page, refuse_unknown, rendered
 from tenants.exporting import Format
 from tenants.management import months
@@ -24,7 +26,7 @@ from tenants.models import Environment
 from usage import wording
 from usage.analytics import exports
 from usage.analytics.focus import Focus
-from usage.analytics.month_figures import Kind, Line, Table
+from usage.analytics.month_figures import Key, Kind, Line, Table
 
 MONTHS_OFFERED = 14
 # `_OF`: the environment whose calls it is of; none: all of the tenant.
@@ -34,17 +36,28 @@ _TITLES = {
     Kind.PLAN: "Plans",
     Kind.FEATURE: "Features",
     Kind.MODEL: "Models",
+    Kind.FEATURE_MODEL: "Features by model",
     Kind.USER: "Users who cost most",
 }
-_NAMELESS = {Kind.PLAN: "no plan", Kind.FEATURE: "no feature"}
+_ONE = {Kind.FEATURE_MODEL: "Feature"}
+_NAMELESS = {Kind.PLAN: "no plan", Kind.FEATURE: "no feature", Kind.FEATURE_MODEL: "no feature"}
+# The filters of the Explorer that a line's names are.
+_FILTERS = {
+    Kind.PLAN: ("plan",),
+    Kind.FEATURE: ("feature",),
+    Kind.MODEL: ("model",),
+    Kind.FEATURE_MODEL: ("feature", "model"),
+}
 REPORT, FOCUS = "report", "focus"
 
 
 @dataclass(frozen=True, slots=True)
 class ShownLine:
-    """A line in words. Costs are rounded; `cost_in_full` is not."""
+    """A line in words. Costs are rounded; `cost_in_full` is not. `url`: of what is behind it; empty: no page has it."""
 
     name: str
+    url: str
+    model: str
     environment: str
     calls: str
     tokens: str
@@ -63,6 +76,7 @@ class ShownTable:
     one: str
     lines: tuple[ShownLine, ...]
     has_environments: bool
+    has_models: bool
 
 
 @page("month_report", "months/")
@@ -91,7 +105,13 @@ def report_page(request: HttpRequest) -> HttpResponse:
         tables=[_table(each, found) for each in found.figures.tables if each.lines],
         unpriced=[(name, wording.counted(calls, "call")) for name, calls in found.figures.unpriced],
         budgets=[
-            (each, wording.money_rounded(each.spent_nano), wording.money(each.amount_nano), _state(each))
+            (
+                each,
+                wording.money_rounded(each.spent_nano),
+                wording.money(each.amount_nano),
+                _state(each),
+                _budgets_url(each, found),
+            )
             for each in found.budgets.shown
         ],
         months=list(_offered(found, month_report.first_call(every), now)),
@@ -187,6 +207,11 @@ def _before(found: MonthReport) -> str:
     return f"1 to {end.day} {start:%b %Y}" if end.day > 1 else f"1 {start:%b %Y}"
 
 
+def _budgets_url(budget: Budget, found: MonthReport) -> str:
+    given = {environments.PARAMETER: f"{found.tenant.slug}/{budget.environment}"}
+    return f"{reverse('admin:budgets')}?{urlencode(given)}"
+
+
 def _state(budget: Budget) -> tuple[str, str]:
     """As on the page of limits."""
     if budget.exceeded:
@@ -197,21 +222,49 @@ def _state(budget: Budget) -> tuple[str, str]:
 
 
 def _table(table: Table, found: MonthReport) -> ShownTable:
-    lines = [_line(line, found, _NAMELESS.get(table.kind, "")) for line in table.lines]
+    lines = [
+        _line(line, found, _NAMELESS.get(table.kind, ""), _url(table.kind, line.key, found))
+        for line in table.lines
+    ]
     if table.others is not None:
         lines.append(_line(table.others, found, ""))
     return ShownTable(
         _TITLES[table.kind],
-        table.kind.value.capitalize(),
+        _ONE.get(table.kind, table.kind.value.capitalize()),
         tuple(lines),
-        table.kind is Kind.USER and len(found.environments) > 1,
+        has_environments=table.kind is Kind.USER and len(found.environments) > 1,
+        has_models=table.kind is Kind.FEATURE_MODEL,
     )
 
 
-def _line(line: Line, found: MonthReport, nameless: str) -> ShownLine:
+def _url(kind: Kind, key: Key, found: MonthReport) -> str:
+    """The Explorer is of one environment, so in a report of several only these and their users lead on."""
+    named = {each.slug: each for each in found.environments}
+    if kind is Kind.ENVIRONMENT:
+        given = {environments.PARAMETER: str(named[key.name]), _MONTH: f"{found.month:%Y-%m}", _OF: key.name}
+        return f"{reverse('admin:month_report')}?{urlencode(given)}"
+    if kind is Kind.USER:
+        return display.user_url(named[key.environment], key.name, _days(found))
+    if len(found.environments) > 1:
+        return ""
+    names = zip(_FILTERS[kind], (key.name, key.model), strict=False)
+    filters = {name if text else "without": text or name for name, text in names}
+    given = {environments.PARAMETER: str(found.environments[0]), **_days(found), **filters}
+    return f"{reverse('admin:explorer')}?{urlencode(given)}"
+
+
+def _days(found: MonthReport) -> dict[str, str]:
+    """The month as pages of a period are asked for it."""
+    last = (found.month + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+    return {"period": "custom", "from": f"{found.month}", "to": f"{last}"}
+
+
+def _line(line: Line, found: MonthReport, nameless: str, url: str = "") -> ShownLine:
     now, before = line.now, line.before
     return ShownLine(
         name=line.key.name or nameless,
+        url=url,
+        model=line.key.model,
         environment=line.key.environment,
         calls=wording.count(now.requests),
         tokens=wording.count(now.input_tokens + now.output_tokens),

@@ -230,7 +230,7 @@ def test_the_command_writes_the_report_as_a_table(used: Environment) -> None:
     assert (about["tenant"], about["month"], about["state"]) == ("acme", "2021-05", "final")
     header = next(number for number, line in enumerate(lines) if line[0] == "section")
     rows = [dict(zip(lines[header], line, strict=True)) for line in lines[header + 1 :]]
-    for section in ("total", "environment", "plan", "feature", "model", "user"):
+    for section in ("total", "environment", "plan", "feature", "model", "feature_model", "user"):
         costs = [Decimal(row["cost_usd"]) for row in rows if row["section"] == section]
         assert sum(costs) == Decimal("2.750000007"), section
 

@@ -1,4 +1,7 @@
-"""What environments used in a month, in all and by plan, feature, model and user: the figures of a month-end report."""
+"""What environments used in a month: the figures of a month-end report.
+
+In all, and by plan, feature, model, feature with model, and user.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class Kind(StrEnum):
     PLAN = "plan"
     FEATURE = "feature"
     MODEL = "model"
+    FEATURE_MODEL = "feature_model"
     USER = "user"
 
 
@@ -55,6 +59,8 @@ class Key:
 
     name: str
     environment: str = ""
+    # Of a feature with a model.
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,16 @@ class _Used:
     )
 
 
-# What usage_total is told apart by (usage/ledger/rollups.py).
+# What usage_total is told apart by (usage/ledger/rollups.py), and which of it together.
 _SHARED = (Kind.PLAN, Kind.FEATURE, Kind.MODEL)
+_SETS = (*((kind,) for kind in _SHARED), (Kind.FEATURE, Kind.MODEL))
+_KINDS = (*_SHARED, Kind.FEATURE_MODEL)
 
 
 def of_month(environments: Sequence[Environment], now: Period, before: Period) -> Month:
     """Four statements an environment at most. Raises DatabaseError."""
     used, earlier = _used(environments, now), _used(environments, before)
-    tables = [_table(kind, used, earlier) for kind in (Kind.ENVIRONMENT, *_SHARED)]
+    tables = [_table(kind, used, earlier) for kind in (Kind.ENVIRONMENT, *_KINDS)]
     return Month(
         Line(Key("Total"), used.total, earlier.total),
         (*tables, _users(environments, now, before, used, earlier)),
@@ -119,24 +127,31 @@ def _unpriced(used: _Used) -> tuple[tuple[str, int], ...]:
 def _used(environments: Iterable[Environment], period: Period) -> _Used:
     found = _Used()
     columns = [kind.value for kind in _SHARED]
-    number = " ".join(f"WHEN grouping({column}) = 0 THEN {place}" for place, column in enumerate(columns))
+    given = ", ".join(columns)
+    # A bit for each column that the row is not told apart by.
+    places = {
+        sum(1 << (len(_SHARED) - 1 - at) for at, kind in enumerate(_SHARED) if kind not in together): kind_of
+        for together, kind_of in zip(_SETS, _KINDS, strict=True)
+    }
+    sets = ", ".join(f"({', '.join(together)})" for together in ((), *_SETS))
     for environment in environments:
         rows = _read(
             environment.pk,
             period,
             columns,
-            f"CASE {number} ELSE -1 END, coalesce({', '.join(columns)}, '')",
-            f"GROUP BY GROUPING SETS ((), {', '.join(f'({column})' for column in columns)})",
+            f"grouping({given}), coalesce({given}, ''), coalesce(model, '')",
+            f"GROUP BY GROUPING SETS ({sets})",
         )
-        for place, name, *figures in rows:
-            read = _figures(figures)
-            if place < 0:
+        for bits, name, model, *figures in rows:
+            read, kind = _figures(figures), places.get(bits)
+            if kind is None:
                 found.total = found.total.plus(read)
                 if read != Figures():
                     found.of[Kind.ENVIRONMENT][Key(environment.slug)] = read
             else:
-                lines = found.of[_SHARED[place]]
-                lines[Key(name)] = lines[Key(name)].plus(read)
+                lines = found.of[kind]
+                key = Key(name, model=model if kind is Kind.FEATURE_MODEL else "")
+                lines[key] = lines[key].plus(read)
     return found
 
 
@@ -179,7 +194,8 @@ def _users(
 
 
 def _dearest_first(line: Line) -> tuple[Any, ...]:
-    return (-line.now.cost_nano, -line.now.requests, line.key.name, line.key.environment)
+    key = line.key
+    return (-line.now.cost_nano, -line.now.requests, key.name, key.model, key.environment)
 
 
 def _cut(kind: Kind, lines: list[Line], count: int, total: Figures, before: Figures) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -101,6 +102,32 @@ def test_a_month_is_chosen_in_the_address(mia: Client, used: Environment) -> Non
     text = mia.get(PAGE, {"month": "2020-02"}).content.decode()
     assert "February 2020" in text
     assert "Nothing was used in February 2020" in text
+
+
+def links(client: Client, **asked: str) -> dict[str, list[str]]:
+    """By the title of each table, where its lines lead."""
+    tables = client.get(PAGE, asked).context["tables"]
+    return {table.title: [line.url for line in table.lines if line.url] for table in tables}
+
+
+def test_lines_lead_to_what_is_behind_them(mia: Client, used: Environment) -> None:
+    every = links(mia)
+    assert [title for title, urls in every.items() if urls] == ["Environments", "Users who cost most"]
+    of_one = links(mia, of="prod")
+    assert [title for title, urls in of_one.items() if not urls] == []
+    for urls in (*every.values(), *of_one.values()):
+        for url in urls:
+            assert mia.get(url).status_code == 200, url
+    both, _ = of_one["Features by model"]
+    asked = mia.get(both).context["asked"]
+    assert asked.is_valid()
+    assert asked.filters == {"feature": "=1+1", "model": "gpt-5"}
+    assert (asked.shown.days.first, asked.shown.days.last.day) == (
+        timezone.localdate().replace(day=1),
+        monthrange(*timezone.localdate().timetuple()[:2])[1],
+    )
+    text = mia.get(PAGE, {"of": "prod"}).content.decode()
+    assert "in the open format for cost data of the FinOps Foundation" in text
 
 
 @pytest.mark.parametrize(("query", "status"), [("month=2020-13", 400), ("month=9997-01", 404), ("x=1", 400)])
