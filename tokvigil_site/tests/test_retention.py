@@ -17,7 +17,7 @@ from tenants.models import Environment
 from tokvigil_site import tasks
 from usage.ledger import partitions, retention
 from usage.ledger.periods import Period
-from usage.ledger.rollups import TABLES
+from usage.ledger.rollup_tables import TABLES
 from usage.tests.rolling import roll_all
 from usage.tests.test_ledger import estimate, one, report
 from usage.tests.test_partitions import used_ever

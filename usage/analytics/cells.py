@@ -12,7 +12,7 @@ from django.db import connection
 from usage.analytics.questions import DIMENSIONS, Question, Sums
 from usage.ledger import sums
 from usage.ledger.buckets import Range
-from usage.ledger.rollups import SUMS
+from usage.ledger.rollup_tables import SUMS
 from usage.ledger.sums import Filters
 
 NOTHING: Sums = dict.fromkeys(SUMS, 0)

@@ -19,7 +19,7 @@ from usage.analytics.answers import steps
 from usage.analytics.cells import Cut, cells
 from usage.analytics.questions import Question
 from usage.ledger.buckets import Range
-from usage.ledger.rollups import SUMS
+from usage.ledger.rollup_tables import SUMS
 from usage.money import format_usd
 
 _BATCH = 1_000

@@ -17,7 +17,7 @@ from django.db import connection
 from usage.analytics.cells import Cut, Found, added, cells, less, read, stepped, sums_of, whole
 from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Rank, Sums
-from usage.ledger.rollups import SUMS, TOTAL_KEY
+from usage.ledger.rollup_tables import SUMS, TOTAL_KEY
 from usage.ledger.sums import mark_before
 
 MANY = ("user", "run")

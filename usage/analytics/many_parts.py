@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from usage.analytics.cells import SUMMED, Cut, Found, added, cells, less, stepped, whole
 from usage.analytics.many_names import MANY, Row, at_the_top, in_period, ranking, read_together
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
-from usage.ledger.rollups import TOTAL_KEY
+from usage.ledger.rollup_tables import TOTAL_KEY
 from usage.ledger.sums import mark_before
 
 # So that the sums of all users inside of all names are put together in memory, not sorted on disk.

@@ -100,7 +100,7 @@ class _Used:
     )
 
 
-# What usage_total is told apart by (usage/ledger/rollups.py), and which of it together.
+# What usage_total is told apart by (usage/ledger/rollup_tables.py).
 _SHARED = (Kind.PLAN, Kind.FEATURE, Kind.MODEL)
 _SETS = (*((kind,) for kind in _SHARED), (Kind.FEATURE, Kind.MODEL))
 _KINDS = (*_SHARED, Kind.FEATURE_MODEL)

@@ -1,12 +1,6 @@
 """Rollups: the ledger's sums by quarter hour and by UTC day, so that nobody has to add up millions of rows.
 
-Five levels, each in some sizes of bucket (usage/ledger/buckets.py):
-
-    usage_rollup_quarter, usage_rollup_day            by user, feature, plan, run and model
-    usage_user_day, usage_user_month                  by user, feature, plan and model
-    usage_whole_user_day, usage_whole_user_month      by user alone: who used most is found in few rows
-    usage_whole_run_quarter, usage_whole_run_day      by run alone
-    usage_total_quarter, usage_total_day              by feature, plan and model, of all users
+They stand on five levels (usage/ledger/rollup_tables.py).
 
 Which rows they cover is a matter of transactions, not of time, so that a row that comes late lands in its own bucket.
 Each environment has a **mark** (`usage_rollup_mark`): a transaction number below which no transaction was under way any
@@ -33,8 +27,7 @@ from django.db import DatabaseError, connection, transaction
 
 from usage.ledger.buckets import DAY, Size
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
-from usage.ledger.rows import UNPRICED
-from usage.metrics import COLUMNS, TOKEN_PARTS
+from usage.ledger.rollup_tables import BUCKETS, DAYS, RUN_KEY, SUMS, TABLES, digest
 
 logger = logging.getLogger("tokvigil.rollups")
 
@@ -46,39 +39,6 @@ LEDGER = Monthly("usage_event")
 
 # Rows that a statement sees have lower numbers; those of a cluster before a restore may have higher ones.
 NEXT_XID = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
-# What is summed up, and from what.
-SUMS: dict[str, str] = {
-    "events": "count(*)",
-    **{column: f"coalesce(sum({column}), 0)" for column in (*COLUMNS, *TOKEN_PARTS)},
-    # Rows that are not, or not wholly, priced; an estimate that was taken back is not there any more.
-    "unpriced": f"coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE {UNPRICED}), 0)",
-}
-RUN_KEY = ("user_id", "feature", "plan", "run_id", "model")
-USER_KEY = ("user_id", "feature", "plan", "model")
-WHOLE_USER_KEY = ("user_id",)
-WHOLE_RUN_KEY = ("run_id",)
-TOTAL_KEY = ("feature", "plan", "model")
-# Each table, the size of its buckets and what its rows are told apart by.
-TABLES: dict[str, tuple[Size, tuple[str, ...]]] = {
-    "usage_rollup_quarter": (Size.QUARTER, RUN_KEY),
-    "usage_rollup_day": (Size.DAY, RUN_KEY),
-    "usage_user_day": (Size.DAY, USER_KEY),
-    "usage_user_month": (Size.MONTH, USER_KEY),
-    "usage_whole_user_day": (Size.DAY, WHOLE_USER_KEY),
-    "usage_whole_user_month": (Size.MONTH, WHOLE_USER_KEY),
-    "usage_whole_run_quarter": (Size.QUARTER, WHOLE_RUN_KEY),
-    "usage_whole_run_day": (Size.DAY, WHOLE_RUN_KEY),
-    "usage_total_quarter": (Size.QUARTER, TOTAL_KEY),
-    "usage_total_day": (Size.DAY, TOTAL_KEY),
-}
-# Of which days a month is the sum.
-DAYS = {"usage_user_month": "usage_user_day", "usage_whole_user_month": "usage_whole_user_day"}
-# In which bucket of a size a row lies.
-BUCKETS: dict[Size, str] = {
-    Size.QUARTER: "date_bin('15 minutes', charged_at, '2000-01-01 00:00+00')",
-    Size.DAY: "date_trunc('day', charged_at, 'UTC')",
-    Size.MONTH: "date_trunc('month', charged_at, 'UTC')",
-}
 
 
 class MonthDetached(Exception):
@@ -237,19 +197,13 @@ def _insert(table: str, size: Size, key: tuple[str, ...]) -> str:
     names, sums = ", ".join(key), ", ".join(SUMS)
     return f"""
         INSERT INTO {table} (environment_id, start, digest, {names}, {sums})
-        SELECT %s, {size}, {_digest(key)}, {names}, {", ".join(f"sum({name})" for name in SUMS)}
+        SELECT %s, {size}, {digest(key)}, {names}, {", ".join(f"sum({name})" for name in SUMS)}
         FROM fresh GROUP BY {size}, {names}
         -- As the index has them: a fifth cheaper where rows are many.
         ORDER BY 2, 3
         ON CONFLICT (environment_id, start, digest) DO UPDATE
         SET {", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in SUMS)}
     """  # noqa: S608 (the names above are the only input)
-
-
-def _digest(key: tuple[str, ...]) -> str:
-    """The names of a row in 16 bytes, for five long ones do not fit into an index. Lengths keep ("a", "bc") apart."""
-    lengths = " || ' ' || ".join(f"length({name})" for name in key)
-    return f"substr(sha256(convert_to({lengths} || ':' || {' || '.join(key)}, 'UTF8')), 1, 16)"
 
 
 def rebuild(environment_id: int, first: date, last: date) -> int:

@@ -23,15 +23,8 @@ from django.db import DatabaseError, connection
 
 from usage.amounts import Amounts, Per, Subjects
 from usage.ledger.buckets import Piece, Range, Size, parts, pieces
-from usage.ledger.rollups import (
-    NEXT_XID,
-    RUN_KEY,
-    SUMS,
-    TOTAL_KEY,
-    USER_KEY,
-    WHOLE_RUN_KEY,
-    WHOLE_USER_KEY,
-)
+from usage.ledger.rollup_tables import RUN_KEY, SUMS, TOTAL_KEY, USER_KEY, WHOLE_RUN_KEY, WHOLE_USER_KEY
+from usage.ledger.rollups import NEXT_XID
 from usage.ledger.rows import UNPRICED
 from usage.metrics import COLUMNS as COUNTED
 from usage.metrics import sql_sums

@@ -8,7 +8,8 @@ from datetime import date, datetime
 from django.db import connection
 
 from usage.ledger.months import next_month, of_month
-from usage.ledger.rollups import BUCKETS, LEDGER, SUMS, TABLES
+from usage.ledger.rollup_tables import BUCKETS, SUMS, TABLES
+from usage.ledger.rollups import LEDGER
 
 FLAWS_MAX = 3
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import connection
 
 from usage.ledger import rollups
+from usage.ledger.rollup_tables import TABLES
 
 WITHIN_S = 20
 
@@ -27,7 +28,7 @@ def stored(environment_id: int) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all rollups, byte for byte."""
     found = {}
     with connection.cursor() as cursor:
-        for table in rollups.TABLES:
+        for table in TABLES:
             cursor.execute(
                 f"SELECT {table}::text FROM {table} WHERE environment_id = %s ORDER BY start, digest",  # noqa: S608
                 [environment_id],

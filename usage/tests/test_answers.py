@@ -23,7 +23,7 @@ from usage.analytics.names import used_in
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Measure, Question, Rank
 from usage.analytics.shown_period import Named, ShownPeriod, shown_period
 from usage.ledger.buckets import Range
-from usage.ledger.rollups import SUMS
+from usage.ledger.rollup_tables import SUMS
 from usage.ledger.writing import record
 from usage.money import to_nano
 from usage.tests.rolling import roll_all

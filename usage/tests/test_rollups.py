@@ -21,6 +21,7 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Per, Subjects
 from usage.ledger import partitions, request_ids, rollups, sums, totals
 from usage.ledger.models import UsageEvent
+from usage.ledger.rollup_tables import SUMS, TABLES
 from usage.ledger.rows import NEGATED
 from usage.ledger.sums import OtherCluster
 from usage.ledger.totals import SummaryQuery
@@ -182,7 +183,7 @@ def test_many_small_rolls_leave_the_same_rows_as_one(
     roll_all(environment.pk)
 
     there, here = stored(other_environment.pk), stored(environment.pk)
-    for table in rollups.TABLES:
+    for table in TABLES:
         assert [row[0].split(",", 1)[1] for row in here[table]] == [
             row[0].split(",", 1)[1] for row in there[table]
         ]
@@ -389,7 +390,7 @@ class TestRebuild:
         roll_all(environment.pk)
         before = stored(environment.pk)
         with connection.cursor() as cursor:
-            for table in rollups.TABLES:
+            for table in TABLES:
                 cursor.execute(
                     f"UPDATE {table} SET requests = 0, events = 0 WHERE environment_id = %s",  # noqa: S608
                     [environment.pk],
@@ -453,7 +454,7 @@ def test_in_a_restored_database_rows_from_before_and_after_are_counted_once(envi
 
 
 def test_every_amount_that_a_reversal_takes_back_is_summed_up() -> None:
-    assert {*rollups.SUMS} == {*NEGATED, "events", "unpriced"}
+    assert {*SUMS} == {*NEGATED, "events", "unpriced"}
 
 
 def test_what_is_rolled_up_is_read_from_the_rollups(environment: Environment) -> None:
