@@ -16,7 +16,7 @@ from django.db import connection
 
 from tenants.models import Environment
 from tokvigil_site.tests.servers import CHECKOUT, session_variables
-from usage.ledger.rollup_tables import TABLES
+from usage.ledger.rollups import FILLED
 from usage.tests.rolling import roll_all, stored
 from usage.tests.test_rollups import fill
 
@@ -117,7 +117,7 @@ def test_a_roll_that_is_killed_again_and_again_leaves_the_rows_of_one_that_was_n
     after_kills = stored(environment.pk)
 
     with connection.cursor() as cursor:
-        for table in (*TABLES, "usage_rollup_mark"):
+        for table in (*FILLED, "usage_rollup_mark"):
             cursor.execute(f"DELETE FROM {table} WHERE environment_id = %s", [environment.pk])  # noqa: S608
     assert roll_all(environment.pk) == FIRST_ROWS + (KILLS + 1) * MORE_ROWS
     print(f"{killed_at_work} of {KILLS} were killed at work; the mark stood at {len(marks)} places")

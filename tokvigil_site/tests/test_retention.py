@@ -15,6 +15,7 @@ from audit import roles
 from audit.models import Entry
 from tenants.models import Environment
 from tokvigil_site import tasks
+from usage.amounts import Subjects
 from usage.ledger import partitions, retention
 from usage.ledger.periods import Period
 from usage.ledger.rollup_tables import TABLES
@@ -113,6 +114,34 @@ def test_a_month_whose_rollup_was_tampered_with_stays(
     one(report(used, "after", charged_at=MAY))
     call_command("rollup_usage", str(used), "--from", "2011-05-01", "--to", "2011-05-31", stdout=StringIO())
     assert f"Detached {NAMES[0]};" in command()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "cost_nano = cost_nano + 1",
+        "first_day = first_day - interval '1 day'",
+        "last_day = last_day + interval '1 day'",
+        "last_day = last_day + interval '31 days'",
+        "run_id = 'other'",
+    ],
+)
+def test_a_month_stays_if_a_run_that_ended_in_it_is_not_what_its_days_are(
+    used: Environment, settings: Any, change: str
+) -> None:
+    settings.USAGE_KEPT_MONTHS = KEPT
+    one(report(used, "ended", charged_at=MAY, subjects=Subjects(user_id="ann", run_id="ended")))
+    roll_all(used.pk)
+    owned(f"UPDATE usage_whole_run SET {change} WHERE environment_id = %s AND run_id = 'ended'", used.pk)  # noqa: S608
+
+    with pytest.raises(
+        CommandError,
+        match=r"2011-05: its rollups do not say what its rows say: usage_whole_run of acme/prod at 2011-05-1",
+    ):
+        command()
+
+    call_command("rollup_usage", str(used), "--from", "2011-05-01", "--to", "2011-05-31", stdout=StringIO())
+    assert f"Detached {NAMES[0]}" in command()
 
 
 def test_a_bucket_that_was_removed_keeps_the_month_too(used: Environment, settings: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from django.db import connection
 
+from usage.analytics import many_runs
 from usage.analytics.cells import Cut, Found, added, cells, less, read, stepped, sums_of, whole
 from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Rank, Sums
@@ -42,6 +43,8 @@ def at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list
 
     By their rise, those with calls in the period before too.
     """
+    if many_runs.suits(question):
+        return many_runs.at_the_top(environment_id, question, mark)
     ranked, counted, periods = ranking(question)
     rows, values = stepped(environment_id, periods, question.group, None, question.filters, mark)
     with connection.cursor() as cursor:

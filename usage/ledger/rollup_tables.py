@@ -7,6 +7,8 @@ Five levels, each in some sizes of bucket (usage/ledger/buckets.py):
     usage_whole_user_day, usage_whole_user_month      by user alone: who used most is found in few rows
     usage_whole_run_quarter, usage_whole_run_day      by run alone
     usage_total_quarter, usage_total_day              by feature, plan and model, of all users
+
+Runs have a row each beside these, of no bucket (usage/ledger/whole_runs.py).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
+from usage.ledger import whole_runs
 from usage.ledger.buckets import DAY, Size
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
 from usage.ledger.rollup_tables import BUCKETS, DAYS, RUN_KEY, SUMS, TABLES, digest
@@ -37,6 +38,8 @@ ROWS_MAX = 500_000
 RUN_S_MAX = 20.0
 LEDGER = Monthly("usage_event")
 
+# All tables that a roll adds to.
+FILLED = (*TABLES, whole_runs.TABLE)
 # Rows that a statement sees have lower numbers; those of a cluster before a restore may have higher ones.
 NEXT_XID = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 
@@ -117,7 +120,7 @@ def _locked_mark(cursor: Any, environment_id: int) -> _Mark:
         INSERT INTO usage_rollup_mark (environment_id, xid, floor_id, last_id, cluster, tables)
         SELECT %s, 0, 0, 0, system_identifier, %s FROM pg_control_system() ON CONFLICT DO NOTHING
         """,
-        [environment_id, len(TABLES)],
+        [environment_id, len(FILLED)],
     )
     cursor.execute(
         """
@@ -173,10 +176,10 @@ def _start_anew(cursor: Any, environment_id: int, mark: _Mark) -> int:
 
 
 def _add(
-    cursor: Any, environment_id: int, which: str, values: list[Any], tables: Collection[str] = TABLES.keys()
+    cursor: Any, environment_id: int, which: str, values: list[Any], tables: Collection[str] = FILLED
 ) -> int:
     """Adds the rows to the tables; how many there were."""
-    inserts = ",\n".join(f"into_{table} AS ({_insert(table, *TABLES[table])})" for table in tables)
+    inserts = ",\n".join(f"into_{table} AS ({_insert(table)})" for table in tables)
     cursor.execute(
         f"""
         WITH fresh AS MATERIALIZED (
@@ -193,7 +196,10 @@ def _add(
     return int(cursor.fetchone()[0])
 
 
-def _insert(table: str, size: Size, key: tuple[str, ...]) -> str:
+def _insert(table: str) -> str:
+    if table == whole_runs.TABLE:
+        return whole_runs.INSERT
+    size, key = TABLES[table]
     names, sums = ", ".join(key), ", ".join(SUMS)
     return f"""
         INSERT INTO {table} (environment_id, start, digest, {names}, {sums})
@@ -225,6 +231,7 @@ def rebuild(environment_id: int, first: date, last: date) -> int:
         which = "charged_at >= %s AND charged_at < %s AND (id <= %s OR xid < %s)"
         added = _add(cursor, environment_id, which, [start, end, mark.floor_id, mark.xid], cut)
         _make_months(cursor, environment_id, Size.MONTH.start_of(start), Size.MONTH.end_of(end - DAY))
+        whole_runs.make_anew(cursor, environment_id, start, end)
         return added
 
 

@@ -131,9 +131,7 @@ def used(
     `mark`: what `mark_before` said a moment ago, where a statement is made of more than one of these.
     """
     matching = _matching(filters or {})
-    wanted = {*columns, *(filters or ())}
-    level = next(level for level in LEVELS if wanted <= set(level.key))
-    names = tuple(name for name in level.key if name in wanted)
+    level, names = _level({*columns, *(filters or ())})
     period = Range(bounds[0], bounds[-1])
     buckets, rows = level.cut(bounds, datetime.now(UTC), left_out)
     if not buckets:
@@ -150,10 +148,38 @@ def used(
             of_all=level is LEVELS[0],
         ),
     ]
+    return together(branches)
+
+
+def rolled_up(
+    environment_id: int, bounds: Sequence[datetime], columns: Collection[str], *, left_out: int
+) -> list[Used]:
+    """The same of what is rolled up alone, and nothing of what is left out. In parts; there may be none."""
+    level, names = _level(columns)
+    buckets, rows = level.cut(bounds, datetime.now(UTC), left_out)
+    nothing_else = _matching({})
+    return [
+        *_buckets(environment_id, level, names, buckets, nothing_else),
+        *_edges(environment_id, names, rows, nothing_else),
+    ]
+
+
+def not_rolled_up(environment_id: int, period: Range, columns: Collection[str], mark: int) -> Used:
+    """The same of the tail alone."""
+    level, names = _level(columns)
+    return _tail(environment_id, names, period, _matching({}), mark, of_all=level is LEVELS[0])
+
+
+def together(parts: Sequence[Used]) -> Used:
     return Used(
-        " UNION ALL ".join(branch.sql for branch in branches),
-        [value for branch in branches for value in branch.values],
+        " UNION ALL ".join(part.sql for part in parts), [value for part in parts for value in part.values]
     )
+
+
+def _level(columns: Collection[str]) -> tuple[Level, tuple[str, ...]]:
+    """Which one is read, and the columns in its order."""
+    level = next(level for level in LEVELS if set(columns) <= set(level.key))
+    return level, tuple(name for name in level.key if name in columns)
 
 
 def _matching(filters: Filters) -> Used:

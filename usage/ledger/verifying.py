@@ -1,4 +1,7 @@
-"""Whether the rollups of a month say what its rows say, each bucket of all tables: before its rows may leave."""
+"""Whether the rollups of a month say what its rows say, each bucket of all tables: before its rows may leave.
+
+The row of a whole run is compared with its days in the month of its last one: those before it were compared before.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from datetime import date, datetime
 
 from django.db import connection
 
+from usage.ledger import whole_runs
 from usage.ledger.months import next_month, of_month
 from usage.ledger.rollup_tables import BUCKETS, SUMS, TABLES
 from usage.ledger.rollups import LEDGER
@@ -16,7 +20,7 @@ FLAWS_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A bucket of an environment whose sums are not those of its rows."""
+    """Of an environment: a bucket whose sums are not those of its rows, or a day of a run whose own row is wrong."""
 
     table: str
     environment_id: int
@@ -26,7 +30,8 @@ class Flaw:
 def flaws(month: date) -> list[Flaw]:
     """The first of them, none if all is right. Of a month whose rows are all rolled up. Reads all of its rows."""
     tables = LEDGER.tables(month)
-    return [flaw for table in TABLES for flaw in _flaws(table, month, tables)][:FLAWS_MAX]
+    of_buckets = [flaw for table in TABLES for flaw in _flaws(table, month, tables)]
+    return [*of_buckets, *_flaws_of_whole_runs(month)][:FLAWS_MAX]
 
 
 def _flaws(table: str, month: date, tables: list[str]) -> list[Flaw]:
@@ -37,18 +42,30 @@ def _flaws(table: str, month: date, tables: list[str]) -> list[Flaw]:
     # A month whose first partition was detached may have got another: the rollups have the rows of both.
     rows = " UNION ALL ".join(f"SELECT * FROM {each}" for each in tables)  # noqa: S608 (our own names)
     of_rows = f"SELECT {grouped}, {summed} FROM (SELECT *, {BUCKETS[size]} AS start FROM ({rows}) AS event) AS event"  # noqa: S608
-    said = f"SELECT {names} FROM {table} WHERE start >= %s AND start < %s"  # noqa: S608 (our own names)
-    bounds = [of_month(month), of_month(next_month(month))]
+    said = f"SELECT {names} FROM {table} WHERE start >= %(start)s AND start < %(end)s"  # noqa: S608 (our own names)
+    return _differing(table, f"{of_rows} GROUP BY {grouped}", said, month, "start")
+
+
+def _flaws_of_whole_runs(month: date) -> list[Flaw]:
+    """Of those that ended in it."""
+    names = ", ".join(("environment_id", "digest", "run_id", "first_day", "last_day", *SUMS))
+    of_days = f"{whole_runs.OF_DAYS} GROUP BY 1, 2, 3 HAVING max(start) >= %(start)s AND max(start) < %(end)s"
+    said = f"SELECT {names} FROM {whole_runs.TABLE} WHERE last_day >= %(start)s AND last_day < %(end)s"  # noqa: S608
+    return _differing(whole_runs.TABLE, of_days, said, month, "last_day")
+
+
+def _differing(table: str, expected: str, said: str, month: date, at: str) -> list[Flaw]:
+    """Where the table does not say what is expected, both as selects of the same columns. `at`: when, of such a row."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            WITH of_rows AS MATERIALIZED ({of_rows} GROUP BY {grouped}), said AS MATERIALIZED ({said})
-            SELECT DISTINCT environment_id, start FROM (
-                (TABLE of_rows EXCEPT ALL TABLE said) UNION ALL (TABLE said EXCEPT ALL TABLE of_rows)
+            WITH expected AS MATERIALIZED ({expected}), said AS MATERIALIZED ({said})
+            SELECT DISTINCT environment_id, {at} FROM (
+                (TABLE expected EXCEPT ALL TABLE said) UNION ALL (TABLE said EXCEPT ALL TABLE expected)
             ) AS flaw
             -- What is left of others is nobody's.
-            WHERE environment_id IN (SELECT id FROM tenants_environment) ORDER BY environment_id, start LIMIT %s
+            WHERE environment_id IN (SELECT id FROM tenants_environment) ORDER BY 1, 2 LIMIT %(most)s
             """,  # noqa: S608 (our own names)
-            [*bounds, FLAWS_MAX],
+            {"start": of_month(month), "end": of_month(next_month(month)), "most": FLAWS_MAX},
         )
         return [Flaw(table, environment_id, start) for environment_id, start in cursor.fetchall()]

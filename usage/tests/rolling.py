@@ -8,7 +8,6 @@ from typing import Any
 from django.db import connection
 
 from usage.ledger import rollups
-from usage.ledger.rollup_tables import TABLES
 
 WITHIN_S = 20
 
@@ -28,9 +27,9 @@ def stored(environment_id: int) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all rollups, byte for byte."""
     found = {}
     with connection.cursor() as cursor:
-        for table in TABLES:
+        for table in rollups.FILLED:
             cursor.execute(
-                f"SELECT {table}::text FROM {table} WHERE environment_id = %s ORDER BY start, digest",  # noqa: S608
+                f"SELECT {table}::text FROM {table} WHERE environment_id = %s ORDER BY 1",  # noqa: S608
                 [environment_id],
             )
             found[table] = cursor.fetchall()
