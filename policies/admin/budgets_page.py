@@ -18,8 +18,9 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.standing import budget_course, budget_months, budget_rows
-from policies.standing.budget_course import BudgetCourse, Month
+from policies.standing import budget_course, budget_forecast, budget_months
+from policies.standing.budget_course import BudgetCourse
+from policies.standing.budget_forecast import Month
 from policies.standing.budget_months import ClosedBudget, SpentMonth
 from policies.standing.limit_rows import LimitRow, SubjectRow
 from policies.standing.standings import Standing, standings
@@ -40,7 +41,7 @@ from usage.money import NANO
 
 logger = logging.getLogger("tokvigil.budgets")
 
-# Each takes a question to the ledger.
+# Each is a card with a chart.
 COURSES_MAX = 12
 BUDGETS_SHOWN = 50
 SUM_MS_MAX = 3_000
@@ -85,7 +86,7 @@ class BurnDown:
         """`$48.10 at the end of the month, between $41.00 and $55.20`"""
         found = self.course.forecast
         if found is None:
-            return f"no forecast before {budget_course.DAYS_MIN} whole days"
+            return f"no forecast before {budget_forecast.DAYS_MIN} whole days"
         low, middle, high = map(wording.money_rounded, (found.low, found.middle, found.high))
         return f"{middle} at the end of the month, between {low} and {high}"
 
@@ -189,13 +190,13 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
     found = _budgets(asked)
     this = _month(asked)
     closed = _closed(asked)
-    courses = _courses(found, asked, this)
+    courses = _courses(found[:COURSES_MAX])
     return {
-        "budgets": budget_rows.rows(found[:BUDGETS_SHOWN], courses, this, asked.zone),
+        "budgets": [LimitRow(each, asked.zone) for each in found[:BUDGETS_SHOWN]],
         "count": len(found),
         "burn_downs": [_burn_down(each, this, asked.environment, asked.zone) for each in courses],
         "courses_max": COURSES_MAX,
-        "whole_days": budget_course.WHOLE_DAYS,
+        "whole_days": budget_forecast.WHOLE_DAYS,
         "month": this,
         "months": [
             MonthRow(
@@ -213,7 +214,7 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
 
 def _month(asked: BudgetsAsked) -> Month:
     """Of the clock that limits go by."""
-    return budget_course.month(from_ms(store.now_ms()), asked.zone)
+    return budget_forecast.month(from_ms(store.now_ms()), asked.zone)
 
 
 def _plan(asked: BudgetsAsked) -> str:
@@ -226,14 +227,13 @@ def _budgets(asked: BudgetsAsked) -> list[Standing]:
     found = [
         each
         for each in standings(asked.environment)
-        if budget_course.is_budget(each) and plan in ("", each.policy.scope_plan)
+        if each.is_budget and plan in ("", each.policy.scope_plan)
     ]
     return sorted(found, key=lambda each: each.urgency, reverse=True)
 
 
-def _courses(found: Iterable[Standing], asked: BudgetsAsked, this: Month) -> list[BudgetCourse]:
-    courses = (budget_course.course(each, this, asked.environment.pk) for each in list(found)[:COURSES_MAX])
-    return [each for each in courses if each is not None]
+def _courses(found: Iterable[Standing]) -> list[BudgetCourse]:
+    return [each for each in map(budget_course.course, found) if each is not None]
 
 
 def _closed(asked: BudgetsAsked) -> list[ClosedBudget]:
@@ -323,11 +323,7 @@ Table = tuple[tuple[str, ...], Iterable[dict[str, object]]]
 def _this_month(asked: BudgetsAsked, this: Month) -> Table:
     """All budgets by day, of the fullest subject of each."""
     columns = ("policy", "per", "subject", "budget_usd", "day", "spent_usd")
-    found = [
-        each
-        for standing in _budgets(asked)
-        if (each := budget_course.course(standing, this, asked.environment.pk))
-    ]
+    found = _courses(_budgets(asked))
     return columns, (
         {
             "policy": each.standing.policy.name,

@@ -141,7 +141,8 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     zone = ZoneInfo(environment.tenant.timezone)
     rows = None
     if binds is not None and binds.limits is not None:
-        rows = [LimitRow(limit, zone, _boost_url(environment, user_id, limit)) for limit in binds.limits]
+        limits = binding.with_days(binds.limits, environment.pk, zone)
+        rows = [LimitRow(limit, zone, _boost_url(environment, user_id, limit)) for limit in limits]
     given = [BoostRow(boost) for boost in boosts.of_user(environment.pk, user_id).order_by("ends_at", "id")]
     stored = _stored(environment, user_id)
     return {

@@ -2,8 +2,9 @@
 
 limit.threshold      What is used and held reaches so many percent of the limit. Of a limit without a window that ends
                      (in all, calls at once) it stands until that falls REARM_POINTS below the threshold.
-limit.runs_out       At the pace of its window so far a limit ends before the window does, and at least FORECAST_PERCENT
-                     of it is taken. Only of windows of a day or longer: of shorter ones the warning comes too late.
+limit.runs_out       A limit ends before its window does, as all pages say it (policies/standing/runs_out.py), and at
+                     least FORECAST_PERCENT of it is taken. Only of windows of a day or longer: of shorter ones the
+                     warning comes too late.
 calls.blocked_spike  Of the calls of the last SPIKE_MINUTES at least BLOCKED_MIN were blocked, these are the threshold's
                      share of all of them, and the share is SPIKE_FACTOR times that of the SPIKE_BEFORE before. It
                      stands until the share is below half of the threshold.
@@ -50,8 +51,9 @@ class LimitReading:
     limit: int
     begins_at: datetime | None
     resets_at: datetime | None
-    # At the pace so far; None: not before it resets, or used up already.
+    # At the pace so far, or by the forecast of a budget; None: not before it resets, or used up already.
     runs_out_at: datetime | None
+    by_forecast: bool = False
     # It blocks nothing.
     monitored: bool
 

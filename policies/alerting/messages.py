@@ -75,7 +75,7 @@ def _threshold(reading: LimitReading, threshold: int, now: datetime, zone: ZoneI
     title = f"{reading.percent} % of {_allowance(reading)}: {_whom(reading)} ({reading.policy})"
     lines = [_stands(reading), _resets(reading, now, zone)]
     if reading.runs_out_at is not None:
-        lines.append(f"At the pace so far it runs out {_at(reading.runs_out_at, zone)}.")
+        lines.append(_ends(reading, reading.runs_out_at, zone))
     if reading.taken >= reading.limit:
         lines.append(
             "The policy only watches: calls go on."
@@ -89,11 +89,16 @@ def _runs_out(reading: LimitReading, now: datetime, zone: ZoneInfo) -> _Said:
     assert reading.runs_out_at is not None
     title = f"{_allowance(reading)} will run out: {_whom(reading)} ({reading.policy})"
     lines = [
-        f"At the pace so far it runs out {_at(reading.runs_out_at, zone)}.",
+        _ends(reading, reading.runs_out_at, zone),
         _stands(reading),
         _resets(reading, now, zone),
     ]
     return title, lines, {**_limit_data(reading), "runs_out_at": _instant(reading.runs_out_at)}
+
+
+def _ends(reading: LimitReading, at: datetime, zone: ZoneInfo) -> str:
+    how = "By the forecast" if reading.by_forecast else "At the pace so far"
+    return f"{how} it runs out {_at(at, zone)}."
 
 
 def _spike(reading: CallsReading, threshold: int) -> _Said:

@@ -20,7 +20,7 @@ from policies.blocked import unpriced_calls
 from policies.models import AlertRule, BlockedDecision
 from policies.rules import Mode
 from policies.standing import standing_wording
-from policies.standing.pace import Ending
+from policies.standing.pace import Ending, Outlook
 from policies.standing.standings import Standing, SubjectStanding, standings
 from tenants.models import Environment
 from usage.amounts import Per
@@ -60,7 +60,7 @@ def _watches(rule: AlertRule, standing: Standing) -> bool:
 def _readings(standing: Standing) -> Iterator[LimitReading]:
     limit, course = standing.limit, standing.course
     for each in standing.subjects:
-        name = each.subject.name(limit.per)
+        name, ends = each.subject.name(limit.per), _runs_out(standing, each)
         if each.used is None or name is None:
             continue
         yield LimitReading(
@@ -76,14 +76,16 @@ def _readings(standing: Standing) -> Iterator[LimitReading]:
             limit=each.allowed(limit),
             begins_at=None if course is None else course.begun_at,
             resets_at=standing.resets_at,
-            runs_out_at=_runs_out_at(standing, each),
+            runs_out_at=None if ends is None else ends.at,
+            by_forecast=ends is not None and ends.by_forecast,
             monitored=standing.policy.mode == Mode.MONITOR,
         )
 
 
-def _runs_out_at(standing: Standing, of: SubjectStanding) -> datetime | None:
+def _runs_out(standing: Standing, of: SubjectStanding) -> Outlook | None:
+    """None: not before it resets, used up already, or not known."""
     outlook = standing.outlook_of(of)
-    return outlook.at if outlook is not None and outlook.ending is Ending.RUNS_OUT else None
+    return outlook if outlook is not None and outlook.ending is Ending.RUNS_OUT else None
 
 
 def calls(environment: Environment, now: datetime) -> CallsReading:

@@ -7,7 +7,8 @@ and one of each feature that the user has used lately.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from zoneinfo import ZoneInfo
 
 from django.db import InterfaceError, OperationalError
 
@@ -15,11 +16,14 @@ from policies.deciding import evaluation, staff
 from policies.deciding.decision import LimitFinding
 from policies.deciding.evaluation import Admitted, Evaluated
 from policies.rules import Kind, PolicyRule
-from policies.standing import limits_in_force
+from policies.standing import budget_days, limits_in_force
+from policies.standing.budget_forecast import Spent
 from policies.standing.limits_in_force import Blocked, MeterQuery
 from usage.amounts import Per, Subjects
 from usage.assessment import LimitRef, PolicyRef
+from usage.counting.store import store
 from usage.counting.stored_user import StoredUser
+from usage.instants import from_ms
 
 # Each costs an evaluation.
 FEATURES_MAX = 5
@@ -29,7 +33,10 @@ _OF_A_FEATURE = {Per.FEATURE, Per.USER_FEATURE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindingLimit:
-    """`feature`: the limit meets calls of it alone; "": calls of no feature too."""
+    """`feature`: the limit meets calls of it alone; "": calls of no feature too.
+
+    `spent`: by day, of a budget, where `with_days` found it.
+    """
 
     policy: PolicyRef
     is_guardrail: bool
@@ -38,6 +45,8 @@ class BindingLimit:
     used: int
     held: int
     feature: str
+    subject: Subjects
+    spent: Spent | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -82,6 +91,25 @@ def of_call(environment_id: int, subjects: Subjects) -> Binding | None:
         return _bound([_evaluated(staff.admitted(environment_id), subjects)])
     except (OperationalError, InterfaceError):
         return None
+
+
+def with_days(
+    limits: Sequence[BindingLimit], environment_id: int, zone: ZoneInfo
+) -> tuple[BindingLimit, ...]:
+    """The same, with what was spent by day of those that are budgets."""
+    asked = [
+        (each.limit.per, each.subject)
+        for each in limits
+        if budget_days.is_budget(each.limit.metric, each.limit.window)
+    ]
+    spent = budget_days.spent(environment_id, zone, from_ms(store.now_ms()), asked)
+
+    def known(each: BindingLimit) -> BindingLimit:
+        is_budget = budget_days.is_budget(each.limit.metric, each.limit.window)
+        name = each.subject.name(each.limit.per) or ""
+        return replace(each, spent=spent.get((each.limit.per, name))) if is_budget else each
+
+    return tuple(map(known, limits))
 
 
 def _bound(found: Sequence[Evaluated]) -> Binding:
@@ -131,4 +159,5 @@ def _binding(evaluated: Evaluated, finding: LimitFinding, rules: dict[str, Polic
         used=finding.used,
         held=finding.held,
         feature=assessed.feature,
+        subject=assessed.subjects,
     )

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from django.utils import timezone
-
-from policies.standing import pace_wording, standing_wording
+from policies.standing import pace_wording, runs_out, standing_wording
 from policies.standing.binding import BindingLimit
 from policies.standing.pace import Course
 from policies.standing.pace_wording import RunsOut
@@ -16,6 +14,7 @@ from tenants.console.parts import Bar
 from usage import wording
 from usage.amounts import Per
 from usage.boosts import BOOSTED_PERS
+from usage.counting.store import store
 from usage.instants import from_ms, to_ms
 from usage.metrics import Metric
 from usage.windows import span
@@ -98,15 +97,21 @@ class LimitRow:
         limit, ends_at = self.found.limit, self.resets_at
         if limit.metric is Metric.CONCURRENCY or ends_at is None:
             return None
-        now = timezone.now()
+        now = _now()
         begun_at = from_ms(span(limit.window, to_ms(now), self.zone).start)
-        outlook = Course(begun_at, ends_at, now).outlook(self.found.used + self.found.held, limit.amount)
-        return pace_wording.of(outlook, now, self.zone)
+        course, taken = Course(begun_at, ends_at, now), self.found.used + self.found.held
+        outlook = runs_out.outlook(course, self.found.spent, taken, limit.amount)
+        return None if outlook is None else pace_wording.of(outlook, now, self.zone)
 
     @property
     def resets(self) -> str:
         """`in 9 h 28 min`"""
-        return standing_wording.resets(self.found.limit.metric, self.resets_at, timezone.now())
+        return standing_wording.resets(self.found.limit.metric, self.resets_at, _now())
 
     def _number(self, amount: int) -> str:
         return wording.number(self.found.limit.metric, amount)
+
+
+def _now() -> datetime:
+    """Of the clock that limits go by."""
+    return from_ms(store.now_ms())

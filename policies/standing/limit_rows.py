@@ -46,6 +46,7 @@ class NextOut:
     name: str
     says: str
     runs_out: RunsOut | None
+    by_forecast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ def group(standing: Standing) -> Group:
         return Group.MONITORED
     if standing.next_out is not None:
         return Group.RUNS_OUT
-    if (outlook := standing.outlook) is None:
+    if (outlook := standing.outlook) is None or outlook.ending is Ending.TOO_LITTLE:
         return Group.UNKNOWN
     return Group.USED_UP if outlook.ending is Ending.USED_UP else Group.NOT_BEFORE_RESET
 
@@ -217,7 +218,9 @@ def first_to_run_out_first(found: Iterable[Standing]) -> list[Standing]:
 def next_out(standing: Standing, subject: SubjectStanding, zone: ZoneInfo) -> NextOut:
     name = standing_wording.subject(subject.subject, standing.limit.per)
     says = f"{name}: {standing_wording.taken(standing, subject)}"
-    return NextOut(name, says, _runs_out(standing, standing.outlook_of(subject), zone))
+    outlook = standing.outlook_of(subject)
+    by_forecast = outlook is not None and outlook.by_forecast
+    return NextOut(name, says, _runs_out(standing, outlook, zone), by_forecast)
 
 
 def next_to_run_out(found: Iterable[Standing]) -> tuple[Standing, SubjectStanding] | None:

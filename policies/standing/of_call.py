@@ -87,6 +87,8 @@ def of_call(event: UsageEvent, zone: ZoneInfo) -> OfCall:
     then = {each.id: each.version for each in applied}
     recorded = {} if event.policy_version is None else {str(event.policy_id): event.policy_version}
     limits = None if binds is None else binds.limits
+    if limits:
+        limits = binding.with_days(limits, event.environment_id, zone)
     return OfCall(
         applied=tuple(Applied(each, _became(each, binds)) for each in applied),
         differs=_differs(event, then),

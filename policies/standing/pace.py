@@ -15,11 +15,12 @@ LEAST_PART = 24
 
 
 class Ending(StrEnum):
-    """`used_up`: nothing is left now."""
+    """`used_up`: nothing is left now. `too_little`: of a budget, too few days are known to tell."""
 
     USED_UP = "used_up"
     RUNS_OUT = "runs_out"
     NOT_BEFORE_RESET = "not_before_reset"
+    TOO_LITTLE = "too_little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """`at` is known if it runs out before its window ends, `pace` with it."""
+    """`at` is known if it runs out before its window ends: at a `pace`, or by the forecast of a budget."""
 
     ending: Ending
     at: datetime | None = None
     pace: Pace | None = None
+    by_forecast: bool = False
 
     @property
     def order(self) -> tuple[int, float]:

@@ -26,17 +26,16 @@ class RunsOut:
 def of(outlook: Outlook, now: datetime, zone: ZoneInfo) -> RunsOut:
     if outlook.ending is Ending.USED_UP:
         return RunsOut("used up")
+    if outlook.ending is Ending.TOO_LITTLE:
+        return RunsOut("too little to tell when it runs out")
     if outlook.at is None:
         return RunsOut("not before it resets")
     said = f"runs out {when(outlook.at, now, zone)}"
+    if outlook.by_forecast:
+        said = f"{said} by the forecast"
     if outlook.pace is not None:
         said = f"{said} {_at(outlook.pace)}"
     return RunsOut(said, outlook.at.replace(microsecond=0))
-
-
-def by_forecast(at: datetime, now: datetime, zone: ZoneInfo) -> RunsOut:
-    """Of a budget, by what the latest days cost (policies/standing/budget_course.py)."""
-    return RunsOut(f"runs out {when(at, now, zone)} by the forecast", at.replace(microsecond=0))
 
 
 def _at(pace: Pace) -> str:

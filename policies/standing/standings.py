@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from policies import boosts, policy_rows
 from policies.models import Policy
 from policies.rules import LimitRule, Mode
+from policies.standing import budget_days, runs_out
+from policies.standing.budget_forecast import Spent
 from policies.standing.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.standing.pace import Course, Ending, Outlook
 from tenants.console.parts import Bar, State
@@ -36,15 +39,22 @@ from usage.metrics import Metric
 
 logger = logging.getLogger("tokvigil.standings")
 
+# Of so many subjects of budgets the days are read, and of the fullest of each; the others go by their pace.
+DAYS_OF_MAX = 200
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectStanding:
-    """Of one subject. Counts, costs in nano-USD. None: not known. `boosted`: what boosts add to its limit now."""
+    """Of one subject. Counts, costs in nano-USD. None: not known. `boosted`: what boosts add to its limit now.
+
+    `spent`: by day, of a budget; None: it is of no budget, or not known.
+    """
 
     subject: Subjects
     used: int | None
     held: int | None
     boosted: int = 0
+    spent: Spent | None = None
 
     def allowed(self, limit: LimitRule) -> int:
         return limit.amount + self.boosted
@@ -78,6 +88,10 @@ class Standing:
     complete: bool
     # Of the window under way; None: there is none, or it never ends.
     course: Course | None = None
+
+    @property
+    def is_budget(self) -> bool:
+        return budget_days.is_budget(self.limit.metric, self.limit.window)
 
     @property
     def watched(self) -> bool:
@@ -114,10 +128,7 @@ class Standing:
     def outlook_of(self, of: SubjectStanding) -> Outlook | None:
         if of.used is None or self.limit.metric is Metric.CONCURRENCY:
             return None
-        taken, allowed = of.used + (of.held or 0), of.allowed(self.limit)
-        if self.course is None:
-            return Outlook(Ending.USED_UP) if taken >= allowed else None
-        return self.course.outlook(taken, allowed)
+        return runs_out.outlook(self.course, of.spent, of.used + (of.held or 0), of.allowed(self.limit))
 
     @property
     def near(self) -> int:
@@ -143,7 +154,7 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     """Of all limits in force, or of those of these policies: by policy, the oldest first.
 
     The number of queries depends on the kinds of limits alone, the counters are read in one round trip, and the
-    ledger is asked for LEDGER_MS_MAX at most.
+    ledger is asked for LEDGER_MS_MAX at most, and once more for the days of budgets.
     """
     rows = list(Policy.objects.in_force(environment.pk).exclude(mode=Mode.OFF).prefetch_related("limits"))
     rules = {row.pk: policy_rows.rule_of(row) for row in rows}
@@ -159,7 +170,26 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
     tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
     now_ms = store.now_ms()
     found = Search(tracked, (policy_rows.stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
-    return Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms)).standings()
+    reader = Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms))
+    return _with_days(tracked, now_ms, reader.standings())
+
+
+def _with_days(tracked: TrackedPairs, now_ms: int, found: list[Standing]) -> list[Standing]:
+    """What the subjects of budgets spent by day; the fullest of each limit are asked for before the others."""
+    budgets = [each for each in found if each.is_budget]
+    of_each = [[(standing.limit.per, each.subject) for each in standing.subjects] for standing in budgets]
+    fullest_first = [each for place in zip_longest(*of_each) for each in place if each is not None]
+    asked = fullest_first[: max(len(budgets), DAYS_OF_MAX)]
+    spent = budget_days.spent(tracked.environment_id, tracked.zone, from_ms(now_ms), asked)
+
+    def known(standing: Standing) -> Standing:
+        per = standing.limit.per
+        subjects = (
+            replace(each, spent=spent.get((per, each.subject.name(per) or ""))) for each in standing.subjects
+        )
+        return replace(standing, subjects=tuple(subjects))
+
+    return [known(each) if each.is_budget else each for each in found]
 
 
 class Reader:

@@ -122,3 +122,5 @@ def test_of_a_month_the_pace_is_said_in_days() -> None:
 def test_what_does_not_run_out_has_no_time() -> None:
     assert pace_wording.of(Outlook(Ending.USED_UP), MIDNIGHT, BERLIN).says == "used up"
     assert pace_wording.of(Outlook(Ending.NOT_BEFORE_RESET), MIDNIGHT, BERLIN).says == "not before it resets"
+    too_little = pace_wording.of(Outlook(Ending.TOO_LITTLE), MIDNIGHT, BERLIN)
+    assert (too_little.says, too_little.at) == ("too little to tell when it runs out", None)

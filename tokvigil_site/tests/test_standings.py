@@ -325,7 +325,8 @@ def test_it_costs_as_much_of_two_hundred_policies_as_of_two(environment: Environ
     def policies(count: int) -> str:
         rows = "".join(
             f"  - {{name: p{number}, scope: {{feature: f{number}}}, limits: ["
-            f"{DAILY}, {{metric: tokens, window: month, amount: 9, per: feature}}]}}\n"
+            f"{DAILY}, {{metric: tokens, window: month, amount: 9, per: feature}}, "
+            "{metric: cost_usd, window: month, amount: 9, per: feature}]}\n"
             for number in range(count)
         )
         return f"policies:\n{rows}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,8 @@ from audit.models import Entry
 from audit.wording import Sentence
 from policies import boosts
 from policies.admin.alerts import STANDING
-from policies.standing import budget_course, budget_rows, limit_rows
+from policies.standing import limit_rows
+from policies.standing.limit_rows import LimitRow
 from policies.standing.standings import Standing, standings
 from tenants.console import environments
 from tenants.console.access import may
@@ -26,8 +27,6 @@ from tenants.models import Environment
 from tenants.roles import May
 from tokvigil_site.console.overview import checklist, figures
 from usage import wording
-from usage.counting.store import store
-from usage.instants import from_ms
 from usage.ledger import totals
 from usage.ledger.totals import SummaryQuery
 
@@ -74,7 +73,7 @@ def context(request: HttpRequest) -> dict[str, Any]:
         **figures.context(asked),
         **_whole(asked),
         "chips": _chips(environment, found, now),
-        **_limits(environment, found, zone),
+        **_limits(found, zone),
         "limit_count": len(found),
         "changes": _changes(request, environment, now),
     }
@@ -92,25 +91,18 @@ def _whole(asked: figures.OverviewAsked) -> dict[str, Any]:
     }
 
 
-def _limits(environment: Environment, found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
-    """The tightest, and which runs out first, and for whom. Of budgets it says when as their page does."""
+def _limits(found: list[Standing], zone: ZoneInfo) -> dict[str, Any]:
+    """The tightest, and which runs out first, and for whom."""
     tightest, first = limit_rows.tightest_first(found)[:LIMITS_SHOWN], limit_rows.next_to_run_out(found)
-    this = budget_course.month(from_ms(store.now_ms()), zone)
-    named = {id(each): each for each in (*tightest, *([first[0]] if first else []))}
-    courses = (
-        budget_course.course(each, this, environment.pk)
-        for each in named.values()
-        if budget_course.is_budget(each)
-    )
-    rows = dict(zip(named, budget_rows.rows(named.values(), filter(None, courses), this, zone), strict=True))
-    shown = {"limits": [rows[id(each)] for each in tightest]}
+    shown = {"limits": [LimitRow(each, zone) for each in tightest]}
     if first is None:
         return shown
     standing, subject = first
-    next_limit, next_out = rows[id(standing)], limit_rows.next_out(standing, subject, zone)
-    if subject is standing.fullest and next_limit.runs_out is not None and next_limit.runs_out.at is not None:
-        next_out = replace(next_out, runs_out=next_limit.runs_out)
-    return {**shown, "next_limit": next_limit, "next_out": next_out}
+    return {
+        **shown,
+        "next_limit": LimitRow(standing, zone),
+        "next_out": limit_rows.next_out(standing, subject, zone),
+    }
 
 
 def _chips(environment: Environment, found: list[Standing], now: datetime) -> list[Chip]:

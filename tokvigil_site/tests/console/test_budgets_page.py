@@ -16,9 +16,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from policies import budgets
+from policies.alerting import watching
 from policies.models import ClosedMonth, MonthlyBudget, Policy
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import apply_policies, limits, set_clock
+from tokvigil_site.tests.alerting.conftest import new_rule
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
 from usage.counting.store import store
@@ -150,6 +152,46 @@ def test_the_page_has_one_date_on_which_a_budget_runs_out(mia: Client, budgeted:
     of_limits = [each.runs_out.says for each in overview["limits"] if each.policy == "Free plan"]
     assert [overview["next_out"].runs_out.says, *of_limits] == [row.runs_out.says] * 2
     assert of(answer, "All together").levels == ("$100.00", "$50.00", "$0.00")
+
+
+def test_all_pages_and_the_alert_have_one_date_on_which_a_shared_budget_runs_out(
+    mia: Client, budgeted: Environment
+) -> None:
+    # $94 of $100 are spent, $91 of them in the last 14 days: $6.50 a day. At the month's own pace it would last.
+    spend(budgeted, datetime(2026, 10, 2, 12, tzinfo=BERLIN), "3")
+    for day in range(15, 29):
+        spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "6.5")
+    new_rule(budgeted, "limit.runs_out", per="environment")
+    says = "runs out Friday 30 October about 10:15 by the forecast"
+
+    row = next(each for each in look(mia, budgeted).context["budgets"] if each.policy == "All together")
+    listed = mia.get(reverse("admin:limits"), {"environment": str(budgeted), "order": "runs-out"})
+    of_limit = mia.get(row.url)
+    of_user = mia.get(reverse("admin:end_user"), {"environment": str(budgeted), "user_id": "zed"})
+    (told,) = watching.watch(budgeted)
+
+    assert row.runs_out.says == says
+    limit = next(
+        each for each in listed.context["limits"] if each.policy == "All together" and "month" in each.words
+    )
+    assert (limit.runs_out.says, limit.group) == (says, "Runs out before it resets, the first at the top")
+    assert of_limit.context["tight"][0].runs_out.says == says
+    assert [each.runs_out.says for each in of_user.context["limits"] if "$100.00" in each.title] == [says]
+    assert told.data["runs_out_at"].startswith("2026-10-30T09:09")
+    assert "By the forecast it runs out" in told.text
+
+
+def test_of_a_budget_with_few_days_no_page_and_no_alert_says_when_it_ends(
+    mia: Client, budgeted: Environment
+) -> None:
+    spend(budgeted, datetime(2026, 10, 29, 11, tzinfo=BERLIN), "97")
+    new_rule(budgeted, "limit.runs_out", per="environment")
+    row = next(each for each in look(mia, budgeted).context["budgets"] if each.policy == "All together")
+    assert row.runs_out.says == "too little to tell when it runs out"
+    listed = mia.get(reverse("admin:limits"), {"environment": str(budgeted), "order": "runs-out"})
+    limit = next(each for each in listed.context["limits"] if "$100.00" in each.words)
+    assert (limit.runs_out.says, limit.group) == (row.runs_out.says, "Without a forecast")
+    assert all(each.data["window"] != "month" for each in watching.watch(budgeted))
 
 
 def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: Environment) -> None:
