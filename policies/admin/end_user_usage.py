@@ -113,6 +113,7 @@ def context(asked: UsageAsked) -> dict[str, Any]:
         "measure": measures.TITLES[Measure.COST],
         "chart": course.chart(),
         "levels": course.levels(),
+        "has_parts": course.has_parts,
         "keys": course.keys(),
         "unpriced": total.now["unpriced"],
         "unpriced_url": asked.address(show=Measure.UNPRICED.value, by="model"),

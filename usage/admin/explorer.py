@@ -72,6 +72,7 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
         "keys": shown.keys(),
         "chart": shown.chart(),
         "levels": shown.levels(),
+        "has_parts": shown.has_parts,
         "step_rows": list(shown.step_rows()),
         "unpriced": wording.count(sums.now["unpriced"]) if sums.now["unpriced"] > 0 else "",
         "no_calls": wording.rows_that_are_no_calls(sums.now["events"], sums.now["requests"]),

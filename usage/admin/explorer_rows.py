@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from itertools import zip_longest
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -13,13 +14,15 @@ from django.urls import reverse
 from usage import wording
 from usage.admin.asked import MAY_LACK
 from usage.admin.explorer_form import NONE, TOPS, ExplorerAsked
-from usage.analytics import chart, measures
+from usage.analytics import chart, measures, period_words
 from usage.analytics.answers import Answer, Line
 from usage.analytics.cells import NOTHING
 from usage.analytics.chart import OWN_MAX, Chart, Series
 from usage.analytics.questions import Measure, Question, Rank, Sums
-from usage.analytics.shown_period import Named, ShownPeriod
+from usage.analytics.shown_period import Days, Named, ShownPeriod
+from usage.instants import from_ms
 from usage.ledger.buckets import Range
+from usage.ledger.periods import Period
 from usage.windows import Window
 
 # The row of those that are left out of the table and of the count of the others.
@@ -62,8 +65,12 @@ class Row:
 class StepRow:
     label: str
     url: str | None
+    # `6 of 7 days, until now`; empty: the whole of it is shown.
+    part: str
     amount: str
     before: str
+    # Which days that is, where they are not as many steps earlier.
+    before_days: str
     change: str
 
 
@@ -209,7 +216,14 @@ class Shown:
             "" if amount is None else f"{label}, before: {measures.amount(self.measure, amount)}"
             for label, amount in zip(labels, before, strict=True)
         ]
-        return chart.chart(series, before, says, labels)
+        return chart.chart(
+            series, before, says, labels, [bool(self._part(step)) for step in self.answer.steps]
+        )
+
+    @property
+    def has_parts(self) -> bool:
+        """Some bars are of a part of a step."""
+        return self.question.step is not None and any(map(self._part, self.answer.steps))
 
     def levels(self) -> list[str]:
         """The scale of the chart in words."""
@@ -219,8 +233,8 @@ class Shown:
     def _series(self, pattern: int, name: str, series: Sequence[Sums], labels: Sequence[str]) -> Series:
         amounts = self._amounts(series)
         says = [
-            f"{label}, {name}: {measures.amount(self.measure, amount)}"
-            for label, amount in zip(labels, amounts, strict=True)
+            f"{label}{f' ({part})' if part else ''}, {name}: {measures.amount(self.measure, amount)}"
+            for label, part, amount in zip(labels, map(self._part, self.answer.steps), amounts, strict=True)
         ]
         return Series(pattern, amounts, says)
 
@@ -237,17 +251,50 @@ class Shown:
         amounts: Sequence[int] = [self.measure.of(sums) for sums in self.answer.series_before]
         if self.asked.cleaned_data["cumulative"]:
             amounts = chart.added_up(amounts)
-        if self.question.step not in (Window.HOUR, Window.DAY):
-            found = [*amounts[: len(self.answer.steps)]]
-            return [*found, *[None] * (len(self.answer.steps) - len(found))]
+        if self._is_long:
+            return [
+                amount if self._lasted(step) == self._lasted(before) else None
+                for step, before, amount in zip_longest(
+                    self.answer.steps, self._steps_before(), amounts[: len(self.answer.steps)]
+                )
+            ]
         at = {
             self._clock(step) + self.period.shift: amount
             for step, amount in zip(self.answer.steps_before, amounts, strict=True)
         }
         return [at.get(self._clock(step)) for step in self.answer.steps]
 
+    @property
+    def _is_long(self) -> bool:
+        """Of steps whose days the period before has in other steps."""
+        return self.question.step in (Window.WEEK, Window.MONTH)
+
+    def _steps_before(self) -> Sequence[Range]:
+        return self.answer.steps_before[: len(self.answer.steps)]
+
+    def _lasted(self, step: Range | None) -> timedelta | None:
+        """By the clock, until now. None: there is none."""
+        if step is None:
+            return None
+        end = max(step.start, min(step.end, self.period.now))
+        return _read(end, self.zone) - _read(step.start, self.zone)
+
+    def _part(self, step: Range) -> str:
+        """What of its window a step is, if it is not all: `6 of 7 days, until now`."""
+        if self.question.step is None:
+            return ""
+        window = Period(step.start, step.end).spans(self.question.step, self.zone)[0]
+        assert window.end is not None
+        days = _days(step, self.zone)
+        of = _days(Range(from_ms(window.start), from_ms(window.end)), self.zone)
+        parts = [
+            f"{days} of {of} days" if self._is_long and days < of else "",
+            "until now" if step.start <= self.period.now < step.end else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     def _clock(self, step: Range) -> datetime:
-        return step.start.astimezone(self.zone).replace(tzinfo=None)
+        return _read(step.start, self.zone)
 
     def _label(self, step: Range) -> str:
         here = step.start.astimezone(self.zone)
@@ -262,21 +309,42 @@ class Shown:
         if self.question.step is None:
             return
         amounts = self._amounts(self.answer.total.series)
-        for step, amount, before in zip(self.answer.steps, amounts, self._before(), strict=True):
+        ranges = [*self._steps_before(), *[None] * len(amounts)] if self._is_long else [None] * len(amounts)
+        for step, amount, before, of in zip(self.answer.steps, amounts, self._before(), ranges, strict=False):
             yield StepRow(
                 label=self._label(step),
                 url=self._step_url(step),
+                part=self._part(step),
                 amount=self._in_column(amount),
                 before="" if before is None else self._in_column(before),
+                before_days="" if before is None or of is None else self._days_in_words(of),
                 change=(wording.change(amount, before) or "") if before is not None else "",
             )
+
+    def _days_in_words(self, of: Range) -> str:
+        first, last = _dates(of, self.zone)
+        return period_words.days(Days(first, last, of))
 
     def _step_url(self, step: Range) -> str | None:
         if self.question.step not in _DAYS_OR_LONGER:
             return None
-        first = step.start.astimezone(self.zone).date()
-        last = (step.end - timedelta(microseconds=1)).astimezone(self.zone).date()
+        first, last = _dates(step, self.zone)
         return _events(self.asked, {"period": Named.CUSTOM.value, "from": str(first), "to": str(last)})
+
+
+def _read(at: datetime, zone: ZoneInfo) -> datetime:
+    """As the zone's clocks read."""
+    return at.astimezone(zone).replace(tzinfo=None)
+
+
+def _dates(of: Range, zone: ZoneInfo) -> tuple[date, date]:
+    """The first and the last day of it."""
+    return of.start.astimezone(zone).date(), (of.end - timedelta(microseconds=1)).astimezone(zone).date()
+
+
+def _days(of: Range, zone: ZoneInfo) -> int:
+    first, last = _dates(of, zone)
+    return (last - first).days + 1
 
 
 def _events(asked: ExplorerAsked, changed: dict[str, str | list[str]]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from usage.analytics import many_names, many_parts, placing, side_by_side
@@ -13,7 +15,7 @@ from usage.analytics.questions import PARTS_MAX, STEPS_MAX, Question, Sums
 from usage.instants import from_ms
 from usage.ledger.buckets import Range
 from usage.ledger.periods import Period
-from usage.windows import Window
+from usage.windows import Window, date_start
 
 
 class TooManySteps(ValueError):
@@ -42,6 +44,8 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`lines` are in order and make up the total. `series_before`: the steps of the period before, all names together.
+
+    The n-th of these is what the n-th step of the period is compared with; it may be shorter, and there may be more.
 
     `mark`: the transactions whose rows are in it, as PostgreSQL writes a snapshot.
     """
@@ -72,7 +76,24 @@ def answers(environment_id: int, questions: Sequence[Question], zone: ZoneInfo) 
 
 
 def _cut(question: Question, zone: ZoneInfo) -> Cut:
-    return Cut(steps(question.period, question.step, zone), steps(question.before, question.step, zone))
+    now = steps(question.period, question.step, zone)
+    if question.step in (Window.WEEK, Window.MONTH):
+        return Cut(now, _as_far_into(question, now, zone))
+    return Cut(now, steps(question.before, question.step, zone))
+
+
+def _as_far_into(question: Question, now: Sequence[Range], zone: ZoneInfo) -> tuple[Range, ...]:
+    """The period before, cut as many days after its start as the period is: its own weeks begin on other days."""
+    before = question.before
+
+    def day(at: datetime) -> date:
+        return at.astimezone(zone).date()
+
+    shift = day(question.period.start) - day(before.start)
+    cuts = [from_ms(date_start(day(step.end) - shift, zone)) for step in now]
+    inside = [at for at in cuts if before.start < at < before.end]
+    bounds = [before.start, *dict.fromkeys(inside), before.end]
+    return tuple(Range(start, end) for start, end in pairwise(bounds)) or (before,)
 
 
 def _answer(question: Question, cut: Cut, mark: str, found: Sequence[Found]) -> Answer:

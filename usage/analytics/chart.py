@@ -32,7 +32,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`tick`: where the period before stood."""
+    """`tick`: where the period before stood. `is_part`: it is of a part of a step."""
 
     x: float
     width: float
@@ -43,6 +43,7 @@ class Bar:
     label: str
     # A label that is left out where there is little room.
     is_spare: bool
+    is_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,16 @@ class Series:
 
 
 def chart(
-    series: Sequence[Series], before: Sequence[int | None], before_says: Sequence[str], labels: Sequence[str]
+    series: Sequence[Series],
+    before: Sequence[int | None],
+    before_says: Sequence[str],
+    labels: Sequence[str],
+    parts: Sequence[bool] = (),
 ) -> Chart:
-    """`before`: for each step, what the period before had in it. There is no tick where that was nothing."""
+    """`before`: for each step, what the period before had in it. There is no tick where that was nothing.
+
+    `parts`: whether the step is only a part of one.
+    """
     stacks = [sum(max(each.amounts[step], 0) for each in series) for step in range(len(labels))]
     most = top(max([*stacks, *(amount or 0 for amount in before)], default=0))
     width = 100 / max(len(labels), 1)
@@ -81,6 +89,7 @@ def chart(
                 label=labels[step] if _is_labelled(step, len(labels)) else "",
                 is_spare=_is_labelled(step, len(labels))
                 and not _is_labelled(step, len(labels), LABELS_MAX // 2),
+                is_part=bool(parts) and parts[step],
             )
             for step in range(len(labels))
         ),

@@ -178,11 +178,13 @@ def test_answers_side_by_side_are_those_that_are_given_alone(
 
 
 def test_a_period_of_one_step_is_compared_by_the_steps_before_it_in_any_order(filled: Environment) -> None:
-    days = shown_period(Named.CUSTOM, NOW, BERLIN, date(2026, 10, 28), date(2026, 10, 30))
-    asked = [question(days, group="plan"), question(days, step=Window.WEEK)]
+    # October has a day that November does not have: it is a step of its own.
+    days = shown_period(Named.LAST_MONTH, datetime(2026, 12, 5, tzinfo=UTC), BERLIN)
+    asked = [question(days, group="plan"), question(days, step=Window.MONTH)]
     found = answers.answers(filled.pk, asked, BERLIN)
     alone = [answer(filled.pk, each, BERLIN) for each in asked]
     assert (len(found[1].steps), len(found[1].steps_before)) == (1, 2)
+    assert all(each["requests"] for each in found[1].series_before)
     assert [replace(each, mark="") for each in found] == [replace(each, mark="") for each in alone]
 
 

@@ -53,6 +53,7 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
         "measure": measures.TITLES[Measure.COST],
         "chart": course.chart(),
         "levels": course.levels(),
+        "has_parts": course.has_parts,
         "leaders": [
             Leading(title, _used(shown[dimension]), asked.address(by=dimension))
             for title, dimension in LEADING

@@ -9,6 +9,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +209,39 @@ def test_the_period_before_stands_beside_each_step(prod: Environment, mia: Clien
     }
     assert hours["13:00"] == ("2", "0")
     assert hours["14:00"] == ("0", "1")
+
+
+def test_weeks_are_compared_with_as_many_days_or_not_at_all(prod: Environment, mia: Client) -> None:
+    """From a Friday to a Wednesday, 13 days: the period before begins on a Saturday."""
+    for day in range(1, 31):
+        use(prod, datetime(2026, 10, day, 12, tzinfo=UTC))
+    asked = {"period": "custom", "from": "2026-10-16", "to": "2026-10-28", "show": "calls", "step": "week"}
+    answer = opened(mia, **asked)
+    rows = [
+        (row.label, row.part, row.amount, row.before, row.before_days) for row in answer.context["step_rows"]
+    ]
+    assert rows == [
+        ("16 Oct", "3 of 7 days", "3", "3", "3 to 5 Oct 2026"),
+        ("19 Oct", "", "7", "7", "6 to 12 Oct 2026"),
+        ("26 Oct", "3 of 7 days", "3", "3", "13 to 15 Oct 2026"),
+    ]
+    assert {row.change for row in answer.context["step_rows"]} == {"0.0 %"}
+    assert [bar.is_part for bar in answer.context["chart"].bars] == [True, False, True]
+    assert "paler bars are of a part of a step" in answer.content.decode()
+
+
+def test_a_month_is_not_compared_with_a_shorter_part_of_the_one_before(
+    prod: Environment, mia: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of December the last week has four days, and as far into November there are three."""
+    asked_at = datetime(2027, 1, 2, 12, tzinfo=UTC)
+    monkeypatch.setattr("usage.admin.explorer.timezone", SimpleNamespace(now=lambda: asked_at))
+    for day in range(1, 31):
+        use(prod, datetime(2026, 11, day, 12, tzinfo=UTC))
+    rows = opened(mia, period="last-month", show="calls", step="week").context["step_rows"]
+    assert [(row.label, row.before) for row in rows] == [
+        ("1 Dec", "6"), ("7 Dec", "7"), ("14 Dec", "7"), ("21 Dec", "7"), ("28 Dec", ""),
+    ]  # fmt: skip
 
 
 def test_calls_without_a_price_are_said_and_lead_to_their_models(prod: Environment, mia: Client) -> None:
