@@ -26,6 +26,7 @@ from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Per, Subjects
 from usage.ledger import periods, sums
+from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
 from usage.metrics import Metric
@@ -104,22 +105,6 @@ def _first_open(environment: Environment, zone: ZoneInfo) -> date | None:
         return next_month(last.month)
     start = first_call(environment.pk)
     return None if start is None else start.astimezone(zone).date().replace(day=1)
-
-
-def first_call(environment_id: int) -> datetime | None:
-    """To the day: when it was, or the beginning of its day in UTC. None: there were no calls yet."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT least(
-                (SELECT min(start) FROM usage_total_day WHERE environment_id = %s),
-                (SELECT min(charged_at) FROM usage_event WHERE environment_id = %s)
-            )
-            """,
-            [environment_id, environment_id],
-        )
-        start: datetime | None = cursor.fetchone()[0]
-    return start
 
 
 def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:

@@ -86,7 +86,8 @@ def _blocked(asked: ExplorerAsked, period: Range) -> int:
     return counts.count(counts.Question(asked.environment.pk, period, asked.filters))
 
 
-def figures(total: Line, blocked: Blocked) -> list[Figure]:
+def figures(total: Line, blocked: Blocked, *, compares: bool) -> list[Figure]:
+    """Not `compares`: there is nothing before, and nothing is said of it."""
     found = []
     for title, measure in _MEASURES:
         now, before = measure.of(total.now), measure.of(total.before)
@@ -94,11 +95,11 @@ def figures(total: Line, blocked: Blocked) -> list[Figure]:
             Figure(
                 title,
                 measures.amount(measure, now),
-                wording.change(now, before),
-                f"{measures.amount(measure, before)} before",
+                wording.change(now, before) if compares else None,
+                f"{measures.amount(measure, before)} before" if compares else "",
             )
         )
     rate = wording.share(blocked.now, blocked.now + total.now["requests"])
     rate_before = wording.share(blocked.before, blocked.before + total.before["requests"])
     value = f"{wording.count(blocked.now)} · {rate}"
-    return [*found, Figure("Blocked", value, None, f"{rate_before} before")]
+    return [*found, Figure("Blocked", value, None, f"{rate_before} before" if compares else "")]

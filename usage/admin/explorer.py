@@ -63,6 +63,7 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
     return {
         "period": period_words.shown(period),
         "compared": period_words.compared(period, asked.zone),
+        "nothing_to_compare": period_words.nothing_to_compare(asked.known_since),
         "measure": measures.TITLES[question.measure],
         "is_cost": question.measure is Measure.COST,
         "is_calls": question.measure is Measure.CALLS,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from django.urls import reverse
 from tenants.models import Environment
 from usage.admin.asked import Asked
 from usage.analytics import measures
+from usage.analytics.known_since import known_since
 from usage.analytics.questions import DIMENSIONS, STEPS, Measure, Question, Rank
 from usage.windows import Window
 
@@ -79,6 +81,11 @@ class ExplorerAsked(Asked):
             rank=Rank(asked["rank"]),
             step=None if asked["step"] == NONE else Window(asked["step"]),
         )
+
+    @cached_property
+    def known_since(self) -> date | None:
+        """Of a valid form. The day of the first call, if the period before begins earlier: nothing is compared then."""
+        return known_since(self.environment.pk, self.cleaned_data["shown"], self.zone)
 
     @property
     def own_query(self) -> dict[str, str]:

@@ -135,8 +135,8 @@ class Shown:
             before=self._in_column(before),
             change=self._change(now, before),
             per_call=measures.per_call(self.measure, line.now),
-            calls_change=wording.change(line.now["requests"], line.before["requests"]) or "",
-            per_call_change=measures.change_of_a_call(self.measure, line.now, line.before) or "",
+            calls_change=self._percent(line.now["requests"], line.before["requests"]),
+            per_call_change=self._per_call_change(line),
         )
 
     def _in_column(self, amount: int) -> str:
@@ -147,11 +147,24 @@ class Shown:
 
     def _change(self, now: int, before: int) -> str:
         """In percent; where the largest rise comes first, that rise too: `+$3.20 · +15.9 %`."""
-        percent = wording.change(now, before) or ("new" if now and not before else "")
+        percent = self._percent(now, before) or ("new" if now and not before and self._compares else "")
         if self.question.rank is not Rank.RISE or now == before:
             return percent
         rise = f"{'+' if now > before else ''}{self._in_column(now - before)}"
         return f"{rise} · {percent}" if percent else rise
+
+    @property
+    def _compares(self) -> bool:
+        return self.asked.known_since is None
+
+    def _percent(self, now: int, before: int) -> str:
+        """Empty where there is nothing to compare with."""
+        return (wording.change(now, before) or "") if self._compares else ""
+
+    def _per_call_change(self, line: Line) -> str:
+        return (
+            (measures.change_of_a_call(self.measure, line.now, line.before) or "") if self._compares else ""
+        )
 
     def named(self, line: Line) -> dict[str, str | list[str]] | None:
         """The filter that a line of the answer is, for an address; None: it is of several names."""
@@ -211,7 +224,7 @@ class Shown:
         if rest := self.answer.lines[OWN_MAX:]:
             summed = [_added(sums) for sums in zip(*(line.series for line in rest), strict=True)]
             series.append(self._series(OWN_MAX + 1, self._rest_name(rest), summed, labels))
-        before = self._before()
+        before = self._before() if self._compares else [None] * len(labels)
         says = [
             "" if amount is None else f"{label}, before: {measures.amount(self.measure, amount)}"
             for label, amount in zip(labels, before, strict=True)
@@ -318,7 +331,7 @@ class Shown:
                 amount=self._in_column(amount),
                 before="" if before is None else self._in_column(before),
                 before_days="" if before is None or of is None else self._days_in_words(of),
-                change=(wording.change(amount, before) or "") if before is not None else "",
+                change="" if before is None else self._percent(amount, before),
             )
 
     def _days_in_words(self, of: Range) -> str:

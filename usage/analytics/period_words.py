@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from zoneinfo import ZoneInfo
 
 from usage.analytics.shown_period import Days, ShownPeriod
@@ -20,6 +21,11 @@ def compared(period: ShownPeriod, zone: ZoneInfo) -> str:
     # A day that the month before did not have: it is compared with all of that month.
     ends_with_a_day = until.date() > period.before.last
     return days(period.before) if ends_with_a_day else f"{days(period.before)}, until {until:%H:%M}"
+
+
+def nothing_to_compare(since: date | None) -> str:
+    """`nothing to compare: calls are known since 27 Sep 2026`; empty: the period before may be compared."""
+    return "" if since is None else f"nothing to compare: calls are known since {since.day} {since:%b %Y}"
 
 
 def days(shown: Days) -> str:

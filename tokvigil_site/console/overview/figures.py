@@ -49,7 +49,10 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
     return {
         "period": period_words.shown(period),
         "compared": period_words.compared(period, asked.zone),
-        "figures": period_figures.figures(course.answer.total, period_figures.blocked(asked, period)),
+        "nothing_to_compare": period_words.nothing_to_compare(asked.known_since),
+        "figures": period_figures.figures(
+            course.answer.total, period_figures.blocked(asked, period), compares=asked.known_since is None
+        ),
         "measure": measures.TITLES[Measure.COST],
         "chart": course.chart(),
         "levels": course.levels(),

@@ -19,6 +19,7 @@ from policies.models import BlockedDecision
 from tenants.models import Environment, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
+from usage.analytics import known_since
 from usage.tests.rolling import roll_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -149,8 +150,11 @@ def test_what_was_blocked_leads_to_the_blocked_calls_of_the_user(prod: Environme
     assert mia.get(answer.context["usage"]["blocked_url"]).context["count"] == 1
 
 
-def test_without_a_period_it_is_the_last_thirty_days(prod: Environment, mia: Client) -> None:
+def test_without_a_period_it_is_the_last_thirty_days(
+    prod: Environment, mia: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = datetime.now(UTC)
+    monkeypatch.setattr(known_since, "first_call", lambda _: now - timedelta(days=90))
     for days in (0, 28, 40):
         use(prod, now - timedelta(days=days), user="ann")
     assert figures(look(mia, prod))["Calls"] == ("2", "1 before")
@@ -168,6 +172,7 @@ def test_a_user_without_any_call_is_told_so_and_sees_no_empty_chart(prod: Enviro
 def test_a_user_with_calls_in_the_period_before_alone_sees_them_as_before(
     prod: Environment, mia: Client
 ) -> None:
+    use(prod, START - timedelta(days=18))
     use(prod, START - timedelta(days=1), user="ann")
     answer = look(mia, prod, **CUSTOM)
     assert figures(answer)["Calls"] == ("0", "1 before")

@@ -244,6 +244,21 @@ def test_a_month_is_not_compared_with_a_shorter_part_of_the_one_before(
     ]  # fmt: skip
 
 
+def test_a_period_before_the_first_call_is_nothing_to_compare_with(prod: Environment, mia: Client) -> None:
+    use(prod, datetime(2026, 10, 24, 12, tzinfo=UTC))
+    use(prod, datetime(2026, 10, 26, 12, tzinfo=UTC))
+    earlier = opened(mia, **{"period": "custom", "from": "2026-10-25", "to": "2026-10-27", "show": "calls"})
+    assert "nothing to compare: calls are known since 24 Oct 2026" in text(earlier)
+    total, (row,) = earlier.context["total"], earlier.context["rows"]
+    assert (total.before, total.change, row.change, row.calls_change) == ("1", "", "", "")
+    assert all(bar.tick is None for bar in earlier.context["chart"].bars)
+    assert all(each.change == "" for each in earlier.context["step_rows"])
+    use(prod, datetime(2026, 10, 22, 12, tzinfo=UTC))
+    later = opened(mia, **{"period": "custom", "from": "2026-10-25", "to": "2026-10-27", "show": "calls"})
+    assert "nothing to compare" not in text(later)
+    assert later.context["total"].change == "−50.0 %"
+
+
 def test_calls_without_a_price_are_said_and_lead_to_their_models(prod: Environment, mia: Client) -> None:
     fill(prod)
     answer = opened(mia, **CUSTOM)
@@ -307,6 +322,7 @@ def test_a_user_leads_to_their_page_over_the_same_period(prod: Environment, mia:
 
 
 def test_the_largest_rise_is_said_in_dollars_too(prod: Environment, mia: Client) -> None:
+    use(prod, START - timedelta(days=18))
     use(prod, START - timedelta(days=1), user="a", cost_nano=2_000_000_000)
     use(prod, START, user="a", cost_nano=5_500_000_000)
     use(prod, START, user="b", cost_nano=1_000_000_000)
@@ -317,6 +333,7 @@ def test_the_largest_rise_is_said_in_dollars_too(prod: Environment, mia: Client)
 
 def test_a_change_is_told_apart_into_calls_and_what_a_call_was(prod: Environment, mia: Client) -> None:
     """Twice as many calls, each at 1.5 times the money: three times as much."""
+    use(prod, START - timedelta(days=18))
     use(prod, START - timedelta(days=1), user="a", cost_nano=2_000_000_000)
     for _ in range(2):
         use(prod, START, user="a", cost_nano=3_000_000_000)
