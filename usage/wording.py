@@ -42,6 +42,8 @@ _STATUSES = {
     "reversal": "Taken back",
 }
 _CENTS = 2
+# More than +1,000 % is said as a factor.
+_TIMES_FROM = 11
 _NANO_DIGITS = 9
 
 
@@ -101,9 +103,11 @@ def share_of_limit(part: int, whole: int) -> str:
 
 
 def change(now: int, before: int) -> str | None:
-    """`+15.9 %`, with a true minus; None: there is nothing to compare with."""
+    """`+15.9 %`, with a true minus; of more than ten times as much `× 12`; None: there is nothing to compare with."""
     if before <= 0:
         return None
+    if now > _TIMES_FROM * before:
+        return f"× {count(round(now / before))}"
     percent = f"{(now - before) * 100 / before:+,.1f} %".replace("-", "−")
     return "0.0 %" if percent in ("+0.0 %", "−0.0 %") else percent
 

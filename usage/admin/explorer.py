@@ -67,6 +67,8 @@ def _answered(asked: ExplorerAsked) -> dict[str, Any]:
         "measure": measures.TITLES[question.measure],
         "is_cost": question.measure is Measure.COST,
         "is_calls": question.measure is Measure.CALLS,
+        "is_mean": shown.is_mean,
+        "calls_min": wording.count(question.calls_min) if question.calls_min > 1 else "",
         "total": shown.total(),
         "total_says": measures.amount(question.measure, question.measure.of(sums.now)),
         "rows": list(shown.rows()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,10 @@ from django.urls import reverse
 from tenants.models import Environment
 from usage.admin.asked import Asked
 from usage.analytics import measures
+from usage.analytics.answers import total
 from usage.analytics.known_since import known_since
-from usage.analytics.questions import DIMENSIONS, STEPS, Measure, Question, Rank
+from usage.analytics.questions import DIMENSIONS, STEPS, Measure, Question, Rank, calls_for_a_mean
+from usage.analytics.shown_period import ShownPeriod
 from usage.windows import Window
 
 TOPS = (5, 10, 25, 100)
@@ -68,8 +71,15 @@ class ExplorerAsked(Asked):
         return found
 
     def question(self) -> Question:
-        """Of a valid form."""
+        """Of a valid form. Raises DatabaseError."""
         asked, period = self.cleaned_data, self.cleaned_data["shown"]
+        found = self._question(asked, period)
+        if found.rank is not Rank.PER_CALL:
+            return found
+        calls = total(self.environment.pk, found.period, found.filters)["requests"]
+        return replace(found, calls_min=calls_for_a_mean(calls))
+
+    def _question(self, asked: dict[str, Any], period: ShownPeriod) -> Question:
         return Question(
             measure=Measure(asked["show"]),
             period=period.days.range,

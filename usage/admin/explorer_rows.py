@@ -96,6 +96,17 @@ class Shown:
         return self.asked.zone
 
     @property
+    def is_mean(self) -> bool:
+        """The chart is of the mean of a call, as the order is."""
+        return self.question.rank is Rank.PER_CALL and self.question.measure is not Measure.CALLS
+
+    def _charted(self, sums: Sums) -> int:
+        amount = self.measure.of(sums)
+        if not self.is_mean:
+            return amount
+        return round(amount / sums["requests"]) if sums["requests"] > 0 else 0
+
+    @property
     def measure(self) -> Measure:
         return self.question.measure
 
@@ -144,6 +155,9 @@ class Shown:
         return measures.in_column(
             self.measure, amount, max(self.measure.of(total.now), self.measure.of(total.before))
         )
+
+    def _of_a_step(self, amount: int) -> str:
+        return measures.amount(self.measure, amount) if self.is_mean else self._in_column(amount)
 
     def _change(self, now: int, before: int) -> str:
         """In percent; where the largest rise comes first, that rise too: `+$3.20 · +15.9 %`."""
@@ -229,9 +243,8 @@ class Shown:
             "" if amount is None else f"{label}, before: {measures.amount(self.measure, amount)}"
             for label, amount in zip(labels, before, strict=True)
         ]
-        return chart.chart(
-            series, before, says, labels, [bool(self._part(step)) for step in self.answer.steps]
-        )
+        parts = [bool(self._part(step)) for step in self.answer.steps]
+        return chart.chart(series, before, says, labels, parts, beside=self.is_mean)
 
     @property
     def has_parts(self) -> bool:
@@ -253,16 +266,16 @@ class Shown:
 
     def _amounts(self, series: Sequence[Sums]) -> Sequence[int]:
         """Added up, if asked for, as far as the period has come."""
-        amounts = [self.measure.of(sums) for sums in series]
-        if not self.asked.cleaned_data["cumulative"]:
+        amounts = [self._charted(sums) for sums in series]
+        if self.is_mean or not self.asked.cleaned_data["cumulative"]:
             return amounts
         pairs = zip(self.answer.steps, chart.added_up(amounts), strict=True)
         return [amount if step.start <= self.period.now else 0 for step, amount in pairs]
 
     def _before(self) -> list[int | None]:
         """For each step of the period, what the one before it had, at the same time of the clock."""
-        amounts: Sequence[int] = [self.measure.of(sums) for sums in self.answer.series_before]
-        if self.asked.cleaned_data["cumulative"]:
+        amounts: Sequence[int] = [self._charted(sums) for sums in self.answer.series_before]
+        if self.asked.cleaned_data["cumulative"] and not self.is_mean:
             amounts = chart.added_up(amounts)
         if self._is_long:
             return [
@@ -328,8 +341,8 @@ class Shown:
                 label=self._label(step),
                 url=self._step_url(step),
                 part=self._part(step),
-                amount=self._in_column(amount),
-                before="" if before is None else self._in_column(before),
+                amount=self._of_a_step(amount),
+                before="" if before is None else self._of_a_step(before),
                 before_days="" if before is None or of is None else self._days_in_words(of),
                 change="" if before is None else self._percent(amount, before),
             )

@@ -69,11 +69,15 @@ def chart(
     before_says: Sequence[str],
     labels: Sequence[str],
     parts: Sequence[bool] = (),
+    *,
+    beside: bool = False,
 ) -> Chart:
     """`before`: for each step, what the period before had in it. There is no tick where that was nothing.
 
-    `parts`: whether the step is only a part of one.
+    `parts`: whether the step is only a part of one. `beside`: the series stand side by side, for means do not add up.
     """
+    if beside:
+        return _beside(series, labels, parts)
     stacks = [sum(max(each.amounts[step], 0) for each in series) for step in range(len(labels))]
     most = top(max([*stacks, *(amount or 0 for amount in before)], default=0))
     width = 100 / max(len(labels), 1)
@@ -92,6 +96,31 @@ def chart(
                 is_part=bool(parts) and parts[step],
             )
             for step in range(len(labels))
+        ),
+        levels=tuple(most * level // LEVELS for level in range(LEVELS, -1, -1)),
+    )
+
+
+def _beside(series: Sequence[Series], labels: Sequence[str], parts: Sequence[bool]) -> Chart:
+    """A bar for each series in each step. The label of a step stands below its first."""
+    most = top(max((amount for each in series for amount in each.amounts), default=0))
+    width = 100 / max(len(labels), 1)
+    own = width * _WIDTH / max(len(series), 1)
+    return Chart(
+        bars=tuple(
+            Bar(
+                x=round(width * (step + (1 - _WIDTH) / 2) + own * place, 3),
+                width=round(own, 3),
+                middle=round(width * (step + 0.5), 3),
+                blocks=tuple(_blocks([each], step, most)),
+                tick=None,
+                tick_says="",
+                label=labels[step] if place == 0 and _is_labelled(step, len(labels)) else "",
+                is_spare=not _is_labelled(step, len(labels), LABELS_MAX // 2),
+                is_part=bool(parts) and parts[step],
+            )
+            for step in range(len(labels))
+            for place, each in enumerate(series)
         ),
         levels=tuple(most * level // LEVELS for level in range(LEVELS, -1, -1)),
     )

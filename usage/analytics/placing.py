@@ -16,6 +16,8 @@ from usage.analytics.cells import SUMMED, Cut, Found, cells, read, sums_of, whol
 from usage.analytics.questions import PARTS_MAX, Question, Rank
 from usage.ledger.sums import mark_before
 
+_BELOW_ANY_MEAN = 10**24
+
 
 def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Found]]:
     """The snapshot, and what was found. Raises DatabaseError."""
@@ -100,9 +102,12 @@ def score(question: Question, cut: Cut, over: str = "") -> str:
     def now(column: str) -> str:
         return f"sum({column}) FILTER (WHERE step >= {cut.first}){over}"
 
+    calls = now("requests")
+    # Below what any mean is; among these the one with most calls comes first.
+    few = f"WHEN {calls} > 0 THEN {calls} - {_BELOW_ANY_MEAN}"
     return {
         Rank.AMOUNT: now(amount),
         Rank.RISE: f"sum(CASE WHEN step >= {cut.first} THEN {amount} ELSE -({amount}) END){over}",
-        Rank.CALLS: now("requests"),
-        Rank.PER_CALL: f"{now(amount)} / nullif({now('requests')}, 0)",
+        Rank.CALLS: calls,
+        Rank.PER_CALL: f"CASE WHEN {calls} >= {max(1, question.calls_min)} THEN {now(amount)} / {calls} {few} END",
     }[question.rank]

@@ -19,6 +19,13 @@ TOP_MAX = 100
 # Of the parts of a group.
 PARTS_MAX = 5
 Sums = Mapping[str, int]
+# A mean of fewer calls says little: of many calls a thousandth is asked for, of few a twentieth.
+_MEAN_OF_MIN, _MEAN_OF_MAX = 10, 1_000
+
+
+def calls_for_a_mean(calls: int) -> int:
+    """Of how many a name needs to be ranked by its mean, of so many calls in all."""
+    return max(1, min(calls // 20, max(_MEAN_OF_MIN, calls // 1_000), _MEAN_OF_MAX))
 
 
 class Measure(StrEnum):
@@ -69,6 +76,7 @@ class Question:
     """`group` and `part` name DIMENSIONS; a part is told apart inside its group. None: all together.
 
     `filters`: columns, and what they must be. `before`: the period to compare with. Without a `step` there is one.
+    `calls_min`: names with fewer calls come after all others where the dearest call comes first.
     """
 
     measure: Measure = Measure.COST
@@ -80,6 +88,7 @@ class Question:
     top: int = 10
     rank: Rank = Rank.AMOUNT
     step: Window | None = None
+    calls_min: int = 1
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -93,3 +93,7 @@ def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
         "0.0 %",
         "−0.1 %",
     ]
+
+
+def test_a_change_of_more_than_ten_times_as_much_is_a_factor() -> None:
+    assert [wording.change(now, 100) for now in (1_100, 1_200, 64_782)] == ["+1,000.0 %", "× 12", "× 648"]

@@ -259,6 +259,28 @@ def test_a_period_before_the_first_call_is_nothing_to_compare_with(prod: Environ
     assert later.context["total"].change == "−50.0 %"
 
 
+def test_names_with_few_calls_come_last_by_the_mean_and_the_chart_shows_the_mean(
+    prod: Environment, mia: Client
+) -> None:
+    """Of 42 calls a name needs two."""
+    use(prod, START, user="once", cost_nano=900_000_000)
+    use(prod, START - timedelta(days=18))
+    for _ in range(2):
+        use(prod, START, user="twice", cost_nano=300_000_000)
+    for _ in range(39):
+        use(prod, START, user="often", cost_nano=100_000_000)
+    answer = opened(mia, **CUSTOM, by="user", rank="per-call")
+    assert [row.name for row in answer.context["rows"]] == ["twice", "often", "once"]
+    assert "names with fewer than 2 calls come last" in text(answer)
+    first_day = answer.context["chart"].bars[:3]
+    assert [bar.blocks[0].says for bar in first_day] == [
+        "20 Oct, twice: $0.30", "20 Oct, often: $0.10", "20 Oct, once: $0.90",
+    ]  # fmt: skip
+    assert first_day[0].x < first_day[1].x < first_day[2].x
+    assert answer.context["step_rows"][0].amount == "$0.13"
+    assert "Spend a call, mean, by step and name" in answer.content.decode()
+
+
 def test_calls_without_a_price_are_said_and_lead_to_their_models(prod: Environment, mia: Client) -> None:
     fill(prod)
     answer = opened(mia, **CUSTOM)
