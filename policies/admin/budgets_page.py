@@ -18,7 +18,7 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils import timezone
 
-from policies.standing import budget_course, budget_forecast, budget_months
+from policies.standing import budget_course, budget_forecast, budget_months, budgets_elsewhere
 from policies.standing.budget_course import BudgetCourse
 from policies.standing.budget_forecast import Month
 from policies.standing.budget_months import ClosedBudget, SpentMonth
@@ -103,6 +103,19 @@ class BurnDown:
     @property
     def says(self) -> str:
         return f"{self.subject.name}: {self.spent} of {self.limit} spent; {self.forecast}"
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A budget of another environment that ends before its month does. `url`: of the budgets of that one."""
+
+    environment: Environment
+    row: LimitRow
+
+    @property
+    def url(self) -> str:
+        query = urlencode({environments.PARAMETER: str(self.environment)})
+        return f"{reverse('admin:budgets')}?{query}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +204,11 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
     this = _month(asked)
     closed = _closed(asked)
     courses = _courses(found[:COURSES_MAX])
+    elsewhere, all_looked_at = _elsewhere(asked)
     return {
+        "elsewhere": elsewhere,
+        "elsewhere_is_all": all_looked_at,
+        "elsewhere_max": budgets_elsewhere.ENVIRONMENTS_MAX,
         "budgets": [LimitRow(each, asked.zone) for each in found[:BUDGETS_SHOWN]],
         "count": len(found),
         "burn_downs": [_burn_down(each, this, asked.environment, asked.zone) for each in courses],
@@ -210,6 +227,14 @@ def _figures(asked: BudgetsAsked) -> dict[str, Any]:
         "plan": _plan(asked),
         "exports": {table: _exports(asked, table) for table in TABLES},
     }
+
+
+def _elsewhere(asked: BudgetsAsked) -> tuple[list[Elsewhere], bool]:
+    """Of the tenant's other environments that the person may see."""
+    here = asked.environment
+    others = environments.visible(asked.request).filter(tenant=here.tenant).exclude(pk=here.pk)
+    found, all_looked_at = budgets_elsewhere.ending(others)
+    return [Elsewhere(each, LimitRow(standing, asked.zone)) for each, standing in found], all_looked_at
 
 
 def _month(asked: BudgetsAsked) -> Month:

@@ -21,7 +21,7 @@ from usage.windows import Window
 
 logger = logging.getLogger("tokvigil.standings")
 
-LEDGER_MS_MAX = 1_000
+LEDGER_MS_MAX = 3_000
 _MOMENT = timedelta(milliseconds=1)
 
 # A kind, and the name of the subject.

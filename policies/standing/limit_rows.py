@@ -14,7 +14,7 @@ from django.utils import timezone
 from policies.standing import pace_wording, standing_wording
 from policies.standing.pace import Ending, Outlook
 from policies.standing.pace_wording import RunsOut
-from policies.standing.standings import Standing, SubjectStanding
+from policies.standing.standings import Standing, SubjectStanding, is_shared
 from tenants.console.display import user_url
 from tenants.console.parts import Bar
 from tenants.models import Environment
@@ -224,9 +224,12 @@ def next_out(standing: Standing, subject: SubjectStanding, zone: ZoneInfo) -> Ne
 
 
 def next_to_run_out(found: Iterable[Standing]) -> tuple[Standing, SubjectStanding] | None:
-    """The limit that blocks calls next, if all goes on as now, and whose; whom it blocks already is not asked."""
+    """The limit that blocks calls next, if all goes on as now, and whose; whom it blocks already is not asked.
+
+    What many share comes before what is one user's or one run's own.
+    """
     coming = [(each, *out) for each in found if not each.watched and (out := each.next_out)]
     if not coming:
         return None
-    standing, subject, _ = min(coming, key=lambda each: each[2].order)
+    standing, subject, _ = min(coming, key=lambda each: (not is_shared(each[0].limit), each[2].order))
     return standing, subject

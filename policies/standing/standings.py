@@ -12,7 +12,7 @@ held is not known.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import zip_longest
@@ -28,7 +28,7 @@ from policies.standing.limit_subjects import COUNTERS_MAX, Asked, Found, Search
 from policies.standing.pace import Course, Ending, Outlook
 from tenants.console.parts import Bar, State
 from tenants.models import Environment
-from usage.amounts import Amounts, Subjects, subject_digest
+from usage.amounts import Amounts, Per, Subjects, subject_digest
 from usage.boosts import raised
 from usage.counting import readings
 from usage.counting.readings import Readings
@@ -150,8 +150,21 @@ class Standing:
         return sum(bar is not None and bar.state in states for bar in bars)
 
 
-def standings(environment: Environment, only: Collection[UUID] | None = None) -> list[Standing]:
-    """Of all limits in force, or of those of these policies: by policy, the oldest first.
+def is_shared(limit: LimitRule) -> bool:
+    """Calls of many users use it up."""
+    return limit.per in (Per.ENVIRONMENT, Per.PLAN, Per.FEATURE)
+
+
+def _any(limit: LimitRule) -> bool:
+    return True
+
+
+def standings(
+    environment: Environment,
+    only: Collection[UUID] | None = None,
+    of: Callable[[LimitRule], bool] = _any,
+) -> list[Standing]:
+    """Of all limits in force, or of those of these policies and of this kind: by policy, the oldest first.
 
     The number of queries depends on the kinds of limits alone, the counters are read in one round trip, and the
     ledger is asked for LEDGER_MS_MAX at most, and once more for the days of budgets.
@@ -163,6 +176,7 @@ def standings(environment: Environment, only: Collection[UUID] | None = None) ->
         for row in rows
         if only is None or row.pk in only
         for limit in rules[row.pk].limits
+        if of(limit)
     ]
     if not asked:
         return []

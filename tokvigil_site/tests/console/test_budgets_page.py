@@ -194,6 +194,20 @@ def test_of_a_budget_with_few_days_no_page_and_no_alert_says_when_it_ends(
     assert all(each.data["window"] != "month" for each in watching.watch(budgeted))
 
 
+def test_shared_budgets_of_other_environments_that_end_early_are_listed_first(
+    mia: Client, budgeted: Environment, dev: Environment, other: Tenant, sign_in: SignIn
+) -> None:
+    spend(budgeted, datetime(2026, 10, 2, 12, tzinfo=BERLIN), "3")
+    for day in range(15, 29):
+        spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "6.5")
+    (found,) = look(mia, dev).context["elsewhere"]
+    assert (found.environment, found.row.policy) == (budgeted, "All together"), "not what one user has alone"
+    assert found.row.runs_out.says == "runs out Friday 30 October about 10:15 by the forecast"
+    assert mia.get(found.url).context["environment"] == budgeted
+    assert look(mia, budgeted).context["elsewhere"] == []
+    assert sign_in("sam", other).get(BUDGETS).context["elsewhere"] == []
+
+
 def test_a_budget_that_the_band_leaves_room_may_not_last(mia: Client, budgeted: Environment) -> None:
     for day in range(2, 29):
         spend(budgeted, datetime(2026, 10, day, 12, tzinfo=BERLIN), "0.05" if day % 2 else "0.65")

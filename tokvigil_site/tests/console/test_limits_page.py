@@ -219,6 +219,16 @@ def test_who_is_blocked_already_hides_nobody_who_will_be(mia: Client, prod: Envi
     assert (daily.runs_out.says, daily.next_out.name) == ("used up", "ana")
 
 
+def test_a_limit_that_all_share_runs_out_first_before_what_is_one_users_own(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    shared = "{metric: requests, window: day, amount: 11, per: environment}"
+    apply_policies(prod, limits(shared, "{metric: requests, window: day, amount: 7, per: user}"))
+    use(api, "ana", 6)
+    said = mia.get(f"{reverse('admin:index')}?environment={prod}").context["next_out"]
+    assert said.says.endswith("6 of 11 requests a day")
+
+
 def test_nothing_is_said_of_calls_at_once(mia: Client, prod: Environment, api: Api) -> None:
     apply_policies(prod, limits("{metric: concurrency, window: total, amount: 1, per: user}"))
     api.evaluate("ana")
