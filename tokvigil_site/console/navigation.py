@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from django.contrib.admin import AdminSite
 from django.http import HttpRequest
 from django.urls import reverse
 
 from tenants.console import pages as console_pages
+from usage.analytics.shown_period import PARAMETERS, Named
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
 )
 
 
+# Pages of usage over a period, which goes along from one of them to the next.
+_OF_A_PERIOD = ("index", "explorer", "blocked", "budgets", "health", "usage_usageevent_changelist")
+_PERIODS = {each.value for each in Named}
+
+
 def navigation(site: AdminSite, request: HttpRequest) -> tuple[Group, ...]:
     """What this person may open."""
     groups = (Group(title, tuple(_links(site, request, pages))) for title, pages in GROUPS)
@@ -101,7 +108,8 @@ def current(groups: Iterable[Group]) -> Link | None:
 
 def _overview(site: AdminSite, request: HttpRequest) -> Group:
     index = reverse(f"{site.name}:index")
-    overview = Link("Overview", "dashboard", index, current=request.path == index)
+    url = index + _period(site, request, "index")
+    overview = Link("Overview", "dashboard", url, current=request.path == index)
     return Group("", (overview,) if console_pages.may_look(request) else ())
 
 
@@ -117,7 +125,16 @@ def _links(site: AdminSite, request: HttpRequest, pages: tuple[Page, ...]) -> It
         if may_view:
             url = reverse(f"{site.name}:{name}")
             inside = (url, *(reverse(f"{site.name}:{_list_of(model)}") for model in page.also))
-            yield Link(page.title, page.icon, url, current=request.path.startswith(inside))
+            address = url + _period(site, request, name)
+            yield Link(page.title, page.icon, address, current=request.path.startswith(inside))
+
+
+def _period(site: AdminSite, request: HttpRequest, name: str) -> str:
+    """The period of the page that is open, as the end of an address; empty where one of the two pages has none."""
+    open_ones = {reverse(f"{site.name}:{each}") for each in _OF_A_PERIOD}
+    if name not in _OF_A_PERIOD or request.path not in open_ones or request.GET.get("period") not in _PERIODS:
+        return ""
+    return "?" + urlencode({each: text for each in PARAMETERS if (text := request.GET.get(each))})
 
 
 def _list_of(model: str) -> str:

@@ -25,11 +25,11 @@ from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from usage.analytics import names
 from usage.analytics.questions import DIMENSIONS
-from usage.analytics.shown_period import DEFAULT, Named, NotAPeriod, ShownPeriod, shown_period
+from usage.analytics.shown_period import DEFAULT, PARAMETERS, Named, NotAPeriod, ShownPeriod, shown_period
 
 # What a call may have none of.
 MAY_LACK = ("feature", "plan", "run")
-PERIOD = ("period", "from", "to")
+PERIOD = PARAMETERS
 SHARED = (*PERIOD, *DIMENSIONS, "without")
 PERIODS = (
     (Named.TODAY.value, "Today"),
@@ -224,9 +224,12 @@ class Asked(forms.Form):
 
     @property
     def tabs(self) -> list[Tab]:
+        """A period that nobody chose stays behind: each page has its own."""
         declared = pages.declared()
+        unchosen: dict[str, list[str]] = {} if "period" in self.request.GET else {name: [] for name in PERIOD}
+        query = urlencode(self.parameters(**unchosen), doseq=True)
         return [
-            Tab(title, f"{reverse(f'admin:{name}')}?{self.query}", name == self.tab)
+            Tab(title, f"{reverse(f'admin:{name}')}?{query}", name == self.tab)
             for name, title in TABS
             if name == "index" or (name in declared and declared[name].may_view(self.request))
         ]

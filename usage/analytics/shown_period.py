@@ -34,6 +34,8 @@ class Named(StrEnum):
 
 
 DEFAULT = Named.LAST_7_DAYS
+# What an address calls them: the name of the period, and the days of a custom one.
+PARAMETERS = ("period", "from", "to")
 _MONTHS = (Named.THIS_MONTH, Named.LAST_MONTH)
 # Each with today, but yesterday.
 _LENGTHS = {Named.TODAY: 1, Named.YESTERDAY: 1, Named.LAST_7_DAYS: 7, Named.LAST_30_DAYS: 30}

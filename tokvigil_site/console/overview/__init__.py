@@ -1,1 +1,1 @@
-"""The console's first page: what will go wrong next, what today costs, what changed; or a checklist for the new."""
+"""The first page: what will go wrong next, what the last days cost, what changed; or a checklist for the new."""

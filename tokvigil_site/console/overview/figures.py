@@ -12,7 +12,6 @@ from usage.admin.explorer_form import NONE, ExplorerAsked
 from usage.admin.explorer_rows import Row, Shown
 from usage.analytics import measures, period_words
 from usage.analytics.questions import Measure
-from usage.analytics.shown_period import Named
 
 LEADING = (("Users", "user"), ("Features", "feature"), ("Models", "model"), ("Plans", "plan"))
 # Whose names are few; users are ranked first.
@@ -23,7 +22,6 @@ class OverviewAsked(ExplorerAsked):
     """The Explorer's questions are asked for the person, who chooses period and filters."""
 
     tab = "index"
-    default = Named.TODAY
 
     @property
     def own_fields(self) -> list[BoundField]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -233,3 +234,23 @@ def test_alerts_that_are_not_over_are_named_and_lead_to_their_list(
     listed = mia.get(url).content.decode()
     assert ("stands" in listed, "is over" in listed) == (True, False)
     assert "is over" in mia.get(url.replace("standing", "over")).content.decode()
+
+
+def test_a_chosen_period_goes_along_in_the_navigation_and_one_that_nobody_chose_does_not(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.report("r1", "ana")
+
+    def links(answer: Any) -> dict[str, str]:
+        return {link.title: link.url for group in answer.context["navigation"] for link in group.links}
+
+    chosen = links(mia.get(OVERVIEW, {"period": "30d", "feature": "chat"}))
+    for title in ("Overview", "Explorer", "Block trends", "Budgets", "Health", "Usage"):
+        assert chosen[title].endswith("/?period=30d"), title
+        assert mia.get(chosen[title]).status_code == 200
+    assert "period" not in chosen["Limits"]
+    custom = links(mia.get(OVERVIEW, {"period": "custom", "from": "2026-10-01", "to": "2026-10-02"}))
+    assert custom["Explorer"].endswith("/?period=custom&from=2026-10-01&to=2026-10-02")
+    budgets = mia.get(reverse("admin:budgets"))
+    assert not any("period" in url for url in links(budgets).values())
+    assert not any("period" in tab.url for tab in budgets.context["asked"].tabs)
