@@ -93,6 +93,7 @@ def health(request: HttpRequest) -> HttpResponse:
         used_over_days=holds.USED_OVER.days,
         costs=costs,
         costs_rows="" if costs is None else wording.count(costs.rows),
+        costs_total=None if costs is None else CostRow(reported_costs.total(costs.models)),
         models=[] if costs is None else list(map(CostRow, costs.models[:MODELS_SHOWN])),
         unpriced=list(map(UnpricedRow, unpriced)),
         unpriced_days=price_list.SEEN_SINCE.days,
@@ -174,9 +175,7 @@ def _compare(request: HttpRequest, environment: Environment) -> None:
     elif not found.compared:
         messages.info(request, "There was no counter to compare: each is rebuilt before its next use.")
     else:
-        messages.success(
-            request, f"Equal: {wording.counted(found.compared, 'counter')} as the ledger has it."
-        )
+        messages.success(request, f"Equal: {_hold(found.compared)} what the ledger says.")
 
 
 def _rebuild(request: HttpRequest, environment: Environment) -> None:
@@ -231,6 +230,10 @@ def _drifts(environment: Environment, now: datetime) -> Table:
         "rows": len(checked.drifts),
     }
     return facts, health_rows.drift_cells(checked.drifts)
+
+
+def _hold(counters: int) -> str:
+    return f"{wording.counted(counters, 'counter')} {'holds' if counters == 1 else 'hold'}"
 
 
 def _holds(environment: Environment, now: datetime) -> Table:

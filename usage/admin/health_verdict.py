@@ -51,6 +51,11 @@ def verdict(checked: Checked | None, *, store_answers: bool, ledger_answers: boo
 
 
 def _counters(checked: Checked) -> str:
+    if checked.compared and checked.cold:
+        return (
+            f"the {wording.counted(checked.compared, 'counter')} that could be compared held the same;"
+            f" {wording.count(checked.cold)} more are rebuilt from it before their next use"
+        )
     if checked.compared:
         return "the counters held the same when they were compared last"
     return "each counter is rebuilt from it before its next use"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -72,4 +73,16 @@ def reported(environment_id: int) -> Reported:
         rows=sum(row[1] for row in found),
         since=min((row[2] for row in found), default=None),
         models=tuple(models),
+    )
+
+
+def total(models: Iterable[ModelCost]) -> ModelCost:
+    """Of all of them together; it has no name."""
+    every = list(models)
+    return ModelCost(
+        model="",
+        calls=sum(each.calls for each in every),
+        reported_nano=sum(each.reported_nano for each in every),
+        charged_nano=sum(each.charged_nano for each in every),
+        unpriced=sum(each.unpriced for each in every),
     )

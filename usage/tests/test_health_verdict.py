@@ -30,6 +30,13 @@ def test_calls_without_a_price_are_counted_and_in_no_sum_of_money() -> None:
     assert all_priced.word == "All counted"
 
 
+def test_counters_that_were_not_compared_are_not_said_to_be_equal() -> None:
+    some = Checked(at_ms=1, took_ms=1, compared=5, cold=102, differing=0, drifts=())
+    found = verdict(some, store_answers=True, ledger_answers=True, unpriced=0)
+    assert "the 5 counters that could be compared held the same" in found.says
+    assert "102 more are rebuilt from it before their next use" in found.says
+
+
 def test_where_no_counter_could_be_compared_none_is_said_to_be_equal() -> None:
     cold = Checked(at_ms=1, took_ms=1, compared=0, cold=63, differing=0, drifts=())
     found = verdict(cold, store_answers=True, ledger_answers=True, unpriced=0)

@@ -91,7 +91,7 @@ class TestCounters:
         api.use("ana", model="gpt-test", feature="chat")
         recount.rebuild(prod)
 
-        assert "Equal: 3 counters as the ledger has it." in compare(mia, prod)
+        assert "Equal: 3 counters hold what the ledger says." in compare(mia, prod)
 
         later(minutes=5)
         answer = look(mia, prod)
@@ -142,7 +142,7 @@ class TestCounters:
         said = text(mia.post(REBUILD, {"environment": prod.pk}, follow=True))
 
         assert "2 counters rebuilt from the ledger." in said
-        assert "Equal: 2 counters as the ledger has it." in said
+        assert "Equal: 2 counters hold what the ledger says." in said
         assert recount.check(prod).drifts == ()
         assert Entry.objects.count() == before + 1
         entry = Entry.objects.latest("pk")
