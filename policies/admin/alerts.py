@@ -180,9 +180,10 @@ class AlertAdmin(ReadOnlyEnvironmentAdmin):
     @admin.display(description="sent")
     def told(self, alert: Any) -> SafeString | str:
         if alert.is_quiet:
-            return "No: it is told by that of a higher threshold"
+            return "Not sent: a higher threshold was reached too, and its alert is sent"
         if alert.dead:
-            return state(State.BLOCKED, f"{alert.dead} given up")
+            waiting = f", {alert.pending} waiting" if alert.pending else ""
+            return state(State.BLOCKED, f"{alert.dead} given up{waiting}")
         if alert.mail_pending and (why := endpoints.hindrance(EndpointKind.EMAIL)):
             return state(State.BLOCKED, f"{alert.mail_pending} waiting: {why}")
         if alert.pending:

@@ -194,8 +194,15 @@ def _mail(alert: Alert, endpoint: AlertEndpoint) -> Outcome:
     try:
         mail.send()
     except (smtplib.SMTPException, OSError) as error:
-        return Outcome(f"The mail server did not take it: {error}")
+        return Outcome(f"The mail server did not take it: {_why(error)}")
     return Outcome()
+
+
+def _why(error: Exception) -> str:
+    """Without the number of the operating system."""
+    if isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException):
+        return error.strerror or str(error)
+    return str(error)
 
 
 def recipients(address: str) -> list[str]:

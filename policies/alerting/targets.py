@@ -214,7 +214,9 @@ def _resolved(target: Target) -> list[IPv4Address | IPv6Address]:
     try:
         infos = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise UnknownHost(f"{target.host} has no address: {error}.") from error
+        raise UnknownHost(
+            f"No address is found for {target.host}: see whether the name is spelt right."
+        ) from error
     texts = dict.fromkeys(str(info[4][0]) for info in infos)
     return [ip_address(text) for text in list(texts)[:ADDRESSES_MAX]]
 

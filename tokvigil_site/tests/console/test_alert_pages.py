@@ -262,5 +262,5 @@ def test_the_page_of_a_rule_says_who_is_told(client: Client, prod: Environment, 
 def test_the_list_says_of_a_lower_threshold_that_it_was_not_sent(client: Client, prod: Environment) -> None:
     alert_of(prod, is_quiet=True)
     listed = text(client.get(reverse("admin:policies_alert_changelist")))
-    assert "No: it is told by that of a higher threshold" in listed
+    assert "Not sent: a higher threshold was reached too, and its alert is sent" in listed
     assert "Not over yet" in listed
