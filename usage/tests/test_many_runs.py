@@ -173,7 +173,7 @@ def test_the_migration_makes_the_rows_that_rolls_would_have_made(filled: Environ
     roll_all(filled.pk)
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM usage_whole_run")
-        cursor.execute(import_module("usage.migrations.0010_whole_runs").FILL)
+        cursor.execute(import_module("usage.migrations.0012_whole_runs").FILL)
     assert whole_runs(filled) == of_ledger(filled)
 
 
