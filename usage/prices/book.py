@@ -3,14 +3,17 @@
 How a name finds its price (`PriceBook.find`), most certain first:
 
 exact             the model's own name: `gpt-4o`
-alias             another name that the book lists for it: `gpt-4o-2024-08-06`; also the base of a fine-tuned
-                  name, if the book lists that as `ft:...`: `ft:gpt-4o-mini-2024-07-18:acme::abc`
+alias             another name that the book lists for it: `gpt-4o-2024-08-06`; the same model spelled otherwise:
+                  `claude-sonnet-5@default`, `gemini-2.5-flash-001`, `us.anthropic.claude-opus-5-v1:0`; also the
+                  base of a fine-tuned name, if the book lists that as `ft:...`:
+                  `ft:gpt-4o-mini-2024-07-18:acme::abc`
 snapshot_suffix   a listed name and a date: `gpt-4o-2025-03-01`, `claude-sonnet-4-20250514`,
                   `claude-3-opus@20240229`. The date must be a day of the calendar and not lie after the call:
                   a snapshot from the future does not exist.
 override          the tenant's own price for that model; it wins whatever the name matched by
 
-Case is ignored. A prefix that names a provider (`openai/gpt-4o`) is taken off and read as the provider.
+Case is ignored. What stands before the name is taken off, and tells who sells the model if it names anybody
+(`prefixes`): `openai/gpt-4o`, `models/gemini-2.5-flash`, `bedrock/us-east-1/anthropic.claude-opus-5`.
 Nothing is matched by prefix or likeness: a name that none of this fits has no price, and never that of a
 neighbour.
 """
@@ -25,6 +28,7 @@ from functools import lru_cache
 from tenants.lengths import NAME_LENGTH_MAX
 from usage.prices.cost import Price
 from usage.prices.names import MAKERS, PROVIDER_ALIASES, RESOLD, MatchKind, canonical_provider, spellings
+from usage.prices.prefixes import readings
 
 # Names resolved before, per book. Callers choose the names, so the least recently used ones are dropped.
 RESOLVED_NAMES_MAX = 4096
@@ -175,23 +179,14 @@ class PriceBook:
         return None
 
     def _resolve_uncached(self, model: str, provider: str | None) -> _Resolved:
-        name = model.strip().lower()
         seller = None if provider is None else canonical_provider(provider)
-        for candidate, candidate_seller in self._readings(name, seller):
-            for spelling, kind, snapshot in spellings(candidate):
-                resolved = self._look_up(spelling, candidate_seller, kind, snapshot)
-                if resolved is not None:
-                    return resolved
+        for name, sold_by in readings(model.strip().lower(), seller, self._providers):
+            for anywhere in (_ANY_MAKER, _ANY_HOST) if sold_by is None else (sold_by,):
+                for spelling, kind, snapshot in spellings(name):
+                    resolved = self._look_up(spelling, anywhere, kind, snapshot)
+                    if resolved is not None:
+                        return resolved
         return _UNKNOWN
-
-    def _readings(self, name: str, seller: str | None) -> list[tuple[str, str]]:
-        """The names and sellers to look for, best first: before a slash is a provider or part of the name."""
-        prefix, slash, rest = name.partition("/")
-        is_prefixed = bool(slash) and prefix in self._providers
-        if seller is not None:
-            return [(name, seller), (rest, seller)] if is_prefixed else [(name, seller)]
-        anywhere = [(name, _ANY_MAKER), (name, _ANY_HOST)]
-        return [(rest, canonical_provider(prefix)), *anywhere] if is_prefixed else anywhere
 
     def _look_up(self, name: str, seller: str, kind: MatchKind, snapshot: date | None) -> _Resolved | None:
         override = _named(self._overrides, name, seller)

@@ -46,7 +46,7 @@ from tenants.lengths import NAME_LENGTH_MAX
 from tenants.revisions import bump_all
 from usage.prices.cost import ALIASES_MAX, RATES_OF, UNDATED
 from usage.prices.models import ModelPrice
-from usage.prices.names import MAKERS
+from usage.prices.names import HOSTS, MAKERS
 from usage.prices.rates import BATCH_FIELDS
 from usage.prices.tiers import RATE_FIELDS, TIER_RATES
 from usage.quantities import CACHED, INPUT, OUTPUT, QUANTITIES, ServiceTier
@@ -54,7 +54,7 @@ from usage.quantities import CACHED, INPUT, OUTPUT, QUANTITIES, ServiceTier
 SOURCE = "genai-prices"
 # The makers and the hosts people call directly. Not the aggregators, which resell the same models at changing
 # prices.
-PROVIDERS = (*MAKERS, "azure", "aws", "groq", "cerebras", "together", "fireworks")
+PROVIDERS = (*MAKERS, *HOSTS)
 BATCH_ROWS = 500
 
 # Real names that the package only matches by an open rule. Each is taken only if the package prices it as
@@ -77,6 +77,10 @@ KNOWN_NAMES = {
         "gemini-1.5-pro-latest",
         "gemini-2.0-flash-001",
         "gemini-2.0-flash-lite-001",
+        "gemini-2.5-flash-lite-preview-06-17",
+        "gemini-2.5-flash-lite-preview-09-2025",
+        "gemini-2.5-flash-preview-04-17",
+        "gemini-2.5-flash-preview-05-20",
         "gemini-2.5-pro-preview-03-25",
         "gemini-2.5-pro-preview-05-06",
         "gemini-2.5-pro-preview-06-05",
@@ -415,9 +419,7 @@ def _aliases(provider: Provider, model: ModelInfo) -> list[str]:
     names = sorted(
         name
         for name in candidates - {model.id.lower()}
-        if len(name) <= NAME_LENGTH_MAX
-        and not _CUT_NAME.fullmatch(name)
-        and provider.find_model(name) is model
+        if len(name) <= NAME_LENGTH_MAX and provider.find_model(name) is model
     )
     return names[:ALIASES_MAX]
 
@@ -427,7 +429,8 @@ def _spelled_out(clause: object) -> Iterator[str]:
     if isinstance(clause, ClauseEquals):
         yield clause.equals
     elif isinstance(clause, ClauseStartsWith):
-        yield clause.starts_with
+        if not _CUT_NAME.fullmatch(clause.starts_with):
+            yield clause.starts_with
     elif isinstance(clause, ClauseOr):
         for part in clause.or_:
             yield from _spelled_out(part)

@@ -28,7 +28,7 @@ def build() -> str:
     Rates are nano-USD per million tokens; what is absent costs what its total costs. Those of batches stay with the
     server: the SDK sees no call in a batch.
     """
-    from usage.prices import names
+    from usage.prices import names, prefixes
     from usage.prices.genai import package_rows
 
     prices = [row.to_price() for row in package_rows()[0]]
@@ -38,6 +38,15 @@ def build() -> str:
         "makers": names.MAKERS,
         "provider_aliases": names.PROVIDER_ALIASES,
         "resold": names.RESOLD,
+        "gateways": sorted(names.GATEWAYS),
+        "passed_on": sorted(names.PASSED_ON),
+        "taken_off": [
+            (pattern.pattern, sold_by, now_sold_by) for pattern, sold_by, now_sold_by in prefixes.TAKEN_OFF
+        ],
+        "taken_off_max": prefixes.TAKEN_OFF_MAX,
+        "endings": [ending.pattern for ending in names.ENDINGS],
+        "bedrock_id": names.BEDROCK_ID.pattern,
+        "bedrock_id_versions": names.ID_VERSIONS,
         "prices": [
             _price(price)
             for price in sorted(prices, key=lambda price: (price.provider, price.model, price.effective_from))

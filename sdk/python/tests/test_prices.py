@@ -252,6 +252,10 @@ def questions(book: Any) -> Iterator[tuple[str, str | None]]:
         yield name + chance.choice(suffix), chance.choice((None, seller))
         yield name[: chance.randrange(len(name))], None
         yield f"ft:{name}:acme::abc", None
+        before = ("models/", "openrouter/openai/", "us.", "global.", "bedrock/us-east-1/", "bedrock/", "azure/eu/",
+                  "publishers/google/models/", "arn:aws:bedrock:us-east-1::foundation-model/")  # fmt: skip
+        after = ("", "-v1:0", "-001", "-latest", "@default", "[1m]", "-20250514-v1:0", ".ft-0a")
+        yield chance.choice(before) + name + chance.choice(after), chance.choice((None, seller, "openrouter"))
 
 
 def instants(number: int) -> tuple[datetime, ...]:

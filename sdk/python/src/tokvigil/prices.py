@@ -1,10 +1,11 @@
 """What a call costs by list price, without a network: a snapshot of the server's shared price book.
 
-Names are read as the server reads them, most certain first: the model's own name; another name that the book
-lists for it, also as the base of a fine-tuned name (`ft:gpt-4o-mini-2024-07-18:acme::abc`); a listed name and
-the date of a snapshot (`claude-sonnet-4-20250514`) that does not lie after the call. Case is ignored, and a
-prefix that names a provider (`openai/gpt-4o`) is read as the provider. Nothing is matched by likeness: any
-other name has no price, and never that of a neighbour.
+Names are read as the server reads them (`model_names`), most certain first: the model's own name; another name that
+the book lists for it, or the same one spelled otherwise, also as the base of a fine-tuned name
+(`ft:gpt-4o-mini-2024-07-18:acme::abc`); a listed name and the date of a snapshot (`claude-sonnet-4-20250514`) that does
+not lie after the call. Case is ignored, and what stands before the name (`openai/gpt-4o`, `models/gemini-2.5-flash`,
+`bedrock/us-east-1/...`) tells who sells it. Nothing is matched by likeness: any other name has no price, and never that
+of a neighbour.
 
 The server is the authority: it may have newer prices, and a tenant's own. `scripts/build_prices.py` writes
 the snapshot.
@@ -14,8 +15,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -25,13 +25,13 @@ from typing import Any
 
 from tokvigil.checked import TOKENS_MAX
 from tokvigil.errors import ConfigurationError
+from tokvigil.model_names import NameRules
 from tokvigil.models import COUNTS, Usage, contradiction
 
 NANO_DIGITS = 9
 TOKENS_PER_RATE = 1_000_000
 NAME_LENGTH_MAX = 200
 
-_DATED_NAME = re.compile(r"(?P<base>.+)[-@](?:(\d{4})-(\d{2})-(\d{2})|(20\d{2})(\d{2})(\d{2}))", re.ASCII)
 # A provider's day may begin before the UTC day of the call does.
 _ZONE_SLACK_DAYS = 1
 
@@ -66,9 +66,8 @@ class _Book:
     """The snapshot, compiled: each model's prices, newest first, by (provider, name)."""
 
     version: str
-    provider_aliases: Mapping[str, str]
+    names: NameRules
     resold: Mapping[str, tuple[str, ...]]
-    providers: frozenset[str]
     named: Mapping[tuple[str, str], tuple[Price, ...]]
 
 
@@ -141,50 +140,14 @@ def _usd(nano: int) -> Decimal:
 
 def _resolve(book: _Book, name: str, provider: str | None) -> tuple[tuple[Price, ...], date | None]:
     """The prices of the model that a name stands for, and the date that the name carries."""
-    for candidate, seller in _readings(book, name, provider):
-        for spelling, snapshot in _spellings(candidate):
-            for seen in (seller, *book.resold.get(seller, ())):
-                timeline = book.named.get((seen, spelling))
-                if timeline is not None:
-                    return timeline, snapshot
+    for candidate, sold_by in book.names.readings(name, provider):
+        for seller in (_ANY_MAKER, _ANY_HOST) if sold_by is None else (sold_by,):
+            for spelling, snapshot in book.names.spellings(candidate):
+                for seen in (seller, *book.resold.get(seller, ())):
+                    timeline = book.named.get((seen, spelling))
+                    if timeline is not None:
+                        return timeline, snapshot
     return (), None
-
-
-def _readings(book: _Book, name: str, provider: str | None) -> list[tuple[str, str]]:
-    """The names and sellers to look for, best first: before a slash is a provider or part of the name."""
-    prefix, slash, rest = name.partition("/")
-    is_prefixed = bool(slash) and prefix in book.providers
-    said = prefix if provider is None else provider.strip().lower()
-    seller = book.provider_aliases.get(said, said)
-    if provider is not None:
-        return [(name, seller), (rest, seller)] if is_prefixed else [(name, seller)]
-    anywhere = [(name, _ANY_MAKER), (name, _ANY_HOST)]
-    return [(rest, seller), *anywhere] if is_prefixed else anywhere
-
-
-def _spellings(name: str) -> Iterator[tuple[str, date | None]]:
-    """The listed names that a name may stand for, the most certain first."""
-    yield name, None
-    if name.startswith("ft:") and name.count(":") > 1:
-        # ft:<base model>:<organisation>:<name>:<id>; the price is the one listed for fine-tunes of the base
-        # model.
-        name = ":".join(name.split(":", 2)[:2])
-        yield name, None
-    dated = _split_date(name)
-    if dated is not None and _split_date(dated[0]) is None:
-        yield dated
-
-
-def _split_date(name: str) -> tuple[str, date] | None:
-    """A name without the date it ends in, and that date; None if it ends in none that the calendar has."""
-    match = _DATED_NAME.fullmatch(name)
-    if match is None:
-        return None
-    year, month, day = (int(part) for part in match.groups()[1:] if part is not None)
-    try:
-        return match["base"], date(year, month, day)
-    except ValueError:
-        return None
 
 
 @cache
@@ -196,9 +159,8 @@ def _book() -> _Book:
     resold = {provider: tuple(makers) for provider, makers in data["resold"].items()}
     return _Book(
         version=data["version"],
-        provider_aliases=data["provider_aliases"],
+        names=NameRules.of(data, {provider for provider, _ in listed}),
         resold=resold,
-        providers=frozenset({provider for provider, _ in listed} | {*resold, *data["provider_aliases"]}),
         named=listed | _without_provider(listed, data["makers"]),
     )
 
