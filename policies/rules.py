@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from usage.amounts import Pair, Per
 from usage.metrics import Metric
+from usage.prices.same_model import ModelNames
 from usage.windows import Window
 
 LIMITS_MAX = 32
@@ -73,24 +74,28 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRules:
-    """Globs over model names. An empty allow list allows all; deny wins.
-
-    A model is met by any of its names: as the caller wrote it (`azure/gpt-4o`), as the price book knows it (`gpt-4o`).
-    """
+    """Patterns of model names. An empty allow list allows all; deny wins."""
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
-    def allows(self, *names: str) -> bool:
-        return not self.allow or any(_any_matches(self.allow, name) for name in names)
+    def allows(self, names: ModelNames) -> bool:
+        return not self.allow or _any_matches(self.allow, names.to_allow)
 
-    def denies(self, *names: str) -> bool:
-        return bool(self.deny) and any(_any_matches(self.deny, name) for name in names)
+    def denies(self, names: ModelNames) -> bool:
+        return bool(self.deny) and _any_matches(self.deny, names.to_deny)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern of a list meets a name. `*` stands for any text and `?` for one character; names have brackets
+    (`claude-opus-4-6[1m]`), so `[` stands for itself. Case is ignored.
+    """
+    return fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
 
 
 @lru_cache(maxsize=8192)
-def _any_matches(globs: tuple[str, ...], model: str) -> bool:
-    return any(fnmatchcase(model.lower(), glob.lower()) for glob in globs)
+def _any_matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    return any(matches(pattern, name) for pattern in patterns for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

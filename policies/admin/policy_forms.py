@@ -36,7 +36,10 @@ _LIMIT_PATH = re.compile(r"limits\[(?P<number>\d+)\]\.?(?P<field>\w*)")
 def _globs_field(label: str, help_text: str) -> LinesField:
     name = forms.CharField(max_length=NAME_LENGTH_MAX)
     return LinesField(
-        name, label=label, required=False, help_text=f"{help_text} One glob a line, such as gpt-4o-*."
+        name,
+        label=label,
+        required=False,
+        help_text=f"{help_text} One name a line; * and ? are wild: gpt-4o-*.",
     )
 
 

@@ -8,6 +8,7 @@ from policies import policy_rows
 from policies.reasons import Reason
 from policies.resolution import PolicyIndex
 from policies.rules import Mode
+from usage.prices.same_model import names_of
 
 if TYPE_CHECKING:
     from policies.models import BlockedDecision
@@ -27,7 +28,9 @@ def allowed_models(decision: BlockedDecision) -> tuple[str, ...]:
         user=decision.user_id, feature=decision.feature, plan=decision.plan
     )
     rules = [policy.rule.models for policy in applying.policies if policy.rule.mode is Mode.ENFORCE]
-    listed = dict.fromkeys(name for rule in rules for name in rule.allow)
+    listed = {name: names_of(name, None) for rule in rules for name in rule.allow}
     return tuple(
-        name for name in listed if all(rule.allows(name) and not rule.denies(name) for rule in rules)
+        name
+        for name, names in listed.items()
+        if all(rule.allows(names) and not rule.denies(names) for rule in rules)
     )

@@ -16,12 +16,14 @@ from usage.assessment import Assessment, Refusal, affordable_output, asked, held
 from usage.boosts import BoostRef
 from usage.money import format_usd
 from usage.prices.cost import AS_USUAL, HeldRates, Price, Served, dearest_rates
+from usage.prices.same_model import ModelNames, names_of
 from usage.quantities import noun
 
 # A call without a cap of its own gets what its limits leave, if that is so much at least. Some providers want more of
 # a cap than a token: who calls them names the cap that the call needs.
 LEAST_OUTPUT_TOKENS = 1
 NO_RATES = HeldRates(0, 0)
+NO_NAMES = ModelNames(to_allow=(), to_deny=())
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,24 +155,24 @@ def _state_refusals(call: Call, matched: Matched, state: EnvironmentState) -> It
 def _policy_refusals(
     call: Call, matched: Matched, price: Price | None, cost: int | None, unpriced: tuple[str, ...]
 ) -> Iterator[_Found]:
-    names = (call.model,) if price is None else (call.model, price.model)
     for place, policy in enumerate(matched.policies):
         enforced = policy.rule.mode is Mode.ENFORCE
-        for reason, message in _rule_refusals(call, policy, names, cost, unpriced):
+        for reason, message in _rule_refusals(call, policy, price, cost, unpriced):
             yield _Found(reason, message, place, enforced)
 
 
 def _rule_refusals(
-    call: Call, policy: StoredPolicy, names: tuple[str, ...], cost: int | None, unpriced: tuple[str, ...]
+    call: Call, policy: StoredPolicy, price: Price | None, cost: int | None, unpriced: tuple[str, ...]
 ) -> Iterator[tuple[Reason, str]]:
     rule, caps = policy.rule, policy.rule.per_request
-    if not rule.models.allows(*names):
+    names = names_of(call.model, price) if rule.models.allow or rule.models.deny else NO_NAMES
+    if not rule.models.allows(names):
         allowed = ", ".join(rule.models.allow)
         yield (
             Reason.MODEL_NOT_ALLOWED,
             f"Model {call.model} is not among those of policy {rule.name}: {allowed}.",
         )
-    if rule.models.denies(*names):
+    if rule.models.denies(names):
         yield Reason.MODEL_DENIED, f"Model {call.model} is denied by policy {rule.name}."
     if cost is None and rule.unknown_price is UnknownPrice.BLOCK:
         yield (

@@ -15,7 +15,7 @@ from usage.metrics import METRICS, Metric
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
-WILDCARDS = frozenset("*?[")
+WILDCARDS = frozenset("*?")
 # What an answer adds to: its tokens, and their cost.
 OUTPUT_METRICS = frozenset(
     row.metric for row in METRICS.values() if {"output_tokens", "cost_nano"} & set(row.columns)

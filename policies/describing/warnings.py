@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from policies.resolution import StoredPolicy
-from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope
+from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope, matches
 from usage import wording
 from usage.amounts import Per
+from usage.prices.same_model import names_of
 from usage.windows import Window
 
 
@@ -71,7 +71,7 @@ def _without_match(rule: PolicyRule, known: Known) -> Iterator[PolicyWarning]:
         yield PolicyWarning(text="No model is left: all that may be called is denied as well.")
     if known.models is not None:
         for glob in (*rule.models.allow, *rule.models.deny):
-            if not any(fnmatchcase(model.lower(), glob.lower()) for model in known.models):
+            if not any(matches(glob, model) for model in known.models):
                 yield PolicyWarning(text=f"No model that is priced or was called lately is named {glob}.")
     plan = rule.scope.plan
     if plan and known.plans is not None and plan not in known.plans:
@@ -80,10 +80,7 @@ def _without_match(rule: PolicyRule, known: Known) -> Iterator[PolicyWarning]:
 
 def _leaves_no_model(rule: PolicyRule) -> bool:
     """A pattern counts as denied where another one covers it as a text: `gpt-4*` under `gpt-*`."""
-    return bool(rule.models.deny) and all(
-        any(fnmatchcase(allowed.lower(), denied.lower()) for denied in rule.models.deny)
-        for allowed in rule.models.allow or ("*",)
-    )
+    return all(rule.models.denies(names_of(allowed, None)) for allowed in rule.models.allow or ("*",))
 
 
 def _applies_always(other: PolicyRule, scope: Scope) -> bool:

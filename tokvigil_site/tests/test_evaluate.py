@@ -264,6 +264,22 @@ def test_models_are_allowed_and_denied_by_globs(api: Api, environment: Environme
     assert api.evaluate(model="gpt-4o")["reason_code"] == "MODEL_DENIED"
 
 
+def test_a_denied_model_is_denied_however_it_is_spelled(api: Api, environment: Environment) -> None:
+    for model in ("gpt-4o", "gpt-4o-2024-05-13", "gpt-4o-mini"):
+        set_price(model)
+    apply_policies(environment, "policies: [{name: P, unknown_price: allow, models: {deny: [gpt-4o]}}]")
+
+    for model in (
+        "gpt-4o",
+        "gpt-4o-2024-05-13",
+        "models/gpt-4o",
+        "openrouter/openai/gpt-4o",
+        "azure/eu/gpt-4o",
+    ):
+        assert api.evaluate(model=model)["reason_code"] == "MODEL_DENIED", model
+    assert api.evaluate(model="openrouter/openai/gpt-4o-mini")["allowed"]
+
+
 BUDGET = '{metric: cost_usd, window: day, amount: "1.00", per: user}'
 
 
