@@ -40,6 +40,15 @@ class PoliciesConfig(AppConfig):
         )
         register_action("plan.added", "Plan added")
         register_action("plan.removed", "Plan removed")
+        register_action(
+            "deployment.added", "Deployment added", "named the model {model} by the deployment {name}"
+        )
+        register_action(
+            "deployment.changed", "Deployment changed", "put the model {model} behind the deployment {name}"
+        )
+        register_action(
+            "deployment.removed", "Deployment removed", "removed the deployment {name} of {model}"
+        )
         register_action("caller.kept", "Caller kept for Try it", audited.caller_kept)
         register_action("caller.dropped", "Caller of Try it dropped", audited.caller_dropped)
         register_action("draft.begun", "Draft begun", "began the draft {name}")

@@ -116,10 +116,12 @@ def stored_at(version: PolicyVersion, rule: PolicyRule) -> StoredPolicy:
 
 
 def policy_set(environment: Environment) -> PolicySet:
-    """What is in force, as a policy file would say it: the oldest policy first. Three queries."""
+    """What is in force, as a policy file would say it: the oldest policy first. Four queries."""
+    deployments = tuple(environment.deployments.order_by("name").values_list("name", "model"))
     rows = Policy.objects.in_force(environment.pk).prefetch_related("limits")
     return PolicySet(
         plans=tuple(environment.plans.order_by("name").values_list("name", flat=True)),
+        deployments=deployments or None,
         policies=tuple(rule_of(row) for row in rows),
     )
 

@@ -175,6 +175,8 @@ class PolicySet:
     """All policies of an environment, and the plans it sells; what a policy file holds."""
 
     plans: tuple[str, ...] = ()
+    # Names and the models behind them. None: not said, those that there are stay.
+    deployments: tuple[tuple[str, str], ...] | None = None
     policies: tuple[PolicyRule, ...] = ()
 
     @property

@@ -138,7 +138,7 @@ def elsewhere(environments: Iterable[Environment], text: str) -> list[Known]:
 
 def _find(environment: Environment, text: str) -> Found:
     (known,) = _known([environment], text)
-    match = stored_book.load(environment.tenant_id).find(text, timezone.now())
+    match = stored_book.of_environment(environment).find(text, timezone.now())
     return Found(
         text=text,
         known=known,

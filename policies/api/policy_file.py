@@ -1,4 +1,4 @@
-"""`GET` and `PUT /v1/policy-file`: all policies and plans of an environment as one document."""
+"""`GET` and `PUT /v1/policy-file`: all policies, plans and deployments of an environment as one document."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ from usage.api.key_view import KeyView
 
 
 class PolicyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A policy file as JSON: `version` is 1, each policy is written as in a YAML policy file."""
+    """A policy file as JSON: `version` is 1, each policy is written as in a YAML policy file.
+
+    `deployments`: names of models as the environment calls them, and the models behind them; left out or null, those
+    that there are stay.
+    """
 
     version: int = documents.VERSION
     plans: list[str] = []
+    deployments: dict[str, str] | None = None
     policies: list[dict[str, Any]] = []
 
 
@@ -36,7 +41,9 @@ class PublishQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class ChangeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`change`: added, changed, archived (of a policy) or removed (of a plan). `diff`: lines of a unified diff."""
+    """`what`: policy, plan or deployment. `change`: added, changed, archived (of a policy) or removed (of a plan or
+    deployment). `diff`: lines of a unified diff.
+    """
 
     what: str
     name: str
@@ -60,7 +67,7 @@ class PolicyFileView(KeyView):
 
     @operation(
         "getPolicyFile",
-        "All policies and plans as one document",
+        "All policies, plans and deployments as one document",
         tag="policies",
         description="What `PUT` takes. `ETag` is the revision, for `If-Match`.",
         query=queries.NoParameters,
@@ -70,7 +77,11 @@ class PolicyFileView(KeyView):
         queries.decode(request._request, queries.NoParameters)
         environment = Environment.objects.get(pk=self.environment_id)
         found = policy_rows.policy_set(environment)
-        body = PolicyFile(plans=[*found.plans], policies=list(map(documents.document, found.policies)))
+        body = PolicyFile(
+            plans=[*found.plans],
+            deployments=dict(found.deployments or ()),
+            policies=list(map(documents.document, found.policies)),
+        )
         return editions.tagged(http.json_response(body), environment.pk)
 
     @operation(
@@ -112,15 +123,17 @@ def refused(error: PolicyFileError, *, inside: str = "") -> problems.Problem:
 def policy_set(body: PolicyFile) -> PolicySet:
     """Raises PolicyFileError."""
     errors: list[FileError] = []
-    found = documents.policy_set_of(msgspec.to_builtins(body), errors)
+    document = msgspec.to_builtins(body)
+    if body.deployments is None:
+        del document["deployments"]
+    found = documents.policy_set_of(document, errors)
     raise_any(errors)
     return found
 
 
 def _change(change: Change) -> ChangeAnswer:
-    is_policy = isinstance(change, PolicyChange)
     return ChangeAnswer(
-        what="policy" if is_policy else "plan",
+        what=publishing.NOUNS[type(change)],
         name=change.name,
         change=change.kind.value,
         version=change.version if isinstance(change, PolicyChange) else None,

@@ -20,9 +20,14 @@ from audit.models import ACTOR_LENGTH_MAX
 from policies import policy_rows
 from policies.describing import differences
 from policies.files import documents, policy_file
-from policies.files.documents import plan_name_error, unknown_plan
+from policies.files.documents import (
+    DEPLOYMENTS_MAX,
+    deployment_error,
+    plan_name_error,
+    unknown_plan,
+)
 from policies.files.file_errors import FileError, PolicyFileError
-from policies.models import NOTE_LENGTH_MAX, Draft, Limit, Plan, Policy, PolicyVersion
+from policies.models import NOTE_LENGTH_MAX, Deployment, Draft, Limit, Plan, Policy, PolicyVersion
 from policies.rules import (
     LIMITS_OF_A_CALL_MAX,
     Kind,
@@ -97,7 +102,34 @@ class PlanChange:
         return f"plan {self.name!r}: {self.kind}"
 
 
-Change = PolicyChange | PlanChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentChange:
+    """The model behind a name, before and after; None: the name is not there."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+    @property
+    def kind(self) -> ChangeKind:
+        if self.before is None:
+            return ChangeKind.ADDED
+        return ChangeKind.REMOVED if self.after is None else ChangeKind.CHANGED
+
+    @property
+    def diff(self) -> tuple[str, ...]:
+        return tuple(
+            f"{sign}{self.name}: {model}" for sign, model in (("-", self.before), ("+", self.after)) if model
+        )
+
+    def __str__(self) -> str:
+        return f"deployment {self.name!r}: {self.kind}"
+
+
+Change = PolicyChange | PlanChange | DeploymentChange
+
+
+NOUNS: dict[type[Change], str] = {PolicyChange: "policy", PlanChange: "plan", DeploymentChange: "deployment"}
 
 
 def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, ...]:
@@ -114,10 +146,25 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
     names = {rule.name for rule in wanted.policies}
     return (
         *(PlanChange(name=name, kind=ChangeKind.ADDED) for name in wanted.plans if name not in plans),
+        *_deployment_changes(environment, wanted),
         *(change for rule in wanted.policies if (change := _change(present.get(rule.name), rule))),
         *(_archiving(row) for name, row in present.items() if name not in names),
         *(PlanChange(name=name, kind=ChangeKind.REMOVED) for name in removed_plans),
     )
+
+
+def _deployment_changes(environment: Environment, wanted: PolicySet) -> list[DeploymentChange]:
+    if wanted.deployments is None:
+        return []
+    present = dict(environment.deployments.values_list("name", "model"))
+    after = dict(wanted.deployments)
+    # What goes comes first: a name may come again in another case.
+    names = [*sorted(present.keys() - after.keys()), *sorted(after)]
+    return [
+        DeploymentChange(name=name, before=present.get(name), after=after.get(name))
+        for name in names
+        if present.get(name) != after.get(name)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +307,35 @@ def remove_plan(plan: Plan, *, actor: str) -> None:
         _apply(environment, (PlanChange(name=plan.name, kind=ChangeKind.REMOVED),), Because(actor=actor))
 
 
+def put_deployment(environment: Environment, name: str, model: str, *, actor: str) -> Deployment:
+    """The name with this model behind it, made or changed if need be. Raises PolicyFileError."""
+    said = (("name", name), ("model", model))
+    errors = [FileError(field, message) for field, text in said if (message := deployment_error(text))]
+    if errors:
+        raise PolicyFileError(*errors)
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        row = environment.deployments.filter(name__iexact=name).first()
+        if row is None and environment.deployments.count() >= DEPLOYMENTS_MAX:
+            raise PolicyFileError(FileError("name", f"there are {DEPLOYMENTS_MAX} deployments already"))
+        before = None if row is None else row.model
+        if before != model:
+            change = DeploymentChange(name=name if row is None else row.name, before=before, after=model)
+            _apply(environment, (change,), Because(actor=actor))
+        return environment.deployments.get(name__iexact=name)
+
+
+def remove_deployment(deployment: Deployment, *, actor: str) -> None:
+    """Again does nothing."""
+    environment = deployment.environment
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        row = environment.deployments.filter(pk=deployment.pk).first()
+        if row is not None:
+            change = DeploymentChange(name=row.name, before=row.model, after=None)
+            _apply(environment, (change,), Because(actor=actor))
+
+
 def plan_uses(plan: Plan) -> tuple[FileError, ...]:
     """What stands against removing it."""
     users = _plan_users(plan.environment, [plan.name])
@@ -310,9 +386,11 @@ def _apply(environment: Environment, changes: Iterable[Change], because: Because
         _log(environment, change, target, because)
 
 
-def _write(environment: Environment, change: Change, because: Because) -> Policy | Plan:
+def _write(environment: Environment, change: Change, because: Because) -> Policy | Plan | Deployment:
     if isinstance(change, PlanChange):
         return _write_plan(environment, change)
+    if isinstance(change, DeploymentChange):
+        return _write_deployment(environment, change)
     if change.policy_id is None:
         policy = Policy(environment=environment, ordinal=_next_ordinal(environment))
     else:
@@ -348,6 +426,19 @@ def _write_plan(environment: Environment, change: PlanChange) -> Plan:
     return plan
 
 
+def _write_deployment(environment: Environment, change: DeploymentChange) -> Deployment:
+    if change.before is None:
+        return Deployment.objects.create(environment=environment, name=change.name, model=change.after or "")
+    deployment = environment.deployments.get(name=change.name)
+    if change.after is None:
+        # By a query, so that it keeps its id for the log.
+        environment.deployments.filter(pk=deployment.pk).delete()
+    else:
+        deployment.model = change.after
+        deployment.save(update_fields=["model"])
+    return deployment
+
+
 def _next_ordinal(environment: Environment) -> int:
     latest = environment.policies.aggregate(latest=Max("ordinal"))["latest"]
     return int(latest or 0) + 1
@@ -367,7 +458,9 @@ def _track(environment: Environment) -> None:
     )
 
 
-def _log(environment: Environment, change: Change, target: Policy | Plan, because: Because) -> None:
+def _log(
+    environment: Environment, change: Change, target: Policy | Plan | Deployment, because: Because
+) -> None:
     data: dict[str, object] = {"environment": environment.slug}
     if isinstance(change, PolicyChange):
         data |= {
@@ -377,9 +470,10 @@ def _log(environment: Environment, change: Change, target: Policy | Plan, becaus
         }
         if change.restores is not None:
             data["restores"] = change.restores
+    if isinstance(change, DeploymentChange):
+        data |= {"model": change.after or change.before, "before": change.before}
     if because.note:
         data["note"] = because.note
     if because.draft is not None:
         data["draft"] = because.draft.name
-    noun = "policy" if isinstance(change, PolicyChange) else "plan"
-    audit_log.log(f"{noun}.{change.kind}", target, tenant_id=environment.tenant_id, **data)
+    audit_log.log(f"{NOUNS[type(change)]}.{change.kind}", target, tenant_id=environment.tenant_id, **data)

@@ -62,9 +62,17 @@ class EnvironmentState:
 
 
 def assess(
-    call: Call, terms: CallTerms, state: EnvironmentState, price: Price | None, output_tokens: int
+    call: Call,
+    terms: CallTerms,
+    state: EnvironmentState,
+    price: Price | None,
+    output_tokens: int,
+    deployed: str | None = None,
 ) -> Assessment:
-    """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it."""
+    """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it.
+
+    `deployed`: the model behind the name, if it is that of a deployment.
+    """
     subjects = call.subjects
     rates = NO_RATES if price is None else dearest_rates(price, call.input_tokens, call.served, call.said)
 
@@ -78,7 +86,7 @@ def assess(
     amounts = msgspec.structs.replace(call.asked, output_tokens=output_tokens, cost_nano=cost(output_tokens))
     refusals = [
         *_state_refusals(call, terms.matched, state),
-        *_policy_refusals(call, terms.matched, price, least_cost, rates.unpriced),
+        *_policy_refusals(call, terms.matched, price, deployed, least_cost, rates.unpriced),
     ]
     return Assessment(
         request_id=call.request_id,
@@ -153,19 +161,25 @@ def _state_refusals(call: Call, matched: Matched, state: EnvironmentState) -> It
 
 
 def _policy_refusals(
-    call: Call, matched: Matched, price: Price | None, cost: int | None, unpriced: tuple[str, ...]
+    call: Call,
+    matched: Matched,
+    price: Price | None,
+    deployed: str | None,
+    cost: int | None,
+    unpriced: tuple[str, ...],
 ) -> Iterator[_Found]:
+    has_lists = any(policy.rule.models.allow or policy.rule.models.deny for policy in matched.policies)
+    names = names_of(call.model, price, deployed) if has_lists else NO_NAMES
     for place, policy in enumerate(matched.policies):
         enforced = policy.rule.mode is Mode.ENFORCE
-        for reason, message in _rule_refusals(call, policy, price, cost, unpriced):
+        for reason, message in _rule_refusals(call, policy, names, cost, unpriced):
             yield _Found(reason, message, place, enforced)
 
 
 def _rule_refusals(
-    call: Call, policy: StoredPolicy, price: Price | None, cost: int | None, unpriced: tuple[str, ...]
+    call: Call, policy: StoredPolicy, names: ModelNames, cost: int | None, unpriced: tuple[str, ...]
 ) -> Iterator[tuple[Reason, str]]:
     rule, caps = policy.rule, policy.rule.per_request
-    names = names_of(call.model, price) if rule.models.allow or rule.models.deny else NO_NAMES
     if not rule.models.allows(names):
         allowed = ", ".join(rule.models.allow)
         yield (

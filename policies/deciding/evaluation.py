@@ -285,10 +285,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     def assess(self, call: Call, terms: CallTerms, now_ms: int) -> tuple[Assessment, Match | None]:
         """With the price that it was made with."""
         known = self.snapshot
-        match = known.counting.prices.find(call.model, from_ms(now_ms), call.provider or None)
+        prices = known.counting.prices
+        match = prices.find(call.model, from_ms(now_ms), call.provider or None)
         output = output_tokens(call, terms, known.environment_id)
         price = None if match is None else match.price
-        return assess(call, terms, known.state, price, output), match
+        return assess(call, terms, known.state, price, output, prices.deployed(call.model)), match
 
     def request(self, prepared: Prepared) -> Request:
         known, body = self.snapshot, self.body

@@ -35,6 +35,7 @@ from usage.windows import Window
 
 VERSION = 1
 PLANS_MAX = 1_000
+DEPLOYMENTS_MAX = 1_000
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -96,6 +97,11 @@ def rule_of(document: Mapping[str, Any]) -> PolicyRule:
 def plan_name_error(name: str) -> str | None:
     """Why this cannot be the name of a plan."""
     return _text_error(name, NAME_LENGTH_MAX) or _blank_error(name)
+
+
+def deployment_error(text: str) -> str | None:
+    """Why this cannot be the name of a deployment, or of the model behind it."""
+    return _text_error(text, NAME_LENGTH_MAX) or _blank_error(text)
 
 
 class _Fields:
@@ -198,10 +204,11 @@ class _Fields:
 
 
 def policy_set_of(value: Any, errors: list[FileError]) -> PolicySet:
-    fields = _Fields(value, "", errors, ("version", "plans", "policies"))
+    fields = _Fields(value, "", errors, ("version", "plans", "deployments", "policies"))
     if type(fields.take("version")) is not int or fields.take("version") != VERSION:
         fields.fail("version", f"must be {VERSION}; begin the file with `version: {VERSION}`")
     plans = fields.texts("plans", PLANS_MAX, NAME_LENGTH_MAX)
+    deployments = _deployments(fields, errors) if "deployments" in fields else None
     # The size of the file bounds the list.
     values = fields.items("policies", FILE_BYTES_MAX)
     policies = []
@@ -216,7 +223,30 @@ def policy_set_of(value: Any, errors: list[FileError]) -> PolicySet:
             errors.append(FileError(f"{path}.name", message))
         if rule.scope.plan and rule.scope.plan not in plans:
             errors.append(unknown_plan(f"{path}.scope.plan", rule.scope.plan))
-    return PolicySet(plans=plans, policies=tuple(policies))
+    return PolicySet(plans=plans, deployments=deployments, policies=tuple(policies))
+
+
+def _deployments(fields: _Fields, errors: list[FileError]) -> tuple[tuple[str, str], ...]:
+    """By name. Names that differ only in case are one."""
+    given = fields.take("deployments")
+    if not isinstance(given, dict):
+        fields.fail("deployments", "must be a mapping of names to models, such as {team-chat: gpt-4o}")
+        return ()
+    if len(given) > DEPLOYMENTS_MAX:
+        fields.fail("deployments", f"has {len(given)} entries; at most {DEPLOYMENTS_MAX} are allowed")
+        return ()
+    found: dict[str, tuple[str, str]] = {}
+    for name, model in given.items():
+        path = join_path("deployments", str(name))
+        message = deployment_error(name)
+        if not message and name.lower() in found:
+            message = f"differs from {quoted(found[name.lower()][0])} only in case; keep one"
+        message = message or deployment_error(model)
+        if message:
+            errors.append(FileError(path, message))
+        else:
+            found[name.lower()] = (name, model)
+    return tuple(sorted(found.values()))
 
 
 def unknown_plan(path: str, plan: str) -> FileError:

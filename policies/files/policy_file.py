@@ -29,10 +29,12 @@ def parse(text: str) -> PolicySet:
 
 def dump(policy_set: PolicySet) -> str:
     """The file that `parse` reads back as the same set."""
+    deployments = policy_set.deployments
     return _yaml(
         {
             "version": VERSION,
             "plans": _Flow(policy_set.plans),
+            **({} if deployments is None else {"deployments": dict(deployments)}),
             "policies": [_laid_out(rule) for rule in policy_set.policies],
         }
     )

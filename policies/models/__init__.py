@@ -12,6 +12,7 @@ from policies.models.boosts import Boost
 from policies.models.budgets import ClosedMonth, MonthlyBudget
 from policies.models.columns import NOTE_LENGTH_MAX, metrics
 from policies.models.decisions import BlockedDecision
+from policies.models.deployments import Deployment
 from policies.models.drafts import Draft, NamedCaller
 from policies.models.plans import EndUser, Plan
 from policies.models.policies import Limit, Policy, PolicyVersion
@@ -26,6 +27,7 @@ __all__ = [
     "BlockedDecision",
     "Boost",
     "ClosedMonth",
+    "Deployment",
     "Draft",
     "EndUser",
     "EndpointKind",

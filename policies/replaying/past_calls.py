@@ -195,7 +195,7 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
 
 
 def _blocked(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:
-    book = stored_book.load(environment.tenant_id)
+    book = stored_book.of_environment(environment)
     usual = _usual_output(environment.pk, start, end)
     for decision in map(_Decision._make, _rows(_DECISIONS, "blocked_decision", environment.pk, start, end)):
         at_ms, output = decision.at_us // 1000, decision.output_tokens

@@ -99,7 +99,11 @@ def test_words_and_numbers_are_those_of_yaml_1_2() -> None:
         ("", "version", "begin the file with `version: 1`"),
         ("version: 2", "version", "must be 1"),
         ("- a", "", "must be a mapping"),
-        ("version: 1\nrules: []", "rules", "unknown key; known here are version, plans, policies"),
+        (
+            "version: 1\nrules: []",
+            "rules",
+            "unknown key; known here are version, plans, deployments, policies",
+        ),
         ("version: 1\nplans: free", "plans", "must be a list"),
         ("version: 1\nplans: [free, free]", "plans[1]", "listed twice"),
         ("version: 1\nplans: [' free']", "plans[0]", "blank"),
@@ -324,6 +328,10 @@ def policy_rules(plans: tuple[str, ...]) -> st.SearchStrategy[PolicyRule]:
 def policy_sets(draw: st.DrawFn) -> PolicySet:
     plans = tuple(draw(st.lists(names, max_size=3, unique=True)))
     policies = draw(st.lists(policy_rules(plans), max_size=3, unique_by=lambda rule: rule.name))
+    deployments = draw(st.none() | st.dictionaries(names, names, max_size=3))
+    if deployments is not None:
+        by_case = {name.lower(): (name, model) for name, model in deployments.items()}
+        return PolicySet(plans=plans, deployments=tuple(sorted(by_case.values())), policies=tuple(policies))
     return PolicySet(plans=plans, policies=tuple(policies))
 
 

@@ -142,6 +142,11 @@ def test_a_plan_that_somebody_has_is_kept(api: Api, environment: Environment) ->
 
 def test_another_environment_is_not_touched(api: Api, other_api: Api) -> None:
     publish(api)
-    assert other_api.get("/v1/policy-file").json == {"version": 1, "plans": [], "policies": []}
+    assert other_api.get("/v1/policy-file").json == {
+        "version": 1,
+        "plans": [],
+        "deployments": {},
+        "policies": [],
+    }
     assert other_api.request("DELETE", "/v1/plans/free").status == 204
     assert api.get("/v1/plans").json == {"plans": [{"name": "free"}]}

@@ -169,7 +169,7 @@ def _not_in_force(
 
 def unpriced(environment: Environment, now: datetime) -> list[Unpriced]:
     """Models that calls used in the last SEEN_SINCE and that have no price now."""
-    return _unpriced(environment, stored_book.load(environment.tenant_id), now, "")
+    return _unpriced(environment, stored_book.of_environment(environment), now, "")
 
 
 def _unpriced(environment: Environment, book: PriceBook, now: datetime, wanted: str) -> list[Unpriced]:

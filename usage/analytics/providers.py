@@ -39,7 +39,7 @@ def providers_of(environment: Environment, period: Period) -> Providers:
     """Two statements at most, beside those of the price book. Raises DatabaseError."""
     return Providers(
         _reported(environment.pk, period),
-        stored_book.load(environment.tenant_id),
+        stored_book.of_environment(environment),
         period.end,
         environment.tenant.name,
     )

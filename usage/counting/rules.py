@@ -105,7 +105,7 @@ def read(environment_id: int) -> CountingRules:
         revision=environment.revision,
         edition=environment.edition,
         tracked=TrackedPairs(environment_id, ZoneInfo(environment.tenant.timezone), pairs),
-        prices=stored_book.load(environment.tenant_id),
+        prices=stored_book.of_environment(environment),
         credentials={
             key.key_id: Credential.of(key)
             for key in environment.api_keys.select_related("environment").filter(revoked_at=None)

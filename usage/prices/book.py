@@ -120,11 +120,15 @@ _UNKNOWN = _Resolved(timelines=(), snapshot=None)
 class PriceBook:
     """The prices of the shared book and of one tenant, compiled for look-up. Immutable, safe for threads."""
 
-    __slots__ = ("_overrides", "_providers", "_resolve", "_shared")
+    __slots__ = ("_deployments", "_overrides", "_providers", "_resolve", "_shared")
 
-    def __init__(self, shared: _Catalogue, overrides: _Catalogue) -> None:
+    def __init__(
+        self, shared: _Catalogue, overrides: _Catalogue, deployments: Mapping[str, str] | None = None
+    ) -> None:
         self._shared = shared
         self._overrides = overrides
+        # By their names in lower case.
+        self._deployments = deployments or {}
         self._providers = frozenset(
             {provider for provider, _ in (*shared.entries, *overrides.entries)} | {*RESOLD, *PROVIDER_ALIASES}
         )
@@ -138,6 +142,27 @@ class PriceBook:
     def with_overrides(self, overrides: Iterable[Price]) -> PriceBook:
         """This book for a tenant with prices of its own; the shared part is not compiled again."""
         return PriceBook(self._shared, _Catalogue.of(overrides))
+
+    def with_deployments(self, deployments: Iterable[tuple[str, str]]) -> PriceBook:
+        """This book for an environment that has names of its own for models: those come before any other name."""
+        named = {name.strip().lower(): model for name, model in deployments}
+        return PriceBook(self._shared, self._overrides, named) if named else self
+
+    def deployed(self, model: str) -> str | None:
+        """The model behind the name of a deployment, alone or after its provider; None: it is none."""
+        if not self._deployments:
+            return None
+        return self._deployed(model.strip().lower())[0]
+
+    def _deployed(self, name: str) -> tuple[str | None, str | None]:
+        """And the provider that stands before it."""
+        model = self._deployments.get(name)
+        if model is not None:
+            return model, None
+        prefix, slash, rest = name.partition("/")
+        if slash and prefix in self._providers and rest in self._deployments:
+            return self._deployments[rest], prefix
+        return None, None
 
     def find(self, model: str, at: datetime, provider: str | None = None) -> Match | None:
         """The price in force at an aware instant for a name as callers write it; None: the model has no
@@ -179,6 +204,9 @@ class PriceBook:
         return None
 
     def _resolve_uncached(self, model: str, provider: str | None) -> _Resolved:
+        deployed, seller_said = self._deployed(model.strip().lower())
+        if deployed is not None:
+            model, provider = deployed, provider or seller_said
         seller = None if provider is None else canonical_provider(provider)
         for name, sold_by in readings(model.strip().lower(), seller, self._providers):
             for anywhere in (_ANY_MAKER, _ANY_HOST) if sold_by is None else (sold_by,):

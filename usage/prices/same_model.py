@@ -58,9 +58,19 @@ class ModelNames:
     to_deny: tuple[str, ...]
 
 
-def names_of(model: str, price: Price | None) -> ModelNames:
-    """Of a model as a caller writes it, with the price that was found for that name."""
-    return _names_of(model, *(("", ()) if price is None else (price.model, price.aliases)))
+def names_of(model: str, price: Price | None, deployed: str | None = None) -> ModelNames:
+    """Of a model as a caller writes it, with the price that was found for that name.
+
+    `deployed`: the model behind it, if it is the name of a deployment; a list may name either.
+    """
+    listed = ("", ()) if price is None else (price.model, price.aliases)
+    return _names_of(model, *listed) if deployed is None else _names_of_deployment(model, deployed, *listed)
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _names_of_deployment(name: str, model: str, listed: str, aliases: tuple[str, ...]) -> ModelNames:
+    own, behind = _names_of(name, "", ()), _names_of(model, listed, aliases)
+    return ModelNames(to_allow=(*own.to_allow, *behind.to_allow), to_deny=(*own.to_deny, *behind.to_deny))
 
 
 @lru_cache(maxsize=REMEMBERED_MAX)

@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import Count, Max, Sum
 from django.db.models.functions import Extract
 
+from tenants.models import Environment
 from usage.money import format_usd, format_usd_if_known
 from usage.prices.book import Match, PriceBook
 from usage.prices.cost import RATES_OF, Price, Rates, Tier
@@ -38,6 +39,11 @@ def load(tenant_id: int | None) -> PriceBook:
         return book
     overrides = ModelPrice.objects.filter(tenant=tenant_id).active().prices()
     return book.with_overrides(overrides) if overrides else book
+
+
+def of_environment(environment: Environment) -> PriceBook:
+    """The book of its tenant, with the names that the environment has for models; one query more."""
+    return load(environment.tenant_id).with_deployments(environment.deployments.values_list("name", "model"))
 
 
 def _shared_book() -> PriceBook:
