@@ -18,6 +18,8 @@ from policies.standing.standings import standings
 from tenants.console import environments
 from tenants.console.pages import page, rendered
 from tenants.console.parts import State
+from usage import wording
+from usage.counting.in_flight import OF_ENVIRONMENT_MAX
 
 SHOWN = 50
 _PAGE = "page"
@@ -74,4 +76,5 @@ def limit_subjects(request: HttpRequest, policy_id: UUID, metric: str, window: s
         tight=tight,
         others=[each for each in rows if each not in tight],
         most=SUBJECTS_MAX,
+        calls_most=wording.count(OF_ENVIRONMENT_MAX),
     )

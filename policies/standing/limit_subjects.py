@@ -1,4 +1,7 @@
-"""Whom a limit in force may stop next: the subjects to look at, so few that their counters can be read at once."""
+"""Whom a limit in force may stop next: the subjects to look at, so few that their counters can be read at once.
+
+Those that used most, by the ledger, and those that hold most, by the calls in flight.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from django.db import DatabaseError
 from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Kind, LimitRule, PolicyRule, Scope
+from policies.standing.holders import by_policy
 from usage.amounts import Amounts, Per, Subjects
+from usage.counting import in_flight
+from usage.counting.in_flight import InFlight
 from usage.counting.tracked import TrackedPairs
 from usage.instants import from_ms
 from usage.ledger import leading, sums
@@ -25,7 +31,7 @@ from usage.windows import Window
 
 logger = logging.getLogger("tokvigil.standings")
 
-# Subjects looked at of each limit, and of all together.
+# Subjects looked at of each limit that used most, as many that hold most, and of all together.
 SUBJECTS_MAX = 50
 COUNTERS_MAX = 3_000
 # What the ledger may take for all questions together.
@@ -76,9 +82,16 @@ class Search:
         self._index = PolicyIndex(stored)
         self._on_their_own = sorted(filter(None, map(_only_user, stored)))
         self._ends_at = time.monotonic() + LEDGER_MS_MAX / 1000
-        self._most = max(1, min(SUBJECTS_MAX, COUNTERS_MAX // len(asked)))
+        self._in_flight = self._calls_in_flight()
+        ways = 2 if self._in_flight.calls else 1
+        self._most = max(1, min(SUBJECTS_MAX, COUNTERS_MAX // (ways * len(asked))))
 
     def found(self) -> dict[Asked, Found]:
+        found = self._by_ledger()
+        self._add_holders(found)
+        return found
+
+    def _by_ledger(self) -> dict[Asked, Found]:
         kinds = self._kinds()
         found: dict[Asked, Found] = {}
         together: dict[tuple[Per, _Period], list[Asked]] = defaultdict(list)
@@ -100,6 +113,32 @@ class Search:
             except DatabaseError as error:
                 logger.warning("limits per %s of environment %s: %s", per, self._environment_id, error)
         return {each: found.get(each, Found([], complete=False)) for each in self._asked}
+
+    def _calls_in_flight(self) -> InFlight:
+        """None are read where each limit has one subject, that its scope names."""
+        if all(_named(each.rule.scope, each.limit.per) is not None for each in self._asked):
+            return InFlight([], complete=True)
+        return in_flight.of_environment(self._environment_id)
+
+    def _add_holders(self, found: dict[Asked, Found]) -> None:
+        unnamed = [each for each in found if _named(each.rule.scope, each.limit.per) is None]
+        limits: dict[str, list[LimitRule]] = defaultdict(list)
+        for each in unnamed:
+            limits[str(each.row.pk)].append(each.limit)
+        holders = by_policy(self._in_flight.calls, self._index, limits)
+        for each in unnamed:
+            of_limit, looked_at = found[each], {subject for subject, _ in found[each].subjects}
+            holding = holders.get(str(each.row.pk), {}).get(each.limit, [])
+            further = [subject for subject in holding if subject not in looked_at]
+            # Whoever is not among all those that used anything used nothing.
+            used = Amounts() if of_limit.complete and self._period(each.limit).is_window else None
+            of_limit.subjects += [(subject, used) for subject in further[: self._most]]
+            # Of calls at once nothing is ever used.
+            of_limit.complete = (
+                (of_limit.complete or each.limit.metric is Metric.CONCURRENCY)
+                and self._in_flight.complete
+                and len(further) <= self._most
+            )
 
     def _kinds(self) -> dict[UUID, Kinds] | None:
         """Of each policy the features and plans of the calls that it applies to. None: not known."""

@@ -58,7 +58,10 @@ def resets(metric: Metric, ends_at: datetime | None, now: datetime) -> str:
 def says(standing: Standing) -> str:
     """Of the fullest: `ann: 48 of 50 requests a day`."""
     if standing.fullest is None:
-        return "nothing used yet" if standing.complete else "not known who used most"
+        if not standing.complete:
+            return "not known who used most"
+        at_once = standing.limit.metric is Metric.CONCURRENCY
+        return "no calls in flight" if at_once else "nothing used yet"
     return f"{subject(standing.fullest.subject, standing.limit.per)}: {taken(standing, standing.fullest)}"
 
 

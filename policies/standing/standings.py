@@ -1,9 +1,9 @@
 """How full the limits in force are: of each the fullest subject, and how many are near it or at it.
 
 What a limit's scope names (the environment, a plan, a feature, a user) is read exactly. Of users whom no policy names
-those are looked at that used most in the window, by the ledger, and how they stand is read from their counters, all in
-one round trip. A policy is counted only for callers that it applies to: who has an override of their own is not among
-those of another.
+those are looked at that used most in the window, by the ledger, and those that hold most, by the calls in flight. How
+they stand is read from their counters, all in one round trip. A policy is counted only for callers that it applies to:
+who has an override of their own is not among those of another.
 
 What is not known is None, never 0. Where counters cannot be read, what was used is known from the ledger, and what is
 held is not known.
@@ -166,8 +166,9 @@ def standings(
 ) -> list[Standing]:
     """Of all limits in force, or of those of these policies and of this kind: by policy, the oldest first.
 
-    The number of queries depends on the kinds of limits alone, the counters are read in one round trip, and the
-    ledger is asked for LEDGER_MS_MAX at most, and once more for the days of budgets.
+    The number of queries depends on the kinds of limits alone, the counters are read in one round trip, the
+    calls in flight in another, and the ledger is asked for LEDGER_MS_MAX at most, and once more for the days of
+    budgets.
     """
     rows = list(Policy.objects.in_force(environment.pk).exclude(mode=Mode.OFF).prefetch_related("limits"))
     rules = {row.pk: policy_rows.rule_of(row) for row in rows}

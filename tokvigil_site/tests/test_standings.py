@@ -16,8 +16,9 @@ from policies.standing import limit_subjects, standing_wording
 from policies.standing.standings import Standing, standings
 from tenants.console.parts import State
 from tenants.models import Environment
-from tokvigil_site.testing import Api, apply_policies, limits, set_price
+from tokvigil_site.testing import Api, apply_policies, later, limits, set_price
 from usage.amounts import Amounts, Subjects
+from usage.counting import in_flight
 from usage.counting.store import StoreUnavailable, store
 from usage.ledger import leading
 from usage.ledger.writing import record
@@ -131,6 +132,92 @@ def test_calls_in_flight_are_what_a_concurrency_limit_holds(environment: Environ
     api.evaluate("ann")
     assert taken(only(environment)) == [("ann", 0, 1)]
     assert only(environment).resets_at is None
+
+
+def test_who_only_holds_is_the_fullest_as_soon_as_the_limit_stops_them(
+    environment: Environment, api: Api
+) -> None:
+    apply_policies(environment, limits(DAILY))
+    for _ in range(10):
+        api.evaluate("ana")
+    assert not api.evaluate("ana")["allowed"]
+    assert taken(only(environment)) == [("ana", 0, 10)]
+
+    api.use("zoe")
+
+    standing = only(environment)
+    assert taken(standing) == [("ana", 0, 10), ("zoe", 1, 0)]
+    assert (standing.full, standing.complete) == (1, True)
+    assert standing_wording.says(standing) == "ana: 0 of 10 requests a day, 10 more held"
+
+
+@pytest.mark.parametrize(
+    ("per", "subject"),
+    [
+        ("user_feature", Subjects(user_id="ana", feature="chat")),
+        ("feature", Subjects(user_id="", feature="chat")),
+        ("plan", Subjects(user_id="", plan="free")),
+        ("run", Subjects(user_id="", run_id="run-1")),
+    ],
+)
+def test_holds_are_those_of_the_subject_that_the_limit_counts(
+    environment: Environment, api: Api, per: str, subject: Subjects
+) -> None:
+    row = f"{{metric: requests, window: day, amount: 4, per: {per}}}"
+    apply_policies(environment, "plans: [free]\n" + limits(row))
+    api.evaluate("ana", plan="free", feature="chat", run_id="run-1")
+    api.evaluate("ana", plan="free", feature="chat", run_id="run-1")
+
+    assert [(each.subject, each.used, each.held) for each in only(environment).subjects] == [(subject, 0, 2)]
+
+
+def test_who_holds_under_another_policy_is_not_among_those_of_this_one(
+    environment: Environment, api: Api
+) -> None:
+    apply_policies(
+        environment,
+        f"""policies:
+  - {{name: All, unknown_price: allow, limits: [{DAILY}]}}
+  - {{name: Kavya, unknown_price: allow, scope: {{user: kavya}}, limits: [{DAILY}]}}
+""",
+    )
+    api.evaluate("ann")
+    api.evaluate("kavya")
+    found = {each.policy.name: {user for user, *_ in taken(each)} for each in standings(environment)}
+    assert found == {"All": {"ann"}, "Kavya": {"kavya"}}
+
+
+def test_a_limit_on_calls_at_once_is_known_whole_by_the_calls_in_flight(
+    environment: Environment, api: Api
+) -> None:
+    row = "{metric: concurrency, window: total, amount: 2, per: user}"
+    apply_policies(environment, limits(row))
+    assert standing_wording.says(only(environment)) == "no calls in flight"
+    api.evaluate("ann")
+    api.evaluate("ann")
+    standing = only(environment)
+    assert (taken(standing), standing.full, standing.complete) == ([("ann", 0, 2)], 1, True)
+
+
+def test_more_calls_in_flight_than_are_looked_at_are_said_to_be_more(
+    environment: Environment, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_policies(environment, limits(DAILY))
+    monkeypatch.setattr(in_flight, "OF_ENVIRONMENT_MAX", 2)
+    for user in ("ann", "ben", "ben"):
+        later(seconds=1)
+        api.evaluate(user)
+    standing = only(environment)
+    assert (taken(standing), standing.complete) == ([("ben", 0, 2)], False)
+
+
+def test_whom_a_limit_meets_that_was_published_after_their_call_is_not_said_to_hold(
+    environment: Environment, api: Api
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: month, amount: 10, per: environment}"))
+    api.evaluate("ann")
+    apply_policies(environment, limits(DAILY))
+    assert taken(only(environment)) == [("ann", 0, None)]
 
 
 def test_whom_another_policy_meets_is_not_among_those_of_this_one(environment: Environment, api: Api) -> None:
@@ -338,7 +425,7 @@ def test_it_costs_as_much_of_two_hundred_policies_as_of_two(environment: Environ
     for number in range(20):
         seen(environment, f"user_{number}", feature=f"f{number}")
     assert costs(environment) == few
-    assert few[1] == 1
+    assert few[1] == 2, "who holds anything, and how the counters stand"
 
 
 def test_only_the_policies_asked_for_are_looked_at(environment: Environment) -> None:
