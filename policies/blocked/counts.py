@@ -1,6 +1,7 @@
 """How many calls were blocked in a period, by what and by when.
 
-A trigger counts decisions by quarter hour as they are stored (migration 0014), with their users and without. Where a
+A trigger counts decisions by quarter hour as they are stored (migration 0014), with their users and without; another
+counts them no more as they are replaced (0019, asked_again.py), so a quarter hour may have none left of a kind. Where a
 period cuts a quarter hour the decisions themselves are counted, so that a count is always that of the rows. Runs are
 not told apart by the counts: of one run the decisions of the period are counted.
 """
@@ -203,7 +204,7 @@ def _of_table(table: str, key: Sequence[str], where: str) -> str:
     return f"""
         SELECT start AS at, {", ".join(key)}, calls
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
-        JOIN {table} ON start >= part.first AND start < part.past WHERE environment_id = %s AND {where}
+        JOIN {table} ON start >= part.first AND start < part.past WHERE environment_id = %s AND calls > 0 AND {where}
     """  # noqa: S608 (our own names)
 
 

@@ -4,6 +4,9 @@ The reserve script writes what it decided on (assessment and readings) to a boun
 once more, for deciding is pure, and stores the result. An entry is dropped from the stream only when its row is
 committed; one that is read twice is still one row. One that cannot be read is named in the log and set aside.
 
+A call is one row, however often it is asked for: where it is blocked again under its request id within a day, the later
+decision takes the place of the earlier one (asked_again.py).
+
 The table has a partition for each month. One leaves, with its rows and with what was counted of them, when its last
 decision is older than `BLOCKED_DECISIONS_KEPT_DAYS`.
 """
@@ -17,9 +20,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 
-from policies.blocked import counts
+from policies.blocked import asked_again, counts
 from policies.deciding import evaluate_answer
 from policies.deciding.decision import Decision, decide
 from policies.models import BlockedDecision
@@ -40,7 +43,7 @@ BATCHES_MAX = 200
 
 
 def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
-    """The number of decisions stored, the oldest first. Raises StoreUnavailable, DatabaseError."""
+    """The number of decisions taken from the stream, the oldest first. Raises StoreUnavailable, DatabaseError."""
     stored = 0
     for _ in range(batches_max):
         entries = blocked_stream.blocked(environment.pk, BATCH_MAX)
@@ -56,7 +59,7 @@ def drain(environment: Environment, *, batches_max: int = BATCHES_MAX) -> int:
 
 
 def store(rows: list[BlockedDecision]) -> None:
-    """Those that are stored already stay as they are. Raises DatabaseError."""
+    """Those that are stored already stay as they are; of calls asked again the last stays. Raises DatabaseError."""
     try:
         _insert(rows)
     except IntegrityError as error:
@@ -67,7 +70,10 @@ def store(rows: list[BlockedDecision]) -> None:
 
 
 def _insert(rows: list[BlockedDecision]) -> None:
-    BlockedDecision.objects.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH_MAX)
+    with transaction.atomic():
+        BlockedDecision.objects.bulk_create(
+            asked_again.replacing(rows), ignore_conflicts=True, batch_size=BATCH_MAX
+        )
 
 
 def ensure(times: Iterable[datetime]) -> None:

@@ -12,7 +12,8 @@ from django.conf import settings
 from django.db import connection
 
 from audit import roles
-from policies.blocked import decision_log
+from policies.blocked import counts, decision_log
+from policies.blocked.counts import Question
 from policies.models import BlockedDecision
 from tenants.models import Environment
 from tokvigil_site.testing import Api, apply_policies, limits, set_clock
@@ -20,6 +21,7 @@ from tokvigil_site.tests.callers import assert_problem
 from usage import assessment
 from usage.counting import blocked_stream
 from usage.counting.store import StoreUnavailable
+from usage.ledger.buckets import Range
 
 NONE = "{metric: requests, window: day, amount: 0, per: user}"
 
@@ -99,6 +101,68 @@ def test_a_blocked_call_that_passed_when_it_was_asked_for_again_says_so(
         "again": True,
         "given-up": False,
     }
+
+
+def asked_twice(api: Api, environment: Environment, request_id: str) -> dict[str, Any]:
+    """Blocked while another call takes up the room, and again when that has used it up."""
+    other = api.evaluate("anna")
+    assert api.evaluate("anna", request_id=request_id)["reason_class"] == "transient"
+    api.report(other["request_id"], "anna")
+    again = api.evaluate("anna", request_id=request_id)
+    assert again["reason_class"] == "exhausted"
+    return again
+
+
+@pytest.mark.parametrize("stored_between", [False, True])
+def test_a_call_that_is_blocked_again_is_one_blocked_call_with_its_last_reason(
+    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch, stored_between: bool
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    if stored_between:
+        report = api.report
+        monkeypatch.setattr(api, "report", lambda *given: (decision_log.drain(environment), report(*given)))
+    asked_twice(api, environment, "r1")
+    api.evaluate("anna", request_id="r2")
+
+    found = decisions(api)
+
+    assert [(each["request_id"], each["reason_class"]) for each in found] == [
+        ("r2", "exhausted"),
+        ("r1", "exhausted"),
+    ]
+    assert [each["message"] for each in found] == [found[0]["message"]] * 2
+    today = Range(datetime.now(UTC) - timedelta(days=2), datetime.now(UTC) + timedelta(days=2))
+    assert counts.count(Question(environment.pk, today)) == 2
+    assert counts.most(Question(environment.pk, today), "user_id", 9) == [("anna", 2)]
+
+
+def test_an_answer_that_is_stored_late_does_not_take_the_place_of_a_later_one(
+    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two store the same stream, and the slower has only seen the first."""
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 1, per: user}"))
+    asked_twice(api, environment, "r1")
+    both = blocked_stream.blocked(environment.pk, 9)
+    decision_log.drain(environment)
+    with monkeypatch.context() as patched:
+        patched.setattr(blocked_stream, "blocked", lambda *_: both[:1])
+        decision_log.drain(environment)
+
+    assert [each["reason_class"] for each in decisions(api)] == ["exhausted"]
+
+
+def test_the_same_request_id_on_another_day_or_elsewhere_is_another_call(
+    api: Api, blocking: None, other_environment: Environment, other_api: Api
+) -> None:
+    apply_policies(other_environment, limits(NONE))
+    now = datetime.now(UTC)
+    for moment in (now, now + timedelta(days=1, minutes=1)):
+        set_clock(moment)
+        api.evaluate(request_id="r1")
+        other_api.evaluate(request_id="r1")
+        decisions(api)
+
+    assert len(decisions(api)) == len(decisions(other_api)) == 2
 
 
 def test_an_allowed_call_is_not_listed(api: Api) -> None:
