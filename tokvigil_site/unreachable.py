@@ -1,4 +1,4 @@
-"""What a command of manage.py says when there is no PostgreSQL: one line instead of a traceback."""
+"""What is said when there is no PostgreSQL, by commands, the web server, the worker and beat: one line."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from tokvigil_site import environment, launch
 
 START = "start `make up` (or `manage.py up`), or set DATABASE_URL"
+_NOT_RUNNING = f"The product is not running here, and DATABASE_URL is not set: {START}."
 
 
 @contextmanager
@@ -26,9 +28,18 @@ def explained() -> Iterator[None]:
         sys.exit(_sentence(error))
 
 
+def require_a_database() -> None:
+    """Ends the process with status 1 where no database is named and none runs here, or a setting is wrong."""
+    try:
+        if not settings.DATABASE_IS_NAMED:
+            sys.exit(_NOT_RUNNING)
+    except ImproperlyConfigured as error:
+        sys.exit(str(error))
+
+
 def _sentence(error: OperationalError) -> str:
     if not settings.DATABASE_IS_NAMED:
-        return f"The product is not running here, and DATABASE_URL is not set: {START}."
+        return _NOT_RUNNING
     named = settings.DATABASES["default"]
     address = f"{named['HOST'] or 'its local socket'}:{named['PORT'] or 5432}"
     return f"PostgreSQL cannot be reached at {address}{_reason(error)}: {_way_out()}."

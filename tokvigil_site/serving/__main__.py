@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from tokvigil_site import unreachable
 from tokvigil_site.embedded import ports
 from tokvigil_site.serving import command
 
@@ -16,6 +17,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     options = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tokvigil_site.settings")
+    # Its processes would wait for a database that nobody named, and be started again and again.
+    unreachable.require_a_database()
     arguments = command.granian(options.port, host=options.host, workers=options.workers)
     os.execv(sys.executable, [sys.executable, "-m", *arguments])  # noqa: S606 (no shell is meant)
 

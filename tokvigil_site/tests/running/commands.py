@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -26,15 +26,17 @@ STOP_S_MAX = 10.0
 
 
 class Command:
-    """A started `manage.py`; its output goes to a file, so that it can be read while it runs."""
+    """A started `manage.py`, or another program of Python; its output goes to a file, to be read while it runs."""
 
-    def __init__(self, home: Path, *arguments: str, **variables: str) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, program: Sequence[str] = ("manage.py",), **variables: str
+    ) -> None:
         self.home = home
         self._output = home.parent / f"{time.monotonic_ns()}.out"
         environ = {name: value for name, value in os.environ.items() if name not in OURS}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", *arguments],
+                [sys.executable, *program, *arguments],
                 cwd=ROOT,
                 env=environ | {"TOKVIGIL_HOME": str(home)} | variables,
                 stdin=subprocess.DEVNULL,

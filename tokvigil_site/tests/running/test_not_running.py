@@ -1,4 +1,4 @@
-"""Commands of manage.py where nothing runs."""
+"""Commands of manage.py, the web server, the worker and beat where nothing runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokvigil_site.embedded import stack
-from tokvigil_site.tests.running.commands import Command
+from tokvigil_site.tests.running.commands import Command, wait_until
 
 
 def asked(home: Path, **variables: str) -> Command:
@@ -24,6 +24,29 @@ def test_that_nothing_runs_is_said_in_one_line(new_home: Callable[[], Path]) -> 
         "The product is not running here, and DATABASE_URL is not set: "
         "start `make up` (or `manage.py up`), or set DATABASE_URL.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["tokvigil_site.serving --port 0", "celery -A tokvigil_site worker", "celery -A tokvigil_site beat"],
+    ids=["serving", "worker", "beat"],
+)
+def test_a_process_of_the_product_does_not_wait_for_a_database_that_nobody_named(
+    new_home: Callable[[], Path], program: str
+) -> None:
+    command = Command(new_home(), program=["-m", *program.split()], DEBUG="true")
+    assert command.finish() == 1
+    assert "The product is not running here, and DATABASE_URL is not set: " in command.output
+
+
+def test_beat_makes_the_folder_that_it_keeps_its_schedule_in(new_home: Callable[[], Path]) -> None:
+    home = new_home()
+    named = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/nothing", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    beat = Command(home, program=["-m", *["celery", "-A", "tokvigil_site", "beat"]], DEBUG="true", **named)
+    try:
+        assert wait_until(lambda: any(home.glob("celerybeat-schedule*")), 60)
+    finally:
+        beat.end()
 
 
 def test_so_it_is_where_everything_was_stopped(new_home: Callable[[], Path]) -> None:
