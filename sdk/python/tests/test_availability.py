@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -111,6 +112,20 @@ def test_after_failures_in_a_row_one_call_at_a_time_asks_again(
     availability.answered()
     availability.admit()
     availability.admit()
+
+
+@pytest.mark.parametrize("reason", ["timeout", "busy"])
+@pytest.mark.parametrize("on_unreachable", ["last_known", "block", "allow"])
+def test_what_a_user_may_be_shown_names_no_address_and_no_cause(
+    clock: Clock, reason: Any, on_unreachable: Any
+) -> None:
+    error = tokvigil.UnreachableError("not at http://127.0.0.1:8471: ConnectError(111)")
+    error.reason = reason
+    availability = Availability(on_unreachable, clock)
+    availability.remember(ASKED, blocked())
+    message = availability.decide(ASKED, "r", error).message
+    assert re.search(r"http|Error|127", message) is None
+    assert "TokVigil cannot be reached" in message or "TokVigil is busy" in message
 
 
 def test_an_outage_is_said_once_a_minute_and_at_its_end(

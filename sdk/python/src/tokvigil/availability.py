@@ -126,10 +126,10 @@ class Availability:
 
     def decide(self, subject: Subject, request_id: str, error: UnreachableError) -> Decision:
         """Busy: a block. Away: by `on_unreachable`; `last_known` repeats a block until its `retry_after` is over, and
-        allows all else."""
+        allows all else. What failed, the log says: a message may be shown to an end user."""
         if error.reason == "busy":
             return self._decide_while_busy(request_id, error)
-        decision = self._repeated(subject, request_id, error) or self._made_up(request_id, error)
+        decision = self._repeated(subject, request_id) or self._made_up(request_id)
         with self._lock:
             self._decided_here += 1
         self._say(
@@ -150,7 +150,7 @@ class Availability:
             allowed=False,
             reason_code="DEGRADED_BLOCKED",
             reason_class="degraded",
-            message=f"TokVigil is busy and could not decide in time; try again. ({error})",
+            message="TokVigil is busy and could not decide in time; try again.",
             retry_after=max(RETRY_WHEN_BUSY_S, math.ceil(error.retry_after or 0)),
             degraded=True,
         )
@@ -164,18 +164,18 @@ class Availability:
                 self._said_at[about] = now
         logger.log(logging.WARNING if is_due else logging.DEBUG, line, *values)
 
-    def _made_up(self, request_id: str, error: UnreachableError) -> Decision:
+    def _made_up(self, request_id: str) -> Decision:
         allowed = self.on_unreachable != "block"
         return Decision(
             request_id=request_id,
             allowed=allowed,
             reason_code="DEGRADED_ALLOWED" if allowed else "DEGRADED_BLOCKED",
             reason_class="degraded",
-            message=f"Decided by the client's on_unreachable={self.on_unreachable}: {error}",
+            message=f"TokVigil cannot be reached; decided by the client's on_unreachable={self.on_unreachable}.",
             degraded=True,
         )
 
-    def _repeated(self, subject: Subject, request_id: str, error: UnreachableError) -> Decision | None:
+    def _repeated(self, subject: Subject, request_id: str) -> Decision | None:
         """The last known block, if it still holds."""
         with self._lock:
             found = self._blocks.get(subject)
@@ -192,7 +192,7 @@ class Availability:
             request_id=request_id,
             reason_code="DEGRADED_BLOCKED",
             reason_class="degraded",
-            message=f"{block.message} (The last known decision, {block.reason_code}: {error}.)",
+            message=f"{block.message} (The last known decision: TokVigil cannot be reached.)",
             retry_after=retry_after,
             reserved=None,
             suggested_model=None,
