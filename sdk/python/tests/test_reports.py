@@ -539,7 +539,7 @@ def test_a_close_that_was_interrupted_is_over(
     monkeypatch.setattr(client._reporter, "flush", interrupt)
     with pytest.raises(KeyboardInterrupt):
         client.close()
-    assert "not reported, and lost with this client: usage of 1 calls" in caplog.text
+    assert "not reported, and lost with this client: usage of 1 call" in caplog.text
     assert client._reporter._closed.is_set()
     client.report(event("later"))
     assert "usage of request later came after close()" in caplog.text
@@ -671,13 +671,27 @@ def test_a_client_that_is_dropped_while_the_control_plane_is_away_lives_until_it
     wait_for(lambda: gc.collect() >= 0 and named_threads() == [])
 
 
+def test_that_reports_are_not_sent_yet_is_said_once_a_minute(
+    control_plane: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tokvigil.reporting.BACKOFF_S_FIRST", 0.05)
+    control_plane.script(BATCH, *[wire.Answer(503)] * 3)
+    caplog.set_level(logging.DEBUG, "tokvigil")
+    with TokVigil(api_key="key", base_url=control_plane.url, journal=False) as client:
+        client.report(event())
+        wait_for(lambda: control_plane.charged)
+    said = [record for record in caplog.records if "not reported yet" in record.getMessage()]
+    assert [record.levelname for record in said] == ["WARNING", "DEBUG", "DEBUG"]
+    assert "usage of 1 call: " in said[0].getMessage()
+
+
 def test_closing_without_a_control_plane_and_without_a_journal_says_what_is_lost(
     unreachable: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokvigil.client.EXIT_S_MAX", 0.3)
     with TokVigil(api_key="key", base_url=unreachable, journal=False) as client:
         client.report(event())
-    assert "lost with this client: usage of 1 calls" in caplog.text
+    assert "lost with this client: usage of 1 call" in caplog.text
 
 
 def test_a_call_still_open_at_the_close_is_reported_as_what_it_may_use(

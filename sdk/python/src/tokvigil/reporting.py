@@ -42,6 +42,8 @@ BACKOFF_S_FIRST = 1.0
 BACKOFF_S_MAX = 60.0
 # How often reports of processes that ended are looked for.
 TAKE_OVER_EVERY_S = 60.0
+# That reports are not sent yet is said this often.
+SAY_EVERY_S = 60.0
 FLUSH_S = 30.0
 EXIT_S_MAX = 5.0
 # However long the work under way has taken.
@@ -65,6 +67,7 @@ class Reporter:
         self._send_from = 0.0
         self._batch_from = 0.0
         self._take_over_from = 0.0
+        self._say_from = 0.0
         self._closed = threading.Event()
         self._late: SimpleQueue[OpenCall] = SimpleQueue()
         self._ending_late = threading.RLock()
@@ -164,7 +167,7 @@ class Reporter:
             except TokVigilError as error:
                 left = max(1, len(self.journal))
                 if time.monotonic() + pause_s >= deadline or not is_retryable(error):
-                    logger.warning("not reported yet: usage of %d calls: %s", left, error)
+                    self._say_not_reported(left, error)
                     return left
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_PAUSE_S_MAX)
@@ -197,9 +200,9 @@ class Reporter:
             lost = self.journal.close()
             _with_reports.discard(self)
         if lost:
-            logger.error("not reported, and lost with this client: usage of %d calls", lost)
+            logger.error("not reported, and lost with this client: usage of %s", _calls(lost))
         if left > lost:
-            logger.warning("not reported yet, and kept in %s: usage of %d calls", directory, left - lost)
+            logger.warning("not reported yet, and kept in %s: usage of %s", directory, _calls(left - lost))
 
     def work(self) -> float:
         """What is due in the background; returns in how many seconds something is again."""
@@ -235,9 +238,18 @@ class Reporter:
             delay_s = backoff_s(self._failures, asked_s, first_s=BACKOFF_S_FIRST, max_s=BACKOFF_S_MAX)
             self._failures += 1
             self._send_from = time.monotonic() + delay_s
-            logger.warning("not reported yet: usage of %d calls: %s", len(self.journal), error)
+            self._say_not_reported(len(self.journal), error)
         else:
             self._succeeded()
+
+    def _say_not_reported(self, left: int, error: TokVigilError) -> None:
+        """At most once a minute; the others are for debugging."""
+        now = time.monotonic()
+        is_due = now >= self._say_from
+        if is_due:
+            self._say_from = now + SAY_EVERY_S
+        level = logging.WARNING if is_due else logging.DEBUG
+        logger.log(level, "not reported yet: usage of %s: %s", _calls(left), error)
 
     def _succeeded(self) -> None:
         self._failures = 0
@@ -278,6 +290,10 @@ class Reporter:
                 for each in due:
                     self._holds.extend_in(each, EXTEND_AGAIN_S)
                 return
+
+
+def _calls(count: int) -> str:
+    return f"{count} call{'' if count == 1 else 's'}"
 
 
 _reporters: weakref.WeakSet[Reporter] = weakref.WeakSet()
