@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -53,11 +55,15 @@ class BoostRow:
 
 @dataclass(frozen=True, slots=True)
 class FlightRow:
-    call: CallInFlight
+    flight: CallInFlight
+
+    @property
+    def at(self) -> datetime:
+        return self.flight.at
 
     @property
     def holds(self) -> str:
-        return calls_in_flight.holds(self.call)
+        return calls_in_flight.holds(self.flight)
 
 
 @page("end_user", "end-user/")
@@ -139,6 +145,7 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
     plan, features = activity.said(recent, flying)
     binds = binding.of_user(environment.pk, user_id, plan=plan, features=features)
     zone = ZoneInfo(environment.tenant.timezone)
+    in_flight_rows = [FlightRow(call) for call in flying[: activity.LISTED_MAX]]
     rows = None
     if binds is not None and binds.limits is not None:
         limits = binding.with_days(binds.limits, environment.pk, zone)
@@ -150,7 +157,9 @@ def _shown(environment: Environment, user_id: str) -> dict[str, Any]:
         "binds": binds,
         "limits": rows,
         "activity": recent,
-        "in_flight": [FlightRow(call) for call in flying[: activity.LISTED_MAX]],
+        "lately": sorted([*recent, *in_flight_rows], key=attrgetter("at"), reverse=True),
+        "in_flight": in_flight_rows,
+        "in_flight_count": len(flying),
         "in_flight_says": calls_in_flight.says(flying, zone),
         "boosts": given,
         "states": list(_states(binds, stored, rows or (), given)),

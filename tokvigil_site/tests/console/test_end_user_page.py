@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from audit.models import Entry
-from policies import boosts
+from policies import activity, boosts
 from policies.end_users import set_end_user
 from policies.models import Boost, EndUser
 from tenants import freezing
@@ -146,6 +146,28 @@ def test_calls_in_flight_are_named_until_they_are_reported_or_over(
     assert "1 call in flight, holds $0.02 until" in look(mia, environment, "newbie").content.decode()
     later(minutes=11)
     assert "In flight" not in look(mia, environment, "newbie").content.decode()
+
+
+def test_calls_in_flight_stand_among_the_others_by_their_time(
+    mia: Client, environment: Environment, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_policies(environment, limits("{metric: requests, window: day, amount: 3, per: user}"))
+    monkeypatch.setattr(activity, "LISTED_MAX", 2)
+    for _ in range(3):
+        later(seconds=1)
+        api.evaluate("newbie")
+    later(seconds=1)
+    assert not api.evaluate("newbie")["allowed"]
+
+    answer = look(mia, environment, "newbie")
+
+    text = answer.content.decode()
+    rows = text[text.index('id="calls"') :]
+    assert rows.index("Blocked") < rows.index("In flight")
+    assert [each.at for each in answer.context["lately"]] == sorted(
+        (each.at for each in answer.context["lately"]), reverse=True
+    )
+    assert "of 3 calls in flight the newest 2" in " ".join(text.split())
 
 
 def test_a_call_in_flight_says_the_plan_unless_a_later_one_does(
