@@ -111,10 +111,13 @@ TokVigil runs at {site.url}
   Admin      {site.url}/admin/    {site.admin_login}
   API docs   {site.url}/docs/
   API key    {site.api_key}    (environment {ENVIRONMENT})
-  Data       {settings.TOKVIGIL_HOME}    (logs/ of the web server and the worker; secrets/)
+  Data       {settings.TOKVIGIL_HOME}    (stays for the next start; logs/ of the web server and the worker; secrets/)
 
   Ask        curl -s {site.url}/v1/evaluate -H "Authorization: Bearer {site.api_key}" \\
                -H "Content-Type: application/json" -d '{{"user_id": "ana", "model": "gpt-4o-mini", "input_tokens": 20}}'
+  Report     curl -s {site.url}/v1/usage -H "Authorization: Bearer {site.api_key}" \\
+               -H "Content-Type: application/json" -d '{{"user_id": "ana", "model": "gpt-4o-mini", "input_tokens": 20,
+               "output_tokens": 5, "request_id": "REQUEST_ID"}}'    (in place of REQUEST_ID that of the answer)
   Rules      {manage()} apply_policies {ENVIRONMENT} FILE.yaml
   Traffic    {manage()} replay_trace FILE.csv {ENVIRONMENT}
 

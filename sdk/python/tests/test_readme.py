@@ -7,16 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
-import httpx
 import pytest
 import tokvigil
 from celery.signals import before_task_publish, task_postrun, task_prerun
-from openai import OpenAI
+from openai import AuthenticationError, OpenAI
 from tokvigil import TokVigil, doctor, testing
 from tokvigil.integrations import celery
 from tokvigil.reasons import ReasonClass
@@ -242,23 +242,39 @@ def test_the_first_block_of_the_project_is_the_sdk(
     assert capsys.readouterr().out.startswith("DAILY_REQUEST_LIMIT_EXCEEDED Daily request limit of 50")
 
 
-def test_the_second_block_of_the_project_is_plain_http(
-    root_blocks: list[Block], control_plane: Any, wire: Any, wire_provider: WireProvider
-) -> None:
+@pytest.fixture
+def plain_http(
+    root_blocks: list[Block], variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Runs the block as it stands, with what `make demo` prints."""
     (_, block) = root_blocks
-    code = block.code.replace("http://127.0.0.1:8000", control_plane.url)
-    names = {
-        "httpx": httpx,
-        "openai": OpenAI(api_key="sk", base_url=f"{wire_provider.url}/v1"),
-        "messages": [{"role": "user", "content": "Hi"}],
-    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return lambda: run(block, {"__name__": "readme"})
+
+
+def test_the_second_block_of_the_project_is_plain_http(
+    plain_http: Callable[[], None], control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("r-1")))
-    exec(code, names)  # noqa: S102
+    plain_http()
     assert control_plane.charged["r-1"]["output_tokens"] == wire_provider.openai.USAGE.output_tokens
 
     control_plane.script("/v1/evaluate", wire.Answer(200, wire.blocked()))
     with pytest.raises(SystemExit, match="Daily request limit of 50"):
-        exec(code, names)  # noqa: S102
+        plain_http()
+
+
+def test_a_call_of_it_that_the_provider_refuses_holds_nothing(
+    plain_http: Callable[[], None], control_plane: Any, wire: Any, wire_provider: WireProvider
+) -> None:
+    control_plane.script("/v1/evaluate", wire.Answer(200, wire.decision("r-1")))
+    control_plane.script("/v1/reservations/r-1", wire.Answer(204, b""))
+    wire_provider.fail(401)
+    with pytest.raises(AuthenticationError):
+        plain_http()
+    assert [seen.path for seen in control_plane.seen if seen.method == "DELETE"] == ["/v1/reservations/r-1"]
+    assert control_plane.charged == {}
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 import urllib.parse
 import urllib.request
@@ -18,7 +19,7 @@ from django.core.management import CommandError
 
 from tokvigil_site.embedded import ports, stack
 from tokvigil_site.management.commands import up as up_command
-from tokvigil_site.tests.running.commands import Command, Up, processes_of
+from tokvigil_site.tests.running.commands import ROOT, START_S_MAX, Command, Up, processes_of
 
 
 def test_it_answers_to_the_key_it_prints(up: Up) -> None:
@@ -61,6 +62,41 @@ def test_the_commands_it_prints_work_as_they_stand(up: Up) -> None:
     python, manage, *arguments = line.split()
     assert (python, manage) == (os.path.relpath(sys.executable), "manage.py")
     assert arguments == ["apply_policies", "demo/prod"]
+
+
+def shell(up: Up, script: str, folder: Path) -> str:
+    """What a shell says to it in an empty folder; the first that fails ends it."""
+    here = script.replace(".venv/bin/python manage.py", f"{sys.executable} {ROOT / 'manage.py'}")
+    done = subprocess.run(
+        ["/bin/sh", "-e", "-c", here],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "TOKVIGIL_HOME": str(up.home)},
+        capture_output=True,
+        text=True,
+        timeout=START_S_MAX * 3,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
+
+
+def test_policies_as_code_is_pasted_from_the_readme_as_it_stands(up: Up, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Policies as code\n")[1]
+    said = shell(up, section.split("```sh\n")[1].split("```")[0], tmp_path)
+
+    assert "1 added, 0 changed, 0 archived, 0 unchanged (dry run: nothing was changed)" in said
+    assert said.endswith("1 added, 0 changed, 0 archived, 0 unchanged\n")
+    (key,) = re.findall(r"^tv_prod_\w+$", said, re.MULTILINE)
+    found = json.load(up.get("/v1/policies", Authorization=f"Bearer {key}"))["policies"]
+    assert [policy["name"] for policy in found] == ["Everyone"]
+
+
+def test_the_call_it_prints_is_asked_and_reported_by_pasting(up: Up, tmp_path: Path) -> None:
+    ask = up.said(r"Ask +(curl (?:.|\n)+?'\{(?:.|\n)+?\}')")
+    report = up.said(r"Report +(curl (?:.|\n)+?'\{(?:.|\n)+?\}')")
+    decision = json.loads(shell(up, ask, tmp_path))
+    assert decision["allowed"]
+    answer = json.loads(shell(up, report.replace("REQUEST_ID", decision["request_id"]), tmp_path))
+    assert (answer["request_id"], answer["priced"]) == (decision["request_id"], True)
 
 
 def test_only_the_owner_can_read_what_it_keeps_secret(up: Up) -> None:
