@@ -216,8 +216,8 @@ def _ask(environment: Environment, draft: Draft, now: datetime) -> PolicyReplay:
 def story(month: Month) -> str:
     past = month.past
     return (
-        f"\nA month of a made-up product in {month.environment}: {past.calls + past.blocked:,} calls in {DAYS} days, "
-        f"{past.blocked:,} of them blocked"
+        f"\nTwo months of a made-up product in {month.environment}: {past.calls + past.blocked:,} calls in {DAYS} "
+        f"days, {past.blocked:,} of them blocked"
     )
 
 
@@ -248,9 +248,10 @@ def where_to_look(site: Site, month: Month) -> str:
     at, of = f"{site.url}/admin/", f"environment={month.environment}"
     return f"""
 Open first: {at}?{of}&period=30d    ({site.admin_login})
-  What 30 days of a made-up product cost, and how that rose when its feature {AGENT} was launched nine days ago. Then:
+  What 30 days of a made-up product cost, who used it, and which limits are near. Then:
   {at}explorer/?{of}&period=7d&by=feature
-    What did last week cost, and why more than the week before? Which feature is dearest per call?
+    What did last week cost, and why more than the week before: its feature {AGENT} was launched nine days ago.
+    Which feature is dearest per call?
   When does the budget end?  {at}budgets/?{of}
   Who is blocked most?       {at}blocked/?{of}&period=30d
   Half the free plan?        {at}replays/{month.replay.pk}/
