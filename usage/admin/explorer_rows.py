@@ -138,7 +138,7 @@ class Shown:
             url=self._url(line, dimension, inside),
             user_url=self.asked.user_url(line.name) if dimension == "user" and line.name else "",
             calls=wording.count(line.now["requests"]),
-            spent=wording.money_rounded(line.now["cost_nano"]),
+            spent=measures.in_column(Measure.COST, line.now["cost_nano"], self.answer.total.now["cost_nano"]),
             amount=self._in_column(now),
             in_full=measures.in_full(self.measure, now),
             share=wording.share(now, whole),

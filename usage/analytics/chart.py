@@ -53,6 +53,11 @@ class Chart:
     bars: tuple[Bar, ...]
     levels: tuple[int, ...]
 
+    @property
+    def is_empty(self) -> bool:
+        """There is nothing to draw: then a scale would say nothing either."""
+        return all(not bar.blocks and bar.tick is None for bar in self.bars)
+
 
 @dataclass(frozen=True, slots=True)
 class Series:

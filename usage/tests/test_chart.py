@@ -39,6 +39,16 @@ def test_an_amount_below_nothing_has_no_height() -> None:
     assert bar.tick is None
 
 
+def test_a_chart_is_empty_where_neither_period_has_anything() -> None:
+    def is_empty(now: int, before: int | None) -> bool:
+        return chart([series(1, now)], [before], [""], ["26"]).is_empty
+
+    assert is_empty(0, None)
+    assert is_empty(-5, 0)
+    assert not is_empty(1, None)
+    assert not is_empty(0, 1)
+
+
 @given(st.integers(1, 400))
 def test_no_more_labels_than_fit(count: int) -> None:
     bars = chart([series(1, *[1] * count)], [None] * count, [""] * count, ["x"] * count).bars

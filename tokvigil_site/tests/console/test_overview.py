@@ -106,6 +106,26 @@ def test_what_today_cost_and_who_spent_it(mia: Client, prod: Environment, api: A
     assert ">67 %<" in text
 
 
+def test_where_nothing_was_spent_there_is_a_sentence_and_no_scale(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.use("ana")
+    text = overview(mia, prod)
+    assert "Nothing was spent in this period, nor in the one before." in text
+    assert "tv-chart-levels" not in text
+
+
+def test_sums_below_cents_are_written_with_the_places_they_need(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    set_price("test-model", input_usd="1")
+    api.report("r1", "ana", input_tokens=2_982)
+    text = overview(mia, prod)
+    assert re.findall(r'<p class="tv-figure">([^<]*)</p>', text)[0] == "$0.002982"
+    assert set(re.findall(r'data-label="spent"[^>]*>([^<]*)<', text)) == {"$0.002982"}
+    assert "tv-chart-levels" in text
+
+
 def test_figures_are_of_the_period_and_filters_of_the_address_and_lead_to_their_calls(
     mia: Client, prod: Environment, api: Api
 ) -> None:
