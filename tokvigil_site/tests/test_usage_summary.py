@@ -277,10 +277,19 @@ def test_another_tenants_usage_is_not_counted(api: Api, other_api: Api) -> None:
     assert summarize(other_api, group_by="user")["groups"] == []
 
 
+def test_a_name_may_be_said_as_the_answer_says_it(api: Api) -> None:
+    api.report("r1", "ann", run_id="run-1")
+    found = summarize(api, group_by="user_id,run_id,day")
+    assert found == summarize(api, group_by="user,run,day")
+    assert found["group_by"] == ["user", "run", "day"]
+    assert [(group["user_id"], group["run_id"]) for group in found["groups"]] == [("ann", "run-1")]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
         ("group_by=colour", "group_by"),
+        ("group_by=user,user_id", "group_by"),
         ("group_by=user,", "group_by"),
         ("group_by=", "group_by"),
         ("group_by=user,user", "group_by"),

@@ -53,6 +53,10 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the ledger. `charged_at` decides which windows it counts in; `cost_usd` is null without a price,
     and lacks what `unpriced` names. `quantities` are the other parts of the tokens, and what is billed beside them.
 
+    `charged_at` is when the call was evaluated, if it was held when its report came; so it may come before
+    `occurred_at`, when the call was made as the report says. Else it is `occurred_at` or, without one, `recorded_at`,
+    when the report came.
+
     A request has one row, or three when its report came after its expired hold was charged: the estimate (`unsettled`),
     the `reversal` that takes it back with negative amounts, and the report. `requests` is what the row counts as: 1, 0
     for a failed or cancelled call without tokens, -1 for a reversal.

@@ -28,6 +28,7 @@ from usage.windows import Window
 GROUPS_MAX = 10_000
 # What can be grouped by, and the column it is.
 NAMES = {"user": "user_id", "feature": "feature", "model": "model", "plan": "plan", "run": "run_id"}
+_BY_COLUMN = {column: name for name, column in NAMES.items()}
 WINDOWS = {"day": Window.DAY, "hour": Window.HOUR, "week": Window.WEEK, "month": Window.MONTH}
 DIMENSIONS = {**NAMES, **{name: name for name in WINDOWS}}
 RankBy = Literal["cost_usd", "requests", "input_tokens", "output_tokens", "unpriced"]
@@ -42,7 +43,7 @@ class SummaryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             msgspec.Meta(
                 max_length=100,
                 description="Any of user, feature, model, plan, run and one of hour, day, week, month; separated by "
-                "commas.",
+                "commas. user_id and run_id do as well, as the answer calls them.",
             ),
         ]
         | None
@@ -151,7 +152,8 @@ def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: Zon
 
 
 def _dimensions(text: str | None) -> tuple[str, ...]:
-    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    said = () if text is None else tuple(name.strip() for name in text.split(","))
+    names = tuple(_BY_COLUMN.get(name, name) for name in said)
     for name in names:
         if name not in DIMENSIONS:
             raise invalid_field("group_by", f"{name!r} is unknown; give any of {', '.join(DIMENSIONS)}")
