@@ -77,8 +77,8 @@ def _frozen(decision: BlockedDecision) -> str:
 
 
 def _user(decision: BlockedDecision) -> str:
-    plan = f"the plan {decision.plan}" if decision.plan else "no plan"
-    had = f"{decision.user_id} had {plan}."
+    named = f"{decision.user_id} had the plan {decision.plan}."
+    had = named if decision.plan else "The call named no plan, and none was stored for this user."
     if decision.reason_code == Reason.USER_BLOCKED:
         return f"Yes: {decision.user_id} was blocked. {had}"
     return f"No. {had}" if _was_asked(decision, Reason.USER_BLOCKED) else f"{_NOT_RECORDED} {had}"

@@ -38,7 +38,7 @@ def taken(standing: Standing, of: SubjectStanding) -> str:
         return f"{wording.count(of.held or 0)} of {allowed}"
     words = f"{wording.number(limit.metric, of.used)} of {allowed}"
     if of.held is None:
-        return f"{words}; not known what is held"
+        return f"{words}; what calls in flight hold is not known yet"
     return f"{words}, {wording.number(limit.metric, of.held)} more held" if of.held else words
 
 

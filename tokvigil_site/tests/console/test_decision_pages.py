@@ -527,7 +527,7 @@ def test_what_was_not_recorded_is_not_invented(mia: Client, api: Api, prod: Envi
     said = traced(mia, blocked_call(api)).explained
     assert said.stops is Question.USER
     assert said.frozen == "No."
-    assert said.user == "Yes: ana was blocked. ana had no plan."
+    assert said.user == ("Yes: ana was blocked. The call named no plan, and none was stored for this user.")
     assert said.call.startswith("Not recorded")
     freezing.freeze(prod, actor="test")
     said = traced(mia, blocked_call(api)).explained

@@ -104,7 +104,10 @@ def test_what_the_counters_lost_is_read_from_the_ledger(mia: Client, prod: Envir
     for _ in range(3):
         api.use("ana")
     store.client.flushdb()
-    assert "3 of 4 requests a day; not known what is held" in look(mia, prod).content.decode()
+    assert (
+        "3 of 4 requests a day; what calls in flight hold is not known yet"
+        in look(mia, prod).content.decode()
+    )
 
 
 def test_the_list_costs_the_same_however_many_users_there_are(

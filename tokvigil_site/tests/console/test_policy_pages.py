@@ -114,7 +114,7 @@ def test_without_counters_it_says_what_is_not_known(
 ) -> None:
     monkeypatch.setattr(store, "breaker", _Away())
     for address in (LIST, url(row(governed))):
-        assert "ann: 1 of 2 requests a day; not known what is held" in words(mia, address)
+        assert "ann: 1 of 2 requests a day; what calls in flight hold is not known yet" in words(mia, address)
 
 
 def test_the_list_costs_a_constant_number_of_queries(environment: Environment, mia: Client) -> None:
