@@ -137,7 +137,9 @@ def test_input_may_grow_while_tools_of_the_server_run() -> None:
             server_tool_use={"web_search_requests": 1},
         ),
     )
-    assert reader.figures() == Usage(input_tokens=950, output_tokens=40, cached_input_tokens=50)
+    assert reader.figures() == Usage(
+        input_tokens=950, output_tokens=40, cached_input_tokens=50, quantities={"web_searches": 1}
+    )
 
 
 def test_a_total_of_zero_does_not_take_back_what_was_said() -> None:

@@ -661,7 +661,8 @@ class TestUnknownFormats:
 
     def test_usage_is_read_where_it_stands_by_custom(self) -> None:
         usage = {"input_tokens": 50, "output_tokens": 4_000, "total_tokens": 4_050}
-        expected = Usage(input_tokens=50, output_tokens=4_000)
+        pictures = {"output_image_tokens": 4_000}
+        expected = Usage(input_tokens=50, output_tokens=4_000, quantities=pictures)
         whole = generic("/v1/images/generations").reader()
         whole.feed(json.dumps({"data": [{"b64_json": "A" * 5_000}], "usage": usage}).encode())
         whole.finish()
@@ -725,8 +726,12 @@ class TestUnknownFormats:
             ({"input_tokens": 5, "output_tokens": 9}, Usage(input_tokens=5, output_tokens=9)),
             # Embeddings; a picture is billed as tokens of its own.
             ({"input_tokens": 5}, Usage(input_tokens=5, output_tokens=0)),
-            ({"input_tokens": 5, "image_tokens": 300}, Usage(input_tokens=305, output_tokens=0)),
-            ({"search_units": 1}, None),
+            (
+                {"input_tokens": 5, "image_tokens": 300},
+                Usage(input_tokens=305, output_tokens=0, quantities={"input_image_tokens": 300}),
+            ),
+            # Ranks are billed by search alone.
+            ({"search_units": 1}, Usage(input_tokens=0, output_tokens=0, quantities={"rerank_searches": 1})),
             ({"input_tokens": "x"}, None),
         ],
     )

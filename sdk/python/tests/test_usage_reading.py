@@ -110,7 +110,7 @@ def test_totals_contain_their_parts(answer: Any, usage: Usage) -> None:
         {"usage": {"prompt_tokens": 5}},
         {"usage": {"prompt_tokens": -1, "completion_tokens": 1}},
         {"usage": {"input_tokens": True, "output_tokens": 1}},
-        {"usage": {"input_tokens": 1.5, "output_tokens": 1}},
+        {"usage": {"input_tokens": "1", "output_tokens": 1}},
         {"usage": {"output_tokens": 1, "cache_read_input_tokens": 4}},
         {"usageMetadata": {"candidatesTokenCount": 3}},
     ],

@@ -199,7 +199,8 @@ class BaseClient:
 
         Raises nothing but `ConfigurationError`, for an event that cannot be one.
         """
-        self._reporter.report(Report.of(event))
+        for report in Report.all_of(event):
+            self._reporter.report(report)
 
     def pending(self) -> int:
         """How many reports of this client TokVigil has not confirmed yet."""
@@ -221,6 +222,8 @@ class BaseClient:
         return Guard(call, call.decision)
 
     def _report_now(self, event: UsageEvent) -> Steps[Receipt]:
+        for beside in Report.all_of(event)[:-1]:
+            self._reporter.report(beside)
         receipt: Receipt = yield from self._transport.ask(
             "POST", "/v1/usage", body=event.to_wire(), read=Receipt.from_wire
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Protocol
 
 from tokvigil import checked, containing
+from tokvigil.answered_model import named
 from tokvigil.blocked import AIUsageBlockedError
 from tokvigil.connections import CLOSED
 from tokvigil.endings import Charge, Ending, charge
@@ -18,6 +20,10 @@ from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
 from tokvigil.telemetry import CallSpan
 
+logger = logging.getLogger("tokvigil")
+
+# What in a provider's figures cannot be is said this often.
+SAY_DOUBTS_EVERY_S = 60.0
 # As the server holds for a call that names no cap and whose feature has no history.
 OUTPUT_TOKENS_WITHOUT_CAP = 1_024
 
@@ -56,6 +62,8 @@ class Call:
         self._pid = os.getpid()
         # One at most. A dictionary, because threads that write to it agree on who was first.
         self._charges: dict[str, Charge] = {}
+        # The model that answered, if the caller has said it.
+        self._answered_by = ""
         self._late: Ending | None = None
 
     @property
@@ -68,6 +76,11 @@ class Call:
         """What was reported; an ending that was put off is reported first."""
         self.end_late()
         return self._charges.get(self.request_id)
+
+    @property
+    def model(self) -> str:
+        """The one that is charged: that answered, as far as that is known."""
+        return named(self.question.model, self._model_that_answered(), self.question.provider)[0]
 
     def allow(self, decision: Decision) -> None:
         """It may go out, and its time is measured from now on."""
@@ -94,8 +107,9 @@ class Call:
                 containing.say("what a provider's answer used cannot be read", error)
         self._write(charge(ending, hold=self.hold, figures=figures, counted=counted))
 
-    def record(self, status: UsageStatus, usage: Usage) -> Usage:
-        """Report what the caller says that it used; returns what was reported first."""
+    def record(self, status: UsageStatus, usage: Usage, answered_by: str = "") -> Usage:
+        """Report what the caller says that it used, and which model; returns what was reported first."""
+        self._answered_by = self._answered_by or answered_by
         return self._write(Charge(status, usage)).usage
 
     def end_later(self, ending: Ending) -> None:
@@ -121,6 +135,9 @@ class Call:
         first = self._charges.setdefault(self.request_id, charged)
         if first is charged:
             try:
+                # First those of other models: should this process end now, the call is reported as what it holds.
+                for beside in self.question.reports_beside(*charged):
+                    self._reporter.report(beside)
                 self._reporter.report(self._report(charged))
             except BaseException:
                 # Interrupted before it was written down: there may be another report.
@@ -129,11 +146,29 @@ class Call:
             if self.answer is not None:
                 self.span.answered(self.answer.model, self.answer.answer_id)
             self.span.used(*charged)
+            if charged.usage.doubtful is not None:
+                _say_doubt(self.request_id, charged.usage.doubtful)
         return first
 
     def _report(self, charged: Charge) -> Report:
         latency_ms = min(checked.LATENCY_MS_MAX, round((time.perf_counter() - self._started_s) * 1000))
-        return self.question.report(charged.status, charged.usage, latency_ms=latency_ms)
+        return self.question.report(
+            charged.status, charged.usage, latency_ms=latency_ms, answered_by=self._model_that_answered()
+        )
+
+    def _model_that_answered(self) -> str:
+        return self._answered_by or ("" if self.answer is None else self.answer.model)
+
+
+_doubts_said_at = -SAY_DOUBTS_EVERY_S
+
+
+def _say_doubt(request_id: str, doubt: str) -> None:
+    global _doubts_said_at
+    now = time.monotonic()
+    if now - _doubts_said_at >= SAY_DOUBTS_EVERY_S:
+        _doubts_said_at = now
+        logger.warning("request %s: the provider's figures are doubtful: %s", request_id, doubt)
 
 
 def _hold(asked: Question, decision: Decision | None) -> Usage:

@@ -166,7 +166,7 @@ class _Stream:
     @property
     def cost_usd(self) -> Decimal | None:
         """See `ChatResult`."""
-        model, usage, provider = self._request.model, self.usage, self._call.question.provider
+        model, usage, provider = self._call.model, self.usage, self._call.question.provider
         return None if usage is None else prices.cost(model, usage, datetime.now(UTC), provider=provider)
 
     def _next_text(self) -> str | None:

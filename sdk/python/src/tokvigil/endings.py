@@ -10,6 +10,7 @@ nothing only if it was demonstrably not reached, or refused. The provider's own 
 | REFUSED     | -                           | -                      | failed, 0        |
 | UNANSWERED  | succeeded, the figures      | partial, the hold      | partial, the hold |
 | CUT         | succeeded, the figures      | partial, the count     | partial, the hold |
+| FAILED      | partial, the figures        | partial, the count     | partial, the hold |
 | COMPLETE    | succeeded, the figures      | succeeded, the count   | partial, the hold |
 
 Text is counted only if it shows every token that is billed: what a model reasons is not in it.
@@ -36,6 +37,7 @@ class Ending(Enum):
     REFUSED = "the provider answered with an error"
     UNANSWERED = "it went out, and no answer could be read"
     CUT = "its answer broke off, or nobody read on"
+    FAILED = "the provider said an error in the middle of it, and ended it"
     COMPLETE = "its answer was read to the end"
 
 
@@ -48,6 +50,7 @@ class Charge(NamedTuple):
 _CHARGES: dict[Ending, tuple[UsageStatus, bool]] = {
     Ending.UNANSWERED: ("partial", False),
     Ending.CUT: ("partial", True),
+    Ending.FAILED: ("partial", True),
     Ending.COMPLETE: ("succeeded", True),
 }
 _UNCHARGED: dict[Ending, UsageStatus] = {
@@ -65,7 +68,7 @@ def charge(
     if ending in _UNCHARGED:
         return Charge(_UNCHARGED[ending], NO_USAGE)
     if figures is not None and is_possible(figures):
-        return Charge("succeeded", figures)
+        return Charge("partial" if ending is Ending.FAILED else "succeeded", figures)
     status, counts = _CHARGES[ending]
     if counts and counted is not None and is_possible(counted):
         return Charge(status, counted)
@@ -74,7 +77,7 @@ def charge(
 
 def is_possible(usage: Usage) -> bool:
     """Whether TokVigil takes such counts: of one call, and parts no larger than their totals."""
-    counts = [getattr(usage, name) for name in COUNTS]
+    counts = [*(getattr(usage, name) for name in COUNTS), *usage.quantities.values()]
     return min(counts) >= 0 and max(counts) <= TOKENS_MAX and contradiction(usage) is None
 
 

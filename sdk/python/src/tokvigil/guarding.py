@@ -14,6 +14,8 @@ from contextvars import Token
 from functools import wraps
 from typing import Any, ParamSpec, Required, Self, TypedDict, TypeVar
 
+from tokvigil import checked
+from tokvigil.answered_model import model_of
 from tokvigil.attribution import inside_guard
 from tokvigil.calls import Call
 from tokvigil.endings import Ending
@@ -45,8 +47,9 @@ class Guard:
         # What was being handled when it was entered: attempts before belong to guards before.
         self._before: BaseException | None = None
 
-    def record(self, used: Any, *, status: UsageStatus = "succeeded") -> Usage:
-        """Report what the call used: a `Usage`, or the provider's answer. The first record counts.
+    def record(self, used: Any, *, status: UsageStatus = "succeeded", model: str | None = None) -> Usage:
+        """Report what the call used: a `Usage`, or the provider's answer. The first record counts. `model` is the one
+        that answered; an answer says it by itself.
 
         Raises `ConfigurationError` for an answer that says no usage, and for counts that are no whole numbers: pass a
         `Usage` that is right then. If nobody does, the call is charged what it holds.
@@ -58,9 +61,10 @@ class Guard:
                 "the answer says no usage: record(Usage(input_tokens=..., output_tokens=...))"
             )
         usage = checked_usage(usage)
+        answered_by = model_of(used) if model is None else checked.model(model)
         if self._call.reported is not None:
             logger.warning("request %s: its usage is recorded already", self.request_id)
-        return self._call.record(status, usage)
+        return self._call.record(status, usage, answered_by)
 
     def not_sent(self) -> None:
         """The provider was not called after all: nothing is charged, and the hold is given back."""

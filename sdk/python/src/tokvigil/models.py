@@ -17,7 +17,9 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from tokvigil import checked, reasons
 from tokvigil.errors import ConfigurationError, UnreachableError
+from tokvigil.frozen_mapping import FrozenMapping
 from tokvigil.json_values import decimal, is_false, present
+from tokvigil.quantities import CACHED_OF, DEFAULT_TIER, NAMES, OF_OUTPUT, SERVICE_TIERS
 from tokvigil.reasons import ReasonClass, ReasonCode
 from tokvigil.retries import WAIT_S_MAX
 
@@ -147,7 +149,13 @@ class Limits:
 class Usage:
     """What one AI call used, in tokens: input and output are totals, the others are parts of them.
 
-    `source` is "provider" if the provider said so, "estimated" if it did not and the SDK counted.
+    `cache_write_tokens` are those kept for minutes; `quantities` has what is kept for an hour, audio, images, searches
+    and whatever else is billed, by the names of TokVigil's API, without zeros. `service_tier` and `region` are those
+    that served the call, None where they make no price; `reported_cost_usd` is what the provider says it cost.
+    `other_models` has what other models used for the same answer, by their names: it is reported beside the call.
+
+    `source` is "provider" if the provider said so, "estimated" if it did not and the SDK counted. `doubtful` says what
+    in the provider's figures cannot be, and was left out or cut.
     """
 
     input_tokens: int
@@ -155,33 +163,91 @@ class Usage:
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    quantities: Mapping[str, int] = FrozenMapping()
+    service_tier: str | None = None
+    region: str | None = None
+    reported_cost_usd: Decimal | None = None
+    other_models: Mapping[str, Usage] = FrozenMapping()
     source: Literal["provider", "estimated"] = "provider"
+    doubtful: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.quantities, FrozenMapping):
+            said = {name: amount for name, amount in self.quantities.items() if amount != 0}
+            object.__setattr__(self, "quantities", FrozenMapping(said))
+        if not isinstance(self.other_models, FrozenMapping):
+            object.__setattr__(self, "other_models", FrozenMapping(self.other_models))
 
 
 def checked_usage(usage: Usage) -> Usage:
-    """With counts that are ints. Raises `ConfigurationError` for counts that TokVigil does not take."""
+    """With counts that are ints. Raises `ConfigurationError` for what TokVigil does not take."""
     counts: dict[str, Any] = {
         name: checked.count(name, getattr(usage, name), checked.TOKENS_MAX) for name in COUNTS
     }
-    whole = replace(usage, **counts)
+    cost_usd = usage.reported_cost_usd
+    whole = replace(
+        usage,
+        **counts,
+        quantities=checked_quantities(usage.quantities),
+        service_tier=checked_tier(usage.service_tier),
+        region=checked.name("region", usage.region),
+        reported_cost_usd=None if cost_usd is None else checked.cost_usd("reported_cost_usd", cost_usd),
+        other_models={
+            checked.model(model): checked_usage(used) for model, used in usage.other_models.items()
+        },
+    )
     if reason := contradiction(whole):
         raise ConfigurationError(reason)
     return whole
 
 
+def checked_quantities(said: Mapping[str, Any]) -> dict[str, int]:
+    """Raises `ConfigurationError` for a name that TokVigil does not have, and for what is no amount."""
+    for name in said:
+        checked.one_of("a name in quantities", name, NAMES)
+    return {name: checked.count(name, amount, checked.TOKENS_MAX) for name, amount in said.items()}
+
+
+def checked_tier(said: Any) -> str | None:
+    """None for the default one, which says nothing. Raises `ConfigurationError` for one that TokVigil does not have."""
+    if said is None:
+        return None
+    checked.one_of("service_tier", said, SERVICE_TIERS)
+    return None if said == DEFAULT_TIER else str(said)
+
+
 def contradiction(usage: Usage) -> str | None:
     """Why no call can have used this: a part is larger than its total. None: it can."""
-    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+    cached, amounts = usage.cached_input_tokens, usage.quantities
     if cached > usage.input_tokens:
         return "cached_input_tokens must not exceed input_tokens: they are a part of them"
-    if cached + written > usage.input_tokens:
+    for part, cached_part in CACHED_OF.items():
+        if amounts.get(cached_part, 0) > min(cached, amounts.get(part, 0)):
+            return f"{cached_part} must not exceed cached_input_tokens, nor {part}: they are a part of both"
+    if input_parts(usage) > usage.input_tokens:
         return (
-            "cache_write_tokens and cached_input_tokens together must not exceed input_tokens: they are "
+            "cache_write_tokens and cached_input_tokens together must not exceed input_tokens, nor with audio, images "
+            "and video that were not cached: they are separate parts of them"
+        )
+    if output_parts(usage) > usage.output_tokens:
+        return (
+            "reasoning_tokens must not exceed output_tokens, nor with audio, images, video and citations: they are "
             "separate parts of them"
         )
-    if usage.reasoning_tokens > usage.output_tokens:
-        return "reasoning_tokens must not exceed output_tokens: they are a part of them"
     return None
+
+
+def input_parts(usage: Usage) -> int:
+    """Tokens of the input that are more than fresh text, each counted once."""
+    amounts = usage.quantities
+    fresh = sum(amounts.get(part, 0) - amounts.get(cached, 0) for part, cached in CACHED_OF.items())
+    written = usage.cache_write_tokens + amounts.get("cache_write_1h_tokens", 0)
+    return usage.cached_input_tokens + written + fresh + amounts.get("input_video_tokens", 0)
+
+
+def output_parts(usage: Usage) -> int:
+    """Tokens of the output that are more than text, each counted once."""
+    return usage.reasoning_tokens + sum(usage.quantities.get(name, 0) for name in OF_OUTPUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +268,10 @@ class UsageEvent:
     plan: str | None = None
     run_id: str | None = None
     provider: str | None = None
+    # The name that was asked for, if another model answered: `model` is the one that did.
+    requested_model: str | None = None
     latency_ms: int | None = None
+    # That of the usage, unless it is said here.
     reported_cost_usd: Decimal | None = None
     occurred_at: datetime | None = None
     metadata: Mapping[str, Any] | None = None
@@ -218,9 +287,13 @@ class UsageEvent:
         if self.latency_ms is not None:
             latency_ms = checked.count("latency_ms", self.latency_ms, checked.LATENCY_MS_MAX)
             object.__setattr__(self, "latency_ms", latency_ms)
+        cost_usd = self.usage.reported_cost_usd
         if self.reported_cost_usd is not None:
             cost_usd = checked.cost_usd("reported_cost_usd", self.reported_cost_usd)
-            object.__setattr__(self, "reported_cost_usd", cost_usd)
+            object.__setattr__(self, "usage", replace(self.usage, reported_cost_usd=cost_usd))
+        object.__setattr__(self, "reported_cost_usd", cost_usd)
+        if self.requested_model is not None:
+            checked.model(self.requested_model)
         if self.occurred_at is not None:
             checked.instant("occurred_at", self.occurred_at)
         for said in ("feature", "plan", "run_id", "provider"):
@@ -238,29 +311,44 @@ class UsageEvent:
             "status": self.status,
         }
         optional = {
-            "cached_input_tokens": self.usage.cached_input_tokens or None,
-            "cache_write_tokens": self.usage.cache_write_tokens or None,
-            "reasoning_tokens": self.usage.reasoning_tokens or None,
+            **parts_to_wire(self.usage),
             "feature": self.feature,
             "plan": self.plan,
             "run_id": self.run_id,
             "provider": self.provider,
+            "requested_model": self.requested_model,
             "latency_ms": self.latency_ms,
-            "reported_cost_usd": None if self.reported_cost_usd is None else f"{self.reported_cost_usd:f}",
             "occurred_at": None if self.occurred_at is None else _rfc3339(self.occurred_at),
             "metadata": self.metadata,
         }
         return body | present(optional)
 
 
+def parts_to_wire(usage: Usage) -> dict[str, Any]:
+    """What a report says of a usage beside its totals. None where it says nothing: an older TokVigil takes a report of
+    text alone."""
+    cost_usd = usage.reported_cost_usd
+    return {
+        "cached_input_tokens": usage.cached_input_tokens or None,
+        "cache_write_tokens": usage.cache_write_tokens or None,
+        "reasoning_tokens": usage.reasoning_tokens or None,
+        "service_tier": usage.service_tier,
+        "region": usage.region,
+        "quantities": dict(usage.quantities) or None,
+        "reported_cost_usd": None if cost_usd is None else f"{cost_usd:f}",
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """TokVigil's answer to a usage report. `cost_usd` is None if the model has no price (not `priced`)."""
+    """TokVigil's answer to a usage report. `cost_usd` is None if the model has no price. Not `priced`: it has none, or
+    none for the quantities that `unpriced` names."""
 
     request_id: str
     duplicate: bool
     cost_usd: Decimal | None
     priced: bool
+    unpriced: tuple[str, ...] = ()
     limit_state: tuple[LimitState, ...] = ()
 
     @classmethod
@@ -274,6 +362,7 @@ class Receipt:
             duplicate=said.get("duplicate", False),
             cost_usd=cost_usd,
             priced=said.get("priced", cost_usd is not None),
+            unpriced=said.get("unpriced", ()),
             limit_state=fields.parts("limit_state", LimitState.from_wire),
         )
         fields.say_what_is_left_out(f"the receipt for request {receipt.request_id}")
@@ -398,6 +487,12 @@ def _says_no(data: Mapping[str, Any]) -> bool:
     return data.get("reason_class") in _OF_BLOCKS or known in _OF_BLOCKS
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{value!r} are no names")
+    return tuple(value)
+
+
 def _time(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
@@ -435,7 +530,13 @@ _DECISION: Mapping[str, Kind] = {
 }
 _OF_BLOCKS = frozenset(get_args(ReasonClass)) - {"allowed", "degraded"}
 _VERDICT = ("request_id", "allowed", "reason_code")
-_RECEIPT: Mapping[str, Kind] = {"request_id": str, "duplicate": bool, "cost_usd": _money, "priced": bool}
+_RECEIPT: Mapping[str, Kind] = {
+    "request_id": str,
+    "duplicate": bool,
+    "cost_usd": _money,
+    "priced": bool,
+    "unpriced": _names,
+}
 
 
 def _as_json(value: Any) -> Any:

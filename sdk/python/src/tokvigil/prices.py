@@ -88,7 +88,8 @@ def newest(at: datetime) -> datetime:
 
 
 def cost(model: str, usage: Usage, at: datetime, *, provider: str | None = None) -> Decimal | None:
-    """The USD of one call at an instant, exact and rounded up once to a nano-USD; None: the model has no price.
+    """The USD of one call at an instant, exact and rounded up once to a nano-USD; None: the model has no price, or the
+    call used what this snapshot has no rate for: `quantities`, a service tier, a region, another model.
 
     Formula: tokens x rate, summed over uncached input, cached input, cache writes, visible output and
     reasoning. Above a threshold of total input the tier's rates apply to every token of the call, as OpenAI,
@@ -101,7 +102,9 @@ def cost(model: str, usage: Usage, at: datetime, *, provider: str | None = None)
     if reason := contradiction(usage):
         raise ConfigurationError(reason)
     price = find(model, at, provider)
-    return None if price is None else _usd(_cost_nano(price, usage))
+    if price is None or usage.quantities or usage.service_tier or usage.region or usage.other_models:
+        return None
+    return _usd(_cost_nano(price, usage))
 
 
 def find(model: str, at: datetime, provider: str | None = None) -> Price | None:

@@ -6,13 +6,16 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
+from tokvigil.answered_model import named
 from tokvigil.attribution import Attribution
+from tokvigil.checked import REQUEST_ID_CHARS_MAX
 from tokvigil.json_values import present
-from tokvigil.models import Usage, UsageEvent, UsageStatus
+from tokvigil.models import Usage, UsageEvent, UsageStatus, parts_to_wire
 
 
 class Report(NamedTuple):
@@ -24,6 +27,31 @@ class Report(NamedTuple):
     @classmethod
     def of(cls, event: UsageEvent) -> Self:
         return cls(event.request_id, json.dumps(event.to_wire(), allow_nan=False).encode())
+
+    @classmethod
+    def all_of(cls, event: UsageEvent) -> list[Self]:
+        """One for each model that the usage is of, the event's own last."""
+        others = [
+            replace(
+                event,
+                request_id=beside(event.request_id, number),
+                model=model,
+                usage=usage,
+                requested_model=None,
+                reported_cost_usd=None,
+            )
+            for number, (model, usage) in enumerate(event.usage.other_models.items())
+        ]
+        return [cls.of(each) for each in (*others, event)]
+
+
+def beside(request_id: str, number: int) -> str:
+    """The request id of what another model used for the same call: the same whenever it is reported."""
+    suffix = f"+{number + 1}"
+    if len(request_id) + len(suffix) > REQUEST_ID_CHARS_MAX:
+        digest = sha256(request_id.encode()).hexdigest()
+        request_id = request_id[: REQUEST_ID_CHARS_MAX - len(suffix) - len(digest)] + digest
+    return request_id + suffix
 
 
 def new_request_id() -> str:
@@ -93,24 +121,43 @@ class Question:
             }
         )
 
-    def report(self, status: UsageStatus, usage: Usage, *, latency_ms: int | None = None) -> Report:
+    def report(
+        self, status: UsageStatus, usage: Usage, *, latency_ms: int | None = None, answered_by: str = ""
+    ) -> Report:
         """Of this call, stamped with the present time: a late report still belongs to this moment."""
+        model, requested_model = named(self.model, answered_by, self.provider)
+        return self._report(
+            self.request_id,
+            {
+                "model": model,
+                "requested_model": requested_model,
+                "status": status,
+                "latency_ms": latency_ms,
+            },
+            usage,
+        )
+
+    def reports_beside(self, status: UsageStatus, usage: Usage) -> list[Report]:
+        """Of what other models used for this call: TokVigil prices a report by its model. They are sent once, however
+        often the call is reported, because their request ids follow from the call's."""
+        return [
+            self._report(beside(self.request_id, number), {"model": model, "status": status}, used)
+            for number, (model, used) in enumerate(usage.other_models.items())
+        ]
+
+    def _report(self, request_id: str, said: Mapping[str, Any], usage: Usage) -> Report:
         body = {
-            "request_id": self.request_id,
+            "request_id": request_id,
             "user_id": self.user_id,
-            "model": self.model,
+            **said,
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
-            "status": status,
             "feature": self.feature,
             "plan": self.plan,
             "run_id": self.run_id,
             "provider": self.provider,
-            "latency_ms": latency_ms,
             "occurred_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "metadata": self.metadata,
-            "cached_input_tokens": usage.cached_input_tokens or None,
-            "cache_write_tokens": usage.cache_write_tokens or None,
-            "reasoning_tokens": usage.reasoning_tokens or None,
+            **parts_to_wire(usage),
         }
-        return Report(self.request_id, json.dumps(present(body)).encode())
+        return Report(request_id, json.dumps(present(body)).encode())

@@ -82,6 +82,10 @@ class CallSpan:
                 "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
                 "tokvigil.usage.status": status,
                 "tokvigil.usage.source": usage.source,
+                "tokvigil.usage.service_tier": usage.service_tier,
+                "tokvigil.usage.region": usage.region,
+                "tokvigil.usage.doubtful": usage.doubtful,
+                **{f"tokvigil.usage.{name}": amount for name, amount in usage.quantities.items()},
             }
         )
         self.end(None if status == "succeeded" else status)

@@ -1,188 +1,195 @@
-"""What a provider's answer says it used, in TokVigil's terms. Pure.
+"""What a provider's answer says it used, in TokVigil's terms.
 
-Providers disagree on what their totals contain (facts measured on their own SDKs' answers):
+`usage_forms.json` has where each provider says what, with its sources. What is a rule stands here:
 
-OpenAI, chat        prompt_tokens contains cached ones; completion_tokens contains reasoning
-OpenAI, responses   input_tokens contains cached ones; output_tokens contains reasoning
-OpenAI, by others   as OpenAI, but with xAI and Gemini only total_tokens contains reasoning: what it has beyond the
-                    others is output; with Mistral it is what a recording and connectors gave the model to read
-Anthropic           input_tokens contains neither cache reads nor cache writes: both are added; output_tokens
-                    contains thinking. Compacting the context and an advisor are billed beside these totals and
-                    added; an advisor's tokens count as those of the model that asked it
-Bedrock             as Anthropic
-Cohere              billed_units are what is billed; tokens, which contain Cohere's own words, stand in for them
-Gemini              thoughts are not among the candidates' tokens, nor tool prompts in the prompt's: both are added
-Ollama              counts beside its answer, and leaves out what it still had of the prompt; so does Llama on Bedrock
+- What only the total contains is output: xAI and Gemini behind OpenAI's form name what their models reason nowhere
+  else. With Mistral it is what a recording and connectors gave the model to read. Without a total, reasoning that is
+  more than the output stands beside it.
+- What was written to a cache is kept for five minutes unless the answer says for an hour.
+- Whole floats are counts, fractions are rounded up, and a figure that is none costs no other figure.
+- Parts are cut to their totals, so that TokVigil takes the report; the usage is then `doubtful`. Cached tokens that
+  must be audio or images, because there is no other room, count as such.
+- Searches and other hosted tools count as often as they are billed; what another model used is kept apart.
 
-Parts are cut to their totals, so that no report contradicts itself.
+Reading never fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from tokvigil import message_reading
-from tokvigil.checked import TOKENS_MAX
-from tokvigil.json_values import either
-from tokvigil.models import Usage
+from tokvigil import containing
+from tokvigil.answered_model import model_of
+from tokvigil.billing_terms import region, reported_cost, service_tier
+from tokvigil.checked import NAME_CHARS_MAX, TOKENS_MAX
+from tokvigil.hosted_tools import has_pictures, hosted_tools, pictures, video
+from tokvigil.models import COUNTS, Usage
+from tokvigil.quantities import FORMS
+from tokvigil.usage_counts import term, whole
+from tokvigil.usage_fitting import fitted
+from tokvigil.usage_forms import ALL, BLOCKS, Form, mapping, path, value, values
 
-_ANTHROPICS = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens", "iterations"})
-# Of Anthropic's iterations those that its totals do not contain.
-_BESIDE_TOTALS = ("compaction", "advisor_message")
+DOUBT_CHARS_MAX = 500
+# A model that an answer does not name.
+UNNAMED_MODEL = "unspecified"
 
-# Bedrock's words for what Anthropic says: those of converse, and of the last event of an invoked model.
-_BEDROCK = {
-    "inputTokens": "input_tokens",
-    "inputTokenCount": "input_tokens",
-    "outputTokens": "output_tokens",
-    "outputTokenCount": "output_tokens",
-    "cacheReadInputTokens": "cache_read_input_tokens",
-    "cacheReadInputTokenCount": "cache_read_input_tokens",
-    "cacheWriteInputTokens": "cache_creation_input_tokens",
-    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
-}
+_OTHERS = [
+    {**other, "block": path(other["block"]), "model": path(other["model"])} for other in FORMS["other_models"]
+]
 
 
 def read_usage(answer: Any) -> Usage | None:
-    """The usage of an answer: a provider SDK's object, or its JSON as a mapping. None if it says none."""
-    fields = _mapping(answer)
-    block = _mapping(either(fields, "usage", "amazon-bedrock-invocationMetrics"))
-    if block:
-        return read_usage_block(block)
-    gemini = _gemini(_mapping(either(fields, "usage_metadata", "usageMetadata")))
-    return gemini or _cohere(_mapping(either(fields, "meta"))) or _beside_answer(fields)
+    """The usage of an answer, or of its usage alone: a provider SDK's object, or its JSON as a mapping. None if it says
+    none."""
+    try:
+        return _read(mapping(answer))
+    except Exception as error:
+        containing.say("what a provider's answer used cannot be read", error)
+        return None
 
 
 def read_usage_block(usage: Mapping[str, Any]) -> Usage | None:
-    """The `usage` of an answer of OpenAI, Anthropic, Bedrock or Cohere."""
-    if "prompt_tokens" in usage:
-        return _openai(usage, "prompt_tokens", "completion_tokens")
-    if not _ANTHROPICS.isdisjoint(usage):
-        return _anthropic(usage)
-    if "total_input_tokens" in usage:
-        return _gemini_interaction(usage)
-    if not _BEDROCK.keys().isdisjoint(usage):
-        return _anthropic({_BEDROCK.get(name, name): value for name, value in usage.items()})
-    if "input_tokens" not in usage:
-        return _cohere(usage)
-    return _openai(usage, "input_tokens", "output_tokens")
+    """Of the `usage` of an answer alone."""
+    return read_usage({"usage": usage})
 
 
-def _openai(usage: Mapping[str, Any], input_name: str, output_name: str) -> Usage | None:
-    input_tokens, output_tokens = _whole(usage, input_name), _whole(usage, output_name)
-    total = _whole(usage, "total_tokens")
-    if input_tokens is None:
-        return None
-    if usage.get(output_name) is None and total is not None and total >= input_tokens:
+def _read(answer: Mapping[str, Any]) -> Usage | None:
+    doubts: list[str] = []
+    for way in BLOCKS:
+        block = mapping(value(answer, way))
+        usage = _of_block(block, answer, doubts) if block else None
+        if usage is not None:
+            return usage
+    usage = _of_block(answer, answer, doubts, stands_alone=True)
+    if usage is None:
+        pieces = pictures(answer) | video(answer, doubts)
+        usage = Usage(input_tokens=0, output_tokens=0, quantities=pieces) if pieces else None
+    return usage
+
+
+def _of_block(
+    block: Mapping[str, Any], answer: Mapping[str, Any], doubts: list[str], *, stands_alone: bool = False
+) -> Usage | None:
+    for form in ALL:
+        if stands_alone and not form.may_stand_alone:
+            continue
+        is_known = any(value(block, way) is not None for way in form.known_by)
+        if is_known and all(answer.get(name) == said for name, said in form.only_in.items()):
+            counts = _counts(form, block, answer, doubts)
+            return None if counts is None else _usage(counts, block, answer, doubts)
+    return None
+
+
+def _usage(
+    counts: dict[str, int], block: Mapping[str, Any], answer: Mapping[str, Any], doubts: list[str]
+) -> Usage:
+    for name, amount in hosted_tools(answer, doubts).items():
+        counts.setdefault(name, amount)
+    parts = fitted(counts, doubts)
+    totals: dict[str, Any] = {name: parts.pop(name, 0) for name in COUNTS}
+    usage = Usage(
+        **totals,
+        quantities=parts,
+        service_tier=service_tier(block, answer, doubts),
+        region=region(block),
+        reported_cost_usd=reported_cost(block),
+        other_models=_other_models(answer, doubts),
+    )
+    return replace(usage, doubtful="; ".join(doubts)[:DOUBT_CHARS_MAX] or None)
+
+
+def _counts(
+    form: Form, block: Mapping[str, Any], answer: Mapping[str, Any], doubts: list[str]
+) -> dict[str, int] | None:
+    """What the block says of each quantity, input and output as totals. None: it does not say what was used."""
+    blocks = [block, *_beside_totals(form, block)]
+    counts: dict[str, int] = {}
+    said = set()
+    for name, terms in form.reads.items():
+        found = [term(spellings, each, doubts) for each in blocks for spellings in terms]
+        if any(amount is not None for amount in found):
+            counts[name] = sum(amount or 0 for amount in found)
+        if found[0] is not None:
+            said.add(name)
+    total = None if form.total is None else whole(value(block, form.total))
+    if total is not None and total >= counts.get("input_tokens", total + 1) and _says_no_output(form, block):
         # Embeddings have no completion, and say so by their total.
-        output_tokens = 0
-    if output_tokens is None:
+        said.add("output_tokens")
+    if not said.issuperset(form.needs) or (form.needs_one_of and said.isdisjoint(form.needs_one_of)):
         return None
-    beyond = max(0, (total or 0) - input_tokens - output_tokens)
-    # Mistral counts a recording, and what its connectors found, in the total only. Elsewhere it is reasoning.
-    read = beyond if usage.get("prompt_audio_seconds") else _whole(usage, "connector_tokens") or 0
-    input_tokens += min(beyond, read)
-    output_tokens += beyond - min(beyond, read)
-    details = _mapping(usage.get(f"{input_name}_details"))
-    cached = min(_whole(details, "cached_tokens") or 0, input_tokens)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached,
-        cache_write_tokens=min(_whole(details, "cache_write_tokens") or 0, input_tokens - cached),
-        reasoning_tokens=_reasoning(_mapping(usage.get(f"{output_name}_details")), output_tokens),
-    )
+    _add_written(form, counts)
+    _add_what_is_beside(form, block, counts, total)
+    if form.bills_searches_of is not None and form.bills_searches_of not in model_of(answer).lower():
+        counts.pop("web_searches", None)
+        counts["provider_requests"] = 1
+    _tell_pages_apart(form, answer, counts)
+    kind = form.output_of_pictures_is
+    if kind is not None and kind not in counts and has_pictures(answer):
+        counts[kind] = max(0, counts["output_tokens"] - counts.get("reasoning_tokens", 0))
+    return None if max(counts.get("input_tokens", 0), counts.get("output_tokens", 0)) > TOKENS_MAX else counts
 
 
-def _anthropic(usage: Mapping[str, Any]) -> Usage | None:
-    if _whole(usage, "input_tokens") is None or _whole(usage, "output_tokens") is None:
-        return None
-    iterations = usage.get("iterations")
-    parts = [usage]
-    if isinstance(iterations, list):
-        parts += [part for part in map(_mapping, iterations) if part.get("type") in _BESIDE_TOTALS]
-
-    def total(name: str) -> int:
-        return sum(_whole(part, name) or 0 for part in parts)
-
-    cached, written = total("cache_read_input_tokens"), total("cache_creation_input_tokens")
-    output_tokens = total("output_tokens")
-    return Usage(
-        input_tokens=total("input_tokens") + cached + written,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=_reasoning(_mapping(usage.get("output_tokens_details")), output_tokens),
-    )
+def _says_no_output(form: Form, block: Mapping[str, Any]) -> bool:
+    return all(value(block, way) is None for way in form.reads["output_tokens"][0])
 
 
-def _cohere(usage: Mapping[str, Any]) -> Usage | None:
-    units = _mapping(either(usage, "billed_units", "tokens"))
-    prompt = _whole(units, "input_tokens")
-    if prompt is None:
-        return None
-    input_tokens = prompt + (_whole(units, "image_tokens") or 0)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=_whole(units, "output_tokens") or 0,
-        cached_input_tokens=min(_whole(usage, "cached_tokens") or 0, input_tokens),
-    )
+def _beside_totals(form: Form, block: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if not form.beside_totals:
+        return []
+    items = map(mapping, values(block, path(form.beside_totals["list"] + "[]")))
+    return [item for item in items if item.get("type") in form.beside_totals["types"]]
 
 
-def _reasoning(details_of_output: Mapping[str, Any], output_tokens: int) -> int:
-    return min(_whole(details_of_output, "reasoning_tokens", "thinking_tokens") or 0, output_tokens)
+def _add_written(form: Form, counts: dict[str, int]) -> None:
+    """To a cache. What is kept for an hour has a price of its own."""
+    hour, minutes = counts.get("cache_write_1h_tokens", 0), counts.pop("cache_write_5m_tokens", 0)
+    written = max(counts.pop("written_tokens", 0), hour + minutes)
+    counts["cache_write_tokens"] = written - hour
+    if form.written_are_beside_input:
+        counts["input_tokens"] += written
 
 
-def _gemini(usage: Mapping[str, Any]) -> Usage | None:
-    prompt = _whole(usage, "prompt_token_count", "promptTokenCount")
-    if prompt is None:
-        return None
-    thoughts = _whole(usage, "thoughts_token_count", "thoughtsTokenCount") or 0
-    input_tokens = prompt + (_whole(usage, "tool_use_prompt_token_count", "toolUsePromptTokenCount") or 0)
-    cached = _whole(usage, "cached_content_token_count", "cachedContentTokenCount") or 0
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=(_whole(usage, "candidates_token_count", "candidatesTokenCount") or 0) + thoughts,
-        cached_input_tokens=min(cached, input_tokens),
-        reasoning_tokens=thoughts,
-    )
+def _add_what_is_beside(
+    form: Form, block: Mapping[str, Any], counts: dict[str, int], total: int | None
+) -> None:
+    """What the totals of input and output do not contain."""
+    if form.total is None:
+        return
+    output_tokens = counts.setdefault("output_tokens", 0)
+    if total is None:
+        if counts.get("reasoning_tokens", 0) > output_tokens:
+            counts["output_tokens"] += counts["reasoning_tokens"]
+        return
+    beyond = max(0, total - counts["input_tokens"] - output_tokens)
+    read = 0
+    for mark, amount in form.read_beyond_total.items():
+        if block.get(mark) and not read:
+            read = beyond if amount is None else min(beyond, whole(value(block, amount)) or 0)
+    counts["input_tokens"] += read
+    counts["output_tokens"] += beyond - read
 
 
-def _gemini_interaction(usage: Mapping[str, Any]) -> Usage | None:
-    """Its totals are named so, and are none: thoughts and tool prompts stand beside them."""
-    prompt = _whole(usage, "total_input_tokens")
-    if prompt is None:
-        return None
-    thoughts = _whole(usage, "total_thought_tokens") or 0
-    input_tokens = prompt + (_whole(usage, "total_tool_use_tokens") or 0)
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=(_whole(usage, "total_output_tokens") or 0) + thoughts,
-        cached_input_tokens=min(_whole(usage, "total_cached_tokens") or 0, input_tokens),
-        reasoning_tokens=thoughts,
-    )
+def _tell_pages_apart(form: Form, answer: Mapping[str, Any], counts: dict[str, int]) -> None:
+    if "input_pages" not in counts:
+        return
+    if any(value(answer, way) is not None for way in form.all_annotated_if):
+        counts["input_annotated_pages"] = max(counts["input_pages"], counts.get("input_annotated_pages", 0))
+    counts["input_pages"] = max(0, counts["input_pages"] - counts.get("input_annotated_pages", 0))
 
 
-def _beside_answer(fields: Mapping[str, Any]) -> Usage | None:
-    output_tokens = _whole(fields, "eval_count", "generation_token_count")
-    if output_tokens is None:
-        return None
-    input_tokens = _whole(fields, "prompt_eval_count", "prompt_token_count") or 0
-    return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """What a mapping or an object says, also one that cannot be dumped; nothing, of anything else."""
-    said = message_reading.fields(value)
-    return getattr(value, "__dict__", {}) if said is None else said
-
-
-def _whole(fields: Mapping[str, Any], *names: str) -> int | None:
-    value = either(fields, *names)
-    if isinstance(value, float) and value.is_integer():
-        # As Cohere's SDK gives them.
-        value = int(value)
-    return (
-        value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MAX else None
-    )
+def _other_models(answer: Mapping[str, Any], doubts: list[str]) -> dict[str, Usage]:
+    found = {}
+    for other in _OTHERS:
+        block = mapping(value(answer, other["block"]))
+        usage = _of_block(block, {}, doubts) if block else None
+        if usage is None or usage == Usage(input_tokens=0, output_tokens=0):
+            continue
+        kind = other.get("output_is")
+        if kind is not None and kind not in usage.quantities:
+            usage = replace(usage, quantities={**usage.quantities, kind: usage.output_tokens})
+        model = value(answer, other["model"])
+        is_named = isinstance(model, str) and 0 < len(model) <= NAME_CHARS_MAX
+        found[model if is_named else UNNAMED_MODEL] = usage
+    return found

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tokvigil import containing, json_values
+from tokvigil.answered_model import model_of
 from tokvigil.dialects import reasoning
 from tokvigil.dialects.aws_event_stream import MessageParser
 from tokvigil.dialects.bulk import Condensed
@@ -20,6 +21,7 @@ from tokvigil.dialects.sse import Event, EventParser
 from tokvigil.endings import Ending
 from tokvigil.json_values import string
 from tokvigil.models import Usage
+from tokvigil.quantities import BY_PIECE
 from tokvigil.tokens import count_text
 from tokvigil.usage_reading import read_usage
 
@@ -85,7 +87,7 @@ class Tally(ABC):
         return self.read_event(name, event)
 
     def _take(self, fields: Mapping[str, Any]) -> None:
-        if fields.get("error"):
+        if fields.get("error") or fields.get("type") == "error":
             self._has_failed = True
         else:
             self._has_answered = True
@@ -93,13 +95,16 @@ class Tally(ABC):
         for answer in (fields, fields.get("message"), fields.get("response")):
             if isinstance(answer, dict):
                 self.answer_id = self.answer_id or string(answer.get("id") or answer.get("responseId"))
-                self.model = string(answer.get("model") or answer.get("modelVersion")) or self.model
+                self.model = model_of(answer) or self.model
 
     def hear(self, usage: Usage | None) -> None:
         """What the provider says. Servers that cannot count say zeros, also after others' figures."""
-        if usage is not None and (usage.input_tokens or self.said is None):
+        if usage is None:
+            return
+        is_by_piece = not BY_PIECE.isdisjoint(usage.quantities)
+        if usage.input_tokens or is_by_piece or self.said is None:
             self.said = usage
-            self.counts_input = usage.input_tokens > 0 or self._call.count_input() == 0
+            self.counts_input = usage.input_tokens > 0 or is_by_piece or self._call.count_input() == 0
 
     def figures(self) -> Usage | None:
         """The provider's so far; None if it has said none, or zeros for a prompt or for text that was seen."""
@@ -128,6 +133,8 @@ class Tally(ABC):
         """Of an answer that was read to its end. What says an error beside text was not refused."""
         if not self._has_failed:
             return Ending.COMPLETE
+        if self.figures() is not None:
+            return Ending.FAILED
         return Ending.CUT if self._has_answered or self._texts else Ending.REFUSED
 
     def add_text(self, text: str) -> None:
@@ -260,7 +267,7 @@ class AnswerReader:
     def ending(self) -> Ending:
         """Of an answer that was read to its end: an error under a status of success is a refusal."""
         if self.figures() is not None:
-            return Ending.COMPLETE
+            return self._tally.ending()
         if self._is_broken:
             return Ending.UNANSWERED
         return Ending.UNANSWERED if self._form is None else self._form.ending(self._tally)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tokvigil.answered_model import model_of
 from tokvigil.dialects.answers import Tally
 from tokvigil.dialects.openai import BLOCKED_TYPE
 from tokvigil.dialects.provider_call import ProviderCall
@@ -87,6 +88,8 @@ class MessagesTally(Tally):
         self.is_final = self.is_final or not self._usage
 
     def _add_block(self, block: Mapping[str, Any]) -> None:
+        if block.get("type") == "fallback":
+            self.model = string(mapping(block.get("to")).get("model")) or self.model
         for name in ("text", "thinking", "name"):
             self.add_text(string(block.get(name)))
         if block.get("input"):
@@ -95,8 +98,9 @@ class MessagesTally(Tally):
     def _add_usage(self, usage: Any) -> None:
         for name, value in mapping(usage).items():
             known = self._usage.get(name)
-            if isinstance(value, int) and isinstance(known, int):
+            if isinstance(value, int | float) and isinstance(known, int | float):
                 self._usage[name] = max(value, known)
             elif value is not None:
                 self._usage[name] = value
+        self.model = model_of({"usage": self._usage}) or self.model
         self.hear(read_usage_block(self._usage))

@@ -18,6 +18,7 @@ from tokvigil.usage_reading import read_usage
 STREAMING_VERB = ":streamgeneratecontent"
 CONFIG_NAMES = ("generationConfig", "generation_config")
 CAP_NAMES = ("maxOutputTokens", "max_output_tokens")
+GROUNDING_NAMES = ("groundingMetadata", "grounding_metadata")
 CALL_NAMES = ("functionCall", "function_call", "executableCode", "executable_code")
 
 
@@ -70,10 +71,16 @@ class EmbedCall(GeminiCall):
 
 
 class ContentTally(Tally):
-    """Usage comes with every chunk, each time for all of the call so far."""
+    """Usage comes with every chunk, each time for all of the call so far; what was searched for comes once."""
+
+    def __init__(self, call: ContentCall) -> None:
+        super().__init__(call)
+        self._grounded: list[Mapping[str, Any]] = []
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
-        self.hear(read_usage(event))
+        candidates = mappings(event.get("candidates"))
+        self._grounded += [each for each in candidates if either(each, *GROUNDING_NAMES) is not None]
+        self.hear(read_usage({**event, "candidates": self._grounded}))
         self.says_so_far = self.counts_input
         self.read_text(event)
         return True

@@ -105,7 +105,8 @@ class ChoicesTally(Tally):
 
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         self.read_text(event)
-        if not mapping(event.get("usage")):
+        # Moonshot's stands in the choice, Groq's in a field of its own.
+        if not any(mapping(said.get("usage")) for said in self._may_say_usage(event)):
             return True
         self.hear(read_usage(event))
         is_alone = event.get("choices") == []
@@ -118,9 +119,13 @@ class ChoicesTally(Tally):
         # Who did not ask for this chunk looks for `choices[0]` in it.
         return not (is_alone and self.hides_usage)
 
+    def _may_say_usage(self, event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [event, mapping(event.get("x_groq")), *mappings(event.get("choices"))]
+
     def read_text(self, answer: Mapping[str, Any]) -> None:
         for choice in mappings(answer.get("choices")):
             self._has_stopped = self._has_stopped or bool(choice.get("finish_reason"))
+            self._has_failed = self._has_failed or choice.get("finish_reason") == "error"
             self.add_text(string(choice.get("text")))
             for spoken in (choice.get("message"), choice.get("delta")):
                 if isinstance(spoken, dict):

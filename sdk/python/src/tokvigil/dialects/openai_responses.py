@@ -16,7 +16,8 @@ from tokvigil.message_reading import Reading
 from tokvigil.usage_reading import read_usage
 
 CAP_NAME = "max_output_tokens"
-LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+FAILED_EVENT = "response.failed"
+LAST_EVENTS = frozenset({"response.completed", "response.incomplete", FAILED_EVENT})
 # Sound in base64; its transcript comes as text beside it.
 SOUND_EVENT = "response.audio.delta"
 # What stands in an item for the model to read, beside its content.
@@ -56,6 +57,7 @@ class ResponsesTally(Tally):
     def read_event(self, name: str, event: Mapping[str, Any]) -> bool:
         kind = string(event.get("type"))
         if kind in LAST_EVENTS:
+            self._has_failed = self._has_failed or kind == FAILED_EVENT
             self.hear(read_usage(event.get("response")))
             self.end()
         elif kind.endswith(".delta") and kind != SOUND_EVENT:

@@ -119,6 +119,7 @@ class ControlPlane:
             "cost_usd": cost_usd,
             "priced": cost_usd is not None,
             "limit_state": [],
+            **({"unpriced": sorted(body["quantities"])} if "quantities" in body else {}),
         }
 
     def _batched(self, index: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,11 +173,14 @@ class ControlPlane:
 def event_of(body: Mapping[str, Any]) -> UsageEvent:
     """The event that `to_wire` wrote. Raises `ConfigurationError` for one that cannot be."""
     fields = dict(body)
-    counts = {name: fields.pop(name) for name in COUNTS if name in fields}
+    of_usage = (*COUNTS, "quantities", "service_tier", "region", "reported_cost_usd")
+    used = {name: fields.pop(name) for name in of_usage if name in fields}
+    if fields.pop("batch", False):
+        used.setdefault("service_tier", "batch")
     occurred_at = fields.pop("occurred_at", None)
     return UsageEvent(
         **fields,
-        usage=Usage(**counts),
+        usage=Usage(**used),
         occurred_at=None if occurred_at is None else datetime.fromisoformat(occurred_at),
     )
 
