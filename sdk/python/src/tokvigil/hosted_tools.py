@@ -19,6 +19,7 @@ DIGITS_MAX = 9
 
 _SAID_IN_ANSWER = {name: paths(ways) for name, ways in FORMS["said_in_answer"].items() if name != "source"}
 _ITEMS = FORMS["items"]
+_LIST = path(_ITEMS["list"] + "[]")
 _GROUNDING = FORMS["grounding"]
 _METADATA, _MAP_CHUNKS = paths(_GROUNDING["metadata"]), paths(_GROUNDING["map_chunks"])
 _BILLED_BY_PROMPT = re.compile(_GROUNDING["billed_by_prompt"])
@@ -30,8 +31,8 @@ def hosted_tools(answer: Mapping[str, Any], doubts: list[str]) -> dict[str, int]
     """How often tools of the provider's own ran, as it bills them. An amount that it says comes before its items."""
     said = {name: term(ways, answer, doubts) for name, ways in _SAID_IN_ANSWER.items()}
     found = {name: amount for name, amount in said.items() if amount is not None}
-    items = [mapping(item) for item in values(answer, path(_ITEMS["list"] + "[]"))]
-    for name, kind in _ITEMS["counts"].items():
+    items = [mapping(item) for item in values(answer, _LIST)]
+    for name, kind in _ITEMS["counts"].items() if items else ():
         billed = [item for item in items if item.get("type") == kind["type"] and _is_billed(item, kind)]
         once = {str(item.get(kind.get("once_per"), number)) for number, item in enumerate(billed)}
         found.setdefault(name, len(once))
@@ -71,7 +72,9 @@ def has_pictures(answer: Mapping[str, Any]) -> bool:
 def pictures(answer: Mapping[str, Any]) -> dict[str, int]:
     """How many it has, for models that bill them by piece."""
     for name, marks in _PICTURES["lists"].items():
-        items = map(mapping, values(answer, path(name + "[]")))
+        if not isinstance(answer.get(name), list | tuple):
+            continue
+        items = map(mapping, answer[name])
         made = sum(any(item.get(mark) is not None for mark in marks) for item in items)
         if made:
             return {"images": made}

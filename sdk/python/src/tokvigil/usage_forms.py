@@ -39,6 +39,8 @@ class Form:
     name: str
     known_by: tuple[Path, ...]
     reads: Mapping[str, tuple[Term, ...]]
+    # The fields that the paths of each begin with: most of the many spellings lead nowhere, which is soon seen.
+    begins: Mapping[str, frozenset[str]]
     needs: tuple[str, ...] = ()
     needs_one_of: tuple[str, ...] = ()
     may_stand_alone: bool = False
@@ -72,7 +74,7 @@ def values(said: Any, way: Path) -> Iterator[Any]:
         yield said
         return
     step, rest = way[0], way[1:]
-    fields = mapping(said)
+    fields = said if isinstance(said, dict) else mapping(said)
     for name in step.names:
         found = fields.get(name)
         if found is None:
@@ -88,7 +90,10 @@ def values(said: Any, way: Path) -> Iterator[Any]:
 
 def value(said: Any, *ways: Path) -> Any:
     """The first that is said; None if none is."""
-    return next((found for way in ways for found in values(said, way)), None)
+    for way in ways:
+        for found in values(said, way):
+            return found
+    return None
 
 
 def mapping(said: Any) -> Mapping[str, Any]:
@@ -110,12 +115,17 @@ def _form(said: Mapping[str, Any]) -> Form:
         return path(text, also_in_snake_case=in_both_cases)
 
     beyond = said.get("read_beyond_total", {})
+    reads = {
+        name: tuple(tuple(map(read, spellings)) for spellings in terms)
+        for name, terms in said["reads"].items()
+    }
     return Form(
         name=said["name"],
         known_by=tuple(map(read, said["known_by"])),
-        reads={
-            name: tuple(tuple(map(read, spellings)) for spellings in terms)
-            for name, terms in said["reads"].items()
+        reads=reads,
+        begins={
+            name: frozenset(first for spellings in terms for way in spellings for first in way[0].names)
+            for name, terms in reads.items()
         },
         needs=tuple(said.get("needs", ())),
         needs_one_of=tuple(said.get("needs_one_of", ())),

@@ -108,6 +108,8 @@ def _counts(
     counts: dict[str, int] = {}
     said = set()
     for name, terms in form.reads.items():
+        if all(form.begins[name].isdisjoint(each) for each in blocks):
+            continue
         found = [term(spellings, each, doubts) for each in blocks for spellings in terms]
         if any(amount is not None for amount in found):
             counts[name] = sum(amount or 0 for amount in found)
