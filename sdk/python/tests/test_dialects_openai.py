@@ -425,7 +425,10 @@ class TestFormOfAnswer:
             assert reader.feed(b"more") == b"more"
             assert reader.finish() == b""
             assert reader.figures() is None
-            assert reader.counted() == Usage(input_tokens=2, output_tokens=0, source="estimated")
+            characters = {"input_characters": len("one two")}
+            assert reader.counted() == Usage(
+                input_tokens=0, output_tokens=0, quantities=characters, source="estimated"
+            )
 
     def test_events_are_read_after_a_mark_and_blank_lines(self) -> None:
         for start in (b"\xef\xbb\xbf", b"\n\r\n", b"\xef\xbb\xbf\n\n"):

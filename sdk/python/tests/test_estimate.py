@@ -130,3 +130,33 @@ def test_estimating_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert estimate("gpt-4o", HELLO).cost_usd is not None
+
+
+@pytest.mark.parametrize(
+    "used", [{"quantities": {"web_searches": 2}}, {"service_tier": "flex"}, {"region": "us"}]
+)
+def test_what_has_no_rate_here_is_not_priced_at_anothers(used: dict[str, Any]) -> None:
+    guess = estimate("gpt-4o-mini", HELLO, **used)
+    assert (guess.input_tokens, guess.cost_usd) == (8, None)
+    assert guess.quantities == used.get("quantities", {})
+
+
+@pytest.mark.parametrize(
+    "used", [{"quantities": {"images": 0}}, {"service_tier": "default"}, {"region": ""}, {"quantities": None}]
+)
+def test_what_says_nothing_changes_no_price(used: dict[str, Any]) -> None:
+    assert estimate("gpt-4o-mini", HELLO, at=NOW, **used) == estimate("gpt-4o-mini", HELLO, at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("used", "names"),
+    [
+        ({"quantities": {"searches": 2}}, "quantities"),
+        ({"quantities": {"images": -2}}, "images"),
+        ({"quantities": {"output_audio_tokens": 2_000}}, "audio"),
+        ({"service_tier": "slow"}, "service_tier"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(used: dict[str, Any], names: str) -> None:
+    with pytest.raises(ConfigurationError, match=names):
+        estimate("gpt-4o-mini", HELLO, max_output_tokens=100, **used)

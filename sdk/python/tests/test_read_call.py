@@ -859,7 +859,20 @@ class TestUnknownFormats:
         assert reader.feed(sound) == sound
         reader.finish()
         assert reader.figures() is None
-        assert reader.counted() == Usage(input_tokens=2, output_tokens=0, source="estimated")
+        characters = {"input_characters": len("one two")}
+        assert reader.counted() == Usage(
+            input_tokens=0, output_tokens=0, quantities=characters, source="estimated"
+        )
+
+    @pytest.mark.parametrize(("model", "text"), [("gpt-4o-mini-tts", "one two"), ("tts-1", 7), ("tts-1", "")])
+    def test_only_models_that_bill_characters_are_charged_them(self, model: str, text: Any) -> None:
+        assert not any(generic("/v1/audio/speech", model=model, input=text).pieces().values())
+
+    def test_characters_of_a_long_text_are_counted_too(self) -> None:
+        text = "word " * 60_000
+        assert generic("/v1/audio/speech", model="tts-1-hd", input=text).pieces() == {
+            "input_characters": len(text)
+        }
 
     def test_its_refusal_has_openais_shape(self) -> None:
         assert generic("/x").refusal("No.", "blocked")["error"]["type"] == "ai_usage_blocked"

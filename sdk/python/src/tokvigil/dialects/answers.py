@@ -46,6 +46,8 @@ class AskedCall(Protocol):
 
     def bills_output(self) -> bool: ...
 
+    def pieces(self) -> Mapping[str, int]: ...
+
 
 class Tally(ABC):
     """What one answer has said so far: figures of the provider, and text to count where there are none."""
@@ -162,6 +164,7 @@ class Tally(ABC):
             said,
             input_tokens=said.input_tokens or self._call.count_input(),
             output_tokens=max(said.output_tokens, output_tokens),
+            quantities=said.quantities or self._call.pieces(),
             source="estimated",
         )
 

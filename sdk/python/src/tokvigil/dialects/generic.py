@@ -24,6 +24,8 @@ READ_OF_FORMS = ("model", "stream")
 
 # Models of pictures that bill tokens; a call that names none may run one of them.
 _BILLS_PICTURES_BY_TOKEN = re.compile(r"gpt-|gemini|^unspecified$", re.IGNORECASE)
+# Models that bill each character they read aloud.
+_BILLS_CHARACTERS = re.compile(r"(?:^|/)tts-1", re.IGNORECASE)
 # Models of sound that bill characters or minutes.
 _BILLS_SOUND_BY_LENGTH = re.compile(r"(?:^|/)(?:tts-1|whisper)", re.IGNORECASE)
 
@@ -71,6 +73,17 @@ class PictureCall(GenericCall):
 
 
 class SoundCall(GenericCall):
+    def pieces(self) -> Mapping[str, int]:
+        """The answer is sound, and says nothing."""
+        text = self._fields.get("input")
+        if not isinstance(text, str) or not _BILLS_CHARACTERS.search(self.model):
+            return {}
+        long = self._request.body.long.get(text)
+        return {"input_characters": len(text if long is None else long.whole())}
+
+    def _count_input(self) -> int:
+        return 0 if self.pieces() else super()._count_input()
+
     def bills_output(self) -> bool:
         return _BILLS_SOUND_BY_LENGTH.search(self.model) is None
 

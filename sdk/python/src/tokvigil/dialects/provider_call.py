@@ -116,6 +116,10 @@ class ProviderCall(ABC):
         """Whether what such a call produces is billed by token."""
         return True
 
+    def pieces(self) -> Mapping[str, int]:
+        """What the request alone tells that is billed by piece, by the names of `quantities`."""
+        return {}
+
     def outgoing(self, max_output_tokens: int | None, without: Container[str] = ()) -> Outgoing:
         """What to send; the original bytes if nothing changes.
 
