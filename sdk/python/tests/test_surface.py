@@ -18,7 +18,10 @@ RefusedError TokVigil TokVigilError TooManyRequestsError UnreachableError Usage 
 carry_context context count_tokens decision_of estimate read_usage
 """
 WHOSE = "user_id feature plan"
-ASKED = f"model {WHOSE} provider input_tokens input_text messages max_output_tokens run_id metadata"
+ASKED = (
+    f"model {WHOSE} provider input_tokens input_text messages max_output_tokens service_tier region quantities run_id"
+    " metadata"
+)
 METHODS = {
     "async_http_client": f"{WHOSE} run_id metadata library raise_blocks **options",
     "chat": "model messages stream **options",

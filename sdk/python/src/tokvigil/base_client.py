@@ -22,7 +22,7 @@ from tokvigil.journal import Journal, default_folder
 from tokvigil.json_values import present
 from tokvigil.links import Links
 from tokvigil.message_reading import read_messages
-from tokvigil.models import Decision, Limits, Receipt, UsageEvent
+from tokvigil.models import Decision, Limits, Receipt, UsageEvent, checked_quantities, checked_tier
 from tokvigil.question import Question, Report
 from tokvigil.reporting import Reporter
 from tokvigil.retries import RetryPolicy
@@ -300,6 +300,9 @@ def _question(
     input_text: str | None,
     messages: Iterable[Any] | None,
     max_output_tokens: int | None,
+    service_tier: str | None,
+    region: str | None,
+    quantities: Mapping[str, int] | None,
     run_id: str | None,
     metadata: Mapping[str, Any] | None,
     request_id: str | None = None,
@@ -315,6 +318,9 @@ def _question(
         provider=checked.name("provider", provider),
         input_tokens=_count_input(model, input_tokens=input_tokens, input_text=input_text, messages=messages),
         max_output_tokens=_count("max_output_tokens", max_output_tokens),
+        service_tier=checked_tier(service_tier),
+        region=checked.name("region", region),
+        quantities=None if quantities is None else checked_quantities(quantities),
         dry_run=dry_run,
         explain=explain,
         **named,

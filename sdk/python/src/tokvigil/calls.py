@@ -15,10 +15,12 @@ from tokvigil.endings import Charge, Ending, charge
 from tokvigil.errors import ConfigurationError
 from tokvigil.evaluation import Evaluation
 from tokvigil.models import Decision, Usage, UsageStatus
+from tokvigil.quantities import NAMES
 from tokvigil.question import Question, Report
 from tokvigil.reporting import Reporter
 from tokvigil.steps import Steps
 from tokvigil.telemetry import CallSpan
+from tokvigil.usage_fitting import fitted
 
 logger = logging.getLogger("tokvigil")
 
@@ -180,9 +182,14 @@ def _hold(asked: Question, decision: Decision | None) -> Usage:
         output_tokens = reserved if isinstance(reserved, int) else output_tokens if cap is None else cap
     if output_tokens is None:
         output_tokens = OUTPUT_TOKENS_WITHOUT_CAP
+    counts = {"input_tokens": asked.input_tokens or 0, "output_tokens": output_tokens}
+    parts = fitted({**(asked.quantities or {}), **counts}, [])
     return Usage(
-        input_tokens=min(checked.TOKENS_MAX, asked.input_tokens or 0),
-        output_tokens=min(checked.TOKENS_MAX, output_tokens),
+        input_tokens=parts.pop("input_tokens"),
+        output_tokens=parts.pop("output_tokens"),
+        quantities={name: amount for name, amount in parts.items() if name in NAMES},
+        service_tier=asked.service_tier,
+        region=asked.region,
         source="estimated",
     )
 

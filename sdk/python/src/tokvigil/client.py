@@ -41,6 +41,9 @@ class TokVigil(BaseClient):
         input_text: str | None = None,
         messages: Iterable[Any] | None = None,
         max_output_tokens: int | None = None,
+        service_tier: str | None = None,
+        region: str | None = None,
+        quantities: Mapping[str, int] | None = None,
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         request_id: str | None = None,
@@ -52,8 +55,10 @@ class TokVigil(BaseClient):
         A block is an answer here, not an exception. User, feature, plan, run and metadata that are None come from the
         `context` around. Pass one of `input_tokens`, `input_text` and `messages`: texts are counted here and are not
         sent. `max_output_tokens` is the most that the call may produce, all answers together; `provider` is the one
-        that will be called, as the price book names it. `dry_run` decides and holds nothing, `explain` fills the
-        decision's `trace`.
+        that will be called, as the price book names it, `service_tier` and `region` what it is asked for. `quantities`
+        are what else the call will use at most, by the names of `Usage.quantities`: it uses nothing that they do not
+        name, so {} is a call of text alone. None: nobody knows, and the hold is at the dearest rate. `dry_run` decides
+        and holds nothing, `explain` fills the decision's `trace`.
 
         Raises `RefusedError` if TokVigil refuses the question itself, and `ConfigurationError` for an argument that
         cannot be.
@@ -69,6 +74,9 @@ class TokVigil(BaseClient):
                 input_text=input_text,
                 messages=messages,
                 max_output_tokens=max_output_tokens,
+                service_tier=service_tier,
+                region=region,
+                quantities=quantities,
                 run_id=run_id,
                 metadata=metadata,
                 request_id=request_id,
@@ -89,6 +97,9 @@ class TokVigil(BaseClient):
         input_text: str | None = None,
         messages: Iterable[Any] | None = None,
         max_output_tokens: int | None = None,
+        service_tier: str | None = None,
+        region: str | None = None,
+        quantities: Mapping[str, int] | None = None,
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Guard:
@@ -111,6 +122,9 @@ class TokVigil(BaseClient):
                 input_text=input_text,
                 messages=messages,
                 max_output_tokens=max_output_tokens,
+                service_tier=service_tier,
+                region=region,
+                quantities=quantities,
                 run_id=run_id,
                 metadata=metadata,
             )

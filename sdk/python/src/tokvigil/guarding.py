@@ -132,6 +132,9 @@ class GuardOptions(TypedDict, total=False):
     input_text: Callable[..., str]
     input_tokens: int | Callable[..., int]
     max_output_tokens: int | Callable[..., int]
+    service_tier: str | Callable[..., str | None] | None
+    region: str | Callable[..., str | None] | None
+    quantities: Mapping[str, int] | Callable[..., Mapping[str, int] | None] | None
     provider: str
     run_id: str | Callable[..., str | None] | None
     metadata: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None

@@ -202,10 +202,14 @@ def checked_usage(usage: Usage) -> Usage:
 
 
 def checked_quantities(said: Mapping[str, Any]) -> dict[str, int]:
-    """Raises `ConfigurationError` for a name that TokVigil does not have, and for what is no amount."""
+    """Without zeros. Raises `ConfigurationError` for a name that TokVigil does not have, and for what is no amount."""
     for name in said:
         checked.one_of("a name in quantities", name, NAMES)
-    return {name: checked.count(name, amount, checked.TOKENS_MAX) for name, amount in said.items()}
+    amounts = {
+        name: checked.count(f"quantities[{name!r}]", amount, checked.TOKENS_MAX)
+        for name, amount in said.items()
+    }
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def checked_tier(said: Any) -> str | None:

@@ -74,6 +74,11 @@ class Question:
     plan: str | None = None
     input_tokens: int | None = None
     max_output_tokens: int | None = None
+    # What it is asked for; None: the default one.
+    service_tier: str | None = None
+    region: str | None = None
+    # What else it will use at most, and nothing that this does not name; None: not known.
+    quantities: Mapping[str, int] | None = None
     # The same when it is asked again. If the caller named it, the caller may ask and report by this name again later.
     request_id: str = field(default_factory=new_request_id)
     is_named_by_caller: bool = False
@@ -113,6 +118,9 @@ class Question:
                 "plan": self.plan,
                 "input_tokens": self.input_tokens,
                 "max_output_tokens": self.max_output_tokens,
+                "service_tier": self.service_tier,
+                "region": self.region,
+                "quantities": self.quantities,
                 "run_id": self.run_id,
                 "provider": self.provider,
                 "metadata": self.metadata,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokvigil import json_values
+from tokvigil.billing_terms import region, service_tier
 from tokvigil.bodies import Body
 from tokvigil.dialects import reasoning
 from tokvigil.dialects.answers import AnswerReader, Tally
@@ -98,6 +99,9 @@ class ProviderCall(ABC):
         self._answers = self._count_answers()
         # The most it may produce, all answers together; None: the request sets no cap, or produces no tokens.
         self.max_output_tokens = None if self._cap is None else self._cap * self._answers
+        # As asked for, if that makes a price. What serves the call is said by its answer.
+        self.service_tier = service_tier(self._fields, self._fields, [])
+        self.region = region(self._fields)
 
     def count_input(self) -> int:
         """Input tokens, counted here: milliseconds for long prompts."""

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 from tokvigil import checked, prices
 from tokvigil.errors import ConfigurationError, UnreachableError
 from tokvigil.links import Answer, Request
-from tokvigil.models import COUNTS, Usage, UsageEvent
+from tokvigil.models import COUNTS, Usage, UsageEvent, checked_quantities, checked_tier
 from tokvigil.question import Question, new_request_id
 from tokvigil.testing.script import HOLD_S, POLICY, Block, decision, instant
 
@@ -27,6 +27,9 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "model": checked.model,
     "input_tokens": partial(checked.count, "input_tokens", most=checked.TOKENS_MAX),
     "max_output_tokens": partial(checked.count, "max_output_tokens", most=checked.TOKENS_MAX),
+    "service_tier": checked_tier,
+    "region": partial(checked.name, "region"),
+    "quantities": checked_quantities,
 }
 # What a rule says, and the fields of the questions that it is about: of all, if there are none.
 Rule = tuple[Mapping[str, str], T]

@@ -107,8 +107,13 @@ class Block:
 def decision(question: Question, block: Block | None, cap: int | None, now: datetime) -> dict[str, Any]:
     """The answer of POST /v1/evaluate, with every field it has."""
     output_tokens = OUTPUT_TOKENS_WITHOUT_CAP if cap is None else cap
-    usage = Usage(input_tokens=question.input_tokens or 0, output_tokens=output_tokens)
-    cost_usd = prices.cost(question.model, usage, now)
+    usage = Usage(
+        input_tokens=question.input_tokens or 0,
+        output_tokens=output_tokens,
+        service_tier=question.service_tier,
+        region=question.region,
+    )
+    cost_usd = None if question.quantities else prices.cost(question.model, usage, now)
     said: dict[str, Any] = {
         "request_id": question.request_id,
         "allowed": True,

@@ -91,6 +91,8 @@ class Gate:
             provider=asked.provider,
             input_tokens=(yield count) if len(request.body) > LARGE_BYTES else count(),
             max_output_tokens=asked.max_output_tokens,
+            service_tier=asked.service_tier,
+            region=asked.region,
         )
         call = yield from self._calls.open(question, asked.operation)
         try:
