@@ -432,6 +432,10 @@ class TestOddFigures:
     ) -> None:
         assert said(usage) == expected
 
+    def test_a_form_that_cannot_be_read_hides_no_other(self) -> None:
+        both = {"prompt_tokens": "x", "input_tokens": 5, "output_tokens": 2}
+        assert said(both) == Usage(input_tokens=5, output_tokens=2)
+
     def test_a_figure_that_is_none_costs_no_other(self) -> None:
         details = {"cached_tokens": "many", "audio_tokens": 3}
         usage = said({"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": details})
@@ -513,6 +517,7 @@ class TestModel:
             (SimpleNamespace(model_version="gemini-2.5-flash"), "gemini-2.5-flash"),
             ({"trace": {"promptRouter": {"invokedModelId": "arn:aws:bedrock:x"}}}, "arn:aws:bedrock:x"),
             ({"usage": {}, "model": 7}, ""),
+            *(({"model": name}, "") for name in ("", "a\0b", "a\ud83d", "m" * 256)),
             (None, ""),
             (
                 {

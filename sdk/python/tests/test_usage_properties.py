@@ -55,7 +55,7 @@ NUMBERS = (
     | st.floats(allow_nan=True, allow_infinity=True)
     | st.sampled_from([0.5, 512.0, 10**30, True])
 )
-SCALARS = st.none() | NUMBERS | st.sampled_from(WORDS) | st.text(max_size=5)
+SCALARS = st.none() | NUMBERS | st.sampled_from(WORDS) | st.text(st.characters(), max_size=5)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KNOWN), inner, max_size=8),

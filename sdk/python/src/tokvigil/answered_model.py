@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from tokvigil import prices
-from tokvigil.checked import NAME_CHARS_MAX
+from tokvigil.checked import is_name
 from tokvigil.quantities import FORMS
 from tokvigil.usage_forms import mapping, path, paths, value, values
 
@@ -37,7 +37,7 @@ def model_of(answer: Any) -> str:
     """The model that an answer says it is of; "" if it says none."""
     fields = mapping(answer)
     found = [*(each for way in _INSTEAD for each in values(fields, way)), value(fields, *_PATHS)]
-    return next((name for name in found if isinstance(name, str) and 0 < len(name) <= NAME_CHARS_MAX), "")
+    return next(filter(is_name, found), "")
 
 
 @lru_cache(maxsize=PAIRS_KEPT)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Context, Decimal
 from typing import Any
 
-from tokvigil.checked import COST_CHARS_MAX, COST_USD_MAX, NAME_CHARS_MAX
+from tokvigil.checked import COST_CHARS_MAX, COST_USD_MAX, is_name
 from tokvigil.json_values import decimal, is_true
 from tokvigil.quantities import FORMS
 from tokvigil.usage_forms import path, paths, value, values, word
@@ -37,7 +37,7 @@ def service_tier(block: Mapping[str, Any], answer: Mapping[str, Any], doubts: li
 
 def region(block: Mapping[str, Any]) -> str | None:
     said = [word(block.get(name)) for name in _REGIONS["in_block"]]
-    return next((name[:NAME_CHARS_MAX] for name in said if name not in _REGIONS["say_nothing"]), None)
+    return next((name for name in said if name not in _REGIONS["say_nothing"] and is_name(name)), None)
 
 
 def reported_cost(block: Mapping[str, Any]) -> Decimal | None:

@@ -142,6 +142,15 @@ def _check_value(field: str, value: Any) -> None:
         )
 
 
+def is_name(value: Any) -> bool:
+    """Whether TokVigil takes it as one: what providers say is left out if not."""
+    try:
+        model(value)
+    except ConfigurationError:
+        return False
+    return True
+
+
 def _check_text(field: str, value: str, chars_max: int) -> None:
     if len(value) > chars_max:
         raise ConfigurationError(f"{field} has {len(value)} characters, and at most {chars_max} are taken")

@@ -23,7 +23,7 @@ from typing import Any
 from tokvigil import containing
 from tokvigil.answered_model import model_of
 from tokvigil.billing_terms import region, reported_cost, service_tier
-from tokvigil.checked import NAME_CHARS_MAX, TOKENS_MAX
+from tokvigil.checked import TOKENS_MAX, is_name
 from tokvigil.hosted_tools import has_pictures, hosted_tools, pictures, video
 from tokvigil.models import COUNTS, Usage
 from tokvigil.quantities import FORMS
@@ -78,7 +78,8 @@ def _of_block(
         is_known = any(value(block, way) is not None for way in form.known_by)
         if is_known and all(answer.get(name) == said for name, said in form.only_in.items()):
             counts = _counts(form, block, answer, doubts)
-            return None if counts is None else _usage(counts, block, answer, doubts)
+            if counts is not None:
+                return _usage(counts, block, answer, doubts)
     return None
 
 
@@ -192,6 +193,5 @@ def _other_models(answer: Mapping[str, Any], doubts: list[str]) -> dict[str, Usa
         if kind is not None and kind not in usage.quantities:
             usage = replace(usage, quantities={**usage.quantities, kind: usage.output_tokens})
         model = value(answer, other["model"])
-        is_named = isinstance(model, str) and 0 < len(model) <= NAME_CHARS_MAX
-        found[model if is_named else UNNAMED_MODEL] = usage
+        found[model if is_name(model) else UNNAMED_MODEL] = usage
     return found
