@@ -22,6 +22,7 @@ DELTA_TEXTS = ("text", "partial_json", "thinking")
 
 class MessagesCall(ProviderCall):
     operation = "chat"
+    seen_through_as = "messages"
     provider_by_format = "anthropic"
     cap_names: tuple[str, ...] = (CAP_NAME,)
 

@@ -44,6 +44,7 @@ class GeminiCall(ProviderCall):
 
 class ContentCall(GeminiCall):
     operation = "generate_content"
+    seen_through_as = "content"
     # It bounds thoughts, too, whatever their budget.
     cap_names: tuple[str, ...] = CAP_NAMES
     config_names = CONFIG_NAMES

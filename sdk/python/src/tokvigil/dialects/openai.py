@@ -66,6 +66,7 @@ class GeneratingCall(OpenAICall):
 
 class ChatCall(GeneratingCall):
     operation = "chat"
+    seen_through_as = "chat"
     cap_names: tuple[str, ...] = CAP_NAMES
 
     def _count_answers(self) -> int:
@@ -80,6 +81,7 @@ class CompletionsCall(GeneratingCall):
     """The older completions: one or more prompts, each answered `n` times."""
 
     operation = "text_completion"
+    seen_through_as = "completions"
     cap_names = ("max_tokens",)
 
     def _count_answers(self) -> int:
@@ -89,6 +91,7 @@ class CompletionsCall(GeneratingCall):
 
 class EmbeddingsCall(OpenAICall):
     operation = "embeddings"
+    seen_through_as = "embeddings"
 
     def bills_output(self) -> bool:
         return False

@@ -26,6 +26,7 @@ TEXTS_OF_ITEMS = ("name", "arguments", "input", "code")
 
 class ResponsesCall(OpenAICall):
     operation = "chat"
+    seen_through_as = "responses"
     # It bounds what a model reasons, too.
     cap_names: tuple[str, ...] = (CAP_NAME,)
     cap_min = 16

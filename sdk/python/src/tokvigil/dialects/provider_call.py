@@ -11,6 +11,7 @@ from tokvigil import json_values
 from tokvigil.billing_terms import region, service_tier
 from tokvigil.bodies import Body
 from tokvigil.dialects import reasoning
+from tokvigil.dialects.announcing import Asked, announced
 from tokvigil.dialects.answers import AnswerReader, Tally
 from tokvigil.errors import ConfigurationError
 from tokvigil.json_values import either, mapping, positive
@@ -75,6 +76,8 @@ class ProviderCall(ABC):
     cap_names: tuple[str, ...] = ()
     # The names of the object that holds it; none: it stands in the body itself.
     config_names: tuple[str, ...] = ()
+    # How requests of this format are seen through, by its name in `usage_forms.json`; None: they are not.
+    seen_through_as: str | None = None
     # The provider refuses lower caps.
     cap_min = 1
 
@@ -82,6 +85,8 @@ class ProviderCall(ABC):
         self._request = request
         self._fields = request.body.fields
         self._input_tokens: int | None = None
+        # How many there are in it, once its input is counted.
+        self._files: int | None = None
         # As usage reports name it ("openai", "anthropic", "google", ...); None: an endpoint nobody knows.
         self.provider = request.provider or self.provider_by_format
         self.model = request.model
@@ -124,6 +129,24 @@ class ProviderCall(ABC):
         """What the request alone tells that is billed by piece, by the names of `quantities`."""
         return {}
 
+    def quantities(self) -> Mapping[str, int] | None:
+        """What it will use at most beside text, by the names of `quantities`; None: nobody can tell."""
+        pieces = self.pieces()
+        if pieces or self.seen_through_as is None:
+            return pieces or None
+        input_tokens = self.count_input() if self._input_tokens is None else self._input_tokens
+        return announced(
+            Asked(
+                format=self.seen_through_as,
+                provider=self.provider,
+                model=self.model,
+                fields=self._fields,
+                files=self._files,
+                input_tokens=input_tokens,
+                max_output_tokens=self.max_output_tokens,
+            )
+        )
+
     def outgoing(self, max_output_tokens: int | None, without: Container[str] = ()) -> Outgoing:
         """What to send; the original bytes if nothing changes.
 
@@ -159,7 +182,9 @@ class ProviderCall(ABC):
         """The body of a 403 in the provider's own error shape."""
 
     def _count_input(self) -> int:
-        return count_reading(self._read(), self.model)
+        reading = self._read()
+        self._files = reading.files
+        return count_reading(reading, self.model)
 
     def _read(self) -> Reading:
         """What the model reads of the request."""

@@ -85,11 +85,13 @@ class Gate:
         if guarded is not None:
             logger.warning("the call inside the guard of request %s asks by itself: it counts twice", guarded)
         count = partial(_count_input, asked)
+        input_tokens = (yield count) if len(request.body) > LARGE_BYTES else count()
         question = Question.of(
             attribution,
             asked.model,
             provider=asked.provider,
-            input_tokens=(yield count) if len(request.body) > LARGE_BYTES else count(),
+            input_tokens=input_tokens,
+            quantities=None if input_tokens is None else _announced(asked),
             max_output_tokens=asked.max_output_tokens,
             service_tier=asked.service_tier,
             region=asked.region,
@@ -119,6 +121,14 @@ def _count_input(asked: ProviderCall) -> int | None:
         return asked.count_input()
     except Exception as error:
         containing.say("the input of a call cannot be counted", error)
+        return None
+
+
+def _announced(asked: ProviderCall) -> Mapping[str, int] | None:
+    try:
+        return asked.quantities()
+    except Exception as error:
+        containing.say("what a call will use beside text cannot be read", error)
         return None
 
 
