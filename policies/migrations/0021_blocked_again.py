@@ -29,7 +29,7 @@ DROP FUNCTION blocked_decision_uncount;
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('policies', '0018_blocked_call'),
+        ('policies', '0020_deployments'),
     ]
 
     operations = [
