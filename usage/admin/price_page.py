@@ -17,7 +17,7 @@ from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from tenants.roles import May
 from usage.admin.price_list import add_url
-from usage.prices import arithmetic, stored_book
+from usage.prices import additions, arithmetic, genai, stored_book
 from usage.prices.cost import UNDATED, Served, Use
 from usage.prices.models import ModelPrice
 from usage.prices.tiers import RATE_FIELDS
@@ -78,6 +78,7 @@ def context(request: HttpRequest, row: ModelPrice) -> dict[str, Any]:
             for tier, rates in row.service_tiers.items()
         ],
         "regions": row.regions.items(),
+        "added_from": additions.sources(row.provider, row.model) if row.source in genai.SOURCES else [],
         "tiers": row.tiers,
         "always": row.effective_from == UNDATED,
         "history": _history(row, environment),

@@ -44,6 +44,7 @@ from audit import log as audit_log
 from audit.log import Target
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.revisions import bump_all
+from usage.prices import additions
 from usage.prices.cost import ALIASES_MAX, RATES_OF, UNDATED
 from usage.prices.models import ModelPrice
 from usage.prices.names import HOSTS, MAKERS
@@ -52,6 +53,8 @@ from usage.prices.tiers import RATE_FIELDS, TIER_RATES
 from usage.quantities import CACHED, INPUT, OUTPUT, QUANTITIES, ServiceTier
 
 SOURCE = "genai-prices"
+# Whose rows a load rewrites.
+SOURCES = (SOURCE, additions.SOURCE)
 # The makers and the hosts people call directly. Not the aggregators, which resell the same models at changing
 # prices.
 PROVIDERS = (*MAKERS, *HOSTS)
@@ -123,6 +126,7 @@ _AS_USUAL = {"service_tier": "default"}
 _CUT_NAME = re.compile(r".*(?:[-@._:]|-20\d\d)")
 
 _ROW_FIELDS = (
+    "source",
     "aliases",
     *RATE_FIELDS,
     "other_rates",
@@ -172,7 +176,7 @@ def load_shared_prices() -> LoadReport:
         known = stored.get(_key(row))
         if known is None:
             added.append(row)
-        elif known.source != SOURCE:
+        elif known.source not in SOURCES:
             kept += 1
         elif _differs(known, row):
             changed.append(row)
@@ -219,7 +223,7 @@ def _outdated(stored: Iterable[ModelPrice], rows: Iterable[ModelPrice]) -> list[
     return [
         row
         for row in stored
-        if row.source == SOURCE
+        if row.source in SOURCES
         and row.active
         and (row.provider, row.model) in models
         and _key(row) not in keys
@@ -238,7 +242,7 @@ def _write(rows: list[ModelPrice]) -> None:
 
 
 def package_rows() -> tuple[list[ModelPrice], list[str]]:
-    """The unsaved rows of all models of PROVIDERS, and what of the package is left out, and why."""
+    """The unsaved rows of all models of PROVIDERS, with what we add, and what of the package is left out, and why."""
     rows: list[ModelPrice] = []
     left_out: list[str] = []
     for provider in genai_providers:
@@ -248,7 +252,7 @@ def package_rows() -> tuple[list[ModelPrice], list[str]]:
         for model in provider.models:
             rows += _model_rows(provider, model)
             left_out += (f"{provider.id}/{model.id}: {what}" for what in _left_out(model))
-    return rows, left_out
+    return list(additions.added_to(rows, version("genai-prices"))), left_out
 
 
 def _left_out(model: ModelInfo) -> Iterator[str]:

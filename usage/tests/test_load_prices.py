@@ -18,7 +18,7 @@ from genai_prices.types import ModelInfo, Provider, StartDateConstraint
 from tenants.models import Environment, Tenant
 from usage.models import ModelPrice
 from usage.money import NANO, format_usd
-from usage.prices import genai
+from usage.prices import additions, genai
 from usage.prices.book import PriceBook
 from usage.prices.cost import AS_USUAL, IN_BATCH, UNDATED, Cost, Rates, Served, Use, cost_of
 from usage.prices.genai import SOURCE, load_shared_prices, package_rows
@@ -201,6 +201,26 @@ def test_tokens_have_no_price_where_the_model_is_billed_by_something_else(book: 
             "default",
             "0.0387",
         ),
+        # From our own file, for the package lacks them.
+        ("claude-opus-4-6", Use(input_tokens=10_000, output_tokens=1_000), "fast", "0.45"),
+        (
+            "gpt-4o-audio-preview",
+            Use(input_tokens=1_000, output_tokens=100, quantities={"input_audio_tokens": 900}),
+            "default",
+            "0.03725",
+        ),
+        (
+            "gpt-image-1",
+            Use(input_tokens=23, output_tokens=1_056, quantities={"output_image_tokens": 1_056}),
+            "default",
+            "0.042355",
+        ),
+        (
+            "ft:gpt-4.1-mini-2025-04-14:acme::x",
+            Use(input_tokens=1_000, output_tokens=200),
+            "default",
+            "0.00144",
+        ),
         # Google's list has one price of the model's input, whatever it is.
         (
             "gemini-2.5-pro",
@@ -354,7 +374,16 @@ def as_the_package_says(use: Use) -> genai_prices.Usage:
     return genai_prices.Usage(**said)
 
 
-def test_every_model_costs_what_the_package_computes(book: PriceBook) -> None:
+@pytest.fixture(scope="module")
+def package_book() -> PriceBook:
+    """Without what we add to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(additions, "added_to", lambda rows, _version: rows)
+        rows, _ = package_rows()
+    return PriceBook.build([row.to_price() for row in rows])
+
+
+def test_every_model_costs_what_the_package_computes(package_book: PriceBook) -> None:
     """The oracle: the package's own arithmetic, for every model, quantity and tier of service, over two years."""
     instants = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=days) for days in range(0, 1100, 53)] + [
         NOW
@@ -370,7 +399,7 @@ def test_every_model_costs_what_the_package_computes(book: PriceBook) -> None:
             ]
             for context in [each for each in known for _ in range(USES_EACH)]:
                 at = drawn.choice(instants) if tier is ServiceTier.DEFAULT else drawn.choice([NOW, *instants])
-                match = book.find(model.id, at, provider.id)
+                match = package_book.find(model.id, at, provider.id)
                 assert match is not None
                 use = drawn_use(drawn, match.price.rates)
                 priced = cost_of(match.price, use, Served(tier))
@@ -387,6 +416,21 @@ def test_every_model_costs_what_the_package_computes(book: PriceBook) -> None:
                 )
     assert compared["usages"] > 2_000
     assert all(compared[tier] > 2 for tier in ServiceTier), compared
+
+
+def test_a_call_that_stays_in_the_united_states_costs_a_tenth_more(book: PriceBook) -> None:
+    match = book.find("claude-opus-4-6", NOW)
+    assert match is not None
+    use = Use(input_tokens=10_000, output_tokens=1_000)
+    assert cost_of(match.price, use, Served(region="us")).nano == int(Decimal("0.0825") * NANO)
+
+
+def test_what_we_add_is_of_models_that_the_package_has_or_has_not_as_it_says() -> None:
+    known = {(provider.id, model.id.lower()) for provider in genai_providers for model in provider.models}
+    for each in additions.additions():
+        for model in each.models:
+            assert ((each.provider, model) in known) is not each.new, model
+            assert additions.sources(each.provider, model)
 
 
 def test_every_alias_is_one_the_package_gives_that_model() -> None:

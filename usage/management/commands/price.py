@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from tenants.models import Tenant
-from usage.prices import arithmetic, stored_book
+from usage.prices import additions, arithmetic, stored_book
 from usage.prices.book import Match
 from usage.prices.cost import UNDATED, Served, Use
 from usage.quantities import OWN_COLUMNS, QUANTITIES, ServiceTier, noun, per_words
@@ -49,6 +49,8 @@ class Command(BaseCommand):
         since = "always" if price.effective_from == UNDATED else f"from {price.effective_from.isoformat()}"
         self.stdout.write(f"{price.provider}/{price.model}, found by {match.kind}, in force {since}")
         self.stdout.write(f"source: {price.source} {price.source_version}".rstrip())
+        for page in additions.sources(price.provider, price.model):
+            self.stdout.write(f"  with rates from {page}")
         for name in QUANTITIES:
             rate = price.rates.of(name)
             if rate is not None:
