@@ -101,7 +101,8 @@ KNOWN_NAMES = {
 # The quantity that a rate of the package is of, the surest first: some it says twice.
 _QUANTITY_OF = {key: name for name, row in QUANTITIES.items() for key in reversed(row.genai)}
 # Whose list has one price for the input, or the output, of a model, whatever it is, unless it names another for a kind:
-# https://ai.google.dev/gemini-api/docs/pricing, https://docs.x.ai/docs/models (images count as tokens of the prompt).
+# https://ai.google.dev/gemini-api/docs/pricing; https://docs.x.ai/docs/models and
+# https://platform.openai.com/docs/guides/images-vision, by which images count as tokens of the prompt.
 BILLED_AS_THEIR_TOTAL = {
     "google": {
         "input_audio_tokens": INPUT,
@@ -112,7 +113,9 @@ BILLED_AS_THEIR_TOTAL = {
         "output_image_tokens": OUTPUT,
         "output_video_tokens": OUTPUT,
     },
-    "x-ai": {"input_image_tokens": INPUT, "cached_image_tokens": CACHED},
+    **dict.fromkeys(
+        ("openai", "azure", "x-ai"), {"input_image_tokens": INPUT, "cached_image_tokens": CACHED}
+    ),
 }
 # What a variant of a price is for, by what the package calls it.
 _SERVED = {

@@ -93,6 +93,18 @@ def test_a_guarded_call_shows_its_decision_and_its_usage(trace: Trace, tv: TokVi
     }
 
 
+def test_a_span_shows_all_that_is_billed_and_what_is_doubtful(trace: Trace, tv: TokVigil) -> None:
+    used = {"input_tokens": 10, "output_tokens": 3, "server_tool_use": {"web_search_requests": 2}}
+    odd = {"speed": "fast", "inference_geo": "us", "cache_read_input_tokens": "many"}
+    with tv.guard(**ASKED) as call:
+        call.record({"model": "claude-opus-4-8", "usage": used | odd})
+    shown = trace.only("call claude-haiku-4-5")
+    assert shown["gen_ai.response.model"] == "claude-opus-4-8"
+    assert shown["tokvigil.usage.web_searches"] == 2
+    assert (shown["tokvigil.usage.service_tier"], shown["tokvigil.usage.region"]) == ("fast", "us")
+    assert shown["tokvigil.usage.doubtful"] == "cache_read_input_tokens is no count"
+
+
 def test_the_span_of_a_call_is_a_client_span_inside_the_applications(trace: Trace, tv: TokVigil) -> None:
     with trace.span("request") as request, tv.guard(**ASKED) as call:
         call.record(Usage(input_tokens=1, output_tokens=1))

@@ -145,8 +145,8 @@ class Call:
                 # Interrupted before it was written down: there may be another report.
                 self._charges.pop(self.request_id, None)
                 raise
-            if self.answer is not None:
-                self.span.answered(self.answer.model, self.answer.answer_id)
+            answer_id = "" if self.answer is None else self.answer.answer_id
+            self.span.answered(self._model_that_answered(), answer_id)
             self.span.used(*charged)
             if charged.usage.doubtful is not None:
                 _say_doubt(self.request_id, charged.usage.doubtful)

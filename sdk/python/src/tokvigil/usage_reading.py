@@ -98,7 +98,7 @@ def _usage(
         reported_cost_usd=reported_cost(block),
         other_models=_other_models(answer, doubts),
     )
-    return replace(usage, doubtful="; ".join(doubts)[:DOUBT_CHARS_MAX] or None)
+    return replace(usage, doubtful="; ".join(dict.fromkeys(doubts))[:DOUBT_CHARS_MAX] or None)
 
 
 def _counts(
