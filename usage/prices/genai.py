@@ -113,9 +113,10 @@ BILLED_AS_THEIR_TOTAL = {
         "output_image_tokens": OUTPUT,
         "output_video_tokens": OUTPUT,
     },
-    **dict.fromkeys(
-        ("openai", "azure", "x-ai"), {"input_image_tokens": INPUT, "cached_image_tokens": CACHED}
-    ),
+    **{
+        provider: {"input_image_tokens": INPUT, "cached_image_tokens": CACHED}
+        for provider in ("openai", "azure", "x-ai")
+    },
 }
 # What a variant of a price is for, by what the package calls it.
 _SERVED = {
