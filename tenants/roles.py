@@ -26,7 +26,7 @@ class May(StrEnum):
 IN_WORDS: Mapping[May, str] = {
     May.SEE: "see policies, usage, blocked calls, keys and members",
     May.SEE_AUDIT: "see the audit log",
-    May.EDIT_POLICIES: "change policies, plans and boosts",
+    May.EDIT_POLICIES: "change policies, plans, deployments and boosts",
     May.EDIT_ALERTS: "change alerts and where they go",
     May.EDIT_END_USERS: "change and block end users",
     May.EDIT_PRICES: "change the tenant's prices",

@@ -20,6 +20,7 @@ from policies.admin.alerts import AlertAdmin
 from policies.admin.boosts import BoostAdmin
 from policies.admin.budgets import MonthlyBudgetAdmin
 from policies.admin.decisions import BlockedDecisionAdmin
+from policies.admin.deployments import DeploymentAdmin
 from policies.admin.end_user_page import end_user
 from policies.admin.end_users import EndUserAdmin
 from policies.admin.freeze_page import freeze
@@ -32,6 +33,7 @@ __all__ = [
     "AlertRuleAdmin",
     "BlockedDecisionAdmin",
     "BoostAdmin",
+    "DeploymentAdmin",
     "EndUserAdmin",
     "MonthlyBudgetAdmin",
     "PlanAdmin",

@@ -55,6 +55,7 @@ GROUPS: tuple[tuple[str, tuple[Page, ...]], ...] = (
             Page("Boosts", "arrow_upward", "policies.boost"),
             Page("Frozen", "ac_unit", "freeze"),
             Page("Prices", "paid", "usage.modelprice"),
+            Page("Deployments", "dns", "policies.deployment"),
         ),
     ),
     (

@@ -70,6 +70,20 @@ def test_lists_meet_a_deployment_by_its_name_and_by_its_model(api: Api, environm
     assert api.evaluate(model="theirs")["reason_code"] == "MODEL_NOT_ALLOWED"
 
 
+def test_lists_meet_a_deployment_by_its_model_also_without_a_price(
+    api: Api, environment: Environment
+) -> None:
+    apply_policies(
+        environment,
+        named(ours="our-own-2026-01-01", theirs="not-ours")
+        + "policies: [{name: P, unknown_price: allow, models: {allow: ['*our*'], deny: [not-ours]}},"
+        " {name: Q, kind: guardrail, unknown_price: allow, models: {allow: [our-own, not-ours]}}]",
+    )
+
+    assert api.evaluate(model="ours")["allowed"]
+    assert api.evaluate(model="theirs")["reason_code"] == "MODEL_DENIED"
+
+
 def test_a_change_binds_the_very_next_call(api: Api, environment: Environment) -> None:
     apply_policies(environment, EVERYONE)
     assert api.evaluate(model="team-chat")["reason_code"] == "PRICE_UNKNOWN"

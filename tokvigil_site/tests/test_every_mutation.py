@@ -25,8 +25,19 @@ from audit import chain, wording
 from audit.models import Entry
 from policies import boosts, end_users
 from policies.alerting import endpoints
-from policies.changing import drafts
-from policies.models import Alert, AlertEndpoint, AlertRule, Boost, Draft, EndUser, Plan, Policy, PolicyReplay
+from policies.changing import drafts, publishing
+from policies.models import (
+    Alert,
+    AlertEndpoint,
+    AlertRule,
+    Boost,
+    Deployment,
+    Draft,
+    EndUser,
+    Plan,
+    Policy,
+    PolicyReplay,
+)
 from policies.replaying import jobs
 from policies.replaying.jobs import Candidate
 from tenants import freezing, members
@@ -155,6 +166,11 @@ class World:
     @property
     def plan(self) -> Plan:
         return Plan.objects.get(name="unused")
+
+    @property
+    def deployment(self) -> Deployment:
+        found = Deployment.objects.first()
+        return found or publishing.put_deployment(self.prod, "team-chat", "gpt-test", actor="test")
 
     @property
     def end_user(self) -> EndUser:
@@ -369,6 +385,12 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "policies.plan add": lambda world: world.add(Plan, name="gold"),
     "policies.plan delete": lambda world: world.delete(world.plan),
     "policies.plan action delete_selected": lambda world: world.act("delete_selected", world.plan),
+    "policies.deployment add": lambda world: world.add(Deployment, name="new", model="gpt-test"),
+    "policies.deployment change": lambda world: world.change(world.deployment, model="gpt-other"),
+    "policies.deployment delete": lambda world: world.delete(world.deployment),
+    "policies.deployment action delete_selected": lambda world: world.act(
+        "delete_selected", world.deployment
+    ),
     "policies.enduser add": lambda world: world.add(EndUser, user_id="new"),
     "policies.enduser change": lambda world: world.change(world.end_user, blocked="on"),
     "policies.enduser delete": lambda world: world.delete(world.end_user),
@@ -437,6 +459,9 @@ FIRST: dict[str, Callable[[World], object]] = {
     "page policy_draft_discard": lambda world: world.draft,
     "page policy_of_draft": lambda world: world.draft,
     "policies.alertrule change": lambda world: world.rule,
+    "policies.deployment change": lambda world: world.deployment,
+    "policies.deployment delete": lambda world: world.deployment,
+    "policies.deployment action delete_selected": lambda world: world.deployment,
     "policies.alertendpoint change": lambda world: world.endpoint,
     "policies.alertendpoint delete": lambda world: world.endpoint,
     "page policies_alertendpoint_test": lambda world: world.endpoint,

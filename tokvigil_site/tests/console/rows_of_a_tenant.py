@@ -19,6 +19,7 @@ from policies.models import (
     BlockedDecision,
     Boost,
     ClosedMonth,
+    Deployment,
     Draft,
     EndUser,
     MonthlyBudget,
@@ -61,6 +62,9 @@ def made(slug: str, *, called: str = "") -> dict[type[Model], Model]:
         Membership.objects.create(tenant=tenant, user=user, role=Role.OWNER),
         Group.objects.create(name=f"{slug}-group"),
         ApiKey.issue(environment, f"{mark}-key", (EVALUATE,))[0],
+        Deployment.objects.create(
+            environment=environment, name=f"{plain}-deployment", model=f"{plain}-model"
+        ),
         EndUser.objects.create(environment=environment, user_id=f"{mark}-user", plan=plan),
         _price(tenant, f"{mark}-model"),
         _event(environment, mark),

@@ -226,7 +226,10 @@ def test_only_owners_say_who_is_a_member(acme: Tenant, sign_in: SignIn, olga: Cl
         assert client.post(address("delete", membership), {"post": "yes"}).status_code == 403
         assert client.post(address("renew", membership)).status_code == 403
     assert {*acme.memberships.values_list("role", flat=True)} == {role, Role.OWNER}
-    assert "change policies, plans and boosts" in client.get(address("change", hers)).content.decode()
+    assert (
+        "change policies, plans, deployments and boosts"
+        in client.get(address("change", hers)).content.decode()
+    )
 
 
 def test_an_owner_invites_into_their_own_tenant_alone(olga: Client, acme: Tenant, other: Tenant) -> None:

@@ -36,7 +36,7 @@ def test_a_viewer_reads_their_role_what_it_does_not_allow_and_who_the_owners_are
     assert "You may not do this" in page
     assert "<td>Viewer</td>" in page
     assert (
-        "change policies, plans and boosts; change alerts and where they go; change and block end users"
+        "change policies, plans, deployments and boosts; change alerts and where they go; change and block end users"
         in page
     )
     assert "see policies, usage" not in page
