@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -44,6 +45,9 @@ RATES_OF = {
     CACHE_WRITE: "cache_write",
     REASONING: "reasoning",
 }
+# The quantities that tokens of the input, or of the output, can be billed as; and those that no call says beforehand.
+_OF = {whole: tuple(name for name in QUANTITIES if root(name) == whole) for whole in (INPUT, OUTPUT)}
+_COMMON = {whole: tuple(name for name in names if name in OWN_COLUMNS) for whole, names in _OF.items()}
 # The start of a price that was always in force, as far as its source knows.
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -101,6 +105,9 @@ class Rates:
     # By quantity, each for as many as its row says, or the name of the total that it costs the same as. One that is
     # neither here nor above has no rate.
     others: Mapping[str, int | str] = field(default_factory=dict)
+    # The dearest of the kinds that no call says beforehand, and of all kinds: input and output.
+    dearest_common: tuple[int, int] = field(init=False, compare=False, repr=False)
+    dearest: tuple[int, int] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in RATES_OF.values()} | dict(self.others)
@@ -109,6 +116,13 @@ class Rates:
                 raise ValueError(
                     f"The {name} rate must be from 0 to {RATE_MAX_NANO} nano-USD per million tokens."
                 )
+
+        object.__setattr__(self, "dearest_common", self._dearest_of(_COMMON))
+        object.__setattr__(self, "dearest", self._dearest_of(_OF))
+
+    def _dearest_of(self, kinds: Mapping[str, tuple[str, ...]]) -> tuple[int, int]:
+        inputs, outputs = (max(self.of(name) or 0 for name in kinds[whole]) for whole in (INPUT, OUTPUT))
+        return inputs, outputs
 
     def of(self, quantity: str) -> int | None:
         """None: it has no rate, and is not priced."""
@@ -244,7 +258,7 @@ def _in_region(rate: int | None, quantity: str, factor: Decimal | None) -> int |
 
 def completed(rates: Rates, given: Mapping[str, int]) -> Rates:
     """With these instead, by quantity: one that is not given keeps its own. Raises ValueError."""
-    own = {RATES_OF[name]: rate for name, rate in given.items() if name in RATES_OF}
+    own: dict[str, Any] = {RATES_OF[name]: rate for name, rate in given.items() if name in RATES_OF}
     others = {name: rate for name, rate in given.items() if name not in RATES_OF}
     return replace(rates, **own, others={**rates.others, **others})
 
@@ -274,31 +288,31 @@ def dearest_rates(
     reasoning; nor, if it has less input than was said, which tier it falls in. `said`: the other quantities that it
     uses at most; what is not named there it does not use. None: not said, so that any kind of token may come.
     """
-    below = (tier.above_input_tokens for tier in price.tiers if tier.above_input_tokens < input_tokens)
-    reachable = {input_tokens, *below}
-    known = [rates_above(price, tokens, served.tier) for tokens in reachable]
+    below = [tier.above_input_tokens for tier in price.tiers if tier.above_input_tokens < input_tokens]
+    known = [rates_above(price, tokens, served.tier) for tokens in (input_tokens, *below)]
     factor = price.regions.get(served.region)
-
-    def dearest(names: Iterable[str]) -> int:
-        found = (_in_region(rates.of(name), name, factor) for rates in known for name in names)
-        return max((rate for rate in found if rate is not None), default=0)
-
-    kinds = {whole: _COMMON[whole] if said is not None else _OF[whole] for whole in (INPUT, OUTPUT)}
-    base = {whole: dearest(names) for whole, names in kinds.items()}
+    held = [rates.dearest if said is None else rates.dearest_common for rates in known]
+    base = {
+        INPUT: _in_region(max(rate for rate, _ in held), INPUT, factor) or 0,
+        OUTPUT: _in_region(max(rate for _, rate in held), OUTPUT, factor) or 0,
+    }
     product, unpriced = 0, list[str]()
-    for name, number in ({REQUESTS: 1} | dict(said or {})).items():
-        row = QUANTITIES[name]
-        if not number:
-            continue
-        if name != REQUESTS and all(rates.of(name) is None for rates in known):
+    for name, number in _announced(known, said).items():
+        rates = [rate for each in known if (rate := each.of(name)) is not None]
+        if not rates:
             unpriced.append(name)
+            continue
         # Its tokens are among those of their total already.
-        product += number * max(0, dearest((name,)) - base.get(root(name), 0)) * (DENOMINATOR // row.per)
+        more = max(0, (_in_region(max(rates), name, factor) or 0) - base.get(root(name), 0))
+        product += number * more * (DENOMINATOR // QUANTITIES[name].per)
     if _lacks_rates(price, served):
         unpriced.append("service_tier")
     return HeldRates(base[INPUT], base[OUTPUT], -(-product // DENOMINATOR), tuple(unpriced))
 
 
-# The quantities that tokens of the input, or of the output, can be billed as; and those that no call says beforehand.
-_OF = {whole: tuple(name for name in QUANTITIES if root(name) == whole) for whole in (INPUT, OUTPUT)}
-_COMMON = {whole: tuple(name for name in names if name in OWN_COLUMNS) for whole, names in _OF.items()}
+def _announced(known: Iterable[Rates], said: Mapping[str, int] | None) -> Mapping[str, int]:
+    """What is said, and the request itself where that has a fee."""
+    announced = said or {}
+    if REQUESTS in announced or not any(REQUESTS in rates.others for rates in known):
+        return announced
+    return {**announced, REQUESTS: 1}

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,15 @@ TARGET = REPOSITORY / "sdk/python/src/tokvigil/prices.json.gz"
 def build() -> str:
     """The snapshot as JSON: the rules by which the server reads a name, and its prices. Needs Django set up.
 
-    Rates are nano-USD per million tokens; what is absent costs what its total costs. Those of batches stay with the
-    server: the SDK sees no call in a batch.
+    Rates are nano-USD per million tokens; what is absent costs what its total costs. A price without rates is of
+    something else than tokens alone. Rates of tiers of service and of other quantities stay with the server.
     """
     from usage.prices import names, prefixes
-    from usage.prices.genai import package_rows
+    from usage.prices.genai import SOURCE, package_rows
 
     prices = [row.to_price() for row in package_rows()[0]]
-    (version,) = {f"{price.source} {price.source_version}" for price in prices}
     snapshot = {
-        "version": version,
+        "version": f"{SOURCE} {version(SOURCE)}",
         "makers": names.MAKERS,
         "provider_aliases": names.PROVIDER_ALIASES,
         "resold": names.RESOLD,
@@ -55,6 +54,13 @@ def build() -> str:
     return json.dumps(snapshot, sort_keys=True, separators=(",", ":"))
 
 
+def _is_by_tokens_alone(price: Price) -> bool:
+    """Not by seconds or characters, and without a fee for each request."""
+    from usage.quantities import REQUESTS
+
+    return price.rates.input is not None and price.rates.of(REQUESTS) is None
+
+
 def _price(price: Price) -> dict[str, Any]:
     return _without_absent(
         {
@@ -62,16 +68,20 @@ def _price(price: Price) -> dict[str, Any]:
             "model": price.model,
             "aliases": price.aliases,
             "from": price.effective_from.isoformat(),
-            "rates": _rates(price.rates),
-            "tiers": [
-                {"above": tier.above_input_tokens, "rates": _rates(tier.rates)} for tier in price.tiers
-            ],
+            **(_all_rates(price) if _is_by_tokens_alone(price) else {}),
         }
     )
 
 
+def _all_rates(price: Price) -> dict[str, Any]:
+    tiers = [{"above": tier.above_input_tokens, "rates": _rates(tier.rates)} for tier in price.tiers]
+    return {"rates": _rates(price.rates), "tiers": tiers}
+
+
 def _rates(rates: Rates) -> dict[str, int]:
-    return _without_absent(asdict(rates))
+    from usage.prices.cost import RATES_OF
+
+    return _without_absent({name: getattr(rates, name) for name in RATES_OF.values()})
 
 
 def _without_absent(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tokvigil
-from tokvigil import TokVigil, Usage, UsageEvent
+from tokvigil import TokVigil, Usage, UsageEvent, quantities
 
 from policies.api import reservations
 from policies.deciding import evaluate_answer
@@ -29,6 +29,7 @@ from tokvigil_site.testing import (
 from tokvigil_site.tests.callers import caller_with
 from tokvigil_site.tests.python_sdk import DAILY_3, MODEL, Call
 from usage import limit_state
+from usage.quantities import MAPPED
 from usage.settling import recount, usage_report
 
 
@@ -40,10 +41,11 @@ def test_the_sdk_reads_every_field_and_may_send_every_field() -> None:
         (usage_report.UsageReceipt, tokvigil.Receipt),
     ):
         assert set(answer.__struct_fields__) == {field.name for field in fields(value)}
-    # Batches of the provider's own are not among what the SDK calls.
+    # Batches of the provider's own are not among what the SDK calls, and other models' shares are reports of their own.
     reported = {field.name for field in fields(tokvigil.UsageEvent)} - {"usage"}
-    reported |= {field.name for field in fields(Usage)} - {"source"}
+    reported |= {field.name for field in fields(Usage)} - {"source", "doubtful", "other_models"}
     assert reported == set(usage_report.UsageReport.__struct_fields__) - {"batch"}
+    assert set(MAPPED) == quantities.NAMES
 
 
 def test_an_allowed_call_is_told_what_is_held_for_it(client: TokVigil, environment: Environment) -> None:

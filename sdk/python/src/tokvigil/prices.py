@@ -119,7 +119,8 @@ def find(model: str, at: datetime, provider: str | None = None) -> Price | None:
     timeline, snapshot = _resolve(_book(), model.strip().lower(), provider)
     if snapshot is not None and snapshot.toordinal() > instant.toordinal() + _ZONE_SLACK_DAYS:
         return None
-    return next((price for price in timeline if price.effective_from <= instant), None)
+    price = next((price for price in timeline if price.effective_from <= instant), None)
+    return price if price is not None and price.tiers else None
 
 
 def _cost_nano(price: Price, usage: Usage) -> int:
@@ -186,7 +187,8 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[Pr
 
 
 def _price(row: Mapping[str, Any]) -> Price:
-    tiers = ({"above": -1, **row}, *row.get("tiers", ()))
+    # Without rates the model is billed by something else than tokens alone: its name is known, its price is not.
+    tiers = ({"above": -1, **row}, *row.get("tiers", ())) if "rates" in row else ()
     return Price(effective_from=datetime.fromisoformat(row["from"]), tiers=tuple(map(_rates, tiers)))
 
 
