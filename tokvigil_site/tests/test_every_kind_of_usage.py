@@ -189,6 +189,7 @@ def test_a_partly_priced_model_stands_on_the_pages_of_prices_until_it_has_the_ra
     report(api, quantities={"file_searches": 3})
     shown = superuser.get(f"/admin/usage/modelprice/?environment={environment}").content.decode()
     assert "Partly priced" in shown
+    assert "partly priced" in superuser.get("/admin/usage/usageevent/").content.decode()
     assert "no rate for file searches" in shown
     assert "no rate for file searches" in superuser.get("/admin/health/").content.decode()
     price = ModelPrice.objects.get(model="speaker")

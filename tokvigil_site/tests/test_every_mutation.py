@@ -488,6 +488,7 @@ NO_ENTRY = {
     "policies.boost change": "reads: a boost is given and ended, and never changed",
     "manage.py simulate_policies": "reads",
     "manage.py suggest_limits": "reads",
+    "manage.py price": "reads",
     "page search": "reads",
     "page blocked": "reads",
     "page budgets": "reads",

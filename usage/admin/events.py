@@ -197,9 +197,10 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
     def cost(self, event: UsageEvent) -> SafeString:
         if event.cost_nano is None:
             return display.amount("no price")
-        return display.amount(
+        shown = display.amount(
             wording.money_rounded(event.cost_nano, places=COST_PLACES), wording.money(event.cost_nano)
         )
+        return _below_number(shown, "partly priced") if event.unpriced_quantities else shown
 
     @admin.display(description="request id")
     def shown_id(self, event: UsageEvent) -> SafeString:
