@@ -514,6 +514,7 @@ NO_ENTRY = {
     "manage.py migrate": "the tables",
     "manage.py partition_usage": "the tables; an entry a month that is detached: tokvigil_site/tests/test_retention.py",
     "manage.py rebuild_counters": "the counters, from the ledger",
+    "manage.py reconcile": "reads",
     "manage.py replay_trace": "makes what it needs by the functions that the others call",
     "manage.py rollup_usage": "the sums, from the ledger",
     "manage.py synthesize_usage": "traffic that is made up: the ledger has it",
