@@ -286,7 +286,11 @@ class TestFocus:
         )
         line = only(found)
         assert (found.kind, line.provider, line.tier) == ("a FOCUS file", "aws", "batch")
-        assert line.names[0].endswith("foundation-model/anthropic.claude-sonnet-4-5-20250929-v1:0")
+        assert line.names[0] == "use1-claude4.5sonnet"
+        assert (
+            "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-sonnet-4-5-20250929-v1:0"
+            in line.names
+        )
         assert (line.cost, line.used) == (Decimal("1.25"), {"output_tokens": 250_000})
         assert found.unknown == ("x_Operation",)
         assert found.notes == (
@@ -306,6 +310,26 @@ class TestFocus:
         assert (line.provider, line.cost) == ("azure", Decimal("1.05"))
         assert {"gpt-4o-0806", "gpt-4o"} <= {*line.names}
         assert line.used == {"input_tokens": 4_000_000}
+
+    @pytest.mark.parametrize(
+        ("columns", "cells", "name"),
+        [
+            ("x_SkuMeterName", "gpt-4o-mini-0718-Outp-regnl Tokens", "gpt-4o-mini"),
+            ("x_SkuMeterName", "gpt-4.1 cached Inp Data Zone Tokens", "gpt-4.1"),
+            ("x_UsageType", "USE1-NovaPro-cache-read-input-token-count", "use1-novapro"),
+        ],
+    )
+    def test_a_meter_without_the_words_of_metering_is_the_model(
+        self, columns: str, cells: str, name: str
+    ) -> None:
+        header = f"ChargePeriodStart,BilledCost,ProviderName,ServiceName,{columns}"
+        line = only(read(table(header, f"2026-11-01,1,Microsoft,Azure OpenAI,{cells}")))
+        assert name in line.names[:2]
+
+    def test_a_service_of_which_each_model_is_one(self) -> None:
+        header = "ChargePeriodStart,BilledCost,ProviderName,ServiceName,x_UsageType"
+        row = "2026-11-01,1,AWS,Claude Sonnet 4.5 (Amazon Bedrock Edition),USE1-MP:USE1_InputTokenCount-Units"
+        assert only(read(table(header, row))).names[0] == "claude-sonnet-4.5"
 
     def test_without_what_is_billed_the_effective_cost_counts(self) -> None:
         (header, row) = (

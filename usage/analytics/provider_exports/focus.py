@@ -42,7 +42,12 @@ PROVIDERS = {
 }
 SOLD_BY = ("ServiceProviderName", "ProviderName", "InvoiceIssuerName")
 # In which the name of the model is looked for, the likeliest first.
-NAMED_IN = ("x_Model", "ResourceId", "SkuMeter", "x_SkuMeterName", "ResourceName", "SkuId", "ServiceName")
+NAMED_IN = (
+    *("x_Model", "SkuMeter", "x_SkuMeterName", "x_UsageType", "ResourceId", "ResourceName", "SkuId"),
+    "ServiceName",
+)
+# A service of which each model is one: `Claude Sonnet 4.5 (Amazon Bedrock Edition)`.
+EDITION = " Edition)"
 METERED_IN = ("SkuMeter", "x_SkuMeterName", "x_UsageType", "ChargeDescription", "SkuId")
 AI_CATEGORY = "AI and Machine Learning"
 AI_SERVICES = re.compile(r"bedrock|openai|cognitive services|foundry|vertex|\bclaude\b", re.I)
@@ -70,7 +75,7 @@ _TIERS = {tier: re.compile(rf"\b{tier}\b", re.I) for tier in ("batch", "flex", "
 # What a meter says beside the model.
 _METERED = re.compile(
     r"\b(?:inp|inpt|in|input|outp|outpt|out|opt|output|cchd|cached|cd|glbl|gl|global|regnl|regional|rgnl|dzone|dz|"
-    r"data zone|batch|flex|priority|tokens?|1k|1m)\b",
+    r"data zone|batch|flex|priority|cache|read|write|count|tokens?|1k|1m)\b",
     re.I,
 )
 _AFTER_MODEL = re.compile(r"\s*\(.*\)\s*$")
@@ -159,16 +164,22 @@ def _provider(row: Mapping[str, str]) -> str:
 
 
 def _names(row: Mapping[str, str]) -> Iterator[str]:
+    """The first is what the row is called if none of them is known."""
+    service = (row.get("ServiceName") or "").strip()
+    if service.endswith(EDITION):
+        yield from _spellings(service)
     for column in NAMED_IN:
         given = (row.get(column) or "").strip()
-        if not given:
-            continue
-        yield given
-        plain = _AFTER_MODEL.sub("", _METERED.sub(" ", given) if column in METERED_IN else given)
-        name = "-".join(plain.lower().split())
-        for spelling in (name, _VERSION.sub("", name), name.replace(".", "-")):
-            if spelling and spelling != given:
-                yield spelling
+        if given and column in METERED_IN:
+            yield from _spellings(_METERED.sub(" ", given))
+        if given:
+            yield given
+
+
+def _spellings(given: str) -> Iterator[str]:
+    words = re.split(r"[\s-]+", _AFTER_MODEL.sub("", given).lower())
+    name = "-".join(word for word in words if word)
+    yield from dict.fromkeys(each for each in (name, _VERSION.sub("", name), name.replace(".", "-")) if each)
 
 
 def _metered(row: Mapping[str, str]) -> str:
