@@ -72,11 +72,14 @@ class Row:
     theirs: Side | None
     difference: Decimal | None
     differs: bool
+    # The quantities that the file says of anything.
+    compared: frozenset[str]
     reasons: tuple[Reason, ...] = ()
 
     def used_difference(self, name: str) -> int | None:
         """Of a quantity; None: the file does not say it."""
-        if self.theirs is not None and name not in self.theirs.used:
+        said = self.compared if self.theirs is None else self.theirs.used
+        if name not in said:
             return None
         return _used(self.ours, name) - _used(self.theirs, name)
 
@@ -113,7 +116,7 @@ def reconcile(
     ours, elsewhere = _ours(export, charged, book, {(key.provider, key.model) for key in theirs})
     # Of a bill without a line everything cost nothing.
     has_costs = not export.lines or any(line.cost is not None for line in export.lines)
-    compared = {name for line in export.lines for name in line.used}
+    compared = frozenset(name for line in export.lines for name in line.used)
     sides_of_theirs = {key: _their_side(lines) for key, lines in theirs.items()}
     sides_of_ours = {key: _our_side(rows) for key, rows in ours.items()}
     rows = [
@@ -244,7 +247,7 @@ def _row(
     key: Key,
     ours: Side | None,
     theirs: Side | None,
-    compared: set[str],
+    compared: frozenset[str],
     tolerance: Decimal,
     *,
     has_costs: bool,
@@ -265,6 +268,7 @@ def _row(
         theirs=theirs,
         difference=our_cost - their_cost if has_costs else None,
         differs=differs,
+        compared=compared,
     )
 
 
