@@ -603,7 +603,7 @@ def test_the_host_tells_the_provider(host: str, provider: str | None) -> None:
 
 def test_the_price_book_knows_every_provider_by_its_name() -> None:
     """A provider that it does not know has no prices."""
-    assert set(PROVIDERS_BY_DOMAIN.values()) <= prices._book().providers
+    assert set(PROVIDERS_BY_DOMAIN.values()) <= prices._book().names.providers
 
 
 def test_on_azure_the_deployment_is_the_model_if_the_body_names_none() -> None:

@@ -121,8 +121,8 @@ class ControlPlane:
             "duplicate": duplicate,
             "cost_usd": cost_usd,
             "priced": cost_usd is not None,
+            "unpriced": sorted(body.get("quantities", ())),
             "limit_state": [],
-            **({"unpriced": sorted(body["quantities"])} if "quantities" in body else {}),
         }
 
     def _batched(self, index: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
