@@ -61,6 +61,9 @@ def _bare(name: str) -> str:
 
 
 def _costs_otherwise(asked: str, answered: str, provider: str | None) -> bool:
+    if _HOSTED.search(asked.strip().lower().rpartition("/")[2]):
+        # The host has a price and a name of its own for it; the maker's name in the answer is no other model.
+        return False
     now = datetime.now(UTC)
     prices_of = [prices.find(name, now, provider) for name in (asked, answered)]
     return None not in prices_of and prices_of[0].tiers != prices_of[1].tiers  # type: ignore[union-attr]
