@@ -117,7 +117,7 @@ def test_bedrock_charges_a_tenth_more_for_a_call_that_stays_in_a_region() -> Non
         # Other prices at the gateway.
         "openrouter/openai/gpt-4o-mini:free", "openrouter/openai/gpt-4o-mini:online",
         # A fine-tuned model is charged more than its base.
-        "ft:gpt-4.1-mini-2025-04-14:acme::x", "ft:o3:acme::x", "gpt-4.1-mini-2025-04-14.ft-0a1b",
+        "ft:gpt-5-2025-08-07:acme::x", "ft:o3:acme::x", "gpt-4.1-mini-2025-04-14.ft-0a1b",
         # Another day's preview may be another model.
         "gemini-2.5-flash-preview-10-2025", "gemini-2.5-flash-0925", "gpt-4o-001", "gpt-4o-latest", "gpt-4o[1m]",
     ],
@@ -210,8 +210,12 @@ def _at_bedrock(name: str) -> Iterator[tuple[str, str | None]]:
 
 def test_every_spelling_of_every_name_in_the_book_finds_the_very_same_price() -> None:
     tried = 0
+    listed = {(provider, name) for provider, name, _ in listed_names()}
     for provider, name, price in listed_names():
         for spelling, said in spelled(provider, name):
+            if spelling != name and (provider, spelling) in listed:
+                # A model of its own has this very name: `perplexity/sonar`.
+                continue
             assert priced(spelling, said) is price, (spelling, said, name)
             tried += 1
     assert tried > 10_000
