@@ -40,7 +40,7 @@ from usage.metrics import Metric
 logger = logging.getLogger("tokvigil.standings")
 
 # Of so many subjects of budgets the days are read, and of the fullest of each; the others go by their pace.
-DAYS_OF_MAX = 200
+DAYS_OF_MAX = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
