@@ -216,6 +216,17 @@ def test_the_page_of_a_call_shows_all_that_it_used_and_leads_to_its_arithmetic(
     assert "<b>0.1948</b>" in superuser.get(html.unescape(address)).content.decode()
 
 
+def test_half_an_emoji_in_one_event_of_a_batch_spoils_no_other(api: Api, environment: Environment) -> None:
+    event = '{"request_id": "%s", "user_id": "anna", "model": "speaker", "input_tokens": 10, "output_tokens": 5%s}'
+    bad = event % ("bad", ', "metadata": {"t": "\\ud83d"}')
+    answer = api.post("/v1/usage/batch", '{"events": [' + event % ("good", "") + ", " + bad + "]}")
+    assert answer.status == 200, answer
+    good, refused = answer.json["results"]
+    assert (good["status"], good["request_id"]) == ("recorded", "good")
+    assert (refused["status"], refused["index"], refused["request_id"]) == ("invalid", 1, "bad")
+    assert UsageEvent.objects.filter(environment=environment).count() == 1
+
+
 def test_every_name_is_in_the_docs() -> None:
     docs = (Path(__file__).parents[2] / "docs/quantities.md").read_text()
     assert not [name for name in MAPPED if f"`{name}`" not in docs]

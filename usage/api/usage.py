@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -178,10 +179,10 @@ class UsageBatchView(DirectPost):
     )
     def post(self, request: HttpRequest) -> HttpResponse:
         caller, known = admitted(request)
-        batch = http.decode(request, _batch)
+        events = _events(request)
         outcomes: dict[int, UsageReceipt | Problem] = {}
         reports: dict[int, UsageReport] = {}
-        for index, raw in enumerate(batch.events):
+        for index, raw in enumerate(events):
             try:
                 reports[index] = http.parse(raw, _report)
             except Problem as problem:
@@ -203,8 +204,34 @@ class UsageBatchView(DirectPost):
             outcomes |= zip(indexes, recorded, strict=True)
         outcomes |= {index: _too_many_contents() for late in turns[CONTENTS_MAX:] for index in late}
         outcomes |= {index: _again(outcomes[first]) for index, first in repeated.items()}
-        results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(batch.events))
+        results = tuple(_result(index, raw, outcomes[index]) for index, raw in enumerate(events))
         return http.json_response(BatchAnswer(results=results))
+
+
+def _events(request: HttpRequest) -> tuple[msgspec.Raw, ...]:
+    """Each as it was sent. Raises Problem."""
+    try:
+        return http.decode(request, _batch).events
+    except Problem:
+        found = _told_apart(request.body)
+        if found is None:
+            raise
+        return found
+
+
+def _told_apart(body: bytes) -> tuple[msgspec.Raw, ...] | None:
+    """The events of a batch of which one holds what is no text, such as half of an emoji; None: it is no such batch.
+
+    Python reads these, and the one event is refused when it is read by itself.
+    """
+    try:
+        batch = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    events = batch.get("events") if isinstance(batch, dict) and len(batch) == 1 else None
+    if not isinstance(events, list) or not 0 < len(events) <= BATCH_MAX:
+        return None
+    return tuple(msgspec.Raw(json.dumps(event).encode()) for event in events)
 
 
 def admitted(request: HttpRequest) -> tuple[Caller, CountingRules]:
@@ -271,10 +298,10 @@ def _result(index: int, raw: msgspec.Raw, outcome: UsageReceipt | Problem) -> Ba
 
 
 def _request_id(raw: msgspec.Raw) -> str | None:
-    """The bad event's request_id, if it has one that can be read."""
+    """The bad event's request_id, if it has one that can be read and said."""
     try:
-        event = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        event = json.loads(bytes(raw))
+        named = event.get("request_id") if isinstance(event, dict) else None
+        return named if isinstance(named, str) and named.encode() else None
+    except (ValueError, RecursionError):
         return None
-    named = event.get("request_id") if isinstance(event, dict) else None
-    return named if isinstance(named, str) else None
