@@ -57,7 +57,7 @@ def limit_subjects(request: HttpRequest, policy_id: UUID, metric: str, window: s
     """Of an archived policy, one that is off, or a limit that it does not have: 404."""
     policy = finding.policy(request, policy_id)
     environment = policy.environment
-    for standing in standings(environment, {policy.pk}):
+    for standing in standings(environment, {policy.pk}, days_of=SUBJECTS_MAX):
         limit = standing.limit
         if (limit.metric, limit.window, limit.per) == (metric, window, per):
             break

@@ -39,9 +39,6 @@ from usage.metrics import Metric
 
 logger = logging.getLogger("tokvigil.standings")
 
-# Of so many subjects of budgets the days are read, and of the fullest of each; the others go by their pace.
-DAYS_OF_MAX = 12
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectStanding:
@@ -163,8 +160,11 @@ def standings(
     environment: Environment,
     only: Collection[UUID] | None = None,
     of: Callable[[LimitRule], bool] = _any,
+    days_of: int = 0,
 ) -> list[Standing]:
     """Of all limits in force, or of those of these policies and of this kind: by policy, the oldest first.
+
+    Of budgets the days are read of the fullest of each, and of `days_of` subjects at least; others go by their pace.
 
     The number of queries depends on the kinds of limits alone, the counters are read in one round trip, the
     calls in flight in another, and the ledger is asked for LEDGER_MS_MAX at most, and once more for the days of
@@ -186,15 +186,15 @@ def standings(
     now_ms = store.now_ms()
     found = Search(tracked, (policy_rows.stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
     reader = Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms))
-    return _with_days(tracked, now_ms, reader.standings())
+    return _with_days(tracked, now_ms, reader.standings(), days_of)
 
 
-def _with_days(tracked: TrackedPairs, now_ms: int, found: list[Standing]) -> list[Standing]:
+def _with_days(tracked: TrackedPairs, now_ms: int, found: list[Standing], days_of: int) -> list[Standing]:
     """What the subjects of budgets spent by day; the fullest of each limit are asked for before the others."""
     budgets = [each for each in found if each.is_budget]
     of_each = [[(standing.limit.per, each.subject) for each in standing.subjects] for standing in budgets]
     fullest_first = [each for place in zip_longest(*of_each) for each in place if each is not None]
-    asked = fullest_first[: max(len(budgets), DAYS_OF_MAX)]
+    asked = fullest_first[: max(len(budgets), days_of)]
     spent = budget_days.spent(tracked.environment_id, tracked.zone, from_ms(now_ms), asked)
 
     def known(standing: Standing) -> Standing:
