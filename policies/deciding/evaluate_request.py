@@ -100,7 +100,7 @@ class EvaluateRequest(
 
     @property
     def served(self) -> Served:
-        return Served(self.service_tier or ServiceTier.DEFAULT, (self.region or "").lower())
+        return Served.of(self.service_tier, self.region)
 
     def asked(self, input_tokens: int) -> Amounts:
         """What the call asks for beside its output, with the input as it was said or counted."""

@@ -58,7 +58,7 @@ class CallForm(forms.Form):
                 self.use = Use(**own, quantities=mapped)
             except ValueError as error:
                 raise forms.ValidationError(str(error)) from error
-            self.served = Served(ServiceTier(found["service_tier"] or ServiceTier.DEFAULT), found["region"])
+            self.served = Served.of(found["service_tier"], found["region"])
         return found
 
 

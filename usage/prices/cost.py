@@ -180,6 +180,11 @@ class Served(msgspec.Struct, frozen=True):
     tier: ServiceTier = ServiceTier.DEFAULT
     region: str = ""
 
+    @classmethod
+    def of(cls, tier: str | None, region: str | None) -> Served:
+        """As it is said; None and "" say nothing. Regions are in lower case."""
+        return cls(ServiceTier(tier or ServiceTier.DEFAULT), (region or "").lower())
+
 
 AS_USUAL = Served()
 IN_BATCH = Served(ServiceTier.BATCH)

@@ -240,8 +240,8 @@ def _served(body: UsageReport, allowed: Assessment | None) -> Served:
     tier = body.service_tier or (ServiceTier.BATCH if body.batch else None)
     region = body.region
     if allowed is not None:
-        tier, region = tier or ServiceTier(allowed.service_tier), region or allowed.region
-    return Served(tier or ServiceTier.DEFAULT, (region or "").lower())
+        return Served.of(tier or allowed.service_tier, region or allowed.region)
+    return Served.of(tier, region)
 
 
 def _require_one_tier(body: UsageReport) -> None:

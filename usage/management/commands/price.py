@@ -40,9 +40,7 @@ class Command(BaseCommand):
         self._say_price(match)
         use = _use(quantities)
         if quantities:
-            self._say_cost(
-                match, use, Served(ServiceTier(options["service_tier"]), options["region"].lower())
-            )
+            self._say_cost(match, use, Served.of(options["service_tier"], options["region"]))
 
     def _say_price(self, match: Match) -> None:
         price = match.price
