@@ -227,6 +227,20 @@ def test_half_an_emoji_in_one_event_of_a_batch_spoils_no_other(api: Api, environ
     assert UsageEvent.objects.filter(environment=environment).count() == 1
 
 
+def test_a_batch_of_another_kind_is_refused_unread(api: Api, environment: Environment) -> None:
+    event = (
+        '{"request_id": "r", "user_id": "anna", "model": "speaker", "input_tokens": 1, "output_tokens": 1}'
+    )
+    client = Client(headers={"authorization": f"Bearer {api.text}"})
+    for body, kind, status in (
+        (f'{{"events": [{event}]}}', "text/plain", 415),
+        (f'{{"events": [{event}]}}' + " " * 2**20, "application/json", 413),
+    ):
+        answer = client.generic("POST", "/v1/usage/batch", body, content_type=kind)
+        assert answer.status_code == status, answer.content
+    assert not UsageEvent.objects.filter(environment=environment).exists()
+
+
 def test_every_name_is_in_the_docs() -> None:
     docs = (Path(__file__).parents[2] / "docs/quantities.md").read_text()
     assert not [name for name in MAPPED if f"`{name}`" not in docs]

@@ -212,8 +212,9 @@ def _events(request: HttpRequest) -> tuple[msgspec.Raw, ...]:
     """Each as it was sent. Raises Problem."""
     try:
         return http.decode(request, _batch).events
-    except Problem:
-        found = _told_apart(request.body)
+    except Problem as problem:
+        # Of another kind, or too large, it is not read at all.
+        found = _told_apart(request.body) if problem.status == 422 else None
         if found is None:
             raise
         return found
