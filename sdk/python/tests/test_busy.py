@@ -88,12 +88,15 @@ def test_a_question_that_is_lost_while_others_are_answered_is_blocked(
 ) -> None:
     """A server that sheds load, or has no time for one of many."""
 
+    timeout_s = 2.0 if trouble == "slow" else 10.0
+    all_arrived = threading.Barrier(4 + 1)
     another_was_answered = threading.Event()
 
     def answer(seen: Any) -> Any:
         if seen.body["user_id"] == "ada":
-            another_was_answered.wait(5)
-            return wire.Answer(200, {}, delay_s=2.0) if trouble == "slow" else wire.Answer(trouble)
+            all_arrived.wait(10)
+            another_was_answered.wait(10)
+            return wire.Answer(200, {}, delay_s=2 * timeout_s) if trouble == "slow" else wire.Answer(trouble)
         return wire.Answer(200, wire.decision(seen.body["request_id"]))
 
     control_plane.defaults["/v1/evaluate"] = answer
@@ -101,14 +104,14 @@ def test_a_question_that_is_lost_while_others_are_answered_is_blocked(
         TokVigil(
             api_key="key",
             base_url=control_plane.url,
-            timeout=1.0,
+            timeout=timeout_s,
             max_retries=0,
             on_unreachable=on_unreachable,
         ) as tv,
         ThreadPoolExecutor(4) as pool,
     ):
         lost = [pool.submit(tv.evaluate, user_id="ada", model="gpt-4o-mini") for _ in range(4)]
-        time.sleep(0.1)
+        all_arrived.wait(10)
         assert not tv.evaluate(user_id="bob", model="gpt-4o-mini").degraded
         another_was_answered.set()
         decisions = [each.result() for each in lost]
