@@ -65,8 +65,13 @@ def test_once_per_threshold_and_window_under_50_writers_and_two_watchers(
         wrote.set()
         for watcher in watchers:
             watcher.join(timeout=60)
-    at_once(2, lambda number: watching.watch(environment))
-    at_once(2, lambda number: delivering.deliver_due())
+    # A watch that is not told the counters in time, beside so many, sees less; the next one comes a minute later.
+    for _ in range(20):
+        at_once(2, lambda number: watching.watch(environment))
+        at_once(2, lambda number: delivering.deliver_due())
+        if thresholds(environment) == [50, 80, 100]:
+            break
+        time.sleep(0.5)
 
     assert thresholds(environment) == [50, 80, 100]
     loud = Alert.objects.filter(environment=environment, is_quiet=False)
