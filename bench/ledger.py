@@ -111,7 +111,10 @@ def _keys_of(full: Scene) -> list[str]:
     """What the store has of the environment and of user_1's counters in it."""
     subjects = Subjects(user_id="user_1", feature=str(scene.CALL["feature"]), plan=str(scene.CALL["plan"]))
     windows = rules.current(full.environment.pk).tracked.at(store.now_ms())
-    return [environment_key(full.environment.pk), *(counter.key for counter in windows.counters(subjects))]
+    return [
+        environment_key(full.environment.pk),
+        *(counter.key for counter in windows.counters(subjects, str(scene.CALL["model"]))),
+    ]
 
 
 def _summary(full: Scene) -> None:

@@ -22,7 +22,8 @@ from policies.models import Boost, Limit, Plan
 from policies.rules import Mode
 from tenants import revisions
 from tenants.models import Environment
-from usage.amounts import Per
+from usage.amounts import Models, Per
+from usage.assessment import LimitKind
 from usage.boosts import BOOSTED_PERS, BoostRef, raised
 from usage.counting.keys import user_key
 from usage.instants import to_ms
@@ -116,12 +117,17 @@ class Raisable:
     per: Per
     metric: Metric
     window: Window
+    models: Models
     policy: str
     amount: int
 
     @property
     def key(self) -> str:
         return raised(self.per, self.metric, self.window)
+
+    @property
+    def kind(self) -> LimitKind:
+        return self.metric, self.window, self.per, self.models
 
 
 def raisable(environment_id: int) -> list[Raisable]:
@@ -134,11 +140,12 @@ def raisable(environment_id: int) -> list[Raisable]:
             per=Per(per),
             metric=Metric(metric),
             window=Window(window),
+            models=tuple(models),
             policy=policy,
             amount=to_nano(amount) if metric == Metric.COST_USD else int(amount),
         )
-        for per, metric, window, policy, amount in rows.values_list(
-            "per", "metric", "window", "policy__name", "amount"
+        for per, metric, window, models, policy, amount in rows.values_list(
+            "per", "metric", "window", "models", "policy__name", "amount"
         )
     ]
     windows = list(Window)

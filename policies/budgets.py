@@ -24,13 +24,15 @@ from policies.models import ClosedMonth, MonthlyBudget
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
-from usage.amounts import Per, Subjects
+from usage.amounts import Models, Per, Subjects
 from usage.ledger import periods, sums
 from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
 from usage.metrics import Metric
 from usage.money import NANO
+from usage.prices import stored_book
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Window
 
 SETTLED_AFTER = REPORTED_WITHIN
@@ -62,7 +64,7 @@ class _Budget:
 class _Month:
     """What each subject spent, and whose budgets that concerns."""
 
-    spent: dict[Per, dict[Subjects, _Spent]] = field(
+    spent: dict[tuple[Per, Models], dict[Subjects, _Spent]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(_Spent))
     )
     concerned: set[tuple[_Budget, Subjects]] = field(default_factory=set)
@@ -110,7 +112,7 @@ def _first_open(environment: Environment, zone: ZoneInfo) -> date | None:
 def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:
     """Of a month that is not closed, by the policies in force at its end, or now: not stored. Raises TooMany."""
     period = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
-    found = _month(environment.pk, period.start, period.end, groups_max=GROUPS_MAX)
+    found = _month(environment, period.start, period.end, groups_max=GROUPS_MAX)
     return list(_budgets(ClosedMonth(environment=environment, month=month), found))
 
 
@@ -121,7 +123,7 @@ def _close(environment: Environment, month: date) -> ClosedMonth | None:
     if not made:
         return None
     period = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
-    budgets = list(_budgets(closed, _month(environment.pk, period.start, period.end)))
+    budgets = list(_budgets(closed, _month(environment, period.start, period.end)))
     MonthlyBudget.objects.bulk_create(budgets, batch_size=ROWS_BATCH)
     audit_log.log(
         "month.closed",
@@ -134,25 +136,30 @@ def _close(environment: Environment, month: date) -> ClosedMonth | None:
     return closed
 
 
-def _month(environment_id: int, start: datetime, end: datetime, *, groups_max: int | None = None) -> _Month:
-    policies = policy_rows.in_force_before(environment_id, end)
+def _month(
+    environment: Environment, start: datetime, end: datetime, *, groups_max: int | None = None
+) -> _Month:
+    policies = policy_rows.in_force_before(environment.pk, end)
+    groups = ModelGroups(lambda: stored_book.of_environment(environment))
     index = PolicyIndex(policies)
     budgets = {
         policy.ref.id: [_Budget(policy, limit) for limit in _monthly_costs(policy)] for policy in policies
     }
-    pers = {limit.per for policy in policies for limit in _monthly_costs(policy)}
+    kinds = {(limit.per, limit.models) for policy in policies for limit in _monthly_costs(policy)}
     found = _Month()
-    rows = _rows(environment_id, start, end, _names(policies, pers)) if pers else ()
-    for number, (subjects, spent) in enumerate(rows):
+    rows = _rows(environment.pk, start, end, _names(policies, kinds)) if kinds else ()
+    for number, (subjects, model, spent) in enumerate(rows):
         if number == groups_max:
             raise TooMany
-        named = {per: _subject(subjects, per) for per in pers}
-        for per, subject in named.items():
-            _add(found.spent[per], subject, spent)
+        named = {
+            (per, models): _subject(subjects, per) for per, models in kinds if groups.counts(models, model)
+        }
+        for kind, subject in named.items():
+            _add(found.spent[kind], subject, spent)
         matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
         for policy in matched.policies:
             for budget in budgets[policy.ref.id]:
-                subject = named[budget.limit.per]
+                subject = named.get((budget.limit.per, budget.limit.models))
                 if subject is not None:
                     found.concerned.add((budget, subject))
     return found
@@ -166,22 +173,24 @@ def _monthly_costs(policy: StoredPolicy) -> list[LimitRule]:
     ]
 
 
-def _names(policies: Iterable[StoredPolicy], pers: Set[Per]) -> tuple[str, ...]:
+def _names(policies: Iterable[StoredPolicy], kinds: Set[tuple[Per, Models]]) -> tuple[str, ...]:
     """By what calls must be told apart, so that their policies and subjects are known: rows are many otherwise."""
     scopes = [policy.rule.scope for policy in policies]
-    needed = {column for per in pers for column in sums.COLUMNS[per]}
+    needed = {column for per, _ in kinds for column in sums.COLUMNS[per]}
     named = {
         "user_id": any(scope.user for scope in scopes),
         "feature": any(scope.feature for scope in scopes),
         "plan": any(scope.plan for scope in scopes),
         "run_id": False,
+        "model": any(models for _, models in kinds),
     }
     return tuple(column for column, is_named in named.items() if is_named or column in needed)
 
 
 def _rows(
     environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...]
-) -> Iterator[tuple[Subjects, _Spent]]:
+) -> Iterator[tuple[Subjects, str, _Spent]]:
+    """With the model, where calls are told apart by it; else with none."""
     used = sums.used(environment_id, [start, end], columns)
     names = "".join(f"{name}, " for name in columns)
     with connection.cursor() as cursor:
@@ -193,8 +202,10 @@ def _rows(
             used.values,
         )
         for *named, cost_nano, requests, unpriced in cursor:
-            subjects = Subjects(**{"user_id": "", **dict(zip(columns, named, strict=True))})
-            yield subjects, _Spent(int(cost_nano), int(requests), int(unpriced))
+            by_name = {"user_id": "", "model": "", **dict(zip(columns, named, strict=True))}
+            model = by_name.pop("model")
+            subjects = Subjects(**by_name)
+            yield subjects, model, _Spent(int(cost_nano), int(requests), int(unpriced))
 
 
 def _subject(subjects: Subjects, per: Per) -> Subjects | None:
@@ -215,13 +226,14 @@ def _add(spent: dict[Subjects, _Spent], subject: Subjects | None, more: _Spent) 
 
 def _budgets(closed: ClosedMonth, month: _Month) -> Iterator[MonthlyBudget]:
     for budget, subject in month.concerned:
-        spent, ref = month.spent[budget.limit.per][subject], budget.policy.ref
+        spent, ref = month.spent[budget.limit.per, budget.limit.models][subject], budget.policy.ref
         yield MonthlyBudget(
             closed_month=closed,
             policy_id=UUID(ref.id),
             policy_name=ref.name,
             policy_version=ref.version,
             per=budget.limit.per,
+            models=list(budget.limit.models),
             user_id=subject.user_id,
             feature=subject.feature,
             plan=subject.plan,

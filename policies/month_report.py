@@ -27,6 +27,7 @@ from usage.analytics.month_figures import Figures, Line, Month
 from usage.ledger import periods, retention
 from usage.ledger.periods import Period
 from usage.money import NANO
+from usage.wording import with_models
 
 BUDGETS_MAX = 50
 COLUMNS = (
@@ -223,7 +224,7 @@ def _budget(environment: Environment, row: MonthlyBudget) -> Budget:
     return Budget(
         environment=environment.slug,
         policy=row.policy_name,
-        whose=_whose(row),
+        whose=f"{_whose(row)}{with_models(tuple(row.models))}",
         amount_nano=int(row.budget_usd * NANO),
         spent_nano=int(row.spent_usd * NANO),
         unpriced=row.unpriced,

@@ -146,7 +146,14 @@ def write(policy: Policy, rule: PolicyRule) -> None:
         policy.limits.all().delete()
     policy.save()
     Limit.objects.bulk_create(
-        Limit(policy=policy, metric=limit.metric, window=limit.window, per=limit.per, amount=amount(limit))
+        Limit(
+            policy=policy,
+            metric=limit.metric,
+            window=limit.window,
+            per=limit.per,
+            models=list(limit.models),
+            amount=amount(limit),
+        )
         for limit in rule.limits
     )
 
@@ -154,7 +161,13 @@ def write(policy: Policy, rule: PolicyRule) -> None:
 def _limit_rule(limit: Limit) -> LimitRule:
     metric = Metric(limit.metric)
     amount = to_nano(limit.amount) if metric is Metric.COST_USD else int(limit.amount)
-    return LimitRule(metric=metric, window=Window(limit.window), amount=amount, per=Per(limit.per))
+    return LimitRule(
+        metric=metric,
+        window=Window(limit.window),
+        amount=amount,
+        per=Per(limit.per),
+        models=tuple(limit.models),
+    )
 
 
 def amount(limit: LimitRule) -> Decimal:

@@ -17,6 +17,7 @@ from itertools import product
 import msgspec
 
 from policies.rules import Kind, Mode, PolicyRule, Scope
+from usage.amounts import Models
 from usage.assessment import PolicyRef
 
 
@@ -34,6 +35,8 @@ class Matched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     override: StoredPolicy | None
     guardrails: tuple[StoredPolicy, ...]
+    # What limits name as the models that they count.
+    models_of_limits: tuple[Models, ...] = ()
 
     @property
     def policies(self) -> tuple[StoredPolicy, ...]:
@@ -91,7 +94,9 @@ class PolicyIndex:
                 override = self._overrides[key][0]
             if key in self._guardrails:
                 guardrails += self._guardrails[key]
-        return Matched(override=override, guardrails=guardrails)
+        applying = guardrails if override is None else (override, *guardrails)
+        named = dict.fromkeys(limit.models for policy in applying for limit in policy.rule.limits)
+        return Matched(override=override, guardrails=guardrails, models_of_limits=tuple(filter(None, named)))
 
     def explain(self, *, user: str, feature: str, plan: str) -> tuple[Candidate, ...]:
         """Every policy whose scope matches, in the order of the contest, and why it won or lost."""

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from functools import lru_cache
 
-from usage.amounts import Pair, Per
+from usage.amounts import Models, Pair, Per
+from usage.assessment import LimitKind
 from usage.metrics import Metric
+from usage.prices.model_groups import any_matches
 from usage.prices.same_model import ModelNames
 from usage.windows import Window
 
@@ -80,22 +80,10 @@ class ModelRules:
     deny: tuple[str, ...] = ()
 
     def allows(self, names: ModelNames) -> bool:
-        return not self.allow or _any_matches(self.allow, names.to_allow)
+        return not self.allow or any_matches(self.allow, names.to_allow)
 
     def denies(self, names: ModelNames) -> bool:
-        return bool(self.deny) and _any_matches(self.deny, names.to_deny)
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern of a list meets a name. `*` stands for any text and `?` for one character; names have brackets
-    (`claude-opus-4-6[1m]`), so `[` stands for itself. Case is ignored.
-    """
-    return fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
-
-
-@lru_cache(maxsize=8192)
-def _any_matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    return any(matches(pattern, name) for pattern in patterns for name in names)
+        return bool(self.deny) and any_matches(self.deny, names.to_deny)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +97,26 @@ class PerRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRule:
-    """At most `amount` of the metric per subject and window; 0 means none. Money is nano-USD."""
+    """At most `amount` of the metric per subject and window; 0 means none. Money is nano-USD.
+
+    `models`: patterns of those that it counts; calls to others are free of it. None: it counts calls to all.
+    """
 
     metric: Metric
     window: Window
     amount: int
     per: Per
+    models: Models = ()
 
     @property
     def pair(self) -> Pair | None:
         """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
-        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window)
+        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window, self.models)
+
+    @property
+    def kind(self) -> LimitKind:
+        """A policy has one limit of a kind."""
+        return self.metric, self.window, self.per, self.models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ SUBJECTS_REMEMBERED_MAX = 50_000
 # The most that one call can take of a kind; a cost of more could leave its range.
 TOKENS_MAX = 100_000_000
 
+# Patterns of the models that a limit counts; none: it counts all.
+Models = tuple[str, ...]
 TokenCount = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
 
@@ -60,6 +62,9 @@ class Amounts(msgspec.Struct, frozen=True):
         """What a limit on this metric counts of it. A call counts as one in flight."""
         return _SUMS[metric](self)
 
+    def plus(self, other: Amounts) -> Amounts:
+        return Amounts(*map(int.__add__, self, other))
+
     @property
     def counts(self) -> dict[str, int]:
         """All but the cost, by name: the values of COUNT_FIELDS."""
@@ -76,21 +81,23 @@ _SUMS: dict[Metric, Callable[[Amounts], int]] = {
 
 
 class Movement(msgspec.Struct, frozen=True):
-    """What one transaction of the ledger charged for a request. A late report adds another to that of its estimate."""
+    """What one transaction of the ledger charged for a request and model. A late report adds others to its estimate."""
 
     xid: int
     amounts: Amounts
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is counted: a kind of subject in a kind of window. An environment tracks the pairs that its limits name."""
+    """What is counted: a kind of subject in a kind of window, calls to these models only if it names any.
+
+    An environment tracks the pairs that its limits name.
+    """
 
     per: Per
     window: Window
-
-    def __str__(self) -> str:
-        return f"{self.per}:{self.window}"
+    models: Models = ()
 
 
 class Subjects(msgspec.Struct, frozen=True, kw_only=True):

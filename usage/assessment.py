@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from usage.amounts import Amounts, Per, Subjects
+from usage.amounts import Amounts, Models, Pair, Per, Subjects
 from usage.boosts import raised
 from usage.metrics import COLUMNS, Metric
 from usage.money import TOKENS_PER_RATE
@@ -40,6 +40,10 @@ class PolicyRef(msgspec.Struct, frozen=True, array_like=True):
     scope: str
 
 
+# What is limited, without how much of it.
+LimitKind = tuple[Metric, Window, Per, Models]
+
+
 class LimitRef(msgspec.Struct, frozen=True, array_like=True):
     """A limit as it applies to one call. `policy` is its place in the assessment's policies; money is nano-USD."""
 
@@ -50,6 +54,17 @@ class LimitRef(msgspec.Struct, frozen=True, array_like=True):
     amount: int
     resets_at_ms: int | None
     enforce: bool
+    # Which it counts; none: all.
+    models: Models = ()
+
+    @property
+    def pair(self) -> Pair | None:
+        """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
+        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window, self.models)
+
+    @property
+    def kind(self) -> LimitKind:
+        return self.metric, self.window, self.per, self.models
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated
@@ -54,6 +54,13 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             description="Whether the limit stands against the call; after a report: whether nothing remains."
         ),
     ]
+    models: Annotated[
+        Sequence[str],
+        Meta(
+            description="Patterns of the models that it counts; calls to others are free of it. Left out if it counts "
+            "calls to all."
+        ),
+    ] = ()
     boosted_by: Annotated[
         Amount | None,
         Meta(
@@ -80,6 +87,7 @@ def state(assessment: Assessment, limit: LimitRef, used: int, held: int, *, exce
         remaining=present(limit.metric, max(0, limit.amount - used - held)),
         resets_at=instant(limit.resets_at_ms),
         exceeded=exceeded,
+        models=limit.models,
         boosted_by=_boosted_by(assessment, limit),
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from usage.amounts import Amounts, Per
+from usage.amounts import Amounts, Models, Per
+from usage.assessment import LimitKind
 from usage.metrics import Metric
 from usage.money import NANO
 from usage.windows import Window
@@ -165,22 +166,34 @@ def duration(seconds: int) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def limit(metric: Metric, kind: Window, per: Per, value: Decimal | int) -> str:
+def limit(kind: LimitKind, value: Decimal | int) -> str:
     """`50 requests a day, each user`, of an amount as a policy has it."""
-    return limit_of(metric, kind, per, int(value * NANO) if metric is Metric.COST_USD else int(value))
+    metric, *_ = kind
+    return limit_of(kind, int(value * NANO) if metric is Metric.COST_USD else int(value))
 
 
-def limit_of(metric: Metric, kind: Window, per: Per, value: int) -> str:
+def limit_of(kind: LimitKind, value: int) -> str:
     """The same of an amount as it is counted, costs in nano-USD."""
-    return f"{allowance(metric, kind, value)}, {subject(per)}"
+    _, _, per, _ = kind
+    return f"{allowance(kind, value)}, {subject(per)}"
 
 
-def allowance(metric: Metric, kind: Window, value: int) -> str:
-    """`50 requests a day`, without whose they are."""
-    return f"{amount(metric, value)} {window(metric, kind)}".rstrip()
+def allowance(kind: LimitKind, value: int) -> str:
+    """`50 requests a day`, `$5.00 a month with gpt-5*`, without whose they are."""
+    metric, window_kind, _, models = kind
+    return f"{amount(metric, value)} {window(metric, window_kind)}".rstrip() + with_models(models)
 
 
-def limit_name(metric: Metric, kind: Window, per: Per) -> str:
+def limit_name(kind: LimitKind) -> str:
     """`requests a day, each user`: what is limited, without how much of it."""
+    metric, window_kind, per, models = kind
     noun = "spend" if metric is Metric.COST_USD else _NOUNS[metric][1]
-    return f"{noun} {window(metric, kind)}".rstrip() + f", {subject(per)}"
+    return f"{noun} {window(metric, window_kind)}".rstrip() + f"{with_models(models)}, {subject(per)}"
+
+
+def with_models(patterns: Models) -> str:
+    """` with gpt-5* and claude-opus-*`, of a limit that counts these models alone; else nothing."""
+    if not patterns:
+        return ""
+    *others, last = patterns
+    return f" with {', '.join(others)} and {last}" if others else f" with {last}"

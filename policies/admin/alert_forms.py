@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -118,9 +118,10 @@ class AlertRuleForm(_NamedForm):
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or self.cleaned_data
-        policy_id, metric, window, per = (given.get("watches") or _ALL).split("|")
+        policy_id, metric, window, per, *models = (given.get("watches") or _ALL).split("|", 4)
         rule = self.instance
         rule.policy_id, rule.metric, rule.window, rule.per = policy_id or None, metric, window, per
+        rule.models = models[0].split(",") if models else []
         return given
 
     def _post_clean(self) -> None:
@@ -134,7 +135,11 @@ class AlertRuleForm(_NamedForm):
 
 
 def _watched(rule: AlertRule) -> str:
-    return "|".join(str(getattr(rule, name) or "") for name in _PARTS)
+    return _value(*(str(getattr(rule, name) or "") for name in _PARTS), models=rule.models)
+
+
+def _value(*parts: str, models: Sequence[str] = ()) -> str:
+    return "|".join([*parts, *([",".join(models)] if models else [])])
 
 
 def _offered(environment: Environment | None, current: str) -> list[tuple[str, Any]]:
@@ -160,8 +165,8 @@ def _of_policies(environment: Environment) -> list[tuple[str, Any]]:
             (limit.policy.name, [(f"{limit.policy_id}|||", f"All limits of {limit.policy.name}")]),
         )
         metric, window, per = Metric(limit.metric), Window(limit.window), Per(limit.per)
-        words = wording.limit(metric, window, per, limit.amount)
-        of_policy.append((f"{limit.policy_id}|{metric.value}|{window.value}|{per.value}", words))
+        words = wording.limit((metric, window, per, tuple(limit.models)), limit.amount)
+        of_policy.append((_value(str(limit.policy_id), metric, window, per, models=limit.models), words))
     return [*groups.values()]
 
 

@@ -115,7 +115,9 @@ def watched(rule: AlertRule) -> str | SafeString:
     if rule.event not in OF_LIMITS:
         return ""
     if rule.metric and rule.window and rule.per:
-        kind = wording.limit_name(Metric(rule.metric), Window(rule.window), Per(rule.per))
+        kind = wording.limit_name(
+            (Metric(rule.metric), Window(rule.window), Per(rule.per), tuple(rule.models))
+        )
     else:
         kind = "all budgets" if rule.metric == Metric.COST_USD else "all limits"
     users = ", of single users too" if rule.of_users else ""

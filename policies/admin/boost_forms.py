@@ -71,7 +71,7 @@ def _line(kind: list[Raisable], binds: Binds | None) -> str:
 
 
 def _limit(of: Raisable) -> str:
-    return f"{wording.limit_of(of.metric, of.window, of.per, of.amount)} ({of.policy})"
+    return f"{wording.limit_of(of.kind, of.amount)} ({of.policy})"
 
 
 def of_user(offered: list[Choice], user_id: str, kinds: frozenset[str]) -> list[Choice | Choices]:
@@ -243,7 +243,7 @@ class BoostForm(AskingForm, RowForm):
         before = self.running.get((key, self.instance.subject), 0)
         said = "; ".join(
             f"{wording.number(limit.metric, limit.amount + before)} → "
-            f"{wording.limit_of(limit.metric, limit.window, limit.per, limit.amount + before + extra)} ({limit.policy})"
+            f"{wording.limit_of(limit.kind, limit.amount + before + extra)} ({limit.policy})"
             for limit in raised
         )
         if not before or not raised:

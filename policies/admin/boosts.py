@@ -244,7 +244,7 @@ class BoostAdmin(EnvironmentRowsAdmin):
 def says(boost: Boost) -> str:
     """`+20 requests a day`"""
     metric, window = Metric(boost.metric), Window(boost.window)
-    return f"+{wording.allowance(metric, window, boosts.ref_of(boost).extra)}"
+    return f"+{wording.allowance((metric, window, Per(boost.per), ()), boosts.ref_of(boost).extra)}"
 
 
 def lasts(boost: Boost) -> str:

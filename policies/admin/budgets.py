@@ -39,6 +39,7 @@ class MonthlyBudgetAdmin(ReadOnlyEnvironmentAdmin):
         "user_id",
         "feature",
         "plan",
+        "counts",
         "budget",
         "spent",
         "over",
@@ -61,6 +62,10 @@ class MonthlyBudgetAdmin(ReadOnlyEnvironmentAdmin):
     @admin.display(description="month", ordering="closed_month__month")
     def month(self, budget: MonthlyBudget) -> str:
         return str(budget.closed_month)
+
+    @admin.display(description="models")
+    def counts(self, budget: MonthlyBudget) -> str:
+        return ", ".join(budget.models) or "all"
 
     @admin.display(description="budget, USD", ordering="budget_usd")
     def budget(self, budget: MonthlyBudget) -> str:

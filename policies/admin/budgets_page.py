@@ -145,7 +145,7 @@ class ClosedRow:
 
     @property
     def whose(self) -> str:
-        return wording.subject(self.found.per)
+        return f"{wording.subject(self.found.per)}{wording.with_models(self.found.models)}"
 
     @property
     def budget(self) -> str:
@@ -347,12 +347,13 @@ Table = tuple[tuple[str, ...], Iterable[dict[str, object]]]
 
 def _this_month(asked: BudgetsAsked, this: Month) -> Table:
     """All budgets by day, of the fullest subject of each."""
-    columns = ("policy", "per", "subject", "budget_usd", "day", "spent_usd")
+    columns = ("policy", "per", "models", "subject", "budget_usd", "day", "spent_usd")
     found = _courses(_budgets(asked))
     return columns, (
         {
             "policy": each.standing.policy.name,
             "per": each.standing.limit.per.value,
+            "models": ", ".join(each.standing.limit.models),
             "subject": SubjectRow(each.standing, each.subject, asked.environment, asked.zone).name,
             "budget_usd": _exact(each.limit),
             "day": str(day.astimezone(asked.zone).date()),
@@ -378,7 +379,7 @@ def _months(asked: BudgetsAsked, this: Month) -> Table:
 
 
 def _closed_table(asked: BudgetsAsked, this: Month) -> Table:
-    columns = ("month", "policy", "policy_id", "per", "budget_usd", "subjects", "exceeded", "spent_usd",
+    columns = ("month", "policy", "policy_id", "per", "models", "budget_usd", "subjects", "exceeded", "spent_usd",
                "fullest_usd", "requests", "unpriced")  # fmt: skip
     return columns, (
         {
@@ -386,6 +387,7 @@ def _closed_table(asked: BudgetsAsked, this: Month) -> Table:
             "policy": each.policy,
             "policy_id": str(each.policy_id),
             "per": each.per.value,
+            "models": ", ".join(each.models),
             "budget_usd": each.budget,
             "subjects": each.subjects,
             "exceeded": each.exceeded,

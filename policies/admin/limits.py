@@ -54,12 +54,13 @@ def limits(request: HttpRequest) -> HttpResponse:
 
 @page("limit_subjects", "limits/<uuid:policy_id>/<slug:metric>/<slug:window>/<slug:per>/")
 def limit_subjects(request: HttpRequest, policy_id: UUID, metric: str, window: str, per: str) -> HttpResponse:
-    """Of an archived policy, one that is off, or a limit that it does not have: 404."""
+    """Of an archived policy, one that is off, or a limit that it does not have: 404. `models`: as in the address."""
+    models = tuple(request.GET.getlist("models"))
     policy = finding.policy(request, policy_id)
     environment = policy.environment
     for standing in standings(environment, {policy.pk}, days_of=SUBJECTS_MAX):
         limit = standing.limit
-        if (limit.metric, limit.window, limit.per) == (metric, window, per):
+        if limit.kind == (metric, window, per, models):
             break
     else:
         raise Http404("The policy in force has no such limit.")

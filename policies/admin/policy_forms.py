@@ -12,6 +12,7 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from policies import policy_rows
 from policies.changing import publishing
@@ -173,7 +174,13 @@ def fields_of(rule: PolicyRule) -> dict[str, Any]:
 
 def limit_fields_of(limit: LimitRule) -> dict[str, Any]:
     amount = policy_rows.amount(limit)
-    return {"metric": limit.metric, "window": limit.window, "amount": amount, "per": limit.per}
+    return {
+        "metric": limit.metric,
+        "window": limit.window,
+        "amount": amount,
+        "per": limit.per,
+        "models": list(limit.models),
+    }
 
 
 # As the rows of limits say them.
@@ -192,11 +199,16 @@ CHOICES: dict[str, dict[str, str]] = {
 class LimitForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Limit
-        fields = ["metric", "window", "amount", "per"]
+        fields = ["metric", "window", "amount", "per", "models"]
+        # Above the rows there is no room to say it.
+        widgets = {"models": UnfoldAdminTextInputWidget(attrs={"placeholder": "all models"})}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.initial["amount"] = display.plain(self.initial.get("amount"))
+        self.fields[
+            "models"
+        ].help_text = "Names and patterns, separated by commas: calls to these alone are counted."
         for name, words in CHOICES.items():
             self.fields[name].widget.choices = [
                 (value, words.get(value, label)) for value, label in self.fields[name].widget.choices
@@ -232,6 +244,7 @@ class LimitFormSet(forms.models.BaseInlineFormSet):  # type: ignore[type-arg]
                 "window": form.cleaned_data["window"],
                 "amount": self._amount(form.cleaned_data["metric"], form.cleaned_data["amount"]),
                 "per": form.cleaned_data["per"],
+                **({"models": models} if (models := form.cleaned_data["models"]) else {}),
             }
             for form in self.kept()
         ]

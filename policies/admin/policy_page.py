@@ -101,7 +101,7 @@ def _limit_rows(rule: PolicyRule, stands: list[Standing], concerns: list[PolicyW
     by_limit = {standing.limit: standing for standing in stands}
     return [
         LimitRow(
-            words=usage_wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
+            words=usage_wording.limit_of(limit.kind, limit.amount),
             standing=standing,
             says=standing_wording.says(standing),
             resets=standing_wording.resets(limit.metric, standing.resets_at, timezone.now()),

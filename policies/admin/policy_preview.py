@@ -160,7 +160,7 @@ def _limit_rows(data: Data) -> list[dict[str, str]]:
     """Those that are filled in and not taken out."""
     total = data.get("limits-TOTAL_FORMS", "")
     count = min(int(total), LIMITS_MAX) if _WHOLE.fullmatch(total) else 0
-    names = ("metric", "window", "amount", "per", "DELETE")
+    names = ("metric", "window", "amount", "per", "models", "DELETE")
     rows = [{name: data.get(f"limits-{row}-{name}", "") for name in names} for row in range(count)]
     return [row for row in rows if not row["DELETE"] and (row["metric"] or row["amount"].strip())]
 
@@ -168,7 +168,14 @@ def _limit_rows(data: Data) -> list[dict[str, str]]:
 def _limit(row: dict[str, str]) -> LimitRule | None:
     text = row["amount"].strip()
     amount: Any = text if row["metric"] == Metric.COST_USD else _whole(text)
-    document = {"metric": row["metric"], "window": row["window"], "amount": amount, "per": row["per"]}
+    models = [name.strip() for name in row["models"].split(",") if name.strip()]
+    document = {
+        "metric": row["metric"],
+        "window": row["window"],
+        "amount": amount,
+        "per": row["per"],
+        **({"models": models} if models else {}),
+    }
     try:
         (limit,) = documents.rule_of({"name": _UNNAMED, "limits": [document]}).limits
     except PolicyFileError:

@@ -222,9 +222,9 @@ def _found(environment: Environment, form: SuggestForm, *, listed: str) -> dict[
         "listed": None if chosen is None else _list(chosen, asked, peaks),
         "one_window": f"in one {asked.window.value}",
         "subjects": found[0].subjects,
-        "highest": wording.limit_of(asked.metric, asked.window, asked.per, found[0].amount),
+        "highest": wording.limit_of(asked.kind, found[0].amount),
         "in_force": [
-            (each.policy, wording.limit_of(asked.metric, asked.window, asked.per, each.limit.amount))
+            (each.policy, wording.limit_of(asked.kind, each.limit.amount))
             for each in suggested_policy.in_force(environment, asked)
         ],
         "goes_into": None if into is None else into.name,
@@ -241,7 +241,7 @@ def _shown(each: Suggested, asked: Asked, peaks: Sequence[Peak], *, of_money: bo
     return ShownSuggestion(
         share=f"{each.share_percent} %" if of_money else wording.share(each.blocked, each.subjects),
         amount=each.amount,
-        limit=wording.limit_of(asked.metric, asked.window, asked.per, each.amount),
+        limit=wording.limit_of(asked.kind, each.amount),
         blocked=f"{wording.count(each.blocked)} of {wording.count(each.subjects)}",
         calls="" if each.blocked_calls is None else wording.count(each.blocked_calls),
         saved="" if each.saved_nano is None else wording.money_rounded(each.saved_nano),
@@ -252,7 +252,7 @@ def _shown(each: Suggested, asked: Asked, peaks: Sequence[Peak], *, of_money: bo
 
 def _list(each: Suggested, asked: Asked, peaks: Sequence[Peak]) -> List:
     return List(
-        limit=wording.limit_of(asked.metric, asked.window, asked.per, each.amount),
+        limit=wording.limit_of(asked.kind, each.amount),
         blocked=f"{wording.count(each.blocked)} of {wording.count(each.subjects)}",
         who=_who(each, asked, peaks)[:NAMED_MAX],
         is_cut=each.blocked > NAMED_MAX,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from policies.alerting.anomaly import Verdict
-from usage.amounts import Per
+from usage.amounts import Models, Per
 from usage.metrics import Metric
 from usage.windows import Window
 
@@ -43,6 +43,7 @@ class LimitReading:
     metric: Metric
     window: Window
     per: Per
+    models: Models = ()
     # As it is counted, and as people say it.
     subject: str
     subject_words: str
@@ -73,7 +74,7 @@ class LimitReading:
     def about(self) -> tuple[str, ...]:
         """With its amount: a limit that was raised is reached anew."""
         of = (self.policy_id, self.metric.value, self.window.value, self.per.value, self.subject)
-        return ("limit", *of, str(self.limit))
+        return ("limit", *of, str(self.limit), *self.models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

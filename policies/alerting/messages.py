@@ -179,6 +179,7 @@ def _limit_data(reading: LimitReading) -> Data:
         "policy": {"id": reading.policy_id, "name": reading.policy},
         "metric": reading.metric.value,
         "per": reading.per.value,
+        **({"models": [*reading.models]} if reading.models else {}),
         "subject": reading.subject_words,
         "used": _amount(reading.metric, reading.used),
         "held": _amount(reading.metric, reading.held),
@@ -197,7 +198,8 @@ def _amount(metric: Metric, amount: int) -> int | str:
 
 
 def _allowance(reading: LimitReading) -> str:
-    return wording.allowance(reading.metric, reading.window, reading.limit)
+    kind = (reading.metric, reading.window, reading.per, reading.models)
+    return wording.allowance(kind, reading.limit)
 
 
 def _whom(reading: LimitReading) -> str:

@@ -53,6 +53,7 @@ def _watches(rule: AlertRule, standing: Standing) -> bool:
         and rule.metric in ("", limit.metric)
         and rule.window in ("", limit.window)
         and rule.per in ("", limit.per)
+        and (not rule.metric or not rule.per or tuple(rule.models) == limit.models)
         and (rule.of_users or limit.per not in _OWN or bool(standing.policy.scope_user))
     )
 
@@ -69,6 +70,7 @@ def _readings(standing: Standing) -> Iterator[LimitReading]:
             metric=limit.metric,
             window=limit.window,
             per=limit.per,
+            models=limit.models,
             subject=name,
             subject_words=standing_wording.subject(each.subject, limit.per),
             used=each.used,

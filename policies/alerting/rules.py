@@ -28,7 +28,8 @@ def clean(rule: AlertRule) -> None:
     else:
         rule.thresholds = []
     if rule.event not in OF_LIMITS:
-        rule.policy, rule.metric, rule.window, rule.per, rule.of_users = None, "", "", "", False
+        rule.policy, rule.metric, rule.window, rule.per, rule.models = None, "", "", "", []
+        rule.of_users = False
     if rule.policy is not None and rule.policy.environment_id != rule.environment_id:
         raise ValidationError(
             {"policy": "The policy belongs to another environment; choose one of this one."}
@@ -87,6 +88,7 @@ def said(rule: AlertRule) -> dict[str, object]:
         "metric": rule.metric,
         "window": rule.window,
         "per": rule.per,
+        "models": list(rule.models),
         "of_users": rule.of_users,
         "minimum_usd": rule.minimum_usd,
         "active": rule.active,

@@ -70,8 +70,9 @@ def _how(decision: BlockedDecision, limit: StoodLimit) -> str:
     amount, period = wording.amount(limit.metric, limit.limit), _PERIODS[limit.window]
     # Of a limit that counts all features the feature would be said to be what it is about.
     where = f" in {decision.feature}" if limit.per in _OF_A_FEATURE and decision.feature else ""
+    where += wording.with_models(limit.models)
     if limit.limit == 0:
-        return f"{_unit(limit).capitalize()} are not allowed at all"
+        return f"{_unit(limit).capitalize()}{wording.with_models(limit.models)} are not allowed at all"
     if limit.metric is Metric.CONCURRENCY:
         return f"All {amount} were running" if limit.limit > 1 else f"The {amount} was running"
     if decision.reason_class == ReasonClass.TOO_LARGE.value:
@@ -160,10 +161,12 @@ def _ways(decision: BlockedDecision, limit: StoodLimit, zone: ZoneInfo, now: dat
         if limit.per in BOOSTED_PERS:
             more = wording.amount(limit.metric, missing)
             yield Way(Remedy.BOOST, f"At least {more} more: a boost for {_whom(decision, limit)}")
-        raised = wording.allowance(limit.metric, limit.window, limit.limit + missing)
+        raised = wording.allowance(limit.kind, limit.limit + missing)
         yield Way(
             Remedy.POLICY, f"A higher limit: at least {raised} in {limit.policy}, for all whom it is for"
         )
+    if limit.models:
+        yield Way(Remedy.CALLER, f"Another model: only calls{wording.with_models(limit.models)} are counted")
     if decision.plan and limit.per in _OF_A_PLAN:
         yield Way(Remedy.PLAN, f"Another plan than {decision.plan}, with a higher limit")
     if limit.metric not in (Metric.REQUESTS, Metric.CONCURRENCY):

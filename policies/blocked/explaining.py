@@ -73,6 +73,7 @@ def _limit(decision: BlockedDecision, state: dict[str, Any]) -> StoodLimit:
         metric=metric,
         window=window,
         per=Per(state["per"]),
+        models=tuple(map(str, state.get("models", ()))),
         limit=limit,
         boosted=counted(metric, state.get("boosted_by") or 0),
         used=used,

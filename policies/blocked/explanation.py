@@ -7,7 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from usage import wording
-from usage.amounts import Per
+from usage.amounts import Models, Per
+from usage.assessment import LimitKind
 from usage.metrics import Metric
 from usage.money import NANO
 from usage.windows import Window
@@ -48,6 +49,7 @@ class StoodLimit:
     metric: Metric
     window: Window
     per: Per
+    models: Models = ()
     limit: int
     boosted: int
     used: int
@@ -55,6 +57,10 @@ class StoodLimit:
     needed: int | None
     resets_at: datetime | None
     exceeded: bool
+
+    @property
+    def kind(self) -> LimitKind:
+        return self.metric, self.window, self.per, self.models
 
     @property
     def left(self) -> int:
@@ -71,12 +77,12 @@ class StoodLimit:
     @property
     def allowance(self) -> str:
         """`50 requests a day`"""
-        return wording.allowance(self.metric, self.window, self.limit)
+        return wording.allowance(self.kind, self.limit)
 
     @property
     def words(self) -> str:
         """`50 requests a day, each user`"""
-        return wording.limit_of(self.metric, self.window, self.per, self.limit)
+        return wording.limit_of(self.kind, self.limit)
 
     @property
     def stood(self) -> str:

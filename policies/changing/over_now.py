@@ -21,9 +21,10 @@ from policies.rules import LimitRule, Mode, PolicyRule
 from tenants.models import Environment
 from usage import wording
 from usage.boosts import raised
+from usage.counting import rules
 from usage.counting.store import store
 from usage.instants import from_ms
-from usage.ledger import sums
+from usage.ledger import model_names, sums
 from usage.metrics import METRICS, Metric
 from usage.windows import span
 
@@ -72,12 +73,9 @@ def _tighter(changes: Iterable[Change]) -> list[tuple[PolicyRule, LimitRule]]:
 
 def _lowered(before: PolicyRule | None, after: PolicyRule) -> Iterator[LimitRule]:
     applied = before is not None and before.mode is Mode.ENFORCE and before.scope == after.scope
-    known = {
-        (limit.metric, limit.window, limit.per): limit.amount
-        for limit in (before.limits if before and applied else ())
-    }
+    known = {limit.kind: limit.amount for limit in (before.limits if before and applied else ())}
     for limit in after.limits:
-        amount = known.get((limit.metric, limit.window, limit.per))
+        amount = known.get(limit.kind)
         if limit.metric is not Metric.CONCURRENCY and (amount is None or limit.amount < amount):
             yield limit
 
@@ -86,7 +84,7 @@ def _over(environment: Environment, limit: LimitRule, rule: PolicyRule, decided:
     found = _subjects(environment, limit, decided)
     return Over(
         policy=rule.name,
-        says=wording.limit_of(limit.metric, limit.window, limit.per, limit.amount),
+        says=wording.limit_of(limit.kind, limit.amount),
         who=tuple(", ".join(names) or "everybody together" for names in found[:NAMED_MAX]),
         more=len(found) > NAMED_MAX,
     )
@@ -98,7 +96,11 @@ def _subjects(environment: Environment, limit: LimitRule, decided: Condition) ->
     window = span(limit.window, store.now_ms(), zone)
     now = from_ms(store.now_ms() + 1)
     columns = sums.COLUMNS[limit.per]
-    used = sums.used(environment.pk, [from_ms(window.start), now], {*columns, *decided.columns})
+    start = from_ms(window.start)
+    groups = rules.tracked(environment, frozenset()).groups
+    models = model_names.counted(environment.pk, start, now, limit.models, groups)
+    filters = {} if models is None else {"model": models}
+    used = sums.used(environment.pk, [start, now], {*columns, *decided.columns}, filters)
     total = " + ".join(f"coalesce(sum({column}), 0)" for column in METRICS[limit.metric].columns)
     belongs = " AND ".join(["true", *(f"{column} <> ''" for column in columns)])
     with connection.cursor() as cursor:

@@ -445,16 +445,19 @@ def _next_ordinal(environment: Environment) -> int:
 
 
 def _track(environment: Environment) -> None:
-    """Has every call counted in just the pairs that limits in force read."""
+    """Has calls counted in just the pairs that limits in force read."""
     limits = Limit.objects.filter(policy__environment=environment, policy__archived_at=None)
     counted = limits.exclude(policy__mode=Mode.OFF).exclude(metric=Metric.CONCURRENCY)
-    wanted = set(counted.order_by().values_list("per", "window").distinct())
-    tracked = {(pair.per, pair.window): pair.pk for pair in environment.tracked_pairs.all()}
+    rows = counted.order_by().values_list("per", "window", "models").distinct()
+    wanted = {(per, window, tuple(models)) for per, window, models in rows}
+    tracked = {
+        (pair.per, pair.window, tuple(pair.models)): pair.pk for pair in environment.tracked_pairs.all()
+    }
     idle = [pk for pair, pk in tracked.items() if pair not in wanted]
     environment.tracked_pairs.filter(pk__in=idle).delete()
     TrackedPair.objects.bulk_create(
-        TrackedPair(environment=environment, per=per, window=window)
-        for per, window in sorted(wanted - tracked.keys())
+        TrackedPair(environment=environment, per=per, window=window, models=list(models))
+        for per, window, models in sorted(wanted - tracked.keys())
     )
 
 

@@ -5,13 +5,15 @@ The same for many calls, so a snapshot keeps them (`TermsCache`) for as long as 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled, PolicyRule
-from usage.amounts import TOKENS_MAX, Pair, Subjects
+from usage.amounts import TOKENS_MAX, Models, Subjects
 from usage.assessment import LimitRef, PolicyRef
 from usage.metrics import METRICS, Metric
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Span, Window
 
 TERMS_MAX = 10_000
@@ -27,8 +29,6 @@ class CallTerms:
     matched: Matched
     policies: tuple[PolicyRef, ...]
     limits: tuple[LimitRef, ...]
-    # Of each limit the pair it reads; None for concurrency, which reads the calls in flight of its kind of subject.
-    pairs: tuple[Pair | None, ...]
     # The tightest cap on output per request.
     output_cap: int | None
     # Whether a policy in force stands or falls with how much the call produces.
@@ -42,13 +42,16 @@ class CallTerms:
     boosted: dict[str, int] | None = None
 
 
-def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) -> CallTerms:
+def terms_of(
+    matched: Matched, subjects: Subjects, spans: dict[Window, Span], counted: Collection[Models]
+) -> CallTerms:
+    """`counted`: of what limits name as their models that which meets the model of the call."""
     found = [
         (place, policy, limit)
         for place, policy in enumerate(matched.policies)
         for limit in policy.rule.limits
         # A call without a feature (plan, run) belongs to no feature's counter, so its limit does not meet it.
-        if subjects.name(limit.per) is not None
+        if subjects.name(limit.per) is not None and (not limit.models or limit.models in counted)
     ]
     enforced = [policy.rule for policy in matched.policies if policy.rule.mode is Mode.ENFORCE]
     caps = [rule.per_request.output_tokens for rule in enforced]
@@ -56,10 +59,12 @@ def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) ->
         matched=matched,
         policies=tuple(policy.ref for policy in matched.policies),
         limits=tuple(_limit_ref(place, policy, limit, spans) for place, policy, limit in found),
-        pairs=tuple(limit.pair for _, _, limit in found),
         # One that no call can reach is none: it would be held for each call that does not say what it may produce.
         output_cap=min((cap for cap in caps if cap is not None and cap <= TOKENS_MAX), default=None),
-        bounds_output=any(_bounds_output(rule) for rule in enforced),
+        bounds_output=any(_caps_output(rule) for rule in enforced)
+        or any(
+            limit.metric in OUTPUT_METRICS and policy.rule.mode is Mode.ENFORCE for _, policy, limit in found
+        ),
         named_models=tuple(
             dict.fromkeys(
                 name for rule in enforced for name in rule.models.allow if not WILDCARDS & set(name)
@@ -73,11 +78,9 @@ def terms_of(matched: Matched, subjects: Subjects, spans: dict[Window, Span]) ->
     )
 
 
-def _bounds_output(rule: PolicyRule) -> bool:
+def _caps_output(rule: PolicyRule) -> bool:
     caps = rule.per_request
-    if caps.output_tokens is not None or caps.cost_nano is not None:
-        return True
-    return any(limit.metric in OUTPUT_METRICS for limit in rule.limits)
+    return caps.output_tokens is not None or caps.cost_nano is not None
 
 
 def _limit_ref(place: int, policy: StoredPolicy, limit: LimitRule, spans: dict[Window, Span]) -> LimitRef:
@@ -89,10 +92,12 @@ def _limit_ref(place: int, policy: StoredPolicy, limit: LimitRule, spans: dict[W
         amount=limit.amount,
         resets_at_ms=None if limit.metric is Metric.CONCURRENCY else spans[limit.window].end,
         enforce=policy.rule.mode is Mode.ENFORCE,
+        models=limit.models,
     )
 
 
-Kinds = tuple[bool, bool, bool]
+# Which subjects a call has, and which models of limits meet its own.
+Kinds = tuple[bool, bool, bool, tuple[Models, ...]]
 
 
 class TermsCache:
@@ -101,13 +106,25 @@ class TermsCache:
     def __init__(self) -> None:
         self._known: tuple[dict[Window, Span], dict[tuple[Matched, Kinds], CallTerms]] = ({}, {})
 
-    def find(self, matched: Matched, subjects: Subjects, spans: dict[Window, Span]) -> CallTerms:
+    def find(
+        self,
+        matched: Matched,
+        subjects: Subjects,
+        spans: dict[Window, Span],
+        model: str,
+        groups: ModelGroups,
+    ) -> CallTerms:
         known_spans, known = self._known
         if known_spans is not spans or len(known) >= TERMS_MAX:
             known = {}
             self._known = (spans, known)
-        key = (matched, (bool(subjects.feature), bool(subjects.plan), bool(subjects.run_id)))
+        counted = (
+            tuple([named for named in matched.models_of_limits if groups.of(named).counts(model)])
+            if matched.models_of_limits
+            else ()
+        )
+        key = (matched, (bool(subjects.feature), bool(subjects.plan), bool(subjects.run_id), counted))
         terms = known.get(key)
         if terms is None:
-            terms = known[key] = terms_of(matched, subjects, spans)
+            terms = known[key] = terms_of(matched, subjects, spans, counted)
         return terms

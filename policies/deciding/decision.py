@@ -23,6 +23,7 @@ from usage.amounts import Amounts, Per, Subjects
 from usage.assessment import Assessment, LimitRef, PolicyRef, Reading, affordable_output
 from usage.limit_state import present
 from usage.metrics import METRICS, ORDER, Metric
+from usage.wording import with_models
 
 _NEVER = float("inf")
 # Until when a caller may find room that calls in flight take now; nobody knows, so try soon.
@@ -218,6 +219,7 @@ def _retry_after_s(limit: LimitRef, reason_class: ReasonClass, now_ms: int) -> i
 
 def _message(finding: LimitFinding, subject: str, needed: int, reason_class: ReasonClass) -> str:
     limit = finding.limit
+    subject += with_models(limit.models)
     if limit.metric is Metric.CONCURRENCY:
         return f"{finding.held} calls of {subject} are in flight; the limit is {limit.amount} at a time."
     row = METRICS[limit.metric]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from secrets import token_hex
 
 import msgspec
@@ -27,15 +28,15 @@ from policies.deciding.compiling import Compiling
 from policies.deciding.decision import Decision
 from policies.deciding.evaluate_request import EvaluateRequest, digest_of
 from policies.deciding.known_users import KnownUsers
-from policies.deciding.snapshot import Snapshot
+from policies.deciding.snapshot import CallsAtOnce, Snapshot
 from policies.deciding.suggesting import suggested_model
 from tenants import revisions
 from tenants.api import problems
 from tenants.api.authentication import Credential
 from tenants.api.callers import Admits, Caller
 from usage import assessment
-from usage.amounts import Amounts, Per, Subjects
-from usage.assessment import Assessment, Unreadable
+from usage.amounts import Amounts, Subjects
+from usage.assessment import Assessment, Reading, Unreadable
 from usage.counting import carry, remember_user, reserve
 from usage.counting.reserve import (
     AlreadySettled,
@@ -253,7 +254,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         )
         matched = known.policies.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
         present = known.counting.tracked.at(now_ms)
-        terms = known.terms.find(matched, subjects, present.spans)
+        terms = known.terms.find(matched, subjects, present.spans, body.model, known.counting.tracked.groups)
         if known.state.boosts or user.boosts:
             boosts = (*known.state.boosts, *user.boosts)
             terms, right = boosting.boosted(terms, boosts, subjects, now_ms)
@@ -295,8 +296,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         known, body = self.snapshot, self.body
         assessed, terms, present = prepared.assessment, prepared.terms, prepared.present
         subjects = prepared.call.subjects
-        counted = present.counters(subjects)
-        sets = self._concurrency_sets(subjects) if known.concurrency_pers else {}
+        counted = present.counters(subjects, body.model)
+        sets = self._concurrency_sets(subjects) if known.calls_at_once else {}
         return Request(
             environment_id=known.environment_id,
             edition=self.edition or known.edition,
@@ -325,11 +326,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             requests_per_minute=self.credential.requests_per_minute,
         )
 
-    def _concurrency_sets(self, subjects: Subjects) -> dict[Per, str]:
-        """Every call takes its place in the sets of all kinds of subject that some limit names."""
+    def _concurrency_sets(self, subjects: Subjects) -> dict[CallsAtOnce, str]:
+        """Every call takes its place in the sets of all kinds of subject that some limit names, if that counts it."""
         tracked = self.snapshot.counting.tracked
-        keys = {per: tracked.concurrency_key(per, subjects) for per in self.snapshot.concurrency_pers}
-        return {per: key for per, key in keys.items() if key is not None}
+        keys = {
+            (per, models): tracked.concurrency_key(per, models, subjects)
+            for per, models in self.snapshot.calls_at_once
+            if tracked.groups.counts(models, self.body.model)
+        }
+        return {kind: key for kind, key in keys.items() if key is not None}
 
     def _user_record(self) -> str:
         return _users.find(self.snapshot.environment_id, self.body.user_id) or UNKNOWN
@@ -393,16 +398,30 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             done.deadline_ms if done.held else None,
             suggested_model(
                 decided.verdict,
+                self.assessment.limits,
                 self.terms.named_models,
-                lambda model: self._with_model(model, done.at_ms),
-                done.readings,
+                lambda model: self._with_model(model, done),
                 done.at_ms,
             ),
         )
 
-    def _with_model(self, model: str, now_ms: int) -> Assessment:
-        assessed, _ = self.attempt.assess(msgspec.structs.replace(self.call, model=model), self.terms, now_ms)
-        return assessed
+    def _with_model(self, model: str, done: Done) -> tuple[Assessment, list[Reading]] | None:
+        """None: how limits stand that count this model and not the one asked for was not read."""
+        counts = self.attempt.snapshot.counting.tracked.groups.counts
+        if any(
+            counts(named, model) and not counts(named, self.call.model)
+            for named in self.terms.matched.models_of_limits
+        ):
+            return None
+        met = [
+            (limit, reading)
+            for limit, reading in zip(self.terms.limits, done.readings, strict=True)
+            if counts(limit.models, model)
+        ]
+        terms = replace(self.terms, limits=tuple(limit for limit, _ in met))
+        call = msgspec.structs.replace(self.call, model=model)
+        assessed, _ = self.attempt.assess(call, terms, done.at_ms)
+        return assessed, [reading for _, reading in met]
 
     def replayed(self, replay: Replay) -> Evaluated:
         """As decided the first time; if a version wrote it that this one cannot read, without its limits."""
@@ -450,16 +469,16 @@ def output_tokens(call: Call, terms: CallTerms, environment_id: int) -> int:
     return expected_output(environment_id, call.subjects.feature, call.model)
 
 
-def _checks(terms: CallTerms, counted: tuple[Counter, ...], sets: list[Per]) -> tuple[Check, ...]:
+def _checks(terms: CallTerms, counted: tuple[Counter, ...], sets: list[CallsAtOnce]) -> tuple[Check, ...]:
     places = {counter.slot.pair: place for place, counter in enumerate(counted)}
     return tuple(
         [
             reserve.check(
                 limit.metric,
-                sets.index(limit.per) if pair is None else places[pair],
+                sets.index((limit.per, limit.models)) if limit.pair is None else places[limit.pair],
                 limit.amount,
                 enforce=limit.enforce,
             )
-            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
+            for limit in terms.limits
         ]
     )

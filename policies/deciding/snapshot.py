@@ -19,7 +19,7 @@ from policies.rules import Mode
 from tenants import revisions
 from tenants.api.authentication import Credential
 from tenants.models import DefaultAction, Environment
-from usage.amounts import Per
+from usage.amounts import Models, Per
 from usage.counting import rules
 from usage.counting.rules import CountingRules
 from usage.counting.sync import JUST_READ, ask
@@ -27,6 +27,8 @@ from usage.counting.tracked import TrackedPairs
 from usage.metrics import Metric
 
 ROWS_AT_ONCE = 200
+# What a limit on calls at once counts: a kind of subject, and some models or all.
+CallsAtOnce = tuple[Per, Models]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,8 @@ class Policies:
     # Environment.policies_token when they were read.
     token: str
     index: PolicyIndex
-    # Concurrency limits name kinds of subject; every call takes its place in the sets of all of them.
-    concurrency_pers: tuple[Per, ...]
+    # Of the concurrency limits; every call takes its place in the sets of all that count it.
+    calls_at_once: tuple[CallsAtOnce, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,8 @@ class Snapshot:
         return self.compiled.index
 
     @property
-    def concurrency_pers(self) -> tuple[Per, ...]:
-        return self.compiled.concurrency_pers
+    def calls_at_once(self) -> tuple[CallsAtOnce, ...]:
+        return self.compiled.calls_at_once
 
     @property
     def credentials(self) -> Mapping[str, Credential]:
@@ -152,11 +154,11 @@ def supposing(known: Snapshot, policies: Sequence[StoredPolicy]) -> Snapshot:
     """As if these policies were in force, with windows for all pairs that their limits read. Not remembered."""
     tracked = known.counting.tracked
     read = {limit.pair for policy in policies for limit in policy.rule.limits if limit.pair is not None}
-    pairs = TrackedPairs(known.environment_id, tracked.zone, tracked.pairs | read)
+    pairs = TrackedPairs(known.environment_id, tracked.zone, tracked.pairs | read, tracked.groups)
     compiled = Policies(
         token=known.compiled.token,
         index=PolicyIndex(policies),
-        concurrency_pers=_concurrency_pers(policies),
+        calls_at_once=_calls_at_once(policies),
     )
     return _snapshot(known.state, replace(known.counting, tracked=pairs), compiled)
 
@@ -203,16 +205,16 @@ def _compiled_policies(environment: Environment) -> Policies:
     return Policies(
         token=environment.policies_token,
         index=PolicyIndex(policies),
-        concurrency_pers=_concurrency_pers(policies),
+        calls_at_once=_calls_at_once(policies),
     )
 
 
-def _concurrency_pers(policies: Sequence[StoredPolicy]) -> tuple[Per, ...]:
-    pers = {
-        limit.per
+def _calls_at_once(policies: Sequence[StoredPolicy]) -> tuple[CallsAtOnce, ...]:
+    found = {
+        (limit.per, limit.models)
         for policy in policies
         if policy.rule.mode is not Mode.OFF
         for limit in policy.rule.limits
         if limit.metric is Metric.CONCURRENCY
     }
-    return tuple(sorted(pers))
+    return tuple(sorted(found))

@@ -7,7 +7,7 @@ from itertools import islice
 
 from policies.deciding.decision import Verdict, decide
 from policies.reasons import BY_MODEL, WINDOW_CODES, Reason
-from usage.assessment import Assessment, Reading
+from usage.assessment import Assessment, LimitRef, Reading
 from usage.metrics import Metric
 
 # Reasons that switching the model can avoid.
@@ -24,13 +24,22 @@ TRIED_MAX = 8
 
 def suggested_model(
     verdict: Verdict,
+    limits: Iterable[LimitRef],
     named: Iterable[str],
-    assess: Callable[[str], Assessment],
-    readings: Sequence[Reading],
+    assess: Callable[[str], tuple[Assessment, Sequence[Reading]] | None],
     now_ms: int,
 ) -> str | None:
-    """The first of the named models that would have been allowed, `assess` being the same call with another model."""
-    if verdict.reason_code not in _AVOIDABLE:
+    """The first of the named models that would have been allowed.
+
+    `limits` are those of the call; `assess` is the same call with another model, with the readings of its limits, or
+    None if these are not known.
+    """
+    if verdict.allowed:
         return None
-    tried = islice(named, TRIED_MAX)
-    return next((model for model in tried if decide(assess(model), readings, now_ms).verdict.allowed), None)
+    if verdict.reason_code not in _AVOIDABLE and not any(limit.models for limit in limits):
+        return None
+    for model in islice(named, TRIED_MAX):
+        found = assess(model)
+        if found is not None and decide(*found, now_ms).verdict.allowed:
+            return model
+    return None

@@ -113,7 +113,8 @@ def _merged(old: Iterable[str], new: Iterable[str]) -> list[str]:
 
 def _label(limit: LimitRule) -> str:
     """`Requests a day, each user`"""
-    return wording.limit_name(limit.metric, limit.window, limit.per).capitalize()
+    name = wording.limit_name(limit.kind)
+    return name[0].upper() + name[1:]
 
 
 def _scope(scope: Scope) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from policies.resolution import StoredPolicy
-from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope, matches
+from policies.rules import Kind, LimitRule, Mode, PolicyRule, Scope
 from usage import wording
 from usage.amounts import Per
+from usage.prices.model_groups import matches
 from usage.prices.same_model import names_of
 from usage.windows import Window
 
@@ -70,9 +71,14 @@ def _without_match(rule: PolicyRule, known: Known) -> Iterator[PolicyWarning]:
     if _leaves_no_model(rule):
         yield PolicyWarning(text="No model is left: all that may be called is denied as well.")
     if known.models is not None:
-        for glob in (*rule.models.allow, *rule.models.deny):
+        named: list[tuple[int | None, str]] = [
+            (None, glob) for glob in (*rule.models.allow, *rule.models.deny)
+        ]
+        named += [(number, glob) for number, limit in enumerate(rule.limits) for glob in limit.models]
+        for number, glob in named:
             if not any(matches(glob, model) for model in known.models):
-                yield PolicyWarning(text=f"No model that is priced or was called lately is named {glob}.")
+                text = f"No model that is priced or was called lately is named {glob}."
+                yield PolicyWarning(text=text, limit=number)
     plan = rule.scope.plan
     if plan and known.plans is not None and plan not in known.plans:
         yield PolicyWarning(text=f"No end user is on the plan {plan}, and no call named it lately.")
@@ -109,10 +115,11 @@ def _hides(tighter: LimitRule, limit: LimitRule, *, is_own: bool) -> bool:
     same_window, same_per = tighter.window is limit.window, tighter.per is limit.per
     contains = same_window or tighter.window in _INSIDE[limit.window]
     counts_more = same_per or _counts_all_of(tighter.per, limit.per)
-    if not contains or not counts_more:
+    counts_all = not tighter.models or (bool(limit.models) and set(limit.models) <= set(tighter.models))
+    if not contains or not counts_more or not counts_all:
         return False
     # The same limit twice: either binds.
-    alike = same_window and same_per and not is_own
+    alike = same_window and same_per and set(limit.models) == set(tighter.models) and not is_own
     return tighter.amount < limit.amount if alike else tighter.amount <= limit.amount
 
 
@@ -123,7 +130,7 @@ def _counts_all_of(wide: Per, narrow: Per) -> bool:
 
 
 def _never_binds(rule: PolicyRule, owner: PolicyRule, tighter: LimitRule) -> str:
-    words = wording.allowance(tighter.metric, tighter.window, tighter.amount)
+    words = wording.allowance(tighter.kind, tighter.amount)
     whose = wording.subject(tighter.per)
     by = "the limit of" if owner is rule else f"{owner.name} stops"
     end = f"{words} for {whose}" if owner is rule else f"{whose} at {words}"

@@ -168,8 +168,8 @@ def _allowed(limits: Sequence[LimitRule]) -> list[Pieces]:
     for limit in limits:
         verb, nothing = _VERBS[limit.metric]
         lead = f"{verb} up to " if limit.metric is Metric.COST_USD and limit.amount else f"{verb} "
-        words = wording.allowance(limit.metric, limit.window, limit.amount)
-        amount = _strong(words if limit.amount else nothing)
+        words = wording.allowance(limit.kind, limit.amount)
+        amount = _strong(words if limit.amount else f"{nothing}{wording.with_models(limit.models)}")
         found.append(amount if lead == said else _plain(lead) + amount)
         said = lead
     return found

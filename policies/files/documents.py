@@ -29,9 +29,11 @@ from policies.rules import (
 )
 from tenants.lengths import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from usage.amounts import Per
+from usage.assessment import LimitKind
 from usage.metrics import Metric
 from usage.money import NANO, format_usd, format_usd_if_known, parse_usd
 from usage.windows import Window
+from usage.wording import with_models
 
 VERSION = 1
 PLANS_MAX = 1_000
@@ -67,6 +69,7 @@ def document(rule: PolicyRule) -> dict[str, Any]:
                 "window": limit.window.value,
                 "amount": format_usd(limit.amount) if limit.metric is Metric.COST_USD else limit.amount,
                 "per": limit.per.value,
+                **({"models": list(limit.models)} if limit.models else {}),
             }
             for limit in rule.limits
         ],
@@ -307,7 +310,7 @@ def _per_request(value: Any, path: str, errors: list[FileError]) -> PerRequest:
 
 def _limits(policy: _Fields, errors: list[FileError]) -> tuple[LimitRule, ...]:
     found: list[LimitRule] = []
-    first_places: dict[tuple[Metric, Window, Per], str] = {}
+    first_places: dict[LimitKind, str] = {}
     for number, value in enumerate(policy.items("limits", LIMITS_MAX)):
         path = policy.at(f"limits[{number}]")
         errors_before = len(errors)
@@ -315,17 +318,18 @@ def _limits(policy: _Fields, errors: list[FileError]) -> tuple[LimitRule, ...]:
         found.append(limit)
         if len(errors) > errors_before:
             continue
-        first = first_places.setdefault((limit.metric, limit.window, limit.per), path)
+        first = first_places.setdefault(limit.kind, path)
         if first != path:
             message = (
-                f"a limit of {limit.metric} per {limit.per} and {limit.window} is in {first} too; keep one"
+                f"a limit of {limit.metric} per {limit.per} and {limit.window}{with_models(limit.models)} is in "
+                f"{first} too; keep one"
             )
             errors.append(FileError(path, message))
     return tuple(found)
 
 
 def _limit(value: Any, path: str, errors: list[FileError]) -> LimitRule:
-    fields = _Fields(value, path, errors, ("metric", "window", "amount", "per"))
+    fields = _Fields(value, path, errors, ("metric", "window", "amount", "per", "models"))
     metric = fields.choice("metric", Metric)
     window = fields.choice("window", Window)
     if metric is Metric.CONCURRENCY and window is not Window.TOTAL:
@@ -337,7 +341,20 @@ def _limit(value: Any, path: str, errors: list[FileError]) -> LimitRule:
         amount = fields.usd("amount")
     else:
         amount = fields.whole("amount", 0, COUNT_LIMIT_MAX)
-    return LimitRule(metric=metric, window=window, amount=amount, per=fields.choice("per", Per, Per.USER))
+    models = fields.texts("models", MODEL_GLOBS_MAX, NAME_LENGTH_MAX)
+    if fields.take("models", None) == []:
+        fields.fail("models", "names none; name the models to count, or leave it out to count all")
+    for number, name in enumerate(models):
+        if "," in name:
+            fields.fail(f"models[{number}]", "holds a comma; list each name or pattern by itself")
+    return LimitRule(
+        metric=metric,
+        window=window,
+        amount=amount,
+        per=fields.choice("per", Per, Per.USER),
+        # In one order: theirs says nothing.
+        models=tuple(sorted(models)),
+    )
 
 
 def _text_error(value: Any, length_max: int) -> str | None:

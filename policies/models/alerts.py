@@ -60,6 +60,8 @@ class AlertRule(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     # When what it watches was read last, by the clock of the counter store.
     looked_at = models.DateTimeField(null=True, editable=False)
+    # Last, for its name hides that of Django's fields.
+    models = ArrayField(models.CharField(max_length=NAME_LENGTH_MAX), default=list, db_default=[], blank=True)
 
     class Meta:
         verbose_name = "alert rule"

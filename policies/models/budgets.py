@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 
@@ -47,12 +48,23 @@ class MonthlyBudget(models.Model):
     requests = models.BigIntegerField()
     # Calls without a price: what they cost is in no sum.
     unpriced = models.BigIntegerField()
+    # Patterns of those that it counts; empty: of all. Last, for its name hides that of Django's fields.
+    models = ArrayField(models.CharField(max_length=NAME_LENGTH_MAX), default=list, db_default=[])
 
     class Meta:
         ordering = ["closed_month", "-spent_usd"]
         constraints = [
             models.UniqueConstraint(
-                fields=["closed_month", "policy_id", "per", "user_id", "feature", "plan", "run_id"],
+                fields=[
+                    "closed_month",
+                    "policy_id",
+                    "per",
+                    "models",
+                    "user_id",
+                    "feature",
+                    "plan",
+                    "run_id",
+                ],
                 name="monthly_budget_unique",
             )
         ]

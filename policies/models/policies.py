@@ -86,11 +86,21 @@ class Limit(models.Model):
     # Tokens and requests are whole; USD has nine places.
     amount = models.DecimalField(max_digits=25, decimal_places=9)
     per = models.CharField(max_length=12, choices=choices(Per), default=Per.USER)
+    # Patterns of those that it counts; empty: of all.
+    models = ArrayField(
+        models.CharField(max_length=NAME_LENGTH_MAX),
+        size=rules.MODEL_GLOBS_MAX,
+        default=list,
+        db_default=[],
+        blank=True,
+    )
 
     class Meta:
         ordering = ["id"]
         constraints = [
-            models.UniqueConstraint(fields=["policy", "metric", "window", "per"], name="limit_unique"),
+            models.UniqueConstraint(
+                fields=["policy", "metric", "window", "per", "models"], name="limit_unique"
+            ),
             models.CheckConstraint(condition=models.Q(amount__gte=0), name="limit_amount_not_negative"),
             models.CheckConstraint(
                 condition=~models.Q(metric="concurrency") | models.Q(window="total"),

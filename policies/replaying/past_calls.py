@@ -19,6 +19,7 @@ from policies.models import BlockedDecision, Policy
 from policies.reasons import Reason
 from tenants.models import Environment
 from usage.amounts import Amounts, Per
+from usage.assessment import LimitKind
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.limit_state import counted
@@ -61,10 +62,6 @@ _DECISIONS = f"""
       AND id <= %s
     ORDER BY decided_at, id LIMIT %s
 """  # noqa: S608 (our own names)
-
-
-# A limit apart from its policy and its amount.
-LimitKind = tuple[Metric, Window, Per]
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -228,7 +225,12 @@ def _held(limit_state: str) -> dict[LimitKind, int]:
     found: dict[LimitKind, int] = {}
     for state in msgspec.json.decode(limit_state):
         try:
-            kind = Metric(state["metric"]), Window(state["window"]), Per(state["per"])
+            kind = (
+                Metric(state["metric"]),
+                Window(state["window"]),
+                Per(state["per"]),
+                tuple(state.get("models", ())),
+            )
             amount = counted(kind[0], state["held"])
         except (KeyError, TypeError, ValueError):
             continue

@@ -21,6 +21,8 @@ from policies.replaying.versions import in_force
 from policies.resolution import StoredPolicy
 from tenants.models import DefaultAction, Environment
 from usage.boosts import BoostRef
+from usage.prices import stored_book
+from usage.prices.model_groups import ModelGroups
 
 # How often progress is told.
 STEP = 1_000
@@ -65,6 +67,7 @@ class World:
         self._zone = zone
         self._start = start
         self._boosts = _boosts(environment, start, end)
+        self._groups = ModelGroups(lambda: stored_book.of_environment(environment))
         self._state = EnvironmentState(
             frozen=False,
             frozen_features=frozenset(),
@@ -72,7 +75,9 @@ class World:
         )
 
     def simulation(self, editions: Sequence[Edition]) -> Simulation:
-        return Simulation(self._environment_id, self._zone, editions, self._state, self._boosts, self._start)
+        return Simulation(
+            self._environment_id, self._zone, editions, self._state, self._boosts, self._start, self._groups
+        )
 
 
 def _boosts(environment: Environment, start: datetime, end: datetime) -> list[BoostRef]:

@@ -17,6 +17,7 @@ from policies.deciding import boosting
 from policies.deciding.assessing import Call, EnvironmentState, assess
 from policies.deciding.call_terms import CallTerms, TermsCache
 from policies.deciding.decision import Decision, decide
+from policies.deciding.snapshot import CallsAtOnce
 from policies.replaying.past_calls import PastCall
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Mode
@@ -28,6 +29,7 @@ from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.metrics import COLUMNS, METRICS, Metric
 from usage.money import TOKENS_PER_RATE
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Span
 
 
@@ -53,6 +55,7 @@ class Simulation:
         state: EnvironmentState,
         boosts: Iterable[BoostRef],
         start: datetime,
+        groups: ModelGroups,
     ) -> None:
         limits = [
             limit
@@ -64,8 +67,11 @@ class Simulation:
         self._state = state
         self._boosts = _by_subject(boosts)
         pairs = frozenset(limit.pair for limit in limits if limit.pair)
-        self._counters = _Counters(TrackedPairs(environment_id, zone, pairs), environment_id, start)
-        self._in_flight = _InFlight({limit.per for limit in limits if limit.metric is Metric.CONCURRENCY})
+        self._counters = _Counters(TrackedPairs(environment_id, zone, pairs, groups), environment_id, start)
+        self._groups = groups
+        self._in_flight = _InFlight(
+            {(limit.per, limit.models) for limit in limits if limit.metric is Metric.CONCURRENCY}, groups
+        )
         self._coming = deque(editions)
         self._begin(self._coming.popleft())
 
@@ -95,7 +101,7 @@ class Simulation:
         self._take(call, _subjects(call), call.amounts)
 
     def _take(self, call: PastCall, subjects: Subjects, amounts: Amounts) -> None:
-        self._counters.take(subjects, amounts)
+        self._counters.take(subjects, call.model, amounts)
         self._in_flight.take(call, subjects)
 
     def _decided(self, call: PastCall, subjects: Subjects) -> tuple[Assessment, Decision]:
@@ -108,7 +114,7 @@ class Simulation:
 
     def _terms_of(self, call: PastCall, subjects: Subjects, present: CurrentWindows) -> CallTerms:
         matched = self._index.resolve(user=call.user_id, feature=call.feature, plan=call.plan)
-        terms = self._terms.find(matched, subjects, present.spans)
+        terms = self._terms.find(matched, subjects, present.spans, call.model, self._groups)
         if not self._boosts:
             return terms
         own = [
@@ -138,18 +144,16 @@ class Simulation:
 
     def _readings(self, call: PastCall, subjects: Subjects, terms: CallTerms) -> list[Reading]:
         readings = [
-            Reading(0, self._in_flight.count(limit.per, subjects, call.at_ms))
-            if pair is None
-            else Reading(self._counters.used(pair, subjects, limit.metric), 0)
-            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
+            Reading(0, self._in_flight.count((limit.per, limit.models), subjects, call.at_ms))
+            if limit.pair is None
+            else Reading(self._counters.used(limit.pair, subjects, limit.metric), 0)
+            for limit in terms.limits
         ]
         if not call.held:
             return readings
         # What they held is known of a call that was blocked; of others only what they used in the end.
         return [
-            Reading(
-                reading.used, max(reading.held, call.held.get((limit.metric, limit.window, limit.per), 0))
-            )
+            Reading(reading.used, max(reading.held, call.held.get(limit.kind, 0)))
             for limit, reading in zip(terms.limits, readings, strict=True)
         ]
 
@@ -197,7 +201,8 @@ class _Counters:
     def _before(self, pair: Pair, window: Span) -> dict[str, _Used]:
         if window.start >= to_ms(self._start):
             return {}
-        _, used = sums.of_all(self._environment_id, pair.per, from_ms(window.start), self._start)
+        counts = self._tracked.groups.of(pair.models).counts if pair.models else None
+        _, used = sums.of_all(self._environment_id, pair.per, from_ms(window.start), self._start, counts)
         return {name: list(amounts) for name, amounts in used.items()}
 
     def used(self, pair: Pair, subjects: Subjects, metric: Metric) -> int:
@@ -205,8 +210,10 @@ class _Counters:
         used = None if name is None else self._used[pair].get(name)
         return 0 if used is None else sum([used[place] for place in _PLACES[metric]])
 
-    def take(self, subjects: Subjects, amounts: Amounts) -> None:
+    def take(self, subjects: Subjects, model: str, amounts: Amounts) -> None:
         for pair, used in self._used.items():
+            if pair.models and not self._tracked.groups.counts(pair.models, model):
+                continue
             name = subjects.name(pair.per)
             if name is None:
                 continue
@@ -221,26 +228,29 @@ class _Counters:
 class _InFlight:
     """Calls between their decision and their report, for limits on how many there may be at once."""
 
-    def __init__(self, pers: set[Per]) -> None:
-        self._pers = tuple(sorted(pers))
-        self._counts: Counter[tuple[Per, str]] = Counter()
-        self._ends: list[tuple[int, Per, str]] = []
+    def __init__(self, kinds: set[CallsAtOnce], groups: ModelGroups) -> None:
+        self._kinds = tuple(sorted(kinds))
+        self._groups = groups
+        self._counts: Counter[tuple[CallsAtOnce, str]] = Counter()
+        self._ends: list[tuple[int, CallsAtOnce, str]] = []
 
     def take(self, call: PastCall, subjects: Subjects) -> None:
-        for per in self._pers:
+        for kind in self._kinds:
+            per, models = kind
             name = subjects.name(per)
-            if name is not None:
-                self._counts[per, name] += 1
-                heapq.heappush(self._ends, (call.ended_ms, per, name))
+            if name is not None and self._groups.counts(models, call.model):
+                self._counts[kind, name] += 1
+                heapq.heappush(self._ends, (call.ended_ms, kind, name))
 
-    def count(self, per: Per, subjects: Subjects, at_ms: int) -> int:
+    def count(self, kind: CallsAtOnce, subjects: Subjects, at_ms: int) -> int:
         while self._ends and self._ends[0][0] <= at_ms:
-            _, ended_per, ended_name = heapq.heappop(self._ends)
-            self._counts[ended_per, ended_name] -= 1
-            if not self._counts[ended_per, ended_name]:
-                del self._counts[ended_per, ended_name]
+            _, ended_kind, ended_name = heapq.heappop(self._ends)
+            self._counts[ended_kind, ended_name] -= 1
+            if not self._counts[ended_kind, ended_name]:
+                del self._counts[ended_kind, ended_name]
+        per, _ = kind
         name = subjects.name(per)
-        return 0 if name is None else self._counts[per, name]
+        return 0 if name is None else self._counts[kind, name]
 
 
 def _by_subject(boosts: Iterable[BoostRef]) -> Mapping[tuple[Per, str], list[BoostRef]]:

@@ -78,7 +78,7 @@ def _decides(policy: StoredPolicy, asked: Asked, policies: Sequence[StoredPolicy
 
 def _guardrail(asked: Asked, limit: LimitRule) -> PolicyRule:
     of = ", ".join(filter(None, (asked.plan, asked.feature)))
-    name = wording.limit_name(asked.metric, asked.window, asked.per)
+    name = wording.limit_name(asked.kind)
     return PolicyRule(
         name=f"Suggested: {name}{of and f', {of}'}"[:TITLE_LENGTH_MAX],
         scope=Scope(plan=asked.plan, feature=asked.feature),
@@ -96,4 +96,4 @@ def _binds(scope: Scope, asked: Asked) -> bool:
 
 
 def _is_of_the_kind(limit: LimitRule, asked: Asked) -> bool:
-    return (limit.metric, limit.window, limit.per) == (asked.metric, asked.window, asked.per)
+    return limit.kind == asked.kind

@@ -30,6 +30,7 @@ from policies.blocked.counts import Question
 from policies.reasons import WINDOW_CODES
 from tenants.models import Environment
 from usage.amounts import Per
+from usage.assessment import LimitKind
 from usage.instants import from_ms
 from usage.ledger import sums
 from usage.ledger.buckets import Range
@@ -53,6 +54,10 @@ class Asked:
     per: Per
     plan: str = ""
     feature: str = ""
+
+    @property
+    def kind(self) -> LimitKind:
+        return self.metric, self.window, self.per, ()
 
 
 class Suggested(msgspec.Struct, frozen=True, kw_only=True):

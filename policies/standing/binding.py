@@ -21,6 +21,7 @@ from policies.standing.budget_forecast import Spent
 from policies.standing.limits_in_force import Blocked, MeterQuery
 from usage.amounts import Per, Subjects
 from usage.assessment import LimitRef, PolicyRef
+from usage.counting import rules
 from usage.counting.store import store
 from usage.counting.stored_user import StoredUser
 from usage.instants import from_ms
@@ -85,10 +86,10 @@ def of_user(
     return _bound(found)
 
 
-def of_call(environment_id: int, subjects: Subjects) -> Binding | None:
+def of_call(environment_id: int, subjects: Subjects, model: str) -> Binding | None:
     """What would bind such a call now. `subjects.plan`: as above. None: as above."""
     try:
-        return _bound([_evaluated(staff.admitted(environment_id), subjects)])
+        return _bound([_evaluated(staff.admitted(environment_id), subjects, model)])
     except (OperationalError, InterfaceError):
         return None
 
@@ -98,16 +99,19 @@ def with_days(
 ) -> tuple[BindingLimit, ...]:
     """The same, with what was spent by day of those that are budgets."""
     asked = [
-        (each.limit.per, each.subject)
+        (each.limit.per, each.limit.models, each.subject)
         for each in limits
         if budget_days.is_budget(each.limit.metric, each.limit.window)
     ]
-    spent = budget_days.spent(environment_id, zone, from_ms(store.now_ms()), asked)
+    groups = rules.current(environment_id).tracked.groups
+    spent = budget_days.spent(environment_id, zone, from_ms(store.now_ms()), asked, groups)
 
     def known(each: BindingLimit) -> BindingLimit:
         is_budget = budget_days.is_budget(each.limit.metric, each.limit.window)
         name = each.subject.name(each.limit.per) or ""
-        return replace(each, spent=spent.get((each.limit.per, name))) if is_budget else each
+        return (
+            replace(each, spent=spent.get((each.limit.per, each.limit.models, name))) if is_budget else each
+        )
 
     return tuple(map(known, limits))
 
@@ -124,12 +128,13 @@ def _bound(found: Sequence[Evaluated]) -> Binding:
     )
 
 
-def _evaluated(admitted: Admitted, subjects: Subjects) -> Evaluated:
+def _evaluated(admitted: Admitted, subjects: Subjects, model: str | None = None) -> Evaluated:
     query = MeterQuery(
         user_id=subjects.user_id,
         plan=subjects.plan or None,
         feature=subjects.feature or None,
         run_id=subjects.run_id or None,
+        model=model,
     )
     return evaluation.evaluate(limits_in_force.call(query), admitted)
 
@@ -142,9 +147,7 @@ def _limits(found: Iterable[Evaluated]) -> tuple[BindingLimit, ...]:
             limit = _binding(evaluated, finding, rules)
             own_feature = limit.feature if limit.limit.per in _OF_A_FEATURE else ""
             # Met by calls of several features it is one limit, and the first one met is without a feature.
-            limits.setdefault(
-                (limit.policy.id, limit.limit.metric, limit.limit.window, limit.limit.per, own_feature), limit
-            )
+            limits.setdefault((limit.policy.id, *limit.limit.kind, own_feature), limit)
     return tuple(sorted(limits.values(), key=lambda limit: -limit.fullness))
 
 

@@ -38,7 +38,7 @@ class LimitRow:
     @property
     def title(self) -> str:
         limit = self.found.limit
-        return wording.limit_of(limit.metric, limit.window, limit.per, limit.amount)
+        return wording.limit_of(limit.kind, limit.amount)
 
     @property
     def boosted(self) -> str:

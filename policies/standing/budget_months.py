@@ -15,7 +15,7 @@ from django.db.models import Count, F, Max, Q, Sum
 from policies.budgets import settled_from
 from policies.models import ClosedMonth, MonthlyBudget
 from tenants.models import Environment
-from usage.amounts import Per
+from usage.amounts import Models, Per
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
 from usage.ledger.months import months_from
@@ -46,6 +46,7 @@ class ClosedBudget:
     policy_id: UUID
     policy: str
     per: Per
+    models: Models
     budget: Decimal
     subjects: int
     exceeded: int
@@ -116,7 +117,7 @@ def closed_budgets(environment: Environment) -> list[ClosedBudget]:
     months = ClosedMonth.objects.filter(environment=environment).order_by("-month")[:MONTHS_SHOWN]
     rows = (
         MonthlyBudget.objects.filter(closed_month__in=list(months))
-        .values("closed_month__month", "policy_id", "policy_name", "per", "budget_usd")
+        .values("closed_month__month", "policy_id", "policy_name", "per", "models", "budget_usd")
         .annotate(
             subjects=Count("pk"),
             over=Count("pk", filter=Q(spent_usd__gt=F("budget_usd"))),
@@ -125,7 +126,7 @@ def closed_budgets(environment: Environment) -> list[ClosedBudget]:
             calls=Sum("requests"),
             without_price=Sum("unpriced"),
         )
-        .order_by("-closed_month__month", "-over", "policy_name", "per")
+        .order_by("-closed_month__month", "-over", "policy_name", "per", "models")
     )
     return [
         ClosedBudget(
@@ -133,6 +134,7 @@ def closed_budgets(environment: Environment) -> list[ClosedBudget]:
             policy_id=row["policy_id"],
             policy=row["policy_name"],
             per=Per(row["per"]),
+            models=tuple(row["models"]),
             budget=row["budget_usd"],
             subjects=row["subjects"],
             exceeded=row["over"],

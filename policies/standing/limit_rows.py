@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.urls import reverse
@@ -73,7 +74,8 @@ class LimitRow:
         """Of the page with its subjects."""
         limit = self.standing.limit
         named = [self.standing.policy.pk, limit.metric.value, limit.window.value, limit.per.value]
-        return reverse("admin:limit_subjects", args=named)
+        query = urlencode([("models", models) for models in limit.models])
+        return reverse("admin:limit_subjects", args=named) + (f"?{query}" if query else "")
 
     @property
     def bar(self) -> Bar | None:
@@ -187,7 +189,7 @@ def _runs_out(standing: Standing, outlook: Outlook | None, zone: ZoneInfo) -> Ru
 def words(standing: Standing) -> str:
     """`50 requests a day, each user`"""
     limit = standing.limit
-    return wording.limit_of(limit.metric, limit.window, limit.per, limit.amount)
+    return wording.limit_of(limit.kind, limit.amount)
 
 
 def tightest_first(found: Iterable[Standing]) -> list[Standing]:

@@ -19,12 +19,12 @@ from policies.models import Policy
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import Kind, LimitRule, PolicyRule, Scope
 from policies.standing.holders import by_policy
-from usage.amounts import Amounts, Per, Subjects
+from usage.amounts import Amounts, Models, Per, Subjects
 from usage.counting import in_flight
 from usage.counting.in_flight import InFlight
 from usage.counting.tracked import TrackedPairs
 from usage.instants import from_ms
-from usage.ledger import leading, sums
+from usage.ledger import leading, model_names, sums
 from usage.ledger.leading import Question, at_most
 from usage.metrics import Metric
 from usage.windows import Window
@@ -94,7 +94,7 @@ class Search:
     def _by_ledger(self) -> dict[Asked, Found]:
         kinds = self._kinds()
         found: dict[Asked, Found] = {}
-        together: dict[tuple[Per, _Period], list[Asked]] = defaultdict(list)
+        together: dict[tuple[Per, Models, _Period], list[Asked]] = defaultdict(list)
         for each in self._asked:
             named = _named(each.rule.scope, each.limit.per)
             if named is not None:
@@ -102,14 +102,14 @@ class Search:
             elif each.rule.scope.user and each.limit.per not in _SHARED:
                 found[each] = _of_user(each, kinds)
             if named is None or each.limit.per in _SHARED:
-                together[each.limit.per, self._period(each.limit)].append(each)
-        for (per, period), those in together.items():
+                together[each.limit.per, each.limit.models, self._period(each.limit)].append(each)
+        for (per, models, period), those in together.items():
             try:
                 with at_most(self._ms_left()):
                     if per in _SHARED:
-                        self._find_shared(per, period, those, kinds, found)
+                        self._find_shared(per, models, period, those, kinds, found)
                     else:
-                        self._find_leading(per, period, those, kinds, found)
+                        self._find_leading(per, models, period, those, kinds, found)
             except DatabaseError as error:
                 logger.warning("limits per %s of environment %s: %s", per, self._environment_id, error)
         return {each: found.get(each, Found([], complete=False)) for each in self._asked}
@@ -125,7 +125,7 @@ class Search:
         limits: dict[str, list[LimitRule]] = defaultdict(list)
         for each in unnamed:
             limits[str(each.row.pk)].append(each.limit)
-        holders = by_policy(self._in_flight.calls, self._index, limits)
+        holders = by_policy(self._in_flight.calls, self._index, limits, self._tracked.groups)
         for each in unnamed:
             of_limit, looked_at = found[each], {subject for subject, _ in found[each].subjects}
             holding = holders.get(str(each.row.pk), {}).get(each.limit, [])
@@ -163,12 +163,14 @@ class Search:
     def _find_shared(
         self,
         per: Per,
+        models: Models,
         period: _Period,
         those: list[Asked],
         kinds: dict[UUID, Kinds] | None,
         found: dict[Asked, Found],
     ) -> None:
-        _, used = sums.of_all(self._environment_id, per, period.start, period.end)
+        counts = self._tracked.groups.of(models).counts if models else None
+        _, used = sums.of_all(self._environment_id, per, period.start, period.end, counts)
         known = used if period.is_window else {}
         for each in those:
             if each in found:
@@ -187,6 +189,7 @@ class Search:
     def _find_leading(
         self,
         per: Per,
+        models: Models,
         period: _Period,
         those: list[Asked],
         kinds: dict[UUID, Kinds] | None,
@@ -211,6 +214,9 @@ class Search:
             set(questions.values()),
             most=self._most + 1,
             left_out=self._on_their_own,
+            models=model_names.counted(
+                self._environment_id, period.start, period.end, models, self._tracked.groups
+            ),
         )
         for each, question in questions.items():
             answer = answers[question]

@@ -19,16 +19,20 @@ from usage import limit_state
 from usage.amounts import Per
 from usage.assessment import Assessment
 from usage.limit_state import LimitState
+from usage.prices.model_groups import ANY_MODEL
 
 # What blocks every call whatever it asks for; with a model, also what blocks every call of that model.
 _ALWAYS = {Reason.NO_POLICY, Reason.ENVIRONMENT_FROZEN, Reason.FEATURE_FROZEN, Reason.USER_BLOCKED}
 _PER_USER = {Per.USER, Per.USER_FEATURE}
 # Placeholders for an evaluation without user or model; they never appear in the answer.
-_NO_USER, _NO_MODEL = "", "-"
+_NO_USER, _NO_MODEL = "", ANY_MODEL
 
 
 class MeterQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`GET /v1/limits`. Without `user_id` the limits per user are left out; so with the other subjects."""
+    """`GET /v1/limits`. Without `user_id` the limits per user are left out; so with the other subjects.
+
+    With `model` limits that count only other models are left out.
+    """
 
     user_id: Name | None = None
     plan: Name | None = None

@@ -83,7 +83,7 @@ def of_call(event: UsageEvent, zone: ZoneInfo) -> OfCall:
     )
     applied = [each for each in parts if each.part in _APPLIED]
     subjects = Subjects(user_id=event.user_id, feature=event.feature, plan=event.plan, run_id=event.run_id)
-    binds = binding.of_call(event.environment_id, subjects)
+    binds = binding.of_call(event.environment_id, subjects, event.model)
     then = {each.id: each.version for each in applied}
     recorded = {} if event.policy_version is None else {str(event.policy_id): event.policy_version}
     limits = None if binds is None else binds.limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from zoneinfo import ZoneInfo
 
 from django.db import DatabaseError
 
@@ -15,11 +14,12 @@ from policies.rules import LimitRule, Mode
 from policies.standing.limit_subjects import Asked, Found
 from policies.standing.standings import Reader, Standing, SubjectStanding, rank
 from tenants.models import Environment
-from usage.amounts import Amounts, Per, Subjects
+from usage.amounts import Amounts, Models, Per, Subjects
+from usage.counting import rules
 from usage.counting.store import store
 from usage.counting.tracked import TrackedPairs
 from usage.instants import from_ms
-from usage.ledger import sums
+from usage.ledger import model_names, sums
 from usage.ledger.leading import at_most
 from usage.windows import Window
 
@@ -40,7 +40,7 @@ def tightest(environment: Environment, plans: Mapping[str, str]) -> dict[str, Ti
     if not found:
         return {}
     pairs = frozenset(pair for each in found if (pair := each.limit.pair))
-    tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
+    tracked = rules.tracked(environment, pairs)
     now_ms = store.now_ms()
     reader = Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms))
     standings = reader.standings()
@@ -68,31 +68,38 @@ def _found(environment: Environment, plans: Mapping[str, str]) -> dict[Asked, Fo
     return found
 
 
-def _unknown(standings: Iterable[Standing]) -> dict[Window, set[str]]:
-    """Users of whom no counter says what they used in this window."""
-    users: dict[Window, set[str]] = {}
+def _unknown(standings: Iterable[Standing]) -> dict[tuple[Window, Models], set[str]]:
+    """Users of whom no counter says what they used in this window, of these models."""
+    users: dict[tuple[Window, Models], set[str]] = {}
     for standing in standings:
         for of in standing.subjects:
             if of.used is None and standing.course is not None:
-                users.setdefault(standing.limit.window, set()).add(of.subject.user_id)
+                kind = (standing.limit.window, standing.limit.models)
+                users.setdefault(kind, set()).add(of.subject.user_id)
     return users
 
 
 def _ask_ledger(
-    tracked: TrackedPairs, now_ms: int, found: dict[Asked, Found], unknown: dict[Window, set[str]]
+    tracked: TrackedPairs,
+    now_ms: int,
+    found: dict[Asked, Found],
+    unknown: dict[tuple[Window, Models], set[str]],
 ) -> None:
-    for window, users in unknown.items():
+    environment_id = tracked.environment_id
+    for (window, models), users in unknown.items():
         span = tracked.span(window, now_ms)
         if span.end is None:
             continue
+        start, end = from_ms(span.start), from_ms(span.end)
         try:
             with at_most(LEDGER_MS_MAX):
-                used = sums.of_users(tracked.environment_id, users, from_ms(span.start), from_ms(span.end))
+                counted = model_names.counted(environment_id, start, end, models, tracked.groups)
+                used = sums.of_users(environment_id, users, start, end, counted)
         except DatabaseError as error:
-            logger.warning("users of environment %s: %s", tracked.environment_id, error)
+            logger.warning("users of environment %s: %s", environment_id, error)
             continue
         for each, those in found.items():
-            if each.limit.window is window:
+            if each.limit.window is window and each.limit.models == models:
                 those.subjects = [
                     (subject, used.get(subject.user_id, Amounts())) for subject, _ in those.subjects
                 ]

@@ -29,7 +29,7 @@ def subject(named: Subjects, per: Per) -> str:
 def taken(standing: Standing, of: SubjectStanding) -> str:
     """`48 of 50 requests a day, 1 more held`."""
     limit = standing.limit
-    allowed = wording.allowance(limit.metric, limit.window, of.allowed(limit))
+    allowed = wording.allowance(limit.kind, of.allowed(limit))
     if of.boosted:
         allowed += f" ({_number(limit.metric, of.boosted)} by boost)"
     if of.used is None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import zip_longest
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from policies import boosts, policy_rows
 from policies.models import Policy
@@ -31,6 +30,7 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Per, Subjects, subject_digest
 from usage.boosts import raised
 from usage.counting import readings
+from usage.counting import rules as counting_rules
 from usage.counting.readings import Readings
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.tracked import Counter, TrackedPairs
@@ -182,7 +182,7 @@ def standings(
     if not asked:
         return []
     pairs = frozenset(pair for each in asked if (pair := each.limit.pair))
-    tracked = TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs)
+    tracked = counting_rules.tracked(environment, pairs)
     now_ms = store.now_ms()
     found = Search(tracked, (policy_rows.stored(row, rules[row.pk]) for row in rows), asked, now_ms).found()
     reader = Reader(tracked, now_ms, found, boosts.extras(environment.pk, now_ms))
@@ -192,15 +192,19 @@ def standings(
 def _with_days(tracked: TrackedPairs, now_ms: int, found: list[Standing], days_of: int) -> list[Standing]:
     """What the subjects of budgets spent by day; the fullest of each limit are asked for before the others."""
     budgets = [each for each in found if each.is_budget]
-    of_each = [[(standing.limit.per, each.subject) for each in standing.subjects] for standing in budgets]
+    of_each = [
+        [(standing.limit.per, standing.limit.models, each.subject) for each in standing.subjects]
+        for standing in budgets
+    ]
     fullest_first = [each for place in zip_longest(*of_each) for each in place if each is not None]
     asked = fullest_first[: max(len(budgets), days_of)]
-    spent = budget_days.spent(tracked.environment_id, tracked.zone, from_ms(now_ms), asked)
+    spent = budget_days.spent(tracked.environment_id, tracked.zone, from_ms(now_ms), asked, tracked.groups)
 
     def known(standing: Standing) -> Standing:
-        per = standing.limit.per
+        per, models = standing.limit.per, standing.limit.models
         subjects = (
-            replace(each, spent=spent.get((per, each.subject.name(per) or ""))) for each in standing.subjects
+            replace(each, spent=spent.get((per, models, each.subject.name(per) or "")))
+            for each in standing.subjects
         )
         return replace(standing, subjects=tuple(subjects))
 
@@ -237,7 +241,7 @@ class Reader:
                 counter = self._counter(each.limit, subject)
                 if counter is not None:
                     counters[counter.key] = counter
-                elif key := self._tracked.concurrency_key(each.limit.per, subject):
+                elif key := self._tracked.concurrency_key(each.limit.per, each.limit.models, subject):
                     in_flight.add(key)
         try:
             return readings.read(
@@ -288,7 +292,7 @@ class Reader:
         )
         counter = self._counter(limit, subject)
         if counter is None:
-            key = self._tracked.concurrency_key(limit.per, subject)
+            key = self._tracked.concurrency_key(limit.per, limit.models, subject)
             held = None if counted is None or key is None else counted.in_flight.get(key)
             used = None if held is None else 0
             return SubjectStanding(subject=subject, used=used, held=held, boosted=boosted)

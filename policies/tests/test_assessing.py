@@ -27,11 +27,13 @@ from policies.rules import (
     Scope,
     UnknownPrice,
 )
-from usage.amounts import Amounts, Per, Subjects
+from usage.amounts import Amounts, Pair, Per, Subjects
 from usage.assessment import Assessment, PolicyRef, Reading
 from usage.metrics import Metric
 from usage.money import NANO
+from usage.prices.book import PriceBook
 from usage.prices.cost import Price, Rates
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Span, Window
 
 # A thousandth of a USD for each token in, two for each out.
@@ -46,11 +48,14 @@ def policy(name: str = "P", *, ordinal: int = 1, **fields: Any) -> StoredPolicy:
     return StoredPolicy(ref=PolicyRef(name, name, 1, rule.scope.label), ordinal=ordinal, rule=rule)
 
 
+NO_GROUPS = ModelGroups(lambda: PriceBook.build(()))
+
+
 def terms(policies: Sequence[StoredPolicy], subjects: Subjects = SUBJECTS) -> CallTerms:
     matched = PolicyIndex(policies).resolve(
         user=subjects.user_id, feature=subjects.feature, plan=subjects.plan
     )
-    return terms_of(matched, subjects, SPANS)
+    return terms_of(matched, subjects, SPANS, ())
 
 
 def assessed(
@@ -299,7 +304,11 @@ class TestTerms:
             (1, 9, None, False),
             (1, 8, None, False),
         ]
-        assert [pair and str(pair) for pair in found.pairs] == ["user:day", None, "user:total"]
+        assert [limit.pair for limit in found.limits] == [
+            Pair(Per.USER, Window.DAY),
+            None,
+            Pair(Per.USER, Window.TOTAL),
+        ]
 
     def test_the_tightest_output_cap_in_force_counts(self) -> None:
         def capped(name: str, tokens: int, **fields: Any) -> StoredPolicy:
@@ -332,7 +341,11 @@ class TestTerms:
         assert terms([policy(mode=Mode.MONITOR)]).allow_unavailable is None
 
     def test_terms_kept_are_those_that_would_be_made(self) -> None:
-        limits = tuple(LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=1, per=per) for per in Per)
+        limits = tuple(
+            LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=1, per=per, models=models)
+            for per in Per
+            for models in ((), ("gpt-5*",))
+        )
         index = PolicyIndex([policy(limits=limits), policy("VIP", scope=Scope(user="ann"))])
         book = TermsCache()
         tomorrow = {window: Span(span.start + 1, span.end and span.end + 1) for window, span in SPANS.items()}
@@ -342,12 +355,11 @@ class TestTerms:
                     for run_id in ("", "run-9"):
                         subjects = Subjects(user_id=user, feature=feature, run_id=run_id)
                         matched = index.resolve(user=user, feature=feature, plan="")
-                        kept, made = book.find(matched, subjects, spans), terms_of(matched, subjects, spans)
-                        assert (kept.limits, kept.policies, kept.pairs) == (
-                            made.limits,
-                            made.policies,
-                            made.pairs,
-                        )
+                        for model in ("gpt-5", "gpt-4o-mini"):
+                            kept = book.find(matched, subjects, spans, model, NO_GROUPS)
+                            counted = [("gpt-5*",)] if model == "gpt-5" else []
+                            made = terms_of(matched, subjects, spans, counted)
+                            assert (kept.limits, kept.policies) == (made.limits, made.policies)
 
 
 # Properties of the whole pure part: resolve, assess and decide.

@@ -35,7 +35,7 @@ def terms(per: Per = Per.USER, amount: int = 5, mode: Mode = Mode.ENFORCE) -> Ca
     limit = LimitRule(metric=Metric.REQUESTS, window=Window.DAY, amount=amount, per=per)
     rule = PolicyRule(name="Everyone", limits=(limit,), mode=mode)
     policy = StoredPolicy(ref=PolicyRef("1", "Everyone", 1, "default"), ordinal=1, rule=rule)
-    return terms_of(Matched(override=policy, guardrails=()), ANN, {Window.DAY: Span(0, 1000)})
+    return terms_of(Matched(override=policy, guardrails=()), ANN, {Window.DAY: Span(0, 1000)}, ())
 
 
 def amount(terms_: CallTerms, *boosts: BoostRef, now_ms: int = 150) -> tuple[int, int]:

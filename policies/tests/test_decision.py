@@ -24,7 +24,9 @@ from usage.counting.sync import JUST_READ, ask, sync
 from usage.counting.tracked import TrackedPairs
 from usage.metrics import LETTERS, Metric
 from usage.money import NANO
+from usage.prices.book import PriceBook
 from usage.prices.cost import RATE_MAX_NANO
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Window
 
 NOW_MS = 1_795_512_345_678
@@ -407,7 +409,9 @@ def test_monitoring_all_policies_allows_every_call(
 
 ENVIRONMENT_ID = 987_654_321
 PAIR = Pair(Per.USER, Window.DAY)
-TRACKED = TrackedPairs(ENVIRONMENT_ID, ZoneInfo("Europe/Berlin"), frozenset({PAIR}))
+TRACKED = TrackedPairs(
+    ENVIRONMENT_ID, ZoneInfo("Europe/Berlin"), frozenset({PAIR}), ModelGroups(lambda: PriceBook.build(()))
+)
 EDGES = st.sampled_from([0, 1, 2, 2**31, 2**32 - 1, 2**32, 2**53 - 1, COUNT_LIMIT_MAX - 1, COUNT_LIMIT_MAX])
 STORED = st.tuples(*[EDGES | st.integers(0, 10) | st.integers(0, COUNT_LIMIT_MAX)] * 4)
 
@@ -416,8 +420,8 @@ def reserved(metric: Metric, amount: int, needed: Amounts, used: Amounts, held: 
     """What the script answers with the counter standing like this."""
     subjects = Subjects(user_id="ann")
     present = TRACKED.at(store.now_ms())
-    (counter,) = present.counters(subjects)
-    concurrency_key = TRACKED.concurrency_key(Per.USER, subjects)
+    (counter,) = present.counters(subjects, "gpt-4o")
+    concurrency_key = TRACKED.concurrency_key(Per.USER, (), subjects)
     assert concurrency_key is not None
     fields = {"born": store.now_ms()} | _fields("u", used) | _fields("h", held)
     store.client.delete(concurrency_key)
@@ -459,7 +463,7 @@ def _fields(kind: str, amounts: Amounts) -> dict[str, int]:
 
 @pytest.fixture
 def counting_environment(empty_store: None) -> None:
-    sync(ENVIRONMENT_ID, "1.t", frozenset({PAIR}), ask(ENVIRONMENT_ID))
+    sync(ENVIRONMENT_ID, "1.t", [TRACKED.name(PAIR)], ask(ENVIRONMENT_ID))
 
 
 @settings(
@@ -538,7 +542,7 @@ def flexible(
 def held_by_script(call: Assessment, used: Amounts, held: Amounts) -> tuple[Done, Amounts | None]:
     """What the script answers with the counter standing like this, and what it held."""
     present = TRACKED.at(store.now_ms())
-    (counter,) = present.counters(Subjects(user_id="ann"))
+    (counter,) = present.counters(Subjects(user_id="ann"), "gpt-4o")
     store.client.delete(counter.key)
     fields = {"born": store.now_ms()} | _fields("u", used) | _fields("h", held)
     store.client.hset(counter.key, mapping=fields)

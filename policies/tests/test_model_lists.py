@@ -15,10 +15,11 @@ from policies import policy_rows
 from policies.changing.publishing import publish
 from policies.files import documents
 from policies.models import Policy
-from policies.rules import Kind, ModelRules, PolicyRule, PolicySet, matches
+from policies.rules import Kind, ModelRules, PolicyRule, PolicySet
 from tenants.models import Tenant
 from usage.prices.book import PriceBook
 from usage.prices.genai import package_rows
+from usage.prices.model_groups import matches
 from usage.prices.names import without_date
 from usage.prices.same_model import NAMES_MAX, ModelNames, names_of
 

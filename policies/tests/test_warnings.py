@@ -92,12 +92,26 @@ def test_a_policy_that_another_shadows(
         (limit(5, per=Per.USER), limit(5, per=Per.USER_FEATURE), False),
         (limit(5, per=Per.USER_FEATURE), limit(6, per=Per.USER), True),
         (limit(0), limit(5), False),
+        (limit(5, models=("gpt-5*",)), limit(6), True),
+        (limit(5), limit(6, models=("gpt-5*",)), False),
+        (limit(5, models=("gpt-5*", "o3")), limit(6, models=("gpt-5*",)), False),
+        (limit(5, models=("gpt-5*",)), limit(6, models=("gpt-5*", "o3")), True),
+        (limit(5, models=("gpt-5*",)), limit(5, models=("gpt-5*",)), True),
+        (limit(5), limit(5, models=("gpt-5*",)), False),
         (limit(0, per=Per.ENVIRONMENT), limit(0), True),
     ],
 )
 def test_a_limit_behind_a_guardrail(tighter: LimitRule, mine: LimitRule, binds: bool) -> None:
     found = warnings(policy(mine), [stored(rail(tighter))], Known())
     assert [each.limit for each in found] == ([] if binds else [0])
+
+
+def test_models_of_a_limit_that_nobody_called_are_named_beside_it() -> None:
+    mine = policy(limit(5), limit(6, models=("gpt-5*", "gpt-99*")), models=ModelRules(deny=("o9",)))
+    found = warnings(mine, [], Known(models=frozenset({"gpt-5-mini"})))
+    assert [(each.limit, each.text.rpartition(" ")[2]) for each in found if "named" in each.text] == [
+        (None, "o9."), (1, "gpt-99*."),
+    ]  # fmt: skip
 
 
 def test_it_says_which_limit_comes_first() -> None:

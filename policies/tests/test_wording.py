@@ -109,6 +109,8 @@ def test_whom_it_is_for(scope: Scope, kind: Kind, per: Per, said: str) -> None:
         ({"metric": Metric.COST_USD, "amount": 1}, "spend up to $0.000000001 a day"),
         ({"amount": 0}, "make no requests at all"),
         ({"metric": Metric.COST_USD, "amount": 0}, "spend nothing at all"),
+        ({"models": ("gpt-5*", "o3")}, "make 50 requests a day with gpt-5* and o3"),
+        ({"models": ("gpt-5*",), "amount": 0}, "make no requests at all with gpt-5*"),
         ({"metric": Metric.CONCURRENCY, "window": Window.TOTAL, "amount": 0}, "make no calls at all"),
     ],
 )

@@ -112,11 +112,11 @@ def _call(evaluated: Evaluated) -> str:
 
 def _stood(assessed: Assessment, finding: LimitFinding, *, counted: bool) -> Stood:
     limit = finding.limit
-    words = wording.allowance(limit.metric, limit.window, limit.amount)
+    words = wording.limit_of(limit.kind, limit.amount)
     return Stood(
         policy=assessed.policies[limit.policy].name,
         metric=limit.metric,
-        says=f"{words}, {wording.subject(limit.per)}",
+        says=words,
         limit=limit.amount,
         boosted=assessed.boosted_by(limit),
         used=finding.used,

@@ -22,15 +22,13 @@ from policies.files.file_errors import refused
 from policies.models import NamedCaller
 from policies.resolution import StoredPolicy
 from tenants.models import Environment
-from usage.amounts import Amounts, Pair, Per, Subjects
-from usage.assessment import Reading
+from usage.amounts import Amounts, Pair, Subjects
+from usage.assessment import LimitRef, Reading
 from usage.counting import inspection
 from usage.counting.reserve import Done
 from usage.counting.store import store
 from usage.counting.tracked import Counter
-from usage.metrics import Metric
 from usage.settling import recount
-from usage.windows import Window
 
 # Of one environment; the page asks for each in every environment of the tenant.
 CALLERS_MAX = 30
@@ -61,26 +59,27 @@ def uncounted(evaluated: Evaluated, supposed: Evaluated) -> frozenset[int]:
     """The places of the limits that no policy in force has counted."""
     known = evaluated.snapshot
     return frozenset(
-        place
-        for place, limit in enumerate(supposed.assessment.limits)
-        if not _counts(known, limit.metric, limit.per, limit.window)
+        place for place, limit in enumerate(supposed.assessment.limits) if not _counts(known, limit)
     )
 
 
-def _counts(known: Snapshot, metric: Metric, per: Per, window: Window) -> bool:
-    if metric is Metric.CONCURRENCY:
-        return per in known.concurrency_pers
-    return Pair(per, window) in known.counting.tracked.pairs
+def _counts(known: Snapshot, limit: LimitRef) -> bool:
+    if limit.pair is None:
+        return (limit.per, limit.models) in known.calls_at_once
+    return limit.pair in known.counting.tracked.pairs
 
 
 def _readings(known: Snapshot, prepared: Prepared, now_ms: int) -> Iterator[Reading]:
     """Of the limits in their order; each counter is read once."""
     subjects = prepared.call.subjects
-    counters = {counter.slot.pair: counter for counter in prepared.present.counters(subjects)}
+    counters = {
+        counter.slot.pair: counter for counter in prepared.present.counters(subjects, prepared.call.model)
+    }
     read: dict[Pair, tuple[Amounts, Amounts]] = {}
-    for limit, pair in zip(prepared.terms.limits, prepared.terms.pairs, strict=True):
+    for limit in prepared.terms.limits:
+        pair = limit.pair
         if pair is None:
-            yield Reading(0, _in_flight(known, subjects, limit.per, now_ms))
+            yield Reading(0, _in_flight(known, subjects, limit, now_ms))
             continue
         if pair not in read:
             read[pair] = _counted(known, subjects, counters[pair])
@@ -88,10 +87,10 @@ def _readings(known: Snapshot, prepared: Prepared, now_ms: int) -> Iterator[Read
         yield Reading(used.of(limit.metric), held.of(limit.metric))
 
 
-def _in_flight(known: Snapshot, subjects: Subjects, per: Per, now_ms: int) -> int:
-    if per not in known.concurrency_pers:
+def _in_flight(known: Snapshot, subjects: Subjects, limit: LimitRef, now_ms: int) -> int:
+    if not _counts(known, limit):
         return 0
-    key = known.counting.tracked.concurrency_key(per, subjects)
+    key = known.counting.tracked.concurrency_key(limit.per, limit.models, subjects)
     return inspection.in_flight(key, now_ms) if key else 0
 
 

@@ -42,12 +42,15 @@ from usage.counting.tracked import TrackedPairs
 from usage.ledger.models import UsageEvent
 from usage.metrics import LETTERS, Metric
 from usage.money import NANO
+from usage.prices.book import PriceBook
+from usage.prices.model_groups import ModelGroups
 from usage.settling import expiry, recount
 from usage.windows import Span, Window, span
 
 EXAMPLES = int(os.environ.get("TOKVIGIL_INVARIANT_EXAMPLES", "20"))
 STEPS = 30
 ZONE = ZoneInfo("Europe/Berlin")
+GROUPS = ModelGroups(lambda: PriceBook.build(()))
 HOLD_MS = 600_000
 # This process reckons the counter store's clock; the store reads it.
 CLOCKS_APART_MS = 100
@@ -695,7 +698,7 @@ class Accounts(RuleBasedStateMachine):
     def i1_used_and_held_stay_within_every_limit(self) -> None:
         if not self.calm:
             return
-        tracked, stored = TrackedPairs(self.environment.pk, ZONE, self.tracked()), self.stored()
+        tracked, stored = TrackedPairs(self.environment.pk, ZONE, self.tracked(), GROUPS), self.stored()
         for slot in tracked.at(store.now_ms()).slots:
             for key, fields in stored.items():
                 if not key.startswith(slot.key_prefix):
@@ -725,7 +728,7 @@ class Accounts(RuleBasedStateMachine):
     @invariant()
     def i3_what_is_held_is_what_open_holds_hold(self) -> None:
         wanted: dict[str, Amounts] = {}
-        tracked = TrackedPairs(self.environment.pk, ZONE, frozenset())
+        tracked = TrackedPairs(self.environment.pk, ZONE, frozenset(), GROUPS)
         for hold in self.open():
             for pair in hold.pairs:
                 subject = hold.subjects.name(pair.per)

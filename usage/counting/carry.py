@@ -46,7 +46,7 @@ def _carry(
     counters: dict[str, Counter] = {}
     places = []
     for hold, held in holds:
-        found = tracked.at(hold.at_ms).counters(held.subjects)
+        found = tracked.at(hold.at_ms).counters(held.subjects, held.model)
         counters |= {counter.key: counter for counter in found}
         places.append([list(counters).index(counter.key) + 1 for counter in found])
     call = {

@@ -5,7 +5,7 @@ One environment's keys share a hash tag, so that a cluster serves them together.
 
 from __future__ import annotations
 
-from usage.amounts import Per, digest, subject_digest
+from usage.amounts import digest, subject_digest
 
 
 def environment_prefix(environment_id: int) -> str:
@@ -33,8 +33,8 @@ def open_keys(environment_id: int) -> tuple[str, str]:
     return f"{prefix}open", f"{prefix}charge"
 
 
-def concurrency_key(environment_id: int, per: Per, subject: str) -> str:
-    return f"{environment_prefix(environment_id)}k:{per}:{subject_digest(subject)}"
+def concurrency_key(environment_id: int, kind: str, subject: str) -> str:
+    return f"{environment_prefix(environment_id)}k:{kind}:{subject_digest(subject)}"
 
 
 def rate_key(environment_id: int, api_key_id: int) -> str:

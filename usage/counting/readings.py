@@ -74,7 +74,7 @@ class _Trust:
             return False
         if born is not None:
             return int(born) >= self._epoch
-        since = self._fields.get(f"t:{counter.slot.pair}".encode())
+        since = self._fields.get(f"t:{counter.slot.name}".encode())
         start = counter.slot.span.start
         return since is not None and start > self._epoch and start > int(since)
 

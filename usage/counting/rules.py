@@ -5,7 +5,7 @@ Its API keys too: reports are let in by them, and the counter store verifies the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from usage.counting.sync import Asked, ask, sync
 from usage.counting.tracked import TrackedPairs
 from usage.prices import stored_book
 from usage.prices.book import PriceBook
+from usage.prices.model_groups import ModelGroups
 from usage.windows import Window
 
 
@@ -97,15 +98,16 @@ def reload(environment_id: int) -> CountingRules:
 def read(environment_id: int) -> CountingRules:
     """Inside `at_one_moment`."""
     environment = Environment.objects.select_related("tenant").get(pk=environment_id)
-    rows = environment.tracked_pairs.values_list("per", "window")
-    pairs = frozenset(Pair(Per(per), Window(window)) for per, window in rows)
+    rows = environment.tracked_pairs.values_list("per", "window", "models")
+    pairs = frozenset(Pair(Per(per), Window(window), tuple(models)) for per, window, models in rows)
+    prices = stored_book.of_environment(environment)
     counting = CountingRules(
         environment_id=environment_id,
         tenant_id=environment.tenant_id,
         revision=environment.revision,
         edition=environment.edition,
-        tracked=TrackedPairs(environment_id, ZoneInfo(environment.tenant.timezone), pairs),
-        prices=stored_book.of_environment(environment),
+        tracked=_tracked(environment, pairs, lambda: prices),
+        prices=prices,
         credentials={
             key.key_id: Credential.of(key)
             for key in environment.api_keys.select_related("environment").filter(revoked_at=None)
@@ -116,11 +118,28 @@ def read(environment_id: int) -> CountingRules:
     return counting
 
 
+def tracked(environment: Environment, pairs: frozenset[Pair]) -> TrackedPairs:
+    """As if the environment tracked these. Queries only where a pair names models."""
+    return _tracked(environment, pairs, lambda: stored_book.of_environment(environment))
+
+
+def _tracked(
+    environment: Environment, pairs: frozenset[Pair], prices: Callable[[], PriceBook]
+) -> TrackedPairs:
+    zone = ZoneInfo(environment.tenant.timezone)
+    return TrackedPairs(environment.pk, zone, pairs, ModelGroups(prices))
+
+
 def introduce(counting: CountingRules, asked: Asked, under_way: tuple[str, ...] = ()) -> None:
     """Tells the store what was read since it was asked. Raises StoreUnavailable."""
     tracked, environment_id = counting.tracked, counting.environment_id
     synced = sync(
-        environment_id, counting.edition, tracked.pairs, asked, under_way=under_way, zone=tracked.zone.key
+        environment_id,
+        counting.edition,
+        map(tracked.name, tracked.pairs),
+        asked,
+        under_way=under_way,
+        zone=tracked.zone.key,
     )
     if synced.restarted:
         missed.note_or_remember(environment_id, missed.HOLDS)

@@ -11,9 +11,9 @@
 --         states = true     answer how the counters stand afterwards
 --         counters = { { 1795478400000, 1795651200000, 'user:day' }, .. }
 --                           of each: window start, when it may be forgotten (0: when unused for long), pair
---         reports = { { counters = { 1, 2 }, charges = { { '771', { 1, 374, 44, 198000 } } } }, .. }
---                           of each: the numbers of its counters, and the ledger's movements of the request, oldest first:
---                           the transaction, and the amounts in the order of COUNTED
+--         reports = { { { '771', { 1, 374, 44, 198000 }, { 1, 2 } }, .. }, .. }
+--                           of each what the ledger charged for the request, oldest first: the transaction, the amounts
+--                           in the order of COUNTED, and the numbers of the counters that take them
 -- Answers STALE
 --         | DONE { charged(1/0) of each report } { used and held of each counter: ur ui uo uc hr hi ho hc .. }
 --                the latter empty without `states`
@@ -116,13 +116,17 @@ end
 
 local function settle(reservation, report)
   local f = redis.call('HMGET', reservation, 'st', 'x')
-  local is_known, charged, is_new = f[1], f[2] or ',', false
-  for _, movement in ipairs(report.charges) do
-    local xid, amounts = movement[1], movement[2]
+  local is_known, before = f[1], f[2] or ','
+  local charged, is_new = before, false
+  for _, each in ipairs(report) do
+    local xid, amounts, counters = each[1], each[2], each[3]
+    local mark = ',' .. xid .. ','
     -- Transactions' numbers do not tell their order: one may begin before another and write after it.
-    if not string.find(charged, ',' .. xid .. ',', 1, true) then
-      is_new, charged = true, charged .. xid .. ','
-      for _, n in ipairs(report.counters) do charge_counter(n, reservation, xid, amounts) end
+    if not string.find(before, mark, 1, true) then
+      is_new = true
+      -- One may have charges of several kinds of counters.
+      if not string.find(charged, mark, 1, true) then charged = charged .. xid .. ',' end
+      for _, n in ipairs(counters) do charge_counter(n, reservation, xid, amounts) end
     end
   end
   if is_known then

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tenants.revisions import environment_key
-from usage.amounts import Amounts, Movement, Pair
+from usage.amounts import Amounts, Pair
 from usage.counting.keys import open_keys, reservation_key
 from usage.counting.store import store
 from usage.counting.tracked import Counter
@@ -20,12 +20,23 @@ SETTLED_AT_ONCE_MAX = 50
 _pack = msgspec.msgpack.Encoder().encode
 
 
+class Charge(msgspec.Struct, frozen=True):
+    """What counters take of what one transaction of the ledger wrote. Each has one charge at most of a transaction."""
+
+    xid: int
+    amounts: Amounts
+    counters: tuple[Counter, ...]
+
+
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ledger charged for a request, and the counters that take it."""
+    """What the ledger charged for a request, oldest first."""
 
     request_id: str
-    counters: tuple[Counter, ...]
-    movements: tuple[Movement, ...]
+    charges: tuple[Charge, ...]
+
+    @property
+    def counters(self) -> dict[str, Counter]:
+        return {counter.key: counter for charge in self.charges for counter in charge.counters}
 
 
 class CounterState(msgspec.Struct, frozen=True):
@@ -47,7 +58,7 @@ def settle_many(
 
     `states`: with how the counters stand afterwards. Raises StoreUnavailable.
     """
-    counters = {counter.key: counter for settlement in settlements for counter in settlement.counters}
+    counters = {key: counter for settlement in settlements for key, counter in settlement.counters.items()}
     places = {key: place for place, key in enumerate(counters, start=1)}
     keys = [
         environment_key(environment_id),
@@ -60,12 +71,10 @@ def settle_many(
         "states": states,
         "counters": [counter.slot.arguments for counter in counters.values()],
         "reports": [
-            {
-                "counters": [places[counter.key] for counter in settlement.counters],
-                "charges": [
-                    (str(movement.xid), tuple(movement.amounts)) for movement in settlement.movements
-                ],
-            }
+            [
+                (str(charge.xid), tuple(charge.amounts), [places[counter.key] for counter in charge.counters])
+                for charge in settlement.charges
+            ]
             for settlement in settlements
         ],
     }
@@ -75,7 +84,7 @@ def settle_many(
     _, charged, numbers = answer
     found = _states(tuple(counters), numbers)
     return [
-        Settled(flag == 1, {each.slot.pair: found[each.key] for each in settlement.counters if found})
+        Settled(flag == 1, {each.slot.pair: found[key] for key, each in settlement.counters.items() if found})
         for flag, settlement in zip(charged, settlements, strict=True)
     ]
 

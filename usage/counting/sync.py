@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tenants.revisions import environment_key
-from usage.amounts import Pair
 from usage.counting.keys import open_keys
 from usage.counting.store import store
 
@@ -42,16 +42,16 @@ def ask(environment_id: int) -> Asked:
 def sync(
     environment_id: int,
     edition: str,
-    pairs: frozenset[Pair],
+    pairs: Iterable[str],
     asked: Asked,
     under_way: tuple[str, ...] = (),
     zone: str = "UTC",
 ) -> Synced:
-    """Tells the store the edition in force, the pairs it tracks and their zone. Raises StoreUnavailable.
+    """Tells the store the edition in force, the names of the pairs it tracks and their zone. Raises StoreUnavailable.
 
     All as PostgreSQL had it after the store was asked; `under_way` are those of `asked.changing` that had not ended.
     """
-    arguments = [edition, asked.turn, " ".join(under_way), zone, *sorted(map(str, pairs))]
+    arguments = [edition, asked.turn, " ".join(under_way), zone, *sorted(pairs)]
     keys = [environment_key(environment_id), *open_keys(environment_id)]
     taken, restarted = store.run("sync", keys, arguments)
     return Synced(taken == b"OK", restarted == 1)

@@ -6,8 +6,9 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from usage.amounts import Pair, Per, Subjects, subject_digest
+from usage.amounts import Models, Pair, Per, Subjects, subject_digest
 from usage.counting.keys import concurrency_key, environment_prefix
+from usage.prices.model_groups import ModelGroup, ModelGroups
 from usage.windows import Span, Window, span
 
 DAY_MS = 24 * 3600 * 1000
@@ -24,6 +25,13 @@ class PairWindow(msgspec.Struct, frozen=True, eq=False):
     key_prefix: str
     # Start of the window, when a counter of it may be forgotten (0: when unused for long), name of the pair.
     arguments: tuple[int, int, str]
+    # None: it counts calls to all models.
+    group: ModelGroup | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the pair, in the store."""
+        return self.arguments[2]
 
 
 class Counter(msgspec.Struct, frozen=True, eq=False):
@@ -49,11 +57,13 @@ class CurrentWindows(msgspec.Struct, frozen=True, eq=False):
             until_ms=self.until_ms if other.end is None else min(self.until_ms, other.end),
         )
 
-    def counters(self, subjects: Subjects) -> tuple[Counter, ...]:
-        """The counters that take a call of these subjects."""
+    def counters(self, subjects: Subjects, model: str) -> tuple[Counter, ...]:
+        """The counters that take a call of these subjects to this model."""
         digests: dict[Per, str | None] = {}
         found = []
         for slot in self.slots:
+            if slot.group is not None and not slot.group.counts(model):
+                continue
             per = slot.pair.per
             if per not in digests:
                 subject = subjects.name(per)
@@ -70,11 +80,14 @@ class TrackedPairs:
     Windows are cut by the caller, for the store knows no time zones; the store checks that its own clock lies inside.
     """
 
-    def __init__(self, environment_id: int, zone: ZoneInfo, pairs: frozenset[Pair]) -> None:
+    def __init__(
+        self, environment_id: int, zone: ZoneInfo, pairs: frozenset[Pair], groups: ModelGroups
+    ) -> None:
         self.environment_id = environment_id
         self.zone = zone
         self.pairs = pairs
-        self.windowed = tuple(sorted(pairs, key=str))
+        self.groups = groups
+        self.windowed = tuple(sorted(pairs, key=self.name))
         self._current = self._earlier = CurrentWindows(0, 0, {}, ())
 
     def at(self, at_ms: int) -> CurrentWindows:
@@ -101,14 +114,27 @@ class TrackedPairs:
             slots=tuple(self.slot(pair, spans[pair.window]) for pair in self.windowed),
         )
 
+    def name(self, pair: Pair) -> str:
+        """In the store: `user:month`, `user:month:5e1f23a08c41` of some models."""
+        return self._kind(f"{pair.per}:{pair.window}", pair.models)
+
+    def _kind(self, name: str, models: Models) -> str:
+        return f"{name}:{self.groups.of(models).digest}" if models else name
+
     def span(self, window: Window, at_ms: int) -> Span:
         return span(window, at_ms, self.zone)
 
     def slot(self, pair: Pair, window: Span) -> PairWindow:
-        prefix = f"{environment_prefix(self.environment_id)}c:{pair.per}:{pair.window}:{window.start}:"
+        name = self.name(pair)
+        prefix = f"{environment_prefix(self.environment_id)}c:{name}:{window.start}:"
         forget_at = 0 if window.end is None else window.end + COUNTER_GRACE_MS
-        return PairWindow(pair, window, prefix, (window.start, forget_at, str(pair)))
+        group = self.groups.of(pair.models) if pair.models else None
+        return PairWindow(pair, window, prefix, (window.start, forget_at, name), group)
 
-    def concurrency_key(self, per: Per, subjects: Subjects) -> str | None:
+    def concurrency_key(self, per: Per, models: Models, subjects: Subjects) -> str | None:
         subject = subjects.name(per)
-        return None if subject is None else concurrency_key(self.environment_id, per, subject)
+        return (
+            None
+            if subject is None
+            else concurrency_key(self.environment_id, self._kind(per, models), subject)
+        )

@@ -62,10 +62,12 @@ def leading(
     *,
     most: int,
     left_out: Iterable[str] = (),
+    models: Collection[str] | None = None,
 ) -> dict[Question, list[tuple[Subjects, Amounts]]]:
     """Of each question the `most` subjects that used most, each with all it used in the period. Two statements.
 
-    A subject is in it for any call of the kinds, and then with its other calls too: so its counter counts.
+    A subject is in it for any call of the kinds, and then with its other calls too: so its counter counts. `models`:
+    whose calls count alone, if not those of all.
     Raises DatabaseError.
     """
     asked = list(questions)
@@ -77,8 +79,9 @@ def leading(
         return found
     columns = sums.COLUMNS[per]
     mark = sums.mark_before(environment_id)
-    whole = sums.used(environment_id, [start, end], columns, mark=mark)
-    by_kind = sums.used(environment_id, [start, end], {*columns, "feature", "plan"}, mark=mark)
+    filters = {} if models is None else {"model": models}
+    whole = sums.used(environment_id, [start, end], columns, filters, mark=mark)
+    by_kind = sums.used(environment_id, [start, end], {*columns, "feature", "plan"}, filters, mark=mark)
     rows = [
         (number, question.metric.value, groups[question.kinds], question.leaves_out)
         for number, question in enumerate(asked)

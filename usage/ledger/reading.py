@@ -64,11 +64,12 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
                    (array_agg(event.cost_nano ORDER BY event.id DESC)
                         FILTER (WHERE event.status <> 'reversal'))[1],
                    (array_agg(event.unpriced_quantities ORDER BY event.id DESC)
-                        FILTER (WHERE event.status <> 'reversal'))[1]
+                        FILTER (WHERE event.status <> 'reversal'))[1],
+                   event.model, count(*) FILTER (WHERE event.status <> 'reversal') = 0
             FROM request LEFT JOIN usage_event AS event
               ON event.environment_id = request.environment_id AND event.request_id = request.request_id
              AND event.charged_at = request.charged_at
-            GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid
+            GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid, event.model
             -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
             ORDER BY request.request_id, max(event.id)
             """,  # noqa: S608 (column names from usage/metrics.py)
@@ -88,8 +89,10 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
             run_id,
             cost_nano,
             unpriced,
+            model,
+            is_taken_back,
         ) in cursor:
-            earlier = known[request_id].movements if request_id in known else ()
+            earlier = known.get(request_id)
             known[request_id] = Recorded(
                 request_id=request_id,
                 body_digest=None if body_digest is None else bytes(body_digest),
@@ -98,8 +101,12 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
                 subjects=None
                 if xid is None
                 else Subjects(user_id=user_id, feature=feature, plan=plan, run_id=run_id),
-                cost_nano=cost_nano,
-                unpriced=() if unpriced is None else tuple(msgspec.json.decode(unpriced)),
-                movements=() if xid is None else (*earlier, Movement(xid, Amounts(*sums))),
+                cost_nano=earlier.cost_nano if earlier and is_taken_back else cost_nano,
+                unpriced=earlier.unpriced
+                if earlier and is_taken_back
+                else tuple(msgspec.json.decode(unpriced or "[]")),
+                movements=()
+                if xid is None
+                else (*(earlier.movements if earlier else ()), Movement(xid, Amounts(*sums), model)),
             )
         return known

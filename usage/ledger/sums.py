@@ -14,7 +14,7 @@ The first level that has all columns has the fewest rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -318,28 +318,37 @@ def _columns(ranges: Sequence[Range]) -> list[list[datetime]]:
     return [[each.start for each in ranges], [each.end for each in ranges]]
 
 
+# Whether a model counts, by its name.
+Counts = Callable[[str], bool]
+
+
 def of_subject(
-    environment_id: int, per: Per, subjects: Subjects, start: datetime, end: datetime
+    environment_id: int,
+    per: Per,
+    subjects: Subjects,
+    start: datetime,
+    end: datetime,
+    counts: Counts | None = None,
 ) -> tuple[Snapshot, Amounts]:
-    """What one subject used, and the snapshot that it was read at. Raises DatabaseError."""
-    columns = COLUMNS[per]
-    named = {column: getattr(subjects, column) for column in columns}
-    rows = used(environment_id, [start, end], columns, named)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT pg_current_snapshot()::text, {sql_sums()} FROM ({rows.sql}) AS used",  # noqa: S608
-            rows.values,
-        )
-        found = cursor.fetchone()
-    assert found is not None
-    return _snapshot(found[0]), Amounts(*found[1:])
+    """What one subject used, and the snapshot that it was read at. Raises DatabaseError.
+
+    `counts`: of the models that count, if not of all.
+    """
+    named = {column: getattr(subjects, column) for column in COLUMNS[per]}
+    snapshot, found = _summed(environment_id, (), named, start, end, counts)
+    return snapshot, found.get((), Amounts())
 
 
 def of_users(
-    environment_id: int, users: Collection[str], start: datetime, end: datetime
+    environment_id: int,
+    users: Collection[str],
+    start: datetime,
+    end: datetime,
+    models: Collection[str] | None = None,
 ) -> dict[str, Amounts]:
-    """What each of these users used; those who used nothing are left out. Raises DatabaseError."""
-    rows = used(environment_id, [start, end], COLUMNS[Per.USER], {"user_id": users})
+    """What each of these users used, of these models or of all; who used nothing is left out. Raises DatabaseError."""
+    filters = {"user_id": users} if models is None else {"user_id": users, "model": models}
+    rows = used(environment_id, [start, end], COLUMNS[Per.USER], filters)
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT user_id, {sql_sums()} FROM ({rows.sql}) AS used"  # noqa: S608
@@ -350,13 +359,32 @@ def of_users(
 
 
 def of_all(
-    environment_id: int, per: Per, start: datetime, end: datetime
+    environment_id: int, per: Per, start: datetime, end: datetime, counts: Counts | None = None
 ) -> tuple[Snapshot, dict[str, Amounts]]:
-    """What every subject of this kind used, by its name, and the snapshot. Raises DatabaseError."""
+    """What every subject of this kind used, by its name, and the snapshot. `counts`: as above. Raises DatabaseError."""
     columns = COLUMNS[per]
-    rows = used(environment_id, [start, end], columns)
-    names = "".join(f", {column}" for column in columns)
-    grouped = ", ".join(columns) or "()"
+    snapshot, found = _summed(environment_id, columns, {}, start, end, counts)
+    amounts = {}
+    for names, summed in found.items():
+        subject = Subjects(**{"user_id": "", **dict(zip(columns, names, strict=True))}).name(per)
+        if subject is not None:
+            amounts[subject] = summed
+    return snapshot, amounts
+
+
+def _summed(
+    environment_id: int,
+    columns: tuple[str, ...],
+    filters: Filters,
+    start: datetime,
+    end: datetime,
+    counts: Counts | None,
+) -> tuple[Snapshot, dict[tuple[str, ...], Amounts]]:
+    """The sums by these columns. Which models count is asked of those that are found, for the statement must be one."""
+    by = columns if counts is None else (*columns, "model")
+    rows = used(environment_id, [start, end], by, filters)
+    names = "".join(f", {column}" for column in by)
+    grouped = ", ".join(by) or "()"
     with connection.cursor() as cursor:
         # One row at least, for the snapshot must be that of the same statement also where it finds nothing.
         cursor.execute(
@@ -369,13 +397,14 @@ def of_all(
             rows.values,
         )
         rows_found = cursor.fetchall()
-    amounts = {}
-    for _, *found in rows_found:
-        summed, named = found[: len(COUNTED)], dict(zip(columns, found[len(COUNTED) :], strict=True))
-        subject = None if summed[0] is None else Subjects(**{"user_id": "", **named}).name(per)
-        if subject is not None:
-            amounts[subject] = Amounts(*summed)
-    return _snapshot(rows_found[0][0]), amounts
+    found: dict[tuple[str, ...], Amounts] = {}
+    for _, *values in rows_found:
+        summed, named = values[: len(COUNTED)], values[len(COUNTED) :]
+        if summed[0] is None or (counts is not None and not counts(named.pop())):
+            continue
+        key = tuple(named)
+        found[key] = Amounts(*summed).plus(found[key]) if key in found else Amounts(*summed)
+    return _snapshot(rows_found[0][0]), found
 
 
 def _snapshot(text: str) -> Snapshot:

@@ -194,6 +194,6 @@ def _recorded(event: NewEvent, xid: int, recorded_at: datetime) -> Recorded:
         subjects=event.subjects,
         cost_nano=event.cost_nano,
         unpriced=event.unpriced_quantities,
-        movements=(Movement(xid, event.amounts),),
+        movements=(Movement(xid, event.amounts, event.model),),
         duplicate=False,
     )

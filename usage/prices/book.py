@@ -20,7 +20,7 @@ neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -163,6 +163,18 @@ class PriceBook:
         if slash and prefix in self._providers and rest in self._deployments:
             return self._deployments[rest], prefix
         return None, None
+
+    def aliases(self) -> Iterator[tuple[str, str]]:
+        """Other names that are listed for models, in lower case, each with the model's own."""
+        for catalogue in (self._shared, self._overrides):
+            for (provider, name), entry in catalogue.named.items():
+                if provider not in (_ANY_MAKER, _ANY_HOST) and name != entry.model:
+                    yield name, entry.model
+
+    @property
+    def deployments(self) -> Mapping[str, str]:
+        """The models behind names of the environment's own, which are in lower case."""
+        return self._deployments
 
     def find(self, model: str, at: datetime, provider: str | None = None) -> Match | None:
         """The price in force at an aware instant for a name as callers write it; None: the model has no

@@ -79,7 +79,7 @@ def _names_of(model: str, listed: str, aliases: tuple[str, ...]) -> ModelNames:
     if not listed:
         return ModelNames(to_allow=same, to_deny=_all_of(same, _without_anything_more))
     in_the_book = _all_of([listed.lower(), *_other_names(listed, aliases)], _without_what_says_no_more)
-    allowed = same if _says_more(min(same, key=len), listed) else (*same, *in_the_book)
+    allowed = same if says_more(min(same, key=len), listed) else (*same, *in_the_book)
     return ModelNames(
         to_allow=tuple(dict.fromkeys(allowed)),
         to_deny=_all_of([*same, *in_the_book], _without_anything_more),
@@ -129,7 +129,7 @@ def _other_names(listed: str, aliases: Iterable[str]) -> list[str]:
     ]
 
 
-def _says_more(name: str, listed: str) -> bool:
+def says_more(name: str, listed: str) -> bool:
     """Whether a name has all the words of a listed one, and others: `gpt-5-codex` of `gpt-5`."""
     return _words(name) > _words(listed)
 

@@ -9,21 +9,22 @@ ended by `settle_reported`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from django.db import DatabaseError, InterfaceError
 
 from tenants import missed
+from usage.amounts import Amounts, Movement, Subjects
 from usage.counting import rules, settle
 from usage.counting.release import AlreadyCharged, NotOpen, end
 from usage.counting.reservations import open_holds, readable
 from usage.counting.rules import CountingRules
-from usage.counting.settle import Settled, Settlement
+from usage.counting.settle import Charge, Settled, Settlement
 from usage.counting.store import StoreUnavailable, store
 from usage.counting.sync import JUST_READ
-from usage.counting.tracked import FOREVER_MS
+from usage.counting.tracked import FOREVER_MS, Counter, CurrentWindows
 from usage.instants import to_ms
 from usage.ledger.reading import Recorded, entries
 
@@ -88,11 +89,36 @@ def _user_id(row: Recorded) -> str:
 
 def _settlement(row: Recorded, known: CountingRules) -> Settlement:
     charged_to = known.tracked.at(to_ms(row.charged_at))
-    return Settlement(
-        request_id=row.request_id,
-        counters=() if row.subjects is None else charged_to.counters(row.subjects),
-        movements=row.movements,
-    )
+    return Settlement(request_id=row.request_id, charges=tuple(_charges(row, charged_to)))
+
+
+def _charges(row: Recorded, charged_to: CurrentWindows) -> Iterator[Charge]:
+    if row.subjects is None:
+        return
+    of_xid: dict[int, list[Movement]] = {}
+    for movement in row.movements:
+        of_xid.setdefault(movement.xid, []).append(movement)
+    for xid, movements in of_xid.items():
+        if len(movements) == 1:
+            [movement] = movements
+            yield Charge(xid, movement.amounts, charged_to.counters(row.subjects, movement.model))
+        else:
+            yield from _of_several_models(xid, movements, row.subjects, charged_to)
+
+
+def _of_several_models(
+    xid: int, movements: Sequence[Movement], subjects: Subjects, charged_to: CurrentWindows
+) -> Iterator[Charge]:
+    """A transaction that wrote the report of one model and took back the estimate of another."""
+    charged: dict[str, tuple[Counter, Amounts]] = {}
+    for movement in movements:
+        for counter in charged_to.counters(subjects, movement.model):
+            _, before = charged.get(counter.key, (counter, Amounts()))
+            charged[counter.key] = counter, before.plus(movement.amounts)
+    # Marks the transaction as charged, also where nothing counts it.
+    yield Charge(xid, Amounts(), ())
+    for counter, amounts in charged.values():
+        yield Charge(xid, amounts, (counter,))
 
 
 def settle_reported(environment_id: int, until_ms: int = FOREVER_MS) -> int:

@@ -16,7 +16,7 @@ from functools import partial
 from django.conf import settings
 
 from tenants.models import Environment
-from usage.amounts import Amounts, Pair, Per, Subjects, subject_digest
+from usage.amounts import Amounts, Pair, Subjects, subject_digest
 from usage.counting import inspection, rules
 from usage.counting.distrust import distrust
 from usage.counting.inspection import amounts, environment_fields
@@ -28,9 +28,8 @@ from usage.counting.store import store
 from usage.counting.tracked import Counter, PairWindow
 from usage.instants import from_ms
 from usage.ledger import sums
-from usage.ledger.sums import Snapshot
+from usage.ledger.sums import Counts, Snapshot
 from usage.timebox.background import Background
-from usage.windows import Window
 
 REBUILDS_AT_ONCE_MAX = 4
 REBUILDS_OF_ONE_ENVIRONMENT_MAX = 2
@@ -73,8 +72,17 @@ def in_ledger(environment_id: int, counter: Counter, subjects: Subjects) -> Amou
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Snapshot, Amounts]:
     window = counter.slot.span
     return sums.of_subject(
-        environment_id, counter.slot.pair.per, subjects, _at(window.start), _at(window.end)
+        environment_id,
+        counter.slot.pair.per,
+        subjects,
+        _at(window.start),
+        _at(window.end),
+        _counts(counter.slot),
     )
+
+
+def _counts(slot: PairWindow) -> Counts | None:
+    return None if slot.group is None else slot.group.counts
 
 
 def _at(ms: int | None) -> datetime:
@@ -120,7 +128,7 @@ def check(environment: Environment) -> CheckReport:
             fields = stored.get(key)
             if fields is None:
                 # A pair that is counted no more, by a change a moment ago, has no counters to trust.
-                trusted = slot.span.start > max(epoch, tracked_since.get(slot.pair, math.inf))
+                trusted = slot.span.start > max(epoch, tracked_since.get(slot.name, math.inf))
             else:
                 trusted = b"cold" not in fields and int(fields.get(b"born", 0)) >= epoch
                 held = _larger(held, amounts(fields, "h"))
@@ -169,7 +177,9 @@ class _Recorded:
 
 
 def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
-    snapshot, used = sums.of_all(environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end))
+    snapshot, used = sums.of_all(
+        environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end), _counts(slot)
+    )
     keys = {subject: slot.key_prefix + subject_digest(subject) for subject in used}
     return _Recorded(
         snapshot,
@@ -189,15 +199,10 @@ def _stored(known: CountingRules) -> list[tuple[PairWindow, dict[str, dict[bytes
     return [(slot, found[slot.key_prefix]) for slot in slots]
 
 
-def _trust(environment_id: int) -> tuple[int, dict[Pair, int]]:
-    """Since when the store is complete, and since when it tracks each pair (ms)."""
+def _trust(environment_id: int) -> tuple[int, dict[str, int]]:
+    """Since when the store is complete, and since when it tracks each pair, by its name (ms)."""
     fields = environment_fields(environment_id)
-    since = {
-        Pair(Per(per), Window(window)): int(value)
-        for name, value in fields.items()
-        if name.startswith("t:")
-        for _, per, window in [name.split(":")]
-    }
+    since = {name[2:]: int(value) for name, value in fields.items() if name.startswith("t:")}
     return int(fields["epoch"]), since
 
 

@@ -15,7 +15,7 @@ import msgspec
 from tenants.api.callers import Caller
 from tenants.api.problems import Problem, idempotency_conflict, invalid_field, rate_limited
 from usage import limit_state
-from usage.amounts import Pair, Subjects
+from usage.amounts import Subjects
 from usage.assessment import Assessment
 from usage.counting import rules
 from usage.counting.look_up import Found, look_up
@@ -30,7 +30,6 @@ from usage.ledger.models import Status
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import Conflicting, digest_of
 from usage.limit_state import LimitState
-from usage.metrics import Metric
 from usage.money import format_usd_if_known, parse_usd
 from usage.prices.cost import Cost, Served, Use, cost_of
 from usage.quantities import ServiceTier
@@ -306,8 +305,9 @@ def _outcome(call: _Call, written: Written) -> UsageReceipt | Problem:
 def _limit_states(allowed: Assessment, settled: Settled) -> tuple[LimitState, ...]:
     found = []
     for limit in allowed.limits:
-        state = settled.states.get(Pair(limit.per, limit.window))
-        if state is not None and limit.metric is not Metric.CONCURRENCY:
+        state = None if limit.pair is None else settled.states.get(limit.pair)
+        # Of a limit on other models than the one that answered there is none.
+        if state is not None:
             used, held = state.used.of(limit.metric), state.held.of(limit.metric)
             exceeded = limit_state.nothing_remains(limit, used, held)
             found.append(limit_state.state(allowed, limit, used, held, exceeded=exceeded))

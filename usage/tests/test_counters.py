@@ -37,7 +37,7 @@ from usage.counting.reserve import (
 )
 from usage.counting.reserve import reserve as reserve_by_script
 from usage.counting.seed import mark_cold, seed
-from usage.counting.settle import Settled, Settlement
+from usage.counting.settle import Charge, Settled, Settlement
 from usage.counting.store import store
 from usage.counting.sync import JUST_READ
 from usage.metrics import LETTERS, Metric
@@ -46,6 +46,7 @@ from usage.settling import expiry, recount, reports
 from usage.settling.usage_report import UsageReport
 from usage.windows import Window
 
+MODEL = "free-model"
 ANN = Subjects(user_id="ann", feature="chat")
 DAILY = Pair(Per.USER, Window.DAY)
 MONTHLY = Pair(Per.ENVIRONMENT, Window.MONTH)
@@ -77,7 +78,7 @@ def assessed(request_id: str, subjects: Subjects, amounts: Amounts) -> Assessmen
         feature=subjects.feature,
         plan=subjects.plan,
         run_id=subjects.run_id,
-        model="free-model",
+        model=MODEL,
         policies=(),
         has_override=False,
         limits=(),
@@ -114,9 +115,9 @@ def evaluate(
     for _ in range(TRIES_MAX):
         known = rules.current(environment.pk)
         present = known.tracked.at(store.now_ms())
-        counted = present.counters(subjects)
+        counted = present.counters(subjects, MODEL)
         places = {counter.slot.pair: place for place, counter in enumerate(counted)}
-        keys = [known.tracked.concurrency_key(per, subjects) for per in concurrency]
+        keys = [known.tracked.concurrency_key(per, (), subjects) for per in concurrency]
         answer = reserve_by_script(
             Request(
                 environment_id=environment.pk,
@@ -193,7 +194,9 @@ def standing(
     """What the counter holds: used and held."""
     tracked = rules.reload(environment.pk).tracked
     (key,) = [
-        counter.key for counter in tracked.at(store.now_ms()).counters(subjects) if counter.slot.pair == pair
+        counter.key
+        for counter in tracked.at(store.now_ms()).counters(subjects, MODEL)
+        if counter.slot.pair == pair
     ]
     fields = store.client.hgetall(key)
     used, held = ([int(fields.get(f"{kind}{metric}".encode(), 0)) for metric in LETTERS] for kind in "uh")
@@ -462,8 +465,9 @@ class TestChargedOnExpiry:
 class TestCharges:
     def settle(self, environment: Environment, request_id: str, *movements: Movement) -> Settled:
         known = rules.renew(environment.pk)
-        found = known.tracked.at(store.now_ms()).counters(ANN)
-        settlement = Settlement(request_id=request_id, counters=found, movements=movements)
+        found = known.tracked.at(store.now_ms()).counters(ANN, MODEL)
+        charges = tuple(Charge(each.xid, each.amounts, found) for each in movements)
+        settlement = Settlement(request_id=request_id, charges=charges)
         answers = settle.settle_many(environment.pk, known.edition, [settlement], states=True)
         assert answers is not None
         return answers[0]
@@ -528,7 +532,7 @@ class TestConcurrency:
         extend(counted.pk, "short", 2 * HOLD_MS)
         report(counted, "short")
 
-        key = rules.current(counted.pk).tracked.concurrency_key(Per.USER, ANN)
+        key = rules.current(counted.pk).tracked.concurrency_key(Per.USER, (), ANN)
         assert store.client.pttl(key) > 23 * 3600 * 1000
 
 
@@ -562,7 +566,7 @@ class TestTrust:
         reserve(counted, "r-1")
         report(counted, "r-1")
         windows = rules.current(counted.pk).tracked.at(store.now_ms())
-        (key,) = [each.key for each in windows.counters(ANN) if each.slot.pair == DAILY]
+        (key,) = [each.key for each in windows.counters(ANN, MODEL) if each.slot.pair == DAILY]
         charge = " ".join(map(str, [*Amounts(1, 20, 30), 7]))
         store.client.hset(key, mapping={"cold": 1, f"p:{10**12}:r-2": charge})
 
@@ -595,7 +599,7 @@ class TestTrust:
         to_a_new_minute()
         reserve(counted, "r-1")
         report(counted, "r-1")
-        for counter in rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN):
+        for counter in rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN, MODEL):
             store.client.delete(counter.key)
         distrust(counted.pk)
 
@@ -615,13 +619,15 @@ class TestTrust:
     ) -> None:
         reserve(counted, "r-1")
         report(counted, "r-1")
-        key = next(iter(rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN))).key
+        key = next(iter(rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN, MODEL))).key
         known = rules.current(counted.pk)
         for committed_before_reading in (True, False):
             name = f"r-{committed_before_reading}"
             reserve(counted, name)
             mark_cold([key])
-            (counter,) = [each for each in known.tracked.at(store.now_ms()).counters(ANN) if each.key == key]
+            (counter,) = [
+                each for each in known.tracked.at(store.now_ms()).counters(ANN, MODEL) if each.key == key
+            ]
             if committed_before_reading:
                 report(counted, name)
             snapshot, used = recount._sum(counted.pk, counter, ANN)
@@ -634,7 +640,7 @@ class TestTrust:
 
     def test_a_rebuild_begun_before_a_flush_is_refused_after_it(self, counted: Environment) -> None:
         reserve(counted, "r-1")
-        counter = rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN)[0]
+        counter = rules.current(counted.pk).tracked.at(store.now_ms()).counters(ANN, MODEL)[0]
         snapshot, used = recount._sum(counted.pk, counter, ANN)
         distrust(counted.pk)
         mark_cold([counter.key])

@@ -27,6 +27,7 @@ from usage.tests.test_counters import (
     DAILY,
     EVER,
     MINUTELY,
+    MODEL,
     MONTHLY,
     pass_time,
     report,
@@ -64,7 +65,7 @@ def drift(environment: Environment) -> int:
 
 def key_of(environment: Environment, pair: Pair, subjects: Subjects = ANN) -> str:
     present = rules.current(environment.pk).tracked.at(store.now_ms())
-    return next(counter.key for counter in present.counters(subjects) if counter.slot.pair == pair)
+    return next(counter.key for counter in present.counters(subjects, MODEL) if counter.slot.pair == pair)
 
 
 class TestCheck:

@@ -16,7 +16,7 @@ def test_every_metric_window_and_subject_has_words() -> None:
     for metric in Metric:
         for window in Window:
             for per in Per:
-                assert wording.limit(metric, window, per, 1)
+                assert wording.limit((metric, window, per, ()), 1)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,15 @@ def test_rows_of_the_ledger_that_are_no_calls() -> None:
 
 
 def test_a_limit_in_words() -> None:
-    said = wording.limit(Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT, Decimal("0.5"))
-    assert said == "$0.50 a month, everybody together"
-    assert wording.limit(Metric.CONCURRENCY, Window.TOTAL, Per.USER, 3) == "3 calls at once, each user"
+    spend, at_once = (
+        (Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT),
+        (Metric.CONCURRENCY, Window.TOTAL, Per.USER),
+    )
+    assert wording.limit((*spend, ()), Decimal("0.5")) == "$0.50 a month, everybody together"
+    assert wording.limit((*at_once, ()), 3) == "3 calls at once, each user"
+    assert wording.limit((*spend, ("gpt-5*",)), 2) == "$2.00 a month with gpt-5*, everybody together"
+    assert wording.limit((*at_once, ("a", "b", "c")), 3) == "3 calls at once with a, b and c, each user"
+    assert wording.limit_name((*spend, ("gpt-5*",))) == "spend a month with gpt-5*, everybody together"
 
 
 def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:

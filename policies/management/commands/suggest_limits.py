@@ -71,7 +71,7 @@ class Command(BaseCommand):
 
 def _says(asked: Asked, each: Suggested, *, of_money: bool) -> str:
     """`5 % of users: 42 requests a day, each user, would have blocked 3 of 60`"""
-    limit = wording.limit_of(asked.metric, asked.window, asked.per, each.amount)
+    limit = wording.limit_of(asked.kind, each.amount)
     saved = "" if each.saved_nano is None else f", saving {wording.money(each.saved_nano)}"
     calls = "" if each.blocked_calls is None else f", {wording.counted(each.blocked_calls, 'call')}"
     share = f"{each.share_percent} % of {'the money' if of_money else 'subjects'}"

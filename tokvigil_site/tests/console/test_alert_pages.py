@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from audit.models import Entry
 from policies.alert_events import IN_WORDS
+from policies.alerting import observing
 from policies.models import Alert, AlertEndpoint, AlertRule, Policy
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import apply_policies, limits
@@ -23,6 +24,7 @@ from tokvigil_site.tests.filled_forms import submit
 __all__ = ["receiver"]
 pytestmark = pytest.mark.django_db
 
+LIST_RULES = reverse("admin:policies_alertrule_changelist")
 ADD_RULE, ADD_ENDPOINT = (reverse(f"admin:policies_alert{noun}_add") for noun in ("rule", "endpoint"))
 SLACK = "https://93.184.215.14/services/T0/B0/very-secret"
 
@@ -167,6 +169,22 @@ def test_a_rule_watches_one_limit_of_a_policy(client: Client, prod: Environment)
     submit(client, page("alertrule", rule), watches="|cost_usd||")
     rule.refresh_from_db()
     assert (rule.policy, rule.metric, rule.window, rule.per) == (None, "cost_usd", "", "")
+
+
+def test_a_rule_watches_the_limit_on_some_models_and_not_that_on_all(
+    client: Client, prod: Environment
+) -> None:
+    row = "{{metric: requests, window: day, amount: {0}, per: environment{1}}}"
+    apply_policies(prod, limits(row.format(4, ""), row.format(2, ", models: [gpt-5*, o3]"), name="Trial"))
+    one = f"{Policy.objects.get().pk}|requests|day|environment|gpt-5*,o3"
+    submit(client, ADD_RULE, name="Trial", event="limit.threshold", watches=one, thresholds="50")
+    rule = AlertRule.objects.get()
+
+    assert rule.models == ["gpt-5*", "o3"]
+    assert f'value="{one}" selected' in client.get(page("alertrule", rule)).content.decode()
+    readings, complete = observing.limits_of(observing.of_limits(prod), rule)
+    assert ([each.limit for each in readings], complete) == ([2], True)
+    assert "requests a day with gpt-5* and o3" in client.get(LIST_RULES).content.decode()
 
 
 def test_a_rule_of_another_tenants_policy_is_refused(

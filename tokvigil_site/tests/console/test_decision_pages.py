@@ -63,6 +63,17 @@ def api(prod: Environment) -> Api:
     return Api(prod)
 
 
+def test_a_limit_on_some_models_is_said_with_them(api: Api, prod: Environment) -> None:
+    apply_policies(
+        prod, limits("{metric: requests, window: day, amount: 1, per: user, models: [test-model]}")
+    )
+    use_up(api, 1)
+    said = explained(blocked_call(api))
+    assert said.how == "The 1 request of the day with test-model was used"
+    assert "allows 1 request a day with test-model, each user" in said.why
+    assert "Another model: only calls with test-model are counted" in [way.text for way in said.ways]
+
+
 def test_the_customer_is_told_which_feature_is_used_up(api: Api, prod: Environment) -> None:
     apply_policies(prod, limits("{metric: requests, window: day, amount: 1, per: user_feature}"))
     decision = api.evaluate("ana", feature="summarize")

@@ -40,6 +40,30 @@ def noon() -> None:
     store.clock_offset_ms += int(at.timestamp() * 1000) - store.now_ms()
 
 
+def test_limits_of_the_same_kind_for_several_models_have_pages_of_their_own(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    row = "{{metric: requests, window: day, amount: {0}, per: user, models: [{1}]}}"
+    apply_policies(prod, limits(row.format(4, '"gpt-5*"'), row.format(9, '"gpt-4*", o3')))
+    for model in ("gpt-5", "gpt-4o", "o3"):
+        api.report(api.evaluate("ana", model)["request_id"], "ana", model)
+
+    found = {row.words: mia.get(row.url) for row in look(mia, prod).context["limits"]}
+    assert {words: [row.name for row in page.context["others"]] for words, page in found.items()} == {
+        "4 requests a day with gpt-5*, each user": ["ana"],
+        "9 requests a day with gpt-4* and o3, each user": ["ana"],
+    }
+    assert {words: page.context["standing"].subjects[0].used for words, page in found.items()} == {
+        "4 requests a day with gpt-5*, each user": 1,
+        "9 requests a day with gpt-4* and o3, each user": 2,
+    }
+    policy = prod.policies.get()
+    assert (
+        mia.get(reverse("admin:limit_subjects", args=[policy.pk, "requests", "day", "user"])).status_code
+        == 404
+    )
+
+
 def look(client: Client, environment: Environment, **filters: str) -> Any:
     answer = client.get(LIMITS, {"environment": str(environment), **filters})
     assert answer.status_code == 200

@@ -116,6 +116,12 @@ def test_limits_that_are_taken_out_or_empty_are_not_said(mia: Client) -> None:
     assert "may make 50 requests a day." in text
 
 
+def test_a_limit_says_its_models(mia: Client) -> None:
+    text = said(mia, typed(DAILY) | {"limits-0-models": " gpt-5*, claude-opus-* ,"})
+    assert "may make 50 requests a day with claude-opus-* and gpt-5*." in text
+    assert "limit 1 cannot be read yet" in said(mia, typed(DAILY) | {"limits-0-models": "gpt-5, gpt-5"})
+
+
 def test_warnings_come_while_it_is_filled_in(mia: Client) -> None:
     text = said(
         mia, typed(DAILY, ("cost_usd", "month", "2000", "user"), scope_user="", models_allow="gpt-99*")

@@ -72,6 +72,26 @@ def free(environment: Environment) -> Policy:
     return environment.policies.get(name="Free")
 
 
+def test_models_of_a_limit_are_published_and_kept_while_others_are_typed(
+    mia: Client, prod: Environment, edit: str
+) -> None:
+    wrong = sent(mia, edit, typed(mia, edit) | {"limits-0-models": "gpt-5*, gpt-5*"}, "_review")
+    assert "is listed twice" in wrong
+    assert 'value="gpt-5*, gpt-5*"' in wrong
+    right = sent(mia, edit, typed(mia, edit) | {"limits-0-models": "gpt-5*, claude-*"}, "_review")
+    sent(mia, edit, going_on(right), "_publish")
+
+    (limit,) = free(prod).limits.all()
+    assert limit.models == ["claude-*", "gpt-5*"]
+    assert fields_of(mia.get(edit).content.decode())["limits-0-models"] == ["claude-*,gpt-5*"]
+    # A change of something else keeps them.
+    review = sent(mia, edit, typed(mia, edit) | {"limits-0-amount": "7"}, "_review")
+    sent(mia, edit, going_on(review), "_publish")
+    assert [(int(each.amount), each.models) for each in free(prod).limits.all()] == [
+        (7, ["claude-*", "gpt-5*"])
+    ]
+
+
 def test_a_warning_of_the_form_is_repeated_before_it_is_published(mia: Client, prod: Environment) -> None:
     page = sent(mia, ADD, typed(mia, f"{ADD}?environment={prod}", name="Later", scope_plan="free"), "_review")
     assert "Publish Later?" in page

@@ -68,6 +68,8 @@ class LimitState:
     exceeded: bool
     # What boosts add to the limit now, which is in it; None: no boost runs.
     boosted_by: Amount | None = None
+    # Patterns of the models that it counts; empty: of all.
+    models: tuple[str, ...] = ()
 
     @classmethod
     def from_wire(cls, fields: Fields) -> Self | None:
@@ -512,6 +514,7 @@ _LIMIT: Mapping[str, Kind] = {
     "per": str,
     "resets_at": _time,
     "exceeded": bool,
+    "models": _names,
 }
 _AMOUNTS = ("limit", "used", "held", "remaining", "boosted_by")
 _COUNT_LIMIT: Mapping[str, Kind] = {**_LIMIT, **dict.fromkeys(_AMOUNTS, int)}
