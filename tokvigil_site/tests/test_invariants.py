@@ -33,7 +33,7 @@ from policies.deciding import evaluation
 from policies.end_users import remove_end_user, set_end_user
 from tenants.models import Environment, Tenant
 from tokvigil_site.testing import Answer, Api, apply_policies, at_once, ledger, limits, set_price
-from usage.amounts import Amounts, Pair, Per, Subjects, digest
+from usage.amounts import Amounts, Models, Pair, Per, Subjects, digest
 from usage.counting import inspection, reserve, rules
 from usage.counting.keys import environment_prefix, reservation_key
 from usage.counting.reservations import open_count
@@ -61,7 +61,8 @@ SECOND_MS = 1000
 MINUTE_MS = 60 * SECOND_MS
 NANO_PER_INPUT_TOKEN, NANO_PER_OUTPUT_TOKEN = NANO // 1000, NANO // 500
 
-Limit = tuple[Metric, Window, Per, int]
+# The last: names of the models that it counts, or a beginning and `*`; none: all.
+Limit = tuple[Metric, Window, Per, int, Models]
 
 
 @dataclass
@@ -74,8 +75,9 @@ class Policy:
 
     def text(self) -> str:
         listed = ", ".join(
-            f"{{metric: {metric}, window: {window}, per: {per}, amount: {shown(metric, amount)}}}"
-            for metric, window, per, amount in self.limits
+            f"{{metric: {metric}, window: {window}, per: {per}, amount: {shown(metric, amount)}"
+            f"{f', models: {list(models)}' if models else ''}}}"
+            for metric, window, per, amount, models in self.limits
         )
         scope = f"{{plan: {self.plan}}}" if self.plan else "{}"
         kind = "guardrail" if self.guardrail else "override"
@@ -94,21 +96,30 @@ def default_policies() -> list[Policy]:
     return [
         Policy(
             "Default",
-            [(Metric.REQUESTS, Window.MINUTE, Per.USER, 4), (Metric.TOKENS, Window.DAY, Per.USER, 150)],
+            [
+                (Metric.REQUESTS, Window.MINUTE, Per.USER, 4, ()),
+                (Metric.TOKENS, Window.DAY, Per.USER, 150, ()),
+                (Metric.TOKENS, Window.DAY, Per.USER, 60, ("unpriced",)),
+            ],
         ),
         Policy(
             "Pro",
-            [(Metric.REQUESTS, Window.MINUTE, Per.USER, 6), (Metric.TOKENS, Window.DAY, Per.USER, 300)],
+            [
+                (Metric.REQUESTS, Window.MINUTE, Per.USER, 6, ()),
+                (Metric.TOKENS, Window.DAY, Per.USER, 300, ()),
+            ],
             plan="pro",
             charge=True,
         ),
         Policy(
             "Guard",
             [
-                (Metric.REQUESTS, Window.HOUR, Per.ENVIRONMENT, 12),
-                (Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT, NANO),
-                (Metric.OUTPUT_TOKENS, Window.DAY, Per.FEATURE, 200),
-                (Metric.CONCURRENCY, Window.TOTAL, Per.USER, 5),
+                (Metric.REQUESTS, Window.HOUR, Per.ENVIRONMENT, 12, ()),
+                (Metric.COST_USD, Window.MONTH, Per.ENVIRONMENT, NANO, ()),
+                (Metric.OUTPUT_TOKENS, Window.DAY, Per.FEATURE, 200, ()),
+                (Metric.CONCURRENCY, Window.TOTAL, Per.USER, 5, ()),
+                (Metric.REQUESTS, Window.HOUR, Per.ENVIRONMENT, 9, ("test-*",)),
+                (Metric.CONCURRENCY, Window.TOTAL, Per.USER, 4, ("test-*", "other")),
             ],
             guardrail=True,
         ),
@@ -127,7 +138,7 @@ class Hold:
     answered_ms: int
     deadline_ms: int
     pairs: frozenset[Pair]
-    in_flight_of: frozenset[Per]
+    in_flight_of: frozenset[tuple[Per, Models]]
     charge: bool
     # open, settled, released, expired; lost: the store was flushed while it was open.
     state: str = "open"
@@ -150,6 +161,7 @@ class Row:
     subjects: Subjects
     at_ms: int
     amounts: Amounts
+    model: str
     estimate: bool = False
 
 
@@ -161,6 +173,12 @@ def cost(model: str, input_tokens: int, output_tokens: int) -> int:
     if model != "test-model":
         return 0
     return input_tokens * NANO_PER_INPUT_TOKEN + output_tokens * NANO_PER_OUTPUT_TOKEN
+
+
+def counts(models: Models, model: str) -> bool:
+    return not models or any(
+        model.startswith(each[:-1]) if each.endswith("*") else model == each for each in models
+    )
 
 
 def span_at(window: Window, at_ms: int) -> Span:
@@ -205,6 +223,7 @@ names = st.sampled_from
 tokens = st.integers(0, 30)
 which = st.integers(0, 99)
 STATUSES = ["succeeded", "succeeded", "partial", "failed", "cancelled"]
+MODELS = ["test-model", "unpriced", "other"]
 # Evaluates and reports in one step of traffic.
 TRAFFIC = 6
 
@@ -253,9 +272,9 @@ class Accounts(RuleBasedStateMachine):
 
     def tracked(self) -> frozenset[Pair]:
         return frozenset(
-            Pair(per, window)
+            Pair(per, window, models)
             for policy in self.policies
-            for metric, window, per, _ in policy.limits
+            for metric, window, per, _, models in policy.limits
             if metric is not Metric.CONCURRENCY
         )
 
@@ -269,14 +288,14 @@ class Accounts(RuleBasedStateMachine):
         window, total = span_at(pair.window, at_ms), Amounts()
         for row in self.rows.values():
             inside = window.start <= row.at_ms and (window.end is None or row.at_ms < window.end)
-            if inside and row.subjects.name(pair.per) == subject:
+            if inside and row.subjects.name(pair.per) == subject and counts(pair.models, row.model):
                 total = add(total, row.amounts)
         return total
 
     def held(self, pair: Pair, subject: str | None, at_ms: int) -> Amounts:
         total = Amounts()
         for hold in self.open():
-            same = hold.subjects.name(pair.per) == subject
+            same = hold.subjects.name(pair.per) == subject and counts(pair.models, hold.body["model"])
             if (
                 pair in hold.pairs
                 and same
@@ -285,26 +304,29 @@ class Accounts(RuleBasedStateMachine):
                 total = add(total, hold.amounts)
         return total
 
-    def expected(self, subjects: Subjects, amounts: Amounts, now: int) -> tuple[bool, list[tuple[int, int]]]:
+    def expected(
+        self, subjects: Subjects, model: str, amounts: Amounts, now: int
+    ) -> tuple[bool, list[tuple[int, int]]]:
         """Whether the call fits, and how each of its limits stands before it."""
         fits, readings = True, []
         for policy in self.in_force(subjects.plan):
-            for metric, window, per, amount in policy.limits:
+            for metric, window, per, amount, models in policy.limits:
                 subject = subjects.name(per)
-                if subject is None:
+                if subject is None or not counts(models, model):
                     continue
                 if metric is Metric.CONCURRENCY:
                     used, held = (
                         0,
                         sum(
-                            per in hold.in_flight_of
+                            (per, models) in hold.in_flight_of
+                            and counts(models, hold.body["model"])
                             and hold.subjects.name(per) == subject
                             and hold.deadline_ms > now
                             for hold in self.open()
                         ),
                     )
                 else:
-                    pair = Pair(per, window)
+                    pair = Pair(per, window, models)
                     used, held = (
                         self.used(pair, subject, now).of(metric),
                         self.held(pair, subject, now).of(metric),
@@ -333,7 +355,7 @@ class Accounts(RuleBasedStateMachine):
                     feature=drawn.choice([None, "chat"]),
                     plan=drawn.choice([None, "free", "pro"]),
                     run_id=drawn.choice([None, "run"]),
-                    model=drawn.choice(["test-model", "test-model", "unpriced"]),
+                    model=drawn.choice(["test-model", "test-model", *MODELS]),
                     input_tokens=drawn.randint(0, 30),
                     output_tokens=drawn.randint(0, 30),
                 )
@@ -349,7 +371,7 @@ class Accounts(RuleBasedStateMachine):
         feature=names([None, "chat"]),
         plan=names([None, "free", "pro"]),
         run_id=names([None, "run"]),
-        model=names(["test-model", "unpriced"]),
+        model=names(MODELS),
         input_tokens=tokens,
         output_tokens=tokens,
     )
@@ -384,7 +406,7 @@ class Accounts(RuleBasedStateMachine):
         )
         amounts = Amounts(1, input_tokens, output_tokens, cost(model, input_tokens, output_tokens))
         self.sweep(now)
-        fits, readings = self.expected(subjects, amounts, now)
+        fits, readings = self.expected(subjects, model, amounts, now)
 
         answer = self.api.evaluate(**body)
 
@@ -398,9 +420,9 @@ class Accounts(RuleBasedStateMachine):
         assert told == before
         if fits:
             concurrency = {
-                per
+                (per, models)
                 for policy in self.policies
-                for metric, _, per, _ in policy.limits
+                for metric, _, per, _, models in policy.limits
                 if metric is Metric.CONCURRENCY
             }
             hold = Hold(
@@ -448,11 +470,12 @@ class Accounts(RuleBasedStateMachine):
         sent = {name: value for name, value in body.items() if value is not None}
         return self.api.post("/v1/evaluate", {"user_id": sent.pop("user"), **sent})
 
-    @rule(which=which, status=names(STATUSES), share=names([0, 50, 100]))
-    def report_one(self, which: int, status: str, share: int) -> None:
-        self.report(which, status, share)
+    @rule(which=which, status=names(STATUSES), share=names([0, 50, 100]), answered=names([None, *MODELS]))
+    def report_one(self, which: int, status: str, share: int, answered: str | None) -> None:
+        # What another model takes was not held against its limits.
+        self.report(which, status, share, None if self.calm else answered)
 
-    def report(self, which: int, status: str, share: int) -> None:
+    def report(self, which: int, status: str, share: int, answered: str | None = None) -> None:
         """Of any call that was not reported: in flight, expired, charged by estimate, released or forgotten."""
         unreported = [
             hold
@@ -472,6 +495,7 @@ class Accounts(RuleBasedStateMachine):
             for name in ("model", "feature", "plan", "run_id")
             if hold.body[name] is not None
         }
+        model = hold.report["model"] = answered or hold.body["model"]
         hold.report |= {"input_tokens": used_input, "output_tokens": used_output, "status": status}
         estimate = self.rows.get(hold.request_id)
         # What was evaluated is remembered of a hold that expired; else the plan is the one that is stored by now.
@@ -482,10 +506,8 @@ class Accounts(RuleBasedStateMachine):
         answer = self.send(hold)
 
         assert answer.status == 201, answer
-        counts = not (used_input == used_output == 0 and status in ("failed", "cancelled"))
-        amounts = Amounts(
-            int(counts), used_input, used_output, cost(hold.body["model"], used_input, used_output)
-        )
+        is_call = not (used_input == used_output == 0 and status in ("failed", "cancelled"))
+        amounts = Amounts(int(is_call), used_input, used_output, cost(model, used_input, used_output))
         rows = ledger(self.environment, request_id=hold.request_id)
         assert [row.status for row in rows].count(status) == 1
         written = next(row for row in rows if row.status == status)
@@ -512,7 +534,7 @@ class Accounts(RuleBasedStateMachine):
             subjects.plan,
             subjects.run_id,
         )
-        self.rows[hold.request_id] = Row(subjects, at_ms, amounts)
+        self.rows[hold.request_id] = Row(subjects, at_ms, amounts, model)
         hold.state = "settled"
 
     def send(self, hold: Hold, **change: Any) -> Answer:
@@ -618,7 +640,9 @@ class Accounts(RuleBasedStateMachine):
             (row,) = ledger(self.environment, request_id=hold.request_id)
             assert (row.status, row.amounts) == ("unsettled", hold.amounts)
             assert hold.decided_at(charged_at_ms(row))
-            self.rows[hold.request_id] = Row(hold.subjects, charged_at_ms(row), hold.amounts, estimate=True)
+            self.rows[hold.request_id] = Row(
+                hold.subjects, charged_at_ms(row), hold.amounts, hold.body["model"], estimate=True
+            )
         with self.nothing_changes():
             assert expiry.settle_expired(self.environment) == (0, 0)
 
@@ -640,25 +664,29 @@ class Accounts(RuleBasedStateMachine):
     @precondition(lambda self: not self.calm)
     @rule(
         policy=st.integers(0, 2),
-        limit=st.integers(0, 3),
+        limit=st.integers(0, 5),
         change=names(["raise", "lower", "none", "charge", "add", "drop"]),
         per=names(list(Per)),
         window=names(list(Window)),
+        models=names([(), ("unpriced",), ("test-*",)]),
     )
-    def change_policies(self, policy: int, limit: int, change: str, per: Per, window: Window) -> None:
+    def change_policies(
+        self, policy: int, limit: int, change: str, per: Per, window: Window, models: Models
+    ) -> None:
         changed = self.policies[policy]
         place = limit % max(1, len(changed.limits))
         if change == "charge":
             changed.charge = not changed.charge
         elif change == "add":
-            if not any(each[:3] == (Metric.TOKENS, window, per) for each in changed.limits):
-                changed.limits.append((Metric.TOKENS, window, per, 120))
+            kind = (Metric.TOKENS, window, per)
+            if not any((*each[:3], each[4]) == (*kind, models) for each in changed.limits):
+                changed.limits.append((*kind, 120, models))
         elif changed.limits and change == "drop":
             del changed.limits[place]
         elif changed.limits:
-            metric, window, per, amount = changed.limits[place]
+            metric, window, per, amount, models = changed.limits[place]
             amount = {"raise": amount * 2, "lower": amount // 2, "none": 0}[change]
-            changed.limits[place] = (metric, window, per, amount)
+            changed.limits[place] = (metric, window, per, amount, models)
         self.publish()
 
     def publish(self) -> None:
@@ -711,8 +739,8 @@ class Accounts(RuleBasedStateMachine):
         """The largest amount that a policy in force gives; each call met one of them."""
         found: dict[Metric, int] = {}
         for policy in self.policies:
-            for metric, window, per, amount in policy.limits:
-                if metric is not Metric.CONCURRENCY and Pair(per, window) == pair:
+            for metric, window, per, amount, models in policy.limits:
+                if metric is not Metric.CONCURRENCY and Pair(per, window, models) == pair:
                     found[metric] = max(amount, found.get(metric, 0))
         return found
 
@@ -732,7 +760,7 @@ class Accounts(RuleBasedStateMachine):
         for hold in self.open():
             for pair in hold.pairs:
                 subject = hold.subjects.name(pair.per)
-                if subject is not None:
+                if subject is not None and counts(pair.models, hold.body["model"]):
                     slot = tracked.slot(pair, span_at(pair.window, hold.at_ms))
                     key = slot.key_prefix + digest(subject)
                     wanted[key] = add(wanted.get(key, Amounts()), hold.amounts)
