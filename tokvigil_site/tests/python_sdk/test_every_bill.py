@@ -423,3 +423,36 @@ def test_what_the_answer_says_is_charged_at_its_own_rate(
     assert {each: getattr(row, each) for each in case.ledger} == case.ledger
     assert format_usd_if_known(row.cost_nano) == case.usd
     assert_settled(environment)
+
+
+def test_dear_models_share_a_budget_and_others_are_free_of_it(
+    client: TokVigil, canned: Canned, environment: Environment
+) -> None:
+    """The router of one call answers with a dear model, which is charged to their budget."""
+    dear = (
+        "{metric: cost_usd, window: month, amount: '1', per: environment, models: ['claude-opus-*', gpt-5]}"
+    )
+    apply_policies(environment, limits(dear))
+
+    def used(prompt: int) -> dict[str, Any]:
+        return {"prompt_tokens": prompt, "completion_tokens": 10, "total_tokens": prompt + 10}
+
+    canned.answer = message("claude-opus-4-8", {"input_tokens": 100_000, "output_tokens": 10})
+    ask_message(client, canned.url, "claude-opus-4-8")
+    canned.answer = chat("gpt-4o-mini", used(100_000))
+    for _ in range(3):
+        ask_chat(client, canned.url, "gpt-4o-mini")
+    canned.answer = chat("gpt-5-2025-08-07", used(480_000))
+    ask_chat(client, canned.url, "gpt-4o-mini")
+    assert client.flush() == 0
+
+    with pytest.raises(
+        tokvigil.AIUsageBlockedError,
+        match=r"for the environment with claude-opus-\* and gpt-5: 1.10035 USD used",
+    ):
+        ask_message(client, canned.url, "claude-opus-4-8")
+    ask_chat(client, canned.url, "gpt-4o-mini")
+    assert client.flush() == 0
+    spent = [format_usd_if_known(row.cost_nano) for row in ledger(environment)]
+    assert spent == ["0.50025", "0.015006", "0.015006", "0.015006", "0.6001", "0.6001"]
+    assert_settled(environment)
