@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
@@ -88,8 +87,7 @@ class Movement(msgspec.Struct, frozen=True):
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True, cache_hash=True):
     """What is counted: a kind of subject in a kind of window, calls to these models only if it names any.
 
     An environment tracks the pairs that its limits name.

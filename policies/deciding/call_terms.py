@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from policies.resolution import Matched, StoredPolicy
 from policies.rules import LimitRule, Mode, OnUnavailable, OnUnsettled, PolicyRule
-from usage.amounts import TOKENS_MAX, Models, Subjects
+from usage.amounts import TOKENS_MAX, Models, Pair, Subjects
 from usage.assessment import LimitRef, PolicyRef
 from usage.metrics import METRICS, Metric
 from usage.prices.model_groups import ModelGroups
@@ -29,6 +29,8 @@ class CallTerms:
     matched: Matched
     policies: tuple[PolicyRef, ...]
     limits: tuple[LimitRef, ...]
+    # Of each limit the pair it reads; None for concurrency, which reads the calls in flight of its kind of subject.
+    pairs: tuple[Pair | None, ...]
     # The tightest cap on output per request.
     output_cap: int | None
     # Whether a policy in force stands or falls with how much the call produces.
@@ -59,6 +61,7 @@ def terms_of(
         matched=matched,
         policies=tuple(policy.ref for policy in matched.policies),
         limits=tuple(_limit_ref(place, policy, limit, spans) for place, policy, limit in found),
+        pairs=tuple(limit.pair for _, _, limit in found),
         # One that no call can reach is none: it would be held for each call that does not say what it may produce.
         output_cap=min((cap for cap in caps if cap is not None and cap <= TOKENS_MAX), default=None),
         bounds_output=any(_caps_output(rule) for rule in enforced)

@@ -413,15 +413,14 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             for named in self.terms.matched.models_of_limits
         ):
             return None
-        met = [
-            (limit, reading)
-            for limit, reading in zip(self.terms.limits, done.readings, strict=True)
-            if counts(limit.models, model)
-        ]
-        terms = replace(self.terms, limits=tuple(limit for limit, _ in met))
+        read = zip(self.terms.limits, self.terms.pairs, done.readings, strict=True)
+        met = [each for each in read if counts(each[0].models, model)]
+        terms = replace(
+            self.terms, limits=tuple(limit for limit, _, _ in met), pairs=tuple(pair for _, pair, _ in met)
+        )
         call = msgspec.structs.replace(self.call, model=model)
         assessed, _ = self.attempt.assess(call, terms, done.at_ms)
-        return assessed, [reading for _, reading in met]
+        return assessed, [reading for _, _, reading in met]
 
     def replayed(self, replay: Replay) -> Evaluated:
         """As decided the first time; if a version wrote it that this one cannot read, without its limits."""
@@ -475,10 +474,10 @@ def _checks(terms: CallTerms, counted: tuple[Counter, ...], sets: list[CallsAtOn
         [
             reserve.check(
                 limit.metric,
-                sets.index((limit.per, limit.models)) if limit.pair is None else places[limit.pair],
+                sets.index((limit.per, limit.models)) if pair is None else places[pair],
                 limit.amount,
                 enforce=limit.enforce,
             )
-            for limit in terms.limits
+            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
         ]
     )

@@ -145,9 +145,9 @@ class Simulation:
     def _readings(self, call: PastCall, subjects: Subjects, terms: CallTerms) -> list[Reading]:
         readings = [
             Reading(0, self._in_flight.count((limit.per, limit.models), subjects, call.at_ms))
-            if limit.pair is None
-            else Reading(self._counters.used(limit.pair, subjects, limit.metric), 0)
-            for limit in terms.limits
+            if pair is None
+            else Reading(self._counters.used(pair, subjects, limit.metric), 0)
+            for limit, pair in zip(terms.limits, terms.pairs, strict=True)
         ]
         if not call.held:
             return readings

@@ -304,11 +304,8 @@ class TestTerms:
             (1, 9, None, False),
             (1, 8, None, False),
         ]
-        assert [limit.pair for limit in found.limits] == [
-            Pair(Per.USER, Window.DAY),
-            None,
-            Pair(Per.USER, Window.TOTAL),
-        ]
+        assert found.pairs == (Pair(Per.USER, Window.DAY), None, Pair(Per.USER, Window.TOTAL))
+        assert found.pairs == tuple(limit.pair for limit in found.limits)
 
     def test_the_tightest_output_cap_in_force_counts(self) -> None:
         def capped(name: str, tokens: int, **fields: Any) -> StoredPolicy:
@@ -359,7 +356,11 @@ class TestTerms:
                             kept = book.find(matched, subjects, spans, model, NO_GROUPS)
                             counted = [("gpt-5*",)] if model == "gpt-5" else []
                             made = terms_of(matched, subjects, spans, counted)
-                            assert (kept.limits, kept.policies) == (made.limits, made.policies)
+                            assert (kept.limits, kept.policies, kept.pairs) == (
+                                made.limits,
+                                made.policies,
+                                made.pairs,
+                            )
 
 
 # Properties of the whole pure part: resolve, assess and decide.

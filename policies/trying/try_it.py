@@ -76,8 +76,7 @@ def _readings(known: Snapshot, prepared: Prepared, now_ms: int) -> Iterator[Read
         counter.slot.pair: counter for counter in prepared.present.counters(subjects, prepared.call.model)
     }
     read: dict[Pair, tuple[Amounts, Amounts]] = {}
-    for limit in prepared.terms.limits:
-        pair = limit.pair
+    for limit, pair in zip(prepared.terms.limits, prepared.terms.pairs, strict=True):
         if pair is None:
             yield Reading(0, _in_flight(known, subjects, limit, now_ms))
             continue
