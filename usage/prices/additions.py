@@ -1,4 +1,4 @@
-"""Rates that the package lacks, from a file of our own (`additions.yaml`), each with the page that it is from."""
+"""Rates that the package lacks, from a file of our own (`additions.yaml`), each with two pages that say it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Addition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     provider: str
     models: tuple[str, ...]
     source: str
+    # Another that says the same rates: none is here by one page's word.
+    confirmed_by: str
     aliases: tuple[str, ...] = ()
     new: bool = False
     rates: dict[str, str] = {}
@@ -37,7 +39,8 @@ def additions() -> tuple[Addition, ...]:
 
 def sources(provider: str, model: str) -> list[str]:
     """The pages that what was added to this model is from."""
-    return [each.source for each in additions() if each.provider == provider and model in each.models]
+    found = [each for each in additions() if each.provider == provider and model in each.models]
+    return [page for each in found for page in (each.source, each.confirmed_by)]
 
 
 def added_to(rows: list[ModelPrice], version: str) -> Iterator[ModelPrice]:

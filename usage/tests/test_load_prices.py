@@ -431,6 +431,9 @@ def test_what_we_add_is_of_models_that_the_package_has_or_has_not_as_it_says() -
         for model in each.models:
             assert ((each.provider, model) in known) is not each.new, model
             assert additions.sources(each.provider, model)
+        assert each.source.startswith("https://"), "where it is from"
+        assert each.confirmed_by.startswith("https://"), "and who else says so"
+        assert each.confirmed_by != each.source
 
 
 def test_every_alias_is_one_the_package_gives_that_model() -> None:
