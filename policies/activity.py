@@ -13,7 +13,7 @@ from policies.describing import reason_words
 from policies.models import BlockedDecision
 from usage import wording
 from usage.counting.in_flight import CallInFlight
-from usage.ledger.models import UsageEvent
+from usage.ledger.models import Status, UsageEvent
 
 LISTED_MAX = 20
 # Older months of the ledger are not looked at.
@@ -51,7 +51,8 @@ def of_user(environment_id: int, user_id: str) -> list[Activity]:
     """Newest first; two queries."""
     decision_listing.store_newest(environment_id)
     since = timezone.now() - LATELY
-    calls = UsageEvent.objects.filter(environment_id=environment_id, user_id=user_id, charged_at__gte=since)
+    rows = UsageEvent.objects.filter(environment_id=environment_id, user_id=user_id, charged_at__gte=since)
+    calls = rows.exclude(status=Status.ADJUSTMENT)
     blocks = BlockedDecision.objects.filter(
         environment_id=environment_id, user_id=user_id, decided_at__gte=since
     )

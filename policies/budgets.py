@@ -25,7 +25,7 @@ from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Models, Per, Subjects
-from usage.ledger import periods, sums
+from usage.ledger import adjustments, periods, sums
 from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
@@ -85,7 +85,7 @@ def settled_from(month: date, zone: ZoneInfo) -> datetime:
 
 def _to_close(environment: Environment, now: datetime) -> Iterator[date]:
     zone = ZoneInfo(environment.tenant.timezone)
-    first = _first_open(environment, zone)
+    first = first_open(environment, zone)
     for _ in range(MONTHS_MAX):
         if first is None or settled_from(first, zone) > now:
             return
@@ -96,11 +96,11 @@ def _to_close(environment: Environment, now: datetime) -> Iterator[date]:
 def next_closing(environment: Environment, now: datetime) -> tuple[date, datetime]:
     """The month that is closed next, and from when on; of an environment without calls, the month of now."""
     zone = ZoneInfo(environment.tenant.timezone)
-    month = _first_open(environment, zone) or now.astimezone(zone).date().replace(day=1)
+    month = first_open(environment, zone) or now.astimezone(zone).date().replace(day=1)
     return month, settled_from(month, zone)
 
 
-def _first_open(environment: Environment, zone: ZoneInfo) -> date | None:
+def first_open(environment: Environment, zone: ZoneInfo) -> date | None:
     """None: there were no calls yet."""
     last = ClosedMonth.objects.filter(environment=environment).order_by("-month").first()
     if last is not None:
@@ -119,6 +119,8 @@ def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:
 @transaction.atomic
 def _close(environment: Environment, month: date) -> ClosedMonth | None:
     """None if another process closed it meanwhile."""
+    # Calls of a month that is being closed are not re-priced, and the other way round.
+    adjustments.lock(environment.pk)
     closed, made = ClosedMonth.objects.get_or_create(environment=environment, month=month)
     if not made:
         return None

@@ -46,7 +46,10 @@ COUNT_FIELDS = dict.fromkeys(COUNTS, int)
 
 
 class Amounts(msgspec.Struct, frozen=True):
-    """Tokens, and cost in nano-USD: a field for each row of `metrics.COUNTED`. Integers; below 0 only in a reversal."""
+    """Tokens, and cost in nano-USD: a field for each row of `metrics.COUNTED`.
+
+    Integers; below 0 only in reversals and adjustments.
+    """
 
     requests: int = 0
     input_tokens: int = 0

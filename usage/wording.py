@@ -41,6 +41,7 @@ _STATUSES = {
     "cancelled": "Cancelled",
     "unsettled": "Not reported",
     "reversal": "Taken back",
+    "adjustment": "Re-priced",
 }
 _CENTS = 2
 # More than +1,000 % is said as a factor.
@@ -65,7 +66,7 @@ def rows_that_are_no_calls(rows: int, calls: int) -> str:
         return ""
     return (
         f"{counted(more, 'row')} more {'counts' if more == 1 else 'count'} as no call: failed or cancelled before"
-        " any token, or an estimate that a late report took the place of"
+        " any token, an estimate that a late report took the place of, or a call that was re-priced"
     )
 
 

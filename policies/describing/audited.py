@@ -14,7 +14,7 @@ from policies.alert_events import IN_WORDS
 from usage import wording
 from usage.amounts import Per
 from usage.metrics import Metric
-from usage.money import to_nano
+from usage.money import NANO, to_nano
 from usage.windows import Window
 
 _SUBJECTS = {
@@ -222,6 +222,15 @@ def replay_cancelled(entry: Entry) -> Told:
 def _period(entry: Entry) -> tuple[str, ...]:
     start, end = (datetime.fromisoformat(each) for each in entry.data["period"].split(" to "))
     return (f"calls from {when(start, entry.at)} to {when(end, entry.at)}",)
+
+
+def usage_repriced(entry: Entry) -> Told:
+    """`re-priced 12 calls of acme/prod, 2026-11-01 to 2026-11-30: by $0.50 in all`"""
+    data = entry.data
+    calls = wording.counted(data["calls"], "call")
+    by = f"by {wording.money(int(Decimal(data['difference_usd']) * NANO))} in all"
+    models = (f"of {listed(data['models'])}",) if data["models"] else ()
+    return Told(f"re-priced {calls} of", entry.target_name, data["days"], (by, *models))
 
 
 def month_closed(entry: Entry) -> Told:

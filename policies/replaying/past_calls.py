@@ -43,7 +43,7 @@ _AFTER = "(timestamptz 'epoch' + %s * interval '1 microsecond', %s)"
 _EVENTS = f"""
     SELECT {_MICROSECONDS.format("charged_at")}, id, {_MICROSECONDS.format("recorded_at")}, request_id,
            user_id, feature, plan, run_id, model, policy_id, policy_version,
-           requests, input_tokens, output_tokens, cost_nano, price_id
+           requests, input_tokens, output_tokens, cost_nano, price_id, status = 'adjustment'
     FROM usage_event AS event
     WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > {_AFTER}
       AND id <= %s AND status <> 'reversal' AND (status <> 'unsettled' OR (
@@ -142,6 +142,7 @@ class _Event(NamedTuple):
     output_tokens: int
     cost_nano: int | None
     price_id: int | None
+    adjusts: bool
 
 
 class _Decision(NamedTuple):
@@ -169,7 +170,8 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
     names: dict[UUID | None, str] = dict(
         Policy.objects.filter(environment=environment).values_list("pk", "name")
     )
-    for event in map(_Event._make, _rows(_EVENTS, "usage_event", environment.pk, start, end)):
+    rows = map(_Event._make, _rows(_EVENTS, "usage_event", environment.pk, start, end))
+    for event in _as_adjusted(rows):
         at_ms = event.at_us // 1000
         yield PastCall(
             at_ms=at_ms,
@@ -189,6 +191,22 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
             policy_version=event.policy_version,
             blocked=None,
         )
+
+
+def _as_adjusted(rows: Iterator[_Event]) -> Iterator[_Event]:
+    """Calls with what they cost since they were re-priced: an adjustment follows its call, at the same instant."""
+    of_instant: dict[str, _Event] = {}
+    at_us = 0
+    for row in rows:
+        if row.at_us != at_us:
+            yield from of_instant.values()
+            of_instant, at_us = {}, row.at_us
+        if not row.adjusts:
+            of_instant[row.request_id] = row
+        elif (call := of_instant.get(row.request_id)) is not None:
+            cost_nano = (call.cost_nano or 0) + (row.cost_nano or 0)
+            of_instant[row.request_id] = call._replace(cost_nano=cost_nano, price_id=row.price_id)
+    yield from of_instant.values()
 
 
 def _blocked(environment: Environment, start: datetime, end: datetime) -> Iterator[PastCall]:

@@ -34,7 +34,7 @@ PERIODS = {"Last 24 hours": timedelta(hours=24), "Last 30 days": timedelta(days=
 NONE = (0,) * len(PERIODS)
 
 # Taken back are estimates; that is reckoned with below.
-_STATUSES = [status.value for status in Status if status != Status.REVERSAL]
+_STATUSES = [status.value for status in Status if status not in (Status.REVERSAL, Status.ADJUSTMENT)]
 
 
 @dataclass(frozen=True, slots=True)

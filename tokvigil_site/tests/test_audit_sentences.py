@@ -257,3 +257,16 @@ def test_an_api_key_goes_by_its_name(action: str, data: dict[str, Any], sentence
 )
 def test_every_kind_of_change_has_words(action: str, name: str, data: dict[str, Any], sentence: str) -> None:
     assert said(action, name, **data) == sentence
+
+
+def test_re_priced_calls_say_how_many_of_when_and_by_how_much() -> None:
+    data = {
+        "days": "2026-11-01 to 2026-11-30",
+        "calls": 12,
+        "difference_usd": "-0.25",
+        "models": [],
+        "run": "r",
+    }
+    assert said("usage.repriced", "acme/prod", **data) == (
+        "re-priced 12 calls of acme/prod 2026-11-01 to 2026-11-30: by −$0.25 in all"
+    )

@@ -211,6 +211,11 @@ class World:
     def command(self, *arguments: str, **options: Any) -> None:
         call_command(*arguments, **options)
 
+    def price_late(self) -> None:
+        """A call whose model gets its price afterwards."""
+        assert self.api.report("r-1", "bob", model="late-model").status == 201
+        set_price("late-model", input_usd="1")
+
     def policy_file(self) -> str:
         file = self.folder / "policies.yaml"
         other = limits(ONE_LIMIT.replace("5", "6"), name="Free plan")
@@ -261,6 +266,8 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
         Environment, tenant=world.prod.tenant_id, slug="new", default_action="allow"
     ),
     "tenants.environment change": lambda world: world.change(world.prod, default_action="block"),
+    "page reprice": lambda world: world.post("reprice", {"environment": world.prod.pk}),
+    "manage.py reprice": lambda world: world.command("reprice", str(world.prod), stdout=io.StringIO()),
     "page health_rebuild": lambda world: world.post("health_rebuild", {"environment": world.prod.pk}),
     "page freeze": lambda world: world.to(
         f"{reverse('admin:freeze')}?environment={world.prod}",
@@ -446,6 +453,8 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
 }
 # Done in the world first, so that there is something to do.
 FIRST: dict[str, Callable[[World], object]] = {
+    "page reprice": lambda world: world.price_late(),
+    "manage.py reprice": lambda world: world.price_late(),
     "page tenants_membership_renew": lambda world: world.invited,
     "page unfreeze": lambda world: freezing.freeze(world.prod, actor="test"),
     "page tenants_apikey_end_old_secret": lambda world: world.rotate(),

@@ -57,7 +57,7 @@ def prices(environment: Environment) -> None:
 def spend(
     api: Api, model: str, dollars: int, user: str = "ann", answered: str | None = None
 ) -> dict[str, Any]:
-    """Evaluates and, if it is allowed, reports a call; again where a busy process does not hear the counters in time."""
+    """Evaluates and, if it is allowed, reports a call; again where the counters are not heard in time."""
     for _ in range(50):
         decision = api.evaluate(user, model, input_tokens=dollars * A_DOLLAR, max_output_tokens=0)
         if not decision["degraded"]:

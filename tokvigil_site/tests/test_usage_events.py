@@ -85,6 +85,7 @@ def test_an_event_shows_what_was_recorded(api: Api) -> None:
         "policy_id": None,
         "policy_version": None,
         "metadata": {"team": "blue"},
+        "adjustment": None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -29,6 +30,7 @@ from usage.admin.asked import PERIODS, SHARED, Asked
 from usage.analytics import answers
 from usage.analytics.shown_period import Named, shown_period
 from usage.ledger import retention
+from usage.ledger.adjustments import why_of
 from usage.ledger.models import Status
 from usage.ledger.periods import EARLIEST, Period
 from usage.models import ModelPrice, UsageEvent
@@ -41,6 +43,7 @@ ROWS_OF_A_REQUEST_MAX = 10
 COST_PLACES = 6
 # A row of these was not reckoned from what the call used.
 _ESTIMATES = (Status.UNSETTLED, Status.REVERSAL)
+_NOT_WORKED_OUT = (*_ESTIMATES, Status.ADJUSTMENT)
 
 
 class EventsAsked(Asked):
@@ -162,9 +165,12 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
             api_key=_api_key(event),
             find_url=f"{reverse('admin:search')}?{urlencode({'q': event.request_id})}",
             others=_others(event),
+            adjusted=_adjusted(event),
             served=_served(event),
             unpriced=", ".join(map(noun, event.unpriced_quantities or ())),
-            metadata=json.dumps(event.metadata, indent=2, ensure_ascii=False) if event.metadata else "",
+            metadata=json.dumps(event.metadata, indent=2, ensure_ascii=False)
+            if event.metadata and event.status != Status.ADJUSTMENT
+            else "",
         )
 
     @admin.display(description="when", ordering="charged_at")
@@ -200,6 +206,8 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
         shown = display.amount(
             wording.money_rounded(event.cost_nano, places=COST_PLACES), wording.money(event.cost_nano)
         )
+        if event.status == Status.ADJUSTMENT:
+            return _below_number(shown, "difference")
         return _below_number(shown, "partly priced") if event.unpriced_quantities else shown
 
     @admin.display(description="request id")
@@ -263,7 +271,7 @@ def _price(event: UsageEvent) -> ModelPrice | None:
 
 def _arithmetic_url(event: UsageEvent) -> str | None:
     """Of the price's page, which works out what such a call costs part by part. None: there is nothing to work out."""
-    if event.price_id is None or event.status in _ESTIMATES:
+    if event.price_id is None or event.status in _NOT_WORKED_OUT:
         return None
     given: dict[str, object] = {name: _own(event, name) for name in OWN_COLUMNS}
     given |= event.quantities or {}
@@ -290,8 +298,42 @@ def _api_key(event: UsageEvent) -> ApiKey | None:
     return None if event.api_key_id is None else ApiKey.objects.filter(pk=event.api_key_id).first()
 
 
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """How a call was re-priced: of an adjustment, or of the last one of its call."""
+
+    row: UsageEvent
+    before: str
+    after: str
+    by: str
+    price: ModelPrice | None
+
+
+def _adjusted(event: UsageEvent) -> Adjusted | None:
+    """None: it never was."""
+    row: UsageEvent | None = event
+    if event.status != Status.ADJUSTMENT:
+        adjustments = UsageEvent.objects.filter(
+            environment_id=event.environment_id,
+            request_id=event.request_id,
+            charged_at=event.charged_at,
+            status=Status.ADJUSTMENT,
+        )
+        row = None if event.status in _ESTIMATES else adjustments.order_by("id").last()
+    why = None if row is None else why_of(row)
+    if row is None or why is None:
+        return None
+    return Adjusted(
+        row,
+        before="no price" if why.cost_nano_before is None else wording.money(why.cost_nano_before),
+        after=wording.money(why.cost_nano),
+        by=why.by,
+        price=_price(row),
+    )
+
+
 def _others(event: UsageEvent) -> list[tuple[UsageEvent, SafeString]]:
-    """The other rows of the request: an estimate, what takes it back, and the late report."""
+    """The other rows of the request: an estimate, what takes it back, the late report, and adjustments."""
     rows = UsageEvent.objects.filter(environment_id=event.environment_id, request_id=event.request_id)
     found = rows.exclude(pk=event.pk).order_by("id")[:ROWS_OF_A_REQUEST_MAX]
     return [(row, _standing(row)) for row in found]

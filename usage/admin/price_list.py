@@ -15,8 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tenants.console import environments, pages
+from tenants.console.access import may
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
+from tenants.roles import May
 from usage.ledger.unpriced import UnpricedUse, recorded_unpriced, without_rate
 from usage.money import NANO
 from usage.prices import stored_book
@@ -116,7 +118,15 @@ def rendered(request: HttpRequest, *, may_add: bool) -> HttpResponse:
         not_in_force=_not_in_force(tenant_id, book, now, wanted) if wanted else [],
         unpriced=[] if environment is None else _unpriced(environment, book, now, wanted),
         add_url=reverse("admin:usage_modelprice_add") if may_add else None,
+        reprice_url=_reprice_url(request, environment),
     )
+
+
+def _reprice_url(request: HttpRequest, environment: Environment | None) -> str | None:
+    """The page belongs to an app that this one may not import."""
+    if environment is None or not may(request, May.EDIT_PRICES, environment.tenant_id):
+        return None
+    return reverse("admin:reprice", query={environments.PARAMETER: str(environment)})
 
 
 def _fits(price: Price, wanted: str) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from django.db import connection
 
 from usage.ledger import retention
+from usage.ledger.adjustments import PARTLY_PRICED_REQUESTS, UNPRICED_REQUESTS
 from usage.ledger.leading import at_most
 from usage.ledger.periods import Period
 
@@ -61,10 +62,8 @@ def charged(environment_id: int, first: date, last: date) -> list[Charged]:
             SELECT (date_trunc('day', charged_at, 'UTC') AT TIME ZONE 'UTC')::date AS day,
                 model, provider, service_tier,
                 coalesce(sum(cost_nano), 0)::bigint,
-                coalesce(sum(requests) FILTER (WHERE cost_nano IS NULL), 0)::bigint,
-                coalesce(sum(requests) FILTER (
-                    WHERE cost_nano IS NOT NULL AND unpriced_quantities IS NOT NULL
-                ), 0)::bigint,
+                {UNPRICED_REQUESTS},
+                {PARTLY_PRICED_REQUESTS},
                 coalesce(sum(requests) FILTER (WHERE status IN ('unsettled', 'reversal')), 0)::bigint,
                 {sums}
             FROM usage_event WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s

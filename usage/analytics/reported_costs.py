@@ -49,14 +49,19 @@ def reported(environment_id: int) -> Reported:
         cursor.execute(
             """
             WITH newest AS MATERIALIZED (
-                SELECT charged_at, model, cost_nano, reported_cost_nano FROM usage_event
+                SELECT charged_at, request_id, model, cost_nano, reported_cost_nano FROM usage_event
                 WHERE environment_id = %s ORDER BY charged_at DESC, id DESC LIMIT %s
+            ), call AS (
+                -- With what was adjusted of it; an estimate that was taken back is nothing.
+                SELECT model, count(*) AS rows, min(charged_at) AS charged_at,
+                    sum(cost_nano) AS cost_nano, sum(reported_cost_nano) AS reported_cost_nano
+                FROM newest GROUP BY request_id, model
             )
-            SELECT model, count(*), min(charged_at), count(cost_nano + reported_cost_nano),
+            SELECT model, sum(rows)::bigint, min(charged_at), count(cost_nano + reported_cost_nano),
                 coalesce(sum(reported_cost_nano) FILTER (WHERE cost_nano IS NOT NULL), 0),
                 coalesce(sum(cost_nano) FILTER (WHERE reported_cost_nano IS NOT NULL), 0),
                 count(reported_cost_nano) FILTER (WHERE cost_nano IS NULL)
-            FROM newest GROUP BY model
+            FROM call GROUP BY model
             """,
             [environment_id, ROWS_READ],
         )

@@ -13,11 +13,12 @@ from tenants.api import cursors
 from tenants.api.http import Name, RequestId
 from tenants.api.queries import PAGE_DEFAULT, CursorText, PageSize
 from usage.amounts import COUNT_FIELDS
+from usage.ledger.adjustments import why_of
 from usage.ledger.models import UsageEvent
 from usage.ledger.periods import Instant, checked
-from usage.money import format_usd_if_known
+from usage.money import format_usd, format_usd_if_known
 
-StatusName = Literal["succeeded", "failed", "cancelled", "partial", "unsettled", "reversal"]
+StatusName = Literal["succeeded", "failed", "cancelled", "partial", "unsettled", "reversal", "adjustment"]
 
 
 FormatName = Literal["json", "jsonl", "csv"]
@@ -49,6 +50,15 @@ class EventQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ) = None
 
 
+class AdjustmentAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call cost before and after it was re-priced; null: it had no price. `run` is the same of all of a run."""
+
+    cost_usd_before: str | None
+    cost_usd: str
+    by: str
+    run: str
+
+
 class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the ledger. `charged_at` decides which windows it counts in; `cost_usd` is null without a price,
     and lacks what `unpriced` names. `quantities` are the other parts of the tokens, and what is billed beside them.
@@ -58,8 +68,9 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     when the report came.
 
     A request has one row, or three when its report came after its expired hold was charged: the estimate (`unsettled`),
-    the `reversal` that takes it back with negative amounts, and the report. `requests` is what the row counts as: 1, 0
-    for a failed or cancelled call without tokens, -1 for a reversal.
+    the `reversal` that takes it back with negative amounts, and the report. A call that was re-priced has an
+    `adjustment` more each time, whose `cost_usd` is the difference. `requests` is what the row counts as: 1, 0 for an
+    adjustment and for a failed or cancelled call without tokens, -1 for a reversal.
     """
 
     request_id: str
@@ -88,6 +99,8 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True):
     policy_id: UUID | None
     policy_version: int | None
     metadata: dict[str, Any] | None
+    # Of an adjustment.
+    adjustment: AdjustmentAnswer | None
 
 
 class EventPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +137,7 @@ def matching(environment_id: int, query: EventQuery) -> QuerySet[UsageEvent]:
 
 
 def answer(row: UsageEvent) -> EventAnswer:
+    why = why_of(row)
     return EventAnswer(
         request_id=row.request_id,
         charged_at=row.charged_at,
@@ -150,5 +164,13 @@ def answer(row: UsageEvent) -> EventAnswer:
         latency_ms=row.latency_ms,
         policy_id=row.policy_id,
         policy_version=row.policy_version,
-        metadata=row.metadata,
+        metadata=row.metadata if why is None else None,
+        adjustment=None
+        if why is None
+        else AdjustmentAnswer(
+            cost_usd_before=format_usd_if_known(why.cost_nano_before),
+            cost_usd=format_usd(why.cost_nano),
+            by=why.by,
+            run=why.run,
+        ),
     )

@@ -17,6 +17,8 @@ class Status(models.TextChoices):
     # call's report comes late after all.
     UNSETTLED = "unsettled"
     REVERSAL = "reversal"
+    # Likewise: by how much a call was re-priced (usage/ledger/adjustments.py).
+    ADJUSTMENT = "adjustment"
 
 
 class UsageEvent(models.Model):
@@ -24,7 +26,8 @@ class UsageEvent(models.Model):
 
     Rows are written by `usage/ledger/writing.py` alone. A migration in SQL makes the table and its triggers; the real
     primary key is (id, charged_at), as a partitioned table demands. One request_id has one row, or three when its
-    report came after its estimate was charged: the estimate, its reversal, the report.
+    report came after its estimate was charged: the estimate, its reversal, the report; and another for each time that
+    its call was re-priced.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -58,7 +61,8 @@ class UsageEvent(models.Model):
     requested_model = models.CharField(max_length=NAME_LENGTH_MAX, default="")
     service_tier = models.CharField(max_length=10, default="")
     region = models.CharField(max_length=NAME_LENGTH_MAX, default="")
-    # Quantities without a column of their own, by name; and of all those that had no rate.
+    # Quantities without a column of their own, by name; and of all those that had no rate. Of an adjustment: what of
+    # its call has none still.
     quantities = models.JSONField(null=True)
     unpriced_quantities = models.JSONField(null=True)
     price_id = models.BigIntegerField(null=True)
@@ -68,6 +72,7 @@ class UsageEvent(models.Model):
     policy_id = models.UUIDField(null=True)
     policy_version = models.IntegerField(null=True)
     api_key_id = models.BigIntegerField(null=True)
+    # The application's; of an adjustment what is adjusted (usage/ledger/adjustments.py).
     metadata = models.JSONField(null=True)
 
     class Meta:
@@ -83,6 +88,6 @@ class UsageEvent(models.Model):
         return Amounts(*(getattr(self, column) or 0 for column in COLUMNS))
 
 
-# `requests` is 1; 0 for a failed or cancelled call that used nothing; -1 for a reversal.
+# `requests` is 1; 0 for a failed or cancelled call that used nothing, and for an adjustment; -1 for a reversal.
 for column in COUNTS:
     UsageEvent.add_to_class(column, models.BigIntegerField(default=0))

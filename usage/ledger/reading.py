@@ -69,6 +69,8 @@ def entries(environment_id: int, request_ids: Sequence[str]) -> dict[str, Record
             FROM request LEFT JOIN usage_event AS event
               ON event.environment_id = request.environment_id AND event.request_id = request.request_id
              AND event.charged_at = request.charged_at
+             -- It is no part of the report, which is answered and charged as it was.
+             AND event.status <> 'adjustment'
             GROUP BY request.request_id, request.body_digest, request.charged_at, event.xid, event.model
             -- Not by xid: the estimate of a call may be written by a transaction that began after that of its report.
             ORDER BY request.request_id, max(event.id)

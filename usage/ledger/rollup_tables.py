@@ -14,15 +14,16 @@ Runs have a row each beside these, of no bucket (usage/ledger/whole_runs.py).
 from __future__ import annotations
 
 from usage.ledger.buckets import Size
-from usage.ledger.rows import UNPRICED
+from usage.ledger.rows import UNPRICED_CALLS
 from usage.metrics import COLUMNS, TOKEN_PARTS
 
 # What is summed up, and from what.
 SUMS: dict[str, str] = {
     "events": "count(*)",
     **{column: f"coalesce(sum({column}), 0)" for column in (*COLUMNS, *TOKEN_PARTS)},
-    # Rows that are not, or not wholly, priced; an estimate that was taken back is not there any more.
-    "unpriced": f"coalesce(sum(CASE status WHEN 'reversal' THEN -1 ELSE 1 END) FILTER (WHERE {UNPRICED}), 0)",
+    # Rows that are not, or not wholly, priced; an estimate that was taken back is not there any more, nor a call that
+    # was re-priced.
+    "unpriced": f"coalesce(sum({UNPRICED_CALLS}), 0)",
 }
 RUN_KEY = ("user_id", "feature", "plan", "run_id", "model")
 USER_KEY = ("user_id", "feature", "plan", "model")

@@ -95,6 +95,9 @@ COLUMNS: dict[str, str] = {
 NAMES = ", ".join(COLUMNS)
 # Whether a row is not, or not wholly, priced.
 UNPRICED = "(cost_nano IS NULL OR unpriced_quantities IS NOT NULL)"
+# What it adds to the number of such calls. An adjustment takes its call off once nothing of it is unpriced any more.
+UNPRICED_CALLS = f"""CASE WHEN NOT {UNPRICED} THEN 0 WHEN status = '{Status.REVERSAL}' THEN -1
+    WHEN status <> '{Status.ADJUSTMENT}' THEN 1 WHEN unpriced_quantities = '[]' THEN -1 ELSE 0 END"""
 # What a reversal has the opposite of.
 NEGATED = {*COUNTED_COLUMNS, *TOKEN_PARTS}
 

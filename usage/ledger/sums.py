@@ -25,7 +25,7 @@ from usage.amounts import Amounts, Per, Subjects
 from usage.ledger.buckets import Piece, Range, Size, parts, pieces
 from usage.ledger.rollup_tables import RUN_KEY, SUMS, TOTAL_KEY, USER_KEY, WHOLE_RUN_KEY, WHOLE_USER_KEY
 from usage.ledger.rollups import NEXT_XID
-from usage.ledger.rows import UNPRICED
+from usage.ledger.rows import UNPRICED_CALLS
 from usage.metrics import COLUMNS as COUNTED
 from usage.metrics import sql_sums
 
@@ -48,7 +48,7 @@ BRANCHES_MAX = 16
 _OF_A_ROW = {
     "events": "1",
     "cost_nano": "coalesce(cost_nano, 0)",
-    "unpriced": f"CASE WHEN NOT {UNPRICED} THEN 0 WHEN status = 'reversal' THEN -1 ELSE 1 END",
+    "unpriced": UNPRICED_CALLS,
 }
 
 

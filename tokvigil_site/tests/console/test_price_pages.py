@@ -12,9 +12,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from tenants.models import Environment, Tenant
-from tokvigil_site.testing import Api, apply_policies, set_price
+from policies.admin import reprice_page
+from tenants.models import Environment, Role, Tenant
+from tokvigil_site.testing import Api, apply_policies, ledger, set_price
+from tokvigil_site.tests.console.conftest import SignIn
 from usage.models import ModelPrice
+from usage.settling import repricing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -181,3 +184,75 @@ def label_of_reason(page: str) -> str:
 def test_a_new_price_is_marked_to_need_a_reason_and_a_changed_one_is_not(mia: Client, acme: Tenant) -> None:
     change = reverse("admin:usage_modelprice_change", args=[own_price(acme, "gpt-4o").pk])
     assert ["*" in label_of_reason(shown(mia, url)) for url in (ADD, change)] == [True, False]
+
+
+class TestRepricing:
+    URL = reverse("admin:reprice")
+
+    @pytest.fixture
+    def late(self, api: Api, prod: Environment) -> ModelPrice:
+        """Of a model that was called before it had a price."""
+        assert (
+            api.report("r-1", "ann", model="late-model", input_tokens=1000, output_tokens=100).status == 201
+        )
+        assert api.report("r-2", "ann", model="nowhere", input_tokens=1000, output_tokens=100).status == 201
+        return set_price("late-model", input_usd="2", output_usd="10")
+
+    def test_the_list_of_prices_leads_to_it(self, mia: Client, late: ModelPrice) -> None:
+        assert f'href="{self.URL}?environment=acme' in shown(mia)
+
+    def test_it_says_what_would_change_and_why_the_rest_stays(
+        self, mia: Client, prod: Environment, late: ModelPrice
+    ) -> None:
+        page = shown(mia, self.URL)
+        for cell in ("late-model", "$0.003000", "no price in the book for this name", "Re-price 1 call<"):
+            assert cell in page, cell
+        assert len(ledger(prod)) == 2, "nothing is changed by looking"
+
+    def test_the_button_does_it_and_the_calls_page_says_so(
+        self, mia: Client, prod: Environment, late: ModelPrice
+    ) -> None:
+        answer = mia.post(
+            self.URL, {"environment": prod.pk, "month": f"{datetime.now(UTC):%Y-%m}"}, follow=True
+        )
+        assert "1 call re-priced: $0.003 in all." in answer.content.decode()
+        call, adjustment = ledger(prod, request_id="r-1")
+        assert adjustment.cost_nano == 3_000_000
+        page = shown(mia, reverse("admin:usage_usageevent_change", args=[adjustment.pk]))
+        for said in ("The call was re-priced", "Re-priced by mia", "no price", "$0.003", "openai/late-model"):
+            assert said in page, said
+        assert "it costs $0.003 now" in shown(mia, reverse("admin:usage_usageevent_change", args=[call.pk]))
+        listed = shown(mia, reverse("admin:usage_usageevent_changelist"))
+        assert "Re-priced" in listed
+        assert "difference" in listed
+        assert (
+            "Nothing was re-priced"
+            in mia.post(self.URL, {"environment": prod.pk}, follow=True).content.decode()
+        )
+
+    def test_only_those_who_may_change_prices(
+        self, sign_in: SignIn, acme: Tenant, prod: Environment, late: ModelPrice
+    ) -> None:
+        for role in (Role.VIEWER, Role.AUDITOR):
+            client = sign_in(f"{role}-1", acme, role=role)
+            assert client.get(self.URL).status_code in (403, 404)
+            assert client.post(self.URL, {"environment": prod.pk}).status_code in (403, 404)
+            assert "Re-price this" not in client.get(LIST).content.decode()
+        assert len(ledger(prod)) == 2
+
+    def test_a_month_that_is_closed_cannot_be_chosen(
+        self, mia: Client, prod: Environment, late: ModelPrice
+    ) -> None:
+        answer = mia.post(self.URL, {"environment": prod.pk, "month": "2026-01"})
+        assert answer.status_code == 200
+        assert "2026-01 is not one of the available choices" in unescape(answer.content.decode())
+        assert len(ledger(prod)) == 2
+
+    def test_a_month_of_too_many_calls_is_left_to_the_command(
+        self, mia: Client, late: ModelPrice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(repricing, "BATCH", 1)
+        monkeypatch.setattr(reprice_page, "CALLS_MAX", 1)
+        page = shown(mia, self.URL)
+        assert "python manage.py reprice acme/prod --month" in page
+        assert "Re-price 1 call" not in page
