@@ -29,7 +29,7 @@ IN_WORDS: Mapping[May, str] = {
     May.EDIT_POLICIES: "change policies, plans, deployments and boosts",
     May.EDIT_ALERTS: "change alerts and where they go",
     May.EDIT_END_USERS: "change and block end users",
-    May.EDIT_PRICES: "change the tenant's prices",
+    May.EDIT_PRICES: "change the tenant's prices, and re-price calls by them",
     May.SAVE_VIEWS: "save and share views of the Explorer",
     May.FREEZE: "freeze and unfreeze",
     May.EDIT_KEYS: "issue, rotate and revoke API keys",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +15,7 @@ from usage.amounts import Amounts, Subjects
 from usage.assessment import Assessment, Refusal, affordable_output, asked, held_cost_nano
 from usage.boosts import BoostRef
 from usage.money import format_usd
-from usage.prices.cost import AS_USUAL, HeldRates, Price, Served, dearest_rates
+from usage.prices.cost import AS_USUAL, HeldRates, Price, Served, dearest_of
 from usage.prices.same_model import ModelNames, names_of
 from usage.quantities import noun
 
@@ -65,16 +65,18 @@ def assess(
     call: Call,
     terms: CallTerms,
     state: EnvironmentState,
-    price: Price | None,
+    prices: Sequence[Price],
     output_tokens: int,
     deployed: str | None = None,
 ) -> Assessment:
     """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it.
 
-    `deployed`: the model behind the name, if it is that of a deployment.
+    `prices`: all that it may be charged by, the likeliest first; none, if it has no price. `deployed`: the model behind
+    the name, if it is that of a deployment.
     """
     subjects = call.subjects
-    rates = NO_RATES if price is None else dearest_rates(price, call.input_tokens, call.served, call.said)
+    price = prices[0] if prices else None
+    rates = dearest_of(prices, call.input_tokens, call.served, call.said) if prices else NO_RATES
 
     def cost(output: int) -> int:
         return rates.fees + held_cost_nano(call.input_tokens, rates.input, output, rates.output)

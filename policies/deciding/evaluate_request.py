@@ -55,7 +55,7 @@ class EvaluateRequest(
         Name | None,
         Meta(
             description="Who will be called, where several offer the model: the call is held at that price. Left out: "
-            "found by the model's name, as in a report."
+            "at the dearest of those who sell a model under this name."
         ),
     ] = None
     service_tier: Annotated[

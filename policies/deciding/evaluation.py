@@ -284,13 +284,14 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def assess(self, call: Call, terms: CallTerms, now_ms: int) -> tuple[Assessment, Match | None]:
-        """With the price that it was made with."""
+        """With the price that it was made with: of several the one whose output is the dearest."""
         known = self.snapshot
-        prices = known.counting.prices
-        match = prices.find(call.model, from_ms(now_ms), call.provider or None)
+        book = known.counting.prices
+        found = book.candidates(call.model, from_ms(now_ms), call.provider or None)
         output = output_tokens(call, terms, known.environment_id)
-        price = None if match is None else match.price
-        return assess(call, terms, known.state, price, output, prices.deployed(call.model)), match
+        prices = [match.price for match in found]
+        assessed = assess(call, terms, known.state, prices, output, book.deployed(call.model))
+        return assessed, max(found, key=lambda match: match.price.rates.dearest[::-1], default=None)
 
     def request(self, prepared: Prepared) -> Request:
         known, body = self.snapshot, self.body

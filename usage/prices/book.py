@@ -21,7 +21,7 @@ neighbour.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
@@ -62,6 +62,8 @@ class _Catalogue:
 
     entries: Mapping[tuple[str, str], _Entry]
     named: Mapping[tuple[str, str], _Entry]
+    # Who sells something under a name.
+    sellers: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, prices: Iterable[Price]) -> _Catalogue:
@@ -88,7 +90,10 @@ class _Catalogue:
         for _, provider, alias, entry in sorted(aliases, key=lambda row: (row[0], row[3].model)):
             named[provider, alias] = entry
         named.update(entries)
-        return cls(entries=entries, named=named | _without_provider(named))
+        sellers: dict[str, tuple[str, ...]] = {}
+        for provider, name in named:
+            sellers[name] = (*sellers.get(name, ()), provider)
+        return cls(entries=entries, named=named | _without_provider(named), sellers=sellers)
 
 
 def _without_provider(named: Mapping[tuple[str, str], _Entry]) -> dict[tuple[str, str], _Entry]:
@@ -120,7 +125,7 @@ _UNKNOWN = _Resolved(timelines=(), snapshot=None)
 class PriceBook:
     """The prices of the shared book and of one tenant, compiled for look-up. Immutable, safe for threads."""
 
-    __slots__ = ("_deployments", "_overrides", "_providers", "_resolve", "_shared")
+    __slots__ = ("_deployments", "_overrides", "_providers", "_resolve", "_shared", "_sold_elsewhere")
 
     def __init__(
         self, shared: _Catalogue, overrides: _Catalogue, deployments: Mapping[str, str] | None = None
@@ -133,6 +138,7 @@ class PriceBook:
             {provider for provider, _ in (*shared.entries, *overrides.entries)} | {*RESOLD, *PROVIDER_ALIASES}
         )
         self._resolve = lru_cache(maxsize=RESOLVED_NAMES_MAX)(self._resolve_uncached)
+        self._sold_elsewhere = lru_cache(maxsize=RESOLVED_NAMES_MAX)(self._sold_elsewhere_uncached)
 
     @classmethod
     def build(cls, rows: Iterable[Price], overrides: Iterable[Price] = ()) -> PriceBook:
@@ -187,14 +193,22 @@ class PriceBook:
         """
         if len(model) > NAME_LENGTH_MAX or (provider is not None and len(provider) > NAME_LENGTH_MAX):
             return None
-        resolved = self._resolve(model, provider)
-        if resolved.snapshot is not None and resolved.snapshot > (at.astimezone(UTC) + _ZONE_SLACK).date():
-            return None
-        for timeline in resolved.timelines:
-            for match in timeline:
-                if match.price.effective_from <= at:
-                    return match
-        return None
+        return _in_force(self._resolve(model, provider), at)
+
+    def candidates(self, model: str, at: datetime, provider: str | None = None) -> tuple[Match, ...]:
+        """All prices that a call may be charged by, that of `find` first: where no provider is named, those of
+        everybody who sells a model under this name. The tenant's own price for the name stands alone.
+        """
+        match = self.find(model, at, provider)
+        found = () if match is None else (match,)
+        if (
+            provider is not None
+            or (match is not None and match.kind is MatchKind.OVERRIDE)
+            or len(model) > NAME_LENGTH_MAX
+        ):
+            return found
+        elsewhere = (_in_force(resolved, at) for resolved in self._sold_elsewhere(model))
+        return (*found, *(each for each in elsewhere if each is not None))
 
     @property
     def names_remembered(self) -> int:
@@ -228,6 +242,39 @@ class PriceBook:
                         return resolved
         return _UNKNOWN
 
+    def _sold_elsewhere_uncached(self, model: str) -> tuple[_Resolved, ...]:
+        """What the name means at each of those who sell it, other than without a provider."""
+        deployed, seller_said = self._deployed(model.strip().lower())
+        if seller_said is not None:
+            return ()
+        found: list[_Resolved] = []
+        charged = [_charged(self._resolve(model, None))]
+        for seller in self._sellers(deployed or model):
+            resolved = self._resolve(model, seller)
+            # Most resell at the same price, which need not be looked at twice.
+            if resolved.timelines and _charged(resolved) not in charged:
+                found.append(resolved)
+                charged.append(_charged(resolved))
+        return tuple(found)
+
+    def _sellers(self, model: str) -> list[str]:
+        """Who sells something under the name, or under what it stands for, if it names no seller itself."""
+        name = model.strip().lower()
+        found: dict[str, None] = {}
+        for reading, sold_by in readings(name, None, self._providers):
+            if sold_by is None:
+                found.update(dict.fromkeys(self._selling(reading)))
+        prefix, _, rest = name.partition("/")
+        if found and rest and prefix in self._providers:
+            # `openai/gpt-oss-120b`: with some it is the whole name, others know it without the maker.
+            found.update(dict.fromkeys(self._selling(rest)))
+        return list(found)
+
+    def _selling(self, name: str) -> Iterator[str]:
+        for spelling, _, _ in spellings(name):
+            yield from self._shared.sellers.get(spelling, ())
+            yield from self._overrides.sellers.get(spelling, ())
+
     def _look_up(self, name: str, seller: str, kind: MatchKind, snapshot: date | None) -> _Resolved | None:
         override = _named(self._overrides, name, seller)
         shared = _named(self._shared, name, seller)
@@ -246,6 +293,25 @@ class PriceBook:
             is_alias = kind is MatchKind.EXACT and name != shared.model
             timelines.append(_newest_first(shared, MatchKind.ALIAS if is_alias else kind))
         return _Resolved(timelines=tuple(timelines), snapshot=snapshot)
+
+
+def _in_force(resolved: _Resolved, at: datetime) -> Match | None:
+    if resolved.snapshot is not None and resolved.snapshot > (at.astimezone(UTC) + _ZONE_SLACK).date():
+        return None
+    for timeline in resolved.timelines:
+        for match in timeline:
+            if match.price.effective_from <= at:
+                return match
+    return None
+
+
+def _charged(resolved: _Resolved) -> list[Price]:
+    """What is charged, whoever sells it."""
+    return [
+        replace(match.price, provider="", model="", aliases=(), source="", source_version="", price_id=None)
+        for timeline in resolved.timelines
+        for match in timeline
+    ]
 
 
 def _named(catalogue: _Catalogue, name: str, seller: str) -> _Entry | None:

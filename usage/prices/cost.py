@@ -5,7 +5,7 @@ Pure values and functions. Rates are integers of nano-USD for so many of a quant
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -313,6 +313,25 @@ def dearest_rates(
     if _lacks_rates(price, served):
         unpriced.append("service_tier")
     return HeldRates(base[INPUT], base[OUTPUT], -(-product // DENOMINATOR), tuple(unpriced))
+
+
+def dearest_of(
+    prices: Sequence[Price],
+    input_tokens: int,
+    served: Served = AS_USUAL,
+    said: Mapping[str, int] | None = None,
+) -> HeldRates:
+    """The dearest rates by any of the prices, one at least. Unpriced is what has no rate in any of them."""
+    first, *others = (dearest_rates(price, input_tokens, served, said) for price in prices)
+    if not others:
+        return first
+    held = [first, *others]
+    return HeldRates(
+        max(each.input for each in held),
+        max(each.output for each in held),
+        max(each.fees for each in held),
+        tuple(name for name in first.unpriced if all(name in each.unpriced for each in others)),
+    )
 
 
 def _announced(known: Iterable[Rates], said: Mapping[str, int] | None) -> Mapping[str, int]:

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from usage.assessment import held_cost_nano
 from usage.money import MAX_LIMIT_NANO, NANO
-from usage.prices.cost import RATE_MAX_NANO, Cost, Price, Rates, Served, Tier, Use, cost_of, dearest_rates
+from usage.prices import genai
+from usage.prices.book import PriceBook
+from usage.prices.cost import (
+    RATE_MAX_NANO,
+    Cost,
+    Price,
+    Rates,
+    Served,
+    Tier,
+    Use,
+    cost_of,
+    dearest_of,
+    dearest_rates,
+)
 from usage.prices.rates import parse_other_rates, parse_regions, parse_service_tiers
 from usage.quantities import (
     INPUT,
@@ -268,3 +281,47 @@ def test_every_name_of_the_table_is_taken_and_no_other() -> None:
     for name in OWN_COLUMNS:
         with pytest.raises(ValueError, match="field of its own"):
             check_mapped({name: 1})
+
+
+WHOLE_BOOK = PriceBook.build(row.to_price() for row in genai.package_rows()[0])
+# Every name that somebody sells, and by whom it is sold.
+SOLD = [
+    (name, seller) for name, sellers in WHOLE_BOOK._shared.sellers.items() for seller in sorted({*sellers})
+]
+SOLD_BY_SEVERAL = [(name, seller) for name, seller in SOLD if len(WHOLE_BOOK._shared.sellers[name]) > 1]
+
+
+def held_at_least(name: str, seller: str | None, served: Served, used: Use) -> None:
+    """Evaluated without a provider, reported of this one."""
+    candidates = WHOLE_BOOK.candidates(name, NOW)
+    match = WHOLE_BOOK.find(name, NOW, seller)
+    if match is None:
+        return
+    held = dearest_of([each.price for each in candidates], used.input_tokens, served, used.quantities)
+    held_nano = held_cost_nano(used.input_tokens, held.input, used.output_tokens, held.output) + held.fees
+    assert held_nano >= cost_of(match.price, used, served).nano, (name, seller)
+
+
+@pytest.mark.parametrize("tier", ServiceTier)
+def test_a_name_is_held_at_no_less_than_any_of_its_sellers_charges(tier: ServiceTier) -> None:
+    assert len(SOLD_BY_SEVERAL) > 50
+    for name, seller in SOLD:
+        for tokens in (1_000, 150_000, 900_000):
+            used = Use(input_tokens=tokens, output_tokens=tokens // 3, cache_write_tokens=tokens // 2)
+            held_at_least(name, seller, Served(tier), used)
+            held_at_least(name, None, Served(tier), used)
+
+
+@given(
+    st.sampled_from(SOLD_BY_SEVERAL),
+    st.sampled_from(ServiceTier),
+    st.sampled_from(["", "us"]),
+    st.integers(0, 1_000_000),
+    st.integers(0, 100_000),
+    st.dictionaries(st.sampled_from(["web_searches", "images", "input_pages"]), st.integers(1, 50)),
+)
+def test_whoever_sells_it_a_call_of_any_size_is_held_at_what_it_can_cost(
+    sold: tuple[str, str], tier: ServiceTier, region: str, used_in: int, used_out: int, more: dict[str, int]
+) -> None:
+    used = Use(input_tokens=used_in, output_tokens=used_out, quantities=more)
+    held_at_least(*sold, Served(tier, region), used)
