@@ -51,10 +51,11 @@ def of_month(month: date) -> Days:
 
 
 def open_months(environment: Environment, now: datetime) -> list[date]:
-    """Oldest first, the one of now last."""
+    """Oldest first, the one of now last; the latest MONTHS_MAX."""
     this = now.astimezone(_zone(environment)).date().replace(day=1)
-    first = budgets.first_open(environment, _zone(environment)) or this
-    return [month for month in months_from(min(first, this), MONTHS_MAX) if first <= month <= this] or [this]
+    first = min(budgets.first_open(environment, _zone(environment)) or this, this)
+    count = (this.year - first.year) * 12 + this.month - first.month + 1
+    return months_from(first, count)[-MONTHS_MAX:]
 
 
 def asked(

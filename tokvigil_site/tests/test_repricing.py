@@ -36,6 +36,7 @@ from usage.analytics import charged_days, reported_costs
 from usage.counting.store import StoreUnavailable, store
 from usage.ledger import adjustments, sums
 from usage.ledger.models import Status
+from usage.ledger.reading import entries
 from usage.models import ModelPrice, UsageEvent
 from usage.prices import overrides
 from usage.settling import adjusting, catching_up, recount
@@ -473,15 +474,19 @@ class TestWhatElseHappens:
         use(api, "r-last")
         assert_equal_everywhere(prod)
 
-    def test_a_report_that_is_repeated_after_it_is_charged_no_more(self, api: Api, prod: Environment) -> None:
+    def test_a_report_that_is_repeated_after_it_is_answered_as_before_and_charged_no_more(
+        self, api: Api, prod: Environment
+    ) -> None:
         use(api, "r-1")
         price_new()
         reprice(prod)
-        # As an hour later, when the store has forgotten that the report was charged.
-        store.client.delete(*store.client.keys("tv:{*}:r:*"))
         again = api.report("r-1", "ann", model="new-model", **USED)
         assert (again.status, again.json["cost_usd"], again.json["duplicate"]) == (200, None, True)
-        assert set(again.json) == set(api.report("r-1", "ann", model="new-model", **USED).json)
+        assert_equal_everywhere(prod)
+        # Long after, when the counter store has forgotten what it charged, the time of the report tells.
+        found, (call, _) = entries(prod.pk, ["r-1"])["r-1"], ledger(prod)
+        assert found.recorded_at == call.recorded_at
+        assert [movement.xid for movement in found.movements] == [call.xid]
 
     def test_a_late_report_is_re_priced_and_its_estimate_is_not(self, api: Api, prod: Environment) -> None:
         apply_policies(prod, limits(*BUDGETS, on_unsettled="charge"))
