@@ -27,7 +27,7 @@ logger = logging.getLogger("tokvigil.prices")
 
 MAY = May.EDIT_PRICES
 # What a page works out while somebody waits; more are left to the command.
-CALLS_MAX = 100_000
+CALLS_MAX = 50_000
 MODELS_SHOWN = 100
 
 
