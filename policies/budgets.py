@@ -8,11 +8,11 @@ that the subject spent in the month, which is what its counter held. A closed mo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,7 +24,7 @@ from policies.models import ClosedMonth, MonthlyBudget
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
-from usage.amounts import Models, Per, Subjects
+from usage.amounts import Models, Per
 from usage.ledger import adjustments, periods, sums
 from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
@@ -41,6 +41,8 @@ MONTHS_MAX = 36
 ROWS_BATCH = 1_000
 # Users with their features, plans and runs: of more than these a month that is not closed is not worked out on a page.
 GROUPS_MAX = 100_000
+# So that they are put together in memory, not sorted on disk.
+_GROUPS_MEMORY = "32MB"
 
 
 class TooMany(Exception):
@@ -60,14 +62,37 @@ class _Budget:
     limit: LimitRule
 
 
+# What names a subject, as sums.COLUMNS has it.
+_Names = tuple[str, ...]
+# What names subjects; and what a call is told apart by, in this order.
+_COLUMNS = ("user_id", "feature", "plan", "run_id")
+_TOLD_APART = (*_COLUMNS, "model")
+
+
 @dataclass(slots=True)
 class _Month:
-    """What each subject spent, and whose budgets that concerns."""
+    """What each subject spent, and whose budgets that concerns. A month has many of them: names are mere tuples."""
 
-    spent: dict[tuple[Per, Models], dict[Subjects, _Spent]] = field(
+    spent: dict[tuple[Per, Models], dict[_Names, _Spent]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(_Spent))
     )
-    concerned: set[tuple[_Budget, Subjects]] = field(default_factory=set)
+    concerned: set[tuple[_Budget, _Names]] = field(default_factory=set)
+
+
+class SubjectBudget(NamedTuple):
+    """A budget of a month and what was spent of it, of a closed month or not. `names`: as sums.COLUMNS has them."""
+
+    policy_name: str
+    per: Per
+    models: Models
+    names: tuple[str, ...]
+    amount_nano: int
+    spent_nano: int
+    unpriced: int
+
+    @property
+    def exceeded(self) -> bool:
+        return self.spent_nano > self.amount_nano
 
 
 def close_over(environment: Environment, now: datetime | None = None) -> list[ClosedMonth]:
@@ -109,11 +134,37 @@ def first_open(environment: Environment, zone: ZoneInfo) -> date | None:
     return None if start is None else start.astimezone(zone).date().replace(day=1)
 
 
-def as_it_stands(environment: Environment, month: date) -> list[MonthlyBudget]:
-    """Of a month that is not closed, by the policies in force at its end, or now: not stored. Raises TooMany."""
+def as_it_stands(environment: Environment, month: date) -> list[SubjectBudget]:
+    """Of a month that is not closed, by the policies in force at its end, or now. Raises TooMany."""
     period = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
     found = _month(environment, period.start, period.end, groups_max=GROUPS_MAX)
-    return list(_budgets(ClosedMonth(environment=environment, month=month), found))
+    return [
+        SubjectBudget(
+            budget.policy.ref.name,
+            budget.limit.per,
+            budget.limit.models,
+            names,
+            budget.limit.amount,
+            spent.cost_nano,
+            spent.unpriced,
+        )
+        for budget, names, spent in _spent(found)
+    ]
+
+
+def as_it_was(closed: ClosedMonth) -> list[SubjectBudget]:
+    return [
+        SubjectBudget(
+            row.policy_name,
+            Per(row.per),
+            tuple(row.models),
+            tuple(getattr(row, column) for column in sums.COLUMNS[Per(row.per)]),
+            int(row.budget_usd * NANO),
+            int(row.spent_usd * NANO),
+            row.unpriced,
+        )
+        for row in closed.budgets.all()
+    ]
 
 
 @transaction.atomic
@@ -148,18 +199,20 @@ def _month(
         policy.ref.id: [_Budget(policy, limit) for limit in _monthly_costs(policy)] for policy in policies
     }
     kinds = {(limit.per, limit.models) for policy in policies for limit in _monthly_costs(policy)}
+    places = {kind: [_COLUMNS.index(column) for column in sums.COLUMNS[kind[0]]] for kind in kinds}
     found = _Month()
     rows = _rows(environment.pk, start, end, _names(policies, kinds)) if kinds else ()
-    for number, (subjects, model, spent) in enumerate(rows):
+    for number, (call, spent) in enumerate(rows):
         if number == groups_max:
             raise TooMany
+        user, feature, plan, _, model = call
         named = {
-            (per, models): _subject(subjects, per) for per, models in kinds if groups.counts(models, model)
+            kind: _subject(call, of_kind) for kind, of_kind in places.items() if groups.counts(kind[1], model)
         }
-        for kind, subject in named.items():
-            _add(found.spent[kind], subject, spent)
-        matched = index.resolve(user=subjects.user_id, feature=subjects.feature, plan=subjects.plan)
-        for policy in matched.policies:
+        for kind, names in named.items():
+            if names is not None:
+                _add(found.spent[kind][names], spent)
+        for policy in index.resolve(user=user, feature=feature, plan=plan).policies:
             for budget in budgets[policy.ref.id]:
                 subject = named.get((budget.limit.per, budget.limit.models))
                 if subject is not None:
@@ -191,44 +244,44 @@ def _names(policies: Iterable[StoredPolicy], kinds: Set[tuple[Per, Models]]) -> 
 
 def _rows(
     environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...]
-) -> Iterator[tuple[Subjects, str, _Spent]]:
-    """With the model, where calls are told apart by it; else with none."""
+) -> Iterator[tuple[_Names, _Spent]]:
+    """What calls are told apart by is empty in all other columns of _TOLD_APART."""
     used = sums.used(environment_id, [start, end], columns)
-    names = "".join(f"{name}, " for name in columns)
-    with connection.cursor() as cursor:
+    named = ", ".join(name if name in columns else "''" for name in _TOLD_APART)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('work_mem', %s, true)", [_GROUPS_MEMORY])
         cursor.execute(
             f"""
-            SELECT {names}sum(cost_nano), sum(requests), sum(unpriced) FROM ({used.sql}) AS used
-            GROUP BY {", ".join(columns) or "()"} HAVING sum(events) > 0
+            SELECT {named}, sum(cost_nano)::bigint, sum(requests)::bigint, sum(unpriced)::bigint
+            FROM ({used.sql}) AS used GROUP BY {", ".join(columns) or "()"} HAVING sum(events) > 0
             """,  # noqa: S608 (our own names)
             used.values,
         )
-        for *named, cost_nano, requests, unpriced in cursor:
-            by_name = {"user_id": "", "model": "", **dict(zip(columns, named, strict=True))}
-            model = by_name.pop("model")
-            subjects = Subjects(**by_name)
-            yield subjects, model, _Spent(int(cost_nano), int(requests), int(unpriced))
+        rows = cursor.fetchall()
+    for user, feature, plan, run, model, *spent in rows:
+        yield (user, feature, plan, run, model), _Spent(*spent)
 
 
-def _subject(subjects: Subjects, per: Per) -> Subjects | None:
-    """Only what names the subject; None if the call has none of this kind."""
-    if subjects.name(per) is None:
-        return None
-    named: dict[str, Any] = {column: getattr(subjects, column) for column in sums.COLUMNS[per]}
-    return Subjects(**{"user_id": "", **named})
+def _subject(call: _Names, places: Sequence[int]) -> _Names | None:
+    """Only what names the subject; None if the call has none of this kind. Each call has a user."""
+    names = tuple([call[place] for place in places])
+    return None if "" in names else names
 
 
-def _add(spent: dict[Subjects, _Spent], subject: Subjects | None, more: _Spent) -> None:
-    if subject is not None:
-        known = spent[subject]
-        known.cost_nano += more.cost_nano
-        known.requests += more.requests
-        known.unpriced += more.unpriced
+def _add(known: _Spent, more: _Spent) -> None:
+    known.cost_nano += more.cost_nano
+    known.requests += more.requests
+    known.unpriced += more.unpriced
+
+
+def _spent(month: _Month) -> Iterator[tuple[_Budget, _Names, _Spent]]:
+    for budget, names in month.concerned:
+        yield budget, names, month.spent[budget.limit.per, budget.limit.models][names]
 
 
 def _budgets(closed: ClosedMonth, month: _Month) -> Iterator[MonthlyBudget]:
-    for budget, subject in month.concerned:
-        spent, ref = month.spent[budget.limit.per, budget.limit.models][subject], budget.policy.ref
+    for budget, names, spent in _spent(month):
+        ref, named = budget.policy.ref, dict(zip(sums.COLUMNS[budget.limit.per], names, strict=True))
         yield MonthlyBudget(
             closed_month=closed,
             policy_id=UUID(ref.id),
@@ -236,10 +289,7 @@ def _budgets(closed: ClosedMonth, month: _Month) -> Iterator[MonthlyBudget]:
             policy_version=ref.version,
             per=budget.limit.per,
             models=list(budget.limit.models),
-            user_id=subject.user_id,
-            feature=subject.feature,
-            plan=subject.plan,
-            run_id=subject.run_id,
+            **{column: named.get(column, "") for column in _COLUMNS},
             budget_usd=Decimal(budget.limit.amount) / NANO,
             spent_usd=Decimal(spent.cost_nano) / NANO,
             requests=spent.requests,

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from heapq import nsmallest
 from zoneinfo import ZoneInfo
 
 from policies import budgets
-from policies.models import ClosedMonth, MonthlyBudget
+from policies.budgets import SubjectBudget
+from policies.models import ClosedMonth
 from tenants.console.parts import WARN_PERCENT
 from tenants.exporting import Row
 from tenants.models import Environment, Tenant
@@ -26,7 +28,6 @@ from usage.analytics import month_figures
 from usage.analytics.month_figures import Figures, Line, Month
 from usage.ledger import periods, retention
 from usage.ledger.periods import Period
-from usage.money import NANO
 from usage.wording import with_models
 
 BUDGETS_MAX = 50
@@ -198,58 +199,54 @@ def report(environments: Sequence[Environment], month: date, now: datetime) -> M
 
 
 def _budgets(environments: Sequence[Environment], month: date, closed: dict[int, ClosedMonth]) -> Budgets:
-    found: list[Budget] = []
+    found: list[tuple[str, SubjectBudget]] = []
     unknown: list[str] = []
     for environment in environments:
         try:
             rows = (
-                closed[environment.pk].budgets.all()
+                budgets.as_it_was(closed[environment.pk])
                 if environment.pk in closed
                 else budgets.as_it_stands(environment, month)
             )
         except budgets.TooMany:
             unknown.append(environment.slug)
             continue
-        found += [_budget(environment, row) for row in rows]
-    found.sort(key=_fullest_first)
+        found += [(environment.slug, row) for row in rows]
     return Budgets(
-        shown=tuple(found[:BUDGETS_MAX]),
+        shown=tuple(_budget(*each) for each in nsmallest(BUDGETS_MAX, found, key=_fullest_first)),
         count=len(found),
-        exceeded=sum(each.exceeded for each in found),
+        exceeded=sum(row.exceeded for _, row in found),
         unknown=tuple(unknown),
     )
 
 
-def _budget(environment: Environment, row: MonthlyBudget) -> Budget:
+def _budget(environment: str, row: SubjectBudget) -> Budget:
     return Budget(
-        environment=environment.slug,
+        environment=environment,
         policy=row.policy_name,
-        whose=f"{_whose(row)}{with_models(tuple(row.models))}",
-        amount_nano=int(row.budget_usd * NANO),
-        spent_nano=int(row.spent_usd * NANO),
+        whose=f"{_whose(row)}{with_models(row.models)}",
+        amount_nano=row.amount_nano,
+        spent_nano=row.spent_nano,
         unpriced=row.unpriced,
     )
 
 
-def _whose(row: MonthlyBudget) -> str:
-    match Per(row.per):
-        case Per.USER:
-            return f"user {row.user_id}"
-        case Per.USER_FEATURE:
-            return f"user {row.user_id} in {row.feature}"
-        case Per.FEATURE:
-            return f"feature {row.feature}"
-        case Per.PLAN:
-            return f"plan {row.plan}"
-        case Per.RUN:
-            return f"run {row.run_id}"
+def _whose(row: SubjectBudget) -> str:
+    match row.per:
         case Per.ENVIRONMENT:
             return "everybody together"
+        case Per.USER_FEATURE:
+            user, feature = row.names
+            return f"user {user} in {feature}"
+    (name,) = row.names
+    return f"{row.per} {name}"
 
 
-def _fullest_first(budget: Budget) -> tuple[Decimal, int, str, str]:
-    share = Decimal(budget.spent_nano) / budget.amount_nano if budget.amount_nano else Decimal("Infinity")
-    return (-share, -budget.spent_nano, budget.environment, budget.whose)
+def _fullest_first(found: tuple[str, SubjectBudget]) -> tuple[Decimal, int, str, Per, tuple[str, ...]]:
+    environment, row = found
+    spent, amount = row.spent_nano, row.amount_nano
+    share = Decimal(spent) / amount if amount else Decimal("Infinity")
+    return (-share, -spent, environment, row.per, row.names)
 
 
 def rows(found: MonthReport) -> Iterator[Row]:

@@ -34,6 +34,7 @@ from usage.counting import inspection
 from usage.counting.distrust import distrust
 from usage.counting.store import store
 from usage.models import TrackedPair
+from usage.money import NANO
 from usage.prices.models import ModelPrice
 from usage.settling import expiry, recount
 from usage.tests.rolling import roll_all
@@ -352,8 +353,11 @@ def test_a_month_is_closed_with_what_its_models_cost(api: Api, environment: Envi
 
     month = datetime.now(ZoneInfo(environment.tenant.timezone)).date().replace(day=1)
     found = budgets.as_it_stands(environment, month)
-    assert sorted((each.per, each.models, int(each.spent_usd), int(each.budget_usd)) for each in found) == [
-        ("environment", ["claude-opus-*", "gpt-5*"], 90, 100), ("user", [], 390, 500),
+    stood = [
+        (each.per.value, each.models, each.spent_nano // NANO, each.amount_nano // NANO) for each in found
+    ]
+    assert sorted(stood) == [
+        ("environment", ("claude-opus-*", "gpt-5*"), 90, 100), ("user", (), 390, 500),
     ]  # fmt: skip
 
 
