@@ -29,7 +29,10 @@ def used_in(environment_id: int, period: Range) -> Names:
         f"(array_agg(DISTINCT {column}) FILTER (WHERE {column} <> ''))[:{OFFERED_MAX}]" for column in COLUMNS
     )
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {named} FROM ({used.sql}) AS used", used.values)  # noqa: S608 (our own names)
+        cursor.execute(
+            f"SELECT {named} FROM (SELECT DISTINCT {', '.join(COLUMNS)} FROM ({used.sql}) AS used) AS kind",  # noqa: S608
+            used.values,
+        )
         found = cursor.fetchone()
     assert found is not None
     return Names(*(tuple(names or ()) for names in found))

@@ -57,6 +57,20 @@ def found_unpriced(environment_id: int, since: datetime, now: datetime) -> list[
         ]
 
 
+def models_without_price(environment_id: int, since: datetime, now: datetime) -> list[str]:
+    """By the calls without a price that are left of them, the most first. Raises DatabaseError."""
+    used = sums.used(environment_id, [since, now], ("model",))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT model FROM ({used.sql}) AS used WHERE unpriced <> 0 AND model <> ''
+            GROUP BY model HAVING sum(unpriced) > 0 ORDER BY sum(unpriced) DESC, model LIMIT %s
+            """,  # noqa: S608 (our own names)
+            [*used.values, ROWS_MAX],
+        )
+        return [model for (model,) in cursor.fetchall()]
+
+
 def without_rate(environment_id: int, models: Sequence[str], since: datetime) -> dict[str, list[str]]:
     """By model what of its latest calls had no rate, by name; nothing if it takes too long to find out."""
     try:

@@ -27,8 +27,7 @@ from tenants.models import Environment
 from tenants.roles import May
 from tokvigil_site.console.overview import checklist, figures
 from usage import wording
-from usage.ledger import totals
-from usage.ledger.totals import SummaryQuery
+from usage.ledger.unpriced import models_without_price
 
 LIMITS_SHOWN = 8
 CHANGES_SHOWN = 6
@@ -109,7 +108,7 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
     limits = f"{reverse('admin:limits')}?state="
     enforced = [standing for standing in found if not standing.watched]
     full, near = sum(standing.full for standing in enforced), sum(standing.near for standing in enforced)
-    unpriced = _unpriced(environment, now)
+    unpriced = models_without_price(environment.pk, now - UNPRICED_SINCE, now)
     frozen = len(environment.frozen_features)
     boosted = boosts.current(environment.pk).exclude(starts_at__gt=now).count()
     alerts = environment.alerts.filter(ended_at=None).count()
@@ -147,13 +146,6 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
 
 def _counted(number: int, one: str, many: str) -> str:
     return f"{wording.count(number)} {one if number == 1 else many}"
-
-
-def _unpriced(environment: Environment, now: datetime) -> list[str]:
-    """Models that were used lately and have no price, by their names."""
-    query = SummaryQuery(from_=now - UNPRICED_SINCE, to=now, group_by="model")
-    found = totals.summarize(environment.pk, query, now, ZoneInfo(environment.tenant.timezone))
-    return [group.model for group in found.groups if group.unpriced and group.model]
 
 
 def _changes(request: HttpRequest, environment: Environment, now: datetime) -> list[Change] | None:
