@@ -107,6 +107,8 @@ def numbered(
     """The rows that are summed up, with these columns, those of SUMS and the number of the step."""
     bounds = cut.bounds
     used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap, mark=mark)
+    if len(bounds) == 2:
+        return f"SELECT 1 AS step, used.* FROM ({used.sql}) AS used", used.values  # noqa: S608 (our own names)
     sql = f"""
         SELECT * FROM (SELECT width_bucket(at, %s::timestamptz[]) AS step, used.* FROM ({used.sql}) AS used) AS numbered
         WHERE step <> %s

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
@@ -40,40 +40,56 @@ def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[F
     """The snapshot, and what was found. Raises DatabaseError."""
     mark = mark_before(environment_id)
     names, count = at_the_top(environment_id, question, mark)
-    tops = _tops(environment_id, question, names, mark)
+    tops = _tops(environment_id, question, names, are_all=count == len(names), mark=mark)
     seen, rows = _read(environment_id, question, cut, tops, mark)
     places: dict[str | None, int] = {name: place for place, name in enumerate(names, start=1)}
     return seen, list(_found(question, cut, places, count - len(names), tops, rows))
 
 
-def _tops(environment_id: int, question: Question, names: Sequence[str], mark: int) -> dict[int, _Top]:
+def _tops(
+    environment_id: int, question: Question, names: Sequence[str], *, are_all: bool, mark: int
+) -> dict[int, _Top]:
     """By the place of their name; those of names beyond the top are ranked together."""
-    ranked, counted, periods = ranking(question)
-    rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
+    scored, values = _scored(environment_id, question, names, are_all=are_all, mark=mark)
     tops: dict[int, _Top] = {}
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('work_mem', %s, true)", [_RANKING_MEMORY])
-        # Summed up by name first: to look for the place of each row takes most of the time.
         cursor.execute(
             f"""
+            WITH scored AS MATERIALIZED ({scored})
             SELECT place, part, parts FROM (
-                SELECT place, part, count(*) OVER (PARTITION BY place) AS parts,
-                    row_number() OVER (PARTITION BY place ORDER BY score DESC, part) AS number
-                FROM (
-                    SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part,
-                        {ranked} AS score
-                    FROM (
-                        SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3
-                    ) AS summed
-                    GROUP BY 1, 2 HAVING {counted} > 0 AND {ranked} IS NOT NULL
-                ) AS scored
-            ) AS numbered WHERE number <= {PARTS_MAX} ORDER BY place, number
+                SELECT place, part, row_number() OVER (PARTITION BY place ORDER BY score DESC, part) AS number
+                FROM scored
+            ) AS numbered JOIN (SELECT place, count(*) AS parts FROM scored GROUP BY place) AS counted USING (place)
+            WHERE number <= {PARTS_MAX} ORDER BY place, number
             """,  # noqa: S608 (our own names and numbers)
-            [list(names), *values],
+            values,
         )
         for place, part, count in cursor.fetchall():
             tops.setdefault(place, _Top([], count)).parts.append(part)
     return tops
+
+
+def _scored(
+    environment_id: int, question: Question, names: Sequence[str], *, are_all: bool, mark: int
+) -> tuple[str, list[Any]]:
+    """Each part inside of the place of its name. Summed up by name first: to look for the place of each row is slow."""
+    ranked, counted, periods = ranking(question)
+    rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
+    is_ranked = f"HAVING {counted} > 0 AND {ranked} IS NOT NULL"
+    if are_all:
+        sql = f"""
+            SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part, score FROM (
+                SELECT name, part, {ranked} AS score FROM ({rows}) AS stepped GROUP BY 1, 2 {is_ranked}
+            ) AS scored
+        """  # noqa: S608 (our own names)
+    else:
+        sql = f"""
+            SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part, {ranked} AS score
+            FROM (SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3) AS summed
+            GROUP BY 1, 2 {is_ranked}
+        """  # noqa: S608 (our own names and numbers)
+    return sql, [list(names), *values]
 
 
 def _read(
