@@ -245,6 +245,7 @@ SPECTACULAR_SETTINGS = {
         },
         {"name": "policies", "description": "The rules in force, and how they are published."},
         {"name": "plans", "description": "What end users can buy."},
+        {"name": "deployments", "description": "Names of your own for models."},
         {"name": "boosts", "description": "Extra allowance for a time, on top of limits."},
         {
             "name": "freeze",

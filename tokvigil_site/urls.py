@@ -6,6 +6,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 
 from policies.api.boosts import BoostsView, BoostView
 from policies.api.decisions import DecisionsView
+from policies.api.deployments import DeploymentsView
 from policies.api.end_users import EndUserView
 from policies.api.evaluate import EvaluateView
 from policies.api.freeze import FreezeView
@@ -56,6 +57,7 @@ urlpatterns = [
     path("v1/limits", LimitsView.as_view()),
     path("v1/decisions", DecisionsView.as_view()),
     path("v1/policy-file", PolicyFileView.as_view()),
+    path("v1/deployments", DeploymentsView.as_view()),
     path("v1/plans", PlansView.as_view()),
     path("v1/plans/<any:name>", PlanView.as_view()),
     path("v1/boosts", BoostsView.as_view()),

@@ -11,7 +11,7 @@ from django.urls import reverse
 from policies.changing import decided_calls, over_now
 from policies.changing.decided_calls import DecidesNothing
 from policies.changing.over_now import Over
-from policies.changing.publishing import Change, ChangeKind, PolicyChange
+from policies.changing.publishing import Change, ChangeKind, DeploymentChange, PolicyChange
 from policies.describing import differences
 from policies.describing.differences import Line
 from policies.resolution import StoredPolicy
@@ -78,4 +78,8 @@ def _shown(change: Change) -> Shown:
     if isinstance(change, PolicyChange):
         lines = differences.compare(change.before, change.after)
         return Shown("policy", change.name, _SAYS[change.kind], lines)
+    if isinstance(change, DeploymentChange):
+        return Shown(
+            "deployment", change.name, _SAYS[change.kind], (Line("Model", change.before, change.after),)
+        )
     return Shown("plan", change.name, _SAYS[change.kind], ())

@@ -1,7 +1,8 @@
-"""Copying one policy, or all with the plans, to another environment: the difference first, then published."""
+"""Copying one policy, or all with plans and, if chosen, deployments, to another environment: first the difference."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from django.contrib import messages
@@ -32,9 +33,9 @@ def copy(request: HttpRequest) -> HttpResponse:
     finding.require_change(request, source.tenant_id)
     others = list(source.tenant.environments.exclude(pk=source.pk).select_related("tenant"))
     target = next((each for each in others if each.slug == asked.get("to", "")), None)
-    archive = policy is None and asked.get("archive") == "yes"
+    chosen = {name: policy is None and asked.get(name) == "yes" for name in ("archive", "deployments")}
     if request.method == "POST":
-        return _copied(request, source, target, policy, archive=archive)
+        return _copied(request, source, target, policy, chosen)
     return rendered(
         request,
         "console/policies/copy.html",
@@ -43,8 +44,8 @@ def copy(request: HttpRequest) -> HttpResponse:
         others=others,
         target=target,
         policy=policy,
-        archive=archive,
-        **({} if target is None else _difference(source, target, policy, archive=archive)),
+        **chosen,
+        **({} if target is None else _difference(source, target, policy, chosen)),
     )
 
 
@@ -61,12 +62,12 @@ def _policy(request: HttpRequest, policy_id: str) -> Policy | None:
 
 
 def _difference(
-    source: Environment, target: Environment, policy: Policy | None, *, archive: bool
+    source: Environment, target: Environment, policy: Policy | None, chosen: Mapping[str, bool]
 ) -> dict[str, object]:
     looked_at = promotion.seen(source, target)
     name = policy.name if policy else None
     try:
-        wanted = promotion.wanted(source, target, name=name, archive=archive)
+        wanted = promotion.wanted(source, target, name=name, **chosen)
         shown = changes.shown(publishing.plan_changes(target, wanted))
     except PolicyFileError as error:
         return {"refusals": error.errors}
@@ -82,8 +83,7 @@ def _copied(
     source: Environment,
     target: Environment | None,
     policy: Policy | None,
-    *,
-    archive: bool,
+    chosen: Mapping[str, bool],
 ) -> HttpResponse:
     if target is None:
         raise Http404
@@ -92,14 +92,15 @@ def _copied(
             source,
             target,
             name=policy.name if policy else None,
-            archive=archive,
+            **chosen,
             looked_at=request.POST.get("looked_at", ""),
             note=request.POST.get("note", "").replace("\0", "").strip()[:NOTE_LENGTH_MAX],
             actor=actor_of(request),
         )
     except PolicyFileError as error:
         messages.error(request, f"Nothing was changed: {error}.")
-        back = {"to": target.slug, "archive": "yes" if archive else "", "policy": policy.pk if policy else ""}
+        said = {name: "yes" if is_chosen else "" for name, is_chosen in chosen.items()}
+        back = {"to": target.slug, **said, "policy": policy.pk if policy else ""}
         return redirect(reverse("admin:policies_copy", query=back))
     messages.success(
         request, f"{wording.counted(len(done), 'change')} in {target.slug}. {taking_effect.of(target)}"

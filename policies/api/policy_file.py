@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -35,7 +36,7 @@ class PolicyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class PublishQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`PUT /v1/policy-file`. `dry_run`: say what would change, and change nothing."""
+    """`PUT` of a whole document. `dry_run`: say what would change, and change nothing."""
 
     dry_run: bool = False
 
@@ -104,8 +105,11 @@ class PolicyFileView(KeyView):
                 changes = publishing.publish(environment, wanted, actor=self.actor, dry_run=query.dry_run)
         except PolicyFileError as error:
             raise refused(error) from error
-        answer = PublishedAnswer(dry_run=query.dry_run, changes=tuple(map(_change, changes)))
-        return editions.tagged(http.json_response(answer), self.environment_id)
+        return editions.tagged(http.json_response(published(changes, query)), self.environment_id)
+
+
+def published(changes: Iterable[Change], query: PublishQuery) -> PublishedAnswer:
+    return PublishedAnswer(dry_run=query.dry_run, changes=tuple(map(_change, changes)))
 
 
 def refused(error: PolicyFileError, *, inside: str = "") -> problems.Problem:

@@ -7,27 +7,50 @@ from django.db import transaction
 from policies import policy_rows
 from policies.changing import publishing
 from policies.changing.publishing import Change
+from policies.files.documents import DEPLOYMENTS_MAX
 from policies.files.file_errors import refused
 from policies.rules import PolicySet
 from tenants.models import Environment
 
 
 def wanted(
-    source: Environment, target: Environment, *, name: str | None = None, archive: bool = False
+    source: Environment,
+    target: Environment,
+    *,
+    name: str | None = None,
+    archive: bool = False,
+    deployments: bool = False,
 ) -> PolicySet:
     """What the target has after copying all policies and plans, or the one policy of this name with its plan.
 
-    What only the target has stays; with `archive` it goes, if all are copied.
+    What only the target has stays; with `archive` it goes, if all are copied. `deployments`: these are copied too.
+    Raises PolicyFileError for too many of them.
     """
     theirs, present = policy_rows.policy_set(source), policy_rows.policy_set(target)
     copied = {rule.name: rule for rule in theirs.policies if name in (None, rule.name)}
     named = tuple(rule.scope.plan for rule in copied.values() if rule.scope.plan)
     plans = theirs.plans if name is None else named
+    named_models = _deployments(theirs, present, archive=archive) if deployments and name is None else None
     if archive and name is None:
-        return PolicySet(plans=plans, policies=tuple(copied.values()))
+        return PolicySet(plans=plans, deployments=named_models, policies=tuple(copied.values()))
     # In the order of the target, so that the older policy still wins there.
     kept = [copied.pop(rule.name, rule) for rule in present.policies]
-    return PolicySet(plans=tuple(dict.fromkeys((*present.plans, *plans))), policies=(*kept, *copied.values()))
+    return PolicySet(
+        plans=tuple(dict.fromkeys((*present.plans, *plans))),
+        deployments=named_models,
+        policies=(*kept, *copied.values()),
+    )
+
+
+def _deployments(theirs: PolicySet, present: PolicySet, *, archive: bool) -> tuple[tuple[str, str], ...]:
+    """A name in another case is the same name, and is written as in the source."""
+    copied = theirs.deployments or ()
+    names = {name.lower() for name, _ in copied}
+    kept = () if archive else (each for each in present.deployments or () if each[0].lower() not in names)
+    found = tuple(sorted((*copied, *kept)))
+    if len(found) > DEPLOYMENTS_MAX:
+        raise refused("deployments", f"there would be {len(found)}; at most {DEPLOYMENTS_MAX} are allowed")
+    return found
 
 
 def only_in_target(source: Environment, target: Environment) -> list[str]:
@@ -50,6 +73,7 @@ def promote(
     note: str = "",
     name: str | None = None,
     archive: bool = False,
+    deployments: bool = False,
 ) -> tuple[Change, ...]:
     """Publishes `wanted` in the target. `looked_at` is `seen` of when it was decided.
 
@@ -63,6 +87,5 @@ def promote(
         ours, theirs = (first, second) if first.pk == source.pk else (second, first)
         if looked_at != seen(ours, theirs):
             raise refused("", "policies were changed meanwhile; look at what would change now")
-        return publishing.publish(
-            theirs, wanted(ours, theirs, name=name, archive=archive), actor=actor, note=said
-        )
+        chosen = wanted(ours, theirs, name=name, archive=archive, deployments=deployments)
+        return publishing.publish(theirs, chosen, actor=actor, note=said)

@@ -146,18 +146,21 @@ def plan_changes(environment: Environment, wanted: PolicySet) -> tuple[Change, .
     names = {rule.name for rule in wanted.policies}
     return (
         *(PlanChange(name=name, kind=ChangeKind.ADDED) for name in wanted.plans if name not in plans),
-        *_deployment_changes(environment, wanted),
+        *_deployment_changes(environment, wanted.deployments),
         *(change for rule in wanted.policies if (change := _change(present.get(rule.name), rule))),
         *(_archiving(row) for name, row in present.items() if name not in names),
         *(PlanChange(name=name, kind=ChangeKind.REMOVED) for name in removed_plans),
     )
 
 
-def _deployment_changes(environment: Environment, wanted: PolicySet) -> list[DeploymentChange]:
-    if wanted.deployments is None:
+def _deployment_changes(
+    environment: Environment, wanted: tuple[tuple[str, str], ...] | None
+) -> list[DeploymentChange]:
+    """None: they stay as they are."""
+    if wanted is None:
         return []
     present = dict(environment.deployments.values_list("name", "model"))
-    after = dict(wanted.deployments)
+    after = dict(wanted)
     # What goes comes first: a name may come again in another case.
     names = [*sorted(present.keys() - after.keys()), *sorted(after)]
     return [
@@ -323,6 +326,18 @@ def put_deployment(environment: Environment, name: str, model: str, *, actor: st
             change = DeploymentChange(name=name if row is None else row.name, before=before, after=model)
             _apply(environment, (change,), Because(actor=actor))
         return environment.deployments.get(name__iexact=name)
+
+
+def publish_deployments(
+    environment: Environment, wanted: tuple[tuple[str, str], ...], *, actor: str, dry_run: bool = False
+) -> tuple[Change, ...]:
+    """Makes these names, each with its model, all that there are. Policies and plans stay."""
+    with audit_log.acting_as(actor), transaction.atomic():
+        Environment.lock(environment.pk)
+        changes = tuple(_deployment_changes(environment, wanted))
+        if not dry_run:
+            _apply(environment, changes, Because(actor=actor))
+    return changes
 
 
 def remove_deployment(deployment: Deployment, *, actor: str) -> None:

@@ -1,11 +1,14 @@
 """Copying policies from one environment to another."""
 
+from typing import Any
+
 import pytest
 
 from audit.models import Entry
 from policies import policy_rows
+from policies.changing import promotion
 from policies.changing.promotion import only_in_target, promote, seen, wanted
-from policies.changing.publishing import plan_changes, publish
+from policies.changing.publishing import DeploymentChange, plan_changes, publish, publish_deployments
 from policies.end_users import set_end_user
 from policies.files.file_errors import PolicyFileError
 from policies.files.policy_file import parse
@@ -80,6 +83,53 @@ def test_one_policy_is_copied_with_its_plan_alone(dev: Environment, prod: Enviro
     promote(dev, prod, looked_at=seen(dev, prod), actor="test", name="Free", archive=True)
     assert (names(prod), plans(prod)) == (["Company", "Default", "Free"], ["basic", "free"])
     assert policy_rows.policy_set(prod).policies[1].limits[0].amount == 40
+
+
+def deployments(environment: Environment) -> dict[str, str]:
+    return dict(environment.deployments.values_list("name", "model"))
+
+
+@pytest.fixture
+def deployed(dev: Environment, prod: Environment) -> None:
+    publish_deployments(dev, (("chat", "gpt-4o"), ("new", "gpt-5")), actor="test")
+    publish_deployments(prod, (("Chat", "gpt-4"), ("own", "gpt-4")), actor="test")
+    for environment in (dev, prod):
+        environment.refresh_from_db()
+
+
+@pytest.mark.usefixtures("deployed")
+def test_deployments_are_copied_if_it_is_chosen(dev: Environment, prod: Environment) -> None:
+    done = promote(dev, prod, looked_at=seen(dev, prod), actor="test", deployments=True)
+    assert [str(change) for change in done if isinstance(change, DeploymentChange)] == [
+        "deployment 'Chat': removed",
+        "deployment 'chat': added",
+        "deployment 'new': added",
+    ]
+    assert deployments(prod) == {"chat": "gpt-4o", "new": "gpt-5", "own": "gpt-4"}
+    assert plan_changes(prod, wanted(dev, prod, deployments=True)) == ()
+
+
+@pytest.mark.usefixtures("deployed")
+def test_deployments_that_only_the_target_has_go_with_the_policies_that_it_alone_has(
+    dev: Environment, prod: Environment
+) -> None:
+    promote(dev, prod, looked_at=seen(dev, prod), actor="test", archive=True, deployments=True)
+    assert deployments(prod) == {"chat": "gpt-4o", "new": "gpt-5"}
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("chosen", [{}, {"archive": True}, {"name": "Free", "deployments": True}])
+def test_else_deployments_stay(dev: Environment, prod: Environment, chosen: Any) -> None:
+    promote(dev, prod, looked_at=seen(dev, prod), actor="test", **chosen)
+    assert deployments(prod) == {"Chat": "gpt-4", "own": "gpt-4"}
+
+
+def test_deployments_that_would_be_too_many_are_refused(
+    dev: Environment, prod: Environment, deployed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "DEPLOYMENTS_MAX", 2)
+    with pytest.raises(PolicyFileError, match="there would be 3"):
+        wanted(dev, prod, deployments=True)
 
 
 def test_again_there_is_nothing_to_do(dev: Environment, prod: Environment) -> None:

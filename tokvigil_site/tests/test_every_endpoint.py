@@ -33,6 +33,8 @@ CALLS = [
     ("GET", "/v1/policies/0b8f6f0e-3d0a-4f4e-9a35-7f6f1c1d2e3f", "policies:read"),
     ("GET", "/v1/policy-file", "manage"),
     ("PUT", "/v1/policy-file", "manage"),
+    ("GET", "/v1/deployments", "manage"),
+    ("PUT", "/v1/deployments", "manage"),
     ("GET", "/v1/plans", "manage"),
     ("PUT", "/v1/plans/free", "manage"),
     ("DELETE", "/v1/plans/free", "manage"),
@@ -79,6 +81,7 @@ BODIES = {
         "output_per_million": "2",
         "reason": "Our contract",
     },
+    "/v1/deployments": {"deployments": {"team-chat": "gpt-4o"}},
     "/v1/freeze": {"environment": False, "features": []},
     "/v1/end-users/u1": {"plan": None, "blocked": False},
 }

@@ -412,6 +412,9 @@ MUTATIONS: dict[str, Callable[[World], object]] = {
     "DELETE v1/end-users/<any:user_id>": lambda world: world.call("DELETE", "/v1/end-users/bob"),
     "PUT v1/plans/<any:name>": lambda world: world.call("PUT", "/v1/plans/gold"),
     "DELETE v1/plans/<any:name>": lambda world: world.call("DELETE", "/v1/plans/unused"),
+    "PUT v1/deployments": lambda world: world.call(
+        "PUT", "/v1/deployments", {"deployments": {"team-chat": "gpt-test"}}
+    ),
     "PUT v1/policy-file": lambda world: world.call(
         "PUT", "/v1/policy-file", {"plans": ["free", "unused", "gold"], "policies": world.published}
     ),

@@ -140,6 +140,64 @@ def test_a_plan_that_somebody_has_is_kept(api: Api, environment: Environment) ->
     assert "end users have the plan" in answer.json["detail"]
 
 
+def put_deployments(api: Api, query: str = "", headers: Any = None, **names: Any) -> Answer:
+    return api.request("PUT", f"/v1/deployments{query}", {"deployments": names}, **(headers or {}))
+
+
+def test_deployments_are_set_as_a_whole_and_policies_stay(api: Api, environment: Environment) -> None:
+    publish(api)
+    assert changes(put_deployments(api, chat="gpt-4o", old="gpt-4")) == [
+        ("deployment", "chat", "added"),
+        ("deployment", "old", "added"),
+    ]
+    set_again = put_deployments(api, chat="gpt-5")
+    assert changes(set_again) == [("deployment", "old", "removed"), ("deployment", "chat", "changed")]
+    assert set_again.json["changes"][1]["diff"] == ["-chat: gpt-4o", "+chat: gpt-5"]
+    assert changes(put_deployments(api, chat="gpt-5")) == []
+    read = api.get("/v1/deployments")
+    assert read.json == {"deployments": {"chat": "gpt-5"}}
+    assert read.headers["ETag"] == set_again.headers["ETag"]
+    assert Policy.objects.in_force(environment.pk).count() == 1
+    assert actions(environment)[2:] == [
+        "deployment.added",
+        "deployment.added",
+        "deployment.removed",
+        "deployment.changed",
+    ]
+
+
+def test_a_dry_run_of_deployments_changes_nothing(api: Api, environment: Environment) -> None:
+    tried = put_deployments(api, "?dry_run=true", chat="gpt-4o")
+    assert (tried.json["dry_run"], changes(tried)) == (True, [("deployment", "chat", "added")])
+    assert api.get("/v1/deployments").json == {"deployments": {}}
+    assert actions(environment) == []
+
+
+def test_deployments_are_guarded_by_the_revision(api: Api) -> None:
+    tag = api.get("/v1/deployments").headers["ETag"]
+    assert put_deployments(api, headers={"if-match": tag}, chat="gpt-4o").status == 200
+    assert_problem(put_deployments(api, headers={"if-match": tag}, chat="gpt-5"), 412, "PRECONDITION_FAILED")
+    assert api.get("/v1/deployments").json == {"deployments": {"chat": "gpt-4o"}}
+
+
+@pytest.mark.parametrize(
+    ("names", "field"),
+    [
+        ({"chat": ""}, "deployments.chat"),
+        ({"chat": "gpt-4o", "CHAT": "gpt-5"}, "deployments.CHAT"),
+        ({"a\nb": "gpt-4o"}, "deployments"),
+        ({"chat": 1}, "deployments"),
+    ],
+)
+def test_a_deployment_that_is_none_is_refused_by_its_name(
+    api: Api, environment: Environment, names: dict[str, Any], field: str
+) -> None:
+    answer = put_deployments(api, **names)
+    assert_problem(answer, 422, "VALIDATION_ERROR")
+    assert answer.json["errors"][0]["field"].startswith(field)
+    assert not environment.deployments.exists()
+
+
 def test_another_environment_is_not_touched(api: Api, other_api: Api) -> None:
     publish(api)
     assert other_api.get("/v1/policy-file").json == {

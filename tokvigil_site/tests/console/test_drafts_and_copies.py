@@ -400,6 +400,24 @@ def test_copying_shows_the_difference_first(mia: Client, prod: Environment, dev:
     assert "changed meanwhile" in post(mia, COPY, **form), "what was looked at is not what is there now"
 
 
+def test_copying_shows_what_names_of_models_would_stand_for(
+    mia: Client, prod: Environment, dev: Environment
+) -> None:
+    publishing.put_deployment(prod, "team-chat", "gpt-4o", actor="test")
+    publishing.put_deployment(dev, "team-chat", "gpt-4", actor="test")
+    assert "team-chat" not in read(mia, f"{COPY}?environment=acme/prod&to=dev")
+    text = read(mia, f"{COPY}?environment=acme/prod&to=dev&deployments=yes")
+    shown = text[text.index("Deployment <b><bdi>team-chat") :]
+    assert shown.index("Changed") < shown.index("<bdi>gpt-4</bdi>") < shown.index("<bdi>gpt-4o</bdi>")
+    form = dict(
+        re.findall(
+            r'<input type="hidden" name="(environment|to|looked_at|deployments)" value="([^"]*)">', text
+        )
+    )
+    post(mia, COPY, **form)
+    assert dev.deployments.get().model == "gpt-4o"
+
+
 def test_one_policy_is_copied(mia: Client, prod: Environment, dev: Environment) -> None:
     free = prod.policies.get(name="Free")
     text = read(mia, f"{COPY}?policy={free.pk}&to=staging")
