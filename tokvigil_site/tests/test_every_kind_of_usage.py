@@ -198,6 +198,24 @@ def test_a_partly_priced_model_stands_on_the_pages_of_prices_until_it_has_the_ra
     assert "Partly priced" not in superuser.get("/admin/usage/modelprice/").content.decode()
 
 
+def test_a_tier_of_service_without_rates_is_named_on_the_pages_of_prices_until_it_has_them(
+    api: Api, environment: Environment, superuser: Client
+) -> None:
+    report(api, "r1", service_tier="priority")
+    report(api, "r2", service_tier="flex")
+    assert "Partly priced" not in superuser.get("/admin/usage/modelprice/").content.decode()
+    report(api, "r3", service_tier="fast")
+    shown = superuser.get(f"/admin/usage/modelprice/?environment={environment}").content.decode()
+    assert "no rate for calls served as fast" in shown
+    assert "no rate for calls served as fast" in superuser.get("/admin/health/").content.decode()
+    file = superuser.get(f"/admin/health/export/?table=unpriced&format=csv&environment={environment}")
+    assert b"".join(file.streaming_content).decode().splitlines()[-1].endswith(",fast")  # type: ignore[attr-defined]
+    price = ModelPrice.objects.get(model="speaker")
+    price.service_tiers = {**price.service_tiers, "fast": {"input_tokens": "9"}}
+    price.save()
+    assert "Partly priced" not in superuser.get("/admin/usage/modelprice/").content.decode()
+
+
 def test_the_page_of_a_call_shows_all_that_it_used_and_leads_to_its_arithmetic(
     api: Api, environment: Environment, superuser: Client
 ) -> None:

@@ -199,7 +199,7 @@ def unpriced_cells(found: Iterable[Unpriced]) -> Iterable[Cells]:
                 "calls": use.calls,
                 "blocked": "yes" if use.blocked else "no",
                 "first_at": use.first_at.isoformat(),
-                "no_rate_for": " ".join(each.lacking),
+                "no_rate_for": " ".join((*each.lacking, *each.tiers)),
             }
 
 
@@ -230,5 +230,5 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "held_times_used",
     ),
     "costs": ("model", "calls", "reported_usd", "charged_usd", "difference_usd", "unpriced_calls"),
-    "unpriced": ("model", "feature", "calls", "blocked", "first_at"),
+    "unpriced": ("model", "feature", "calls", "blocked", "first_at", "no_rate_for"),
 }

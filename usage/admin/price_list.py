@@ -19,7 +19,7 @@ from tenants.console.access import may
 from tenants.lengths import NAME_LENGTH_MAX
 from tenants.models import Environment
 from tenants.roles import May
-from usage.ledger.unpriced import UnpricedUse, recorded_unpriced, without_rate
+from usage.ledger.unpriced import UnpricedUse, Without, recorded_unpriced, without_rate
 from usage.money import NANO
 from usage.prices import stored_book
 from usage.prices.book import Match, PriceBook
@@ -77,18 +77,19 @@ class Row:
 class Unpriced:
     """A model in use that has no price. `uses` says by which features and how often.
 
-    `lacking`: of one that is partly priced, the quantities without a rate.
+    `lacking`: of one that is partly priced, the quantities without a rate. `tiers`: those of service without rates.
     """
 
     model: str
     uses: list[UnpricedUse]
     add_url: str
     lacking: tuple[str, ...] = ()
+    tiers: tuple[str, ...] = ()
 
     @property
     def lacks(self) -> str:
-        """In words: "web searches, input audio"; "" of one without any price."""
-        return ", ".join(map(noun, self.lacking))
+        """In words: "web searches, calls served as priority"; "" of one without any price."""
+        return ", ".join((*map(noun, self.lacking), *(f"calls served as {tier}" for tier in self.tiers)))
 
     @property
     def first_at(self) -> datetime:
@@ -193,20 +194,24 @@ def _unpriced(environment: Environment, book: PriceBook, now: datetime, wanted: 
     prices = {model: match.price for model, _ in most if (match := book.find(model, now)) is not None}
     without = without_rate(environment.pk, list(prices), now - SEEN_SINCE) if prices else {}
     found = [
-        _found(environment, prices.get(model), model, those, without.get(model, [])) for model, those in most
+        _found(environment, prices.get(model), model, those, without.get(model, Without()))
+        for model, those in most
     ]
     return [each for each in found if each is not None]
 
 
 def _found(
-    environment: Environment, price: Price | None, model: str, uses: list[UnpricedUse], without: list[str]
+    environment: Environment, price: Price | None, model: str, uses: list[UnpricedUse], without: Without
 ) -> Unpriced | None:
     """None: all that it used has a rate by now."""
     if price is None:
         return Unpriced(model, uses, add_url(environment, model=model))
-    lacking = tuple(name for name in without if name in QUANTITIES and price.rates.of(name) is None)
+    lacking = tuple(
+        name for name in without.quantities if name in QUANTITIES and price.rates.of(name) is None
+    )
+    tiers = tuple(tier for tier in without.service_tiers if tier not in price.service_tiers)
     named = {"model": price.model, "provider": price.provider, "source": "override"}
-    return Unpriced(model, uses, add_url(environment, **named), lacking) if lacking else None
+    return Unpriced(model, uses, add_url(environment, **named), lacking, tiers) if lacking or tiers else None
 
 
 def _calls(uses: Iterable[UnpricedUse]) -> int:

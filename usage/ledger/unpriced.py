@@ -71,15 +71,24 @@ def models_without_price(environment_id: int, since: datetime, now: datetime) ->
         return [model for (model,) in cursor.fetchall()]
 
 
-def without_rate(environment_id: int, models: Sequence[str], since: datetime) -> dict[str, list[str]]:
-    """By model what of its latest calls had no rate, by name; nothing if it takes too long to find out."""
+@dataclass(frozen=True, slots=True)
+class Without:
+    """What calls of a model had no rate for: quantities by name, and the tiers of service that they were served as."""
+
+    quantities: tuple[str, ...] = ()
+    service_tiers: tuple[str, ...] = ()
+
+
+def without_rate(environment_id: int, models: Sequence[str], since: datetime) -> dict[str, Without]:
+    """By model, of its latest calls; nothing if it takes too long to find out."""
     try:
         with at_most(LEDGER_MS_MAX), connection.cursor() as cursor:
             cursor.execute(
                 """
-                SELECT model, array_agg(DISTINCT name ORDER BY name)
+                SELECT model, array_agg(DISTINCT name ORDER BY name) FILTER (WHERE name <> 'service_tier'),
+                    array_agg(DISTINCT service_tier ORDER BY service_tier) FILTER (WHERE name = 'service_tier')
                 FROM unnest(%s::text[]) AS named (model), LATERAL (
-                    SELECT unpriced_quantities FROM usage_event AS event
+                    SELECT unpriced_quantities, service_tier FROM usage_event AS event
                     WHERE environment_id = %s AND event.model = named.model AND charged_at >= %s
                       AND unpriced_quantities IS NOT NULL
                     ORDER BY charged_at DESC LIMIT %s
@@ -87,7 +96,10 @@ def without_rate(environment_id: int, models: Sequence[str], since: datetime) ->
                 """,
                 [list(models), environment_id, since, LATEST_MAX],
             )
-            return dict(cursor.fetchall())
+            return {
+                model: Without(tuple(quantities or ()), tuple(tiers or ()))
+                for model, quantities, tiers in cursor.fetchall()
+            }
     except DatabaseError as error:
         logger.warning("unpriced quantities of environment %s: %s", environment_id, error)
         return {}
