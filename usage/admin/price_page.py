@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -129,4 +130,9 @@ def _override_url(request: HttpRequest, row: ModelPrice, environment: Environmen
     given = {
         name: f"{rate.normalize():f}" for name in RATE_FIELDS if (rate := getattr(row, name)) is not None
     }
-    return add_url(environment, provider=row.provider, model=row.model, source="override", **given)
+    tables = {
+        name: json.dumps(stored)
+        for name in ("other_rates", "service_tiers", "regions")
+        if (stored := getattr(row, name))
+    }
+    return add_url(environment, provider=row.provider, model=row.model, source="override", **given, **tables)

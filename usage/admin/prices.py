@@ -18,6 +18,7 @@ from tenants.console.rows import TenantRowsAdmin
 from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.roles import May
 from usage.admin import price_list, price_page
+from usage.admin.rate_rows import OtherRatesField, RegionsField, ServiceTiersField
 from usage.models import ModelPrice
 from usage.prices import overrides
 from usage.prices.cost import ALIASES_MAX
@@ -29,9 +30,6 @@ RARE_FIELDS = (
     "batch_output_per_million",
     "batch_cached_input_per_million",
     "batch_cache_write_per_million",
-    "other_rates",
-    "service_tiers",
-    "regions",
     "tiers",
 )
 
@@ -43,6 +41,18 @@ class ModelPriceForm(RowForm):
         required=False,
         help_text=ModelPrice._meta.get_field("aliases").help_text,
     )
+
+    other_rates = OtherRatesField(
+        label="Other quantities",
+        help_text="What has no rate is not priced. In place of a rate the name of its total: input_tokens. "
+        "An empty row is left out; save, and there are more.",
+    )
+    service_tiers = ServiceTiersField(
+        label="Tiers of service",
+        help_text="Only the rates that differ; a tier alone costs what the default does. Of a tier that is not here, "
+        "priority and fast are not wholly priced. Batch rates of text stand below, among the rare ones.",
+    )
+    regions = RegionsField(label="Regions", help_text="By how much tokens cost more there.")
 
     reason = forms.CharField(
         max_length=REASON_LENGTH_MAX,
@@ -76,6 +86,7 @@ class ModelPriceAdmin(TenantRowsAdmin):
             "input_per_million", "output_per_million", "cached_input_per_million", "cache_write_per_million",
             "reason",
         ]}),
+        ("Other rates", {"fields": ["other_rates", "service_tiers", "regions"]}),
         ("Rare rates", {"classes": ["collapse"], "fields": RARE_FIELDS}),
         ("Names and origin", {"fields": [
             "aliases", "source", "active", "source_version", "created", "last_changed",
