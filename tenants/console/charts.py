@@ -13,6 +13,8 @@ WIDTH, HEIGHT = 1000, 200
 _GAP = 0.15
 # Series have a colour of their own each; the last one is of all others.
 SERIES_MAX = 6
+# An odd number, so that every other one can be left out where there is little room.
+DATES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Columns:
     pieces: tuple[Piece, ...]
     names: tuple[str, ...]
     most: int
-    first: str
-    last: str
+    # Some of the labels, the first and the last among them, as far from each other as can be.
+    dates: tuple[str, ...]
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -71,7 +73,12 @@ def stacked(
                 )
             )
     names = tuple(name for name, _ in series)
-    return Columns(tuple(pieces), names, most, labels[0] if labels else "", labels[-1] if labels else "")
+    return Columns(tuple(pieces), names, most, _dates(labels))
+
+
+def _dates(labels: Sequence[str]) -> tuple[str, ...]:
+    shown = min(len(labels), DATES_MAX)
+    return tuple(labels[place * (len(labels) - 1) // max(1, shown - 1)] for place in range(shown))
 
 
 def points(numbers: Iterable[tuple[float, float]], across: float, most: float) -> str:
