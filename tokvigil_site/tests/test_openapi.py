@@ -164,3 +164,9 @@ def test_the_docs_page_loads_nothing_from_elsewhere() -> None:
     assert b"/v1/schema/" in Client().get("/docs/?script=").content
     assert b"https://" not in answer.content.replace(b"https://github.com", b"")
     assert b"drf_spectacular_sidecar" in answer.content
+
+
+def test_the_docs_page_is_dark_where_the_readers_system_is() -> None:
+    page = Client().get("/docs/").content.decode()
+    assert '<script src="/static/tokvigil/api_docs.js">' in page
+    assert page.index("swagger-ui.css") < page.index("tokvigil/api_docs.css")
