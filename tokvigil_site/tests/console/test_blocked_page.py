@@ -242,7 +242,7 @@ def test_calls_that_passed_later_and_the_share_of_all_calls(mia: Client, prod: E
     assert (answer.context["newest"].looked_up, answer.context["newest"].passed) == (2, 1)
     assert '<p class="tv-figure">1 of 2</p>' in text
     assert "50 %" in text
-    assert "beside 2 calls in the ledger" in text
+    assert "2 calls were made" in text
 
 
 def test_of_users_it_is_said_whether_they_called_again_and_what_blocked_them_most(
