@@ -18,6 +18,7 @@ from tokvigil_site import tasks
 from usage.amounts import Subjects
 from usage.ledger import partitions, retention
 from usage.ledger.periods import Period
+from usage.ledger.quantity_rollups import TWINS
 from usage.ledger.rollup_tables import TABLES
 from usage.tests.rolling import roll_all
 from usage.tests.test_ledger import estimate, one, report
@@ -43,7 +44,7 @@ def used(environment: Environment) -> Environment:
     for number in range(3):
         one(report(environment, f"may-{number}", charged_at=MAY))
     one(estimate(environment, "late", charged_at=MAY))
-    one(report(environment, "late", charged_at=MAY))
+    one(report(environment, "late", charged_at=MAY, quantities={"web_searches": 2}))
     one(report(environment, "june", charged_at=JUNE))
     one(report(environment, "now"))
     return environment
@@ -88,20 +89,18 @@ def test_the_worker_does_the_same(used: Environment, settings: Any) -> None:
     assert not set(NAMES) & set(partitions.names())
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [*TABLES, *TWINS])
 @pytest.mark.parametrize(
-    "change", ["cost_nano = cost_nano + 1", "start = start + interval '1 day'", "{name} = 'other'"]
+    "change", ["{sum} = {sum} + 1", "start = start + interval '1 day'", "{name} = 'other'"]
 )
 def test_a_month_whose_rollup_was_tampered_with_stays(
     used: Environment, settings: Any, table: str, change: str
 ) -> None:
     settings.USAGE_KEPT_MONTHS = KEPT
     roll_all(used.pk)
-    _, key = TABLES[table]
-    owned(
-        f"UPDATE {table} SET {change.format(name=key[-1])} WHERE environment_id = %s AND start < '2011-05-31'",  # noqa: S608
-        used.pk,
-    )
+    _, key = {**TABLES, **TWINS}[table]
+    changed = change.format(name=key[-1], sum="amount" if table in TWINS else "cost_nano")
+    owned(f"UPDATE {table} SET {changed} WHERE environment_id = %s AND start < '2011-05-31'", used.pk)  # noqa: S608
 
     with pytest.raises(
         CommandError, match=r"2011-05: its rollups do not say what its rows say: .* of acme/prod"

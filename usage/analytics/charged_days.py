@@ -12,20 +12,20 @@ from usage.ledger import retention
 from usage.ledger.adjustments import PARTLY_PRICED_REQUESTS, UNPRICED_REQUESTS
 from usage.ledger.leading import at_most
 from usage.ledger.periods import Period
+from usage.ledger.rows import SIGN
 
 LEDGER_MS_MAX = 120_000
 ROWS_MAX = 200_000
 
 # A row counts as many calls as it has requests: none, if it failed and used nothing; -1, if it takes an estimate back.
-_SIGN = "(CASE status WHEN 'reversal' THEN -1 ELSE 1 END)"
 _SUMS = {
     "requests": "requests",
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
     "cached_input_tokens": "cached_input_tokens",
     "cache_write_tokens": "cache_write_tokens",
-    "cache_write_1h_tokens": f"{_SIGN} * (quantities->>'cache_write_1h_tokens')::bigint",
-    "web_searches": f"{_SIGN} * (quantities->>'web_searches')::bigint",
+    "cache_write_1h_tokens": f"{SIGN} * (quantities->>'cache_write_1h_tokens')::bigint",
+    "web_searches": f"{SIGN} * (quantities->>'web_searches')::bigint",
 }
 
 

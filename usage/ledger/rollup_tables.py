@@ -8,7 +8,8 @@ Five levels, each in some sizes of bucket (usage/ledger/buckets.py):
     usage_whole_run_quarter, usage_whole_run_day      by run alone
     usage_total_quarter, usage_total_day              by feature, plan and model, of all users
 
-Runs have a row each beside these, of no bucket (usage/ledger/whole_runs.py).
+Runs have a row each beside these, of no bucket (usage/ledger/whole_runs.py). What was used beside text tokens stands in
+twins of these tables (usage/ledger/quantity_rollups.py).
 """
 
 from __future__ import annotations

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
 
-from usage.ledger import whole_runs
+from usage.ledger import quantity_rollups, whole_runs
 from usage.ledger.buckets import DAY, Size
 from usage.ledger.months import LOCK_TIMEOUT_MS, Monthly, Partition, month_of
+from usage.ledger.quantity_rollups import AMOUNT, TWINS, twin
 from usage.ledger.rollup_tables import BUCKETS, DAYS, RUN_KEY, SUMS, TABLES, digest
 
 logger = logging.getLogger("tokvigil.rollups")
@@ -39,7 +40,7 @@ RUN_S_MAX = 20.0
 LEDGER = Monthly("usage_event")
 
 # All tables that a roll adds to.
-FILLED = (*TABLES, whole_runs.TABLE)
+FILLED = (*TABLES, whole_runs.TABLE, *TWINS)
 # Rows that a statement sees have lower numbers; those of a cluster before a restore may have higher ones.
 NEXT_XID = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 
@@ -176,24 +177,46 @@ def _start_anew(cursor: Any, environment_id: int, mark: _Mark) -> int:
 
 
 def _add(
-    cursor: Any, environment_id: int, which: str, values: list[Any], tables: Collection[str] = FILLED
+    cursor: Any,
+    environment_id: int,
+    which: str,
+    values: list[Any],
+    tables: Collection[str] = (*TABLES, whole_runs.TABLE),
 ) -> int:
-    """Adds the rows to the tables; how many there were."""
-    inserts = ",\n".join(f"into_{table} AS ({_insert(table)})" for table in tables)
+    """Adds the rows to the tables and their twins; how many there were."""
+    fresh = f"""
+        SELECT {", ".join(f"{bucket} AS {size}" for size, bucket in BUCKETS.items())}, {", ".join(RUN_KEY)},
+            {", ".join(f"{expression} AS {name}" for name, expression in SUMS.items())},
+            count(quantities) AS with_quantities
+        FROM usage_event WHERE environment_id = %s AND {which}
+        GROUP BY {", ".join(BUCKETS)}, {", ".join(RUN_KEY)}
+    """  # noqa: S608 (the names above are the only input)
+    inserts = {table: _insert(table) for table in tables}
+    counted = ("events", "with_quantities")
+    rows, with_quantities = _insert_all(cursor, environment_id, fresh, values, inserts, counted)
+    if with_quantities:
+        # Both statements see the same rows: their transactions have ended, or nobody may write meanwhile.
+        inserts = {table: quantity_rollups.insert(table) for table in map(twin, tables) if table in TWINS}
+        _insert_all(cursor, environment_id, quantity_rollups.fresh(which), values, inserts, (AMOUNT,))
+    return rows
+
+
+def _insert_all(
+    cursor: Any,
+    environment_id: int,
+    fresh: str,
+    values: list[Any],
+    inserts: Mapping[str, str],
+    counted: Collection[str],
+) -> list[int]:
+    """The sums of the counted columns of `fresh`."""
+    into = ",\n".join(f"into_{table} AS ({sql})" for table, sql in inserts.items())
+    summed = ", ".join(f"coalesce(sum({name}), 0)::bigint" for name in counted)
     cursor.execute(
-        f"""
-        WITH fresh AS MATERIALIZED (
-            SELECT {", ".join(f"{bucket} AS {size}" for size, bucket in BUCKETS.items())}, {", ".join(RUN_KEY)},
-                   {", ".join(f"{expression} AS {name}" for name, expression in SUMS.items())}
-            FROM usage_event WHERE environment_id = %s AND {which}
-            GROUP BY {", ".join(BUCKETS)}, {", ".join(RUN_KEY)}
-        ),
-        {inserts}
-        SELECT coalesce(sum(events), 0)::bigint FROM fresh
-        """,  # noqa: S608 (the names above are the only input)
-        [environment_id, *values, *[environment_id] * len(tables)],
+        f"WITH fresh AS MATERIALIZED ({fresh}), {into} SELECT {summed} FROM fresh",  # noqa: S608
+        [environment_id, *values, *[environment_id] * len(inserts)],
     )
-    return int(cursor.fetchone()[0])
+    return list(map(int, cursor.fetchone()))
 
 
 def _insert(table: str) -> str:
@@ -228,6 +251,7 @@ def rebuild(environment_id: int, first: date, last: date) -> int:
         cut = [table for table, (size, _) in TABLES.items() if size is not Size.MONTH]
         for table in cut:
             _delete(cursor, table, environment_id, start, end)
+            _delete(cursor, twin(table), environment_id, start, end)
         which = "charged_at >= %s AND charged_at < %s AND (id <= %s OR xid < %s)"
         added = _add(cursor, environment_id, which, [start, end, mark.floor_id, mark.xid], cut)
         _make_months(cursor, environment_id, Size.MONTH.start_of(start), Size.MONTH.end_of(end - DAY))
@@ -245,18 +269,21 @@ def _delete(cursor: Any, table: str, environment_id: int, start: datetime, end: 
 def _make_months(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:
     """Of days: the rows of other days of these months need not be read."""
     for table, of_days in DAYS.items():
-        _, key = TABLES[table]
-        names, sums = ", ".join(key), ", ".join(SUMS)
-        _delete(cursor, table, environment_id, start, end)
-        cursor.execute(
-            f"""
-            INSERT INTO {table} (environment_id, start, digest, {names}, {sums})
-            SELECT environment_id, date_trunc('month', start, 'UTC'), digest, {names},
-                {", ".join(f"sum({name})" for name in SUMS)}
-            FROM {of_days} WHERE environment_id = %s AND start >= %s AND start < %s GROUP BY 1, 2, 3, {names}
-            """,  # noqa: S608 (the names above are the only input)
-            [environment_id, start, end],
-        )
+        for made, of, (_, key), summed in (
+            (table, of_days, TABLES[table], tuple(SUMS)),
+            (twin(table), twin(of_days), TWINS[twin(table)], (AMOUNT,)),
+        ):
+            names, sums = ", ".join(key), ", ".join(summed)
+            _delete(cursor, made, environment_id, start, end)
+            cursor.execute(
+                f"""
+                INSERT INTO {made} (environment_id, start, digest, {names}, {sums})
+                SELECT environment_id, date_trunc('month', start, 'UTC'), digest, {names},
+                    {", ".join(f"sum({name})" for name in summed)}
+                FROM {of} WHERE environment_id = %s AND start >= %s AND start < %s GROUP BY 1, 2, 3, {names}
+                """,  # noqa: S608 (the names above are the only input)
+                [environment_id, start, end],
+            )
 
 
 def _require_attached(cursor: Any, environment_id: int, start: datetime, end: datetime) -> None:

@@ -93,6 +93,8 @@ COLUMNS: dict[str, str] = {
     "metadata": "jsonb",
 }
 NAMES = ", ".join(COLUMNS)
+# What a row adds of what a reversal copies instead of negating it.
+SIGN = "(CASE status WHEN 'reversal' THEN -1 ELSE 1 END)"
 # Whether a row is not, or not wholly, priced.
 UNPRICED = "(cost_nano IS NULL OR unpriced_quantities IS NOT NULL)"
 # What it adds to the number of such calls. An adjustment takes its call off once nothing of it is unpriced any more.

@@ -23,6 +23,7 @@ from django.db import DatabaseError, connection
 
 from usage.amounts import Amounts, Per, Subjects
 from usage.ledger.buckets import Piece, Range, Size, parts, pieces
+from usage.ledger.quantity_rollups import ADDED, AMOUNT, HAS_ANY, OF_A_ROW, QUANTITY, twin
 from usage.ledger.rollup_tables import RUN_KEY, SUMS, TOTAL_KEY, USER_KEY, WHOLE_RUN_KEY, WHOLE_USER_KEY
 from usage.ledger.rollups import NEXT_XID
 from usage.ledger.rows import UNPRICED_CALLS
@@ -44,12 +45,40 @@ Snapshot = tuple[int, int, str]
 # Of so many ranges, each is read by a SELECT of its own.
 BRANCHES_MAX = 16
 
-# What a single row adds to each sum.
-_OF_A_ROW = {
-    "events": "1",
-    "cost_nano": "coalesce(cost_nano, 0)",
-    "unpriced": UNPRICED_CALLS,
-}
+
+@dataclass(frozen=True, slots=True)
+class _What:
+    """What is summed up, from which table beside that of a level, and what a single row of the ledger adds to each sum.
+
+    `named`: columns by which it is told apart beyond those that are asked for. `beside`, `which`: as the ends of a FROM
+    and a WHERE over rows of the ledger.
+    """
+
+    sums: tuple[str, ...]
+    of_a_row: Mapping[str, str]
+    table: Callable[[str], str] = str
+    named: tuple[str, ...] = ()
+    beside: str = ""
+    which: str = ""
+
+    def of_row(self, names: tuple[str, ...]) -> str:
+        added = (f"{self.of_a_row.get(name, name)} AS {name}" for name in self.sums)
+        return ", ".join(["charged_at AS at", *names, *self.named, *added])
+
+    def of_bucket(self, names: tuple[str, ...], piece: Piece) -> str:
+        sign = "-" if piece.taken_off else ""
+        return ", ".join([*names, *self.named, *(f"{sign}{name} AS {name}" for name in self.sums)])
+
+
+_COUNTS = _What(
+    tuple(SUMS),
+    {
+        "events": "1",
+        "cost_nano": "coalesce(cost_nano, 0)",
+        "unpriced": UNPRICED_CALLS,
+    },
+)
+_QUANTITIES = _What((AMOUNT,), {AMOUNT: ADDED}, twin, (QUANTITY,), f" {OF_A_ROW}", f" AND {HAS_ANY}")
 
 
 class OtherCluster(DatabaseError):
@@ -130,16 +159,42 @@ def used(
     `left_out`: between which two, counted from 1, nothing is asked for. Rows of it may be among them all the same.
     `mark`: what `mark_before` said a moment ago, where a statement is made of more than one of these.
     """
+    return _used(_COUNTS, environment_id, bounds, columns, filters, left_out, mark)
+
+
+def quantities(
+    environment_id: int,
+    bounds: Sequence[datetime],
+    columns: Iterable[str],
+    filters: Filters | None = None,
+    *,
+    left_out: int = 0,
+    mark: int | None = None,
+) -> Used:
+    """What stands in the map of rows (usage/quantities.py): as `used`, with `quantity` and `amount` for SUMS."""
+    return _used(_QUANTITIES, environment_id, bounds, columns, filters, left_out, mark)
+
+
+def _used(
+    what: _What,
+    environment_id: int,
+    bounds: Sequence[datetime],
+    columns: Iterable[str],
+    filters: Filters | None,
+    left_out: int,
+    mark: int | None,
+) -> Used:
     matching = _matching(filters or {})
     level, names = _level({*columns, *(filters or ())})
     period = Range(bounds[0], bounds[-1])
     buckets, rows = level.cut(bounds, datetime.now(UTC), left_out)
     if not buckets:
-        return _rows_alone(environment_id, names, period, matching)
+        return _rows_alone(what, environment_id, names, period, matching)
     branches = [
-        *_buckets(environment_id, level, names, buckets, matching),
-        *_edges(environment_id, names, rows, matching),
+        *_buckets(what, environment_id, level, names, buckets, matching),
+        *_edges(what, environment_id, names, rows, matching),
         _tail(
+            what,
             environment_id,
             names,
             period,
@@ -159,15 +214,15 @@ def rolled_up(
     buckets, rows = level.cut(bounds, datetime.now(UTC), left_out)
     nothing_else = _matching({})
     return [
-        *_buckets(environment_id, level, names, buckets, nothing_else),
-        *_edges(environment_id, names, rows, nothing_else),
+        *_buckets(_COUNTS, environment_id, level, names, buckets, nothing_else),
+        *_edges(_COUNTS, environment_id, names, rows, nothing_else),
     ]
 
 
 def not_rolled_up(environment_id: int, period: Range, columns: Collection[str], mark: int) -> Used:
     """The same of the tail alone."""
     level, names = _level(columns)
-    return _tail(environment_id, names, period, _matching({}), mark, of_all=level is LEVELS[0])
+    return _tail(_COUNTS, environment_id, names, period, _matching({}), mark, of_all=level is LEVELS[0])
 
 
 def together(parts: Sequence[Used]) -> Used:
@@ -193,13 +248,21 @@ def _matching(filters: Filters) -> Used:
     )
 
 
-def _rows_alone(environment_id: int, names: tuple[str, ...], period: Range, matching: Used) -> Used:
+def _rows_alone(
+    what: _What, environment_id: int, names: tuple[str, ...], period: Range, matching: Used
+) -> Used:
     where, values = _within("charged_at", environment_id, period, matching)
-    return Used(f"SELECT {_row(names)} FROM usage_event WHERE {where}", values)  # noqa: S608 (our own names)
+    sql = f"SELECT {what.of_row(names)} FROM usage_event{what.beside} WHERE {where}{what.which}"  # noqa: S608
+    return Used(sql, values)
 
 
 def _buckets(
-    environment_id: int, level: Level, names: tuple[str, ...], buckets: Sequence[Piece], matching: Used
+    what: _What,
+    environment_id: int,
+    level: Level,
+    names: tuple[str, ...],
+    buckets: Sequence[Piece],
+    matching: Used,
 ) -> Iterator[Used]:
     """Few are named each, so that the planner knows how many rows they hold. To plan many takes longer than to read."""
     if len(buckets) <= BRANCHES_MAX:
@@ -207,16 +270,17 @@ def _buckets(
             at = "start" if each.at is None else "%s::timestamptz"
             given = [] if each.at is None else [each.at]
             where, values = _within("start", environment_id, each.range, matching)
-            sql = f"SELECT {at} AS at, {_signed(names, each)} FROM {level.tables[each.size]} WHERE {where}"  # noqa: S608
+            table = what.table(level.tables[each.size])
+            sql = f"SELECT {at} AS at, {what.of_bucket(names, each)} FROM {table} WHERE {where}"  # noqa: S608
             yield Used(sql, [*given, *values])
         return
     together: dict[tuple[str, bool], list[Piece]] = defaultdict(list)
     for each in buckets:
-        together[level.tables[each.size], each.taken_off].append(each)
+        together[what.table(level.tables[each.size]), each.taken_off].append(each)
     for (table, _), those in together.items():
         yield Used(
             f"""
-            SELECT coalesce(at, start) AS at, {_signed(names, those[0])}
+            SELECT coalesce(at, start) AS at, {what.of_bucket(names, those[0])}
             FROM unnest(%s::timestamptz[], %s::timestamptz[], %s::timestamptz[]) AS part (first, past, at)
             CROSS JOIN LATERAL ({_ranges(table, "start", matching)}) AS bucket
             """,  # noqa: S608 (our own names)
@@ -229,26 +293,22 @@ def _buckets(
         )
 
 
-def _signed(names: tuple[str, ...], piece: Piece) -> str:
-    sign = "-" if piece.taken_off else ""
-    return ", ".join([*names, *(f"{sign}{name} AS {name}" for name in SUMS)])
-
-
 def _edges(
-    environment_id: int, names: tuple[str, ...], ranges: Sequence[Range], matching: Used
+    what: _What, environment_id: int, names: tuple[str, ...], ranges: Sequence[Range], matching: Used
 ) -> Iterator[Used]:
     is_rolled_up = f"(id <= {_mark('floor_id')} OR xid < {_mark('xid')})"
     if len(ranges) <= BRANCHES_MAX:
         for each in ranges:
             where, values = _within("charged_at", environment_id, each, matching)
-            sql = f"SELECT {_row(names)} FROM usage_event WHERE {where} AND {is_rolled_up}"  # noqa: S608
+            rows = f"usage_event{what.beside} WHERE {where}{what.which}"
+            sql = f"SELECT {what.of_row(names)} FROM {rows} AND {is_rolled_up}"  # noqa: S608
             yield Used(sql, [*values, environment_id, environment_id])
         return
     sql = f"""
-        SELECT {_row(names)}
+        SELECT {what.of_row(names)}
         FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS part (first, past)
-        CROSS JOIN LATERAL ({_ranges("usage_event", "charged_at", matching)}) AS edge
-        WHERE {is_rolled_up}
+        CROSS JOIN LATERAL ({_ranges("usage_event", "charged_at", matching)}) AS edge{what.beside}
+        WHERE {is_rolled_up}{what.which}
     """  # noqa: S608 (our own names)
     yield Used(sql, [*_columns(ranges), environment_id, *matching.values, environment_id, environment_id])
 
@@ -269,7 +329,14 @@ def _ranges(table: str, column: str, matching: Used) -> str:
 
 
 def _tail(
-    environment_id: int, names: tuple[str, ...], period: Range, matching: Used, was: int, *, of_all: bool
+    what: _What,
+    environment_id: int,
+    names: tuple[str, ...],
+    period: Range,
+    matching: Used,
+    was: int,
+    *,
+    of_all: bool,
 ) -> Used:
     """Found by transaction, for all users at once. A user's or a run's own rows are few: the planner may choose.
 
@@ -277,10 +344,10 @@ def _tail(
     """
     fence = "OFFSET 0" if was and of_all else ""
     sql = f"""
-        SELECT {_row(names)} FROM (
+        SELECT {what.of_row(names)} FROM (
             SELECT * FROM usage_event
-            WHERE environment_id = %s AND xid >= %s AND xid < {NEXT_XID}{matching.sql} {fence}
-        ) AS tail
+            WHERE environment_id = %s AND xid >= %s AND xid < {NEXT_XID}{matching.sql}{what.which} {fence}
+        ) AS tail{what.beside}
         WHERE xid >= {_mark("xid")} AND id > {_mark("floor_id")} AND charged_at >= %s AND charged_at < %s
     """  # noqa: S608 (our own names)
     values = [environment_id, was, *matching.values, environment_id, environment_id]
@@ -308,10 +375,6 @@ def mark_before(environment_id: int) -> int:
     if not of_this_cluster:
         raise OtherCluster
     return int(xid)
-
-
-def _row(key: tuple[str, ...]) -> str:
-    return ", ".join(["charged_at AS at", *key, *(f"{_OF_A_ROW.get(name, name)} AS {name}" for name in SUMS)])
 
 
 def _columns(ranges: Sequence[Range]) -> list[list[datetime]]:

@@ -5,13 +5,16 @@ The row of a whole run is compared with its days in the month of its last one: t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from django.db import connection
 
 from usage.ledger import whole_runs
+from usage.ledger.buckets import Size
 from usage.ledger.months import next_month, of_month
+from usage.ledger.quantity_rollups import ADDED, AMOUNT, HAS_ANY, OF_A_ROW, TWINS
 from usage.ledger.rollup_tables import BUCKETS, SUMS, TABLES
 from usage.ledger.rollups import LEDGER
 
@@ -31,19 +34,36 @@ def flaws(month: date) -> list[Flaw]:
     """The first of them, none if all is right. Of a month whose rows are all rolled up. Reads all of its rows."""
     tables = LEDGER.tables(month)
     of_buckets = [flaw for table in TABLES for flaw in _flaws(table, month, tables)]
-    return [*of_buckets, *_flaws_of_whole_runs(month)][:FLAWS_MAX]
+    of_quantities = [flaw for table in TWINS for flaw in _flaws_of_quantities(table, month, tables)]
+    return [*of_buckets, *of_quantities, *_flaws_of_whole_runs(month)][:FLAWS_MAX]
 
 
 def _flaws(table: str, month: date, tables: list[str]) -> list[Flaw]:
     size, key = TABLES[table]
-    names = ", ".join(("environment_id", "start", *key, *SUMS))
-    grouped = ", ".join(("environment_id", "start", *key))
-    summed = ", ".join(f"{expression} AS {name}" for name, expression in SUMS.items())
+    return _flaws_of_sums(table, key, _rows(size, tables), SUMS, month)
+
+
+def _flaws_of_quantities(table: str, month: date, tables: list[str]) -> list[Flaw]:
+    size, key = TWINS[table]
+    rows = f"{_rows(size, tables)} {OF_A_ROW} WHERE {HAS_ANY}"
+    return _flaws_of_sums(table, key, rows, {AMOUNT: f"sum({ADDED})"}, month)
+
+
+def _rows(size: Size, tables: list[str]) -> str:
+    """As what stands in a FROM, each with the start of its bucket."""
     # A month whose first partition was detached may have got another: the rollups have the rows of both.
     rows = " UNION ALL ".join(f"SELECT * FROM {each}" for each in tables)  # noqa: S608 (our own names)
-    of_rows = f"SELECT {grouped}, {summed} FROM (SELECT *, {BUCKETS[size]} AS start FROM ({rows}) AS event) AS event"  # noqa: S608
-    said = f"SELECT {names} FROM {table} WHERE start >= %(start)s AND start < %(end)s"  # noqa: S608 (our own names)
-    return _differing(table, f"{of_rows} GROUP BY {grouped}", said, month, "start")
+    return f"(SELECT *, {BUCKETS[size]} AS start FROM ({rows}) AS event) AS event"  # noqa: S608 (our own names)
+
+
+def _flaws_of_sums(
+    table: str, key: tuple[str, ...], rows: str, sums: Mapping[str, str], month: date
+) -> list[Flaw]:
+    grouped = ", ".join(("environment_id", "start", *key))
+    summed = ", ".join(f"{expression} AS {name}" for name, expression in sums.items())
+    of_rows = f"SELECT {grouped}, {summed} FROM {rows} GROUP BY {grouped}"  # noqa: S608 (our own names)
+    said = f"SELECT {grouped}, {', '.join(sums)} FROM {table} WHERE start >= %(start)s AND start < %(end)s"  # noqa: S608
+    return _differing(table, of_rows, said, month, "start")
 
 
 def _flaws_of_whole_runs(month: date) -> list[Flaw]:

@@ -7,8 +7,10 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from importlib import import_module
 from io import StringIO
 from threading import Event
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -21,6 +23,7 @@ from tenants.models import Environment
 from usage.amounts import Amounts, Per, Subjects
 from usage.ledger import partitions, request_ids, rollups, sums, totals
 from usage.ledger.models import UsageEvent
+from usage.ledger.quantity_rollups import TWINS
 from usage.ledger.rollup_tables import SUMS
 from usage.ledger.rows import NEGATED
 from usage.ledger.sums import OtherCluster
@@ -39,7 +42,7 @@ def fill(
     environment: Environment, count: int, *, seed: int = 1, since: timedelta = timedelta(days=35)
 ) -> None:
     """Rows of some users, spread over the time that a report may be late."""
-    drawn = random.Random(seed)
+    drawn, other = random.Random(seed), random.Random(f"quantities {seed}")
     for first in range(0, count, 500):
         record(
             [
@@ -56,6 +59,7 @@ def fill(
                     model=drawn.choice(["m", "n"]),
                     used=Amounts(1, drawn.randrange(100), drawn.randrange(100), cost or 0),
                     priced=cost is not None,
+                    quantities=other.choice([None, None, {"images": 2}, {"web_searches": 3, "images": 1}]),
                 )
                 for number in range(first, min(first + 500, count))
                 for cost in [drawn.choice([None, 7, 10**9])]
@@ -76,6 +80,36 @@ def in_ledger(environment: Environment, per: Per, start: datetime, end: datetime
             found[name, "o"] += amounts.output_tokens
             found[name, "c"] += amounts.cost_nano
     return {name: Amounts(*(found[name, letter] for letter in LETTERS)) for name, _ in found}
+
+
+def quantities_in_ledger(
+    environment: Environment, names: tuple[str, ...], start: datetime, end: datetime
+) -> dict[tuple[str, ...], int]:
+    """By plain SQL, by these columns and the quantity."""
+    named = "".join(f"{name}, " for name in names)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {named}each.key, sum((CASE status WHEN 'reversal' THEN -1 ELSE 1 END) * each.value::numeric)
+            FROM usage_event, jsonb_each_text(coalesce(quantities, '{{}}')) AS each
+            WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s GROUP BY {named}each.key
+            """,  # noqa: S608 (our own names)
+            [environment.pk, start, end],
+        )
+        return {tuple(key): int(amount) for *key, amount in cursor.fetchall()}
+
+
+def quantities_in_sums(
+    environment: Environment, names: tuple[str, ...], start: datetime, end: datetime
+) -> dict[tuple[str, ...], int]:
+    read = sums.quantities(environment.pk, [start, end], names)
+    named = "".join(f"{name}, " for name in names)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {named}quantity, sum(amount) FROM ({read.sql}) AS used GROUP BY {named}quantity",  # noqa: S608
+            read.values,
+        )
+        return {tuple(key): int(amount) for *key, amount in cursor.fetchall()}
 
 
 def total(environment: Environment) -> int:
@@ -110,6 +144,57 @@ def test_sums_of_any_period_are_those_of_the_ledger_whatever_is_rolled_up_of_it(
             assert found == in_ledger(environment, per, start, end).get(name, Amounts())
 
 
+def test_quantities_of_any_period_are_those_of_the_ledger_whatever_is_rolled_up_of_it(
+    environment: Environment,
+) -> None:
+    """By each level of rollups. Of estimates too, which are taken back late, and where a period cuts a bucket."""
+    drawn = random.Random(11)
+    made: dict[str, Any] = {"quantities": {"web_searches": 5, "output_video_seconds": 8}}
+    for number in range(20):
+        at = NOW - timedelta(days=35) * drawn.random()
+        one(estimate(environment, f"late-{number}", charged_at=at, **made))
+    fill(environment, 300, seed=1)
+    roll_all(environment.pk)
+    for number in range(15):
+        one(report(environment, f"late-{number}", quantities={"images": 1}))
+    fill(environment, 200, seed=2)
+
+    levels = [(), ("model",), ("user_id",), ("run_id",), ("user_id", "feature"), ("run_id", "plan")]
+    compared = 0
+    for turn in range(40):
+        if turn == 20:
+            roll_all(environment.pk)
+        start = NOW - timedelta(days=36) * drawn.random()
+        end = start + timedelta(days=drawn.choice([0.01, 1, 30, 60])) * drawn.random()
+        for names in levels:
+            expected = quantities_in_ledger(environment, names, start, end)
+            found = quantities_in_sums(environment, names, start, end)
+            # Hours that are taken off a month again leave a sum of nothing.
+            assert {key: amount for key, amount in found.items() if amount or key in expected} == expected
+            compared += len(expected)
+    assert compared > 1_000
+
+
+def test_a_call_without_quantities_leaves_no_row_of_them(environment: Environment) -> None:
+    one(report(environment, "text"))
+    roll_all(environment.pk)
+    assert not any(stored(environment.pk)[table] for table in TWINS)
+
+
+def test_quantities_of_before_are_filled_in_as_a_roll_would_have_done(environment: Environment) -> None:
+    fill(environment, 200, seed=1)
+    roll_all(environment.pk)
+    right = stored(environment.pk)
+    fill(environment, 50, seed=2)
+    with connection.cursor() as cursor:
+        for table in TWINS:
+            cursor.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
+        cursor.execute(import_module("usage.migrations.0013_quantity_rollups").FILL)
+
+    assert stored(environment.pk) == right
+    assert all(right[table] for table in TWINS)
+
+
 @pytest.mark.parametrize(
     "zone", ["UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe"]
 )
@@ -139,7 +224,7 @@ def test_a_roll_done_twice_changes_nothing(environment: Environment) -> None:
     assert stored(environment.pk) == once
 
 
-@pytest.mark.parametrize("tables", ["NULL", "6", "10"])
+@pytest.mark.parametrize("tables", ["NULL", "6", "10", "11"])
 def test_a_version_that_does_not_know_all_tables_cannot_roll(environment: Environment, tables: str) -> None:
     """It would move the mark past rows that stand in its own tables alone."""
     fill(environment, 10)
@@ -173,6 +258,7 @@ def test_many_small_rolls_leave_the_same_rows_as_one(
                     model=row.model,
                     used=row.amounts,
                     priced=row.cost_nano is not None,
+                    quantities=row.quantities,
                 )
                 for row in UsageEvent.objects.filter(environment=other_environment).order_by("id")[
                     first : first + 100
@@ -392,7 +478,7 @@ class TestRebuild:
         with connection.cursor() as cursor:
             for table in rollups.FILLED:
                 cursor.execute(
-                    f"UPDATE {table} SET requests = 0, events = 0 WHERE environment_id = %s",  # noqa: S608
+                    f"UPDATE {table} SET {'amount' if table in TWINS else 'requests'} = 0 WHERE environment_id = %s",  # noqa: S608
                     [environment.pk],
                 )
         first, last = (NOW - timedelta(days=36)).date(), (NOW + timedelta(days=1)).date()

@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('tenants', '0010_old_secret_used'),
-        ('usage', '0012_whole_runs'),
+        ('usage', '0013_quantity_rollups'),
     ]
 
     operations = [
