@@ -133,7 +133,7 @@ def test_what_is_reported_is_charged_and_listed_and_summed_up(api: Api, environm
     assert [row.amounts for row in ledger(environment)] == [USED]
     (listed,) = api.get("/v1/usage").json["events"]
     assert {name: listed[name] for name in said(USED)} == said(USED)
-    expected = {**said(USED), "unpriced": 0}
+    expected = {**said(USED), "unpriced": 0, "quantities": {}}
     assert (summed_up(environment), summary(api)) == (USED, [expected, expected])
     roll_all(environment.pk)
     assert (summed_up(environment), summary(api)) == (USED, [expected, expected])
@@ -166,6 +166,6 @@ def test_what_expires_is_charged_as_held_and_taken_back_by_its_report(
         "succeeded": USED,
     }
     assert standing(environment, EVER, USER) == (USED, NOTHING)
-    assert summary(api)[0] == {**said(USED), "unpriced": 0}
+    assert summary(api)[0] == {**said(USED), "unpriced": 0, "quantities": {}}
     roll_all(environment.pk)
-    assert summary(api)[0] == {**said(USED), "unpriced": 0}
+    assert summary(api)[0] == {**said(USED), "unpriced": 0, "quantities": {}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -18,6 +20,8 @@ from usage.ledger import totals
 from usage.ledger.models import Status
 from usage.ledger.rows import NewEvent
 from usage.ledger.writing import record
+from usage.tests.rolling import roll_all
+from usage.tests.test_ledger import estimate, report
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -63,9 +67,86 @@ def test_the_total_is_that_of_the_ledger(api: Api) -> None:
         "output_tokens": 12,
         "cost_usd": "0.000021",
         "unpriced": 1,
+        "quantities": {},
     }
     assert found["groups"] == []
     assert found["group_by"] == []
+
+
+SPOKEN = {"input_audio_tokens": 5, "web_searches": 2}
+# By user, feature and what it used beside text.
+KINDS: list[tuple[str, str, dict[str, int]]] = [
+    ("anna", "chat", SPOKEN),
+    ("anna", "chat", {"web_searches": 1}),
+    ("anna", "sum", {}),
+    ("ben", "chat", {"images": 4}),
+    ("ben", "", SPOKEN),
+    ("cem", "", {}),
+]
+
+
+def report_kinds(api: Api, kinds: Sequence[tuple[str, str, dict[str, int]]] = KINDS) -> None:
+    for user, feature, quantities in kinds:
+        more = {"feature": feature} if feature else {}
+        api.report(uuid4().hex, user=user, model="m", input_tokens=10, quantities=quantities, **more)
+
+
+def added(each: Iterable[dict[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for one in each:
+        found.update(one)
+    return dict(found)
+
+
+@pytest.mark.parametrize("rolled_up", [0, 3, 6])
+@pytest.mark.parametrize("top", [None, 1, 2])
+def test_each_row_says_what_it_used_beside_text_tokens(
+    api: Api, environment: Environment, rolled_up: int, top: int | None
+) -> None:
+    """Rolled up or not, and of names beyond the top together."""
+    report_kinds(api, KINDS[:rolled_up])
+    roll_all(environment.pk)
+    report_kinds(api, KINDS[rolled_up:])
+    more = {} if top is None else {"top": str(top), "rank_by": "input_tokens"}
+
+    found = summarize(api, group_by="user", **more)
+    of_user = {user: added(used for name, _, used in KINDS if name == user) for user, _, _ in KINDS}
+    first = ["anna", "ben", "cem"][: top or 3]
+    assert {group["user_id"]: group["quantities"] for group in found["groups"]} == {
+        user: of_user[user] for user in first
+    }
+    everything = {"input_audio_tokens": 10, "images": 4, "web_searches": 5}
+    assert found["total"]["quantities"] == everything
+    assert list(found["total"]["quantities"]) == list(everything)
+    if top is not None:
+        rest = added(used for user, used in of_user.items() if user not in first)
+        assert [other["quantities"] for other in found["others"]] == [rest]
+
+    by_day = summarize(api, group_by="feature,day", feature="chat")
+    assert [group["quantities"] for group in by_day["groups"]] == [
+        {"input_audio_tokens": 5, "images": 4, "web_searches": 3}
+    ]
+    assert summarize(api, user_id="cem")["total"]["quantities"] == {}
+    assert summarize(api)["total"]["quantities"] == everything
+
+
+def test_more_groups_than_are_answered_lack_nothing_in_the_total(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "GROUPS_MAX", 1)
+    report_kinds(api)
+    found = summarize(api, group_by="user")
+    assert found["truncated"]
+    assert found["total"]["quantities"] == added(used for _, _, used in KINDS)
+
+
+def test_an_estimate_that_was_taken_back_used_nothing(api: Api, environment: Environment) -> None:
+    record([estimate(environment, "late", quantities={"web_searches": 7})])
+    assert summarize(api, group_by="user")["groups"][0]["quantities"] == {"web_searches": 7}
+    record([report(environment, "late", quantities={"web_searches": 2})])
+    found = summarize(api, group_by="user,model")
+    assert [group["quantities"] for group in found["groups"]] == [{"web_searches": 2}]
+    assert found["total"]["quantities"] == {"web_searches": 2}
 
 
 def test_groups_name_what_they_have_in_common_and_the_dearest_comes_first(api: Api) -> None:
@@ -181,7 +262,14 @@ def test_an_estimate_that_was_taken_back_is_not_unpriced(api: Api, environment: 
 
     total = summarize(api)["total"]
 
-    assert total == {"requests": 1, "input_tokens": 3, "output_tokens": 0, "cost_usd": "0.00", "unpriced": 1}
+    assert total == {
+        "requests": 1,
+        "input_tokens": 3,
+        "output_tokens": 0,
+        "cost_usd": "0.00",
+        "unpriced": 1,
+        "quantities": {},
+    }
 
 
 def test_more_groups_than_fit_are_cut_and_the_total_is_still_whole(

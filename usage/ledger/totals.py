@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -23,6 +25,7 @@ from usage.ledger.periods import Instant, Period, period
 from usage.ledger.sums import Used
 from usage.metrics import COLUMNS, COUNTS, TOKEN_PARTS
 from usage.money import format_usd
+from usage.quantities import MAPPED
 from usage.windows import Window
 
 GROUPS_MAX = 10_000
@@ -70,6 +73,15 @@ class SummaryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = False
 
 
+Quantified = Annotated[
+    dict[str, int],
+    msgspec.Meta(
+        description="The other parts of the tokens, and what is billed beside them, by the names that a report has in "
+        "`quantities`; what is not zero."
+    ),
+]
+
+
 class Total(msgspec.Struct, frozen=True, kw_only=True):
     """`unpriced`: how many rows of the ledger have no price; `cost_usd` is that of the others."""
 
@@ -79,6 +91,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     cached_input_tokens: int | UnsetType = UNSET
     cache_write_tokens: int | UnsetType = UNSET
     reasoning_tokens: int | UnsetType = UNSET
+    quantities: Quantified
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +112,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     cached_input_tokens: int | UnsetType = UNSET
     cache_write_tokens: int | UnsetType = UNSET
     reasoning_tokens: int | UnsetType = UNSET
+    quantities: Quantified
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,11 +141,12 @@ def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: Zon
     columns = [DIMENSIONS[name] for name in dimensions]
     starts = _starts(asked, columns, zone)
     filters = {column: value for column in NAMES.values() if (value := getattr(query, column)) is not None}
-    used = sums.used(
-        environment_id,
-        [asked.start, *starts[1:], asked.end],
-        [column for column in columns if column not in WINDOWS],
-        filters,
+    bounds = [asked.start, *starts[1:], asked.end]
+    names = [column for column in columns if column not in WINDOWS]
+    mark = sums.mark_before(environment_id)
+    used = _Read(
+        sums.used(environment_id, bounds, names, filters, mark=mark),
+        sums.quantities(environment_id, bounds, names, filters, mark=mark),
     )
     found = _grouped(used, columns, starts, query) if columns else []
     truncated = len(found) > GROUPS_MAX
@@ -177,43 +192,72 @@ def _starts(asked: Period, columns: list[str], zone: ZoneInfo) -> list[datetime]
     return [] if window is None else [from_ms(span.start) for span in asked.spans(window, zone)]
 
 
+class _Read(NamedTuple):
+    """Of the same bounds and names."""
+
+    counts: Used
+    quantities: Used
+
+
 def _grouped(
-    used: Used, columns: list[str], starts: list[datetime], query: SummaryQuery
+    used: _Read, columns: list[str], starts: list[datetime], query: SummaryQuery
 ) -> list[dict[str, Any]]:
     """The dearest first; one more than GROUPS_MAX tells that there are more. `beyond`: of names beyond the top.
 
-    Without `top` no name is, and the names need no place.
+    Without `top` no name is, and the names need no place. With it those beyond are one, and have none.
     """
-    rank = f"sum({'cost_nano' if query.rank_by == 'cost_usd' else query.rank_by})"
+    rank = "cost_nano" if query.rank_by == "cost_usd" else query.rank_by
     grouped = ", ".join(columns)
-    values: list[Any] = [*([starts] if starts else []), *used.values]
-    sql = f"""
-        SELECT {", ".join(map(_expression, columns))}, false AS beyond, {_SUMS} FROM ({used.sql}) AS used
-        GROUP BY {grouped} HAVING sum(events) > 0
-    """  # noqa: S608 (our own names)
+    expressions = ", ".join(map(_expression, columns))
+    summed, names = ", ".join(f"sum({name}) AS {name}" for name in _NAMES), ", ".join(_NAMES)
+    named, total, measured = "", "SELECT *, false AS beyond FROM cell", "SELECT *, false AS beyond FROM part"
     if query.top is not None:
-        names = [column for column in columns if column not in WINDOWS]
-        shown = ", ".join(
-            column if column in WINDOWS else f"CASE WHEN place <= {query.top} THEN {column} END AS {column}"
-            for column in columns
+        named = _places(columns, rank)
+        total, measured = (_placed(columns, query.top, rows) for rows in ("cell", "part"))
+        total = f"SELECT {grouped}, beyond, {summed} FROM ({total}) AS placed GROUP BY {grouped}, beyond"  # noqa: S608
+        measured = f"""
+            SELECT {grouped}, beyond, quantity, sum(amount) AS amount FROM ({measured}) AS placed
+            GROUP BY {grouped}, beyond, quantity
+        """  # noqa: S608 (our own names)
+    sql = f"""
+        WITH cell AS (
+            SELECT {expressions}, {_SUMS} FROM ({used.counts.sql}) AS used GROUP BY {grouped} HAVING sum(events) > 0
+        ),
+        part AS (
+            SELECT {expressions}, quantity, sum(amount) AS amount FROM ({used.quantities.sql}) AS used
+            GROUP BY {grouped}, quantity
+        ),
+        {named}
+        total AS (SELECT * FROM ({total}) AS total ORDER BY {rank} DESC, {grouped} LIMIT %s),
+        measured AS (
+            SELECT {grouped}, beyond, jsonb_object_agg(quantity, amount) FILTER (WHERE amount <> 0) AS quantities
+            FROM ({measured}) AS measured GROUP BY {grouped}, beyond
         )
-        summed = ", ".join(f"sum({name}) AS {name}" for name in _NAMES)
-        sql = f"""
-            WITH cell AS MATERIALIZED ({sql}),
-            named AS (
-                SELECT {", ".join(names)}, row_number() OVER (ORDER BY {rank} DESC, {", ".join(names)}) AS place
-                FROM cell GROUP BY {", ".join(names)}
-            ),
-            placed AS (SELECT {shown}, place > {query.top} AS beyond, {", ".join(_NAMES)}
-                FROM cell JOIN named USING ({", ".join(names)}))
-            SELECT {grouped}, beyond, {summed} FROM placed GROUP BY {grouped}, beyond
-        """  # noqa: S608 (our own names, and a number)
-    order = rank.removeprefix("sum(").removesuffix(")")
-    return _read(
-        f"SELECT * FROM ({sql}) AS grouped ORDER BY {order} DESC, {grouped} LIMIT %s",  # noqa: S608
-        [*values, GROUPS_MAX + 1],
-        [*columns, "beyond", *_NAMES],
+        SELECT {grouped}, beyond, {names}, quantities
+        FROM total LEFT JOIN measured USING ({grouped}, beyond) ORDER BY {rank} DESC, {grouped}
+    """  # noqa: S608 (our own names)
+    given: list[Any] = [starts] if starts else []
+    values = [*given, *used.counts.values, *given, *used.quantities.values, GROUPS_MAX + 1]
+    return _read(sql, values, [*columns, "beyond", *_NAMES, "quantities"])
+
+
+def _places(columns: list[str], rank: str) -> str:
+    named = ", ".join(column for column in columns if column not in WINDOWS)
+    return f"""
+        named AS (
+            SELECT {named}, row_number() OVER (ORDER BY sum({rank}) DESC, {named}) AS place FROM cell GROUP BY {named}
+        ),
+    """  # noqa: S608 (our own names)
+
+
+def _placed(columns: list[str], top: int, rows: str) -> str:
+    named = ", ".join(column for column in columns if column not in WINDOWS)
+    shown = ", ".join(
+        column if column in WINDOWS else f"CASE WHEN place <= {top} THEN {column} ELSE '' END AS {column}"
+        for column in columns
     )
+    others = ", ".join(_NAMES) if rows == "cell" else "quantity, amount"
+    return f"SELECT {shown}, place > {top} AS beyond, {others} FROM {rows} JOIN named USING ({named})"  # noqa: S608
 
 
 def _expression(column: str) -> str:
@@ -221,19 +265,35 @@ def _expression(column: str) -> str:
     return f"width_bucket(at, %s::timestamptz[]) AS {column}" if column in WINDOWS else column
 
 
-def _all(used: Used) -> dict[str, Any]:
-    (found,) = _read(f"SELECT {_SUMS} FROM ({used.sql}) AS used", used.values, _NAMES)  # noqa: S608 (our own names)
+def _all(used: _Read) -> dict[str, Any]:
+    sql = f"""
+        SELECT {_SUMS}, (
+            SELECT jsonb_object_agg(quantity, amount) FROM (
+                SELECT quantity, sum(amount) AS amount FROM ({used.quantities.sql}) AS used
+                GROUP BY quantity HAVING sum(amount) <> 0
+            ) AS measured
+        ) FROM ({used.counts.sql}) AS used
+    """  # noqa: S608 (our own names)
+    (found,) = _read(sql, [*used.quantities.values, *used.counts.values], [*_NAMES, "quantities"])
     return found
 
 
 def _read(sql: str, values: list[Any], names: Iterable[str]) -> list[dict[str, Any]]:
+    """`quantities` come as text."""
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return [{**each, "quantities": json.loads(each["quantities"] or "{}")} for each in found]
 
 
 def _sum(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    return {name: sum(group[name] for group in groups) for name in _NAMES}
+    quantities: Counter[str] = Counter()
+    for group in groups:
+        quantities.update(group["quantities"])
+    return {
+        **{name: sum(group[name] for group in groups) for name in _NAMES},
+        "quantities": {name: amount for name, amount in quantities.items() if amount},
+    }
 
 
 def _total(found: dict[str, Any], query: SummaryQuery) -> Total:
@@ -242,6 +302,8 @@ def _total(found: dict[str, Any], query: SummaryQuery) -> Total:
         **{name: int(found[name]) for name in COUNTS},
         cost_usd=format_usd(int(found["cost_nano"])),
         unpriced=int(found["unpriced"]),
+        # In the order of the table.
+        quantities={name: found["quantities"][name] for name in MAPPED if name in found["quantities"]},
         **parts,
     )
 

@@ -108,7 +108,7 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
     limits = f"{reverse('admin:limits')}?state="
     enforced = [standing for standing in found if not standing.watched]
     full, near = sum(standing.full for standing in enforced), sum(standing.near for standing in enforced)
-    unpriced = models_without_price(environment.pk, now - UNPRICED_SINCE, now)
+    models = models_without_price(environment.pk, now - UNPRICED_SINCE, now)
     frozen = len(environment.frozen_features)
     boosted = boosts.current(environment.pk).exclude(starts_at__gt=now).count()
     alerts = environment.alerts.filter(ended_at=None).count()
@@ -135,10 +135,10 @@ def _chips(environment: Environment, found: list[Standing], now: datetime) -> li
             reverse("admin:policies_boost_changelist"),
         ),
         (
-            unpriced,
+            models,
             State.NEAR,
-            f"Without a price: {', '.join(unpriced[:3])}",
-            f"{reverse('admin:usage_modelprice_add')}?model={quote(unpriced[0])}" if unpriced else "",
+            f"Without a price: {', '.join(models[:3])}",
+            f"{reverse('admin:usage_modelprice_add')}?model={quote(models[0])}" if models else "",
         ),
     ]
     return [Chip(state, text, url) for shown, state, text, url in chips if shown]
