@@ -214,6 +214,12 @@ def noun(quantity: str) -> str:
     return quantity.removesuffix("_tokens").replace("_", " ")
 
 
+def amount_of(quantity: str) -> str:
+    """As the title of an amount, with its unit: "Input audio tokens", "Web searches"."""
+    said = quantity.replace("_", " ").replace("1h tokens", "tokens of an hour")
+    return said[0].upper() + said[1:]
+
+
 def per_words(quantity: str) -> str:
     """What a rate is for: "a million tokens"."""
     row = QUANTITIES[quantity]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
@@ -14,10 +15,20 @@ from django.urls import reverse
 
 from tenants.models import Environment
 from usage.admin.asked import Asked
-from usage.analytics import measures
+from usage.analytics import measures, used_quantities
 from usage.analytics.answers import total
 from usage.analytics.known_since import known_since
-from usage.analytics.questions import DIMENSIONS, STEPS, Measure, Question, Rank, calls_for_a_mean
+from usage.analytics.questions import (
+    DIMENSIONS,
+    MEASURES,
+    OF_CALLS,
+    OF_QUANTITIES,
+    STEPS,
+    Measure,
+    Question,
+    Rank,
+    calls_for_a_mean,
+)
 from usage.analytics.shown_period import ShownPeriod
 from usage.windows import Window
 
@@ -30,6 +41,7 @@ DEFAULTS = {
     "step": Window.DAY.value,
 }
 NONE = "none"
+OTHER_QUANTITIES = "Other quantities"
 _NAMES = [(name, name.capitalize()) for name in DIMENSIONS]
 
 
@@ -38,7 +50,7 @@ class ExplorerAsked(Asked):
     aside = ("format",)
 
     show = forms.ChoiceField(
-        required=False, choices=[(each.value, measures.TITLES[each]) for each in Measure]
+        required=False, choices=[(each.value, measures.TITLES[each]) for each in MEASURES.values()]
     )
     by = forms.ChoiceField(required=False, choices=[*_NAMES, (NONE, "Nothing")])
     then = forms.ChoiceField(required=False, choices=[("", "Nothing"), *_NAMES], label="Then by")
@@ -60,6 +72,26 @@ class ExplorerAsked(Asked):
         for name, value in DEFAULTS.items():
             if not self.given.get(name):
                 self.given[name] = value
+        self._offer_measures(())
+
+    def offer(self, period: ShownPeriod) -> None:
+        super().offer(period)
+        self._offer_measures(self.quantities)
+
+    def _offer_measures(self, quantities: Collection[str]) -> None:
+        """What is asked for is among them, whether it was used or not."""
+        chosen = self.given.get("show")
+        offered = [OF_QUANTITIES[name] for name in OF_QUANTITIES if name in quantities or name == chosen]
+        of_calls, of_quantities = (
+            [(each.value, measures.TITLES[each]) for each in offered] for offered in (OF_CALLS, offered)
+        )
+        groups = [(OTHER_QUANTITIES, of_quantities)] if of_quantities else []
+        self.fields["show"].widget.choices = [*of_calls, *groups]
+
+    @cached_property
+    def quantities(self) -> tuple[str, ...]:
+        """Those of the map that this environment ever used. Raises DatabaseError."""
+        return used_quantities.ever(self.environment.pk)
 
     def clean(self) -> dict[str, Any]:
         found = super().clean()
@@ -81,7 +113,7 @@ class ExplorerAsked(Asked):
 
     def _question(self, asked: dict[str, Any], period: ShownPeriod) -> Question:
         return Question(
-            measure=Measure(asked["show"]),
+            measure=MEASURES[asked["show"]],
             period=period.days.range,
             before=period.before.range,
             group=None if asked["by"] == NONE else asked["by"],

@@ -16,7 +16,7 @@ from usage.admin.asked import MAY_LACK
 from usage.admin.explorer_form import NONE, TOPS, ExplorerAsked
 from usage.analytics import chart, measures, period_words
 from usage.analytics.answers import Answer, Line
-from usage.analytics.cells import NOTHING
+from usage.analytics.cells import added
 from usage.analytics.chart import OWN_MAX, Chart, Series
 from usage.analytics.questions import Measure, Question, Rank, Sums
 from usage.analytics.shown_period import Days, Named, ShownPeriod
@@ -236,7 +236,7 @@ class Shown:
             for place, line in enumerate(self._own())
         ]
         if rest := self.answer.lines[OWN_MAX:]:
-            summed = [_added(sums) for sums in zip(*(line.series for line in rest), strict=True)]
+            summed = [added(sums) for sums in zip(*(line.series for line in rest), strict=True)]
             series.append(self._series(OWN_MAX + 1, self._rest_name(rest), summed, labels))
         before = self._before() if self._compares else [None] * len(labels)
         says = [
@@ -384,7 +384,3 @@ def _name(line: Line, dimension: str | None) -> str:
             return "Total"
         return f"Other ({line.others:,})" if line.others else NO_CALLS
     return line.name or (f"No {dimension}" if dimension else "All calls")
-
-
-def _added(each: Sequence[Sums]) -> Sums:
-    return {name: sum(sums[name] for sums in each) for name in NOTHING}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,12 +12,24 @@ from django.db import connection
 from usage.analytics.questions import DIMENSIONS, Question, Sums
 from usage.ledger import sums
 from usage.ledger.buckets import Range
+from usage.ledger.quantity_rollups import AMOUNT, QUANTITY
 from usage.ledger.rollup_tables import SUMS
-from usage.ledger.sums import Filters
+from usage.ledger.sums import Filters, Used
 
 NOTHING: Sums = dict.fromkeys(SUMS, 0)
-# Of rows that are put together.
-SUMMED = ", ".join(f"sum({name}) AS {name}" for name in SUMS)
+
+
+def columns(quantity: str | None) -> tuple[str, ...]:
+    """Those of SUMS, and the amount of the quantity that a question is about."""
+    return tuple(SUMS) if quantity is None else (*SUMS, AMOUNT)
+
+
+def summed(quantity: str | None) -> str:
+    """Of rows that are put together."""
+    return ", ".join(f"sum({name}) AS {name}" for name in columns(quantity))
+
+
+SUMMED = summed(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +86,28 @@ def cells(
     part: str | None,
     filters: Filters,
     mark: int | None = None,
+    quantity: str | None = None,
 ) -> tuple[str, list[Any]]:
     """A text of SQL and its values: sums by `name`, `part` and the number of the `step`. `mark`: see sums.used."""
-    rows, values = stepped(environment_id, cut, group, part, filters, mark)
+    rows, values = stepped(environment_id, cut, group, part, filters, mark, quantity)
     sql = f"""
-        SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3 HAVING sum(events) > 0
+        SELECT name, part, step, {summed(quantity)} FROM ({rows}) AS stepped GROUP BY 1, 2, 3 HAVING sum(events) > 0
+    """  # noqa: S608 (our own names)
+    return sql, values
+
+
+def quantity_cells(
+    environment_id: int, cut: Cut, group: str | None, part: str | None, filters: Filters
+) -> tuple[str, list[Any]]:
+    """What else was used, all by `name`, `part` and `step`: `quantities`, a map of what is not zero."""
+    read = sums.quantities(environment_id, cut.bounds, _names(group, part), filters, left_out=cut.gap)
+    rows, values = _numbered(read, cut)
+    name, said = _said(group, part)
+    sql = f"""
+        SELECT name, part, step, jsonb_object_agg({QUANTITY}, {AMOUNT}) AS quantities FROM (
+            SELECT {name} AS name, {said} AS part, step, {QUANTITY}, sum({AMOUNT}) AS {AMOUNT}
+            FROM ({rows}) AS named GROUP BY 1, 2, 3, 4 HAVING sum({AMOUNT}) <> 0
+        ) AS measured GROUP BY 1, 2, 3
     """  # noqa: S608 (our own names)
     return sql, values
 
@@ -90,34 +119,73 @@ def stepped(
     part: str | None,
     filters: Filters,
     mark: int | None = None,
+    quantity: str | None = None,
 ) -> tuple[str, list[Any]]:
     """The same of the rows that are summed up, some of them negative.
 
     Names are in the order of their bytes: comparing them by a language's rules takes most of the time.
     """
-    columns = [DIMENSIONS[each] for each in (group, part) if each is not None]
-    rows, values = numbered(environment_id, cut, columns, filters, mark)
-    name, said = (f'{DIMENSIONS[each]}::text COLLATE "C"' if each else "''" for each in (group, part))
-    return f"SELECT {name} AS name, {said} AS part, step, {', '.join(SUMS)} FROM ({rows}) AS named", values  # noqa: S608
+    rows, values = numbered(environment_id, cut, _names(group, part), filters, mark, quantity)
+    name, said = _said(group, part)
+    summed_up = ", ".join(columns(quantity))
+    return f"SELECT {name} AS name, {said} AS part, step, {summed_up} FROM ({rows}) AS named", values  # noqa: S608
+
+
+def _names(group: str | None, part: str | None) -> list[str]:
+    return [DIMENSIONS[each] for each in (group, part) if each is not None]
+
+
+def _said(group: str | None, part: str | None) -> list[str]:
+    return [f'{DIMENSIONS[each]}::text COLLATE "C"' if each else "''" for each in (group, part)]
 
 
 def numbered(
-    environment_id: int, cut: Cut, columns: Iterable[str], filters: Filters, mark: int | None = None
+    environment_id: int,
+    cut: Cut,
+    names: Collection[str],
+    filters: Filters,
+    mark: int | None = None,
+    quantity: str | None = None,
 ) -> tuple[str, list[Any]]:
-    """The rows that are summed up, with these columns, those of SUMS and the number of the step."""
-    bounds = cut.bounds
-    used = sums.used(environment_id, bounds, columns, filters, left_out=cut.gap, mark=mark)
-    if len(bounds) == 2:
+    """The rows that are summed up, with these names, those of `columns` and the number of the step."""
+    used = sums.used(environment_id, cut.bounds, names, filters, left_out=cut.gap, mark=mark)
+    if quantity is not None:
+        used = _beside(used, environment_id, cut, names, filters, mark, quantity)
+    return _numbered(used, cut)
+
+
+def _beside(
+    used: Used,
+    environment_id: int,
+    cut: Cut,
+    names: Collection[str],
+    filters: Filters,
+    mark: int | None,
+    quantity: str,
+) -> Used:
+    """With rows that say how much of the quantity there was, and nothing else."""
+    read = sums.quantities(environment_id, cut.bounds, names, filters, left_out=cut.gap, mark=mark)
+    named = "".join(f"{name}, " for name in names)
+    nothing = ", ".join(f"0 AS {name}" for name in SUMS)
+    sql = f"""
+        SELECT at, {named}{", ".join(SUMS)}, 0 AS {AMOUNT} FROM ({used.sql}) AS used
+        UNION ALL SELECT at, {named}{nothing}, {AMOUNT} FROM ({read.sql}) AS measured WHERE {QUANTITY} = %s
+    """  # noqa: S608 (our own names)
+    return Used(sql, [*used.values, *read.values, quantity])
+
+
+def _numbered(used: Used, cut: Cut) -> tuple[str, list[Any]]:
+    if len(cut.bounds) == 2:
         return f"SELECT 1 AS step, used.* FROM ({used.sql}) AS used", used.values  # noqa: S608 (our own names)
     sql = f"""
         SELECT * FROM (SELECT width_bucket(at, %s::timestamptz[]) AS step, used.* FROM ({used.sql}) AS used) AS numbered
         WHERE step <> %s
     """  # noqa: S608 (our own names)
-    return sql, [bounds[:-1], *used.values, cut.gap]
+    return sql, [cut.bounds[:-1], *used.values, cut.gap]
 
 
 def read(sql: str, values: Iterable[Any]) -> tuple[str, list[tuple[Any, ...]]]:
-    """The rows of `answer`, whose last columns are those of SUMS, and the snapshot of the same statement."""
+    """The rows of `answer`, whose last columns are those of `columns`, and the snapshot of the same statement."""
     with connection.cursor() as cursor:
         # One row at least, for the snapshot must be known also where nothing is found.
         cursor.execute(
@@ -132,16 +200,17 @@ def read(sql: str, values: Iterable[Any]) -> tuple[str, list[tuple[Any, ...]]]:
 
 
 def sums_of(amounts: Iterable[Any]) -> Sums:
-    return dict(zip(SUMS, map(int, amounts), strict=True))
+    """Of `columns`, with or without a quantity."""
+    return dict(zip((*SUMS, AMOUNT), map(int, amounts), strict=False))
 
 
 def added(each: Iterable[Sums]) -> Sums:
     found = dict(NOTHING)
     for one in each:
         for column, number in one.items():
-            found[column] += number
+            found[column] = found.get(column, 0) + number
     return found
 
 
 def less(these: Sums, those: Mapping[str, int]) -> Sums:
-    return {column: number - those[column] for column, number in these.items()}
+    return {column: these.get(column, 0) - those.get(column, 0) for column in {**these, **those}}

@@ -6,7 +6,8 @@ memory, and a slow reader holds no transaction open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,8 +16,9 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 
 from tenants.exporting import Row
+from usage.analytics import used_quantities
 from usage.analytics.answers import steps
-from usage.analytics.cells import Cut, cells
+from usage.analytics.cells import Cut, cells, quantity_cells
 from usage.analytics.questions import Question
 from usage.ledger.buckets import Range
 from usage.ledger.rollup_tables import SUMS
@@ -47,20 +49,24 @@ def export(environment_id: int, question: Question, zone: ZoneInfo) -> Export:
     cut = Cut(steps(question.period, question.step, zone))
     named = tuple(name for name in (question.group, question.part) if name is not None)
     sql, values = cells(environment_id, cut, question.group, question.part, question.filters)
+    of_quantities, more = quantity_cells(environment_id, cut, question.group, question.part, question.filters)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("CLOSE ALL")
         cursor.execute(
             f"""
             DECLARE {_CURSOR} NO SCROLL CURSOR WITH HOLD FOR
-            WITH cell AS ({sql})
-            SELECT pg_current_snapshot()::text, step, name, part, {", ".join(SUMS)}
-            FROM (VALUES (true)) AS always LEFT JOIN cell ON true ORDER BY step, cost_nano DESC, name, part
+            WITH cell AS ({sql}), quantity_cell AS ({of_quantities})
+            SELECT pg_current_snapshot()::text, step, name, part, {", ".join(SUMS)}, quantities
+            FROM (VALUES (true)) AS always LEFT JOIN cell ON true LEFT JOIN quantity_cell USING (name, part, step)
+            ORDER BY step, cost_nano DESC, name, part
             """,  # noqa: S608 (our own names)
-            values,
+            [*values, *more],
         )
+    # After what is in the file is settled, so that none is left out.
+    quantities = used_quantities.in_period(environment_id, question.period, question.filters)
     first = _fetch(1)
-    columns = ("from", "to", *named, *(_CALLED.get(name, name) for name in SUMS))
-    return Export(first[0][0], columns, _rows(first, cut.now, columns, zone))
+    columns = ("from", "to", *named, *(_CALLED.get(name, name) for name in SUMS), *quantities)
+    return Export(first[0][0], columns, _rows(first, cut.now, named, quantities, zone))
 
 
 def _fetch(count: int) -> list[Any]:
@@ -70,7 +76,11 @@ def _fetch(count: int) -> list[Any]:
 
 
 def _rows(
-    first: list[Any], stepped: tuple[Range, ...], columns: tuple[str, ...], zone: ZoneInfo
+    first: list[Any],
+    stepped: tuple[Range, ...],
+    named: tuple[str, ...],
+    quantities: Collection[str],
+    zone: ZoneInfo,
 ) -> Iterator[Row]:
     batch = first
     try:
@@ -78,19 +88,28 @@ def _rows(
             for _, step, *found in batch:
                 # The one row of an answer that is empty.
                 if step is not None:
-                    yield _row(stepped[step - 1], found, columns, zone)
+                    yield _row(stepped[step - 1], found, named, quantities, zone)
             batch = _fetch(_BATCH)
     finally:
         with connection.cursor() as cursor:
             cursor.execute(f"CLOSE {_CURSOR}")
 
 
-def _row(step: Range, found: list[Any], columns: tuple[str, ...], zone: ZoneInfo) -> Row:
-    name, part, *amounts = found
-    bounds = [at.astimezone(zone).isoformat() for at in (step.start, step.end)]
-    named = [each or None for each in (name, part)][: len(columns) - len(bounds) - len(SUMS)]
-    sums = [
-        Decimal(format_usd(int(amount))) if column == "cost_nano" else int(amount)
-        for column, amount in zip(SUMS, amounts, strict=True)
-    ]
-    return dict(zip(columns, [*bounds, *named, *sums], strict=True))
+def _row(
+    step: Range, found: list[Any], named: tuple[str, ...], quantities: Collection[str], zone: ZoneInfo
+) -> Row:
+    name, part, *amounts, measured = found
+    used = {} if measured is None else json.loads(measured)
+    return {
+        "from": step.start.astimezone(zone).isoformat(),
+        "to": step.end.astimezone(zone).isoformat(),
+        # Without a part there is one name, without a group none.
+        **{dimension: each or None for dimension, each in zip(named, (name, part), strict=False)},
+        **{
+            _CALLED.get(column, column): Decimal(format_usd(int(amount)))
+            if column == "cost_nano"
+            else int(amount)
+            for column, amount in zip(SUMS, amounts, strict=True)
+        },
+        **{quantity: used.get(quantity, 0) for quantity in quantities},
+    }

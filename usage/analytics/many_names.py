@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from usage.analytics import many_runs
-from usage.analytics.cells import Cut, Found, added, cells, less, read, stepped, sums_of, whole
+from usage.analytics.cells import Cut, Found, added, cells, columns, less, read, stepped, sums_of, whole
 from usage.analytics.placing import score
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Rank, Sums
-from usage.ledger.rollup_tables import SUMS, TOTAL_KEY
-from usage.ledger.sums import mark_before
+from usage.ledger.rollup_tables import TOTAL_KEY
+from usage.ledger.sums import Filters, mark_before
 
 MANY = ("user", "run")
 
@@ -46,7 +46,9 @@ def at_the_top(environment_id: int, question: Question, mark: int) -> tuple[list
     if many_runs.suits(question):
         return many_runs.at_the_top(environment_id, question, mark)
     ranked, counted, periods = ranking(question)
-    rows, values = stepped(environment_id, periods, question.group, None, question.filters, mark)
+    rows, values = stepped(
+        environment_id, periods, question.group, None, question.filters, mark, question.quantity
+    )
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -90,29 +92,30 @@ def _read(
     named = {**question.filters, DIMENSIONS[group]: names}
     periods = whole(question)
     step = in_period(periods)
+
+    def of(cut: Cut, group: str | None, part: str | None, filters: Filters) -> tuple[str, list[Any]]:
+        return cells(environment_id, cut, group, part, filters, mark, question.quantity)
+
     asked = [
-        ("name", "NULL", "step", cells(environment_id, cut, group, None, named, mark)),
-        ("NULL", "NULL", "step", cells(environment_id, cut, None, None, question.filters, mark)),
+        ("name", "NULL", "step", of(cut, group, None, named)),
+        ("NULL", "NULL", "step", of(cut, None, None, question.filters)),
     ]
     if question.part is not None:
         asked += [
-            ("name", "part", step, cells(environment_id, periods, group, question.part, named, mark)),
-            (
-                "NULL",
-                "part",
-                step,
-                cells(environment_id, periods, None, question.part, question.filters, mark),
-            ),
+            ("name", "part", step, of(periods, group, question.part, named)),
+            ("NULL", "part", step, of(periods, None, question.part, question.filters)),
         ]
-    return read_together(asked)
+    return read_together(asked, question.quantity)
 
 
-def read_together(asked: Iterable[tuple[str, str, str, tuple[str, list[Any]]]]) -> tuple[str, list[Row]]:
+def read_together(
+    asked: Iterable[tuple[str, str, str, tuple[str, list[Any]]]], quantity: str | None
+) -> tuple[str, list[Row]]:
     """The cells, each with what their rows have as name, part and step; and the snapshot of the one statement."""
     asked = list(asked)
-    columns = ", ".join(SUMS)
+    summed_up = ", ".join(columns(quantity))
     selects = " UNION ALL ".join(
-        f"SELECT {name}::text AS name, {part}::text AS part, {step} AS step, {columns} FROM ({sql}) AS cell"  # noqa: S608
+        f"SELECT {name}::text AS name, {part}::text AS part, {step} AS step, {summed_up} FROM ({sql}) AS cell"  # noqa: S608
         for name, part, step, (sql, _) in asked
     )
     values: list[Any] = [value for *_, (_, of_cells) in asked for value in of_cells]

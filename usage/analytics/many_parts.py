@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
-from usage.analytics.cells import SUMMED, Cut, Found, added, cells, less, stepped, whole
+from usage.analytics.cells import Cut, Found, added, cells, less, stepped, summed, whole
 from usage.analytics.many_names import MANY, Row, at_the_top, in_period, ranking, read_together
 from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Question, Sums
 from usage.ledger.rollup_tables import TOTAL_KEY
@@ -75,7 +75,9 @@ def _scored(
 ) -> tuple[str, list[Any]]:
     """Each part inside of the place of its name. Summed up by name first: to look for the place of each row is slow."""
     ranked, counted, periods = ranking(question)
-    rows, values = stepped(environment_id, periods, question.group, question.part, question.filters, mark)
+    rows, values = stepped(
+        environment_id, periods, question.group, question.part, question.filters, mark, question.quantity
+    )
     is_ranked = f"HAVING {counted} > 0 AND {ranked} IS NOT NULL"
     if are_all:
         sql = f"""
@@ -86,7 +88,7 @@ def _scored(
     else:
         sql = f"""
             SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part, {ranked} AS score
-            FROM (SELECT name, part, step, {SUMMED} FROM ({rows}) AS stepped GROUP BY 1, 2, 3) AS summed
+            FROM (SELECT name, part, step, {summed(question.quantity)} FROM ({rows}) AS stepped GROUP BY 1, 2, 3) AS summed
             GROUP BY 1, 2 {is_ranked}
         """  # noqa: S608 (our own names and numbers)
     return sql, [list(names), *values]
@@ -101,12 +103,11 @@ def _read(
         **question.filters,
         DIMENSIONS[part]: sorted({part for top in tops.values() for part in top.parts}),
     }
-    periods = whole(question)
+    periods, quantity = whole(question), question.quantity
+    of_names = cells(environment_id, cut, group, None, question.filters, mark, quantity)
+    of_parts = cells(environment_id, periods, group, part, named, mark, quantity)
     return read_together(
-        [
-            ("name", "NULL", "step", cells(environment_id, cut, group, None, question.filters, mark)),
-            ("name", "part", in_period(periods), cells(environment_id, periods, group, part, named, mark)),
-        ]
+        [("name", "NULL", "step", of_names), ("name", "part", in_period(periods), of_parts)], quantity
     )
 
 

@@ -30,7 +30,7 @@ _NAME = f'{DIMENSIONS[GROUP]}::text COLLATE "C"'
 
 def suits(question: Question) -> bool:
     """Whether rows of whole runs say what it asks for."""
-    is_all = question.group == GROUP and not question.filters
+    is_all = question.group == GROUP and not question.filters and question.quantity is None
     return is_all and question.rank is not Rank.RISE and bool(_whole_days(question.period))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from usage import wording
-from usage.analytics.questions import Measure, Rank, Sums
+from usage.analytics.questions import OF_QUANTITIES, Measure, Rank, Sums
 from usage.money import NANO
+from usage.quantities import amount_of
 
 TITLES = {
     Measure.COST: "Spend",
@@ -16,6 +17,7 @@ TITLES = {
     Measure.CACHE_WRITE_TOKENS: "Cache-write tokens",
     Measure.REASONING_TOKENS: "Reasoning tokens",
     Measure.UNPRICED: "Calls without a price",
+    **{measure: amount_of(name) for name, measure in OF_QUANTITIES.items()},
 }
 RANKS = {
     Rank.AMOUNT: "Largest first",

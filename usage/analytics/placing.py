@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from usage.analytics.cells import SUMMED, Cut, Found, cells, read, sums_of, whole
+from usage.analytics.cells import Cut, Found, cells, read, summed, sums_of, whole
 from usage.analytics.questions import PARTS_MAX, Question, Rank
 from usage.ledger.sums import mark_before
 
@@ -31,14 +31,15 @@ def find(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[F
 
 def _statement(environment_id: int, question: Question, cut: Cut) -> tuple[str, list[Any]]:
     mark = mark_before(environment_id)
-    cell, values = cells(environment_id, cut, question.group, None, question.filters, mark)
+    cell, values = cells(environment_id, cut, question.group, None, question.filters, mark, question.quantity)
     before, parts, part_values = _parts(environment_id, question, mark)
     sql = f"""
         WITH cell AS MATERIALIZED ({cell}),
         placed AS ({in_order("cell", "name", _score(question, cut, "name"), question.top)}),
         {before}
         answer AS (
-            SELECT place, NULL::bigint AS part_place, step, min(name) AS name, max(beyond) AS names, {SUMMED}
+            SELECT place, NULL::bigint AS part_place, step, min(name) AS name, max(beyond) AS names,
+                {summed(question.quantity)}
             FROM placed GROUP BY 1, 3
             {parts}
         )
@@ -51,7 +52,9 @@ def _parts(environment_id: int, question: Question, mark: int) -> tuple[str, str
     if question.part is None:
         return "", "", []
     cut = whole(question)
-    cell, values = cells(environment_id, cut, question.group, question.part, question.filters, mark)
+    cell, values = cells(
+        environment_id, cut, question.group, question.part, question.filters, mark, question.quantity
+    )
     # Of these cells the names have the same sums, and so the same places.
     places = in_order("part_cell", "name", _score(question, cut, "name"), question.top)
     parts = in_order(
@@ -64,7 +67,8 @@ def _parts(environment_id: int, question: Question, mark: int) -> tuple[str, str
     """
     of_parts = f"""
         UNION ALL
-        SELECT place, part_place, CASE WHEN step >= {cut.first} THEN 1 ELSE 0 END, min(part), max(part_beyond), {SUMMED}
+        SELECT place, part_place, CASE WHEN step >= {cut.first} THEN 1 ELSE 0 END, min(part), max(part_beyond),
+            {summed(question.quantity)}
         FROM parted GROUP BY 1, 2, 3
     """  # noqa: S608 (our own names)
     return before, of_parts, values

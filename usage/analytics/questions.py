@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
 
 from usage.ledger.buckets import Range
+from usage.quantities import MAPPED
 from usage.windows import Window
 
 # What calls can be told apart by, and the column of the ledger.
@@ -28,38 +30,55 @@ def calls_for_a_mean(calls: int) -> int:
     return max(1, min(calls // 20, max(_MEAN_OF_MIN, calls // 1_000), _MEAN_OF_MAX))
 
 
-class Measure(StrEnum):
-    COST = "cost"
-    CALLS = "calls"
-    TOKENS = "tokens"
-    INPUT_TOKENS = "input-tokens"
-    OUTPUT_TOKENS = "output-tokens"
-    CACHED_TOKENS = "cached-tokens"
-    CACHE_WRITE_TOKENS = "cache-write-tokens"
-    REASONING_TOKENS = "reasoning-tokens"
-    UNPRICED = "unpriced"
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure. `value`: in addresses. `columns`: of the sums of the ledger, those that make it up.
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the sums of the ledger, those that make it up."""
-        return _COLUMNS[self]
+    `quantity`: it is one of the map (usage/quantities.py), whose `amount` is summed up beside what all calls have.
+    """
+
+    value: str
+    columns: tuple[str, ...]
+    quantity: str | None = None
+
+    COST: ClassVar[Measure]
+    CALLS: ClassVar[Measure]
+    TOKENS: ClassVar[Measure]
+    INPUT_TOKENS: ClassVar[Measure]
+    OUTPUT_TOKENS: ClassVar[Measure]
+    CACHED_TOKENS: ClassVar[Measure]
+    CACHE_WRITE_TOKENS: ClassVar[Measure]
+    REASONING_TOKENS: ClassVar[Measure]
+    UNPRICED: ClassVar[Measure]
 
     def of(self, sums: Sums) -> int:
         """Costs are in nano-USD."""
-        return sum(sums[column] for column in self.columns)
+        return sum(sums.get(column, 0) for column in self.columns)
 
 
-_COLUMNS = {
-    Measure.COST: ("cost_nano",),
-    Measure.CALLS: ("requests",),
-    Measure.TOKENS: ("input_tokens", "output_tokens"),
-    Measure.INPUT_TOKENS: ("input_tokens",),
-    Measure.OUTPUT_TOKENS: ("output_tokens",),
-    Measure.CACHED_TOKENS: ("cached_input_tokens",),
-    Measure.CACHE_WRITE_TOKENS: ("cache_write_tokens",),
-    Measure.REASONING_TOKENS: ("reasoning_tokens",),
-    Measure.UNPRICED: ("unpriced",),
-}
+Measure.COST = Measure("cost", ("cost_nano",))
+Measure.CALLS = Measure("calls", ("requests",))
+Measure.TOKENS = Measure("tokens", ("input_tokens", "output_tokens"))
+Measure.INPUT_TOKENS = Measure("input-tokens", ("input_tokens",))
+Measure.OUTPUT_TOKENS = Measure("output-tokens", ("output_tokens",))
+Measure.CACHED_TOKENS = Measure("cached-tokens", ("cached_input_tokens",))
+Measure.CACHE_WRITE_TOKENS = Measure("cache-write-tokens", ("cache_write_tokens",))
+Measure.REASONING_TOKENS = Measure("reasoning-tokens", ("reasoning_tokens",))
+Measure.UNPRICED = Measure("unpriced", ("unpriced",))
+# Of all calls; then by the names of quantities.
+OF_CALLS = (
+    Measure.COST,
+    Measure.CALLS,
+    Measure.TOKENS,
+    Measure.INPUT_TOKENS,
+    Measure.OUTPUT_TOKENS,
+    Measure.CACHED_TOKENS,
+    Measure.CACHE_WRITE_TOKENS,
+    Measure.REASONING_TOKENS,
+    Measure.UNPRICED,
+)
+OF_QUANTITIES = {name: Measure(name, ("amount",), name) for name in MAPPED}
+MEASURES = {measure.value: measure for measure in (*OF_CALLS, *OF_QUANTITIES.values())}
 
 
 class Rank(StrEnum):
@@ -89,6 +108,11 @@ class Question:
     rank: Rank = Rank.AMOUNT
     step: Window | None = None
     calls_min: int = 1
+
+    @property
+    def quantity(self) -> str | None:
+        """The one of the map that is summed up beside the sums of all calls; None: none is."""
+        return self.measure.quantity
 
     @property
     def columns(self) -> tuple[str, ...]:

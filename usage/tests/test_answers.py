@@ -20,7 +20,7 @@ from usage.analytics import answers, cells, many_names, many_parts, placing
 from usage.analytics.answers import Answer, TooManySteps, answer
 from usage.analytics.export import export
 from usage.analytics.names import used_in
-from usage.analytics.questions import DIMENSIONS, PARTS_MAX, Measure, Question, Rank
+from usage.analytics.questions import DIMENSIONS, OF_QUANTITIES, PARTS_MAX, Measure, Question, Rank
 from usage.analytics.shown_period import Named, ShownPeriod, shown_period
 from usage.ledger.buckets import Range
 from usage.ledger.rollup_tables import SUMS
@@ -43,7 +43,7 @@ _UNPRICED = (
 
 def fill(environment: Environment, count: int, seed: int) -> None:
     """Calls around the period and the one before it; each seventh was estimated first, and reported late."""
-    drawn = random.Random(seed)
+    drawn, other = random.Random(seed), random.Random(f"quantities {seed}")
     estimates, reports = [], []
     for number in range(count):
         fields: dict[str, Any] = {
@@ -61,7 +61,9 @@ def fill(environment: Environment, count: int, seed: int) -> None:
         cost = drawn.choice([None, 7, 10**9])
         name = f"{seed}-{number}"
         if drawn.random() < 1 / 7:
-            estimates.append(estimate(environment, name, cost_nano=drawn.choice([None, 5]), **fields))
+            made = {**fields, "quantities": {"web_searches": 2}}
+            estimates.append(estimate(environment, name, cost_nano=drawn.choice([None, 5]), **made))
+        fields["quantities"] = other.choice([None, None, {"images": 2}, {"web_searches": 3, "images": 1}])
         used = Amounts(drawn.choice([0, 1, 1]), drawn.randrange(100), drawn.randrange(100), cost or 0)
         reports.append(report(environment, name, used=used, priced=cost is not None, **fields))
     record(estimates)
@@ -91,6 +93,26 @@ def plain(
         for row in cursor.fetchall():
             sums = dict(zip(columns, map(int, row[len(names) :]), strict=True))
             found[row[: len(names)]] = {name: sums[name] for name in SUMS}
+    return found
+
+
+def plain_quantities(
+    environment: Environment, period: Range, names: tuple[str, ...], where: str = "true"
+) -> dict[Any, dict[str, int]]:
+    """Likewise, of what stands in the map."""
+    named = "".join(f"{name}, " for name in names)
+    found: dict[Any, dict[str, int]] = defaultdict(dict)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {named}each.key, sum((CASE status WHEN 'reversal' THEN -1 ELSE 1 END) * each.value::int)
+            FROM usage_event, jsonb_each_text(coalesce(quantities, '{{}}')) AS each
+            WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND {where} GROUP BY {named}each.key
+            """,  # noqa: S608 (our own names)
+            [environment.pk, period.start, period.end],
+        )
+        for *key, quantity, amount in cursor.fetchall():
+            found[tuple(key)][quantity] = int(amount)
     return found
 
 
@@ -155,6 +177,89 @@ def _is_plain(
     for line in found.lines:
         assert added(line.series) == line.now
     assert added(found.series_before) == found.total.before
+
+
+SEARCHES = OF_QUANTITIES["web_searches"]
+
+
+@pytest.mark.parametrize("rank", list(Rank))
+@pytest.mark.parametrize("step", [None, Window.DAY])
+def test_quantities_in_every_answer_are_what_plain_sql_sums_up(
+    filled: Environment, step: Window | None, rank: Rank
+) -> None:
+    """Over the day on which clocks were set back and the end of the month; taken back late, and half rolled up."""
+    filters, where = {"feature": "", "plan": "pro"}, "feature = '' AND plan = 'pro'"
+    for group in (None, *DIMENSIONS):
+        for part in (None, "model", "user"):
+            for given, sql in (({}, "true"), (filters, where)):
+                if part == group or (part and not group):
+                    continue
+                asked = question(
+                    group=group, part=part, filters=given, top=2, step=step, measure=SEARCHES, rank=rank
+                )
+                _are_plain(answer(filled.pk, asked, BERLIN), filled, group, part, sql)
+
+
+def _are_plain(
+    found: Answer, environment: Environment, group: str | None, part: str | None, where: str
+) -> None:
+    names = (DIMENSIONS[group],) if group else ()
+    for now, period in ((True, PERIOD.days.range), (False, PERIOD.before.range)):
+        expected = {
+            key: used.get("web_searches", 0)
+            for key, used in plain_quantities(environment, period, names, where).items()
+        }
+        assert SEARCHES.of(found.total.now if now else found.total.before) == sum(expected.values()) > 0
+        rest = sum(expected.values())
+        for line in found.lines:
+            amount = SEARCHES.of(line.now if now else line.before)
+            if line.name is not None:
+                assert amount == expected.get((line.name,) if group else (), 0)
+                rest -= amount
+            else:
+                assert amount == rest
+            if part:
+                assert amount == sum(SEARCHES.of(each.now if now else each.before) for each in line.parts)
+    for line in found.lines:
+        assert sum(map(SEARCHES.of, line.series)) == SEARCHES.of(line.now)
+    assert sum(map(SEARCHES.of, found.series_before)) == SEARCHES.of(found.total.before)
+
+
+def test_names_are_ranked_by_a_quantity(filled: Environment) -> None:
+    for group in ("model", "user", "run"):
+        found = answer(filled.pk, question(group=group, measure=SEARCHES, top=100), BERLIN)
+        amounts = [SEARCHES.of(line.now) for line in found.lines]
+        assert amounts == sorted(amounts, reverse=True)
+        assert amounts[0] > amounts[-1]
+
+
+def test_a_day_of_a_quantity_is_one_of_the_zone(filled: Environment) -> None:
+    found = answer(filled.pk, question(step=Window.DAY, measure=SEARCHES), BERLIN)
+    day = "date_trunc('day', charged_at, 'Europe/Berlin')"
+    expected = plain_quantities(filled, PERIOD.days.range, (day,))
+    assert {
+        step.start: SEARCHES.of(sums)
+        for step, sums in zip(found.steps, found.total.series, strict=True)
+        if SEARCHES.of(sums)
+    } == {at: used["web_searches"] for (at,), used in expected.items() if used.get("web_searches")}
+
+
+def test_a_file_has_a_column_for_each_quantity_that_was_used_and_sums_to_the_answer(
+    filled: Environment,
+) -> None:
+    for asked in (
+        question(group="model", part="feature", step=Window.DAY, measure=SEARCHES),
+        question(group="user", filters={"plan": "pro"}),
+        question(),
+    ):
+        file = export(filled.pk, asked, BERLIN)
+        assert file.columns[-2:] == ("images", "web_searches")
+        rows = list(file.rows)
+        where = "plan = 'pro'" if asked.filters else "true"
+        (expected,) = plain_quantities(filled, PERIOD.days.range, (), where).values()
+        assert {name: sum(int(str(row[name])) for row in rows) for name in expected} == expected
+    nothing = export(filled.tenant.environments.get(slug="dev").pk, question(), BERLIN)
+    assert "web_searches" not in nothing.columns
 
 
 @pytest.mark.parametrize("measure", [Measure.COST, Measure.TOKENS])
@@ -317,13 +422,14 @@ def test_names_that_were_used_are_offered_in_order(filled: Environment) -> None:
     assert found.model == tuple("mnopqrs")
 
 
+@pytest.mark.parametrize("measure", [Measure.COST, SEARCHES])
 @pytest.mark.parametrize("rank", list(Rank))
 @pytest.mark.parametrize("top", [1, 2, 10])
 @pytest.mark.parametrize("group", ["user", "run"])
 def test_users_and_runs_are_ranked_and_put_together_as_all_other_names_are(
-    filled: Environment, group: str, rank: Rank, top: int, monkeypatch: pytest.MonkeyPatch
+    filled: Environment, group: str, rank: Rank, top: int, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = question(group=group, part="model", rank=rank, top=top, step=Window.WEEK)
+    asked = question(group=group, part="model", rank=rank, top=top, step=Window.WEEK, measure=measure)
     found = answer(filled.pk, asked, BERLIN)
     monkeypatch.setattr(many_names, "find", placing.find)
     as_others = answer(filled.pk, asked, BERLIN)
@@ -338,13 +444,14 @@ def test_users_and_runs_are_ranked_and_put_together_as_all_other_names_are(
 @pytest.mark.parametrize("rank", list(Rank))
 @pytest.mark.parametrize("top", [1, 3, 10])
 @pytest.mark.parametrize("part", ["user", "run"])
+@pytest.mark.parametrize("measure", [Measure.COST, SEARCHES])
 def test_users_and_runs_inside_of_names_are_ranked_and_put_together_as_all_other_parts_are(
-    filled: Environment, part: str, rank: Rank, top: int, monkeypatch: pytest.MonkeyPatch
+    filled: Environment, part: str, rank: Rank, top: int, measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placing, "PARTS_MAX", 2)
     monkeypatch.setattr(many_parts, "PARTS_MAX", 2)
     monkeypatch.setattr(answers, "PARTS_MAX", 2)
-    asked = question(group="model", part=part, rank=rank, top=top, step=Window.WEEK)
+    asked = question(group="model", part=part, rank=rank, top=top, step=Window.WEEK, measure=measure)
     found = answer(filled.pk, asked, BERLIN)
     monkeypatch.setattr(many_parts, "find", placing.find)
     as_others = answer(filled.pk, asked, BERLIN)

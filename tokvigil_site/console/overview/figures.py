@@ -8,10 +8,12 @@ from typing import Any
 from django.forms import BoundField
 
 from policies.admin import period_figures
+from usage import wording
 from usage.admin.explorer_form import NONE, ExplorerAsked
 from usage.admin.explorer_rows import Row, Shown
-from usage.analytics import measures, period_words
-from usage.analytics.questions import Measure
+from usage.analytics import measures, period_words, used_quantities
+from usage.analytics.questions import OF_QUANTITIES, Measure
+from usage.analytics.shown_period import ShownPeriod
 
 LEADING = (("Users", "user"), ("Features", "feature"), ("Models", "model"), ("Plans", "plan"))
 # Whose names are few; users are ranked first.
@@ -59,8 +61,21 @@ def context(asked: OverviewAsked) -> dict[str, Any]:
             Leading(title, _used(shown[dimension]), asked.address(by=dimension))
             for title, dimension in LEADING
         ],
+        "also_used": _also_used(asked, period),
         "explorer_url": asked.address(by=NONE, step=period_figures.step(period).value),
     }
+
+
+def _also_used(asked: OverviewAsked, period: ShownPeriod) -> list[tuple[str, str, str]]:
+    """Beside text tokens: what, how much, and the address of its course. Nothing is read where none ever was used."""
+    if not asked.quantities:
+        return []
+    found = used_quantities.in_period(asked.environment.pk, period.days.range, asked.filters)
+    return [
+        (measures.TITLES[OF_QUANTITIES[name]], wording.count(amount), asked.address(show=name))
+        for name, amount in found.items()
+        if amount
+    ]
 
 
 def _used(shown: Shown) -> list[Row]:

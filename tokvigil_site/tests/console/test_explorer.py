@@ -23,7 +23,11 @@ from tenants.console.display import user_url
 from tenants.models import Environment, Tenant
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.test_usage_summary import use
+from usage.amounts import Subjects
+from usage.ledger.writing import record
 from usage.models import UsageEvent
+from usage.tests.rolling import roll_all
+from usage.tests.test_ledger import report
 
 pytestmark = pytest.mark.django_db
 
@@ -309,6 +313,43 @@ def test_both_files_sum_to_the_page_and_say_what_they_are(prod: Environment, mia
     assert sum(Decimal(row["cost_usd"]) for row in of_csv) == cost
     assert ["#", "time_zone", "Europe/Berlin"] in lines
     assert None in {row["feature"] for row in rows}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_quantity_is_shown_like_any_figure_and_its_files_sum_to_the_page(
+    prod: Environment, mia: Client
+) -> None:
+    """Offered once it was used, and rolled up."""
+    fill(prod)
+    assert "Other quantities" not in text(opened(mia, **CUSTOM))
+    searched = (("a", "chat", 2), ("b", "chat", 1), ("b", "code", 4))
+    for number, (user, feature, searches) in enumerate(searched):
+        at, subjects = START + timedelta(days=5 * number), Subjects(user_id=user, feature=feature)
+        quantities = {"web_searches": searches, "input_audio_seconds": 60}
+        record([report(prod, f"s{number}", charged_at=at, subjects=subjects, quantities=quantities)])
+    roll_all(prod.pk)
+    asked = {**CUSTOM, "show": "web_searches", "by": "user", "then": "feature"}
+    page = opened(mia, **asked)
+    shown = [(row.name, row.amount) for row in page.context["rows"] if row.amount != "0"]
+    assert shown == [("b", "5"), ("code", "4"), ("chat", "1"), ("a", "2"), ("chat", "2")]
+    assert (page.context["measure"], page.context["total"].amount) == ("Web searches", "7")
+    offered = re.search(r'<optgroup label="Other quantities">(.*?)</optgroup>', page.content.decode(), re.S)
+    assert offered is not None
+    assert re.findall(r">([^<]+)</option>", offered[1]) == ["Input audio seconds", "Web searches"]
+    rows = json.loads(exported(mia, **asked, format="json"))["rows"]
+    assert sum(row["web_searches"] for row in rows) == 7
+    lines = list(csv.reader(io.StringIO(exported(mia, **asked, format="csv"))))
+    place = next(line for line in lines if line[0] == "from").index("input_audio_seconds")
+    assert sum(int(line[place]) for line in lines[-len(rows) :]) == 180
+    assert opened(mia, **{**asked, "then": "", "user": "a"}).context["total"].amount == "2"
+
+
+def test_a_quantity_that_is_asked_for_is_offered_though_it_was_never_used(
+    prod: Environment, mia: Client
+) -> None:
+    page = opened(mia, **CUSTOM, show="images")
+    assert '<option value="images" selected>Images</option>' in page.content.decode()
+    assert "Choose" not in text(page)
 
 
 def test_the_files_are_linked_under_the_same_question(prod: Environment, mia: Client) -> None:

@@ -18,6 +18,7 @@ from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, limits, set_price
 from tokvigil_site.tests.console.conftest import SignIn
 from tokvigil_site.tests.console.test_alert_pages import alert_of
+from usage.tests.rolling import roll_all
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -104,6 +105,22 @@ def test_what_today_cost_and_who_spent_it(mia: Client, prod: Environment, api: A
     assert figures == ["$3.00", "2", "3,000", "0 · 0 %"]
     assert re.findall(r'<th scope="row"><a [^>]*><bdi>(\w+)</bdi>', text) == ["ana", "ben"]
     assert ">67 %<" in text
+
+
+def test_what_was_used_beside_text_tokens_leads_to_its_course(
+    mia: Client, prod: Environment, api: Api
+) -> None:
+    api.report("text", "ana", input_tokens=10)
+    assert "Beside text tokens" not in overview(mia, prod)
+    for number in range(2):
+        api.report(
+            f"s{number}", "ana", input_tokens=9, quantities={"web_searches": 600, "input_audio_tokens": 5}
+        )
+        roll_all(prod.pk)
+    text = overview(mia, prod)
+    (url,) = re.findall(r'<a href="([^"]*)">Web searches 1,200</a>', text)
+    assert "Input audio tokens 10" in text
+    assert mia.get(url).context["total"].amount == "1,200"
 
 
 def test_where_nothing_was_spent_there_is_a_sentence_and_no_scale(
