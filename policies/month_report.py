@@ -43,6 +43,8 @@ COLUMNS = (
     "cost_usd_month_before",
     "unpriced_calls",
     "budget_usd",
+    "amount",
+    "amount_month_before",
 )
 
 
@@ -127,7 +129,8 @@ class MonthReport:
             "final_from": self.final_from.astimezone(self.zone).isoformat(timespec="seconds"),
             "compared_from": _said(self.compared.start, self.zone),
             "compared_until": _said(self.compared.end, self.zone),
-            "sections": "each section but budget is a sum of its own of the same calls: sum up one, never several",
+            "sections": "each section but budget and quantity is a sum of its own of the same calls: sum up one,"
+            " never several",
             "rows_gone": ", ".join(f"{month:%Y-%m}" for month in self.rows_gone),
         }
 
@@ -257,6 +260,14 @@ def rows(found: MonthReport) -> Iterator[Row]:
             yield _row(table.kind.value, line)
         if table.others is not None:
             yield _row(table.kind.value, table.others)
+    for name, (now, before) in found.figures.quantities.items():
+        yield {
+            **dict.fromkeys(COLUMNS),
+            "section": "quantity",
+            "name": name,
+            "amount": now,
+            "amount_month_before": before,
+        }
     for budget in found.budgets.shown:
         yield {
             **dict.fromkeys(COLUMNS),
@@ -272,6 +283,7 @@ def rows(found: MonthReport) -> Iterator[Row]:
 def _row(section: str, line: Line) -> Row:
     now: Figures = line.now
     return {
+        **dict.fromkeys(COLUMNS),
         "section": section,
         "name": line.key.name,
         "model": line.key.model or None,
@@ -282,7 +294,6 @@ def _row(section: str, line: Line) -> Row:
         "cost_usd": _usd(now.cost_nano),
         "cost_usd_month_before": _usd(line.before.cost_nano),
         "unpriced_calls": now.unpriced,
-        "budget_usd": None,
     }
 
 

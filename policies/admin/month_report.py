@@ -24,9 +24,10 @@ from tenants.exporting import Format
 from tenants.management import months
 from tenants.models import Environment
 from usage import wording
-from usage.analytics import exports
+from usage.analytics import exports, measures
 from usage.analytics.focus import Focus
 from usage.analytics.month_figures import Key, Kind, Line, Table
+from usage.analytics.questions import OF_QUANTITIES
 
 MONTHS_OFFERED = 14
 # `_OF`: the environment whose calls it is of; none: all of the tenant.
@@ -103,6 +104,10 @@ def report_page(request: HttpRequest) -> HttpResponse:
         before=_before(found),
         total=_line(total, found, ""),
         tables=[_table(each, found) for each in found.figures.tables if each.lines],
+        quantities=[
+            (measures.TITLES[OF_QUANTITIES[name]], wording.count(now), wording.count(before))
+            for name, (now, before) in found.figures.quantities.items()
+        ],
         unpriced=[(name, wording.counted(calls, "call")) for name, calls in found.figures.unpriced],
         budgets=[
             (

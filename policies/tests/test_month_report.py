@@ -106,6 +106,28 @@ def test_the_total_and_the_users_are_the_ledgers(used: Environment) -> None:
     assert [line.key.environment for line in table(found, Kind.USER).lines] == ["prod"] * 3
 
 
+def test_what_was_used_beside_text_tokens_is_the_ledgers_in_both_months(used: Environment) -> None:
+    dev = used.tenant.environments.get(slug="dev")
+    for number, (environment, at, quantities) in enumerate(
+        [
+            (used, APRIL, {"web_searches": 4}),
+            (used, LAST_OF_MAY, {"web_searches": 1, "images": 2}),
+            (dev, LAST_OF_MAY, {"web_searches": 8}),
+            (used, JUNE, {"web_searches": 100}),
+        ]
+    ):
+        one(report(environment, f"kind-{number}", charged_at=at, quantities=quantities))
+        if number == 1:
+            roll_all(environment.pk)
+    found = made(used)
+    assert found.figures.quantities == {"images": (2, 0), "web_searches": (9, 4)}
+    shown = [row for row in month_report.rows(found) if row["section"] == "quantity"]
+    assert [(row["name"], row["amount"], row["amount_month_before"], row["calls"]) for row in shown] == [
+        ("images", 2, 0, None),
+        ("web_searches", 9, 4, None),
+    ]
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 def test_each_table_sums_up_to_the_total_also_where_lines_are_left_out(
     used: Environment, monkeypatch: pytest.MonkeyPatch, kind: Kind

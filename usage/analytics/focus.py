@@ -4,6 +4,8 @@ A row stands for what one user used of one model, by one feature and on one plan
 from the rollups and the tail, so it is the ledger to the nano-dollar, and is there when the rows of the month are not
 any more. `ServiceProviderName` and `HostProviderName` are those of FOCUS 1.3. Columns of our own begin with `x_`.
 
+What a call cost is not kept by quantity, so a row is not split by them: its cost is that of all that its columns count.
+
 Calls without a price have no cost that could be charged back. FOCUS allows no empty cost, so it is 0 there, and
 `x_UnpricedCalls` and `ChargeDescription` of the row say how many calls it leaves out.
 """
@@ -28,10 +30,15 @@ from usage.instants import from_ms
 from usage.ledger import periods, sums
 from usage.ledger.periods import Period
 from usage.metrics import COUNTS, TOKEN_PARTS
+from usage.quantities import MAPPED, QUANTITIES, amount_of
 from usage.windows import Window
 
 VERSION = "1.2"
 BATCH = 2_000
+# Of the map (usage/quantities.py): "x_WebSearches".
+_OF_QUANTITIES = {
+    name: f"x_{''.join(word[0].upper() + word[1:] for word in name.split('_'))}" for name in MAPPED
+}
 COLUMNS = (
     "BillingAccountId", "BillingAccountName", "BillingAccountType", "SubAccountId", "SubAccountName", "SubAccountType",
     "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd",
@@ -42,7 +49,7 @@ COLUMNS = (
     "ServiceCategory", "ServiceSubcategory", "ServiceName", "ResourceId", "ResourceName", "ResourceType", "SkuId",
     "Tags",
     "x_UserId", "x_Feature", "x_Plan", "x_Model", "x_Calls", "x_UnpricedCalls", "x_InputTokens", "x_OutputTokens",
-    "x_CachedInputTokens", "x_CacheWriteTokens", "x_ReasoningTokens",
+    "x_CachedInputTokens", "x_CacheWriteTokens", "x_ReasoningTokens", *_OF_QUANTITIES.values(),
 )  # fmt: skip
 _KEY = ("user_id", "feature", "plan", "model")
 _COUNTED = (*COUNTS, *TOKEN_PARTS, "unpriced")
@@ -65,10 +72,19 @@ class _Used:
     cost_nano: int
     unpriced: int
     counts: Mapping[str, int]
+    quantities: Mapping[str, int]
 
     @property
-    def tokens(self) -> int:
-        return self.counts["input_tokens"] + self.counts["output_tokens"]
+    def consumed(self) -> tuple[int, str]:
+        """How much, and of what: tokens; where none were used, the one thing that was; else requests."""
+        if tokens := self.counts["input_tokens"] + self.counts["output_tokens"]:
+            return tokens, "Tokens"
+        beside = [name for name in self.quantities if QUANTITIES[name].unit != "tokens"]
+        if len(beside) != 1:
+            return self.counts["requests"], "Requests"
+        (name,) = beside
+        unit = QUANTITIES[name].unit
+        return self.quantities[name], (amount_of(name) if unit == "each" else unit).title()
 
 
 @dataclass(slots=True)
@@ -118,21 +134,34 @@ class Focus:
 
 def _used(environment_id: int, bounds: Sequence[datetime]) -> Iterator[tuple[int, _Used]]:
     """With the number of the part of the period, from 0. What was taken back in full is left out."""
-    read = sums.used(environment_id, bounds, _KEY)
-    key, summed = ", ".join(_KEY), ", ".join(f"sum({name})::bigint" for name in _COUNTED)
-    says_something = " OR ".join(f"sum({name}) <> 0" for name in ("cost_nano", *_COUNTED))
+    mark = sums.mark_before(environment_id)
+    read = sums.used(environment_id, bounds, _KEY, mark=mark)
+    measured = sums.quantities(environment_id, bounds, _KEY, mark=mark)
+    names = ("cost_nano", *_COUNTED)
+    key, summed = ", ".join(_KEY), ", ".join(f"sum({name}) AS {name}" for name in names)
+    says_something = " OR ".join(f"{name} <> 0" for name in names)
     # Kept by the server: neither it nor this process has all rows in memory, and no transaction stays open meanwhile.
     cursor = connection.chunked_cursor()
     cursor.execute(
         f"""
-        SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, sum(cost_nano), {summed}
-        FROM ({read.sql}) AS used GROUP BY number, {key} HAVING {says_something} ORDER BY number, {key}
+        WITH counted AS (
+            SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, {summed}
+            FROM ({read.sql}) AS used GROUP BY number, {key}
+        ),
+        measured AS (
+            SELECT number, {key}, jsonb_object_agg(quantity, amount) FILTER (WHERE amount <> 0) AS quantities FROM (
+                SELECT width_bucket(at, %s::timestamptz[]) AS number, {key}, quantity, sum(amount) AS amount
+                FROM ({measured.sql}) AS used GROUP BY number, {key}, quantity
+            ) AS each GROUP BY number, {key}
+        )
+        SELECT number, {key}, quantities, {", ".join(names)} FROM counted LEFT JOIN measured USING (number, {key})
+        WHERE {says_something} OR quantities IS NOT NULL ORDER BY number, {key}
         """,  # noqa: S608 (our own names)
-        [list(bounds[:-1]), *read.values],
+        [list(bounds[:-1]), *read.values, list(bounds[:-1]), *measured.values],
     )
     while found := cursor.fetchmany(BATCH):
-        for number, user_id, feature, plan, model, cost_nano, *counted in found:
-            counts = dict(zip(_COUNTED, counted, strict=True))
+        for number, user_id, feature, plan, model, quantities, cost_nano, *counted in found:
+            counts = dict(zip(_COUNTED, map(int, counted), strict=True))
             yield (
                 number - 1,
                 _Used(
@@ -143,6 +172,7 @@ def _used(environment_id: int, bounds: Sequence[datetime]) -> Iterator[tuple[int
                     cost_nano=int(cost_nano),
                     unpriced=counts["unpriced"],
                     counts=counts,
+                    quantities=json.loads(quantities or "{}"),
                 ),
             )
     # Not in a `finally`: whoever reads no further lets go of this at any time, also amid another statement of the same
@@ -154,7 +184,7 @@ def _row(environment: Environment, month: date, charged: Period, used: _Used, pr
     billed = periods.of_month(month, ZoneInfo(environment.tenant.timezone))
     tenant, cost = environment.tenant, Decimal(used.cost_nano).scaleb(-_NANO_DIGITS)
     sold_by = providers.provider(used.feature, used.model)
-    quantity, unit = (used.tokens, "Tokens") if used.tokens else (used.counts["requests"], "Requests")
+    quantity, unit = used.consumed
     feature_id = f"{environment}/{used.feature}" if used.feature else None
     return {
         "BillingAccountId": tenant.slug,
@@ -210,6 +240,7 @@ def _row(environment: Environment, month: date, charged: Period, used: _Used, pr
         "x_CachedInputTokens": used.counts["cached_input_tokens"],
         "x_CacheWriteTokens": used.counts["cache_write_tokens"],
         "x_ReasoningTokens": used.counts["reasoning_tokens"],
+        **{column: used.quantities.get(name, 0) for name, column in _OF_QUANTITIES.items()},
     }
 
 

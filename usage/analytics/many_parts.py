@@ -88,7 +88,9 @@ def _scored(
     else:
         sql = f"""
             SELECT coalesce(array_position(%s::text[], name), {question.top + 1}) AS place, part, {ranked} AS score
-            FROM (SELECT name, part, step, {summed(question.quantity)} FROM ({rows}) AS stepped GROUP BY 1, 2, 3) AS summed
+            FROM (
+                SELECT name, part, step, {summed(question.quantity)} FROM ({rows}) AS stepped GROUP BY 1, 2, 3
+            ) AS summed
             GROUP BY 1, 2 {is_ranked}
         """  # noqa: S608 (our own names and numbers)
     return sql, [list(names), *values]

@@ -5,8 +5,8 @@ In all, and by plan, feature, model, feature with model, and user.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 from django.db import connection
 
 from tenants.models import Environment
+from usage.analytics import used_quantities
 from usage.ledger import sums
+from usage.ledger.buckets import Range
 from usage.ledger.periods import Period
 from usage.ledger.sums import Filters
 from usage.metrics import COUNTS
+from usage.quantities import MAPPED
 
 # Callers choose the names: so many of each kind, the dearest first, and the rest in one line.
 LINES_MAX = 25
@@ -83,11 +86,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """`unpriced`: the models without a price, those of most calls first, and how many calls these are."""
+    """`unpriced`: the models without a price, those of most calls first, and how many calls these are.
+
+    `quantities`: what was used beside text tokens, in the month and the one before, by name.
+    """
 
     total: Line
     tables: tuple[Table, ...]
     unpriced: tuple[tuple[str, int], ...]
+    quantities: Mapping[str, tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -107,14 +114,32 @@ _KINDS = (*_SHARED, Kind.FEATURE_MODEL)
 
 
 def of_month(environments: Sequence[Environment], now: Period, before: Period) -> Month:
-    """Four statements an environment at most. Raises DatabaseError."""
+    """Six statements an environment at most. Raises DatabaseError."""
     used, earlier = _used(environments, now), _used(environments, before)
     tables = [_table(kind, used, earlier) for kind in (Kind.ENVIRONMENT, *_KINDS)]
     return Month(
         Line(Key("Total"), used.total, earlier.total),
         (*tables, _users(environments, now, before, used, earlier)),
         _unpriced(used),
+        _quantities(environments, now, before),
     )
+
+
+def _quantities(
+    environments: Iterable[Environment], now: Period, before: Period
+) -> dict[str, tuple[int, int]]:
+    used, earlier = (
+        _added(used_quantities.in_period(each.pk, Range(period.start, period.end)) for each in environments)
+        for period in (now, before)
+    )
+    return {name: (used[name], earlier[name]) for name in MAPPED if used[name] or earlier[name]}
+
+
+def _added(each: Iterable[Mapping[str, int]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for one in each:
+        found.update(one)
+    return found
 
 
 def _unpriced(used: _Used) -> tuple[tuple[str, int], ...]:

@@ -22,7 +22,7 @@ from audit import roles
 from audit.models import Entry
 from tenants.exporting import Format
 from tenants.models import Environment
-from usage.amounts import Subjects
+from usage.amounts import Amounts, Subjects
 from usage.analytics import exports
 from usage.analytics.focus import COLUMNS, By, Focus
 from usage.ledger import partitions
@@ -154,6 +154,47 @@ def test_unpriced_calls_are_said_and_never_a_cost_of_nothing(used: Environment) 
     assert focus.totals.unpriced == 1
 
 
+def test_what_was_used_beside_text_tokens_stands_in_columns_and_sums_up_to_the_ledger(
+    berlin: Environment,
+) -> None:
+    """Half rolled up, in the hour that is there twice, and with an estimate that was taken back."""
+    spoken = {"web_searches": 2, "input_audio_tokens": 5}
+    one(estimate(berlin, "late", charged_at=at(9), quantities={"web_searches": 40}))
+    use(berlin, "summer", at(28, 2, 30), 300, quantities=spoken)
+    roll_all(berlin.pk)
+    use(berlin, "late", at(9), 5, quantities={"web_searches": 4})
+    use(berlin, "winter", at(28, 2, 30, fold=1), 4_000, quantities=spoken)
+    use(berlin, "after", at(1, 0, month=11), 7, quantities=spoken)
+    for by in By:
+        found = rows(berlin, by=by)
+        assert sum(row["x_WebSearches"] for row in found) == 2 + 4 + 2
+        assert sum(row["x_InputAudioTokens"] for row in found) == 5 + 5
+        assert sum(row["x_Images"] for row in found) == 0
+        assert sum(row["BilledCost"] for row in found) == Decimal("0.000004305")
+    days = {row["ChargePeriodStart"]: row["x_WebSearches"] for row in rows(berlin, by=By.DAY)}
+    assert days == {"2012-10-08T22:00:00Z": 4, "2012-10-27T22:00:00Z": 4}
+
+
+@pytest.mark.parametrize(
+    ("quantities", "consumed"),
+    [
+        ({"input_audio_seconds": 600}, ("600.0", "Seconds")),
+        ({"input_characters": 900}, ("900.0", "Characters")),
+        ({"images": 3}, ("3.0", "Images")),
+        ({"rerank_searches": 2}, ("2.0", "Rerank Searches")),
+        ({"images": 3, "web_searches": 1}, ("1.0", "Requests")),
+        ({}, ("1.0", "Requests")),
+    ],
+)
+def test_a_row_without_tokens_says_what_was_consumed_instead(
+    berlin: Environment, quantities: dict[str, int], consumed: tuple[str, str]
+) -> None:
+    use(berlin, "r", at(3), 5, used=Amounts(1, 0, 0, 5), quantities=quantities)
+    (row,) = rows(berlin)
+    assert (str(row["ConsumedQuantity"]), row["ConsumedUnit"]) == consumed
+    assert (str(row["PricingQuantity"]), row["PricingUnit"]) == consumed
+
+
 def test_what_was_taken_back_in_full_has_no_row(berlin: Environment) -> None:
     one(estimate(berlin, "late", charged_at=at(9), model="held"))
     use(berlin, "late", at(9), 5, model="used")
@@ -161,6 +202,7 @@ def test_what_was_taken_back_in_full_has_no_row(berlin: Environment) -> None:
 
 
 def test_a_month_whose_rows_left_the_ledger_is_the_same(used: Environment) -> None:
+    use(used, "searched", at(10), 9, quantities={"web_searches": 3})
     before = rows(used)
     try:
         for number in (9, 10):
@@ -170,10 +212,9 @@ def test_a_month_whose_rows_left_the_ledger_is_the_same(used: Environment) -> No
         with roles.as_owner(), connection.cursor() as cursor:
             for month in ("09", "10"):
                 cursor.execute(f"DROP TABLE IF EXISTS usage_event_2012_{month}")
-    costs = [(row["x_UserId"], row["x_Model"], row["BilledCost"], row["x_UnpricedCalls"]) for row in before]
-    assert costs == [
-        (row["x_UserId"], row["x_Model"], row["BilledCost"], row["x_UnpricedCalls"]) for row in after
-    ]
+    same = ("x_UserId", "x_Model", "BilledCost", "x_UnpricedCalls", "x_WebSearches")
+    assert [[row[name] for name in same] for row in before] == [[row[name] for name in same] for row in after]
+    assert sum(row["x_WebSearches"] for row in after) == 3
 
 
 def test_the_provider_is_the_one_that_was_reported_else_the_tenant(used: Environment) -> None:
