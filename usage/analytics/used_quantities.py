@@ -12,7 +12,10 @@ from usage.quantities import MAPPED
 
 
 def ever(environment_id: int) -> tuple[str, ...]:
-    """In the order of the table; what is not rolled up yet is left out. A look into the index for each name."""
+    """In the order of the table. A look into the index for each name.
+
+    The first calls that use something are not rolled up for a minute; until then it is left out.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """

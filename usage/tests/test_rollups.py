@@ -181,10 +181,16 @@ def test_a_call_without_quantities_leaves_no_row_of_them(environment: Environmen
     assert not any(stored(environment.pk)[table] for table in TWINS)
 
 
-def test_quantities_of_before_are_filled_in_as_a_roll_would_have_done(environment: Environment) -> None:
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_quantities_of_before_are_filled_in_as_a_roll_would_have_done(
+    environment: Environment, is_restored: bool
+) -> None:
+    """Also in a restored database, before its first roll: new rows have lower transaction numbers than the mark."""
     fill(environment, 200, seed=1)
     roll_all(environment.pk)
     right = stored(environment.pk)
+    if is_restored:
+        restore(environment)
     fill(environment, 50, seed=2)
     with connection.cursor() as cursor:
         for table in TWINS:

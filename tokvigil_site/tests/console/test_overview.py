@@ -111,7 +111,7 @@ def test_what_was_used_beside_text_tokens_leads_to_its_course(
     mia: Client, prod: Environment, api: Api
 ) -> None:
     api.report("text", "ana", input_tokens=10)
-    assert "Beside text tokens" not in overview(mia, prod)
+    assert "Other quantities" not in overview(mia, prod)
     for number in range(2):
         api.report(
             f"s{number}", "ana", input_tokens=9, quantities={"web_searches": 600, "input_audio_tokens": 5}
