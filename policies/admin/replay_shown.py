@@ -93,6 +93,9 @@ def parts(report: SimulationReport) -> tuple[Part, ...]:
     if report.cut_short:
         unchanged += f"; {wording.count(report.cut_short)} left less output than they produced"
     blocked, allowed, made = map(usd, (cost.newly_blocked, cost.newly_allowed_at_most, cost.made))
+    unpriced = (
+        f"; {wording.counted(cost.unpriced, 'call')} without a price of all or part" if cost.unpriced else ""
+    )
     why = "; ".join(f"{wording.count(count)}: {said}" for said, count in report.undecidable.items())
     return (
         _part("unchanged", "Unchanged", calls.unchanged, unchanged),
@@ -100,7 +103,7 @@ def parts(report: SimulationReport) -> tuple[Part, ...]:
             "blocked",
             "Newly blocked",
             calls.newly_blocked,
-            f"{wording.counted(users.newly_blocked, 'user')} · {blocked} of {made} not spent",
+            f"{wording.counted(users.newly_blocked, 'user')} · {blocked} of {made} not spent{unpriced}",
         ),
         _part(
             "allowed",

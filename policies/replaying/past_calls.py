@@ -22,6 +22,7 @@ from usage.amounts import Amounts, Per
 from usage.assessment import LimitKind
 from usage.instants import from_ms, to_ms
 from usage.ledger import sums
+from usage.ledger.rows import UNPRICED
 from usage.limit_state import counted
 from usage.metrics import Metric
 from usage.prices import stored_book
@@ -43,7 +44,8 @@ _AFTER = "(timestamptz 'epoch' + %s * interval '1 microsecond', %s)"
 _EVENTS = f"""
     SELECT {_MICROSECONDS.format("charged_at")}, id, {_MICROSECONDS.format("recorded_at")}, request_id,
            user_id, feature, plan, run_id, model, policy_id, policy_version,
-           requests, input_tokens, output_tokens, cost_nano, price_id, status = 'adjustment'
+           requests, input_tokens, output_tokens, cost_nano, price_id, status = 'adjustment',
+           CASE WHEN status = 'adjustment' THEN coalesce(unpriced_quantities <> '[]', false) ELSE {UNPRICED} END
     FROM usage_event AS event
     WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > {_AFTER}
       AND id <= %s AND status <> 'reversal' AND (status <> 'unsettled' OR (
@@ -98,6 +100,8 @@ class PastCall(msgspec.Struct, frozen=True, kw_only=True):
     # Whether a policy allowed it: not, if none was for it, or if it was reported without having been asked.
     by_policy: bool
     blocked: Block | None
+    # Of a call that was made: what it cost is not known, or not of all that it used.
+    unpriced: bool = False
     # Of a call that was made: the policy that allowed it, by its name now; "": none, or it is not known.
     policy: str = ""
     policy_version: int | None = None
@@ -143,6 +147,7 @@ class _Event(NamedTuple):
     cost_nano: int | None
     price_id: int | None
     adjusts: bool
+    unpriced: bool
 
 
 class _Decision(NamedTuple):
@@ -190,6 +195,7 @@ def _made(environment: Environment, start: datetime, end: datetime) -> Iterator[
             policy=names.get(event.policy_id, ""),
             policy_version=event.policy_version,
             blocked=None,
+            unpriced=event.unpriced,
         )
 
 
@@ -205,7 +211,9 @@ def _as_adjusted(rows: Iterator[_Event]) -> Iterator[_Event]:
             of_instant[row.request_id] = row
         elif (call := of_instant.get(row.request_id)) is not None:
             cost_nano = (call.cost_nano or 0) + (row.cost_nano or 0)
-            of_instant[row.request_id] = call._replace(cost_nano=cost_nano, price_id=row.price_id)
+            of_instant[row.request_id] = call._replace(
+                cost_nano=cost_nano, price_id=row.price_id, unpriced=row.unpriced
+            )
     yield from of_instant.values()
 
 

@@ -52,11 +52,16 @@ class SimulatedUsers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatedCost(msgspec.Struct, frozen=True, kw_only=True):
-    """In USD: of the calls that were made, of those that would be blocked, and at most of those newly allowed."""
+    """In USD: of the calls that were made, of those that would be blocked, and at most of those newly allowed.
+
+    `unpriced`: how many of those made have no price of all or part of what they used; that is in none of these.
+    """
 
     made: str
     newly_blocked: str
     newly_allowed_at_most: str
+    # Reports of earlier versions do not say it.
+    unpriced: int = 0
 
 
 class _SimulatedPart(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,7 +62,7 @@ class Tally:
         self._today: tuple[int, _Part] = (-1, _Part())
         self._features: dict[str, _Part] = defaultdict(_Part)
         self._unchanged = self._other_reason = self._cut_short = self._retries = 0
-        self._made_nano = self._allowed_nano = 0
+        self._made_nano = self._allowed_nano = self._unpriced = 0
         self._allowed_users: set[str] = set()
         self._hits: dict[str, _Hit] = {}
         self._reasons: Counter[tuple[str, str | None]] = Counter()
@@ -118,6 +118,7 @@ class Tally:
             part.blocked_before += call.blocked is not None
         if call.blocked is None and call.amounts is not None:
             self._made_nano += call.amounts.cost_nano
+        self._unpriced += call.unpriced
         return parts
 
     def _differ(self, call: PastCall, verdict: Verdict) -> None:
@@ -161,6 +162,7 @@ class Tally:
                 made=format_usd(self._made_nano),
                 newly_blocked=format_usd(sum(day.cost_nano for _, day in days)),
                 newly_allowed_at_most=format_usd(self._allowed_nano),
+                unpriced=self._unpriced,
             ),
             days=tuple(SimulatedDay(date=when, **_said(day)) for when, day in days),
             features=tuple(

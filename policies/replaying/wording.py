@@ -29,6 +29,8 @@ def lines(report: SimulationReport) -> Iterator[str]:
         f"  {wording.count(calls.newly_blocked)} newly blocked: "
         f"{wording.counted(users.newly_blocked, 'user')}, ${cost.newly_blocked} of ${cost.made}"
     )
+    if cost.unpriced:
+        yield f"  {wording.counted(cost.unpriced, 'call')} without a price of all or part: that is in no sum"
     yield (
         f"  {wording.count(calls.newly_allowed)} newly allowed: "
         f"{wording.counted(users.newly_allowed, 'user')}, ${cost.newly_allowed_at_most} at most"

@@ -160,6 +160,31 @@ def test_a_call_that_is_blocked_uses_up_nothing(environment: Environment, api: A
     assert [hit["calls"] for hit in report["first_hits"]] == [2]
 
 
+def test_what_calls_cost_is_what_the_ledger_charged_and_those_without_a_rate_are_said(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    """Each quantity at its own rate; of a call that used what has none, the rest is in the sum."""
+    price = set_price("speaker", input_usd="4")
+    price.other_rates = {"web_searches": "10"}
+    price.save()
+    set_price("free")
+    used = {"input_tokens": 1_000, "output_tokens": 0}
+    for name, model, quantities in (
+        ("searched", "speaker", {"web_searches": 2}),
+        ("images", "speaker", {"images": 1}),
+        ("free", "free", {}),
+        ("unknown", "nobody-sells-this", {}),
+    ):
+        assert api.report(name, "ana", model, quantities=quantities, **used).status == 201
+    report = simulated(environment, tmp_path, limits("{metric: requests, window: day, amount: 0, per: user}"))
+    charged = {event["request_id"]: event["cost_usd"] for event in api.get("/v1/usage").json["events"]}
+    assert charged == {"searched": "0.024", "images": "0.004", "free": "0.00", "unknown": None}
+    assert {each["request_id"]: each["cost_usd"] for each in report["differences"]} == charged
+    assert report["cost_usd"] == {
+        "made": "0.028", "newly_blocked": "0.028", "newly_allowed_at_most": "0.00", "unpriced": 2,
+    }  # fmt: skip
+
+
 def test_calls_that_are_left_less_output_than_they_produced_are_counted(
     environment: Environment, api: Api, tmp_path: Path
 ) -> None:
