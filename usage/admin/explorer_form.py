@@ -81,10 +81,12 @@ class ExplorerAsked(Asked):
     def _offer_measures(self, quantities: Collection[str]) -> None:
         """What is asked for is among them, whether it was used or not."""
         chosen = self.given.get("show")
-        offered = [OF_QUANTITIES[name] for name in OF_QUANTITIES if name in quantities or name == chosen]
-        of_calls, of_quantities = (
-            [(each.value, measures.TITLES[each]) for each in offered] for offered in (OF_CALLS, offered)
-        )
+        of_calls = [(each.value, measures.TITLES[each]) for each in OF_CALLS]
+        of_quantities = [
+            (name, measures.TITLES[each])
+            for name, each in OF_QUANTITIES.items()
+            if name in quantities or name == chosen
+        ]
         groups = [(OTHER_QUANTITIES, of_quantities)] if of_quantities else []
         self.fields["show"].widget.choices = [*of_calls, *groups]
 

@@ -179,6 +179,8 @@ def _dimensions(text: str | None) -> tuple[str, ...]:
     return names
 
 
+# Of nearly all groups, which may be GROUPS_MAX: one for all.
+_NO_QUANTITIES: dict[str, int] = {}
 _NAMES = (*COLUMNS, *TOKEN_PARTS, "unpriced")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _NAMES)
 
@@ -279,11 +281,13 @@ def _all(used: _Read) -> dict[str, Any]:
 
 
 def _read(sql: str, values: list[Any], names: Iterable[str]) -> list[dict[str, Any]]:
-    """`quantities` come as text."""
+    """`quantities` come as text; null, where there are none."""
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
         found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    return [{**each, "quantities": json.loads(each["quantities"] or "{}")} for each in found]
+    for each in found:
+        each["quantities"] = json.loads(each["quantities"]) if each["quantities"] else _NO_QUANTITIES
+    return found
 
 
 def _sum(groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -302,10 +306,14 @@ def _total(found: dict[str, Any], query: SummaryQuery) -> Total:
         **{name: int(found[name]) for name in COUNTS},
         cost_usd=format_usd(int(found["cost_nano"])),
         unpriced=int(found["unpriced"]),
-        # In the order of the table.
-        quantities={name: found["quantities"][name] for name in MAPPED if name in found["quantities"]},
+        quantities=_in_order(found["quantities"]),
         **parts,
     )
+
+
+def _in_order(quantities: dict[str, int]) -> dict[str, int]:
+    """As the table has them."""
+    return {name: quantities[name] for name in MAPPED if name in quantities} if quantities else quantities
 
 
 def _group(
