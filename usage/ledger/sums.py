@@ -175,6 +175,21 @@ def quantities(
     return _used(_QUANTITIES, environment_id, bounds, columns, filters, left_out, mark)
 
 
+def has_quantities(environment_id: int, mark: int) -> bool:
+    """Whether any stand in a row of the environment, rolled up or not: where none do, nothing more need be read."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT EXISTS (SELECT FROM {twin("usage_total_day")} WHERE environment_id = %s) OR EXISTS (
+                SELECT FROM usage_event WHERE environment_id = %s AND xid >= %s AND xid < {NEXT_XID} AND {HAS_ANY}
+            )
+            """,  # noqa: S608 (our own names)
+            [environment_id, environment_id, mark],
+        )
+        (found,) = cursor.fetchone()
+    return bool(found)
+
+
 def _used(
     what: _What,
     environment_id: int,

@@ -133,7 +133,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: ZoneInfo) -> Summary:
-    """One statement, two if there are more groups than GROUPS_MAX. Raises Problem 422, DatabaseError."""
+    """One statement, two if there are more groups than GROUPS_MAX. Raises Problem 422, DatabaseError.
+
+    Whether there are quantities to read is asked a moment before.
+    """
     dimensions = _dimensions(query.group_by)
     if query.top is not None and not set(dimensions) & set(NAMES):
         raise invalid_field("top", f"needs names in group_by; give any of {', '.join(NAMES)}")
@@ -146,7 +149,9 @@ def summarize(environment_id: int, query: SummaryQuery, now: datetime, zone: Zon
     mark = sums.mark_before(environment_id)
     used = _Read(
         sums.used(environment_id, bounds, names, filters, mark=mark),
-        sums.quantities(environment_id, bounds, names, filters, mark=mark),
+        sums.quantities(environment_id, bounds, names, filters, mark=mark)
+        if sums.has_quantities(environment_id, mark)
+        else None,
     )
     found = _grouped(used, columns, starts, query) if columns else []
     truncated = len(found) > GROUPS_MAX
@@ -195,10 +200,10 @@ def _starts(asked: Period, columns: list[str], zone: ZoneInfo) -> list[datetime]
 
 
 class _Read(NamedTuple):
-    """Of the same bounds and names."""
+    """Of the same bounds and names. `quantities`: None where there are none at all."""
 
     counts: Used
-    quantities: Used
+    quantities: Used | None
 
 
 def _grouped(
@@ -221,16 +226,28 @@ def _grouped(
             SELECT {grouped}, beyond, quantity, sum(amount) AS amount FROM ({measured}) AS placed
             GROUP BY {grouped}, beyond, quantity
         """  # noqa: S608 (our own names)
-    sql = f"""
-        WITH cell AS (
+    given: list[Any] = [starts] if starts else []
+    cell = f"""
+        cell AS (
             SELECT {expressions}, {_SUMS} FROM ({used.counts.sql}) AS used GROUP BY {grouped} HAVING sum(events) > 0
-        ),
+        )
+    """  # noqa: S608 (our own names)
+    total = f"total AS (SELECT * FROM ({total}) AS total ORDER BY {rank} DESC, {grouped} LIMIT %s)"  # noqa: S608
+    found = [*columns, "beyond", *_NAMES, "quantities"]
+    if used.quantities is None:
+        sql = f"""
+            WITH {cell}, {named} {total}
+            SELECT {grouped}, beyond, {names}, NULL FROM total ORDER BY {rank} DESC, {grouped}
+        """  # noqa: S608 (our own names)
+        return _read(sql, [*given, *used.counts.values, GROUPS_MAX + 1], found)
+    sql = f"""
+        WITH {cell},
         part AS (
             SELECT {expressions}, quantity, sum(amount) AS amount FROM ({used.quantities.sql}) AS used
             GROUP BY {grouped}, quantity
         ),
         {named}
-        total AS (SELECT * FROM ({total}) AS total ORDER BY {rank} DESC, {grouped} LIMIT %s),
+        {total},
         measured AS (
             SELECT {grouped}, beyond, jsonb_object_agg(quantity, amount) FILTER (WHERE amount <> 0) AS quantities
             FROM ({measured}) AS measured GROUP BY {grouped}, beyond
@@ -238,9 +255,8 @@ def _grouped(
         SELECT {grouped}, beyond, {names}, quantities
         FROM total LEFT JOIN measured USING ({grouped}, beyond) ORDER BY {rank} DESC, {grouped}
     """  # noqa: S608 (our own names)
-    given: list[Any] = [starts] if starts else []
     values = [*given, *used.counts.values, *given, *used.quantities.values, GROUPS_MAX + 1]
-    return _read(sql, values, [*columns, "beyond", *_NAMES, "quantities"])
+    return _read(sql, values, found)
 
 
 def _places(columns: list[str], rank: str) -> str:
@@ -268,6 +284,9 @@ def _expression(column: str) -> str:
 
 
 def _all(used: _Read) -> dict[str, Any]:
+    if used.quantities is None:
+        sql = f"SELECT {_SUMS}, NULL FROM ({used.counts.sql}) AS used"  # noqa: S608 (our own names)
+        return _read(sql, used.counts.values, [*_NAMES, "quantities"])[0]
     sql = f"""
         SELECT {_SUMS}, (
             SELECT jsonb_object_agg(quantity, amount) FROM (
