@@ -483,10 +483,8 @@ class TestRebuild:
         before = stored(environment.pk)
         with connection.cursor() as cursor:
             for table in rollups.FILLED:
-                cursor.execute(
-                    f"UPDATE {table} SET {'amount' if table in TWINS else 'requests'} = 0 WHERE environment_id = %s",  # noqa: S608
-                    [environment.pk],
-                )
+                wrong = "amount = 1" if table in TWINS else "requests = 0, events = 0"
+                cursor.execute(f"UPDATE {table} SET {wrong} WHERE environment_id = %s", [environment.pk])  # noqa: S608
         first, last = (NOW - timedelta(days=36)).date(), (NOW + timedelta(days=1)).date()
 
         assert rollups.rebuild(environment.pk, first, last) == 300
