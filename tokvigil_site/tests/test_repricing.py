@@ -549,13 +549,13 @@ class TestWhereItIsSeen:
     def test_a_replay_takes_the_call_once_at_its_new_cost(self, repriced: Environment) -> None:
         now = datetime.now(UTC)
         (call,) = past_calls.read(repriced, now - timedelta(hours=1), now + timedelta(hours=1))
-        assert (call.request_id, call.priced) == ("r-1", True)
+        assert (call.request_id, call.priced, call.unpriced) == ("r-1", True, False)
         assert call.amounts is not None
         assert (call.amounts.requests, call.amounts.cost_nano) == (1, COST)
 
     def test_a_month_as_it_stands_has_it(self, repriced: Environment) -> None:
         found = budgets.as_it_stands(repriced, datetime.now(UTC).date().replace(day=1))
-        assert {each.spent_usd for each in found} == {Decimal("0.003")}
+        assert {each.spent_nano for each in found} == {COST}
 
 
 def test_partly_priced_calls_of_a_day_are_told_from_those_without_a_price(
