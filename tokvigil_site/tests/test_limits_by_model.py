@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from decimal import Decimal
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.core.management import call_command
 
 from policies import budgets, policy_rows
 from policies.changing import over_now, publishing
@@ -243,6 +245,20 @@ class TestCounters:
 
         apply_policies(environment, file + "deployments: {team-chat: gpt-5}\n")
         assert state(api) == [(["gpt-5*"], 2)]
+        assert_settled(environment)
+
+    def test_a_price_that_comes_later_is_charged_to_the_limits_of_its_model(
+        self, api: Api, environment: Environment
+    ) -> None:
+        apply_policies(environment, limits(PREMIUM, ALL_MODELS))
+        for model in ("gpt-5-pro", "gpt-4.1"):
+            spend(api, model, 3)
+            set_price(model, input_usd="10", output_usd="20")
+        call_command("reprice", str(environment), stdout=StringIO())
+
+        assert {str(models): Decimal(used) for models, used in state(api)} == {
+            "None": 6, "['claude-opus-*', 'gpt-5*']": 3,
+        }  # fmt: skip
         assert_settled(environment)
 
     def test_counters_that_are_wrong_are_named_with_their_models(
