@@ -24,7 +24,7 @@ from policies.standing.pace import Ending, Outlook
 from policies.standing.standings import Standing, SubjectStanding, standings
 from tenants.models import Environment
 from usage.amounts import Per
-from usage.ledger import sums, unpriced
+from usage.ledger import subject_sums, unpriced
 from usage.settling import recount
 from usage.settling.recount import Drift
 
@@ -108,7 +108,7 @@ def _blocked(environment: Environment, start: datetime, end: datetime) -> int:
 
 
 def _made(environment: Environment, start: datetime, end: datetime) -> int:
-    _, found = sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)
+    _, found = subject_sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)
     return sum(amounts.requests for amounts in found.values())
 
 

@@ -26,7 +26,7 @@ from usage.assessment import Assessment, Reading
 from usage.boosts import BoostRef
 from usage.counting.tracked import CurrentWindows, TrackedPairs
 from usage.instants import from_ms, to_ms
-from usage.ledger import sums
+from usage.ledger import subject_sums
 from usage.metrics import COLUMNS, METRICS, Metric
 from usage.money import TOKENS_PER_RATE
 from usage.prices.model_groups import ModelGroups
@@ -202,7 +202,9 @@ class _Counters:
         if window.start >= to_ms(self._start):
             return {}
         counts = self._tracked.groups.of(pair.models).counts if pair.models else None
-        _, used = sums.of_all(self._environment_id, pair.per, from_ms(window.start), self._start, counts)
+        _, used = subject_sums.of_all(
+            self._environment_id, pair.per, from_ms(window.start), self._start, counts
+        )
         return {name: list(amounts) for name, amounts in used.items()}
 
     def used(self, pair: Pair, subjects: Subjects, metric: Metric) -> int:

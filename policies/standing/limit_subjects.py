@@ -24,7 +24,7 @@ from usage.counting import in_flight
 from usage.counting.in_flight import InFlight
 from usage.counting.tracked import TrackedPairs
 from usage.instants import from_ms
-from usage.ledger import leading, model_names, sums
+from usage.ledger import leading, model_names, subject_sums
 from usage.ledger.leading import Question, at_most
 from usage.metrics import Metric
 from usage.windows import Window
@@ -170,7 +170,7 @@ class Search:
         found: dict[Asked, Found],
     ) -> None:
         counts = self._tracked.groups.of(models).counts if models else None
-        _, used = sums.of_all(self._environment_id, per, period.start, period.end, counts)
+        _, used = subject_sums.of_all(self._environment_id, per, period.start, period.end, counts)
         known = used if period.is_window else {}
         for each in those:
             if each in found:

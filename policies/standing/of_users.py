@@ -19,7 +19,7 @@ from usage.counting import rules
 from usage.counting.store import store
 from usage.counting.tracked import TrackedPairs
 from usage.instants import from_ms
-from usage.ledger import model_names, sums
+from usage.ledger import model_names, subject_sums
 from usage.ledger.leading import at_most
 from usage.windows import Window
 
@@ -94,7 +94,7 @@ def _ask_ledger(
         try:
             with at_most(LEDGER_MS_MAX):
                 counted = model_names.counted(environment_id, start, end, models, tracked.groups)
-                used = sums.of_users(environment_id, users, start, end, counted)
+                used = subject_sums.of_users(environment_id, users, start, end, counted)
         except DatabaseError as error:
             logger.warning("users of environment %s: %s", environment_id, error)
             continue

@@ -39,7 +39,7 @@ from usage.amounts import Amounts, Per, Subjects
 from usage.analytics import saved_views
 from usage.counting.distrust import distrust
 from usage.instants import from_ms, to_ms
-from usage.ledger import rollups, sums
+from usage.ledger import rollups, subject_sums
 from usage.ledger.buckets import Range
 from usage.ledger.synthetic import FEATURES, Feature, Plan
 from usage.metrics import Metric
@@ -259,7 +259,7 @@ Open first: {at}?{of}&period=30d    ({site.admin_login})
 
 
 def _used(environment: Environment, start: datetime, end: datetime) -> Amounts:
-    return sums.of_subject(environment.pk, Per.ENVIRONMENT, Subjects(user_id=""), start, end)[1]
+    return subject_sums.of_subject(environment.pk, Per.ENVIRONMENT, Subjects(user_id=""), start, end)[1]
 
 
 def _counted(environment: Environment) -> int:

@@ -17,7 +17,7 @@ from usage.amounts import Amounts, Pair, Per, Subjects
 from usage.counting.distrust import distrust
 from usage.counting.reservations import amounts_of
 from usage.counting.store import store
-from usage.ledger import sums
+from usage.ledger import subject_sums
 from usage.limit_state import present
 from usage.metrics import COLUMNS, METRICS, WINDOWED, Metric
 from usage.money import format_usd
@@ -97,7 +97,7 @@ def summary(api: Api) -> list[dict[str, Any]]:
 
 def summed_up(environment: Environment) -> Amounts:
     now = datetime.now(UTC)
-    return sums.of_subject(environment.pk, Per.USER, USER, now - A_DAY, now + A_DAY)[1]
+    return subject_sums.of_subject(environment.pk, Per.USER, USER, now - A_DAY, now + A_DAY)[1]
 
 
 def test_no_amount_can_be_taken_for_another() -> None:

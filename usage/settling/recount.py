@@ -27,8 +27,8 @@ from usage.counting.seed import mark_cold, seed
 from usage.counting.store import store
 from usage.counting.tracked import Counter, PairWindow
 from usage.instants import from_ms
-from usage.ledger import sums
-from usage.ledger.sums import Counts, Snapshot
+from usage.ledger import subject_sums
+from usage.ledger.subject_sums import Counts, Snapshot
 from usage.timebox.background import Background
 
 REBUILDS_AT_ONCE_MAX = 4
@@ -71,7 +71,7 @@ def in_ledger(environment_id: int, counter: Counter, subjects: Subjects) -> Amou
 
 def _sum(environment_id: int, counter: Counter, subjects: Subjects) -> tuple[Snapshot, Amounts]:
     window = counter.slot.span
-    return sums.of_subject(
+    return subject_sums.of_subject(
         environment_id,
         counter.slot.pair.per,
         subjects,
@@ -177,7 +177,7 @@ class _Recorded:
 
 
 def _recorded(environment_id: int, slot: PairWindow) -> _Recorded:
-    snapshot, used = sums.of_all(
+    snapshot, used = subject_sums.of_all(
         environment_id, slot.pair.per, _at(slot.span.start), _at(slot.span.end), _counts(slot)
     )
     keys = {subject: slot.key_prefix + subject_digest(subject) for subject in used}

@@ -18,7 +18,7 @@ from msgspec.structs import asdict
 from audit import roles
 from tenants.models import Environment
 from usage.amounts import Pair, Per, Subjects
-from usage.ledger import months, partitions, sums, totals
+from usage.ledger import months, partitions, subject_sums, totals
 from usage.ledger.reading import Recorded
 from usage.ledger.rollups import LEDGER
 from usage.ledger.totals import SummaryQuery
@@ -166,7 +166,7 @@ def test_a_request_of_a_detached_month_is_still_known(environment: Environment) 
 
 
 def used_ever(environment: Environment) -> int:
-    _, found = sums.of_all(
+    _, found = subject_sums.of_all(
         environment.pk, Per.ENVIRONMENT, datetime(1970, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     )
     return found[""].requests

@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 from audit import roles
 from tenants.models import Environment
 from usage.amounts import Amounts, Per, Subjects
-from usage.ledger import partitions, request_ids, rollups, sums, totals
+from usage.ledger import partitions, request_ids, rollups, subject_sums, sums, totals
 from usage.ledger.models import UsageEvent
 from usage.ledger.quantity_rollups import TWINS
 from usage.ledger.rollup_tables import SUMS
@@ -113,7 +113,9 @@ def quantities_in_sums(
 
 
 def total(environment: Environment) -> int:
-    _, found = sums.of_all(environment.pk, Per.ENVIRONMENT, NOW - timedelta(days=40), NOW + timedelta(days=1))
+    _, found = subject_sums.of_all(
+        environment.pk, Per.ENVIRONMENT, NOW - timedelta(days=40), NOW + timedelta(days=1)
+    )
     return found[""].requests if found else 0
 
 
@@ -135,12 +137,12 @@ def test_sums_of_any_period_are_those_of_the_ledger_whatever_is_rolled_up_of_it(
             end = datetime.max.replace(tzinfo=UTC)
         for per in Per:
             expected = in_ledger(environment, per, start, end)
-            assert sums.of_all(environment.pk, per, start, end)[1] == expected
+            assert subject_sums.of_all(environment.pk, per, start, end)[1] == expected
         subjects = Subjects(user_id="a", feature="chat", plan="pro", run_id="r-1")
         for per in Per:
             name = subjects.name(per)
             assert name is not None
-            found = sums.of_subject(environment.pk, per, subjects, start, end)[1]
+            found = subject_sums.of_subject(environment.pk, per, subjects, start, end)[1]
             assert found == in_ledger(environment, per, start, end).get(name, Amounts())
 
 
@@ -288,7 +290,7 @@ def test_a_row_that_comes_late_lands_in_its_own_hour(environment: Environment) -
     one(report(environment, "late", charged_at=long_ago))
     roll_all(environment.pk)
 
-    found = sums.of_all(
+    found = subject_sums.of_all(
         environment.pk, Per.USER, long_ago - timedelta(hours=1), long_ago + timedelta(hours=1)
     )[1]
 
@@ -311,11 +313,11 @@ def test_rows_where_a_period_cuts_a_bucket_are_counted_once_rolled_up_or_not(
     for number in range(3):
         for place in (start - timedelta(seconds=1), start, end - timedelta(seconds=1), end):
             one(report(environment, f"{number}-{place}", charged_at=place))
-        _, found = sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)
+        _, found = subject_sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)
         assert found[""].requests == 2 * (number + 1)
         if number:
             roll_all(environment.pk)
-            assert sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)[1] == found
+            assert subject_sums.of_all(environment.pk, Per.ENVIRONMENT, start, end)[1] == found
 
 
 def write_by_hand(environment: Environment) -> None:
@@ -415,9 +417,9 @@ def test_names_as_long_as_can_be_do_not_stop_the_roll(environment: Environment) 
     one(made)
     roll_all(environment.pk)
 
-    assert sums.of_subject(environment.pk, Per.RUN, made.subjects, NOW - timedelta(1), NOW + timedelta(1))[
-        1
-    ].requests
+    assert subject_sums.of_subject(
+        environment.pk, Per.RUN, made.subjects, NOW - timedelta(1), NOW + timedelta(1)
+    )[1].requests
 
 
 def test_names_that_read_the_same_put_together_are_kept_apart(environment: Environment) -> None:

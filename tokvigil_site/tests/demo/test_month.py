@@ -20,7 +20,7 @@ from tokvigil_site.demo import month
 from tokvigil_site.demo.month import Month
 from tokvigil_site.demo.stage import Stage
 from usage.analytics.models import SavedView
-from usage.ledger import sums
+from usage.ledger import subject_sums
 from usage.models import UsageEvent
 from usage.prices.genai import load_shared_prices
 
@@ -42,7 +42,7 @@ def test_most_of_the_budget_is_used_on_any_day_and_it_is_enforced_if_the_past_ke
     now = datetime(2026, 11, day, 15, tzinfo=UTC)
     of = made(environment, monkeypatch, now).environment
     rule = rule_of(Policy.objects.in_force(of.pk).get(name=month.BUDGET))
-    _, spent = sums.of_all(of.pk, rule.limits[0].per, datetime(2026, 10, 31, 23, tzinfo=UTC), now)
+    _, spent = subject_sums.of_all(of.pk, rule.limits[0].per, datetime(2026, 10, 31, 23, tzinfo=UTC), now)
     (used,) = (amounts.cost_nano for amounts in spent.values())
     assert 0.7 <= used / rule.limits[0].amount <= 0.93
     assert rule.mode is mode
