@@ -10,7 +10,7 @@ import msgspec
 from policies.deciding.call_terms import CallTerms
 from policies.reasons import Reason, rank, without_policy
 from policies.resolution import Matched, StoredPolicy
-from policies.rules import Mode, UnknownPrice
+from policies.rules import Mode, PolicyRule, UnknownPrice
 from usage.amounts import Amounts, Subjects
 from usage.assessment import Assessment, Refusal, affordable_output, asked, held_cost_nano
 from usage.boosts import BoostRef
@@ -65,17 +65,19 @@ def assess(
     call: Call,
     terms: CallTerms,
     state: EnvironmentState,
-    prices: Sequence[Price],
+    price: Price | None,
     output_tokens: int,
     deployed: str | None = None,
+    elsewhere: Sequence[Price] = (),
 ) -> Assessment:
     """`output_tokens` is what the call asks for; if it names no cap, the most that is worth holding for it.
 
-    `prices`: all that it may be charged by, the likeliest first; none, if it has no price. `deployed`: the model behind
-    the name, if it is that of a deployment.
+    `price`: by which its report is charged if nobody is named. `elsewhere`: what others take who sell the model, where
+    the call does not name the one it goes to; what is held is enough for the dearest. `deployed`: the model behind the
+    name, if it is that of a deployment.
     """
     subjects = call.subjects
-    price = prices[0] if prices else None
+    prices = elsewhere if price is None else (price, *elsewhere)
     rates = dearest_of(prices, call.input_tokens, call.served, call.said) if prices else NO_RATES
 
     def cost(output: int) -> int:
@@ -84,7 +86,7 @@ def assess(
     least = None if call.max_output_tokens is not None else min(LEAST_OUTPUT_TOKENS, output_tokens)
     if least is not None and rates.output > 0:
         output_tokens = _within_cost_caps(call, terms, rates, least, output_tokens)
-    least_cost = None if price is None else cost(output_tokens if least is None else least)
+    least_cost = None if not prices else cost(output_tokens if least is None else least)
     amounts = msgspec.structs.replace(call.asked, output_tokens=output_tokens, cost_nano=cost(output_tokens))
     refusals = [
         *_state_refusals(call, terms.matched, state),
@@ -102,7 +104,7 @@ def assess(
         limits=terms.limits,
         refusal=_first(refusal for refusal in refusals if refusal.enforced) if refusals else None,
         shadow_refusal=_first(refusal for refusal in refusals if not refusal.enforced) if refusals else None,
-        priced=price is not None and not rates.unpriced,
+        priced=bool(prices) and not rates.unpriced,
         # A cap that nobody asked for and no policy needs would only cut answers short.
         max_output_tokens=output_tokens
         if call.max_output_tokens is not None or terms.bounds_output
@@ -174,12 +176,29 @@ def _policy_refusals(
     names = names_of(call.model, price, deployed) if has_lists else NO_NAMES
     for place, policy in enumerate(matched.policies):
         enforced = policy.rule.mode is Mode.ENFORCE
-        for reason, message in _rule_refusals(call, policy, names, cost, unpriced):
+        for reason, message in _rule_refusals(call, policy, names, price, cost, unpriced):
             yield _Found(reason, message, place, enforced)
 
 
+def _without_price(call: Call, rule: PolicyRule, *, is_sold: bool) -> str:
+    if is_sold:
+        return (
+            f"Model {call.model} is sold by several, each at a price of their own, and policy {rule.name} blocks calls "
+            "whose price is not known; say which `provider` it goes to, or let the policy say `unknown_price: allow`."
+        )
+    return (
+        f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models; "
+        "add its price, or let the policy say `unknown_price: allow`."
+    )
+
+
 def _rule_refusals(
-    call: Call, policy: StoredPolicy, names: ModelNames, cost: int | None, unpriced: tuple[str, ...]
+    call: Call,
+    policy: StoredPolicy,
+    names: ModelNames,
+    price: Price | None,
+    cost: int | None,
+    unpriced: tuple[str, ...],
 ) -> Iterator[tuple[Reason, str]]:
     rule, caps = policy.rule, policy.rule.per_request
     if not rule.models.allows(names):
@@ -190,12 +209,8 @@ def _rule_refusals(
         )
     if rule.models.denies(names):
         yield Reason.MODEL_DENIED, f"Model {call.model} is denied by policy {rule.name}."
-    if cost is None and rule.unknown_price is UnknownPrice.BLOCK:
-        yield (
-            Reason.PRICE_UNKNOWN,
-            f"Model {call.model} has no price in the price book, and policy {rule.name} blocks such models; "
-            "add its price, or let the policy say `unknown_price: allow`.",
-        )
+    if price is None and rule.unknown_price is UnknownPrice.BLOCK:
+        yield Reason.PRICE_UNKNOWN, _without_price(call, rule, is_sold=cost is not None)
     if unpriced and rule.unknown_price is UnknownPrice.BLOCK:
         yield (
             Reason.PRICE_UNKNOWN,

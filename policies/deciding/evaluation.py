@@ -287,10 +287,18 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         """With the price that it was made with: of several the one whose output is the dearest."""
         known = self.snapshot
         book = known.counting.prices
-        found = book.candidates(call.model, from_ms(now_ms), call.provider or None)
+        named, elsewhere = book.candidates(call.model, from_ms(now_ms), call.provider or None)
         output = output_tokens(call, terms, known.environment_id)
-        prices = [match.price for match in found]
-        assessed = assess(call, terms, known.state, prices, output, book.deployed(call.model))
+        assessed = assess(
+            call,
+            terms,
+            known.state,
+            None if named is None else named.price,
+            output,
+            book.deployed(call.model),
+            [match.price for match in elsewhere],
+        )
+        found = elsewhere if named is None else (named, *elsewhere)
         return assessed, max(found, key=lambda match: match.price.rates.dearest[::-1], default=None)
 
     def request(self, prepared: Prepared) -> Request:

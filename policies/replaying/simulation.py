@@ -140,7 +140,7 @@ class Simulation:
             # What kinds of tokens it announced is not kept.
             said={},
         )
-        return assess(call, terms, self._state, [] if past.price is None else [past.price], output)
+        return assess(call, terms, self._state, past.price, output)
 
     def _readings(self, call: PastCall, subjects: Subjects, terms: CallTerms) -> list[Reading]:
         readings = [

@@ -77,7 +77,7 @@ def assessed(
         user_blocked=user_blocked,
     )
     held = 20 if max_output_tokens is None else max_output_tokens
-    known = [] if price is None else [replace(price, model=model)]
+    known = None if price is None else replace(price, model=model)
     return assess(call, terms(policies, subjects), state, known, held)
 
 

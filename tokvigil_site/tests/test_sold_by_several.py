@@ -19,6 +19,12 @@ CALL: dict[str, Any] = {"model": OPEN, "input_tokens": 1_000_000, "max_output_to
 USED: dict[str, Any] = {"model": OPEN, "input_tokens": 1_000_000, "output_tokens": 1_000_000}
 
 
+def blocking() -> str:
+    """A policy that blocks what has no price."""
+    allowing = limits('{metric: cost_usd, window: day, amount: "1000", per: user}')
+    return allowing.replace("unknown_price: allow", "unknown_price: block")
+
+
 def sell(provider: str, input_usd: str, output_usd: str, model: str = OPEN) -> ModelPrice:
     price = set_price(model, input_usd=input_usd, output_usd=output_usd)
     price.provider = provider
@@ -84,3 +90,25 @@ def test_a_seller_that_comes_or_goes_counts_at_the_next_call(api: Api, sold: Env
 
 def test_the_trace_names_the_dearest(api: Api, sold: Environment) -> None:
     assert api.evaluate("ann", **CALL, dry_run=True, explain=True)["trace"]["price"]["provider"] == "groq"
+
+
+def test_where_unknown_prices_are_blocked_it_must_say_who_sells_it(api: Api, sold: Environment) -> None:
+    """Its report could not be charged: a budget would never fill."""
+    apply_policies(sold, blocking())
+    refused = api.evaluate("ann", **CALL)
+    assert (refused["reason_code"], refused["estimated_cost_usd"]) == ("PRICE_UNKNOWN", "5.00")
+    assert "say which `provider` it goes to" in refused["message"]
+    assert api.evaluate("ann", **CALL, provider="groq")["allowed"]
+    sell("openai", "0.10", "0.20")
+    assert api.evaluate("ann", **CALL)["estimated_cost_usd"] == "5.00", "its maker's price is charged"
+
+
+def test_a_search_that_only_another_has_a_rate_for_is_not_priced(api: Api, sold: Environment) -> None:
+    sell("openai", "0.10", "0.20")
+    groq = ModelPrice.objects.get(model=OPEN, provider="groq")
+    groq.other_rates = {"web_searches": "10"}
+    groq.save()
+    apply_policies(sold, blocking())
+    searching = {**CALL, "quantities": {"web_searches": 1}}
+    assert api.evaluate("ann", **searching)["reason_code"] == "PRICE_UNKNOWN"
+    assert api.evaluate("ann", **searching, provider="groq")["allowed"]

@@ -195,20 +195,18 @@ class PriceBook:
             return None
         return _in_force(self._resolve(model, provider), at)
 
-    def candidates(self, model: str, at: datetime, provider: str | None = None) -> tuple[Match, ...]:
-        """All prices that a call may be charged by, that of `find` first: where no provider is named, those of
-        everybody who sells a model under this name. The tenant's own price for the name stands alone.
+    def candidates(
+        self, model: str, at: datetime, provider: str | None = None
+    ) -> tuple[Match | None, tuple[Match, ...]]:
+        """What `find` says, and the other prices that a call may be charged by: where no provider is named, those of
+        everybody else who sells a model under this name. The tenant's own price for the name stands alone.
         """
         match = self.find(model, at, provider)
-        found = () if match is None else (match,)
-        if (
-            provider is not None
-            or (match is not None and match.kind is MatchKind.OVERRIDE)
-            or len(model) > NAME_LENGTH_MAX
-        ):
-            return found
+        stands_alone = provider is not None or (match is not None and match.kind is MatchKind.OVERRIDE)
+        if stands_alone or len(model) > NAME_LENGTH_MAX:
+            return match, ()
         elsewhere = (_in_force(resolved, at) for resolved in self._sold_elsewhere(model))
-        return (*found, *(each for each in elsewhere if each is not None))
+        return match, tuple([each for each in elsewhere if each is not None])
 
     @property
     def names_remembered(self) -> int:

@@ -321,7 +321,7 @@ def dearest_of(
     served: Served = AS_USUAL,
     said: Mapping[str, int] | None = None,
 ) -> HeldRates:
-    """The dearest rates by any of the prices, one at least. Unpriced is what has no rate in any of them."""
+    """The dearest rates by any of the prices, one at least. Unpriced is what has no rate in the first."""
     first, *others = (dearest_rates(price, input_tokens, served, said) for price in prices)
     if not others:
         return first
@@ -330,7 +330,7 @@ def dearest_of(
         max(each.input for each in held),
         max(each.output for each in held),
         max(each.fees for each in held),
-        tuple(name for name in first.unpriced if all(name in each.unpriced for each in others)),
+        first.unpriced,
     )
 
 

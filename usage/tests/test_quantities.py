@@ -293,7 +293,8 @@ SOLD_BY_SEVERAL = [(name, seller) for name, seller in SOLD if len(WHOLE_BOOK._sh
 
 def held_at_least(name: str, seller: str | None, served: Served, used: Use) -> None:
     """Evaluated without a provider, reported of this one."""
-    candidates = WHOLE_BOOK.candidates(name, NOW)
+    named, elsewhere = WHOLE_BOOK.candidates(name, NOW)
+    candidates = elsewhere if named is None else (named, *elsewhere)
     match = WHOLE_BOOK.find(name, NOW, seller)
     if match is None:
         return
