@@ -10,13 +10,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
 from audit import log as audit_log
 from policies import budgets
-from policies.models import ClosedMonth
+from policies.models import ClosedMonth, HourlySpend
 from tenants.models import Environment
 from usage.instants import from_ms, to_ms
 from usage.ledger.months import months_from
@@ -33,6 +34,22 @@ MONTHS_MAX = 36
 
 class NotOpen(Exception):
     """Calls of a month that is closed, or has not begun. Says which months are open."""
+
+
+class Differs(Exception):
+    """Prices or calls changed since somebody looked at what re-pricing would do."""
+
+
+class Seen(NamedTuple):
+    """What a preview said: how many calls would change, and by how much in all, in nano-USD."""
+
+    changed: int
+    difference_nano: int
+
+    @classmethod
+    def of(cls, found: Repriced) -> Seen:
+        total = found.total
+        return cls(total.changed, total.difference_nano)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +96,32 @@ def asked(
     )
 
 
-def apply(environment: Environment, days: Days, question: Asked, *, actor: str) -> Repriced:
-    """Adjusts what a preview finds; what it did, by model. Raises NotOpen, TooMany, DatabaseError."""
+def apply(
+    environment: Environment, days: Days, question: Asked, *, actor: str, seen: Seen | None = None
+) -> Repriced:
+    """Adjusts what a preview finds; what it did, by model. `seen`: what it must be, where somebody looked at it before.
+
+    Raises NotOpen, TooMany, Differs, DatabaseError.
+    """
     found = repricing.preview(question)
-    if not found.total.changed:
-        return found
-    run = uuid.uuid4().hex
-    with audit_log.acting_as(actor):
-        _log(environment, days, question, found, run)
-    return repricing.apply(question, by=actor, run=run)
+    if seen not in (None, Seen.of(found)):
+        raise Differs
+    try:
+        if not found.total.changed:
+            return found
+        run = uuid.uuid4().hex
+        with audit_log.acting_as(actor):
+            _log(environment, days, question, found, run)
+        return repricing.apply(question, by=actor, run=run)
+    finally:
+        # Also where nothing changed: an earlier run may have been killed before it came to this.
+        _forget_hours(environment, question.period)
+
+
+def _forget_hours(environment: Environment, period: Period) -> None:
+    """What hours cost is summed anew: alerts compare with it (alerting/spending.py)."""
+    begun = HourlySpend.objects.filter(environment=environment, hour__gt=period.start - timedelta(hours=1))
+    begun.filter(hour__lt=period.end).delete()
 
 
 @transaction.atomic

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from policies import repricing
-from policies.repricing import NotOpen
+from policies.repricing import Differs, NotOpen, Seen
 from tenants.console import environments
 from tenants.console.access import actor_of, may
 from tenants.console.pages import page, refuse_unknown, rendered
@@ -32,7 +32,11 @@ MODELS_SHOWN = 100
 
 
 class MonthForm(forms.Form):
+    """And what its preview said, which the button that does it sends back."""
+
     month = forms.ChoiceField(required=False)
+    changed = forms.IntegerField(required=False)
+    difference_nano = forms.IntegerField(required=False)
 
     def __init__(self, environment: Environment, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -45,6 +49,11 @@ class MonthForm(forms.Form):
         """This month, unless another one that is open is chosen."""
         text = self.cleaned_data["month"] if self.is_valid() else ""
         return date.fromisoformat(f"{text}-01") if text else self._newest
+
+    @property
+    def seen(self) -> Seen | None:
+        changed, difference = self.cleaned_data["changed"], self.cleaned_data["difference_nano"]
+        return None if changed is None or difference is None else Seen(changed, difference)
 
 
 class Row:
@@ -74,8 +83,13 @@ def reprice(request: HttpRequest) -> HttpResponse:
     try:
         question = repricing.asked(environment, days, calls_max=CALLS_MAX)
         if request.method == "POST" and form.is_valid():
-            return _apply(request, environment, days, question)
+            return _apply(request, environment, days, question, form.seen)
         found, trouble = preview(question), ""
+    except Differs:
+        found, trouble = preview(question), ""
+        messages.warning(
+            request, "Prices or calls have changed since this page was opened. Look at it again."
+        )
     except (DatabaseError, NotOpen, TooMany) as error:
         found, trouble = None, _trouble(environment, form.chosen, error)
     listed = [] if found is None else found.listed
@@ -90,15 +104,15 @@ def reprice(request: HttpRequest) -> HttpResponse:
         rows=list(map(Row, listed[:MODELS_SHOWN])),
         more=max(0, len(listed) - MODELS_SHOWN),
         total=None if found is None else Row(found.total),
-        changed=0 if found is None else found.total.changed,
+        seen=None if found is None else Seen.of(found),
         prices_url=_prices(environment),
     )
 
 
 def _apply(
-    request: HttpRequest, environment: Environment, days: repricing.Days, question: Asked
+    request: HttpRequest, environment: Environment, days: repricing.Days, question: Asked, seen: Seen | None
 ) -> HttpResponse:
-    found = repricing.apply(environment, days, question, actor=actor_of(request))
+    found = repricing.apply(environment, days, question, actor=actor_of(request), seen=seen)
     total = found.total
     messages.success(
         request,

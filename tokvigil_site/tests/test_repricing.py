@@ -16,7 +16,7 @@ from django.db import connection, connections
 
 from audit.models import Entry
 from policies import budgets, month_report, repricing
-from policies.models import ClosedMonth
+from policies.models import ClosedMonth, HourlySpend
 from policies.replaying import past_calls
 from tenants import missed
 from tenants.models import Environment
@@ -53,7 +53,7 @@ BUDGETS = (
     "{metric: tokens, window: minute, amount: 1000000, per: environment}",
 )
 # By the prices that `dear` and `price_new` set: 1,000 in and 100 out.
-USED = {"input_tokens": 1000, "output_tokens": 100}
+USED: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 100}
 COST = 1_000 * 2_000 + 100 * 10_000
 
 
@@ -289,7 +289,12 @@ class TestAWrongPrice:
     def test_a_failed_call_that_used_nothing_costs_nothing_and_is_not_unpriced_any_more(
         self, api: Api, prod: Environment
     ) -> None:
-        assert api.report("r-1", "ann", model="new-model", input_tokens=0, output_tokens=0, status="failed")
+        assert (
+            api.report(
+                "r-1", "ann", model="new-model", input_tokens=0, output_tokens=0, status="failed"
+            ).status
+            == 201
+        )
         price_new()
         assert reprice(prod)["changed"] == 1
         assert_equal_everywhere(prod)
@@ -580,3 +585,41 @@ def test_partly_priced_calls_of_a_day_are_told_from_those_without_a_price(
 
 def test_every_status_has_a_word() -> None:
     assert all(wording.status(status) for status in Status.values)
+
+
+def test_a_deployment_that_named_the_wrong_model_is_corrected_at_the_provider_of_the_right_one(
+    api: Api, prod: Environment
+) -> None:
+    """Nobody said the provider of the first: it was that of its price."""
+    price_new()
+    right = ModelPrice(
+        provider="anthropic", model="right-model", effective_from=datetime(2020, 1, 1, tzinfo=UTC),
+        input_per_million=Decimal(200), output_per_million=Decimal(10), source="test",
+    )  # fmt: skip
+    overrides.save(right, actor="test")
+    named = "deployments: {{team-chat: {0}}}\n".format
+    apply_policies(prod, limits(*BUDGETS) + named("new-model"))
+    use(api, "r-1", model="team-chat")
+    assert api.report("r-2", "ann", **{"model": "team-chat", "provider": "somewhere", **USED}).status == 201
+    apply_policies(prod, limits(*BUDGETS) + named("right-model"))
+
+    reprice(prod)
+
+    assert [row.status for row in ledger(prod, request_id="r-1")] == ["succeeded", "adjustment"]
+    assert [row.status for row in ledger(prod, request_id="r-2")] == ["succeeded"], (
+        "somewhere is not in the book"
+    )
+    assert_settled(prod)
+
+
+def test_what_hours_cost_is_summed_anew_for_alerts(api: Api, prod: Environment) -> None:
+    use(api, "r-1")
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    of = {"environment": prod, "of": "feature", "name": "chat", "cost_nano": 0, "calls": 1}
+    HourlySpend.objects.create(hour=hour, **of)
+    HourlySpend.objects.create(hour=hour - timedelta(days=70), **of)
+    price_new()
+
+    reprice(prod)
+
+    assert HourlySpend.objects.count() == 1, "that of a month that was not looked at"

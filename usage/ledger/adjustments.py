@@ -74,6 +74,8 @@ class RecordedCall(NamedTuple):
     region: str
     cost_nano: int | None
     price_id: int | None
+    # Whether its provider is that of its price: maybe the report named none, and it was found by the model's name.
+    provider_was_found: bool
     unpriced: tuple[str, ...]
 
     @property
@@ -150,7 +152,8 @@ def lock(environment_id: int) -> None:
 
 # The columns of RecordedCall but for `unpriced`, which adjustments say too. An estimate is there if it lacks a price.
 _READ = ("id", "charged_at", "least(occurred_at, recorded_at)", "request_id", "status", "model", "provider",
-         "requests", *OWN_COLUMNS, "quantities::text", "service_tier", "region", "cost_nano", "price_id")  # fmt: skip
+         "requests", *OWN_COLUMNS, "quantities::text", "service_tier", "region", "cost_nano", "price_id",
+         "coalesce(provider = (SELECT provider FROM usage_modelprice WHERE id = price_id), false)")  # fmt: skip
 _BATCH = f"""
     SELECT {", ".join(_READ)}, unpriced_quantities::text FROM usage_event
     WHERE environment_id = %s AND charged_at >= %s AND charged_at < %s AND (charged_at, id) > (%s, %s)

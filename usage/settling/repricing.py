@@ -1,9 +1,10 @@
 """Re-pricing: what calls of a period would cost by the price book as it is now, and adjustments where that differs.
 
-A call is priced as its report was: by the price in force when it was made, at the provider that its row names. What has
-no price now, or no rate that it had before, stays as it is. Estimates of calls that were never reported stay too: they
-were charged what was held. Calls are read in batches, each of them in a transaction of its own: it can be ended at any
-time, and what is done again finds nothing to do.
+A call is priced as its report was: by the price in force when it was made, at the provider that its row names. Where
+that is the one of the price it was charged by, nobody may have named it: if that one sells it no more, whoever does is
+asked. What has no price now, or no rate that it had before, stays as it is. Estimates of calls that were never reported
+stay too: they were charged what was held. Calls are read in batches, each of them in a transaction of its own: it can
+be ended at any time, and what is done again finds nothing to do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MODELS_MAX = 500
 REASONS_MAX = 20
 OTHERS = "(other models)"
 NO_PRICE = "no price in the book for this name at its provider"
+SEVERAL = "several sell it, and its report did not say who"
 ESTIMATE = "never reported: charged what was held"
 
 
@@ -130,7 +132,7 @@ def _read(asked: Asked, after: Place) -> tuple[list[RecordedCall], Place | None]
 
 
 def _require_few(asked: Asked, found: Repriced, *, more: bool) -> None:
-    if asked.calls_max is not None and more and found.total.calls >= asked.calls_max:
+    if asked.calls_max is not None and found.total.calls + more > asked.calls_max:
         raise TooMany
 
 
@@ -158,6 +160,9 @@ def _assessed(book: PriceBook, call: RecordedCall, figures: OfModel) -> Iterator
 def _priced(book: PriceBook, call: RecordedCall) -> tuple[Adjustment | None, str]:
     """What changes, if anything; and why it is not, or not wholly, priced: empty if it is."""
     match = book.find(call.model, call.at, call.provider or None)
+    if match is None and call.provider_was_found:
+        # What the name stands for may be sold by another now: a deployment that was corrected.
+        match = book.find(call.model, call.at)
     if match is None:
         return None, _why_none(book, call)
     try:
@@ -175,7 +180,7 @@ def _priced(book: PriceBook, call: RecordedCall) -> tuple[Adjustment | None, str
 
 
 def _why_none(book: PriceBook, call: RecordedCall) -> str:
-    later = book.find(call.model, LATEST, call.provider or None)
+    later, elsewhere = book.candidates(call.model, LATEST, call.provider or None)
     if later is None:
-        return NO_PRICE
+        return SEVERAL if elsewhere else NO_PRICE
     return f"its first price is in force from {later.price.effective_from:%Y-%m-%d %H:%M} UTC only"

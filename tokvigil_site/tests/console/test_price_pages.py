@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from html import unescape
 from typing import Any
 
@@ -16,7 +17,9 @@ from policies.admin import reprice_page
 from tenants.models import Environment, Role, Tenant
 from tokvigil_site.testing import Api, apply_policies, ledger, set_price
 from tokvigil_site.tests.console.conftest import SignIn
+from tokvigil_site.tests.filled_forms import fields_of
 from usage.models import ModelPrice
+from usage.prices import overrides
 from usage.settling import repricing
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -229,6 +232,28 @@ class TestRepricing:
             "Nothing was re-priced"
             in mia.post(self.URL, {"environment": prod.pk}, follow=True).content.decode()
         )
+
+    def sent(self, environment: Environment, page: str) -> dict[str, Any]:
+        """What the button sends."""
+        fields = fields_of(page)
+        return {
+            "environment": environment.pk,
+            **{name: fields[name][0] for name in ("month", "changed", "difference_nano")},
+        }
+
+    def test_what_was_not_looked_at_is_not_done(
+        self, mia: Client, prod: Environment, late: ModelPrice
+    ) -> None:
+        seen = self.sent(prod, shown(mia, self.URL))
+        assert (seen["changed"], seen["difference_nano"]) == ("1", "3000000")
+        late.input_per_million = Decimal(200)
+        overrides.save(late, actor="a colleague")
+
+        again = mia.post(self.URL, seen, follow=True).content.decode()
+        assert "have changed since this page was opened" in again
+        assert len(ledger(prod)) == 2
+        seen = self.sent(prod, again)
+        assert "1 call re-priced: $0.201 in all." in mia.post(self.URL, seen, follow=True).content.decode()
 
     def test_only_those_who_may_change_prices(
         self, sign_in: SignIn, acme: Tenant, prod: Environment, late: ModelPrice
