@@ -24,7 +24,7 @@ from policies.models import ClosedMonth, MonthlyBudget
 from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
-from usage.amounts import Models, Per
+from usage.amounts import Models, Per, digest
 from usage.ledger import adjustments, periods, sums
 from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
@@ -201,7 +201,8 @@ def _month(
     kinds = {(limit.per, limit.models) for policy in policies for limit in _monthly_costs(policy)}
     places = {kind: [_COLUMNS.index(column) for column in sums.COLUMNS[kind[0]]] for kind in kinds}
     found = _Month()
-    rows = _rows(environment.pk, start, end, _names(policies, kinds)) if kinds else ()
+    most = None if groups_max is None else groups_max + 1
+    rows = _rows(environment.pk, start, end, _names(policies, kinds), most) if kinds else ()
     for number, (call, spent) in enumerate(rows):
         if number == groups_max:
             raise TooMany
@@ -243,9 +244,9 @@ def _names(policies: Iterable[StoredPolicy], kinds: Set[tuple[Per, Models]]) -> 
 
 
 def _rows(
-    environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...]
+    environment_id: int, start: datetime, end: datetime, columns: tuple[str, ...], most: int | None
 ) -> Iterator[tuple[_Names, _Spent]]:
-    """What calls are told apart by is empty in all other columns of _TOLD_APART."""
+    """At most so many. What calls are told apart by is empty in all other columns of _TOLD_APART."""
     used = sums.used(environment_id, [start, end], columns)
     named = ", ".join(name if name in columns else "''" for name in _TOLD_APART)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -253,9 +254,9 @@ def _rows(
         cursor.execute(
             f"""
             SELECT {named}, sum(cost_nano)::bigint, sum(requests)::bigint, sum(unpriced)::bigint
-            FROM ({used.sql}) AS used GROUP BY {", ".join(columns) or "()"} HAVING sum(events) > 0
+            FROM ({used.sql}) AS used GROUP BY {", ".join(columns) or "()"} HAVING sum(events) > 0 LIMIT %s
             """,  # noqa: S608 (our own names)
-            used.values,
+            [*used.values, most],
         )
         rows = cursor.fetchall()
     for user, feature, plan, run, model, *spent in rows:
@@ -289,6 +290,7 @@ def _budgets(closed: ClosedMonth, month: _Month) -> Iterator[MonthlyBudget]:
             policy_version=ref.version,
             per=budget.limit.per,
             models=list(budget.limit.models),
+            models_digest=digest("\n".join(budget.limit.models)) if budget.limit.models else "",
             **{column: named.get(column, "") for column in _COLUMNS},
             budget_usd=Decimal(budget.limit.amount) / NANO,
             spent_usd=Decimal(spent.cost_nano) / NANO,

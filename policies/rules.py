@@ -21,6 +21,8 @@ LIMITS_MAX = 32
 # All limits that can apply to one call; the reserve script checks and answers each of them.
 LIMITS_OF_A_CALL_MAX = 1_000
 MODEL_GLOBS_MAX = 100
+# Of a limit, together: what is counted is told apart by them, in an index.
+MODELS_OF_LIMIT_BYTES_MAX = 1_000
 PRIORITY_MAX = 10_000
 # Lua counts in doubles: below 2^53 they are exact.
 COUNT_LIMIT_MAX = 9_000_000_000_000_000

@@ -36,7 +36,11 @@ DRIFT_CHECKED_AGAIN_S = 3.0
 
 def limits_of(found: list[Standing], rule: AlertRule) -> tuple[list[LimitReading], bool]:
     """Of `standings`, those that the rule watches."""
-    watched = [each for each in found if _watches(rule, each)]
+    alike = [each for each in found if _watches(rule, each)]
+    # Of one that counts some models: it, or once its models were edited those that count some models too.
+    watched = [each for each in alike if _is_of_its_models(rule, each)] or [
+        each for each in alike if rule.models and each.limit.models
+    ]
     readings = [reading for standing in watched for reading in _readings(standing)]
     complete = all(each.complete and all(of.used is not None for of in each.subjects) for each in watched)
     return readings, complete
@@ -53,9 +57,13 @@ def _watches(rule: AlertRule, standing: Standing) -> bool:
         and rule.metric in ("", limit.metric)
         and rule.window in ("", limit.window)
         and rule.per in ("", limit.per)
-        and (not rule.metric or not rule.per or tuple(rule.models) == limit.models)
         and (rule.of_users or limit.per not in _OWN or bool(standing.policy.scope_user))
     )
+
+
+def _is_of_its_models(rule: AlertRule, standing: Standing) -> bool:
+    """A rule of all limits, or of all budgets, watches those of any models."""
+    return not rule.metric or not rule.per or tuple(rule.models) == standing.limit.models
 
 
 def _readings(standing: Standing) -> Iterator[LimitReading]:

@@ -14,6 +14,7 @@ from policies.rules import (
     COUNT_LIMIT_MAX,
     LIMITS_MAX,
     MODEL_GLOBS_MAX,
+    MODELS_OF_LIMIT_BYTES_MAX,
     PRIORITY_MAX,
     Kind,
     LimitRule,
@@ -342,6 +343,12 @@ def _limit(value: Any, path: str, errors: list[FileError]) -> LimitRule:
     else:
         amount = fields.whole("amount", 0, COUNT_LIMIT_MAX)
     models = fields.texts("models", MODEL_GLOBS_MAX, NAME_LENGTH_MAX)
+    size = sum(len(name.encode()) for name in models)
+    if size > MODELS_OF_LIMIT_BYTES_MAX:
+        fields.fail(
+            "models",
+            f"holds {size} bytes; at most {MODELS_OF_LIMIT_BYTES_MAX} are allowed: name several by one pattern",
+        )
     if fields.take("models", None) == []:
         fields.fail("models", "names none; name the models to count, or leave it out to count all")
     for number, name in enumerate(models):

@@ -9,7 +9,9 @@ from django.utils import timezone
 from policies.models.columns import choices
 from tenants.lengths import NAME_LENGTH_MAX, TITLE_LENGTH_MAX
 from tenants.models import Environment
-from usage.amounts import Per
+from usage.amounts import DIGEST_BYTES, Per
+
+DIGEST_LENGTH = 2 * DIGEST_BYTES
 
 
 class ClosedMonth(models.Model):
@@ -48,6 +50,8 @@ class MonthlyBudget(models.Model):
     requests = models.BigIntegerField()
     # Calls without a price: what they cost is in no sum.
     unpriced = models.BigIntegerField()
+    # Of `models`: they would not fit into an index beside the names of a subject. Empty: of all.
+    models_digest = models.CharField(max_length=DIGEST_LENGTH, default="", db_default="")
     # Patterns of those that it counts; empty: of all. Last, for its name hides that of Django's fields.
     models = ArrayField(models.CharField(max_length=NAME_LENGTH_MAX), default=list, db_default=[])
 
@@ -59,7 +63,7 @@ class MonthlyBudget(models.Model):
                     "closed_month",
                     "policy_id",
                     "per",
-                    "models",
+                    "models_digest",
                     "user_id",
                     "feature",
                     "plan",

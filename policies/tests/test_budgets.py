@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -15,6 +17,7 @@ from audit.models import Entry
 from policies import budgets
 from policies.changing import publishing
 from policies.files import policy_file
+from policies.files.file_errors import PolicyFileError
 from policies.models import ClosedMonth, MonthlyBudget, PolicyVersion
 from tenants.models import Environment
 from usage.amounts import Subjects
@@ -111,6 +114,37 @@ policies:
     budgets.close_over(environment, IN_JUNE_SETTLED)
 
     assert found(environment) == {("Coders", "user", "bob", ""): ("5", "3", 2)}
+
+
+def test_a_month_is_closed_whatever_the_length_of_names_and_of_lists_of_models(
+    environment: Environment,
+) -> None:
+    """They would not fit into an index together."""
+    chance = random.Random(7)
+
+    def long(length: int) -> str:
+        return "".join(chance.choices(string.ascii_letters + string.digits, k=length))
+
+    models = [long(249) for _ in range(4)]
+    listed = ", ".join(models)
+    text = f"""
+version: 1
+policies:
+  - name: All
+    limits: [{{metric: cost_usd, window: month, amount: "5", per: user_feature, models: [{listed}, test-model]}}]
+"""
+    with pytest.raises(PolicyFileError, match=r"holds 1006 bytes; at most 1000 are allowed"):
+        policy_file.parse(text)
+    publish(environment, text.replace(", test-model", ""), datetime(2021, 4, 1, tzinfo=UTC))
+    partitions.ensure([LAST_OF_MAY])
+    user, feature = (f"{long(200)}{'💥' * 55}" for _ in range(2))
+    subjects = Subjects(user_id=user, feature=feature)
+    record([report(environment, "r-1", charged_at=LAST_OF_MAY, subjects=subjects, model=models[0])])
+
+    budgets.close_over(environment, IN_JUNE_SETTLED)
+
+    row = MonthlyBudget.objects.get()
+    assert (row.user_id, row.feature, sorted(row.models)) == (user, feature, sorted(models))
 
 
 def test_each_subject_a_budget_applied_to_has_a_row_of_what_it_spent(budgeted: Environment) -> None:

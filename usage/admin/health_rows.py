@@ -43,7 +43,7 @@ class DriftRow:
     def counts(self) -> str:
         """`each user, a day`"""
         window = wording.window(Metric.REQUESTS, Window(self.found.window))
-        return f"{wording.subject(self.found.per)}, {window}"
+        return f"{wording.subject(self.found.per)}, {window}{wording.with_models(self.found.models)}"
 
     @property
     def counted(self) -> str:
@@ -159,6 +159,7 @@ def drift_cells(found: Iterable[KeptDrift]) -> Iterable[Cells]:
             "counter": row.whose,
             "per": drift.per.value,
             "window": drift.window.value,
+            "models": ", ".join(drift.models),
             "key": drift.key,
             **_cells("counted", drift.counted),
             **_cells("ledger", drift.recorded),
@@ -217,6 +218,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "counter",
         "per",
         "window",
+        "models",
         "key",
         *_cells("counted", Amounts()),
         *_cells("ledger", Amounts()),

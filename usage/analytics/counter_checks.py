@@ -14,7 +14,7 @@ from django.db import transaction
 
 from audit import log as audit_log
 from tenants.models import Environment
-from usage.amounts import Amounts, Per
+from usage.amounts import Amounts, Models, Per
 from usage.counting.distrust import distrust
 from usage.counting.keys import check_key
 from usage.counting.store import store
@@ -37,6 +37,8 @@ class KeptDrift(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     counted: Amounts
     recorded: Amounts
+    # Patterns of those that it counts; none: all.
+    models: Models = ()
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,7 @@ def _kept(drift: Drift) -> KeptDrift:
         key=drift.key,
         counted=drift.counted,
         recorded=drift.recorded,
+        models=drift.pair.models,
     )
 
 

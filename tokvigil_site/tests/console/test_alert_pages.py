@@ -184,6 +184,10 @@ def test_a_rule_watches_the_limit_on_some_models_and_not_that_on_all(
     assert f'value="{one}" selected' in client.get(page("alertrule", rule)).content.decode()
     readings, complete = observing.limits_of(observing.of_limits(prod), rule)
     assert ([each.limit for each in readings], complete) == ([2], True)
+    # It goes on when the list of models is edited, and still leaves that on all models alone.
+    apply_policies(prod, limits(row.format(4, ""), row.format(3, ", models: [gpt-6*]"), name="Trial"))
+    readings, _ = observing.limits_of(observing.of_limits(prod), rule)
+    assert [each.limit for each in readings] == [3]
     assert "requests a day with gpt-5* and o3" in client.get(LIST_RULES).content.decode()
 
 

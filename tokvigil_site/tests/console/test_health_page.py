@@ -120,6 +120,20 @@ class TestCounters:
         assert (row["counter"], row["counted_requests"], row["ledger_requests"]) == ("ana", 2, 1)
         assert row["ledger_usd"] == "0.00001"
 
+    def test_a_counter_of_some_models_is_named_with_them(
+        self, mia: Client, prod: Environment, api: Api
+    ) -> None:
+        apply_policies(
+            prod, limits("{metric: requests, window: day, amount: 9, per: user, models: [gpt-*, o3]}")
+        )
+        api.use("ana", model="gpt-test")
+        recount.rebuild(prod)
+        spoil(prod)
+
+        assert "each user, a day with gpt-* and o3" in compare(mia, prod)
+        (row,) = file(mia, prod, "drifts")["rows"]
+        assert row["models"] == "gpt-*, o3"
+
     def test_a_user_of_a_feature_is_named_by_both(self, mia: Client, prod: Environment, api: Api) -> None:
         api.use("ana:1", model="gpt-test", feature="chat")
         recount.rebuild(prod)
