@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -144,6 +145,7 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
             # As Django's own pages answer.
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
         headline = f"{event.user_id} called {event.model}"
+        others = _others(event)
         return pages.rendered(
             request,
             "console/event.html",
@@ -164,8 +166,8 @@ class UsageEventAdmin(ReadOnlyEnvironmentAdmin):
             version_url=_version_url(event),
             api_key=_api_key(event),
             find_url=f"{reverse('admin:search')}?{urlencode({'q': event.request_id})}",
-            others=_others(event),
-            adjusted=_adjusted(event),
+            others=[(row, _standing(row)) for row in others],
+            adjusted=_adjusted(event, others),
             served=_served(event),
             unpriced=", ".join(map(noun, event.unpriced_quantities or ())),
             metadata=json.dumps(event.metadata, indent=2, ensure_ascii=False)
@@ -309,17 +311,13 @@ class Adjusted:
     price: ModelPrice | None
 
 
-def _adjusted(event: UsageEvent) -> Adjusted | None:
+def _adjusted(event: UsageEvent, others: Sequence[UsageEvent]) -> Adjusted | None:
     """None: it never was."""
     row: UsageEvent | None = event
     if event.status != Status.ADJUSTMENT:
-        adjustments = UsageEvent.objects.filter(
-            environment_id=event.environment_id,
-            request_id=event.request_id,
-            charged_at=event.charged_at,
-            status=Status.ADJUSTMENT,
-        )
-        row = None if event.status in _ESTIMATES else adjustments.order_by("id").last()
+        is_call = event.status not in _ESTIMATES
+        of_call = [each for each in others if is_call and each.status == Status.ADJUSTMENT]
+        row = of_call[-1] if of_call else None
     why = None if row is None else why_of(row)
     if row is None or why is None:
         return None
@@ -332,8 +330,10 @@ def _adjusted(event: UsageEvent) -> Adjusted | None:
     )
 
 
-def _others(event: UsageEvent) -> list[tuple[UsageEvent, SafeString]]:
-    """The other rows of the request: an estimate, what takes it back, the late report, and adjustments."""
+def _others(event: UsageEvent) -> list[UsageEvent]:
+    """The other rows of the request: an estimate, what takes it back, the late report, and adjustments.
+
+    The latest, in their order. Adjustments are of the call: what was estimated never is adjusted.
+    """
     rows = UsageEvent.objects.filter(environment_id=event.environment_id, request_id=event.request_id)
-    found = rows.exclude(pk=event.pk).order_by("id")[:ROWS_OF_A_REQUEST_MAX]
-    return [(row, _standing(row)) for row in found]
+    return [*rows.exclude(pk=event.pk).order_by("-id")[:ROWS_OF_A_REQUEST_MAX]][::-1]
