@@ -247,6 +247,26 @@ class TestCounters:
         assert state(api) == [(["gpt-5*"], 2)]
         assert_settled(environment)
 
+    def test_what_calls_in_flight_hold_stays_whatever_names_come_to_mean(
+        self, api: Api, environment: Environment
+    ) -> None:
+        file = limits(
+            "{metric: concurrency, window: total, amount: 2, per: user, models: [gpt-5]}",
+            "{metric: requests, window: day, amount: 5, per: user, models: [gpt-5]}",
+        )
+        apply_policies(environment, file)
+        spend(api, "gpt-5", 0)
+        held = [api.evaluate("ann", "gpt-5") for _ in range(2)]
+        for number, deployments in enumerate(("{never-used: gpt-5}", "{never-used: gpt-4o-mini}", "{}")):
+            apply_policies(environment, f"{file}deployments: {deployments}\n")
+            refused = api.evaluate("ann", "gpt-5", request_id=f"r-{number}")
+            assert refused["reason_code"] == "CONCURRENCY_LIMIT_EXCEEDED"
+            assert [(each["used"], each["held"]) for each in refused["limit_state"]] == [(0, 2), (1, 2)]
+        for decision in held:
+            api.report(decision["request_id"], "ann", "gpt-5")
+        assert state(api) == [(["gpt-5"], 0), (["gpt-5"], 3)]
+        assert_settled(environment)
+
     def test_a_price_that_comes_later_is_charged_to_the_limits_of_its_model(
         self, api: Api, environment: Environment
     ) -> None:

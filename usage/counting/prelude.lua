@@ -12,8 +12,10 @@
 --                                         changing: transactions that may have changed it since;
 --                                         turn: moves with each write of the two; run: of the server, see RUN;
 --                                         epoch: since when counters are complete (ms);
---                                         t:<per>:<window>: since when the pair is tracked (ms);
+--                                         t:<per>:<window>: since when the pair is tracked (ms); of some models
+--                                         t:<per>:<window>:<models>, by a digest of their patterns, and so in all keys;
 --                                         d:<per>:<window>: the pair was tracked before; zone: of the windows;
+--                                         m:<per>:<window>:<models>: what names its models had beside their patterns;
 --                                         carry: calls in flight hold in windows of another zone, see carry.lua
 --   tv:{7}:eu:<user>               HASH   record: <epoch>|<what PostgreSQL holds of an end user>; changing, turn: as above
 --   tv:{7}:c:<per>:<window>:<start>:<subject>

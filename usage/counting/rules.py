@@ -136,7 +136,7 @@ def introduce(counting: CountingRules, asked: Asked, under_way: tuple[str, ...] 
     synced = sync(
         environment_id,
         counting.edition,
-        map(tracked.name, tracked.pairs),
+        map(tracked.told, tracked.pairs),
         asked,
         under_way=under_way,
         zone=tracked.zone.key,

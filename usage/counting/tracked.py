@@ -118,6 +118,11 @@ class TrackedPairs:
         """In the store: `user:month`, `user:month:5e1f23a08c41` of some models."""
         return self._kind(f"{pair.per}:{pair.window}", pair.models)
 
+    def told(self, pair: Pair) -> str:
+        """Its name, and what its models mean: `user:month:5e1f23a08c41=07be11f3c2d9`."""
+        means = self.groups.of(pair.models).means if pair.models else ""
+        return f"{self.name(pair)}={means}" if means else self.name(pair)
+
     def _kind(self, name: str, models: Models) -> str:
         return f"{name}:{self.groups.of(models).digest}" if models else name
 

@@ -5,8 +5,9 @@ of a deny list do (same_model.py), so that another spelling does not get round a
 prefixes and variants. Names that only the environment or the price book knows, of deployments and aliases, count with
 the models behind them.
 
-Counters of a limit are those of its group, and the group's digest says what it meets. If a deployment or an alias comes
-to mean another model, its counters are others, which begin with what the ledger says.
+Counters of a limit are those of its patterns. Which names these meet otherwise is told to the counter store beside them:
+if a deployment or an alias comes to mean another model, the counters are rebuilt from the ledger (counting/sync.lua),
+and what calls in flight hold stays.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ def any_matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
 class ModelGroup:
     """The models that some patterns meet."""
 
-    __slots__ = ("_others", "_patterns", "digest")
+    __slots__ = ("_others", "_patterns", "digest", "means")
 
     def __init__(self, patterns: Models, others: frozenset[str]) -> None:
         self._patterns = patterns
         # In lower case: names that the patterns do not meet as they are written.
         self._others = others
-        self.digest = digest("\n".join((*patterns, "", *sorted(others))))[:DIGEST_LENGTH]
+        self.digest = digest("\n".join(patterns))[:DIGEST_LENGTH]
+        # What is met otherwise; empty: nothing is.
+        self.means = digest("\n".join(sorted(others)))[:DIGEST_LENGTH] if others else ""
 
     def counts(self, model: str) -> bool:
         if model == ANY_MODEL:
