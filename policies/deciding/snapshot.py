@@ -146,7 +146,10 @@ def all_but_policies(before: Snapshot) -> Snapshot:
             found = _state(Environment.objects.get(pk=environment_id)), rules.read(environment_id)
         _meanwhile[environment_id] = found
     state, counting = found
-    as_before = replace(counting, revision=before.revision, edition=before.edition)
+    # With what those policies count too: other windows would not be known.
+    as_before = replace(
+        counting, revision=before.revision, edition=before.edition, tracked=before.counting.tracked
+    )
     return _snapshot(state, as_before, before.compiled)
 
 

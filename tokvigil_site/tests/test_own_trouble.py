@@ -272,8 +272,10 @@ def test_calls_go_on_by_the_policies_of_before_where_nobody_asked_since_a_change
     assert ask(wire).json["limit_state"][0]["limit"] == 7
 
 
+# The second counts in no window that the policies of before count in.
+@pytest.mark.parametrize("row", [DAILY % 7, "{metric: concurrency, window: total, amount: 7, per: user}"])
 def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(
-    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch
+    api: Api, environment: Environment, monkeypatch: pytest.MonkeyPatch, row: str
 ) -> None:
     apply_policies(environment, ALLOWING)
     assert api.evaluate()["allowed"]
@@ -286,7 +288,7 @@ def test_who_waits_for_a_long_compiling_goes_on_with_all_that_needs_none(
         return original(row)
 
     monkeypatch.setattr(snapshot, "_compiled_policies", slow)
-    apply_policies(environment, limits(DAILY % 7, on_unavailable="allow"))
+    apply_policies(environment, limits(row, on_unavailable="allow"))
     freezing.freeze(environment, features=["chat"], actor="test")
     first: list[dict[str, Any]] = []
 

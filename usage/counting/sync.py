@@ -47,7 +47,9 @@ def sync(
     under_way: tuple[str, ...] = (),
     zone: str = "UTC",
 ) -> Synced:
-    """Tells the store the edition in force, the pairs it tracks, as `TrackedPairs.told` says them, and their zone. Raises StoreUnavailable.
+    """Tells the store the edition in force, the pairs it tracks (`TrackedPairs.told`) and their zone.
+
+    Raises StoreUnavailable.
 
     All as PostgreSQL had it after the store was asked; `under_way` are those of `asked.changing` that had not ended.
     """

@@ -5,8 +5,8 @@ of a deny list do (same_model.py), so that another spelling does not get round a
 prefixes and variants. Names that only the environment or the price book knows, of deployments and aliases, count with
 the models behind them.
 
-Counters of a limit are those of its patterns. Which names these meet otherwise is told to the counter store beside them:
-if a deployment or an alias comes to mean another model, the counters are rebuilt from the ledger (counting/sync.lua),
+Counters of a limit are those of its patterns. Which names these meet otherwise is told to the counter store beside
+them: if a deployment or an alias comes to mean another model, the counters are rebuilt from the ledger (counting/sync.lua),
 and what calls in flight hold stays.
 """
 
