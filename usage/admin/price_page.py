@@ -26,6 +26,8 @@ from usage.quantities import INPUT, MAPPED, OUTPUT, OWN_COLUMNS, QUANTITIES, Ser
 
 HISTORY_MAX = 50
 
+_TABLES = ("other_rates", "service_tiers", "regions", "tiers")
+
 
 class CallForm(forms.Form):
     """A call whose cost is asked for: what it used, how it was served, and when. `quantities`: those to ask for."""
@@ -127,12 +129,13 @@ def _override_url(request: HttpRequest, row: ModelPrice, environment: Environmen
     """Where the shown tenant gets a price of its own from now on, filled in with this one."""
     if environment is None or not may(request, May.EDIT_PRICES, environment.tenant_id):
         return None
+    return add_url(environment, **filled_in(row))
+
+
+def filled_in(row: ModelPrice) -> dict[str, str]:
+    """The fields of a price of one's own that says the same, as an address has them."""
     given = {
         name: f"{rate.normalize():f}" for name in RATE_FIELDS if (rate := getattr(row, name)) is not None
     }
-    tables = {
-        name: json.dumps(stored)
-        for name in ("other_rates", "service_tiers", "regions")
-        if (stored := getattr(row, name))
-    }
-    return add_url(environment, provider=row.provider, model=row.model, source="override", **given, **tables)
+    tables = {name: json.dumps(stored) for name in _TABLES if (stored := getattr(row, name))}
+    return {"provider": row.provider, "model": row.model, "source": "override", **given, **tables}

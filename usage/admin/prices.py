@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django import forms
 from django.contrib import admin
@@ -19,8 +20,10 @@ from tenants.lengths import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from tenants.roles import May
 from usage.admin import price_list, price_page
 from usage.admin.rate_rows import OtherRatesField, RegionsField, ServiceTiersField
+from usage.ledger import periods
 from usage.models import ModelPrice
-from usage.prices import overrides
+from usage.money import format_usd
+from usage.prices import overrides, stored_book
 from usage.prices.cost import ALIASES_MAX
 from usage.prices.tiers import RATE_FIELDS
 
@@ -70,6 +73,25 @@ class ModelPriceForm(RowForm):
         # So that it is marked as such before anybody has to read the error.
         self.fields["reason"].required = self.instance._state.adding
 
+    def clean(self) -> dict[str, Any] | None:
+        """Refuses to leave out what the shared price of the model charges: it would cost nothing."""
+        given = super().clean()
+        said = self.cleaned_data
+        if said.get("tenant") is None or not said.get("model") or said.get("effective_from") is None:
+            return given
+        shared = stored_book.load(None).find(
+            said["model"], said["effective_from"], said.get("provider") or None
+        )
+        if shared is None:
+            return given
+        for name in ("input_per_million", "output_per_million"):
+            rate = getattr(shared.price.rates, name.removesuffix("_per_million"))
+            if rate is not None and said.get(name) is None and name not in self.errors:
+                self.add_error(
+                    name, f"The shared price has {format_usd(rate)} for it: give a rate; 0, if it is free."
+                )
+        return given
+
 
 @admin.register(ModelPrice)
 class ModelPriceAdmin(TenantRowsAdmin):
@@ -114,10 +136,21 @@ class ModelPriceAdmin(TenantRowsAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        """A new price is the shown tenant's, and in force from now on, unless the address says otherwise."""
-        shown = environments.shown(request)
-        usual = {"effective_from": timezone.now(), "tenant": None if shown is None else shown.tenant_id}
-        return {**usual, **super().get_changeform_initial_data(request)}
+        """A new price is the shown tenant's, and in force from now on, unless the address says otherwise.
+
+        If it names a model and no rates, it is of one that was called without: what the book has of it is filled in,
+        and it is in force from the beginning of the month, so that its calls can be re-priced.
+        """
+        shown, given = environments.shown(request), super().get_changeform_initial_data(request)
+        usual: dict[str, Any] = {
+            "effective_from": timezone.now(),
+            "tenant": None if shown is None else shown.tenant_id,
+        }
+        if shown is not None and "model" in given and not {*given} & {*RATE_FIELDS}:
+            zone = ZoneInfo(shown.tenant.timezone)
+            this_month = periods.of_month(timezone.now().astimezone(zone).date().replace(day=1), zone)
+            usual |= {"effective_from": this_month.start, **_in_the_book(shown.tenant_id, given)}
+        return {**usual, **given}
 
     def get_readonly_fields(self, request: HttpRequest, obj: ModelPrice | None = None) -> list[str]:
         return [*self.readonly_fields] if obj is None else [*self.readonly_fields, "tenant"]
@@ -130,3 +163,11 @@ class ModelPriceAdmin(TenantRowsAdmin):
 
     def save_model(self, request: HttpRequest, obj: ModelPrice, form: Any, change: bool) -> None:
         overrides.save(obj, actor=actor_of(request), reason=form.cleaned_data["reason"])
+
+
+def _in_the_book(tenant_id: int, given: dict[str, Any]) -> dict[str, str]:
+    """The fields of the price that is in force, if there is one."""
+    match = stored_book.load(tenant_id).find(given["model"], timezone.now(), given.get("provider"))
+    if match is None or match.price.price_id is None:
+        return {}
+    return price_page.filled_in(ModelPrice.objects.get(pk=match.price.price_id))

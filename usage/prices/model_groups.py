@@ -6,8 +6,8 @@ prefixes and variants. Names that only the environment or the price book knows, 
 the models behind them.
 
 Counters of a limit are those of its patterns. Which names these meet otherwise is told to the counter store beside
-them: if a deployment or an alias comes to mean another model, the counters are rebuilt from the ledger (counting/sync.lua),
-and what calls in flight hold stays.
+them: if a deployment or an alias comes to mean another model, the counters are rebuilt from the ledger
+(counting/sync.lua), and what calls in flight hold stays.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from html import unescape
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import connection
@@ -187,6 +188,34 @@ def label_of_reason(page: str) -> str:
 def test_a_new_price_is_marked_to_need_a_reason_and_a_changed_one_is_not(mia: Client, acme: Tenant) -> None:
     change = reverse("admin:usage_modelprice_change", args=[own_price(acme, "gpt-4o").pk])
     assert ["*" in label_of_reason(shown(mia, url)) for url in (ADD, change)] == [True, False]
+
+
+class TestOfAModelThatWasCalledWithout:
+    def test_the_form_has_what_the_book_has_of_it_and_begins_with_the_month(
+        self, mia: Client, prod: Environment
+    ) -> None:
+        shared = set_price("gpt-test-9", input_usd="1.25", output_usd="10")
+        shared.other_rates = {"output_audio_tokens": "64"}
+        shared.tiers = [{"above_input_tokens": 200000, "input": "2.5", "output": "15"}]
+        shared.save()
+        url = f"{ADD}?environment={prod}&model=gpt-test-9&provider=openai&source=override"
+        fields = {name: values[0] for name, values in fields_of(shown(mia, url)).items() if values}
+
+        assert (fields["input_per_million"], fields["output_per_million"]) == ("1.25", "10")
+        assert "200000" in unescape(shown(mia, url))
+        here = datetime.now(ZoneInfo(prod.tenant.timezone))
+        assert (fields["effective_from_0"], fields["effective_from_1"]) == (f"{here:%Y-%m}-01", "00:00:00")
+
+    def test_a_price_of_ones_own_cannot_leave_out_what_the_shared_one_charges(
+        self, mia: Client, prod: Environment
+    ) -> None:
+        set_price("gpt-test-9", input_usd="1.25", output_usd="10")
+        url = f"{ADD}?environment={prod}&model=gpt-test-9&provider=openai&source=override"
+        fields = {name: values for name, values in fields_of(shown(mia, url)).items() if name[0] != "_"}
+        rates = {"input_per_million": "", "output_per_million": "", "other_rates": '{"images": "2"}'}
+        answer = mia.post(ADD, {**fields, **rates, "reason": "ours"})
+        assert "The shared price has 1.25 for it" in unescape(answer.content.decode())
+        assert not ModelPrice.objects.filter(tenant=prod.tenant).exists()
 
 
 class TestRepricing:
