@@ -57,7 +57,7 @@ class PoliciesConfig(AppConfig):
         register_action("draft.published", "Draft published", audited.draft_published)
         register_action("replay.asked", "Replay asked", audited.replay_asked)
         register_action("replay.cancelled", "Replay cancelled", audited.replay_cancelled)
-        register_action("usage.repriced", "Calls re-priced", audited.usage_repriced)
+        register_action("usage.repriced", "Re-pricing begun", audited.usage_repriced)
         register_action("month.closed", "Month closed", audited.month_closed)
         register_action("end_user.changed", "End user changed", audited.end_user_changed)
         register_action("end_user.removed", "End user removed", audited.end_user_removed)

@@ -225,12 +225,12 @@ def _period(entry: Entry) -> tuple[str, ...]:
 
 
 def usage_repriced(entry: Entry) -> Told:
-    """`re-priced 12 calls of acme/prod, 2026-11-01 to 2026-11-30: by $0.50 in all`"""
+    """`began to re-price 12 calls of acme/prod, 2026-11-01 to 2026-11-30: by $0.50 in all`"""
     data = entry.data
     calls = wording.counted(data["calls"], "call")
     by = f"by {wording.money(int(Decimal(data['difference_usd']) * NANO))} in all"
     models = (f"of {listed(data['models'])}",) if data["models"] else ()
-    return Told(f"re-priced {calls} of", entry.target_name, data["days"], (by, *models))
+    return Told(f"began to re-price {calls} of", entry.target_name, data["days"], (by, *models))
 
 
 def month_closed(entry: Entry) -> Told:

@@ -268,5 +268,5 @@ def test_re_priced_calls_say_how_many_of_when_and_by_how_much() -> None:
         "run": "r",
     }
     assert said("usage.repriced", "acme/prod", **data) == (
-        "re-priced 12 calls of acme/prod 2026-11-01 to 2026-11-30: by −$0.25 in all"
+        "began to re-price 12 calls of acme/prod 2026-11-01 to 2026-11-30: by −$0.25 in all"
     )
