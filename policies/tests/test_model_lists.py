@@ -54,6 +54,8 @@ SAME_MODEL = [
     ("gpt-4o-2024-08-06", "gpt-4o"),
     ("models/gpt-4o", "gpt-4o"),
     ("openrouter/openai/gpt-4o", "gpt-4o"),
+    ("openai:gpt-4o", "gpt-4o"),
+    ("azure_openai:gpt-4o-2024-05-13", "gpt-4o"),
     ("openrouter/openai/gpt-4o-2024-05-13", "gpt-4o"),
     ("azure/eu/gpt-4o", "gpt-4o"),
     ("azure/eu/gpt-4o-2024-11-20", "gpt-4o"),

@@ -99,7 +99,7 @@ def test_dear_models_have_a_budget_together_and_others_are_free_of_it(
 @pytest.mark.parametrize(
     "model",
     [
-        "openai/gpt-5", "GPT-5", "gpt-5-2025-08-07", "azure/eu/gpt-5", "openrouter/openai/gpt-5:online",
+        "openai/gpt-5", "openai:gpt-5", "GPT-5", "gpt-5-2025-08-07", "azure/eu/gpt-5", "openrouter/openai/gpt-5:online",
         "ft:gpt-5:acme::x", "my-proxy/gpt-5", "us.anthropic.claude-opus-4-8-v1:0",
         "anthropic/claude-opus-4.8", "team-chat",
     ],

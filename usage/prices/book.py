@@ -28,7 +28,7 @@ from functools import lru_cache
 from tenants.lengths import NAME_LENGTH_MAX
 from usage.prices.cost import Price
 from usage.prices.names import MAKERS, PROVIDER_ALIASES, RESOLD, MatchKind, canonical_provider, spellings
-from usage.prices.prefixes import readings
+from usage.prices.prefixes import cut_seller, readings
 
 # Names resolved before, per book. Callers choose the names, so the least recently used ones are dropped.
 RESOLVED_NAMES_MAX = 4096
@@ -165,9 +165,9 @@ class PriceBook:
         model = self._deployments.get(name)
         if model is not None:
             return model, None
-        prefix, slash, rest = name.partition("/")
-        if slash and prefix in self._providers and rest in self._deployments:
-            return self._deployments[rest], prefix
+        cut = cut_seller(name, self._providers)
+        if cut is not None and cut[1] in self._deployments:
+            return self._deployments[cut[1]], cut[0]
         return None, None
 
     def aliases(self) -> Iterator[tuple[str, str]]:
@@ -262,10 +262,10 @@ class PriceBook:
         for reading, sold_by in readings(name, None, self._providers):
             if sold_by is None:
                 found.update(dict.fromkeys(self._selling(reading)))
-        prefix, _, rest = name.partition("/")
-        if found and rest and prefix in self._providers:
+        cut = cut_seller(name, self._providers)
+        if found and cut is not None:
             # `openai/gpt-oss-120b`: with some it is the whole name, others know it without the maker.
-            found.update(dict.fromkeys(self._selling(rest)))
+            found.update(dict.fromkeys(self._selling(cut[1])))
         return list(found)
 
     def _selling(self, name: str) -> Iterator[str]:

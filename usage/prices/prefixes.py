@@ -2,7 +2,8 @@
 
 The spellings, and where they are written down:
 
-- `PROVIDER/MODEL`, as LiteLLM, Vercel's AI SDK and most gateways write (docs.litellm.ai/docs/providers).
+- `PROVIDER/MODEL`, as LiteLLM, Vercel's AI SDK and most gateways write (docs.litellm.ai/docs/providers), and
+  `PROVIDER:MODEL`, as Pydantic AI and LangChain do (ai.pydantic.dev/models, init_chat_model of python.langchain.com).
 - `GATEWAY/MAKER/MODEL`: openrouter.ai/docs/faq says that the provider's price is passed on without a mark-up.
 - `bedrock/[converse/|invoke/][REGION/]ID` (docs.litellm.ai/docs/providers/bedrock), and the ARNs of inference profiles
   and of foundation models (docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html). An ARN of an
@@ -45,13 +46,23 @@ Reading = tuple[str, str | None]
 def readings(name: str, seller: str | None, providers: Container[str]) -> list[Reading]:
     """The names and sellers to look for, the most certain first: before a slash is a provider or part of the name."""
     found: list[Reading] = [(name, seller)]
-    prefix, slash, rest = name.partition("/")
-    if slash and prefix in providers:
+    cut = cut_seller(name, providers)
+    if cut is not None:
+        prefix, rest = cut
         if seller is None:
             found.insert(0, (rest, canonical_provider(prefix)))
         else:
             found.append((rest, seller))
     return list(dict.fromkeys(each for reading in found for each in _without_prefixes(reading)))
+
+
+def cut_seller(name: str, sellers: Container[str]) -> tuple[str, str] | None:
+    """Who stands before a slash or a colon, and the rest."""
+    for mark in "/:":
+        prefix, found, rest = name.partition(mark)
+        if found and rest and prefix in sellers:
+            return prefix, rest
+    return None
 
 
 def _without_prefixes(reading: Reading) -> Iterator[Reading]:
@@ -77,9 +88,9 @@ def _without_prefix(name: str, seller: str | None) -> Reading | None:
 
 def _through_gateway(name: str, seller: str | None) -> Reading | None:
     """The maker's model, whose price the gateway passes on."""
-    prefix, _, rest = name.partition("/")
-    if prefix in GATEWAYS:
-        name = rest
+    cut = cut_seller(name, GATEWAYS)
+    if cut is not None:
+        name = cut[1]
     elif seller not in GATEWAYS:
         return None
     maker, _, model = name.partition("/")

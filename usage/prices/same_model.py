@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from usage.prices.cost import Price
 from usage.prices.names import ENDINGS, GATEWAYS, HOSTS, MAKERS, PROVIDER_ALIASES, SCOPES, without_date
-from usage.prices.prefixes import ARN, MODELS, PUBLISHED
+from usage.prices.prefixes import ARN, MODELS, PUBLISHED, cut_seller
 
 # Callers choose the names, so what is remembered is bounded, and what one name may stand for.
 REMEMBERED_MAX = 8192
@@ -87,9 +87,9 @@ def _names_of(model: str, listed: str, aliases: tuple[str, ...]) -> ModelNames:
 
 
 def _without_what_says_no_more(name: str) -> Iterator[str]:
-    prefix, slash, rest = name.partition("/")
-    if slash and rest and prefix in _SELLERS:
-        yield rest
+    cut = cut_seller(name, _SELLERS)
+    if cut is not None:
+        yield cut[1]
     yield from _shorter(name, _SAME_MODEL)
     dated = without_date(name)
     if dated is not None:

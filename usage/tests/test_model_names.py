@@ -75,6 +75,8 @@ GLOBAL = ("aws", f"global.{HAIKU}")
         ("claude-haiku-4-5-latest", ("anthropic", "claude-haiku-4-5")),
         ("claude-sonnet-4-5-20250929[1m]", ("anthropic", "claude-sonnet-4-5")),
         ("openrouter/openai/gpt-4o-mini", ("openai", "gpt-4o-mini")),
+        ("openai:gpt-4o-mini", ("openai", "gpt-4o-mini")),
+        ("openrouter:openai/gpt-4o-mini", ("openai", "gpt-4o-mini")),
         ("openrouter/anthropic/claude-sonnet-4.5", ("anthropic", "claude-sonnet-4-5")),
         ("vertex_ai/gemini-2.5-flash", ("google", "gemini-2.5-flash")),
         ("gemini/gemini-2.5-flash", ("google", "gemini-2.5-flash")),

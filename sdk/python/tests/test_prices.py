@@ -257,6 +257,7 @@ def questions(book: Any) -> Iterator[tuple[str, str | None]]:
         seller = chance.choice(sellers)
         yield name, seller
         yield f"{seller}/{name}", None
+        yield f"{seller}:{name}", None
         suffix = ("-20250514", "@20240229", "-2026-11-24", "-2026-11-25", "-x", "-latest", ":free", "-2")
         yield name + chance.choice(suffix), chance.choice((None, seller))
         yield name[: chance.randrange(len(name))], None

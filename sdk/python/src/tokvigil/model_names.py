@@ -16,6 +16,15 @@ Spelling = tuple[str, "date | None"]
 _DATED_NAME = re.compile(r"(?P<base>.+)[-@](?:(\d{4})-(\d{2})-(\d{2})|(20\d{2})(\d{2})(\d{2}))", re.ASCII)
 
 
+def cut_seller(name: str, sellers: frozenset[str]) -> tuple[str, str] | None:
+    """Who stands before a slash or a colon, and the rest."""
+    for mark in "/:":
+        prefix, found, rest = name.partition(mark)
+        if found and rest and prefix in sellers:
+            return prefix, rest
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenOff:
     """What is taken off before a name: of whose names (None: of anybody's), and who then sells it (None: as before)."""
@@ -64,8 +73,9 @@ class NameRules:
         """The names and sellers to look for, best first: before a slash is a provider or part of the name."""
         seller = None if provider is None else self.canonical_provider(provider)
         found: list[Reading] = [(name, seller)]
-        prefix, slash, rest = name.partition("/")
-        if slash and prefix in self.providers:
+        cut = cut_seller(name, self.providers)
+        if cut is not None:
+            prefix, rest = cut
             if seller is None:
                 found.insert(0, (rest, self.canonical_provider(prefix)))
             else:
@@ -93,9 +103,9 @@ class NameRules:
 
     def _through_gateway(self, name: str, seller: str | None) -> Reading | None:
         """The maker's model, whose price the gateway passes on."""
-        prefix, _, rest = name.partition("/")
-        if prefix in self.gateways:
-            name = rest
+        cut = cut_seller(name, self.gateways)
+        if cut is not None:
+            name = cut[1]
         elif seller not in self.gateways:
             return None
         maker, _, model = name.partition("/")
