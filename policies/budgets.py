@@ -25,14 +25,13 @@ from policies.resolution import PolicyIndex, StoredPolicy
 from policies.rules import LimitRule
 from tenants.models import Environment
 from usage.amounts import Models, Per, digest
+from usage.counting import rules
 from usage.ledger import adjustments, periods, sums
 from usage.ledger.first_call import first_call as first_call
 from usage.ledger.months import next_month
 from usage.ledger.partitions import REPORTED_WITHIN
 from usage.metrics import Metric
 from usage.money import NANO
-from usage.prices import stored_book
-from usage.prices.model_groups import ModelGroups
 from usage.windows import Window
 
 SETTLED_AFTER = REPORTED_WITHIN
@@ -193,7 +192,7 @@ def _month(
     environment: Environment, start: datetime, end: datetime, *, groups_max: int | None = None
 ) -> _Month:
     policies = policy_rows.in_force_before(environment.pk, end)
-    groups = ModelGroups(lambda: stored_book.of_environment(environment))
+    groups = rules.model_groups(environment)
     index = PolicyIndex(policies)
     budgets = {
         policy.ref.id: [_Budget(policy, limit) for limit in _monthly_costs(policy)] for policy in policies

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from usage.amounts import Models, Pair, Per
-from usage.assessment import LimitKind
+from usage.assessment import LimitKind, pair_of
 from usage.metrics import Metric
 from usage.prices.model_groups import any_matches
 from usage.prices.same_model import ModelNames
@@ -112,8 +112,7 @@ class LimitRule:
 
     @property
     def pair(self) -> Pair | None:
-        """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
-        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window, self.models)
+        return pair_of(self.kind)
 
     @property
     def kind(self) -> LimitKind:

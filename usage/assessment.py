@@ -44,6 +44,12 @@ class PolicyRef(msgspec.Struct, frozen=True, array_like=True):
 LimitKind = tuple[Metric, Window, Per, Models]
 
 
+def pair_of(kind: LimitKind) -> Pair | None:
+    """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
+    metric, window, per, models = kind
+    return None if metric is Metric.CONCURRENCY else Pair(per, window, models)
+
+
 class LimitRef(msgspec.Struct, frozen=True, array_like=True):
     """A limit as it applies to one call. `policy` is its place in the assessment's policies; money is nano-USD."""
 
@@ -59,8 +65,7 @@ class LimitRef(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def pair(self) -> Pair | None:
-        """The counter it reads; None for concurrency, which is counted by the reservations in flight."""
-        return None if self.metric is Metric.CONCURRENCY else Pair(self.per, self.window, self.models)
+        return pair_of(self.kind)
 
     @property
     def kind(self) -> LimitKind:

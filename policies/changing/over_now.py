@@ -97,7 +97,7 @@ def _subjects(environment: Environment, limit: LimitRule, decided: Condition) ->
     now = from_ms(store.now_ms() + 1)
     columns = sums.COLUMNS[limit.per]
     start = from_ms(window.start)
-    groups = rules.tracked(environment, frozenset()).groups
+    groups = rules.model_groups(environment)
     models = model_names.counted(environment.pk, start, now, limit.models, groups)
     filters = {} if models is None else {"model": models}
     used = sums.used(environment.pk, [start, now], {*columns, *decided.columns}, filters)

@@ -21,8 +21,7 @@ from policies.replaying.versions import in_force
 from policies.resolution import StoredPolicy
 from tenants.models import DefaultAction, Environment
 from usage.boosts import BoostRef
-from usage.prices import stored_book
-from usage.prices.model_groups import ModelGroups
+from usage.counting import rules
 
 # How often progress is told.
 STEP = 1_000
@@ -67,7 +66,7 @@ class World:
         self._zone = zone
         self._start = start
         self._boosts = _boosts(environment, start, end)
-        self._groups = ModelGroups(lambda: stored_book.of_environment(environment))
+        self._groups = rules.model_groups(environment)
         self._state = EnvironmentState(
             frozen=False,
             frozen_features=frozenset(),

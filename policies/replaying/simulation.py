@@ -201,7 +201,7 @@ class _Counters:
     def _before(self, pair: Pair, window: Span) -> dict[str, _Used]:
         if window.start >= to_ms(self._start):
             return {}
-        counts = self._tracked.groups.of(pair.models).counts if pair.models else None
+        counts = self._tracked.groups.counting(pair.models)
         _, used = subject_sums.of_all(
             self._environment_id, pair.per, from_ms(window.start), self._start, counts
         )

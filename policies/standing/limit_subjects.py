@@ -169,7 +169,7 @@ class Search:
         kinds: dict[UUID, Kinds] | None,
         found: dict[Asked, Found],
     ) -> None:
-        counts = self._tracked.groups.of(models).counts if models else None
+        counts = self._tracked.groups.counting(models)
         _, used = subject_sums.of_all(self._environment_id, per, period.start, period.end, counts)
         known = used if period.is_window else {}
         for each in those:

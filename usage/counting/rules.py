@@ -5,7 +5,7 @@ Its API keys too: reports are let in by them, and the counter store verifies the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
@@ -106,7 +106,7 @@ def read(environment_id: int) -> CountingRules:
         tenant_id=environment.tenant_id,
         revision=environment.revision,
         edition=environment.edition,
-        tracked=_tracked(environment, pairs, lambda: prices),
+        tracked=_tracked(environment, pairs, ModelGroups(lambda: prices)),
         prices=prices,
         credentials={
             key.key_id: Credential.of(key)
@@ -120,14 +120,16 @@ def read(environment_id: int) -> CountingRules:
 
 def tracked(environment: Environment, pairs: frozenset[Pair]) -> TrackedPairs:
     """As if the environment tracked these. Queries only where a pair names models."""
-    return _tracked(environment, pairs, lambda: stored_book.of_environment(environment))
+    return _tracked(environment, pairs, model_groups(environment))
 
 
-def _tracked(
-    environment: Environment, pairs: frozenset[Pair], prices: Callable[[], PriceBook]
-) -> TrackedPairs:
-    zone = ZoneInfo(environment.tenant.timezone)
-    return TrackedPairs(environment.pk, zone, pairs, ModelGroups(prices))
+def model_groups(environment: Environment) -> ModelGroups:
+    """By its price book, which is read once a limit names models."""
+    return ModelGroups(lambda: stored_book.of_environment(environment))
+
+
+def _tracked(environment: Environment, pairs: frozenset[Pair], groups: ModelGroups) -> TrackedPairs:
+    return TrackedPairs(environment.pk, ZoneInfo(environment.tenant.timezone), pairs, groups)
 
 
 def introduce(counting: CountingRules, asked: Asked, under_way: tuple[str, ...] = ()) -> None:

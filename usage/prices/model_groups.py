@@ -70,6 +70,10 @@ class ModelGroups:
         """Whether a limit with these patterns counts the model; one without counts all."""
         return not patterns or self.of(patterns).counts(model)
 
+    def counting(self, patterns: Models) -> Callable[[str], bool] | None:
+        """The same of these patterns, for whoever asks of many models; None: all count."""
+        return self.of(patterns).counts if patterns else None
+
     def of(self, patterns: Models) -> ModelGroup:
         group = self._known.get(patterns)
         if group is None:
